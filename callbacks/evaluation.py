@@ -1,0 +1,139 @@
+"""Scores every learned task's test images, and writes the report."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from rich.console import Console
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from moleflow_pl.evaluation import MapOptions, TaskScores, matrix_row
+from moleflow_pl.module import MoLEFlow
+from moleflow_pl.report import summarise, summary_table, write_report
+
+
+class EvaluationCallback(Callback):
+    """Evaluates after each task of a fit, and in `test`; writes `<run>/report`.
+
+    Nothing of it flows back: the weights are the same with the evaluation switched off.
+
+    Args:
+        evaluate_every_task: Evaluate after every task, not after the last alone.
+        map_size: Side of the square map that pixel metrics compare with the mask.
+        blur_sigma: Standard deviation of the Gaussian blur on that map; 0 for none.
+    """
+
+    def __init__(
+        self, evaluate_every_task: bool = True, map_size: int = 256, blur_sigma: float = 4.0
+    ) -> None:
+        self.evaluate_every_task = evaluate_every_task
+        self.options = MapOptions(map_size, blur_sigma)
+        self._scores: dict[int, TaskScores] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
+        """Make up for an evaluation that a stop came before."""
+        self._evaluate_if_due(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
+        """Evaluate when a task has just been completed."""
+        self._evaluate_if_due(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
+        """Show where the run stands."""
+        tasks = [pl_module.schedule.tasks[i] for i in pl_module.schedule.learned]
+        if tasks and tasks[-1].evaluation:
+            summary = summarise(tasks, cost(pl_module, len(tasks)))
+            show(summary, Path(trainer.default_root_dir))
+
+    def on_test_start(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
+        """Begin with no scores."""
+        self._scores = {}
+
+    def on_test_batch_end(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: MoLEFlow, outputs: Mapping[str, Tensor],
+        batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        """Take in the scores of a batch."""
+        task = int(batch["task"][0])
+        scores = self._scores.setdefault(task, TaskScores(task, self.options))
+        scores.update(batch, outputs)
+
+    def on_test_end(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
+        """Write the report and show its table."""
+        summary = self._report(trainer, pl_module, list(self._scores.values()))
+        show(summary, Path(trainer.default_root_dir))
+
+    def _evaluate_if_due(self, trainer: Trainer, module: MoLEFlow) -> None:
+        task = module.schedule.at_boundary
+        if task is None or module.schedule.tasks[task].evaluation is not None:
+            return
+        if not self.evaluate_every_task and module.schedule.current is not None:
+            return
+        self._report(trainer, module, self._run(trainer, module))
+
+    def _run(self, trainer: Trainer, module: MoLEFlow) -> list[TaskScores]:
+        """Score the test images of every learned task that are there, as `test` does."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        module.eval()
+        result = []
+        with torch.inference_mode(), trainer.precision_plugin.test_step_context():
+            for task in data.tasks_on_disk(module.schedule):
+                scores = TaskScores(task, self.options)
+                title = f"testing {module.schedule.tasks[task].name}"
+                for index, batch in enumerate(tqdm(data.test_loader(task), desc=title)):
+                    moved = module.transfer_batch_to_device(batch, module.device, 0)
+                    scores.update(batch, module.test_step(moved, index))
+                result.append(scores)
+        module.train()
+        return result
+
+    def _report(
+        self, trainer: Trainer, module: MoLEFlow, scores: Sequence[TaskScores]
+    ) -> dict[str, Any]:
+        learned = module.schedule.learned
+        tasks = [module.schedule.tasks[i] for i in learned]
+        tasks[-1].evaluation = matrix_row(scores, len(tasks))
+        summary = summarise(tasks, cost(module, len(tasks)))
+        if trainer.is_global_zero:
+            write_report(Path(trainer.default_root_dir) / "report", summary, scores)
+        return summary
+
+
+def cost(module: MoLEFlow, tasks: int) -> dict[str, Any]:
+    """What the model costs: numbers stored once, numbers per task, memory at its peak.
+
+    The shared part counts the trained base and the fixed rotations; the frozen backbone is not in
+    it. The part of a task counts its expert and its prototype.
+    """
+    flow = module.flow
+    shared = sum(p.numel() for p in flow.base_parameters())
+    shared += sum(block.w_perm.numel() for block in flow.flow)
+    return {
+        "shared_parameters": shared,
+        "parameters_per_task": [
+            sum(p.numel() for p in flow.expert_parameters(task))
+            + sum(b.numel() for b in module.router.prototypes[str(task)].buffers())
+            for task in range(tasks)
+        ],
+        "peak_memory_mb": peak_memory_mb(),
+    }
+
+
+def peak_memory_mb() -> float:
+    """Largest resident memory of this process so far, in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
+def show(summary: Mapping[str, Any], run: Path) -> None:
+    """Print the table and where the files are."""
+    console = Console()
+    console.print(summary_table(summary))
+    console.print(f"report: {run / 'report' / 'summary.json'}", soft_wrap=True)

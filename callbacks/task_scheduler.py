@@ -1,0 +1,116 @@
+"""When a task begins and ends within one `trainer.fit`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from rich.console import Console
+from rich.table import Table
+
+from moleflow_pl.errors import ConfigError
+from moleflow_pl.module import MoLEFlow
+from moleflow_pl.schedule import TaskSchedule, lr_factor
+
+
+class TaskSchedulerCallback(Callback):
+    """Learns the tasks of the data module one after another in one fit.
+
+    Every `epochs_per_task` epochs it closes a task (router prototype, task checkpoint) and opens
+    the next one (new expert, frozen base, new optimizer). How far each task is stands in the model
+    and so in its checkpoints: a run goes on where it stopped, and a longer task list adds to a
+    finished one.
+
+    Args:
+        epochs_per_task: Epochs of each task; those already begun keep the number they began with.
+        warmup_epochs: Epochs of linear warm-up, for every task but the first.
+        final_lr_factor: Where the cosine of the learning rate would end, as a share of its start.
+    """
+
+    def __init__(
+        self, epochs_per_task: int = 40, warmup_epochs: int = 2, final_lr_factor: float = 0.01
+    ) -> None:
+        if epochs_per_task < 1:
+            raise ConfigError(f"epochs_per_task must be at least 1, got {epochs_per_task}")
+        self.epochs_per_task = epochs_per_task
+        self.warmup_epochs = warmup_epochs
+        self.final_lr_factor = final_lr_factor
+        self._epoch_started: float | None = None
+
+    def setup(self, trainer: Trainer, pl_module: MoLEFlow, stage: str) -> None:  # type: ignore[override]
+        """Plan the tasks; a checkpoint that is loaded later puts in what it has learned."""
+        if stage != "fit":
+            return
+        if trainer.world_size > 1:
+            raise ConfigError(
+                f"fit runs on one device, got {trainer.world_size}: set trainer.devices to 1"
+            )
+        groups = trainer.datamodule.groups  # type: ignore[attr-defined]
+        pl_module.schedule.extend(groups, self.epochs_per_task)
+        # each epoch asks the data module for the loader of the task that is current by then
+        trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
+        if not trainer.datamodule.val_fraction:  # type: ignore[attr-defined]
+            trainer.limit_val_batches = 0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
+        """Look at the data of what is still to be learned; say how long the fit is."""
+        schedule = pl_module.schedule
+        trainer.fit_loop.max_epochs = schedule.epochs
+        todo = [i for i, task in enumerate(schedule.tasks) if not task.learned]
+        counts = trainer.datamodule.check(todo)  # type: ignore[attr-defined]
+        if counts:
+            Console().print(counts_table(counts))
+        else:
+            rank_zero_info(f"all tasks are learned: {schedule.names}")
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
+        """Open the current task if it is new, and set the epoch's learning rate."""
+        self._epoch_started = time.monotonic()
+        current = pl_module.schedule.current
+        assert current is not None
+        if current not in pl_module.flow.tasks:
+            # builds the expert, and an optimizer that knows nothing of the last task
+            trainer.strategy.setup_optimizers(trainer)
+        factor = self.factor(pl_module.schedule, current)
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * factor
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
+        """Count the epoch; close the task if it was its last."""
+        if self._epoch_started is None:
+            # Lightning, restarted from a file written in this hook, calls it again for that epoch
+            return
+        current = pl_module.schedule.current
+        assert current is not None
+        task = pl_module.schedule.tasks[current]
+        last = task.epochs_done + 1 == task.epochs
+        if last:
+            loader = trainer.datamodule.train_loader_in_order(current)  # type: ignore[attr-defined]
+            pl_module.finish_task(current, loader)
+        task.epochs_done += 1
+        task.fit_seconds += time.monotonic() - self._epoch_started
+        self._epoch_started = None
+        if last:
+            path = Path(trainer.default_root_dir) / "tasks" / f"{current:02d}-{task.name}.ckpt"
+            trainer.save_checkpoint(path)
+
+    def factor(self, schedule: TaskSchedule, task: int) -> float:
+        """Share of the configured learning rate for the coming epoch of `task`."""
+        state = schedule.tasks[task]
+        warmup = self.warmup_epochs if task else 0
+        return lr_factor(state.epochs_done, state.epochs, warmup, self.final_lr_factor)
+
+
+def counts_table(counts: dict[str, dict[str, int]]) -> Table:
+    """Images of each product, by what they are for."""
+    table: Any = Table(title="images to learn and to test with")
+    table.add_column("product")
+    for part in ("learn", "held out", "test, good", "test, defective"):
+        table.add_column(part, justify="right")
+    for product, parts in counts.items():
+        table.add_row(product, *map(str, parts.values()))
+    return table

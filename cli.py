@@ -1,0 +1,175 @@
+"""The command `moleflow`: LightningCLI's `fit`, `validate`, `test` and `predict`."""
+
+from __future__ import annotations
+
+import re
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import set_loader
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger
+
+from callbacks import EvaluationCallback, PredictionWriter, RunCheckpoint, TaskSchedulerCallback
+from callbacks.run_folder import RunConfig, prepare_run, run_of
+from moleflow_pl import ContinualDataModule, MoLEFlow
+from moleflow_pl.checkpoint import CONFIG_KEY, read_checkpoint
+from moleflow_pl.errors import ConfigError, MoLEFlowError
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "default_root_dir": "runs/moleflow",
+    "gradient_clip_val": 0.5,
+    "max_epochs": -1,  # the task schedule says when the fit is over
+    "num_sanity_val_steps": 0,  # there is no expert to validate yet
+    "log_every_n_steps": 1,
+}
+# what `test` and its like take over from the run a checkpoint comes from: not the hardware
+CARRIED = ("seed_everything", "model", "data", "evaluation")
+
+
+class PlainLoader(yaml.SafeLoader):
+    """YAML whose numbers are decimal, so that a product called `01` keeps its name."""
+
+
+PlainLoader.yaml_implicit_resolvers = {
+    first: [
+        pair for pair in pairs if pair[0].rpartition(":")[2] not in {"int", "float", "timestamp"}
+    ]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+PlainLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"^[-+]?(0|[1-9][0-9]*)$"), list("-+0123456789")
+)
+PlainLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^[-+]?((0|[1-9][0-9]*)?\.[0-9]+|(0|[1-9][0-9]*)\.)([eE][-+]?[0-9]+)?$"
+        r"|^[-+]?(0|[1-9][0-9]*)[eE][-+]?[0-9]+$"
+        r"|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"
+    ),
+    list("-+0123456789."),
+)
+
+
+def load_yaml(text: str) -> Any:
+    """Read YAML as `PlainLoader` does.
+
+    Example:
+        >>> load_yaml("[01, 10, 1e-4, leather]")
+        ['01', 10, 0.0001, 'leather']
+    """
+    return yaml.load(text, Loader=PlainLoader)  # a SafeLoader
+
+
+set_loader("yaml", load_yaml, exceptions=(yaml.YAMLError,))
+
+
+class MoLEFlowCLI(LightningCLI):
+    """LightningCLI for the one model and the one data module, with the run folder looked after."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(TaskSchedulerCallback, "schedule")
+        parser.add_lightning_class_args(EvaluationCallback, "evaluation")
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        args = list(sys.argv[1:] if args is None else args)
+        path = option(args, "--ckpt_path")
+        if path is not None and args[0] in self.subcommands():
+            args[1:1] = ["--config", stored_config(Path(path), args[0])]
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would let the file's arguments override those of the command line.
+
+        The file's come first here, as a config, and the model refuses a file that does not fit.
+        """
+
+    def before_instantiate_classes(self) -> None:
+        limit = self._get(self.config, "trainer").max_epochs
+        if limit not in (None, -1):
+            raise ConfigError(
+                f"trainer.max_epochs {limit}: leave it out, and set schedule.epochs_per_task"
+            )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        trainer = self._get(self.config_init, "trainer")
+        if trainer.logger is None:
+            # only a fit has curves; a logger of `test` would wipe them
+            fit = self.subcommand == "fit"
+            root = trainer.default_root_dir
+            kwargs["logger"] = CSVLogger(root, name="", version="") if fit else False
+        return super().instantiate_trainer(**kwargs)
+
+    def before_fit(self) -> None:
+        """Look before leaping: an old run is moved aside only if the new one can begin."""
+        checkpoint = self._get(self.config, "ckpt_path")
+        if checkpoint is None:
+            self.datamodule.check(range(len(self.datamodule.groups)))
+        prepare_run(
+            Path(self.trainer.default_root_dir), None if checkpoint is None else Path(checkpoint)
+        )
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        if subcommand == "predict":
+            # the rows are written as they come; kept, they would fill the memory
+            kwargs["return_predictions"] = False
+        return kwargs
+
+
+def option(args: Sequence[str], name: str) -> str | None:
+    """Value of an option in a list of arguments, the last one given.
+
+    Example:
+        >>> option(["fit", "--ckpt_path=a", "--ckpt_path", "b"], "--ckpt_path")
+        'b'
+    """
+    value = None
+    for i, arg in enumerate(args):
+        if arg == name and i + 1 < len(args):
+            value = args[i + 1]
+        elif arg.startswith(name + "="):
+            value = arg.removeprefix(name + "=")
+    return value
+
+
+def stored_config(checkpoint: Path, subcommand: str) -> str:
+    """The arguments a checkpoint's run had, as YAML, for a command that goes on from it."""
+    config = yaml.safe_load(read_checkpoint(checkpoint).get(CONFIG_KEY, "{}"))
+    if subcommand == "fit":
+        config.pop("ckpt_path", None)
+    else:
+        config = {key: config[key] for key in CARRIED if key in config}
+    config.setdefault("trainer", {})["default_root_dir"] = str(run_of(checkpoint))
+    return yaml.safe_dump(config)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command."""
+    # the backbone is meant to be in eval mode; the other is between Lightning and torch
+    warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+    warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")
+    try:
+        MoLEFlowCLI(
+            MoLEFlow,
+            ContinualDataModule,
+            save_config_callback=RunConfig,
+            trainer_defaults={**TRAINER_DEFAULTS, "callbacks": [PredictionWriter()]},
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            args=args,
+        )
+    except MoLEFlowError as error:
+        # an error of a loader's process comes wrapped in that process' traceback
+        message = str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
+        sys.exit(f"moleflow: {message}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""The batches of a run: which images, of which task, in which order."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from moleflow_pl.data.datasets import FeatureDataset, ImageDataset, SeededOrder
+from moleflow_pl.data.features import extract_features
+from moleflow_pl.data.layouts import (
+    IMAGE_SUFFIXES,
+    LAYOUTS,
+    ImageRecord,
+    LayoutName,
+    task_groups,
+)
+from moleflow_pl.errors import DataError
+from moleflow_pl.extractor import image_shape
+from moleflow_pl.schedule import TaskSchedule
+
+UNKNOWN_TASK = -1
+
+
+class ContinualDataModule(LightningDataModule):
+    """Products that are learned one task after another, from good images alone.
+
+    While a task is learned, only its own images are read. Their features are computed once and
+    kept in memory until the next task begins.
+
+    Args:
+        root: Folder of the data set; none for a layout that reads a package.
+        tasks: Products in the order of learning; a list within the list is a group that is learned
+            at once.
+        layout: How the data set is laid out: `mvtec` or `elpv`.
+        image_size: Side of the images, or height and width; by default what the model takes.
+        batch_size: Images in a batch.
+        num_workers: Processes that read images; 0 reads in the main process.
+        val_fraction: Share of each product's good training images that is held out for `validate`.
+        cache_features: Keep the current task's features in memory instead of running the backbone
+            in every epoch.
+        predict_path: Images for `predict`: a file, a folder (searched through) or a pattern; by
+            default the test images.
+
+    Raises:
+        DataError: names, folders or shares that cannot be.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        tasks: Sequence[str | int | list[str | int]] = (),
+        layout: LayoutName = "mvtec",
+        image_size: int | list[int] | None = None,
+        batch_size: int = 16,
+        num_workers: int = 2,
+        val_fraction: float = 0.0,
+        cache_features: bool = True,
+        predict_path: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.groups = task_groups(tasks)
+        if layout not in LAYOUTS:
+            raise DataError(f"layout {layout!r} is not one of {sorted(LAYOUTS)}")
+        if not 0 <= val_fraction < 1:
+            raise DataError(f"val_fraction is a share below 1, got {val_fraction}")
+        self.root = root
+        self.layout_name = layout
+        self.image_size = None if image_size is None else image_shape(image_size)
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.val_fraction = val_fraction
+        self.cache_features = cache_features
+        self.predict_path = predict_path
+        self._datasets: dict[str, Dataset] = {}
+        self._cached_task: int | None = None
+
+    def setup(self, stage: str) -> None:
+        """Agree with the model about the size of an image."""
+        size = self._module.extractor.image_size
+        if self.image_size not in (None, size):
+            raise DataError(
+                f"data.image_size {self.image_size} is not the model's {size}: set "
+                "model.image_size, data.image_size follows it"
+            )
+        self.image_size = size
+
+    @property
+    def layout(self) -> Any:
+        """The data set on disk, opened anew: folders may come and go between tasks."""
+        return LAYOUTS[self.layout_name](self.root)
+
+    @property
+    def _module(self) -> Any:
+        assert self.trainer is not None
+        return self.trainer.lightning_module
+
+    @property
+    def _schedule(self) -> TaskSchedule:
+        return self._module.schedule
+
+    def check(self, tasks: Sequence[int]) -> dict[str, dict[str, int]]:
+        """Find the images of tasks that are to be learned, and count them.
+
+        Returns:
+            Product to counts of `train`, `val`, `test_good` and `test_defective` images.
+
+        Raises:
+            DataError: a product is not there, or has no image to learn from.
+        """
+        counts = {}
+        for product in [name for task in tasks for name in self.groups[task]]:
+            train, val = self._split(product)
+            labels = [record.gt_label for record in self.layout.test(product)]
+            counts[product] = {
+                "train": len(train),
+                "val": len(val),
+                "test_good": labels.count(0),
+                "test_defective": labels.count(1),
+            }
+        return counts
+
+    def train_dataloader(self) -> DataLoader:
+        """Good images of the current task, in an order of their own for each epoch."""
+        index = self._schedule.current
+        assert index is not None
+        task = self._schedule.tasks[index]
+        # a new loader each epoch: the order depends on the run's seed, the product and the epoch
+        dataset: Any = self._training_set(index, "train")
+        order = SeededOrder(len(dataset), self._module.seed, task.name, task.epochs_done)
+        return self._loader(dataset, sampler=order)
+
+    def val_dataloader(self) -> list[DataLoader]:
+        """Held-out good images: of the current task while fitting, of all when validating.
+
+        Where nothing is held out, fitting validates nothing and `validate` takes the images the
+        model learned from.
+        """
+        assert self.trainer is not None
+        if self.trainer.state.fn == "fit":
+            index = self._schedule.current
+            return [] if index is None else [self._loader(self._training_set(index, "val"))]
+        part = "val" if self.val_fraction else "train"
+        if part == "train":
+            print("validate: nothing was held out (data.val_fraction 0): training images are used")
+        return [self._loader(self._images(i, part)) for i in self.tasks_on_disk(self._schedule)]
+
+    def test_dataloader(self) -> list[DataLoader]:
+        """Test images of every task the model has learned, one loader each."""
+        return [self.test_loader(index) for index in self.tasks_on_disk(self._schedule)]
+
+    def test_loader(self, task: int) -> DataLoader:
+        """Test images of one task, with masks."""
+        return self._loader(self._images(task, "test", masks=True))
+
+    def train_loader_in_order(self, task: int) -> DataLoader:
+        """Training images of one task, each once, in the order of their names."""
+        return self._loader(self._training_set(task, "train"))
+
+    def predict_dataloader(self) -> DataLoader | list[DataLoader]:
+        """Images to predict: those of `predict_path`, or the test images."""
+        if self.predict_path is None:
+            return self.test_dataloader()
+        records = [ImageRecord(path, "") for path in find_images(self.predict_path)]
+        return self._loader(ImageDataset(records, UNKNOWN_TASK, self._size))
+
+    def tasks_on_disk(self, schedule: TaskSchedule) -> list[int]:
+        """The learned tasks whose products can still be found and have test images.
+
+        A product's images may be gone long after it was learned; that is no error.
+        """
+        try:
+            there = set(self.layout.products())
+        except DataError:
+            there = set()
+        return [
+            index
+            for index in schedule.learned
+            if there.issuperset(schedule.tasks[index].products) and self._records(index, "test")
+        ]
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        assert self.image_size is not None
+        return self.image_size
+
+    def _split(self, product: str) -> tuple[list[ImageRecord], list[ImageRecord]]:
+        """Training images of a product, and those of them held out: evenly spread, no chance."""
+        records = self.layout.train(product)
+        held_out = int(len(records) * self.val_fraction)
+        if not held_out:
+            return records, []
+        chosen = {(2 * i + 1) * len(records) // (2 * held_out) for i in range(held_out)}
+        train = [record for i, record in enumerate(records) if i not in chosen]
+        return train, [records[i] for i in sorted(chosen)]
+
+    def _records(self, task: int, part: str) -> list[ImageRecord]:
+        products = self._schedule.tasks[task].products
+        read: dict[str, Callable[[str], list[ImageRecord]]] = {
+            "train": lambda product: self._split(product)[0],
+            "val": lambda product: self._split(product)[1],
+            "test": lambda product: self.layout.test(product),
+        }
+        return [record for product in products for record in read[part](product)]
+
+    def _images(self, task: int, part: str, masks: bool = False) -> ImageDataset:
+        return ImageDataset(self._records(task, part), task, self._size, masks)
+
+    def _training_set(self, task: int, part: str) -> Dataset:
+        """Images or stored features of a task's part; the last task's are let go first."""
+        if self._cached_task != task:
+            self._datasets.clear()
+            self._cached_task = task
+        if part not in self._datasets:
+            images = self._images(task, part)
+            self._datasets[part] = self._stored(images, part) if self.cache_features else images
+        return self._datasets[part]
+
+    def _stored(self, images: ImageDataset, part: str) -> FeatureDataset:
+        title = f"features of {self._schedule.tasks[images.task].name} ({part})"
+        features = extract_features(self._module.extractor, self._loader(images), title)
+        return FeatureDataset(features, images.records, images.task)
+
+    def _loader(self, dataset: Any, **options: Any) -> DataLoader:
+        # stored features need no process to read them
+        workers = self.num_workers if isinstance(dataset, ImageDataset) else 0
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            num_workers=workers,
+            collate_fn=dataset.collate,
+            **options,
+        )
+
+
+def find_images(where: str) -> list[Path]:
+    """Image files a path means: a file, all below a folder, or those a pattern matches.
+
+    Raises:
+        DataError: there is none.
+    """
+    path = Path(where).expanduser()
+    if path.is_file():
+        return [path]
+    found = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
+    images = sorted(p for p in found if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES)
+    if not images:
+        raise DataError(
+            f"no image at {where}: give a file, a folder or a pattern such as 'in/*.png'"
+        )
+    return images

@@ -1,0 +1,136 @@
+"""Images and stored features as torch data sets; both give batches of the same keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from moleflow_pl.data.images import read_image, read_mask
+from moleflow_pl.data.layouts import ImageRecord
+from moleflow_pl.seeding import derive_generator
+
+Batch = dict[str, Any]
+
+
+def describe(records: Sequence[ImageRecord], task: int) -> Batch:
+    """The part of a batch that says what its images are.
+
+    Shape: `task` and `gt_label` are long (B,), the others lists of length B.
+    """
+    return {
+        "task": torch.full((len(records),), task, dtype=torch.long),
+        "gt_label": torch.tensor([record.gt_label for record in records]),
+        "path": [str(record.path) for record in records],
+        "product": [record.product for record in records],
+        "defect": [record.defect for record in records],
+    }
+
+
+class ImageDataset(Dataset):
+    """Images of one task.
+
+    A batch holds `image` (B, 3, H, W) uint8, `gt_mask`, a list of masks (H', W') at their own size
+    (None where a product has no masks), and what `describe` says.
+
+    Args:
+        records: The images.
+        task: Number of their task; -1 where it is not known.
+        size: Height and width that the images are brought to.
+        masks: Whether to read the masks.
+    """
+
+    def __init__(
+        self, records: Sequence[ImageRecord], task: int, size: tuple[int, int], masks: bool = False
+    ) -> None:
+        self.records = list(records)
+        self.task = task
+        self.size = size
+        self.masks = masks
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[ImageRecord, Tensor, Tensor | None]:
+        record = self.records[index]
+        image = read_image(record.path, self.size)
+        return record, image, self._mask(record) if self.masks else None
+
+    def _mask(self, record: ImageRecord) -> Tensor | None:
+        if not record.has_masks:
+            return None
+        if record.mask is None:
+            return torch.zeros(1, 1, dtype=torch.uint8)
+        return read_mask(record.mask)
+
+    def collate(self, samples: list[tuple[ImageRecord, Tensor, Tensor | None]]) -> Batch:
+        """Samples as one batch."""
+        records, images, masks = zip(*samples, strict=True)
+        return {
+            "image": torch.stack(images),
+            "gt_mask": list(masks),
+            **describe(records, self.task),
+        }
+
+
+class FeatureDataset(Dataset):
+    """Stored features of one task; a batch holds `features` (B, h, w, D) and what they are.
+
+    Args:
+        features: (N, h, w, D).
+        records: Their images, N.
+        task: Number of their task.
+    """
+
+    def __init__(self, features: Tensor, records: Sequence[ImageRecord], task: int) -> None:
+        self.features = features
+        self.records = list(records)
+        self.task = task
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """A whole batch at once: torch's loader asks for it where there is such a method."""
+        return {
+            "features": self.features[indices],
+            **describe([self.records[index] for index in indices], self.task),
+        }
+
+    @staticmethod
+    def collate(batch: Batch) -> Batch:
+        """A batch is complete as `__getitems__` gives it."""
+        return batch
+
+
+class SeededOrder(Sampler[int]):
+    """A shuffled order that is the same however often it is asked for.
+
+    A generator that lives on would give another order to a run that was resumed, since Lightning
+    then asks once less.
+
+    Args:
+        length: Number of samples.
+        seed: Seed of the run.
+        purpose: What the order is for, see `derive_seed`.
+
+    Example:
+        >>> order = SeededOrder(4, 0, "leather", 1)
+        >>> list(order) == list(order), sorted(order)
+        (True, [0, 1, 2, 3])
+    """
+
+    def __init__(self, length: int, seed: int, *purpose: str | int) -> None:
+        self.length = length
+        self.seed = seed
+        self.purpose = purpose
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        generator = derive_generator(self.seed, "order", *self.purpose)
+        return iter(torch.randperm(self.length, generator=generator).tolist())

@@ -1,0 +1,64 @@
+"""From an image file to a tensor: the one path for learning, testing and predicting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from moleflow_pl.errors import DataError
+
+DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+DEEP_TO_BYTE = 257  # 65535 / 255
+
+
+def read_image(path: Path, size: tuple[int, int]) -> Tensor:
+    """Read an image as RGB and resize it to `size` (height, width), bicubic.
+
+    A rotation in the file's EXIF data is applied, 16-bit values are scaled, transparency dropped.
+
+    Shape: (3, *size), uint8.
+
+    Raises:
+        DataError: the file is no readable image.
+    """
+    with _open(path) as image:
+        rgb = to_rgb(ImageOps.exif_transpose(image))
+    return to_tensor(rgb, size)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any PIL image as 8-bit RGB, 16-bit grey values scaled rather than clipped."""
+    if image.mode in DEEP_MODES:
+        deep = np.asarray(image).astype(np.float64) / DEEP_TO_BYTE
+        image = Image.fromarray(deep.round().clip(0, 255).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def to_tensor(rgb: Image.Image, size: tuple[int, int]) -> Tensor:
+    """An RGB image as uint8 tensor (3, *size), resized by a bicubic filter."""
+    height, width = size
+    resized = rgb.resize((width, height), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
+
+
+def read_mask(path: Path) -> Tensor:
+    """Read a mask at its own size: uint8 (H, W), 1 where it is not black.
+
+    Raises:
+        DataError: the file is no readable image.
+    """
+    with _open(path) as image:
+        return torch.from_numpy((np.asarray(image.convert("L")) > 0).astype(np.uint8))
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        image = Image.open(path)
+        image.load()
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        raise DataError(f"cannot read the image {path}: {error}") from error
+    return image

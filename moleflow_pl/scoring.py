@@ -1,0 +1,62 @@
+"""From latents to anomaly scores: pure functions."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms.functional import gaussian_blur
+
+BLUR_RADIUS = 4  # in standard deviations, as scipy.ndimage.gaussian_filter cuts its kernel
+
+
+def patch_nll(latent: Tensor, log_det: Tensor) -> Tensor:
+    """Negative log-likelihood of every patch, in nats, constant term included.
+
+    Shape: latent (B, h, w, D), log_det (B, h, w) -> (B, h, w). Higher is more anomalous; the value
+    is unbounded and may be negative, so rank it as it is.
+
+    Example:
+        >>> patch_nll(torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 1))
+        tensor([[[1.8379]]])
+    """
+    dim = latent.shape[-1]
+    return 0.5 * latent.square().sum(-1) + 0.5 * dim * math.log(2 * math.pi) - log_det
+
+
+def image_score(patch_scores: Tensor, quantile: float = 0.99) -> Tensor:
+    """Score of an image: a high quantile of its patches' scores.
+
+    Shape: (B, h, w) -> (B,).
+
+    Example:
+        >>> image_score(torch.arange(101.0).reshape(1, 1, 101))
+        tensor([99.])
+    """
+    return torch.quantile(patch_scores.flatten(1), quantile, dim=1)
+
+
+def anomaly_map(
+    patch_scores: Tensor, size: tuple[int, int] = (256, 256), sigma: float = 4.0
+) -> Tensor:
+    """Patch scores as a map of pixels: bilinear, then a Gaussian blur.
+
+    Args:
+        patch_scores: (B, h, w).
+        size: Height and width of the map.
+        sigma: Standard deviation of the blur in pixels of the map; 0 for none.
+
+    Shape: (B, h, w) -> (B, *size).
+
+    Example:
+        >>> anomaly_map(torch.ones(1, 4, 4), size=(32, 32)).shape
+        torch.Size([1, 32, 32])
+    """
+    maps = F.interpolate(patch_scores[:, None], size=size, mode="bilinear", align_corners=False)
+    if sigma > 0:
+        # reflection cannot reach further than the map itself
+        radius = min(math.ceil(BLUR_RADIUS * sigma), min(size) - 1)
+        maps = gaussian_blur(maps, [2 * radius + 1] * 2, [sigma, sigma])
+    return maps[:, 0]

@@ -1,0 +1,69 @@
+"""Exact mean and covariance of a stream of features."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+VARIANCE_FLOOR = 1e-6  # added to a variance before its root, as the method's reference does
+
+
+class FeatureStatistics:
+    """Mean and scatter of all rows seen, in float64, whatever the batches.
+
+    Two streams merge exactly: with delta the difference of their means,
+    S = S_a + S_b + delta delta^T n_a n_b / (n_a + n_b).
+
+    Args:
+        dim: Channels, D.
+
+    References: Chan, Golub & LeVeque 1979, "Updating formulae and a pairwise algorithm for
+    computing sample variances", eq. 2.1.
+
+    Example:
+        >>> stats = FeatureStatistics(1)
+        >>> stats.update(torch.tensor([[1.0], [2.0]]))
+        >>> stats.update(torch.tensor([[6.0]]))
+        >>> stats.mean.item(), stats.covariance.item()
+        (3.0, 7.0)
+    """
+
+    def __init__(self, dim: int) -> None:
+        self.count = 0
+        self.mean = torch.zeros(dim, dtype=torch.float64)
+        self.scatter = torch.zeros(dim, dim, dtype=torch.float64)
+
+    def update(self, features: Tensor) -> None:
+        """Take in features (..., D)."""
+        # on the CPU: some devices have no float64
+        rows = features.detach().reshape(-1, self.mean.numel()).to("cpu", torch.float64)
+        if not len(rows):
+            return
+        batch = FeatureStatistics(self.mean.numel())
+        batch.count, batch.mean = len(rows), rows.mean(0)
+        centred = rows - batch.mean
+        batch.scatter = centred.T @ centred
+        self.merge(batch)
+
+    def merge(self, other: FeatureStatistics) -> None:
+        """Take in all that `other` has seen."""
+        total = self.count + other.count
+        if not total:
+            return
+        delta = other.mean - self.mean
+        weight = other.count / total
+        self.scatter = (
+            self.scatter + other.scatter + torch.outer(delta, delta) * (self.count * weight)
+        )
+        self.mean = self.mean + delta * weight
+        self.count = total
+
+    @property
+    def covariance(self) -> Tensor:
+        """Unbiased covariance (D, D); zero while fewer than two rows were seen."""
+        return self.scatter / max(self.count - 1, 1)
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation (D,), with a small floor under the variance."""
+        return (self.covariance.diagonal() + VARIANCE_FLOOR).sqrt()
