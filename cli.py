@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from callbacks import EvaluationCallback, PredictionWriter, RunCheckpoint, TaskSchedulerCallback
 from callbacks.run_folder import RunConfig, prepare_run, run_of
+from callbacks.task_scheduler import check_devices
 from moleflow_pl import ContinualDataModule, MoLEFlow
 from moleflow_pl.checkpoint import CONFIG_KEY, read_checkpoint
 from moleflow_pl.errors import ConfigError, MoLEFlowError
@@ -108,6 +109,7 @@ class MoLEFlowCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Look before leaping: an old run is moved aside only if the new one can begin."""
+        check_devices(self.trainer)  # before Lightning starts a process for each
         checkpoint = self._get(self.config, "ckpt_path")
         if checkpoint is None:
             self.datamodule.check(range(len(self.datamodule.groups)))
@@ -150,21 +152,26 @@ def stored_config(checkpoint: Path, subcommand: str) -> str:
     return yaml.safe_dump(config)
 
 
+def build(args: list[str] | None = None, kind: type[MoLEFlowCLI] = MoLEFlowCLI) -> MoLEFlowCLI:
+    """Parse the arguments (those of the process by default) and run what they ask for."""
+    return kind(
+        MoLEFlow,
+        ContinualDataModule,
+        save_config_callback=RunConfig,
+        trainer_defaults={**TRAINER_DEFAULTS, "callbacks": [PredictionWriter()]},
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        args=args,
+    )
+
+
 def main(args: list[str] | None = None) -> None:
     """Run the command."""
     # the backbone is meant to be in eval mode; the other is between Lightning and torch
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
     warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")
     try:
-        MoLEFlowCLI(
-            MoLEFlow,
-            ContinualDataModule,
-            save_config_callback=RunConfig,
-            trainer_defaults={**TRAINER_DEFAULTS, "callbacks": [PredictionWriter()]},
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            args=args,
-        )
+        build(args)
     except MoLEFlowError as error:
         # an error of a loader's process comes wrapped in that process' traceback
         message = str(error).rpartition(f"{type(error).__name__}: ")[2].strip()

@@ -10,6 +10,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 
 from moleflow_pl.checkpoint import CONFIG_KEY
 from moleflow_pl.errors import ConfigError
+from moleflow_pl.report import write_text
 
 RUN_FILES = ("config.yaml", "last.ckpt")
 
@@ -73,14 +74,15 @@ class RunConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the file, whatever the logger's folder is."""
-        folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.parser.save(
-            self.config, folder / self.config_filename, skip_none=False, overwrite=True
-        )
+        write_text(Path(trainer.default_root_dir) / self.config_filename, self._text())
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Let a checkpoint say how its run was configured."""
-        checkpoint[CONFIG_KEY] = self.parser.dump(self.config, skip_none=False)
+        checkpoint[CONFIG_KEY] = self._text()
+
+    def _text(self) -> str:
+        # None is a value too (no clipping, no limit); jsonargparse has renamed the argument
+        skip_none = False
+        return self.parser.dump(self.config, "parser_mode", skip_none)

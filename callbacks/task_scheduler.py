@@ -44,10 +44,7 @@ class TaskSchedulerCallback(Callback):
         """Plan the tasks; a checkpoint that is loaded later puts in what it has learned."""
         if stage != "fit":
             return
-        if trainer.world_size > 1:
-            raise ConfigError(
-                f"fit runs on one device, got {trainer.world_size}: set trainer.devices to 1"
-            )
+        check_devices(trainer)
         groups = trainer.datamodule.groups  # type: ignore[attr-defined]
         pl_module.schedule.extend(groups, self.epochs_per_task)
         # each epoch asks the data module for the loader of the task that is current by then
@@ -103,6 +100,18 @@ class TaskSchedulerCallback(Callback):
         state = schedule.tasks[task]
         warmup = self.warmup_epochs if task else 0
         return lr_factor(state.epochs_done, state.epochs, warmup, self.final_lr_factor)
+
+
+def check_devices(trainer: Trainer) -> None:
+    """Refuse what would train each device's expert apart from the others', without a word.
+
+    Raises:
+        ConfigError: the trainer has several devices.
+    """
+    if trainer.world_size > 1:
+        raise ConfigError(
+            f"fit runs on one device, got {trainer.world_size}: set trainer.devices to 1"
+        )
 
 
 def counts_table(counts: dict[str, dict[str, int]]) -> Table:

@@ -74,16 +74,16 @@ def check_state(
 
 
 def plain(value: Any) -> Any:
-    """A value built of dicts, lists, strings and numbers alone.
+    """A value built of dicts, lists, tensors, strings and numbers alone.
 
     Example:
         >>> plain({"layers": (8, 9)})
         {'layers': [8, 9]}
     """
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {key if isinstance(key, int) else str(key): plain(v) for key, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
-    if value is None or isinstance(value, (str, int, float, bool)):
+    if value is None or isinstance(value, (torch.Tensor, str, int, float)):
         return value
     return str(value)

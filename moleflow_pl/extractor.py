@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib
 from collections.abc import Sequence
@@ -190,8 +191,8 @@ def load_backbone(name: str, weights: str, size: tuple[int, int]) -> Any:
             or package is not there.
     """
     if not timm.is_model(name):
-        close = timm.list_models(f"*{name.split('.')[0].split('_patch')[0]}*")[:8]
-        raise ConfigError(f"timm has no model {name!r}; its names are like {close}")
+        close = difflib.get_close_matches(name, timm.list_models(), n=6)
+        raise ConfigError(f"timm has no model {name!r}; names like it: {close}")
     options: dict[str, Any] = {"num_classes": 0}
     if timm.get_pretrained_cfg(name).fixed_input_size:
         check_size(name, size)

@@ -288,9 +288,9 @@ class MoLEFlow(LightningModule):
             "prototypes": self.router.tasks,
             "tasks": self.schedule.state(),
         }
-        # tuples and the like would be refused or changed by a strict reader
-        if "hyper_parameters" in checkpoint:
-            checkpoint["hyper_parameters"] = plain(checkpoint["hyper_parameters"])
+        for key in ("hyper_parameters", "optimizer_states"):
+            if key in checkpoint:
+                checkpoint[key] = plain(checkpoint[key])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make room for all the file holds before its tensors are loaded.

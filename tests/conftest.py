@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Callback, Trainer
 from PIL import Image
 
-from moleflow_pl import MoLEFlow, MoLESpatialAwareNF
+from callbacks import EvaluationCallback, RunCheckpoint, TaskSchedulerCallback
+from moleflow_pl import ContinualDataModule, MoLEFlow, MoLESpatialAwareNF
 
 SIZE = 48
 TINY_MODEL = {
@@ -72,3 +74,42 @@ def wake(flow: MoLESpatialAwareNF, std: float = 0.05) -> None:
     with torch.no_grad():
         for parameter in flow.parameters():
             parameter += std * torch.randn_like(parameter)
+
+
+def fit(
+    run: Path,
+    data_root: Path,
+    tasks: list,
+    epochs: int = 2,
+    ckpt_path: Path | None = None,
+    model: dict[str, object] | None = None,
+    data: dict[str, object] | None = None,
+    callbacks: list[Callback] | None = None,
+) -> MoLEFlow:
+    """Learn `tasks` in this process, as the command line does."""
+    torch.manual_seed(0)
+    module = MoLEFlow(**{**TINY_MODEL, **(model or {})})
+    datamodule = ContinualDataModule(
+        str(data_root), tasks, **{"batch_size": 4, "num_workers": 0, **(data or {})}
+    )
+    own = [EvaluationCallback(map_size=48, blur_sigma=1.0)] if callbacks is None else callbacks
+    trainer = Trainer(
+        default_root_dir=run,
+        accelerator="cpu",
+        logger=False,
+        max_epochs=-1,
+        num_sanity_val_steps=0,
+        gradient_clip_val=0.5,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[TaskSchedulerCallback(epochs), *own, RunCheckpoint()],
+    )
+    trainer.fit(module, datamodule, ckpt_path=ckpt_path)
+    return module
+
+
+@pytest.fixture(scope="session")
+def learned(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> tuple[Path, MoLEFlow]:
+    """Run folder and model of a fit of `01` and `b`; look, but do not touch."""
+    run = tmp_path_factory.mktemp("run")
+    return run, fit(run, data_root, ["01", "b"])

@@ -1,0 +1,78 @@
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from callbacks import EvaluationCallback
+from callbacks.evaluation import cost, peak_memory_mb
+from moleflow_pl import MoLEFlow
+from tests.conftest import fit
+
+
+def summary_of(run: Path) -> dict:
+    return json.loads((run / "report" / "summary.json").read_text())
+
+
+def test_report_covers_every_task_routed_and_oracle(learned: tuple[Path, MoLEFlow]) -> None:
+    summary = summary_of(learned[0])
+    assert summary["tasks"] == ["01", "b"]
+    image = summary["metrics"]["image_auroc"]
+    assert all(0 <= value <= 1 for value in image["routed"] + image["oracle"])
+    assert image["matrix"][0][1] is None
+    assert summary["metrics"]["pixel_auroc"]["average"] is not None
+    assert summary["metrics"]["aupro"]["matrix"] == [[None, None], [None, None]]
+    assert image["oracle_forgetting"] == 0
+    assert [sum(row) for row in summary["routing"]["confusion"]] == [6, 6]
+
+
+def test_scores_file_gives_the_summarys_auroc(learned: tuple[Path, MoLEFlow]) -> None:
+    from sklearn.metrics import roc_auc_score
+
+    run, _ = learned
+    with (run / "report" / "scores.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["task"] == "b"]
+    labels = [int(row["gt_label"]) for row in rows]
+    for column, way in (("score", "routed"), ("oracle_score", "oracle")):
+        expected = roc_auc_score(labels, [float(row[column]) for row in rows])
+        actual = summary_of(run)["metrics"]["image_auroc"][way][1]
+        assert actual == pytest.approx(expected, abs=1e-6)
+
+
+def test_weights_are_the_same_without_evaluation(
+    learned: tuple[Path, MoLEFlow], tmp_path: Path, data_root: Path
+) -> None:
+    module = fit(tmp_path, data_root, ["01", "b"], callbacks=[])
+    expected = learned[1].state_dict()
+    assert all(torch.equal(tensor, expected[k]) for k, tensor in module.state_dict().items())
+    assert not (tmp_path / "report").exists()
+
+
+def test_evaluation_after_the_last_task_alone_leaves_earlier_rows_null(
+    learned: tuple[Path, MoLEFlow], tmp_path: Path, data_root: Path
+) -> None:
+    callback = EvaluationCallback(evaluate_every_task=False, map_size=48, blur_sigma=1.0)
+    fit(tmp_path, data_root, ["01", "b"], callbacks=[callback])
+    actual, full = (summary_of(run)["metrics"]["image_auroc"] for run in (tmp_path, learned[0]))
+    assert actual["matrix"] == [[None, None], full["matrix"][1]]
+
+
+def test_cost_counts_what_is_stored(learned: tuple[Path, MoLEFlow]) -> None:
+    module = learned[1]
+    numbers = cost(module, 2)
+    state = module.flow.state_dict()
+    shared = [
+        tensor.numel()
+        for name, tensor in state.items()
+        if ("base_linear" in name or "global_" in name or name.endswith("w_perm"))
+    ]
+    assert numbers["shared_parameters"] == sum(shared)
+    dim = 64
+    expert = sum(p.numel() for p in module.flow.expert_parameters(1))
+    assert numbers["parameters_per_task"] == [expert + dim + dim * dim + 1] * 2
+    assert numbers["peak_memory_mb"] > 10
+
+
+def test_peak_memory_is_in_megabytes() -> None:
+    assert 10 < peak_memory_mb() < 1e5

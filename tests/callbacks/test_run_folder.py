@@ -1,0 +1,62 @@
+from pathlib import Path
+
+import pytest
+
+from callbacks.run_folder import free_name, prepare_run, run_of
+from moleflow_pl.errors import ConfigError
+
+
+def old_run(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    for name in ("config.yaml", "last.ckpt", "metrics.csv"):
+        (folder / name).write_text(name)
+    return folder
+
+
+def test_new_fit_moves_the_old_run_aside_and_deletes_nothing(tmp_path: Path) -> None:
+    run = tmp_path / "v1.5"
+    for number in (1, 2):
+        old_run(run)
+        prepare_run(run, None)
+        assert not run.exists()
+        moved = tmp_path / f"v1.5~{number}"
+        assert sorted(p.name for p in moved.iterdir()) == [
+            "config.yaml",
+            "last.ckpt",
+            "metrics.csv",
+        ]
+
+
+def test_fit_that_goes_on_stays_and_keeps_the_old_curves(tmp_path: Path) -> None:
+    run = old_run(tmp_path / "run")
+    prepare_run(run, run / "last.ckpt")
+    names = sorted(path.name for path in run.iterdir())
+    assert names == ["config.yaml", "last.ckpt", "metrics~1.csv"]
+
+
+def test_fit_from_another_runs_checkpoint_moves_what_is_in_its_way(tmp_path: Path) -> None:
+    run = old_run(tmp_path / "run")
+    prepare_run(run, tmp_path / "other" / "last.ckpt")
+    assert (tmp_path / "run~1" / "last.ckpt").exists()
+
+
+def test_folder_that_holds_no_run_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    prepare_run(tmp_path, None)
+    prepare_run(tmp_path / "missing", None)
+    assert (tmp_path / "notes.txt").exists()
+
+
+def test_working_folder_is_not_pulled_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = old_run(tmp_path / "run")
+    monkeypatch.chdir(run)
+    with pytest.raises(ConfigError, match="cannot be moved aside from within"):
+        prepare_run(Path(), None)
+    assert (run / "last.ckpt").exists()
+
+
+def test_run_of_a_checkpoint_and_free_names(tmp_path: Path) -> None:
+    assert run_of(tmp_path / "tasks" / "00-a.ckpt") == run_of(tmp_path / "last.ckpt") == tmp_path
+    (tmp_path / "a.csv").touch()
+    (tmp_path / "a~1.csv").touch()
+    assert free_name(tmp_path / "a.csv").name == "a~2.csv"

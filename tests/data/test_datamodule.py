@@ -1,0 +1,121 @@
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from moleflow_pl import ContinualDataModule, MoLEFlow
+from moleflow_pl.data.datamodule import find_images
+from moleflow_pl.errors import DataError
+from tests.conftest import TINY_MODEL, draw_product
+
+
+def data_for(root: Path, tasks: list, fn: str = "fit", **options: object) -> ContinualDataModule:
+    """A data module attached to a small model that has the same tasks."""
+    data = ContinualDataModule(str(root), tasks, num_workers=0, **options)
+    module = MoLEFlow(**TINY_MODEL)
+    module.schedule.extend(data.groups, epochs=2)
+    state = SimpleNamespace(fn=fn)
+    data.trainer = SimpleNamespace(lightning_module=module, state=state)  # type: ignore[assignment]
+    data.setup(fn)
+    return data
+
+
+def test_training_batches_are_the_current_tasks_alone(data_root: Path) -> None:
+    data = data_for(data_root, ["01", ["b", "c"]], batch_size=4)
+    schedule = data.trainer.lightning_module.schedule  # type: ignore[union-attr]
+    for task, products in ((0, {"01"}), (1, {"b", "c"})):
+        batches = list(data.train_dataloader())
+        assert {t for b in batches for t in b["task"].tolist()} == {task}
+        assert {p for b in batches for p in b["product"]} == products
+        schedule.tasks[task].epochs_done = 2
+
+
+def test_order_changes_by_epoch_and_repeats_by_seed(data_root: Path) -> None:
+    def order(epoch: int) -> list[str]:
+        data = data_for(data_root, ["01"])
+        data.trainer.lightning_module.schedule.tasks[0].epochs_done = epoch  # type: ignore[union-attr]
+        return [path for batch in data.train_dataloader() for path in batch["path"]]
+
+    assert order(0) == order(0)
+    assert order(0) != order(1)
+    assert sorted(order(0)) == sorted(order(1))
+
+
+def test_features_of_the_last_task_are_let_go(data_root: Path) -> None:
+    data = data_for(data_root, ["01", "b"])
+    data.train_dataloader()
+    kept = data._datasets["train"]
+    data.train_dataloader()
+    assert data._datasets["train"] is kept
+    data.trainer.lightning_module.schedule.tasks[0].epochs_done = 2  # type: ignore[union-attr]
+    data.train_dataloader()
+    assert data._datasets["train"] is not kept
+
+
+def test_held_out_images_are_spread_and_not_learned_from(data_root: Path) -> None:
+    data = data_for(data_root, ["b"], val_fraction=0.34)
+    train = {path for batch in data.train_loader_in_order(0) for path in batch["path"]}
+    val = {path for batch in data.val_dataloader()[0] for path in batch["path"]}
+    assert len(train) == 4
+    assert {Path(path).name for path in val} == {"001.png", "004.png"}
+    assert not train & val
+
+
+def test_validation_takes_training_images_where_nothing_is_held_out(
+    data_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = data_for(data_root, ["b"], fn="validate")
+    data.trainer.lightning_module.schedule.tasks[0].epochs_done = 2  # type: ignore[union-attr]
+    assert sum(len(batch["path"]) for batch in data.val_dataloader()[0]) == 6
+    assert "nothing was held out" in capsys.readouterr().out
+
+
+def test_counts_are_those_of_the_folders(data_root: Path) -> None:
+    counts = data_for(data_root, ["01", "b"], val_fraction=0.2).check([1])
+    assert counts == {"b": {"train": 5, "val": 1, "test_good": 3, "test_defective": 3}}
+
+
+def test_only_products_still_to_be_learned_have_to_be_there(tmp_path: Path) -> None:
+    draw_product(tmp_path, "b", 1)
+    data = data_for(tmp_path, ["gone", "b"])
+    schedule = data.trainer.lightning_module.schedule  # type: ignore[union-attr]
+    assert list(data.check([1])) == ["b"]
+    with pytest.raises(DataError, match="no product 'gone'"):
+        data.check([0, 1])
+    for task in schedule.tasks:
+        task.epochs_done = 2
+    assert data.tasks_on_disk(schedule) == [1]
+    data.root = str(tmp_path / "nowhere")
+    assert data.tasks_on_disk(schedule) == []
+
+
+def test_test_batches_come_with_masks_a_loader_a_task(data_root: Path) -> None:
+    data = data_for(data_root, ["01", "b"], fn="test")
+    for task in data.trainer.lightning_module.schedule.tasks:  # type: ignore[union-attr]
+        task.epochs_done = 2
+    loaders = data.test_dataloader()
+    assert [batch["task"].unique().tolist() for loader in loaders for batch in loader] == [[0], [1]]
+    assert next(iter(loaders[1]))["gt_mask"][-1].shape == (48, 48)
+
+
+def test_images_to_predict_are_found_by_file_folder_and_pattern(data_root: Path) -> None:
+    folder = data_root / "b" / "test"
+    assert len(find_images(str(folder))) == 6
+    assert len(find_images(str(folder / "square" / "*.png"))) == 3
+    assert find_images(str(folder / "good" / "000.png")) == [folder / "good" / "000.png"]
+    with pytest.raises(DataError, match="no image at"):
+        find_images(str(data_root / "nothing*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layout": "coco"}, r"layout 'coco' is not one of \['elpv', 'mvtec'\]"),
+        ({"val_fraction": 1.0}, "share below 1"),
+        ({"tasks": ["a", "a"]}, "more than once"),
+        ({"tasks": []}, "at least one product"),
+    ],
+)
+def test_bad_arguments_are_refused_in_words(options: dict, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        ContinualDataModule(**{"tasks": ["a"], **options})

@@ -1,0 +1,243 @@
+"""The command in fresh processes, as users run it: one story, told once and looked at by all."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import cli
+from tests.conftest import draw_product
+
+ROOT = Path(__file__).parents[1]
+MODEL = [
+    "--model.backbone=test_vit", "--model.layers=[0,1]", "--model.image_size=48",
+    "--model.backbone_weights=random", "--model.coupling_layers=2", "--model.lora_rank=2",
+    "--data.batch_size=4", "--data.num_workers=0", "--schedule.epochs_per_task=2",
+    "--evaluation.map_size=48", "--evaluation.blur_sigma=1", "--trainer.accelerator=cpu",
+]  # fmt: skip
+
+
+def moleflow(
+    where: Path, *args: object, script: bool = False, fails: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run the command in a folder; its output on failure."""
+    program = [sys.executable, str(ROOT / "cli.py")] if script else ["moleflow"]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    result = subprocess.run(
+        [*program, *map(str, args)],
+        cwd=where,
+        env={**os.environ, "PATH": path, "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert bool(result.returncode) == fails, result.stdout[-3000:] + result.stderr[-3000:]
+    return result
+
+
+class Story:
+    """What a user does with one run, and what came out of it."""
+
+    def __init__(self, where: Path) -> None:
+        self.where = where
+        self.data = where / "data"
+        for seed, name in enumerate(("01", "b", "c")):
+            draw_product(self.data, name, seed, masks=name != "c")
+        fit = ["fit", f"--data.root={self.data}", "--data.tasks=[01, b]", *MODEL]
+        self.run = where / "runs" / "one"
+        self.fit = moleflow(where, *fit, f"--trainer.default_root_dir={self.run}")
+        self.summary = self.summary_now()
+        self.config = (self.run / "config.yaml").read_text()
+        self.moved = where / "moved"
+        shutil.copytree(self.run, self.moved)
+
+    def summary_now(self, run: Path | None = None) -> dict:
+        return json.loads(((run or self.run) / "report" / "summary.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
+    return Story(tmp_path_factory.mktemp("story"))
+
+
+def test_fit_ends_with_a_table_and_the_files(story: Story) -> None:
+    for word in ("images to learn", "01", "image AUROC", "own expert", "summary.json"):
+        assert word in story.fit.stdout
+    assert "error" not in story.fit.stderr.lower()
+    names = {str(path.relative_to(story.run)) for path in story.run.rglob("*") if path.is_file()}
+    assert names == {
+        "config.yaml", "last.ckpt", "metrics.csv", "tasks/00-01.ckpt", "tasks/01-b.ckpt",
+        "report/summary.json", "report/matrix.csv", "report/scores.csv",
+    }  # fmt: skip
+
+
+def test_config_of_the_run_is_complete(story: Story) -> None:
+    config = yaml.safe_load(story.config)
+    assert config["data"]["tasks"] == ["01", "b"]
+    assert config["model"]["lora_rank"] == 2
+    assert config["schedule"]["epochs_per_task"] == 2
+
+
+def test_curves_are_logged_per_task(story: Story) -> None:
+    with (story.run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for task in ("01", "b"):
+        assert sum(bool(row[f"train/{task}/nll_per_dim"]) for row in rows) == 2
+
+
+def test_test_in_a_fresh_process_gives_the_numbers_of_fit(story: Story) -> None:
+    for run, script in ((story.run, False), (story.moved, True)):
+        # twice in the same folder, and after the folder has moved
+        result = moleflow(
+            story.where, "test", "--ckpt_path", run / "last.ckpt", "--trainer.accelerator=cpu",
+            script=script,
+        )  # fmt: skip
+        assert "image AUROC" in result.stdout
+        summary = story.summary_now(run)
+        for part in ("tasks", "routing", "metrics"):
+            assert summary[part] == story.summary[part]
+        assert summary["cost"]["fit_seconds"] == story.summary["cost"]["fit_seconds"]
+        assert (run / "config.yaml").read_text() == story.config
+
+
+def test_validate_and_predict_need_the_checkpoint_alone(story: Story) -> None:
+    path = story.run / "last.ckpt"
+    validated = moleflow(story.where, "validate", "--ckpt_path", path)
+    assert "routing_accuracy" in validated.stdout
+    for _ in range(2):
+        images = story.data / "b" / "test" / "square"
+        moleflow(story.where, "predict", f"--ckpt_path={path}", f"--data.predict_path={images}")
+    with (story.run / "predictions" / "predictions.csv").open() as file:
+        predicted = {row["path"]: float(row["score"]) for row in csv.DictReader(file)}
+    with (story.run / "report" / "scores.csv").open() as file:
+        tested = {row["path"]: float(row["score"]) for row in csv.DictReader(file)}
+    assert len(predicted) == 3
+    for name, score in predicted.items():
+        assert score == pytest.approx(tested[name], rel=1e-5)
+    assert (story.run / "config.yaml").read_text() == story.config
+
+
+def test_fit_goes_on_from_a_task_checkpoint_and_ends_the_same(story: Story) -> None:
+    run = story.where / "resumed"
+    (run / "tasks").mkdir(parents=True)
+    shutil.copy(story.run / "tasks" / "00-01.ckpt", run / "tasks")
+    # no other argument: the checkpoint says how its run was configured
+    moleflow(story.where, "fit", "--ckpt_path", run / "tasks" / "00-01.ckpt")
+    summary = story.summary_now(run)
+    assert summary["metrics"] == story.summary["metrics"]
+    assert summary["routing"] == story.summary["routing"]
+
+
+def test_product_is_added_to_a_finished_run_without_the_old_folders(story: Story) -> None:
+    run, data = story.where / "grown", story.where / "new"
+    shutil.copytree(story.run, run)
+    draw_product(data, "c", 2, masks=False)
+    result = moleflow(
+        story.where, "fit", "--ckpt_path", run / "last.ckpt", f"--data.root={data}",
+        "--data.tasks=[01, b, c]", "--schedule.epochs_per_task=1",
+    )  # fmt: skip
+    assert "c" in result.stdout
+    summary = story.summary_now(run)
+    assert summary["tasks"] == ["01", "b", "c"]
+    assert summary["metrics"]["image_auroc"]["routed"][:2] == [None, None]
+    assert summary["metrics"]["image_auroc"]["routed"][2] is not None
+    assert (
+        summary["metrics"]["image_auroc"]["matrix"][1][:2]
+        == (story.summary["metrics"]["image_auroc"]["matrix"][1])
+    )
+    old = torch.load(story.run / "last.ckpt", weights_only=True)["state_dict"]
+    new = torch.load(run / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(new[key], tensor) for key, tensor in old.items())
+    assert (run / "metrics~1.csv").exists()
+
+
+# ---------------------------------------------------------------- in this process, for speed
+
+
+def run_here(monkeypatch: pytest.MonkeyPatch, where: Path, *args: object) -> None:
+    monkeypatch.chdir(where)
+    monkeypatch.setattr("sys.argv", ["moleflow"])
+    cli.main([*map(str, args), "--trainer.enable_progress_bar=false"])
+
+
+def failure(monkeypatch: pytest.MonkeyPatch, where: Path, *args: object) -> str:
+    with pytest.raises(SystemExit) as error:
+        run_here(monkeypatch, where, *args)
+    return str(error.value)
+
+
+def test_new_fit_moves_the_old_run_aside(
+    tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = ["fit", f"--data.root={data_root}", "--data.tasks=[b]", *MODEL]
+    fit += ["--schedule.epochs_per_task=1", "--trainer.default_root_dir=runs/x"]
+    run_here(monkeypatch, tmp_path, *fit)
+    first = (tmp_path / "runs/x/last.ckpt").read_bytes()
+    run_here(monkeypatch, tmp_path, *fit, "--schedule.epochs_per_task=2")
+    assert (tmp_path / "runs/x~1/last.ckpt").read_bytes() == first
+    assert (tmp_path / "runs/x/report/summary.json").exists()
+
+
+def test_failing_fit_leaves_the_old_run_where_it_is(
+    tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = ["fit", f"--data.root={data_root}", *MODEL, "--trainer.default_root_dir=run"]
+    run_here(monkeypatch, tmp_path, *fit, "--data.tasks=[b]", "--schedule.epochs_per_task=1")
+    message = failure(monkeypatch, tmp_path, *fit, "--data.tasks=[b, nothing]")
+    assert "no product 'nothing'" in message
+    assert "['01', 'b', 'c']" in message
+    assert (tmp_path / "run" / "last.ckpt").exists()
+    assert not (tmp_path / "run~1").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--data.tasks=[b, b]"], "more than once"),
+        (["--data.root=nowhere", "--data.tasks=[b]"], "the expected tree"),
+        (["--model.image_size=50", "--data.tasks=[b]"], "nearest good ones"),
+        (["--trainer.max_epochs=3", "--data.tasks=[b]"], "set schedule.epochs_per_task"),
+        (["--ckpt_path=no.ckpt", "--data.tasks=[b]"], "no checkpoint at no.ckpt"),
+        (["--trainer.devices=2", "--data.tasks=[b]"], "fit runs on one device"),
+    ],
+)
+def test_bad_input_ends_in_one_clear_message(
+    flags: list[str], message: str, tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = failure(monkeypatch, tmp_path, "fit", f"--data.root={data_root}", *MODEL, *flags)
+    assert said.startswith("moleflow: ")
+    assert message in said
+    assert not (tmp_path / "runs" / "moleflow" / "config.yaml").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_unreadable_image_is_named(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_product(tmp_path, "a", 0)
+    (tmp_path / "a" / "train" / "good" / "003.png").write_bytes(b"no image")
+    flags = [f"--data.root={tmp_path}", "--data.tasks=[a]", *MODEL, f"--data.num_workers={workers}"]
+    said = failure(monkeypatch, tmp_path, "fit", *flags)
+    assert said.startswith("moleflow: cannot read the image")
+    assert "003.png" in said
+
+
+def test_other_model_arguments_than_the_checkpoints_are_a_conflict(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = story.run / "last.ckpt"
+    said = failure(monkeypatch, story.where, "test", f"--ckpt_path={path}", "--model.lora_rank=3")
+    assert "lora_rank: file 2, model 3" in said
+
+
+def test_options_of_the_command_line_are_found_in_both_spellings() -> None:
+    assert cli.option(["fit", "--ckpt_path", "a"], "--ckpt_path") == "a"
+    assert cli.option(["fit", "--ckpt_path=a"], "--ckpt_path") == "a"
+    assert cli.option(["fit", "--ckpt_path"], "--ckpt_path") is None

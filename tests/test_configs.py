@@ -1,0 +1,79 @@
+import inspect
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+import cli
+from moleflow_pl import MoLEFlow
+from moleflow_pl.flow import MoLESpatialAwareNF
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+
+
+class Parsed(cli.MoLEFlowCLI):
+    """Parses, and stops before anything is built."""
+
+    def instantiate_classes(self) -> None:
+        self.subcommand = None
+
+
+def parse(monkeypatch: pytest.MonkeyPatch, *args: str) -> cli.MoLEFlowCLI:
+    monkeypatch.setattr("sys.argv", ["moleflow"])
+    return cli.build(list(args), Parsed)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_parses(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = parse(monkeypatch, "fit", "--config", str(path)).config.fit
+    assert config.trainer.default_root_dir == f"runs/{path.stem}"
+    assert config.trainer.gradient_clip_val == 0.5
+    assert timm.is_model(config.model.backbone)
+    assert config.data.tasks
+
+
+def test_there_are_the_promised_presets() -> None:
+    assert {path.stem for path in CONFIGS} >= {"demo", "mvtec", "mvtec_pilot", "seed"}
+
+
+def test_mvtec_has_its_fifteen_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = next(path for path in CONFIGS if path.stem == "mvtec")
+    tasks = parse(monkeypatch, "fit", "--config", str(path)).config.fit.data.tasks
+    assert len(tasks) == len(set(tasks)) == 15
+
+
+def test_seed_config_says_what_the_layers_default_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = next(path for path in CONFIGS if path.stem == "seed")
+    model = parse(monkeypatch, "fit", "--config", str(path)).config.fit.model
+    for name, parameter in inspect.signature(MoLESpatialAwareNF).parameters.items():
+        if name != "embed_dim":
+            assert model[name] == parameter.default, name
+    assert model.router == "mahalanobis"
+    assert model.optimizer.init_args.lr == 1e-4
+
+
+def test_defaults_of_the_model_have_the_constants_of_the_method() -> None:
+    arguments = inspect.signature(MoLEFlow).parameters
+    optimizer = arguments["optimizer"].default([torch.nn.Parameter(torch.zeros(1))])
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert optimizer.defaults["lr"] == optimizer.defaults["weight_decay"] == 1e-4
+
+
+def test_product_names_that_look_like_numbers_stay_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    by_flag = parse(monkeypatch, "fit", "--data.tasks", "[01, [02, 3], pcb.1]").config.fit.data
+    assert by_flag.tasks == ["01", ["02", 3], "pcb.1"]
+    (tmp_path / "c.yaml").write_text("data:\n  tasks: [01, 010, 1e-4x]\n")
+    by_file = parse(monkeypatch, "fit", "--config", str(tmp_path / "c.yaml")).config.fit.data
+    assert by_file.tasks == ["01", "010", "1e-4x"]
+
+
+def test_own_folders_go_with_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    demo = str(next(path for path in CONFIGS if path.stem == "demo"))
+    flags = ["--data.root", "x", "--data.layout", "mvtec", "--data.tasks", "[a, b]"]
+    config = parse(monkeypatch, "fit", "--config", demo, *flags).config.fit
+    assert (config.data.root, config.data.layout) == ("x", "mvtec")
+    assert config.data.tasks == ["a", "b"]
+    assert config.model.backbone == "tf_efficientnet_lite0"

@@ -1,0 +1,83 @@
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from moleflow_pl.evaluation import MapOptions, TaskScores, matrix_row
+from moleflow_pl.metrics import METRICS
+
+
+def scored(
+    task: int, labels: list[int], routed: list[int], scores: list[float], masks: bool = True
+) -> TaskScores:
+    """Scores of images of 8 x 8 patches; a mask is the left half of a defective image."""
+    count = len(labels)
+    maps = torch.rand(count, 8, 8) + torch.tensor(scores)[:, None, None]
+    mask = [torch.zeros(16, 32, dtype=torch.uint8) for _ in labels]
+    for one, label in zip(mask, labels, strict=True):
+        one[:, :16] = label
+    result = TaskScores(task, MapOptions(size=32, sigma=0.0))
+    result.update(
+        {
+            "path": [f"{task}/{i}.png" for i in range(count)],
+            "product": ["p"] * count,
+            "defect": ["good" if not label else "hole" for label in labels],
+            "gt_label": torch.tensor(labels),
+            "gt_mask": mask if masks else [None] * count,
+        },
+        {
+            "routed_task": torch.tensor(routed),
+            "router_distance": torch.ones(count),
+            "routed_score": torch.tensor(scores),
+            "oracle_score": torch.tensor(scores) + torch.tensor(labels),
+            "routed_map": maps,
+            "oracle_map": maps,
+        },
+    )
+    return result
+
+
+def test_image_auroc_is_sklearns_for_both_ways() -> None:
+    labels, scores = [0, 1, 0, 1, 1], [120.0, 119.5, 118.0, 121.0, 118.0]
+    metrics = scored(0, labels, [0] * 5, scores).metrics()["image_auroc"]
+    oracle = [s + label for s, label in zip(scores, labels, strict=True)]
+    assert metrics["routed"] == pytest.approx(roc_auc_score(labels, scores))
+    assert metrics["oracle"] == pytest.approx(roc_auc_score(labels, oracle))
+
+
+def test_pixel_auroc_compares_maps_with_masks_at_the_maps_size() -> None:
+    torch.manual_seed(0)
+    one = scored(0, [0, 1, 1], [0, 0, 0], [0.0, 0.1, 0.2])
+    torch.manual_seed(0)
+    maps = torch.rand(3, 8, 8) + torch.tensor([0.0, 0.1, 0.2])[:, None, None]
+    pixels = torch.nn.functional.interpolate(maps[:, None], (32, 32), mode="bilinear")
+    truth = torch.zeros(3, 32, 32)
+    truth[1:, :, :16] = 1
+    expected = roc_auc_score(truth.flatten().numpy(), pixels.flatten().numpy())
+    assert one.metrics()["pixel_auroc"]["routed"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_what_cannot_be_had_is_none() -> None:
+    without_masks = scored(0, [0, 1], [0, 0], [1.0, 2.0], masks=False).metrics()
+    assert without_masks["pixel_auroc"] == {"routed": None, "oracle": None}
+    all_good = scored(0, [0, 0], [0, 0], [1.0, 2.0]).metrics()
+    assert all_good["image_auroc"] == {"routed": None, "oracle": None}
+    assert set(without_masks) == set(METRICS)
+
+
+def test_row_counts_where_images_went() -> None:
+    first = scored(0, [0, 0, 1], [0, 1, 1], [1.0, 2.0, 3.0])
+    second = scored(1, [0, 1], [1, 1], [1.0, 2.0])
+    row = matrix_row([first, second], 2)
+    assert row["confusion"] == [[1, 2], [0, 2]]
+    assert row["routing"]["accuracy"] == pytest.approx(3 / 5)
+    assert row["routing"]["accuracy_on_defects"] == pytest.approx(1 / 2)
+    assert row["routing"]["per_task"]["accuracy"] == [pytest.approx(1 / 3), 1.0]
+    assert row["routing"]["per_task"]["accuracy_on_defects"] == [0.0, 1.0]
+
+
+def test_row_leaves_a_gap_for_a_task_whose_images_are_gone() -> None:
+    row = matrix_row([scored(1, [0, 1], [1, 1], [1.0, 2.0])], 2)
+    assert row["metrics"]["image_auroc"]["routed"] == [None, 1.0]
+    assert row["confusion"] == [[0, 0], [0, 2]]
+    assert row["routing"]["per_task"]["accuracy"] == [None, 1.0]
+    assert matrix_row([], 1)["routing"]["accuracy"] is None

@@ -1,0 +1,102 @@
+import csv
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from moleflow_pl.evaluation import matrix_row
+from moleflow_pl.metrics import METRICS
+from moleflow_pl.report import (
+    SCORE_COLUMNS,
+    summarise,
+    summary_table,
+    task_matrix,
+    write_report,
+    write_text,
+)
+from moleflow_pl.schedule import Task
+from tests.test_evaluation import scored
+
+COST = {"shared_parameters": 10, "parameters_per_task": [1, 2], "peak_memory_mb": 3.0}
+SHAPE = {
+    "routed", "oracle", "matrix", "oracle_matrix", "average", "forgetting", "oracle_forgetting",
+    "backward_transfer",
+}  # fmt: skip
+
+
+def learned_tasks() -> list[Task]:
+    first = scored(0, [0, 1, 1], [0, 0, 0], [1.0, 2.0, 3.0])
+    second = scored(1, [0, 1], [1, 1], [2.0, 1.0], masks=False)
+    tasks = [Task(["a"], 2, 2, 1.5), Task(["b"], 2, 2, 2.5)]
+    tasks[0].evaluation = matrix_row([first], 1)
+    tasks[1].evaluation = matrix_row([first, second], 2)
+    return tasks
+
+
+def test_summary_has_the_agreed_shape() -> None:
+    summary = summarise(learned_tasks(), COST)
+    assert set(summary) == {"schema", "tasks", "routing", "metrics", "cost"}
+    assert summary["schema"] == 1
+    assert summary["tasks"] == ["a", "b"]
+    assert set(summary["routing"]) == {"accuracy", "accuracy_on_defects", "confusion", "per_task"}
+    assert set(summary["metrics"]) == set(METRICS)
+    assert all(set(metric) == SHAPE for metric in summary["metrics"].values())
+    assert summary["cost"] == {**COST, "fit_seconds": [1.5, 2.5]}
+    assert json.loads(json.dumps(summary)) == summary
+
+
+def test_matrix_rows_end_with_null_for_tasks_to_come() -> None:
+    image = summarise(learned_tasks(), COST)["metrics"]["image_auroc"]
+    assert image["matrix"] == [[1.0, None], [1.0, 0.0]]
+    assert image["average"] == 0.5
+    assert image["forgetting"] == image["backward_transfer"] == 0.0
+
+
+def test_metrics_without_masks_are_null_and_left_out_of_means() -> None:
+    pixel = summarise(learned_tasks(), COST)["metrics"]["pixel_auroc"]
+    assert pixel["routed"][1] is None
+    assert pixel["average"] == pixel["routed"][0]
+
+
+def test_row_that_was_not_evaluated_is_all_null() -> None:
+    tasks = learned_tasks()
+    tasks[0].evaluation = None
+    assert task_matrix(tasks, "image_auroc", "routed")[0] == [None, None]
+
+
+def test_report_files_say_what_the_summary_says(tmp_path: Path) -> None:
+    scores = [scored(0, [0, 1], [0, 1], [1.0, 2.0]), scored(1, [1], [1], [3.0])]
+    summary = summarise(learned_tasks(), COST)
+    write_report(tmp_path / "report", summary, scores)
+    assert json.loads((tmp_path / "report" / "summary.json").read_text()) == summary
+    with (tmp_path / "report" / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == list(SCORE_COLUMNS)
+    assert [row["task"] for row in rows] == ["a", "a", "b"]
+    assert [row["routed_task"] for row in rows] == ["a", "b", "b"]
+    assert float(rows[1]["score"]) == 2.0
+    with (tmp_path / "report" / "matrix.csv").open() as file:
+        matrix = list(csv.DictReader(file))
+    assert len(matrix) == len(METRICS) * 2 * 2
+    assert matrix[0] == {
+        "metric": "image_auroc",
+        "way": "routed",
+        "after": "a",
+        "a": "1.0",
+        "b": "",
+    }
+
+
+def test_files_are_replaced_whole(tmp_path: Path) -> None:
+    write_text(tmp_path / "x.json", "old")
+    write_text(tmp_path / "x.json", "new")
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+    assert (tmp_path / "x.json").read_text() == "new"
+
+
+def test_table_shows_routed_and_own_expert_of_every_task() -> None:
+    console = Console(width=120, record=True)
+    console.print(summary_table(summarise(learned_tasks(), COST)))
+    text = console.export_text()
+    for word in ("a", "b", "all", "1.000", "0.000", "-", "own expert", "defective"):
+        assert word in text
