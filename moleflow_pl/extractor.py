@@ -123,7 +123,8 @@ class PatchExtractor(nn.Module):
             )
         if self.grid is not None:
             features = F.adaptive_avg_pool2d(features, self.grid)
-        return features.permute(0, 2, 3, 1).contiguous()
+        # under autocast they may come in half precision, which nothing behind the backbone takes
+        return features.permute(0, 2, 3, 1).to(self.mean.dtype).contiguous()
 
     def _combine(self, levels: list[Tensor]) -> Tensor:
         if not self.averaged:

@@ -154,6 +154,8 @@ class PrototypeRouter(nn.Module):
     def distances(self, features: Tensor) -> Tensor:
         """Distances (N, T) of features (N, D) to all prototypes, in the order of `tasks`.
 
+        Reckoned in float64, returned in float32.
+
         Raises:
             RuntimeError: there is no prototype yet.
         """
@@ -162,11 +164,11 @@ class PrototypeRouter(nn.Module):
         if self._prepared is None:
             self._prepared = self._prepare()
         means, precisions = self._prepared
-        # float64 on the CPU: some devices lack it, and N D T numbers are few
+        # float64 on the CPU: some devices lack it, and the numbers are few
         rows = features.detach().to("cpu", torch.float64)
         centred = rows[None] - means[:, None]
         squared = ((centred @ precisions) * centred).sum(-1)
-        return squared.clamp_min(0).sqrt().T.to(features.device)
+        return squared.clamp_min(0).sqrt().T.float().to(features.device)
 
     def route(self, features: Tensor) -> Tensor:
         """Task of the nearest prototype for features (N, D): ids (N,)."""
