@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 import warnings
@@ -29,6 +30,8 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "num_sanity_val_steps": 0,  # there is no expert to validate yet
     "log_every_n_steps": 1,
 }
+DESCRIPTION = """Learn to inspect one product after another from good images alone, and tell which
+product a new image shows. Besides the subcommands below: moleflow report --run A --run B."""
 # what `test` and its like take over from the run a checkpoint comes from: not the hardware
 CARRIED = ("seed_everything", "model", "data", "evaluation")
 
@@ -143,7 +146,7 @@ def option(args: Sequence[str], name: str) -> str | None:
 
 def stored_config(checkpoint: Path, subcommand: str) -> str:
     """The arguments a checkpoint's run had, as YAML, for a command that goes on from it."""
-    config = yaml.safe_load(read_checkpoint(checkpoint).get(CONFIG_KEY, "{}"))
+    config = yaml.safe_load(read_checkpoint(checkpoint).get(CONFIG_KEY) or "{}")
     if subcommand == "fit":
         config.pop("ckpt_path", None)
     else:
@@ -161,17 +164,35 @@ def build(args: list[str] | None = None, kind: type[MoLEFlowCLI] = MoLEFlowCLI) 
         trainer_defaults={**TRAINER_DEFAULTS, "callbacks": [PredictionWriter()]},
         seed_everything_default=0,
         auto_configure_optimizers=False,
+        parser_kwargs={"description": DESCRIPTION},
         args=args,
     )
 
 
+def report(args: Sequence[str]) -> None:
+    """`moleflow report --run A --run B`: set several runs side by side."""
+    parser = argparse.ArgumentParser(prog="moleflow report", description=report.__doc__)
+    parser.add_argument("--run", type=Path, action="append", required=True, help="a run folder")
+    parser.add_argument("--output", type=Path, default=Path("comparison"), help="where to write")
+    given = parser.parse_args(args)
+    # the drawing library behind it is slow to import
+    from moleflow_pl.comparison import compare
+
+    for path in compare(given.run, given.output):
+        print(path)
+
+
 def main(args: list[str] | None = None) -> None:
     """Run the command."""
+    args = sys.argv[1:] if args is None else args
     # the backbone is meant to be in eval mode; the other is between Lightning and torch
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
     warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")
     try:
-        build(args)
+        if args[:1] == ["report"]:
+            report(args[1:])
+        else:
+            build(args)
     except MoLEFlowError as error:
         # an error of a loader's process comes wrapped in that process' traceback
         message = str(error).rpartition(f"{type(error).__name__}: ")[2].strip()

@@ -14,9 +14,10 @@ from rich.console import Console
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from moleflow_pl.evaluation import MapOptions, TaskScores, matrix_row
+from moleflow_pl.evaluation import EvaluationOptions, TaskScores, matrix_row
 from moleflow_pl.module import MoLEFlow
-from moleflow_pl.report import summarise, summary_table, write_report
+from moleflow_pl.provenance import hardware, versions
+from moleflow_pl.report import summarise, summary_table, write_report, write_text
 
 
 class EvaluationCallback(Callback):
@@ -28,13 +29,18 @@ class EvaluationCallback(Callback):
         evaluate_every_task: Evaluate after every task, not after the last alone.
         map_size: Side of the square map that pixel metrics compare with the mask.
         blur_sigma: Standard deviation of the Gaussian blur on that map; 0 for none.
+        aupro_limit: False-positive rate up to which AUPRO integrates.
     """
 
     def __init__(
-        self, evaluate_every_task: bool = True, map_size: int = 256, blur_sigma: float = 4.0
+        self,
+        evaluate_every_task: bool = True,
+        map_size: int = 256,
+        blur_sigma: float = 4.0,
+        aupro_limit: float = 0.3,
     ) -> None:
         self.evaluate_every_task = evaluate_every_task
-        self.options = MapOptions(map_size, blur_sigma)
+        self.options = EvaluationOptions(map_size, blur_sigma, aupro_limit)
         self._scores: dict[int, TaskScores] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
@@ -49,7 +55,7 @@ class EvaluationCallback(Callback):
         """Show where the run stands."""
         tasks = [pl_module.schedule.tasks[i] for i in pl_module.schedule.learned]
         if tasks and tasks[-1].evaluation:
-            summary = summarise(tasks, cost(pl_module, len(tasks)))
+            summary = summarise(tasks, cost(pl_module, len(tasks)), self.options)
             show(summary, Path(trainer.default_root_dir))
 
     def on_test_start(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
@@ -100,10 +106,19 @@ class EvaluationCallback(Callback):
         learned = module.schedule.learned
         tasks = [module.schedule.tasks[i] for i in learned]
         tasks[-1].evaluation = matrix_row(scores, len(tasks))
-        summary = summarise(tasks, cost(module, len(tasks)))
+        summary = summarise(tasks, cost(module, len(tasks)), self.options)
         if trainer.is_global_zero:
-            write_report(Path(trainer.default_root_dir) / "report", summary, scores)
+            folder = Path(trainer.default_root_dir) / "report"
+            write_text(folder / "report.html", self._page(module, summary, scores))
+            write_report(folder, summary, scores)
         return summary
+
+    @staticmethod
+    def _page(module: MoLEFlow, summary: Mapping[str, Any], scores: Sequence[TaskScores]) -> str:
+        # the drawing library is slow to import, and most commands draw nothing
+        from moleflow_pl.report_page import render_page
+
+        return render_page(summary, scores, about(module, len(summary["tasks"])))
 
 
 def cost(module: MoLEFlow, tasks: int) -> dict[str, Any]:
@@ -123,6 +138,24 @@ def cost(module: MoLEFlow, tasks: int) -> dict[str, Any]:
             for task in range(tasks)
         ],
         "peak_memory_mb": peak_memory_mb(),
+    }
+
+
+def about(module: MoLEFlow, tasks: int) -> dict[str, Any]:
+    """What a report says of where its numbers come from."""
+    backbone = module.extractor.fingerprint()
+    facts = {
+        "seed": str(module.seed),
+        "backbone": f"{backbone['backbone']}, layers {backbone['layers']}, "
+        f"images {backbone['image_size']}, weights {backbone['weights_sha256'][:12]}",
+    }
+    for task in module.schedule.tasks[:tasks]:
+        facts[f"images of {task.name}"] = f"sha256 {task.split}"
+    return {
+        "facts": facts,
+        "hardware": hardware(),
+        "versions": versions(),
+        "config": module.run_config,
     }
 
 

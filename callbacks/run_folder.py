@@ -8,7 +8,6 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
-from moleflow_pl.checkpoint import CONFIG_KEY
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.report import write_text
 
@@ -62,7 +61,7 @@ def prepare_run(folder: Path, checkpoint: Path | None) -> None:
 
 
 class RunConfig(SaveConfigCallback):
-    """Writes the resolved `config.yaml` of a fit into its folder and into its checkpoints."""
+    """Writes the resolved `config.yaml` of a fit, and hands it to the model for its checkpoints."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
@@ -70,19 +69,12 @@ class RunConfig(SaveConfigCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Only a fit has a config to keep."""
         if stage == "fit":
+            # None is a value too (no clipping, no limit); jsonargparse has renamed the argument
+            skip_none = False
+            pl_module.run_config = self.parser.dump(self.config, "parser_mode", skip_none)
             super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the file, whatever the logger's folder is."""
-        write_text(Path(trainer.default_root_dir) / self.config_filename, self._text())
-
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Let a checkpoint say how its run was configured."""
-        checkpoint[CONFIG_KEY] = self._text()
-
-    def _text(self) -> str:
-        # None is a value too (no clipping, no limit); jsonargparse has renamed the argument
-        skip_none = False
-        return self.parser.dump(self.config, "parser_mode", skip_none)
+        path = Path(trainer.default_root_dir) / self.config_filename
+        write_text(path, str(pl_module.run_config))

@@ -10,6 +10,8 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from rich.console import Console
 from rich.table import Table
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
 
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.module import MoLEFlow
@@ -58,6 +60,8 @@ class TaskSchedulerCallback(Callback):
         trainer.fit_loop.max_epochs = schedule.epochs
         todo = [i for i, task in enumerate(schedule.tasks) if not task.learned]
         counts = trainer.datamodule.check(todo)  # type: ignore[attr-defined]
+        for index in todo:
+            schedule.tasks[index].split = trainer.datamodule.split_hash(index)  # type: ignore[attr-defined]
         if counts:
             Console().print(counts_table(counts))
         else:
@@ -76,6 +80,18 @@ class TaskSchedulerCallback(Callback):
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * factor
 
+    def on_before_optimizer_step(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: MoLEFlow, optimizer: Optimizer
+    ) -> None:
+        """Log what a step does, before the gradient is clipped."""
+        current = pl_module.schedule.current
+        assert current is not None
+        gradients = [p.grad for p in pl_module.flow.parameters_for(current) if p.grad is not None]
+        name = pl_module.schedule.tasks[current].name
+        options: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": 1}
+        pl_module.log(f"train/{name}/grad_norm", get_total_norm(gradients), **options)
+        pl_module.log(f"train/{name}/lr", optimizer.param_groups[0]["lr"], **options)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
         """Count the epoch; close the task if it was its last."""
         if self._epoch_started is None:
@@ -93,7 +109,7 @@ class TaskSchedulerCallback(Callback):
         self._epoch_started = None
         if last:
             path = Path(trainer.default_root_dir) / "tasks" / f"{current:02d}-{task.name}.ckpt"
-            trainer.save_checkpoint(path)
+            trainer.save_checkpoint(path, weights_only=False)
 
     def factor(self, schedule: TaskSchedule, task: int) -> float:
         """Share of the configured learning rate for the coming epoch of `task`."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchmetrics.classification import BinaryROC
+from torchmetrics.classification import BinaryPrecisionRecallCurve, BinaryROC
 
 Row = Sequence[float | None]
 
@@ -15,15 +15,24 @@ PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "aupro")
 METRICS = IMAGE_METRICS + PIXEL_METRICS
 
 
+def precision_recall(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Precision, recall and the score from which on they hold, by ascending score.
+
+    torchmetrics' own AUROC and AP pass scores beyond [0, 1] through a sigmoid, which makes ties of
+    negative log-likelihoods; its curves can be told not to.
+    """
+    curve = BinaryPrecisionRecallCurve(normalization=None, validate_args=False)
+    precision, recall, thresholds = curve(scores, labels)
+    # where all scores are one, there is a single threshold, and no dimension
+    return precision.double(), recall.double(), torch.atleast_1d(thresholds)
+
+
 def auroc(scores: Tensor, labels: Tensor) -> float | None:
     """Area under the ROC curve of raw scores, ties counted half.
 
-    torchmetrics' own AUROC passes scores beyond [0, 1] through a sigmoid, which makes ties of
-    negative log-likelihoods; its ROC curve can be told not to.
-
     Args:
-        scores: Any shape; higher is more anomalous, no range.
-        labels: Same shape; 1 for anomalous, 0 for normal.
+        scores: (N,); higher is more anomalous, no range.
+        labels: (N,); 1 for anomalous, 0 for normal.
 
     Returns:
         A number in [0, 1], or None where one of the two classes is missing.
@@ -32,8 +41,7 @@ def auroc(scores: Tensor, labels: Tensor) -> float | None:
         >>> auroc(torch.tensor([120.0, 121.0, 119.0, 140.0]), torch.tensor([0, 1, 0, 1]))
         1.0
     """
-    scores, labels = scores.flatten(), labels.flatten().to(torch.long)
-    if labels.min() == labels.max():
+    if not both_classes(labels):
         return None
     false_positive, true_positive, _ = BinaryROC(normalization=None, validate_args=False)(
         scores, labels
@@ -41,11 +49,49 @@ def auroc(scores: Tensor, labels: Tensor) -> float | None:
     return torch.trapezoid(true_positive.double(), false_positive.double()).item()
 
 
-# the other metrics of `METRICS` are reported as null until they are written
-COMPUTED: dict[str, Callable[[Tensor, Tensor], float | None]] = {
-    "image_auroc": auroc,
-    "pixel_auroc": auroc,
-}
+def average_precision(scores: Tensor, labels: Tensor) -> float | None:
+    """Precision of raw scores, summed over steps of recall; None where a class is missing.
+
+    Shape: scores and labels (N,), as in `auroc`.
+
+    Example:
+        >>> average_precision(torch.tensor([120.0, 121.0, 119.0]), torch.tensor([1, 0, 0]))
+        0.5
+    """
+    if not both_classes(labels):
+        return None
+    precision, recall, _ = precision_recall(scores, labels)
+    return -(recall.diff() * precision[:-1]).sum().item()
+
+
+def f1_max(scores: Tensor, labels: Tensor) -> tuple[float, float] | None:
+    """Largest F1 over all thresholds, and the score from which on it calls an image anomalous.
+
+    The threshold is chosen by the labels it is judged by: a bound on what a threshold can reach,
+    none to work with. None where a class is missing.
+
+    Shape: scores and labels (N,), as in `auroc`.
+
+    Example:
+        >>> f1_max(torch.tensor([120.0, 121.0, 119.0]), torch.tensor([1, 1, 0]))
+        (1.0, 120.0)
+    """
+    if not both_classes(labels):
+        return None
+    precision, recall, thresholds = precision_recall(scores, labels)
+    f1 = (2 * precision * recall / (precision + recall))[:-1].nan_to_num(0.0)
+    best = int(f1.argmax())
+    return f1[best].item(), thresholds[best].item()
+
+
+def both_classes(labels: Tensor) -> bool:
+    """Whether there are normal and anomalous ones.
+
+    Example:
+        >>> both_classes(torch.tensor([0, 0]))
+        False
+    """
+    return bool((labels == 0).any() and (labels == 1).any())
 
 
 def mean_of(values: Row) -> float | None:

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from moleflow_pl.checkpoint import STATE_KEY, check_state, plain
+from moleflow_pl.checkpoint import CONFIG_KEY, STATE_KEY, check_state, plain
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.extractor import PRETRAINED, PatchExtractor
 from moleflow_pl.flow import MoLESpatialAwareNF
@@ -117,6 +117,7 @@ class MoLEFlow(LightningModule):
         self.optimizer = optimizer
         self.schedule = TaskSchedule()
         self.seed = torch.initial_seed()
+        self.run_config = ""  # all arguments of the run as YAML, where a command line gave them
 
     # ---------------------------------------------------------------- inspecting images
 
@@ -149,11 +150,18 @@ class MoLEFlow(LightningModule):
         own = int(batch["task"][0])
         features = self.features(batch)
         routed = self.inspect(features)
+        column = self.router.tasks.index(own)
+        others = [i for i in range(len(self.router.tasks)) if i != column]
+        # an image of the only product is infinitely far from any other
+        never = torch.full_like(routed.distances[:, :1], torch.inf)
+        distances = torch.cat((routed.distances[:, [column, *others]], never), 1)
         # the very same numbers where the router is right
         oracle = routed if bool((routed.task == own).all()) else self.inspect(features, own)
         return {
             "routed_task": routed.task,
             "router_distance": routed.distances.min(1).values,
+            "own_distance": distances[:, 0],
+            "other_distance": distances[:, 1:].min(1).values,
             "routed_score": routed.score,
             "oracle_score": oracle.score,
             "routed_map": routed.patch_scores,
@@ -288,6 +296,7 @@ class MoLEFlow(LightningModule):
             "prototypes": self.router.tasks,
             "tasks": self.schedule.state(),
         }
+        checkpoint[CONFIG_KEY] = self.run_config
         for key in ("hyper_parameters", "optimizer_states"):
             if key in checkpoint:
                 checkpoint[key] = plain(checkpoint[key])
@@ -305,6 +314,7 @@ class MoLEFlow(LightningModule):
             self.schedule.drop_unbegun()
             self.schedule.extend([products for products, _ in planned], planned[-1][1])
         self.seed = state["seed"]
+        self.run_config = self.run_config or checkpoint.get(CONFIG_KEY, "")
         for task in state["experts"]:
             if task not in self.flow.tasks:
                 self.flow.add_task(task)

@@ -1,4 +1,4 @@
-"""The files and the table a run ends with."""
+"""The numbers and the files a run ends with."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 
 from rich.table import Table
 
-from moleflow_pl.evaluation import WAYS, TaskScores
+from moleflow_pl.evaluation import WAYS, EvaluationOptions, TaskScores, decisions_changed
 from moleflow_pl.metrics import METRICS, Row, average, backward_transfer, forgetting
 from moleflow_pl.schedule import Task
 
 SCHEMA = 1
-SHOWN = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC"}
+SHOWN = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
 SCORE_COLUMNS = (
     "path", "task", "product", "defect", "gt_label", "routed_task", "router_distance", "score",
     "oracle_score",
@@ -42,26 +42,44 @@ def summarise_metric(tasks: Sequence[Task], metric: str) -> dict[str, Any]:
         "matrix": routed,
         "oracle_matrix": oracle,
         "average": average(routed),
+        "oracle_average": average(oracle),
         "forgetting": forgetting(routed),
         "oracle_forgetting": forgetting(oracle),
         "backward_transfer": backward_transfer(routed),
+        "oracle_backward_transfer": backward_transfer(oracle),
     }
 
 
-def summarise(tasks: Sequence[Task], cost: Mapping[str, Any]) -> dict[str, Any]:
+def summarise(
+    tasks: Sequence[Task], cost: Mapping[str, Any], options: EvaluationOptions
+) -> dict[str, Any]:
     """The content of `summary.json` for learned and evaluated tasks.
 
     Args:
         tasks: The learned tasks; the last one has been evaluated.
         cost: `shared_parameters`, `parameters_per_task` and `peak_memory_mb`.
+        options: How pixel metrics saw the score maps.
     """
     last = tasks[-1].evaluation
     assert last is not None
+    metrics = {metric: summarise_metric(tasks, metric) for metric in METRICS}
+    metrics["image_f1_max"]["threshold"] = last["f1_threshold"]
+    changed = decisions_changed([task.evaluation for task in tasks])
     return {
         "schema": SCHEMA,
         "tasks": [task.name for task in tasks],
-        "routing": {**last["routing"], "confusion": last["confusion"]},
-        "metrics": {metric: summarise_metric(tasks, metric) for metric in METRICS},
+        "routing": {
+            **last["routing"],
+            "confusion": last["confusion"],
+            "decisions_changed": changed,
+        },
+        "metrics": metrics,
+        "maps": {
+            "size": options.map_size,
+            "blur_sigma": options.blur_sigma,
+            "aupro_limit": options.aupro_limit,
+            "error_bound": last["pixel_error_bound"],
+        },
         "cost": {**cost, "fit_seconds": [round(task.fit_seconds, 3) for task in tasks]},
     }
 
@@ -117,26 +135,22 @@ def write_report(folder: Path, summary: Mapping[str, Any], scores: Sequence[Task
 
 def summary_table(summary: Mapping[str, Any]) -> Table:
     """The table a person sees: a row a task, routed and with the own expert side by side."""
-    table = Table(title="after the last task, product not told")
-    table.add_column("task")
+    table = Table(title="after the last task, product not told (in brackets: with its own expert)")
+    table.add_column("task", overflow="fold")
     for metric in SHOWN.values():
         table.add_column(metric, justify="right")
-        table.add_column("own expert", justify="right", style="dim")
     table.add_column("routed right", justify="right")
     table.add_column("defective ones", justify="right")
-    per_task = summary["routing"]["per_task"]
-    columns: list[Row] = [summary["metrics"][m][way] for m in SHOWN for way in WAYS]
-    columns += [per_task["accuracy"], per_task["accuracy_on_defects"]]
+    per_task, metrics = summary["routing"]["per_task"], summary["metrics"]
+    routing: list[Row] = [per_task["accuracy"], per_task["accuracy_on_defects"]]
     for i, name in enumerate(summary["tasks"]):
-        table.add_row(name, *[shown(column[i]) for column in columns])
+        values = [both(metrics[m]["routed"][i], metrics[m]["oracle"][i]) for m in SHOWN]
+        table.add_row(name, *values, *[shown(column[i]) for column in routing])
     if len(summary["tasks"]) > 1:
-        means = [summary["metrics"][m]["average"] for m in SHOWN]
-        routing = summary["routing"]
+        means = [both(metrics[m]["average"], metrics[m]["oracle_average"]) for m in SHOWN]
+        overall = [summary["routing"][key] for key in ("accuracy", "accuracy_on_defects")]
         table.add_section()
-        table.add_row(
-            "all", shown(means[0]), "", shown(means[1]), "",
-            shown(routing["accuracy"]), shown(routing["accuracy_on_defects"]),
-        )  # fmt: skip
+        table.add_row("all", *means, *map(shown, overall))
     return table
 
 
@@ -148,3 +162,8 @@ def shown(value: float | None) -> str:
         ('0.988', '-')
     """
     return "-" if value is None else f"{value:.3f}"
+
+
+def both(routed: float | None, oracle: float | None) -> str:
+    """A routed value and that of the own expert behind it."""
+    return "-" if routed is None else f"{shown(routed)} ({shown(oracle)})"

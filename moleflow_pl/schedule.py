@@ -45,6 +45,7 @@ class Task:
         epochs: Epochs it is to be trained for.
         epochs_done: Epochs it has been trained for.
         fit_seconds: Time spent on it, evaluation left out.
+        split: Hash of which images it was learned from and is tested with.
         evaluation: The evaluation after it was learned, see `moleflow_pl.evaluation`.
     """
 
@@ -52,6 +53,7 @@ class Task:
     epochs: int
     epochs_done: int = 0
     fit_seconds: float = 0.0
+    split: str | None = None
     evaluation: dict[str, Any] | None = None
 
     @property

@@ -58,5 +58,7 @@ def anomaly_map(
     if sigma > 0:
         # reflection cannot reach further than the map itself
         radius = min(math.ceil(BLUR_RADIUS * sigma), min(size) - 1)
-        maps = gaussian_blur(maps, [2 * radius + 1] * 2, [sigma, sigma])
+        # torchvision takes width and height; one axis after the other is the same blur for less
+        maps = gaussian_blur(maps, [2 * radius + 1, 1], [sigma, sigma])
+        maps = gaussian_blur(maps, [1, 2 * radius + 1], [sigma, sigma])
     return maps[:, 0]

@@ -74,7 +74,7 @@ def test_fit_ends_with_a_table_and_the_files(story: Story) -> None:
     names = {str(path.relative_to(story.run)) for path in story.run.rglob("*") if path.is_file()}
     assert names == {
         "config.yaml", "last.ckpt", "metrics.csv", "tasks/00-01.ckpt", "tasks/01-b.ckpt",
-        "report/summary.json", "report/matrix.csv", "report/scores.csv",
+        "report/summary.json", "report/matrix.csv", "report/scores.csv", "report/report.html",
     }  # fmt: skip
 
 
@@ -89,7 +89,10 @@ def test_curves_are_logged_per_task(story: Story) -> None:
     with (story.run / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     for task in ("01", "b"):
-        assert sum(bool(row[f"train/{task}/nll_per_dim"]) for row in rows) == 2
+        for curve in ("nll_per_dim", "grad_norm", "lr"):
+            assert sum(bool(row[f"train/{task}/{curve}"]) for row in rows) == 2
+    rates = [float(row["train/b/lr"]) for row in rows if row["train/b/lr"]]
+    assert rates == pytest.approx([0.5e-4, 1e-4])
 
 
 def test_test_in_a_fresh_process_gives_the_numbers_of_fit(story: Story) -> None:
@@ -235,6 +238,24 @@ def test_other_model_arguments_than_the_checkpoints_are_a_conflict(
     path = story.run / "last.ckpt"
     said = failure(monkeypatch, story.where, "test", f"--ckpt_path={path}", "--model.lora_rank=3")
     assert "lora_rank: file 2, model 3" in said
+
+
+def test_report_says_what_was_run(story: Story) -> None:
+    page = (story.run / "report" / "report.html").read_text()
+    assert "lora_rank: 2" in page
+    assert "sha256" in page
+    assert torch.__version__ in page
+
+
+def test_runs_are_set_side_by_side(
+    story: Story, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [f"--run={story.run}", f"--run={story.moved}"]
+    cli.main(["report", *runs, f"--output={tmp_path / 'out'}"])
+    assert capsys.readouterr().out.count("comparison.") == 3
+    assert (tmp_path / "out" / "comparison.html").exists()
+    with pytest.raises(SystemExit, match="no report/summary.json"):
+        cli.main(["report", "--run", str(tmp_path)])
 
 
 def test_options_of_the_command_line_are_found_in_both_spellings() -> None:

@@ -1,8 +1,14 @@
+import numpy as np
 import pytest
 import torch
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from moleflow_pl.evaluation import MapOptions, TaskScores, matrix_row
+from moleflow_pl.evaluation import (
+    EvaluationOptions,
+    TaskScores,
+    decisions_changed,
+    matrix_row,
+)
 from moleflow_pl.metrics import METRICS
 
 
@@ -15,7 +21,7 @@ def scored(
     mask = [torch.zeros(16, 32, dtype=torch.uint8) for _ in labels]
     for one, label in zip(mask, labels, strict=True):
         one[:, :16] = label
-    result = TaskScores(task, MapOptions(size=32, sigma=0.0))
+    result = TaskScores(task, EvaluationOptions(map_size=32, blur_sigma=0.0))
     result.update(
         {
             "path": [f"{task}/{i}.png" for i in range(count)],
@@ -27,6 +33,8 @@ def scored(
         {
             "routed_task": torch.tensor(routed),
             "router_distance": torch.ones(count),
+            "own_distance": torch.ones(count),
+            "other_distance": torch.full((count,), torch.inf),
             "routed_score": torch.tensor(scores),
             "oracle_score": torch.tensor(scores) + torch.tensor(labels),
             "routed_map": maps,
@@ -38,7 +46,7 @@ def scored(
 
 def test_image_auroc_is_sklearns_for_both_ways() -> None:
     labels, scores = [0, 1, 0, 1, 1], [120.0, 119.5, 118.0, 121.0, 118.0]
-    metrics = scored(0, labels, [0] * 5, scores).metrics()["image_auroc"]
+    metrics = scored(0, labels, [0] * 5, scores).metrics()["values"]["image_auroc"]
     oracle = [s + label for s, label in zip(scores, labels, strict=True)]
     assert metrics["routed"] == pytest.approx(roc_auc_score(labels, scores))
     assert metrics["oracle"] == pytest.approx(roc_auc_score(labels, oracle))
@@ -53,13 +61,54 @@ def test_pixel_auroc_compares_maps_with_masks_at_the_maps_size() -> None:
     truth = torch.zeros(3, 32, 32)
     truth[1:, :, :16] = 1
     expected = roc_auc_score(truth.flatten().numpy(), pixels.flatten().numpy())
-    assert one.metrics()["pixel_auroc"]["routed"] == pytest.approx(expected, abs=1e-6)
+    assert one.metrics()["values"]["pixel_auroc"]["routed"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_other_metrics_are_sklearns_too() -> None:
+    labels, scores = [0, 1, 0, 1, 1], [120.0, 119.5, 118.0, 121.0, 118.0]
+    one = scored(0, labels, [0] * 5, scores)
+    metrics = one.metrics()
+    expected = average_precision_score(labels, scores)
+    assert metrics["values"]["image_ap"]["routed"] == pytest.approx(expected)
+    called = np.array(scores) >= metrics["f1_threshold"]["routed"]
+    assert metrics["values"]["image_f1_max"]["routed"] == pytest.approx(f1_score(labels, called))
+    maps, masks = map(torch.stack, zip(*one.maps(range(5)), strict=True))
+    expected = average_precision_score(masks.flatten().numpy(), maps.flatten().numpy())
+    assert metrics["values"]["pixel_ap"]["routed"] == pytest.approx(expected, abs=1e-6)
+    assert 0 <= metrics["values"]["aupro"]["routed"] <= 1
+    assert metrics["pixel_error_bound"] < 1e-3
+
+
+def test_masks_survive_being_packed() -> None:
+    one = scored(0, [0, 1], [0, 0], [1.0, 2.0])
+    assert not one.mask(0).any()
+    assert one.mask(1).float().mean(0).tolist() == [1.0] * 16 + [0.0] * 16
+
+
+def test_mask_smaller_than_a_pixel_of_the_map_is_no_region() -> None:
+    one = scored(0, [0, 1], [0, 0], [1.0, 2.0])
+    speck = torch.zeros(512, 512, dtype=torch.uint8)
+    speck[3, 3] = 1
+    one._masks = [one._packed(torch.zeros(4, 4)), one._packed(speck)]
+    values = one.metrics()["values"]
+    assert values["pixel_auroc"]["routed"] is None
+    assert values["image_auroc"]["routed"] == 1.0
+
+
+def test_decisions_are_compared_task_by_task() -> None:
+    rows = [
+        {"decisions": [[0, 0, 0]]},
+        {"decisions": [[0, 1, 0], [1, 1]]},
+        {"decisions": [None, [1, 2], [2]]},
+        None,
+    ]
+    assert decisions_changed(rows) == [None, 1, 1, None]
 
 
 def test_what_cannot_be_had_is_none() -> None:
-    without_masks = scored(0, [0, 1], [0, 0], [1.0, 2.0], masks=False).metrics()
+    without_masks = scored(0, [0, 1], [0, 0], [1.0, 2.0], masks=False).metrics()["values"]
     assert without_masks["pixel_auroc"] == {"routed": None, "oracle": None}
-    all_good = scored(0, [0, 0], [0, 0], [1.0, 2.0]).metrics()
+    all_good = scored(0, [0, 0], [0, 0], [1.0, 2.0]).metrics()["values"]
     assert all_good["image_auroc"] == {"routed": None, "oracle": None}
     assert set(without_masks) == set(METRICS)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from moleflow_pl.evaluation import matrix_row
+from moleflow_pl.evaluation import EvaluationOptions, matrix_row
 from moleflow_pl.metrics import METRICS
 from moleflow_pl.report import (
     SCORE_COLUMNS,
@@ -20,8 +20,9 @@ from tests.test_evaluation import scored
 COST = {"shared_parameters": 10, "parameters_per_task": [1, 2], "peak_memory_mb": 3.0}
 SHAPE = {
     "routed", "oracle", "matrix", "oracle_matrix", "average", "forgetting", "oracle_forgetting",
-    "backward_transfer",
+    "backward_transfer", "oracle_average", "oracle_backward_transfer",
 }  # fmt: skip
+OPTIONS = EvaluationOptions(map_size=32, blur_sigma=0.0)
 
 
 def learned_tasks() -> list[Task]:
@@ -34,26 +35,27 @@ def learned_tasks() -> list[Task]:
 
 
 def test_summary_has_the_agreed_shape() -> None:
-    summary = summarise(learned_tasks(), COST)
-    assert set(summary) == {"schema", "tasks", "routing", "metrics", "cost"}
+    summary = summarise(learned_tasks(), COST, OPTIONS)
+    assert set(summary) == {"schema", "tasks", "routing", "metrics", "maps", "cost"}
     assert summary["schema"] == 1
     assert summary["tasks"] == ["a", "b"]
-    assert set(summary["routing"]) == {"accuracy", "accuracy_on_defects", "confusion", "per_task"}
+    routing = {"accuracy", "accuracy_on_defects", "confusion", "decisions_changed", "per_task"}
+    assert set(summary["routing"]) == routing
     assert set(summary["metrics"]) == set(METRICS)
-    assert all(set(metric) == SHAPE for metric in summary["metrics"].values())
+    assert all(set(metric) - {"threshold"} == SHAPE for metric in summary["metrics"].values())
     assert summary["cost"] == {**COST, "fit_seconds": [1.5, 2.5]}
     assert json.loads(json.dumps(summary)) == summary
 
 
 def test_matrix_rows_end_with_null_for_tasks_to_come() -> None:
-    image = summarise(learned_tasks(), COST)["metrics"]["image_auroc"]
+    image = summarise(learned_tasks(), COST, OPTIONS)["metrics"]["image_auroc"]
     assert image["matrix"] == [[1.0, None], [1.0, 0.0]]
     assert image["average"] == 0.5
     assert image["forgetting"] == image["backward_transfer"] == 0.0
 
 
 def test_metrics_without_masks_are_null_and_left_out_of_means() -> None:
-    pixel = summarise(learned_tasks(), COST)["metrics"]["pixel_auroc"]
+    pixel = summarise(learned_tasks(), COST, OPTIONS)["metrics"]["pixel_auroc"]
     assert pixel["routed"][1] is None
     assert pixel["average"] == pixel["routed"][0]
 
@@ -66,7 +68,7 @@ def test_row_that_was_not_evaluated_is_all_null() -> None:
 
 def test_report_files_say_what_the_summary_says(tmp_path: Path) -> None:
     scores = [scored(0, [0, 1], [0, 1], [1.0, 2.0]), scored(1, [1], [1], [3.0])]
-    summary = summarise(learned_tasks(), COST)
+    summary = summarise(learned_tasks(), COST, OPTIONS)
     write_report(tmp_path / "report", summary, scores)
     assert json.loads((tmp_path / "report" / "summary.json").read_text()) == summary
     with (tmp_path / "report" / "scores.csv").open() as file:
@@ -96,7 +98,7 @@ def test_files_are_replaced_whole(tmp_path: Path) -> None:
 
 def test_table_shows_routed_and_own_expert_of_every_task() -> None:
     console = Console(width=120, record=True)
-    console.print(summary_table(summarise(learned_tasks(), COST)))
+    console.print(summary_table(summarise(learned_tasks(), COST, OPTIONS)))
     text = console.export_text()
-    for word in ("a", "b", "all", "1.000", "0.000", "-", "own expert", "defective"):
+    for word in ("a", "b", "all", "1.000 (1.000)", "0.000", "-", "own expert", "defective"):
         assert word in text

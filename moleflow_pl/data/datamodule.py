@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,15 @@ class ContinualDataModule(LightningDataModule):
                 "test_defective": labels.count(1),
             }
         return counts
+
+    def split_hash(self, task: int) -> str:
+        """Hash of the names of a task's images and what each is for; where they lie is left out."""
+        lines = [
+            f"{part}\t{record.product}\t{record.defect}\t{record.path.name}"
+            for part in ("train", "val", "test")
+            for record in self._records(task, part)
+        ]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def train_dataloader(self) -> DataLoader | list[DataLoader]:
         """Good images of the current task, in an order of their own for each epoch."""

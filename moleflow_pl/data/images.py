@@ -30,6 +30,18 @@ def read_image(path: Path, size: tuple[int, int]) -> Tensor:
     return to_tensor(rgb, size)
 
 
+def read_preview(path: Path, side: int) -> Image.Image:
+    """Read an image as RGB for a person, its longer side at most `side` pixels.
+
+    Raises:
+        DataError: the file is no readable image.
+    """
+    with _open(path) as image:
+        rgb = to_rgb(ImageOps.exif_transpose(image))
+    rgb.thumbnail((side, side))
+    return rgb
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any PIL image as 8-bit RGB, 16-bit grey values scaled rather than clipped."""
     if image.mode in DEEP_MODES:

@@ -1,0 +1,187 @@
+"""Sets a finished run beside the lines every paper of the field draws, on the same features.
+
+    python -m benchmarks.rivals runs/demo/last.ckpt
+
+* naive fine-tuning: one flow without experts, trained on one product after another (lower line);
+* a flow for each product, trained from nothing, product told (upper line);
+* a bank of patches for each product and the distance to the nearest of them, product told.
+
+The run itself is routed; its numbers are those of its `report/summary.json`. Prints a table, and
+one line of JSON last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from moleflow_pl import MoLEFlow, MoLESpatialAwareNF
+from moleflow_pl.checkpoint import CONFIG_KEY, read_checkpoint
+from moleflow_pl.data.datasets import ImageDataset
+from moleflow_pl.data.features import extract_features
+from moleflow_pl.data.layouts import LAYOUTS
+from moleflow_pl.evaluation import EvaluationOptions, TaskScores
+from moleflow_pl.module import adamw
+from moleflow_pl.report import shown
+from moleflow_pl.schedule import lr_factor
+from moleflow_pl.scoring import image_score, patch_nll
+from moleflow_pl.seeding import derive_generator
+
+BANK = 8000  # patches of a product
+METRICS = ("image_auroc", "pixel_ap")
+BATCH = 16
+CLIP = 0.5
+
+Scorer = Callable[[Tensor], Tensor]
+
+
+class Product:
+    """Features of a product's training and test images, and what the test images are."""
+
+    def __init__(self, model: MoLEFlow, config: dict[str, Any], name: str, task: int) -> None:
+        layout = LAYOUTS[config["layout"]](config["root"])
+        self.name = name
+        size = model.extractor.image_size
+        sets = {
+            part: ImageDataset(records, task, size, masks=part == "test")
+            for part, records in (("train", layout.train(name)), ("test", layout.test(name)))
+        }
+        self.features = {
+            part: extract_features(
+                model.extractor,
+                DataLoader(one, BATCH, collate_fn=one.collate),
+                f"features of {name} ({part})",
+            )
+            for part, one in sets.items()
+        }
+        self.batches = DataLoader(sets["test"], BATCH, collate_fn=sets["test"].collate)
+
+    def evaluate(self, scorer: Scorer) -> dict[str, float | None]:
+        """Metrics of a function from features (B, h, w, D) to patch scores (B, h, w)."""
+        scores = TaskScores(0, EvaluationOptions())
+        parts = iter(self.features["test"].split(BATCH))
+        for batch in self.batches:
+            with torch.no_grad():
+                patches = scorer(next(parts))
+            one, none = image_score(patches), torch.zeros(len(patches))
+            output = {"routed_task": none.long(), "router_distance": none}
+            output |= {"own_distance": none, "other_distance": none}
+            output |= {f"{way}_score": one for way in ("routed", "oracle")}
+            output |= {f"{way}_map": patches for way in ("routed", "oracle")}
+            scores.update(batch, output)
+        values = scores.metrics()["values"]
+        return {metric: values[metric]["routed"] for metric in METRICS}
+
+
+def train(
+    flow: MoLESpatialAwareNF, features: Tensor, epochs: int, patches: int | None, title: str
+) -> None:
+    """Train all of a flow without experts, as the first task of a run is trained."""
+    flow.requires_grad_(True)
+    optimizer = adamw(flow.base_parameters())
+    base = [group["lr"] for group in optimizer.param_groups]
+    rows = features.flatten(1, 2)
+    for epoch in tqdm(range(epochs), desc=title):
+        generator = derive_generator(0, title, epoch)
+        for group, lr in zip(optimizer.param_groups, base, strict=True):
+            group["lr"] = lr * lr_factor(epoch, epochs)
+        for batch in torch.randperm(len(rows), generator=generator).split(BATCH):
+            chosen = rows[batch]
+            if patches is not None and patches < chosen.shape[1]:
+                order = torch.rand(chosen.shape[:2], generator=generator).argsort(1)[:, :patches]
+                chosen = chosen[torch.arange(len(chosen))[:, None], order]
+            optimizer.zero_grad()
+            patch_nll(*flow(chosen[:, None], 0)).mean().backward()
+            torch.nn.utils.clip_grad_norm_(flow.base_parameters(), CLIP)
+            optimizer.step()
+
+
+def plain_flow(dim: int, coupling_layers: int) -> MoLESpatialAwareNF:
+    """A flow with nothing of its own for any task."""
+    torch.manual_seed(0)
+    flow = MoLESpatialAwareNF(
+        dim, coupling_layers, use_lora=False, use_task_adapter=False, use_task_bias=False
+    )
+    flow.add_task(0)
+    return flow
+
+
+def bank_scorer(features: Tensor, seed: int) -> Scorer:
+    """Distance of each patch to the nearest of some training patches."""
+    rows = features.flatten(0, 2)
+    chosen = torch.randperm(len(rows), generator=derive_generator(seed, "bank"))[:BANK]
+    bank = rows[chosen]
+
+    def score(patches: Tensor) -> Tensor:
+        flat = patches.flatten(0, 2)
+        nearest = [torch.cdist(part, bank).amin(1) for part in flat.split(2048)]
+        return torch.cat(nearest).reshape(patches.shape[:-1])
+
+    return score
+
+
+def flow_scorer(flow: MoLESpatialAwareNF, position: nn.Module) -> Scorer:
+    """NLL of each patch."""
+    return lambda features: patch_nll(*flow(position(features), 0))
+
+
+def rivals(
+    model: MoLEFlow, products: list[Product], epochs: int
+) -> Iterator[tuple[str, list[dict[str, float | None]]]]:
+    """Every rival's name and its metrics by product."""
+    layers, patches = model.hparams["coupling_layers"], model.patches_per_image
+    shared = plain_flow(model.extractor.dim, layers)
+    learn = {product.name: model.position(product.features["train"]) for product in products}
+    for name, features in learn.items():
+        train(shared, features, epochs, patches, f"fine-tuning on {name}")
+    scorer = flow_scorer(shared, model.position)
+    yield "naive fine-tuning", [product.evaluate(scorer) for product in products]
+    found = []
+    for product in products:
+        flow = plain_flow(model.extractor.dim, layers)
+        train(flow, learn[product.name], epochs, patches, f"a flow for {product.name}")
+        found.append(product.evaluate(flow_scorer(flow, model.position)))
+    yield "a flow for each product (told)", found
+    yield (
+        f"bank of {BANK} patches (told)",
+        [product.evaluate(bank_scorer(product.features["train"], 0)) for product in products],
+    )
+
+
+def main() -> None:
+    """Compare, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint", type=Path)
+    path = parser.parse_args().checkpoint
+    model = MoLEFlow.load_from_checkpoint(path, map_location="cpu").eval()
+    config = yaml.safe_load(read_checkpoint(path)[CONFIG_KEY])["data"]
+    summary = json.loads((path.parent / "report" / "summary.json").read_text())
+    # products by themselves: a rival knows no groups
+    names = [(name, i) for i, task in enumerate(model.schedule.tasks) for name in task.products]
+    products = [Product(model, config, name, task) for name, task in names]
+    ours = [{m: summary["metrics"][m]["routed"][task] for m in METRICS} for _, task in names]
+    lines = {"this run, routed": ours}
+    lines |= dict(rivals(model, products, model.schedule.tasks[0].epochs))
+    table = Table(title=f"{path}: image AUROC / pixel AP")
+    table.add_column("")
+    for product in products:
+        table.add_column(product.name, justify="right")
+    for name, values in lines.items():
+        table.add_row(name, *(" / ".join(shown(v[m]) for m in METRICS) for v in values))
+    Console().print(table)
+    print(json.dumps({"products": [p.name for p in products], "lines": lines}))
+
+
+if __name__ == "__main__":
+    main()
