@@ -187,6 +187,7 @@ def main(args: list[str] | None = None) -> None:
     args = sys.argv[1:] if args is None else args
     # the backbone is meant to be in eval mode; the other is between Lightning and torch
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+    warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
     warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")
     try:
         if args[:1] == ["report"]:

@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from moleflow_pl.evaluation import EvaluationOptions, TaskScores, matrix_row
+from moleflow_pl.evaluation import EvaluationOptions, TaskScores, matrix_row, zero_shot
 from moleflow_pl.module import MoLEFlow
 from moleflow_pl.provenance import hardware, versions
 from moleflow_pl.report import summarise, summary_table, write_report, write_text
@@ -30,6 +30,7 @@ class EvaluationCallback(Callback):
         map_size: Side of the square map that pixel metrics compare with the mask.
         blur_sigma: Standard deviation of the Gaussian blur on that map; 0 for none.
         aupro_limit: False-positive rate up to which AUPRO integrates.
+        evaluate_next_task: Also score each task just before it is learned, for forward transfer.
     """
 
     def __init__(
@@ -38,7 +39,9 @@ class EvaluationCallback(Callback):
         map_size: int = 256,
         blur_sigma: float = 4.0,
         aupro_limit: float = 0.3,
+        evaluate_next_task: bool = False,
     ) -> None:
+        self.evaluate_next_task = evaluate_next_task
         self.evaluate_every_task = evaluate_every_task
         self.options = EvaluationOptions(map_size, blur_sigma, aupro_limit)
         self._scores: dict[int, TaskScores] = {}
@@ -82,15 +85,23 @@ class EvaluationCallback(Callback):
             return
         if not self.evaluate_every_task and module.schedule.current is not None:
             return
-        self._report(trainer, module, self._run(trainer, module))
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        learned = data.tasks_on_disk(module.schedule)
+        self._report(trainer, module, self._run(trainer, module, learned))
+        ahead = module.schedule.current
+        if self.evaluate_next_task and ahead is not None:
+            (scores,) = self._run(trainer, module, [ahead])
+            row = module.schedule.tasks[task].evaluation
+            if row is not None and scores.rows:
+                row["zero_shot"] = zero_shot(scores)
 
-    def _run(self, trainer: Trainer, module: MoLEFlow) -> list[TaskScores]:
-        """Score the test images of every learned task that are there, as `test` does."""
+    def _run(self, trainer: Trainer, module: MoLEFlow, tasks: Sequence[int]) -> list[TaskScores]:
+        """Score the test images of some tasks, as `test` does."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         module.eval()
         result = []
         with torch.inference_mode(), trainer.precision_plugin.test_step_context():
-            for task in data.tasks_on_disk(module.schedule):
+            for task in tasks:
                 scores = TaskScores(task, self.options)
                 title = f"testing {module.schedule.tasks[task].name}"
                 for index, batch in enumerate(tqdm(data.test_loader(task), desc=title)):

@@ -20,6 +20,7 @@ PRETRAINED = "pretrained"
 RANDOM = "random"
 PACKAGE = "package:"
 FIXED_SEED = 0  # of what no one trains: a random backbone, the projections
+CPU_CHUNK = 4  # images at once on a CPU: the activations of more leave its caches
 
 
 def image_shape(size: int | Sequence[int]) -> tuple[int, int]:
@@ -106,6 +107,11 @@ class PatchExtractor(nn.Module):
                 f"the extractor takes images of {self.image_size} (height, width), "
                 f"got {tuple(images.shape[-2:])}"
             )
+        if images.device.type == "cpu" and len(images) > CPU_CHUNK:
+            return torch.cat([self._extract(part) for part in images.split(CPU_CHUNK)])
+        return self._extract(images)
+
+    def _extract(self, images: Tensor) -> Tensor:
         if images.dtype == torch.uint8:
             images = images.to(self.mean.dtype) / 255
         levels = self.backbone.forward_intermediates(

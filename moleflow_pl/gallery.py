@@ -16,7 +16,7 @@ from moleflow_pl.figures import heat_overlay, jpeg_uri, mask_picture
 
 SHOWN = 3  # of each kind
 SIDE = 220  # pixels of a picture's longer side
-SCALE_QUANTILES = (0.5, 0.999)
+SCALE_QUANTILES = (0.5, 0.9)  # of good pixels, and of the images' highest scores
 
 
 @dataclass
@@ -89,7 +89,7 @@ def hang(scores: TaskScores, names: Sequence[str]) -> list[Wall]:
 
 
 def _scale(scores: TaskScores, indices: Sequence[int]) -> tuple[float, float]:
-    """One scale for a product: from its good images' middle to nearly the highest score."""
+    """One scale for a product: from its good images' middle to what a plain defect reaches."""
     maps = [(scores.rows[i]["gt_label"], m[::8, ::8]) for i, (m, _) in _zip_maps(scores, indices)]
     good = [one for label, one in maps if not label] or [one for _, one in maps]
     low = torch.stack(good).quantile(SCALE_QUANTILES[0]).item()

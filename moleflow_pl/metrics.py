@@ -13,6 +13,7 @@ Row = Sequence[float | None]
 IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1_max")
 PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "aupro")
 METRICS = IMAGE_METRICS + PIXEL_METRICS
+CHANCE = 0.5  # AUROC of a guess
 
 
 def precision_recall(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -128,6 +129,25 @@ def forgetting(matrix: Sequence[Row]) -> float | None:
         now = last[task]
         falls.append(max(before) - now if before and now is not None else None)
     return mean_of(falls)
+
+
+def forward_transfer(before: Row) -> float | None:
+    """What earlier tasks are worth to one that is not learned yet, on average, above chance.
+
+    Mean of the AUROC of each later task just before it is learned, by the experts there are, minus
+    one half. It has a meaning for an AUROC alone, whose chance is the same for all data.
+
+    Args:
+        before: AUROC of task j before it was learned; None where it was not measured.
+
+    References: Lopez-Paz & Ranzato 2017, arXiv:1706.08840, eq. 4.
+
+    Example:
+        >>> forward_transfer([None, 0.75])
+        0.25
+    """
+    reached = mean_of(before)
+    return None if reached is None else reached - CHANCE
 
 
 def backward_transfer(matrix: Sequence[Row]) -> float | None:

@@ -146,22 +146,23 @@ class MoLEFlow(LightningModule):
     def test_step(
         self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, Tensor]:
-        """Score test images of one task, routed and by their own expert."""
+        """Score test images of one task, routed and by their own expert if there is one."""
         own = int(batch["task"][0])
         features = self.features(batch)
         routed = self.inspect(features)
-        column = self.router.tasks.index(own)
-        others = [i for i in range(len(self.router.tasks)) if i != column]
-        # an image of the only product is infinitely far from any other
-        never = torch.full_like(routed.distances[:, :1], torch.inf)
-        distances = torch.cat((routed.distances[:, [column, *others]], never), 1)
-        # the very same numbers where the router is right
-        oracle = routed if bool((routed.task == own).all()) else self.inspect(features, own)
+        known = self.router.tasks
+        # what is not known is infinitely far away
+        never = torch.full_like(routed.score, torch.inf)
+        to = {task: routed.distances[:, i] for i, task in enumerate(known)}
+        others = torch.stack([never, *(d for task, d in to.items() if task != own)])
+        # the very same numbers where the router is right, and where there is no own expert yet
+        alike = own not in known or bool((routed.task == own).all())
+        oracle = routed if alike else self.inspect(features, own)
         return {
             "routed_task": routed.task,
             "router_distance": routed.distances.min(1).values,
-            "own_distance": distances[:, 0],
-            "other_distance": distances[:, 1:].min(1).values,
+            "own_distance": to.get(own, never),
+            "other_distance": others.amin(0),
             "routed_score": routed.score,
             "oracle_score": oracle.score,
             "routed_map": routed.patch_scores,

@@ -39,7 +39,8 @@ def bin_edges(pixels: Maps, counts: tuple[int, int]) -> Tensor:
     found = []
     for scores, mask in pixels():
         for i, chosen in enumerate((scores.flatten(), scores[mask])):
-            found.append(chosen[offsets[i] :: strides[i]])
+            # a copy: a view would keep the whole map
+            found.append(chosen[offsets[i] :: strides[i]].clone())
             # go on with the same stride in the next map
             offsets[i] = (offsets[i] - len(chosen)) % strides[i]
     return torch.cat(found).unique()

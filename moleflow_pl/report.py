@@ -12,7 +12,14 @@ from typing import Any
 from rich.table import Table
 
 from moleflow_pl.evaluation import WAYS, EvaluationOptions, TaskScores, decisions_changed
-from moleflow_pl.metrics import METRICS, Row, average, backward_transfer, forgetting
+from moleflow_pl.metrics import (
+    METRICS,
+    Row,
+    average,
+    backward_transfer,
+    forgetting,
+    forward_transfer,
+)
 from moleflow_pl.schedule import Task
 
 SCHEMA = 1
@@ -64,6 +71,10 @@ def summarise(
     assert last is not None
     metrics = {metric: summarise_metric(tasks, metric) for metric in METRICS}
     metrics["image_f1_max"]["threshold"] = last["f1_threshold"]
+    ahead = [(task.evaluation or {}).get("zero_shot") or {} for task in tasks[:-1]]
+    for metric in ("image_auroc", "pixel_auroc"):
+        before = [one.get(metric) for one in ahead]
+        metrics[metric]["forward_transfer"] = forward_transfer(before)
     changed = decisions_changed([task.evaluation for task in tasks])
     return {
         "schema": SCHEMA,

@@ -1,3 +1,7 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -130,3 +134,50 @@ def test_row_leaves_a_gap_for_a_task_whose_images_are_gone() -> None:
     assert row["confusion"] == [[0, 0], [0, 2]]
     assert row["routing"]["per_task"]["accuracy"] == [None, 1.0]
     assert matrix_row([], 1)["routing"]["accuracy"] is None
+
+
+MEMORY = """
+import torch
+from tests.test_evaluation import anonymous_mb, scored_at_1024
+before = anonymous_mb()
+metrics = scored_at_1024(40).metrics()["values"]
+print(anonymous_mb(peak=True) - before, metrics["aupro"]["routed"])
+"""
+
+
+def anonymous_mb(peak: bool = False) -> float:
+    """Anonymous memory of this process in MB, now or (for all memory) at its most."""
+    field = "VmHWM" if peak else "VmRSS"
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+
+
+def scored_at_1024(count: int) -> TaskScores:
+    """Scores of images of 37 x 37 patches with masks of 1024 x 1024, by two different ways."""
+    result = TaskScores(0, EvaluationOptions(map_size=1024))
+    for i in range(count):
+        mask = torch.zeros(1024, 1024, dtype=torch.uint8)
+        mask[100:300, 200:260] = i % 2
+        maps = torch.randn(1, 37, 37)
+        batch = {name: [str(i)] for name in ("path", "product", "defect")}
+        batch |= {"gt_label": torch.tensor([i % 2]), "gt_mask": [mask]}
+        one = torch.ones(1)
+        output = {
+            "routed_task": one.long(), "router_distance": one, "own_distance": one,
+            "other_distance": one, "routed_score": one, "oracle_score": one,
+            "routed_map": maps, "oracle_map": maps + 1,
+        }  # fmt: skip
+        result.update(batch, output)
+    return result
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_memory_stays_bounded_at_1024_pixels() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", MEMORY], cwd=Path(__file__).parents[1],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    growth, aupro = map(float, result.stdout.split())
+    # 40 maps, twice, with their masks and one sort of them would take 800 MB
+    assert growth < 300
+    assert 0 <= aupro <= 1

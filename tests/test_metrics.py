@@ -10,6 +10,7 @@ from moleflow_pl.metrics import (
     backward_transfer,
     f1_max,
     forgetting,
+    forward_transfer,
     mean_of,
 )
 
@@ -67,6 +68,11 @@ def test_what_was_not_measured_is_left_out() -> None:
     assert average(matrix) == pytest.approx(0.65)
     assert forgetting(matrix) == pytest.approx(0.1)
     assert backward_transfer(matrix) == pytest.approx(-0.1)
+
+
+def test_forward_transfer_is_what_is_reached_above_chance() -> None:
+    assert forward_transfer([0.7, None, 0.6]) == pytest.approx(0.15)
+    assert forward_transfer([]) is None
 
 
 def test_one_task_forgets_nothing_and_nothing_is_no_zero() -> None:

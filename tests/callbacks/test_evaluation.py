@@ -59,6 +59,28 @@ def test_evaluation_after_the_last_task_alone_leaves_earlier_rows_null(
     assert actual["matrix"] == [[None, None], full["matrix"][1]]
 
 
+def test_next_task_is_scored_before_it_is_learned_where_asked_for(
+    learned: tuple[Path, MoLEFlow], tmp_path: Path, data_root: Path
+) -> None:
+    assert summary_of(learned[0])["metrics"]["image_auroc"]["forward_transfer"] is None
+    callback = EvaluationCallback(map_size=48, blur_sigma=1.0, evaluate_next_task=True)
+    module = fit(tmp_path, data_root, ["01", "b"], callbacks=[callback])
+    reached = module.schedule.tasks[0].evaluation["zero_shot"]["image_auroc"]
+    actual = summary_of(tmp_path)["metrics"]
+    assert actual["image_auroc"]["forward_transfer"] == pytest.approx(reached - 0.5)
+    assert actual["pixel_auroc"]["forward_transfer"] is not None
+    assert (
+        actual["image_auroc"]["matrix"]
+        == (summary_of(learned[0])["metrics"]["image_auroc"]["matrix"])
+    )
+
+
+def test_report_is_one_page(learned: tuple[Path, MoLEFlow]) -> None:
+    page = (learned[0] / "report" / "report.html").read_text()
+    assert "found best" in page
+    assert "CPU cores" in page
+
+
 def test_cost_counts_what_is_stored(learned: tuple[Path, MoLEFlow]) -> None:
     module = learned[1]
     numbers = cost(module, 2)
