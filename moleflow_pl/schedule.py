@@ -108,15 +108,6 @@ class TaskSchedule:
         """Epochs of all tasks together."""
         return sum(task.epochs for task in self.tasks)
 
-    def index(self, name: str) -> int | None:
-        """Place of the task called `name`; None where there is none."""
-        return self.names.index(name) if name in self.names else None
-
-    def owner(self, product: str) -> int | None:
-        """The task that covers `product`; None where there is none."""
-        owners = (i for i, task in enumerate(self.tasks) if product in task.products)
-        return next(owners, None)
-
     def extend(self, groups: Sequence[Sequence[str]], epochs: int) -> None:
         """Plan the tasks that `groups` names beyond those already in the schedule.
 

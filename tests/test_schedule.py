@@ -64,11 +64,3 @@ def test_tasks_not_begun_can_be_dropped_from_the_plan() -> None:
     schedule = schedule_of(3, 1)
     schedule.drop_unbegun()
     assert schedule.names == ["a", "b+c"]
-
-
-def test_names_find_their_task() -> None:
-    schedule = schedule_of()
-    assert schedule.index("b+c") == 1
-    assert schedule.index("b") is None
-    assert schedule.owner("c") == 1
-    assert schedule.owner("x") is None

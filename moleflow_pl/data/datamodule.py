@@ -158,11 +158,12 @@ class ContinualDataModule(LightningDataModule):
         part = "val" if self.val_fraction else "train"
         if part == "train":
             print("validate: nothing was held out (data.val_fraction 0): training images are used")
-        return [self._loader(self._images(i, part)) for i in self.tasks_on_disk(self._schedule)]
+        there = self._there(self._schedule, part)
+        return [self._loader(self._images(task, part)) for task in there]
 
     def test_dataloader(self) -> list[DataLoader]:
         """Test images of every task the model has learned, one loader each."""
-        return [self.test_loader(index) for index in self.tasks_on_disk(self._schedule)]
+        return [self.test_loader(task) for task in self._there(self._schedule, "test")]
 
     def test_loader(self, task: int) -> DataLoader:
         """Test images of one task, with masks."""
@@ -179,8 +180,17 @@ class ContinualDataModule(LightningDataModule):
         records = [ImageRecord(path, "") for path in find_images(self.predict_path)]
         return self._loader(ImageDataset(records, UNKNOWN_TASK, self._size))
 
-    def tasks_on_disk(self, schedule: TaskSchedule) -> list[int]:
-        """The learned tasks whose products can still be found and have test images.
+    def _there(self, schedule: TaskSchedule, part: str) -> list[int]:
+        """The tasks on disk, if there is one: a command of its own has nothing to do without."""
+        found = self.tasks_on_disk(schedule, part)
+        if not found:
+            raise DataError(
+                f"no image to {part} of the learned tasks {schedule.names} in data.root {self.root}"
+            )
+        return found
+
+    def tasks_on_disk(self, schedule: TaskSchedule, part: str = "test") -> list[int]:
+        """The learned tasks whose products can still be found and have images of a part.
 
         A product's images may be gone long after it was learned; that is no error.
         """
@@ -191,7 +201,7 @@ class ContinualDataModule(LightningDataModule):
         return [
             index
             for index in schedule.learned
-            if there.issuperset(schedule.tasks[index].products) and self._records(index, "test")
+            if there.issuperset(schedule.tasks[index].products) and self._records(index, part)
         ]
 
     @property

@@ -89,6 +89,15 @@ def test_only_products_still_to_be_learned_have_to_be_there(tmp_path: Path) -> N
     assert data.tasks_on_disk(schedule) == []
 
 
+def test_a_command_without_any_image_says_so(tmp_path: Path) -> None:
+    draw_product(tmp_path, "b", 1)
+    data = data_for(tmp_path, ["b"], fn="test")
+    data.trainer.lightning_module.schedule.tasks[0].epochs_done = 2  # type: ignore[union-attr]
+    data.root = str(tmp_path / "moved")
+    with pytest.raises(DataError, match=r"no image to test of the learned tasks \['b'\]"):
+        data.test_dataloader()
+
+
 def test_test_batches_come_with_masks_a_loader_a_task(data_root: Path) -> None:
     data = data_for(data_root, ["01", "b"], fn="test")
     for task in data.trainer.lightning_module.schedule.tasks:  # type: ignore[union-attr]
