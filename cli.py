@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 import warnings
@@ -22,9 +23,11 @@ from callbacks.task_scheduler import check_devices
 from moleflow_pl import ContinualDataModule, MoLEFlow
 from moleflow_pl.checkpoint import CONFIG_KEY, read_checkpoint
 from moleflow_pl.errors import ConfigError, MoLEFlowError
+from moleflow_pl.schedule import TaskSchedule
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "default_root_dir": "runs/moleflow",
+    "devices": 1,
     "gradient_clip_val": 0.5,
     "max_epochs": -1,  # the task schedule says when the fit is over
     "num_sanity_val_steps": 0,  # there is no expert to validate yet
@@ -37,37 +40,70 @@ CARRIED = ("seed_everything", "model", "data", "evaluation")
 
 
 class PlainLoader(yaml.SafeLoader):
-    """YAML whose numbers are decimal, so that a product called `01` keeps its name."""
+    """Safe YAML that reads `1e-4` as a number too."""
 
 
-PlainLoader.yaml_implicit_resolvers = {
-    first: [
-        pair for pair in pairs if pair[0].rpartition(":")[2] not in {"int", "float", "timestamp"}
-    ]
-    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
 PlainLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:int", re.compile(r"^[-+]?(0|[1-9][0-9]*)$"), list("-+0123456789")
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
-PlainLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?((0|[1-9][0-9]*)?\.[0-9]+|(0|[1-9][0-9]*)\.)([eE][-+]?[0-9]+)?$"
-        r"|^[-+]?(0|[1-9][0-9]*)[eE][-+]?[0-9]+$"
-        r"|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"
-    ),
-    list("-+0123456789."),
-)
+TASKS = "tasks"
+TEXT = "tag:yaml.org,2002:str"
 
 
 def load_yaml(text: str) -> Any:
-    """Read YAML as `PlainLoader` does.
+    """Read YAML, all below a key `tasks` as text: products called `01`, `1.0` or `no` keep it.
 
     Example:
-        >>> load_yaml("[01, 10, 1e-4, leather]")
-        ['01', 10, 0.0001, 'leather']
+        >>> load_yaml("{data: {tasks: [01, no, [1.0, b]]}, model: {rank: 2, on: no}}")["data"]
+        {'tasks': ['01', 'no', ['1.0', 'b']]}
+        >>> load_yaml("1e-4")
+        0.0001
     """
-    return yaml.load(text, Loader=PlainLoader)  # a SafeLoader
+    loader = PlainLoader(text)
+    node = loader.get_single_node()
+    if node is None:
+        return None
+    keep_names(node)
+    return loader.construct_document(node)
+
+
+def keep_names(node: yaml.Node, names: bool = False) -> None:
+    """Mark every scalar below a key `tasks` as text."""
+    if isinstance(node, yaml.ScalarNode) and names:
+        node.tag = TEXT
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            keep_names(item, names)
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            keep_names(value, names or key.value == TASKS)
+
+
+def quote_tasks(args: Sequence[str]) -> list[str]:
+    """The same for `--data.tasks` on the command line, whose value comes without its key.
+
+    Example:
+        >>> quote_tasks(["--data.tasks", "[01, no]", "--data.root=x"])
+        ['--data.tasks', '["01", "no"]', '--data.root=x']
+    """
+    name = f"--data.{TASKS}"
+    quoted = list(args)
+    for i, arg in enumerate(quoted):
+        before = quoted[i - 1] if i else ""
+        if before == name:
+            quoted[i] = quoted_list(arg)
+        elif arg.startswith(f"{name}="):
+            quoted[i] = f"{name}={quoted_list(arg.removeprefix(f'{name}='))}"
+    return quoted
+
+
+def quoted_list(text: str) -> str:
+    """A YAML list with every name in quotes; other text as it is."""
+    try:
+        value = yaml.load(text, Loader=yaml.BaseLoader)  # no scalar is more than text to it
+    except yaml.YAMLError:
+        return text
+    return json.dumps(value) if isinstance(value, list) else text
 
 
 set_loader("yaml", load_yaml, exceptions=(yaml.YAMLError,))
@@ -79,10 +115,9 @@ class MoLEFlowCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(TaskSchedulerCallback, "schedule")
         parser.add_lightning_class_args(EvaluationCallback, "evaluation")
-        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        args = list(sys.argv[1:] if args is None else args)
+        args = quote_tasks(sys.argv[1:] if args is None else args)
         path = option(args, "--ckpt_path")
         if path is not None and args[0] in self.subcommands():
             args[1:1] = ["--config", stored_config(Path(path), args[0])]
@@ -108,20 +143,26 @@ class MoLEFlowCLI(LightningCLI):
             fit = self.subcommand == "fit"
             root = trainer.default_root_dir
             kwargs["logger"] = CSVLogger(root, name="", version="") if fit else False
-        return super().instantiate_trainer(**kwargs)
+        made = super().instantiate_trainer(**kwargs)
+        check_devices(made)  # before Lightning starts a process for each
+        return made
 
     def before_fit(self) -> None:
-        """Look before leaping: an old run is moved aside only if the new one can begin."""
-        check_devices(self.trainer)  # before Lightning starts a process for each
-        checkpoint = self._get(self.config, "ckpt_path")
-        if checkpoint is None:
-            self.datamodule.check(range(len(self.datamodule.groups)))
-        prepare_run(
-            Path(self.trainer.default_root_dir), None if checkpoint is None else Path(checkpoint)
-        )
+        """Look before leaping: nothing is moved or written unless the fit can begin."""
+        path = self._get(self.config, "ckpt_path")
+        self.checkpoint = None if path is None else Path(path)
+        schedule = TaskSchedule()
+        if self.checkpoint is not None:
+            state = self.model.check(read_checkpoint(self.checkpoint))
+            schedule = TaskSchedule.from_state(state["tasks"]).begun()
+        schedule.extend(self.datamodule.groups, epochs=1)
+        self.datamodule.check(schedule.todo)
+        self.checkpoint = prepare_run(Path(self.trainer.default_root_dir), self.checkpoint)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        if subcommand == "fit":
+            kwargs["ckpt_path"] = self.checkpoint
         if subcommand == "predict":
             # the rows are written as they come; kept, they would fill the memory
             kwargs["return_predictions"] = False
@@ -161,7 +202,7 @@ def build(args: list[str] | None = None, kind: type[MoLEFlowCLI] = MoLEFlowCLI) 
         MoLEFlow,
         ContinualDataModule,
         save_config_callback=RunConfig,
-        trainer_defaults={**TRAINER_DEFAULTS, "callbacks": [PredictionWriter()]},
+        trainer_defaults={**TRAINER_DEFAULTS, "callbacks": [RunCheckpoint(), PredictionWriter()]},
         seed_everything_default=0,
         auto_configure_optimizers=False,
         parser_kwargs={"description": DESCRIPTION},

@@ -1,4 +1,4 @@
-"""Seeds every test and doctest, and keeps torch to the cores there are."""
+"""Seeds every test and doctest."""
 
 import pytest
 import torch

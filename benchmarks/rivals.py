@@ -76,7 +76,7 @@ class Product:
                 patches = scorer(next(parts))
             one, none = image_score(patches), torch.zeros(len(patches))
             output = {"routed_task": none.long(), "router_distance": none}
-            output |= {"own_distance": none, "other_distance": none}
+            output["distances"] = none[:, None]
             output |= {f"{way}_score": one for way in ("routed", "oracle")}
             output |= {f"{way}_map": patches for way in ("routed", "oracle")}
             scores.update(batch, output)

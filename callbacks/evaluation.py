@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import resource
+import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from rich.console import Console
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from callbacks.run_folder import free_name
 from moleflow_pl.evaluation import EvaluationOptions, TaskScores, matrix_row, zero_shot
 from moleflow_pl.module import MoLEFlow
 from moleflow_pl.provenance import hardware, versions
 from moleflow_pl.report import summarise, summary_table, write_report, write_text
+from moleflow_pl.scoring import Upsampling
 
 
 class EvaluationCallback(Callback):
@@ -29,6 +32,7 @@ class EvaluationCallback(Callback):
         evaluate_every_task: Evaluate after every task, not after the last alone.
         map_size: Side of the square map that pixel metrics compare with the mask.
         blur_sigma: Standard deviation of the Gaussian blur on that map; 0 for none.
+        upsampling: How patch scores become that map: `nearest`, `bilinear` or `bicubic`.
         aupro_limit: False-positive rate up to which AUPRO integrates.
         evaluate_next_task: Also score each task just before it is learned, for forward transfer.
     """
@@ -38,12 +42,13 @@ class EvaluationCallback(Callback):
         evaluate_every_task: bool = True,
         map_size: int = 256,
         blur_sigma: float = 4.0,
+        upsampling: Upsampling = "bilinear",
         aupro_limit: float = 0.3,
         evaluate_next_task: bool = False,
     ) -> None:
         self.evaluate_next_task = evaluate_next_task
         self.evaluate_every_task = evaluate_every_task
-        self.options = EvaluationOptions(map_size, blur_sigma, aupro_limit)
+        self.options = EvaluationOptions(map_size, blur_sigma, aupro_limit, upsampling)
         self._scores: dict[int, TaskScores] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
@@ -58,7 +63,7 @@ class EvaluationCallback(Callback):
         """Show where the run stands."""
         tasks = [pl_module.schedule.tasks[i] for i in pl_module.schedule.learned]
         if tasks and tasks[-1].evaluation:
-            summary = summarise(tasks, cost(pl_module, len(tasks)), self.options)
+            summary = summarise(tasks, cost(pl_module, len(tasks)))
             show(summary, Path(trainer.default_root_dir))
 
     def on_test_start(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
@@ -116,10 +121,16 @@ class EvaluationCallback(Callback):
     ) -> dict[str, Any]:
         learned = module.schedule.learned
         tasks = [module.schedule.tasks[i] for i in learned]
-        tasks[-1].evaluation = matrix_row(scores, len(tasks))
-        summary = summarise(tasks, cost(module, len(tasks)), self.options)
+        settings = {
+            **asdict(self.options),
+            "router": module.router.distance if module.routes else "none",
+            "image_quantile": module.image_quantile,
+        }
+        tasks[-1].evaluation = matrix_row(scores, len(tasks), settings)
+        summary = summarise(tasks, cost(module, len(tasks)))
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir) / "report"
+            keep_unlike(folder, summary)
             write_text(folder / "report.html", self._page(module, summary, scores))
             write_report(folder, summary, scores)
         return summary
@@ -152,6 +163,20 @@ def cost(module: MoLEFlow, tasks: int) -> dict[str, Any]:
     }
 
 
+def keep_unlike(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Move a report aside that fewer tasks do not continue, or that other settings made."""
+    path = folder / "summary.json"
+    if not path.is_file():
+        return
+    old = json.loads(path.read_text(encoding="utf-8"))
+    grown = summary["tasks"][: len(old["tasks"])] == old["tasks"]
+    if grown and old.get("settings") == summary["settings"]:
+        return
+    aside = free_name(folder)
+    folder.rename(aside)
+    print(f"the report that was in {folder} is of other tasks or settings, and now in {aside}")
+
+
 def about(module: MoLEFlow, tasks: int) -> dict[str, Any]:
     """What a report says of where its numbers come from."""
     backbone = module.extractor.fingerprint()
@@ -170,8 +195,12 @@ def about(module: MoLEFlow, tasks: int) -> dict[str, Any]:
     }
 
 
-def peak_memory_mb() -> float:
-    """Largest resident memory of this process so far, in MB."""
+def peak_memory_mb() -> float | None:
+    """Largest resident memory of this process so far, in MB; None where no one counts it."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # on Windows
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
 

@@ -7,18 +7,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """Keeps `last.ckpt` in the run folder, always under that name.
+    """Keeps `last.ckpt` in the run folder, always under that name."""
 
-    Args:
-        every_n_epochs: Epochs between two writes.
-    """
-
-    def __init__(self, every_n_epochs: int = 1) -> None:
+    def __init__(self) -> None:
         super().__init__(
-            filename="last",
-            every_n_epochs=every_n_epochs,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
+            filename="last", save_on_train_epoch_end=True, enable_version_counter=False
         )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
-from moleflow_pl.errors import ConfigError
+from moleflow_pl.checkpoint import STATE_KEY, read_checkpoint
+from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.report import write_text
+from moleflow_pl.schedule import TaskSchedule
 
 RUN_FILES = ("config.yaml", "last.ckpt")
 
@@ -34,44 +36,61 @@ def free_name(path: Path) -> Path:
     return other
 
 
-def prepare_run(folder: Path, checkpoint: Path | None) -> None:
+def epochs_done(checkpoint: Path) -> int:
+    """Epochs behind a checkpoint; 0 where there is none that can be read."""
+    try:
+        tasks = read_checkpoint(checkpoint)[STATE_KEY]["tasks"]
+    except CheckpointError:
+        return 0
+    return TaskSchedule.from_state(tasks).epochs_done
+
+
+def prepare_run(folder: Path, checkpoint: Path | None) -> Path | None:
     """Make room for a fit; nothing is deleted.
 
-    A fit that goes on from a checkpoint of the folder writes on in it, and its curves begin a new
-    file. Any other moves the run that is there aside, to `<folder>~1`.
+    A fit that goes on where the folder's run is writes on in it, and its curves begin a new file.
+    Any other, also one from an earlier task of that run, moves it aside, to `<folder>~1`.
+
+    Returns:
+        Where the checkpoint is now.
 
     Raises:
         ConfigError: the run that is in the way cannot be moved.
     """
-    if checkpoint is not None and run_of(checkpoint).resolve() == folder.resolve():
+    inside = checkpoint is not None and run_of(checkpoint).resolve() == folder.resolve()
+    behind = epochs_done(folder / "last.ckpt")
+    if checkpoint is not None and inside and epochs_done(checkpoint) >= behind:
         curves = folder / "metrics.csv"
         if curves.exists():
             curves.rename(free_name(curves))
-        return
+        return checkpoint
     if not any((folder / name).exists() for name in RUN_FILES):
-        return
+        return checkpoint
     if Path.cwd().resolve().is_relative_to(folder.resolve()):
         raise ConfigError(
             f"{folder.resolve()} holds a run and cannot be moved aside from within: set "
             "trainer.default_root_dir to another folder"
         )
-    aside = free_name(folder)
+    aside, root = free_name(folder), folder.resolve()
     folder.rename(aside)
     print(f"the run that was in {folder} is now in {aside}")
+    if checkpoint is None or not inside:
+        return checkpoint
+    return aside / checkpoint.resolve().relative_to(root)
 
 
 class RunConfig(SaveConfigCallback):
-    """Writes the resolved `config.yaml` of a fit, and hands it to the model for its checkpoints."""
+    """Tells the model all arguments of the command, and writes those of a fit to `config.yaml`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Only a fit has a config to keep."""
+        """Only a fit leaves a file; its checkpoints and every report say what was asked for."""
+        # None is a value too (no clipping, no limit); jsonargparse has renamed the argument
+        skip_none = False
+        pl_module.run_config = self.parser.dump(self.config, "parser_mode", skip_none)
         if stage == "fit":
-            # None is a value too (no clipping, no limit); jsonargparse has renamed the argument
-            skip_none = False
-            pl_module.run_config = self.parser.dump(self.config, "parser_mode", skip_none)
             super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -58,9 +58,8 @@ class TaskSchedulerCallback(Callback):
         """Look at the data of what is still to be learned; say how long the fit is."""
         schedule = pl_module.schedule
         trainer.fit_loop.max_epochs = schedule.epochs
-        todo = [i for i, task in enumerate(schedule.tasks) if not task.learned]
-        counts = trainer.datamodule.check(todo)  # type: ignore[attr-defined]
-        for index in todo:
+        counts = trainer.datamodule.check(schedule.todo)  # type: ignore[attr-defined]
+        for index in schedule.todo:
             schedule.tasks[index].split = trainer.datamodule.split_hash(index)  # type: ignore[attr-defined]
         if counts:
             Console().print(counts_table(counts))
@@ -126,7 +125,7 @@ def check_devices(trainer: Trainer) -> None:
     """
     if trainer.world_size > 1:
         raise ConfigError(
-            f"fit runs on one device, got {trainer.world_size}: set trainer.devices to 1"
+            f"this runs on one device, got {trainer.world_size}: set trainer.devices to 1"
         )
 
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moleflow_pl.metrics import METRICS, auroc, average_precision, f1_max, mean_of
-from moleflow_pl.pixel_metrics import FPR_LIMIT, PixelHistogram, bin_edges
-from moleflow_pl.scoring import anomaly_map
+from moleflow_pl.pixel_metrics import FPR_LIMIT, SAMPLE, PixelHistogram, bin_edges
+from moleflow_pl.scoring import Upsampling, anomaly_map
 
 WAYS = ("routed", "oracle")
 CHUNK_PIXELS = 2**21  # of maps that are made at once
@@ -26,14 +26,16 @@ class EvaluationOptions:
     """How pixel metrics see a score map.
 
     Attributes:
-        map_size: Side of the square map that patch scores are brought to, bilinearly.
+        map_size: Side of the square map that patch scores are brought to.
         blur_sigma: Standard deviation of the Gaussian blur on it; 0 for none.
         aupro_limit: False-positive rate up to which the per-region overlap is integrated.
+        upsampling: How patch scores become pixels.
     """
 
     map_size: int = 256
     blur_sigma: float = 4.0
     aupro_limit: float = FPR_LIMIT
+    upsampling: Upsampling = "bilinear"
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -69,8 +71,7 @@ class TaskScores:
             "gt_label": batch["gt_label"].tolist(),
             "routed_task": output["routed_task"].tolist(),
             "router_distance": output["router_distance"].tolist(),
-            "own_distance": output["own_distance"].tolist(),
-            "other_distance": output["other_distance"].tolist(),
+            "distances": output["distances"].tolist(),
             "score": output["routed_score"].tolist(),
             "oracle_score": output["oracle_score"].tolist(),
         }
@@ -86,7 +87,8 @@ class TaskScores:
         for start in range(0, len(images), size):
             chunk = images[start : start + size]
             patches = torch.stack([self._patches[way][i] for i in chunk])
-            made = anomaly_map(patches, self.options.shape, self.options.blur_sigma)
+            options = self.options
+            made = anomaly_map(patches, options.shape, options.blur_sigma, options.upsampling)
             for i, one in zip(chunk, made, strict=True):
                 yield one, self.mask(i)
 
@@ -149,7 +151,8 @@ class TaskScores:
     def _histogram(self, images: Sequence[int], way: str) -> PixelHistogram:
         defective = sum(int(self.mask(i).sum()) for i in images)
         counts = (len(images) * self.options.map_size**2, defective)
-        histogram = PixelHistogram(bin_edges(lambda: self.maps(images, way), counts))
+        edges = bin_edges(lambda: self.maps(images, way), counts)
+        histogram = PixelHistogram(edges, every_defect=defective <= SAMPLE)
         for one, mask in self.maps(images, way):
             histogram.update(one, mask)
         return histogram
@@ -175,16 +178,20 @@ class TaskScores:
         )
 
 
-def matrix_row(scores: Sequence[TaskScores], tasks: int) -> dict[str, Any]:
+def matrix_row(
+    scores: Sequence[TaskScores], tasks: int, settings: Mapping[str, Any]
+) -> dict[str, Any]:
     """What is kept of an evaluation, as plain lists and numbers, for checkpoint and report.
 
     Args:
         scores: Of those of the first `tasks` tasks whose images are there.
         tasks: Number of tasks the model has learned.
+        settings: What the numbers depend on besides the weights; rows compare only if it is equal.
 
     Returns:
         `metrics[name][way]`, `f1_threshold[way]`, `confusion`, `decisions` and `routing`, each a
-        list over tasks with None for a task whose images are gone, and `pixel_error_bound`.
+        list over tasks with None for a task whose images are gone; `settings` and
+        `pixel_error_bound`.
     """
     of_task = {one.task: one for one in scores if one.rows}
     metrics = {task: one.metrics() for task, one in of_task.items()}
@@ -207,6 +214,7 @@ def matrix_row(scores: Sequence[TaskScores], tasks: int) -> dict[str, Any]:
         return {way: [found[t][way] if t in found else None for t in range(tasks)] for way in WAYS}
 
     return {
+        "settings": dict(settings),
         "metrics": {name: by_way("values", name) for name in METRICS},
         "f1_threshold": by_way("f1_threshold"),
         "pixel_error_bound": max(bounds, default=None),

@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import importlib
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +108,14 @@ class PatchExtractor(nn.Module):
                 f"the extractor takes images of {self.image_size} (height, width), "
                 f"got {tuple(images.shape[-2:])}"
             )
-        if images.device.type == "cpu" and len(images) > CPU_CHUNK:
-            return torch.cat([self._extract(part) for part in images.split(CPU_CHUNK)])
-        return self._extract(images)
+        parts = images.split(CPU_CHUNK if images.device.type == "cpu" else len(images))
+        # features are stored outside a training step and made inside: one precision for both
+        with torch.autocast(images.device.type, enabled=False):
+            return torch.cat([self._extract(part) for part in parts])
+
+    @cached_property
+    def _weights_hash(self) -> str:
+        return weights_hash(self.backbone)
 
     def _extract(self, images: Tensor) -> Tensor:
         if images.dtype == torch.uint8:
@@ -129,8 +135,7 @@ class PatchExtractor(nn.Module):
             )
         if self.grid is not None:
             features = F.adaptive_avg_pool2d(features, self.grid)
-        # under autocast they may come in half precision, which nothing behind the backbone takes
-        return features.permute(0, 2, 3, 1).to(self.mean.dtype).contiguous()
+        return features.permute(0, 2, 3, 1).contiguous()
 
     def _combine(self, levels: list[Tensor]) -> Tensor:
         if not self.averaged:
@@ -160,7 +165,7 @@ class PatchExtractor(nn.Module):
             "smooth": self.smooth,
             "grid": None if self.grid is None else list(self.grid),
             "dim": self.dim,
-            "weights_sha256": weights_hash(self.backbone),
+            "weights_sha256": self._weights_hash,
         }
 
 
@@ -206,14 +211,12 @@ def load_backbone(name: str, weights: str, size: tuple[int, int]) -> Any:
         options["img_size"] = size
     if weights == PRETRAINED:
         return timm.create_model(name, pretrained=True, **options)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(FIXED_SEED)
-        model = timm.create_model(name, pretrained=False, **options)
-        if weights == RANDOM:
-            return model
-    path = weights_file(weights)
-    if weights.startswith(PACKAGE):
-        return load_in_order(model, path)
+    path = None if weights == RANDOM else weights_file(weights)
+    if path is None or weights.startswith(PACKAGE):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(FIXED_SEED)
+            model = timm.create_model(name, pretrained=False, **options)
+        return model if path is None else load_in_order(model, path)
     # timm's own loader renames and resamples (position embeddings to another grid) as needed
     return timm.create_model(
         name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **options

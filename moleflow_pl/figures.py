@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
@@ -36,7 +36,8 @@ def data_uri(content: bytes, kind: str) -> str:
 def svg_uri(figure: Figure) -> str:
     """A figure as SVG, the same bytes for the same figure."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    with rc_context({"svg.hashsalt": "moleflow"}):
+        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     return data_uri(buffer.getvalue(), "svg+xml")
 
 

@@ -16,7 +16,7 @@ from moleflow_pl.figures import heat_overlay, jpeg_uri, mask_picture
 
 SHOWN = 3  # of each kind
 SIDE = 220  # pixels of a picture's longer side
-SCALE_QUANTILES = (0.5, 0.9)  # of good pixels, and of the images' highest scores
+TOP_QUANTILE = 0.9  # of the images' highest scores
 
 
 @dataclass
@@ -90,15 +90,10 @@ def hang(scores: TaskScores, names: Sequence[str]) -> list[Wall]:
 
 def _scale(scores: TaskScores, indices: Sequence[int]) -> tuple[float, float]:
     """One scale for a product: from its good images' middle to what a plain defect reaches."""
-    maps = [(scores.rows[i]["gt_label"], m[::8, ::8]) for i, (m, _) in _zip_maps(scores, indices)]
-    good = [one for label, one in maps if not label] or [one for _, one in maps]
-    low = torch.stack(good).quantile(SCALE_QUANTILES[0]).item()
-    tops = torch.stack([one.max() for _, one in maps])
-    return low, tops.quantile(SCALE_QUANTILES[1]).item()
-
-
-def _zip_maps(scores: TaskScores, indices: Sequence[int]) -> Any:
-    return zip(indices, scores.maps(indices), strict=True)
+    seen = [(one[::8, ::8].median(), one.max()) for one, _ in scores.maps(indices)]
+    middles = [m for i, (m, _) in zip(indices, seen, strict=True) if not scores.rows[i]["gt_label"]]
+    low = torch.stack(middles or [middle for middle, _ in seen]).median().item()
+    return low, torch.stack([top for _, top in seen]).quantile(TOP_QUANTILE).item()
 
 
 def _exhibit(

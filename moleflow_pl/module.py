@@ -150,19 +150,13 @@ class MoLEFlow(LightningModule):
         own = int(batch["task"][0])
         features = self.features(batch)
         routed = self.inspect(features)
-        known = self.router.tasks
-        # what is not known is infinitely far away
-        never = torch.full_like(routed.score, torch.inf)
-        to = {task: routed.distances[:, i] for i, task in enumerate(known)}
-        others = torch.stack([never, *(d for task, d in to.items() if task != own)])
         # the very same numbers where the router is right, and where there is no own expert yet
-        alike = own not in known or bool((routed.task == own).all())
+        alike = own not in self.router.tasks or bool((routed.task == own).all())
         oracle = routed if alike else self.inspect(features, own)
         return {
             "routed_task": routed.task,
             "router_distance": routed.distances.min(1).values,
-            "own_distance": to.get(own, never),
-            "other_distance": others.amin(0),
+            "distances": routed.distances,
             "routed_score": routed.score,
             "oracle_score": oracle.score,
             "routed_map": routed.patch_scores,
@@ -209,17 +203,24 @@ class MoLEFlow(LightningModule):
         """
         images = FeatureStatistics(self.extractor.dim)
         patches = FeatureStatistics(self.extractor.dim)
+        means = torch.zeros(self.extractor.dim, dtype=torch.float64)
         with torch.no_grad():
             for batch in batches:
                 features = self.features(self.transfer_batch_to_device(batch, self.device, 0))
                 images.update(features.mean((1, 2)))
+                positioned = self.position(features)
+                # in float64 on the CPU: some devices have none
+                means += positioned.mean((1, 2)).cpu().double().sum(0)
                 if task == 0:
-                    patches.update(self.position(features))
+                    patches.update(positioned)
         prototype = TaskPrototype(self.extractor.dim).to(self.device)
         prototype.set(images)
         self.router.add_prototype(task, prototype)
         if task == 0:
             self.flow.set_reference(patches.mean, patches.std)
+        shift = means / images.count - self.flow.reference_mean.cpu().double()
+        drift = (shift / self.flow.reference_std.cpu().double()).abs().mean().item()
+        self.schedule.tasks[task].drift = drift
 
     def configure_optimizers(self) -> torch.optim.Optimizer | None:
         """Build the optimizer of the current task, over an explicit list of its parameters.
@@ -308,12 +309,12 @@ class MoLEFlow(LightningModule):
         Raises:
             CheckpointError: the file is foreign, or of another backbone or structure.
         """
-        state = check_state(checkpoint, self.extractor.fingerprint(), self._structure())
-        planned = [(task.products, task.epochs) for task in self.schedule.tasks]
+        state = self.check(checkpoint)
+        planned = self.schedule.tasks
         self.schedule = TaskSchedule.from_state(state["tasks"])
         if planned:
-            self.schedule.drop_unbegun()
-            self.schedule.extend([products for products, _ in planned], planned[-1][1])
+            self.schedule = self.schedule.begun()
+            self.schedule.extend([task.products for task in planned], planned[-1].epochs)
         self.seed = state["seed"]
         self.run_config = self.run_config or checkpoint.get(CONFIG_KEY, "")
         for task in state["experts"]:
@@ -327,6 +328,14 @@ class MoLEFlow(LightningModule):
         if current is None or not self.schedule.tasks[current].epochs_done:
             # what is there belongs to a task that is done; by position it would fit the next one
             checkpoint["optimizer_states"] = []
+
+    def check(self, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+        """The project's part of a checkpoint.
+
+        Raises:
+            CheckpointError: the file is foreign, or of another backbone or structure.
+        """
+        return check_state(checkpoint, self.extractor.fingerprint(), self._structure())
 
     def _structure(self) -> dict[str, Any]:
         """Arguments that decide which tensors there are and what they mean."""

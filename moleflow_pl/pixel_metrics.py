@@ -53,9 +53,12 @@ class PixelHistogram:
     Args:
         edges: Ascending scores; bin k holds the scores in [edges[k], edges[k+1]), and the one
             before the first edge those below it.
+        every_defect: Whether each defective pixel's score is an edge. Recall then steps at edges
+            alone, and the average precision is exact.
     """
 
     edges: Tensor
+    every_defect: bool = False
     regions: int = 0
     normal: np.ndarray = field(init=False)
     defective: np.ndarray = field(init=False)
@@ -128,9 +131,10 @@ class PixelHistogram:
         worst = np.where(bad > 0, (found + 1) / (found + wrong + good + 1), best)
         total = max(good.sum() * bad.sum(), 1)
         # a bin that holds one score alone costs nothing, but is not told apart here
+        steps = 0.0 if self.every_defect else (bad * (best - worst)).sum()
         return {
             "auroc": float((good * bad).sum() / 2 / total),
-            "average_precision": float((bad * (best - worst)).sum() / max(bad.sum(), 1)),
+            "average_precision": float(steps / max(bad.sum(), 1)),
             "aupro": self._overlap_bound(limit),
         }
 

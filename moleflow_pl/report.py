@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.table import Table
 
-from moleflow_pl.evaluation import WAYS, EvaluationOptions, TaskScores, decisions_changed
+from moleflow_pl.evaluation import WAYS, TaskScores, decisions_changed
 from moleflow_pl.metrics import (
     METRICS,
     Row,
@@ -30,12 +30,20 @@ SCORE_COLUMNS = (
 )  # fmt: skip
 
 
+def comparable(tasks: Sequence[Task]) -> list[dict[str, Any] | None]:
+    """The tasks' evaluations that were made as the last one was; None for others."""
+    last = tasks[-1].evaluation
+    settings = None if last is None else last["settings"]
+    evaluations = [task.evaluation for task in tasks]
+    return [one if one and one["settings"] == settings else None for one in evaluations]
+
+
 def task_matrix(tasks: Sequence[Task], metric: str, way: str) -> list[list[float | None]]:
     """Metric of task j (column) after learning task i (row); None where it was not measured."""
     width = len(tasks)
     matrix: list[list[float | None]] = []
-    for task in tasks:
-        row = task.evaluation["metrics"][metric][way] if task.evaluation else []
+    for evaluation in comparable(tasks):
+        row = evaluation["metrics"][metric][way] if evaluation else []
         matrix.append([*row, *[None] * (width - len(row))])
     return matrix
 
@@ -57,40 +65,34 @@ def summarise_metric(tasks: Sequence[Task], metric: str) -> dict[str, Any]:
     }
 
 
-def summarise(
-    tasks: Sequence[Task], cost: Mapping[str, Any], options: EvaluationOptions
-) -> dict[str, Any]:
+def summarise(tasks: Sequence[Task], cost: Mapping[str, Any]) -> dict[str, Any]:
     """The content of `summary.json` for learned and evaluated tasks.
 
     Args:
         tasks: The learned tasks; the last one has been evaluated.
         cost: `shared_parameters`, `parameters_per_task` and `peak_memory_mb`.
-        options: How pixel metrics saw the score maps.
     """
     last = tasks[-1].evaluation
     assert last is not None
     metrics = {metric: summarise_metric(tasks, metric) for metric in METRICS}
     metrics["image_f1_max"]["threshold"] = last["f1_threshold"]
-    ahead = [(task.evaluation or {}).get("zero_shot") or {} for task in tasks[:-1]]
+    rows = comparable(tasks)
+    ahead = [(row or {}).get("zero_shot") or {} for row in rows[:-1]]
     for metric in ("image_auroc", "pixel_auroc"):
         before = [one.get(metric) for one in ahead]
         metrics[metric]["forward_transfer"] = forward_transfer(before)
-    changed = decisions_changed([task.evaluation for task in tasks])
     return {
         "schema": SCHEMA,
         "tasks": [task.name for task in tasks],
         "routing": {
             **last["routing"],
             "confusion": last["confusion"],
-            "decisions_changed": changed,
+            "decisions_changed": decisions_changed(rows),
         },
         "metrics": metrics,
-        "maps": {
-            "size": options.map_size,
-            "blur_sigma": options.blur_sigma,
-            "aupro_limit": options.aupro_limit,
-            "error_bound": last["pixel_error_bound"],
-        },
+        "settings": last["settings"],
+        "pixel_error_bound": last["pixel_error_bound"],
+        "drift": [task.drift for task in tasks],
         "cost": {**cost, "fit_seconds": [round(task.fit_seconds, 3) for task in tasks]},
     }
 

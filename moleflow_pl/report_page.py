@@ -39,8 +39,16 @@ def environment() -> Environment:
     return made
 
 
-def score_figures(scores: TaskScores, threshold: float | None) -> dict[str, str]:
-    """ROC, score and distance pictures of one task, by what they show."""
+def score_figures(
+    scores: TaskScores, threshold: float | None, others: Sequence[TaskScores]
+) -> dict[str, str]:
+    """ROC, score and distance pictures of one task, by what they show.
+
+    Args:
+        scores: Scores of the task's test images.
+        threshold: Score that the histogram marks.
+        others: Scores of the other tasks' images, which are foreign to this one.
+    """
     rows = scores.rows
     labels = torch.tensor([row["gt_label"] for row in rows])
     pictures = {}
@@ -54,10 +62,10 @@ def score_figures(scores: TaskScores, threshold: float | None) -> dict[str, str]
     }
     pictures["scores"] = histogram_figure(groups, "image score (nats)", threshold)
     distances = {
-        "to its own product": [row["own_distance"] for row in rows],
-        "to the nearest other": [row["other_distance"] for row in rows],
+        "its own images": [row["distances"][scores.task] for row in rows],
+        "foreign images": [row["distances"][scores.task] for o in others for row in o.rows],
     }
-    pictures["router distances"] = histogram_figure(distances, "router distance")
+    pictures["distances to this prototype"] = histogram_figure(distances, "router distance")
     return pictures
 
 
@@ -87,7 +95,12 @@ def render_page(
             titles=TITLES,
             measured=measured,
             floor=MATRIX_FLOOR,
-            figures={names[one.task]: score_figures(one, thresholds[one.task]) for one in scores},
+            figures={
+                names[one.task]: score_figures(
+                    one, thresholds[one.task], [o for o in scores if o is not one]
+                )
+                for one in scores
+            },
             walls=[wall for one in scores for wall in hang(one, names)],
             gradient=scale_gradient(),
             about=about,

@@ -45,6 +45,7 @@ class Task:
         epochs: Epochs it is to be trained for.
         epochs_done: Epochs it has been trained for.
         fit_seconds: Time spent on it, evaluation left out.
+        drift: How far the mean of its features is from the first task's, in standard deviations.
         split: Hash of which images it was learned from and is tested with.
         evaluation: The evaluation after it was learned, see `moleflow_pl.evaluation`.
     """
@@ -53,6 +54,7 @@ class Task:
     epochs: int
     epochs_done: int = 0
     fit_seconds: float = 0.0
+    drift: float | None = None
     split: str | None = None
     evaluation: dict[str, Any] | None = None
 
@@ -96,6 +98,11 @@ class TaskSchedule:
         return [i for i, task in enumerate(self.tasks) if task.learned]
 
     @property
+    def todo(self) -> list[int]:
+        """The tasks whose training is not complete."""
+        return [i for i, task in enumerate(self.tasks) if not task.learned]
+
+    @property
     def at_boundary(self) -> int | None:
         """The task that was completed last, if the next has not begun; None within a task."""
         current = self.current
@@ -107,6 +114,11 @@ class TaskSchedule:
     def epochs(self) -> int:
         """Epochs of all tasks together."""
         return sum(task.epochs for task in self.tasks)
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs that all tasks together have been trained for."""
+        return sum(task.epochs_done for task in self.tasks)
 
     def extend(self, groups: Sequence[Sequence[str]], epochs: int) -> None:
         """Plan the tasks that `groups` names beyond those already in the schedule.
@@ -123,9 +135,9 @@ class TaskSchedule:
             )
         self.tasks += [Task(group, epochs) for group in plan[len(old) :]]
 
-    def drop_unbegun(self) -> None:
-        """Forget planned tasks of which nothing has been trained; a plan may change."""
-        self.tasks = [task for task in self.tasks if task.epochs_done]
+    def begun(self) -> TaskSchedule:
+        """The same without planned tasks of which nothing has been trained; a plan may change."""
+        return TaskSchedule([task for task in self.tasks if task.epochs_done])
 
     def state(self) -> list[dict[str, Any]]:
         """Plain lists, dicts and numbers for a checkpoint."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
+Upsampling = Literal["nearest", "bilinear", "bicubic"]
 BLUR_RADIUS = 4  # in standard deviations, as scipy.ndimage.gaussian_filter cuts its kernel
 
 
@@ -39,14 +41,18 @@ def image_score(patch_scores: Tensor, quantile: float = 0.99) -> Tensor:
 
 
 def anomaly_map(
-    patch_scores: Tensor, size: tuple[int, int] = (256, 256), sigma: float = 4.0
+    patch_scores: Tensor,
+    size: tuple[int, int] = (256, 256),
+    sigma: float = 4.0,
+    upsampling: Upsampling = "bilinear",
 ) -> Tensor:
-    """Patch scores as a map of pixels: bilinear, then a Gaussian blur.
+    """Patch scores as a map of pixels: brought to its size, then blurred by a Gaussian.
 
     Args:
         patch_scores: (B, h, w).
         size: Height and width of the map.
         sigma: Standard deviation of the blur in pixels of the map; 0 for none.
+        upsampling: How the patches' scores become pixels.
 
     Shape: (B, h, w) -> (B, *size).
 
@@ -54,7 +60,8 @@ def anomaly_map(
         >>> anomaly_map(torch.ones(1, 4, 4), size=(32, 32)).shape
         torch.Size([1, 32, 32])
     """
-    maps = F.interpolate(patch_scores[:, None], size=size, mode="bilinear", align_corners=False)
+    corners = None if upsampling == "nearest" else False  # torch asks for none there
+    maps = F.interpolate(patch_scores[:, None], size=size, mode=upsampling, align_corners=corners)
     if sigma > 0:
         # reflection cannot reach further than the map itself
         radius = min(math.ceil(BLUR_RADIUS * sigma), min(size) - 1)

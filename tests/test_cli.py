@@ -97,7 +97,7 @@ def test_curves_are_logged_per_task(story: Story) -> None:
 
 
 def test_test_in_a_fresh_process_gives_the_numbers_of_fit(story: Story) -> None:
-    for run, script in ((story.run, False), (story.moved, True)):
+    for run, script in ((story.run, False), (story.run, True), (story.moved, False)):
         # twice in the same folder, and after the folder has moved
         result = moleflow(
             story.where, "test", "--ckpt_path", run / "last.ckpt", "--trainer.accelerator=cpu",
@@ -209,7 +209,7 @@ def test_failing_fit_leaves_the_old_run_where_it_is(
         (["--model.image_size=50", "--data.tasks=[b]"], "nearest good ones"),
         (["--trainer.max_epochs=3", "--data.tasks=[b]"], "set schedule.epochs_per_task"),
         (["--ckpt_path=no.ckpt", "--data.tasks=[b]"], "no checkpoint at no.ckpt"),
-        (["--trainer.devices=2", "--data.tasks=[b]"], "fit runs on one device"),
+        (["--trainer.devices=2", "--data.tasks=[b]"], "runs on one device"),
     ],
 )
 def test_bad_input_ends_in_one_clear_message(
@@ -219,6 +219,77 @@ def test_bad_input_ends_in_one_clear_message(
     assert said.startswith("moleflow: ")
     assert message in said
     assert not (tmp_path / "runs" / "moleflow" / "config.yaml").exists()
+
+
+def test_several_devices_are_refused_for_every_command(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for command in ("test", "predict", "validate"):
+        flags = [f"--ckpt_path={story.run / 'last.ckpt'}", "--trainer.devices=2"]
+        flags.append("--trainer.accelerator=cpu")
+        assert "runs on one device" in failure(monkeypatch, story.where, command, *flags)
+
+
+@pytest.mark.parametrize(
+    "flag", ["--data.tasks=[01, b, typo]", "--data.tasks=[b]", "--model.lora_rank=3"]
+)
+def test_failing_fit_that_goes_on_changes_nothing_of_the_run(
+    flag: str, story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(story.moved, run)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    failure(monkeypatch, tmp_path, "fit", f"--ckpt_path={run / 'last.ckpt'}", flag)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_branching_from_a_task_keeps_the_run_it_leaves(
+    story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(story.moved, run)
+    early = run / "tasks" / "00-01.ckpt"
+    run_here(monkeypatch, tmp_path, "fit", f"--ckpt_path={early}", "--data.tasks=[01, c]")
+    assert story.summary_now(run)["tasks"] == ["01", "c"]
+    assert story.summary_now(tmp_path / "run~1")["tasks"] == ["01", "b"]
+
+
+def test_testing_with_another_router_keeps_the_old_report_and_says_so(
+    story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(story.moved, run)
+    path = run / "last.ckpt"
+    run_here(monkeypatch, tmp_path, "test", f"--ckpt_path={path}", "--model.router=euclidean")
+    assert "router: euclidean" in (run / "report" / "report.html").read_text()
+    assert story.summary_now(run)["settings"]["router"] == "euclidean"
+    assert "router: pooled" in (run / "report~1" / "report.html").read_text()
+
+
+def test_rivals_are_drawn_beside_a_run(
+    story: Story, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks import rivals
+
+    monkeypatch.setattr("sys.argv", ["rivals", str(story.moved / "last.ckpt")])
+    rivals.main()
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["products"] == ["01", "b"]
+    assert len(result["lines"]) == 4
+    bank = result["lines"]["bank of 8000 patches (told)"]
+    assert all(product["image_auroc"] == 1.0 for product in bank)
+
+
+def test_the_readmes_picture_can_be_drawn(
+    story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks import picture
+
+    monkeypatch.setattr(
+        "sys.argv", ["picture", str(story.moved / "last.ckpt"), str(tmp_path / "p.png")]
+    )
+    picture.main()
+    assert (tmp_path / "p.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -7,12 +7,12 @@ import pytest
 from moleflow_pl.comparison import Spread, compare, overall, read_summary, tabulate, tex
 from moleflow_pl.errors import DataError
 from moleflow_pl.report import summarise
-from tests.test_report import COST, OPTIONS, learned_tasks
+from tests.test_report import COST, learned_tasks
 
 
 def runs_in(folder: Path) -> list[Path]:
     """Two runs of the tasks `a` and `b`, the second in the other order and a little worse."""
-    first = summarise(learned_tasks(), COST, OPTIONS)
+    first = summarise(learned_tasks(), COST)
     second = json.loads(json.dumps(first))
     second["tasks"] = ["b", "metal_nut & <co>"]
     second["metrics"]["image_auroc"]["routed"] = [0.5, 0.25]

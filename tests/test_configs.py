@@ -63,11 +63,26 @@ def test_defaults_of_the_model_have_the_constants_of_the_method() -> None:
 def test_product_names_that_look_like_numbers_stay_names(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    by_flag = parse(monkeypatch, "fit", "--data.tasks", "[01, [02, 3], pcb.1]").config.fit.data
-    assert by_flag.tasks == ["01", ["02", 3], "pcb.1"]
-    (tmp_path / "c.yaml").write_text("data:\n  tasks: [01, 010, 1e-4x]\n")
-    by_file = parse(monkeypatch, "fit", "--config", str(tmp_path / "c.yaml")).config.fit.data
-    assert by_file.tasks == ["01", "010", "1e-4x"]
+    names = "[01, [02, 3], pcb.1, 1.0, 2.10, no, null, +1, 1_0, 0x1f, 12:30]"
+    expected = [
+        "01",
+        ["02", "3"],
+        "pcb.1",
+        "1.0",
+        "2.10",
+        "no",
+        "null",
+        "+1",
+        "1_0",
+        "0x1f",
+        "12:30",
+    ]
+    for flag in (["--data.tasks", names], [f"--data.tasks={names}"]):
+        assert parse(monkeypatch, "fit", *flag).config.fit.data.tasks == expected
+    (tmp_path / "c.yaml").write_text(f"data:\n  tasks: {names}\nmodel:\n  lora_alpha: 1e-1\n")
+    by_file = parse(monkeypatch, "fit", "--config", str(tmp_path / "c.yaml")).config.fit
+    assert by_file.data.tasks == expected
+    assert by_file.model.lora_alpha == 0.1
 
 
 def test_own_folders_go_with_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,8 @@ def test_figures_are_svg_that_asks_for_nothing_outside() -> None:
         histogram_figure({"own": [1.0], "other": [float("inf")]}, "distance"),
         histogram_figure({"constant": [3.0, 3.0]}, "score"),
     ]
+    again = histogram_figure({"constant": [3.0, 3.0]}, "score")
+    assert pictures[-1] == again
     for picture in pictures:
         assert picture.startswith("data:image/svg+xml;base64,")
         assert b"</svg>" in content(picture)

@@ -22,8 +22,7 @@ def scores_on(root: Path, products: list[str]) -> TaskScores:
     output = {
         "routed_task": torch.where(labels.bool(), 1, 0),
         "router_distance": torch.ones(len(records)),
-        "own_distance": torch.ones(len(records)),
-        "other_distance": torch.full((len(records),), torch.inf),
+        "distances": torch.ones(len(records), 2),
         "routed_score": maps.amax((1, 2)),
         "oracle_score": maps.amax((1, 2)),
         "routed_map": maps,

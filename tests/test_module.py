@@ -193,6 +193,16 @@ def test_reference_is_the_first_tasks_patches_with_position(tiny_model: Build) -
     )
     std = (patches.var(0) + 1e-6).sqrt()
     torch.testing.assert_close(module.flow.reference_std.double(), std, rtol=1e-5, atol=1e-6)
+    assert module.schedule.tasks[0].drift == pytest.approx(0, abs=1e-6)
+
+
+def test_drift_is_in_standard_deviations_of_the_first_task(tiny_model: Build) -> None:
+    module = with_tasks(tiny_model(), 2)
+    images = torch.rand(5, 3, SIZE, SIZE) * 0.3
+    module.finish_task(1, [{"image": images[:1]}, {"image": images[1:]}])
+    mean = module.position(module.extractor(images)).mean((0, 1, 2))
+    expected = ((mean - module.flow.reference_mean) / module.flow.reference_std).abs().mean()
+    assert module.schedule.tasks[1].drift == pytest.approx(expected.item(), rel=1e-4)
 
 
 # ---------------------------------------------------------------- checkpoints
@@ -249,13 +259,16 @@ def test_a_missing_tensor_is_an_error(learned: tuple[Path, MoLEFlow], tmp_path: 
         MoLEFlow.load_from_checkpoint(tmp_path / "x.ckpt")
 
 
-def test_mixed_precision_trains_and_keeps_the_density_in_float32(
-    tiny_model: Build, data_root: Path
-) -> None:
+def test_mixed_precision_changes_no_feature_and_no_score(tiny_model: Build) -> None:
     module = with_tasks(tiny_model())
-    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
-        inspection = module(torch.rand(2, 3, SIZE, SIZE))
-    assert inspection.score.dtype == torch.float32
+    images = torch.rand(2, 3, SIZE, SIZE)
+    with torch.no_grad():
+        expected = module(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            actual = module(images)
+    assert actual.score.dtype == torch.float32
+    assert torch.equal(actual.score, expected.score)
+    assert torch.equal(actual.distances, expected.distances)
 
 
 def test_features_of_the_store_score_as_fresh_ones(tmp_path: Path, data_root: Path) -> None:

@@ -112,10 +112,26 @@ def test_more_pixels_than_bins_stay_within_the_stated_bound(
     assert error <= bounds["auroc"] + 1e-12
     error = abs(histogram.average_precision() - average_precision_score(labels, scores))
     assert error <= bounds["average_precision"] + 1e-12
-    exact = literal_aupro(maps[:4].numpy().round(2), masks[:4].numpy())
-    assert histogram_of(maps[:4].round(decimals=2), masks[:4]).aupro() == pytest.approx(
-        exact, abs=1e-3
-    )
+    few, few_masks = maps[:3, :48, :48].contiguous(), masks[:3, :48, :48].contiguous()
+    monkeypatch.setattr(pixel_metrics, "SAMPLE", 2**9)
+    binned = histogram_of(few, few_masks)
+    assert len(binned.edges) < few.numel() / 3
+    error = abs(binned.aupro() - literal_aupro(few.numpy(), few_masks.numpy()))
+    assert 0 < error <= binned.error_bounds()["aupro"]
+
+
+def test_average_precision_is_exact_where_each_defects_score_is_an_edge(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pixel_metrics, "SAMPLE", 2**9)
+    maps, masks = draw((20, 64, 64))
+    masks &= torch.rand(masks.shape) > 0.98
+    histogram = histogram_of(maps, masks)
+    histogram.every_defect = int(masks.sum()) <= 2**9
+    assert histogram.every_defect
+    assert histogram.error_bounds()["average_precision"] == 0
+    expected = average_precision_score(masks.flatten().numpy(), maps.flatten().numpy())
+    assert histogram.average_precision() == pytest.approx(expected, abs=1e-9)
 
 
 def test_sample_is_spread_over_all_maps(monkeypatch: pytest.MonkeyPatch) -> None:

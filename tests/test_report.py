@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -23,20 +24,23 @@ SHAPE = {
     "backward_transfer", "oracle_average", "oracle_backward_transfer",
 }  # fmt: skip
 OPTIONS = EvaluationOptions(map_size=32, blur_sigma=0.0)
+SETTINGS = {**asdict(OPTIONS), "router": "pooled", "image_quantile": 0.99}
 
 
 def learned_tasks() -> list[Task]:
     first = scored(0, [0, 1, 1], [0, 0, 0], [1.0, 2.0, 3.0])
     second = scored(1, [0, 1], [1, 1], [2.0, 1.0], masks=False)
     tasks = [Task(["a"], 2, 2, 1.5), Task(["b"], 2, 2, 2.5)]
-    tasks[0].evaluation = matrix_row([first], 1)
-    tasks[1].evaluation = matrix_row([first, second], 2)
+    tasks[0].evaluation = matrix_row([first], 1, SETTINGS)
+    tasks[1].evaluation = matrix_row([first, second], 2, SETTINGS)
     return tasks
 
 
 def test_summary_has_the_agreed_shape() -> None:
-    summary = summarise(learned_tasks(), COST, OPTIONS)
-    assert set(summary) == {"schema", "tasks", "routing", "metrics", "maps", "cost"}
+    summary = summarise(learned_tasks(), COST)
+    extra = {"settings", "pixel_error_bound", "drift"}
+    assert set(summary) - extra == {"schema", "tasks", "routing", "metrics", "cost"}
+    assert summary["settings"] == SETTINGS
     assert summary["schema"] == 1
     assert summary["tasks"] == ["a", "b"]
     routing = {"accuracy", "accuracy_on_defects", "confusion", "decisions_changed", "per_task"}
@@ -49,14 +53,14 @@ def test_summary_has_the_agreed_shape() -> None:
 
 
 def test_matrix_rows_end_with_null_for_tasks_to_come() -> None:
-    image = summarise(learned_tasks(), COST, OPTIONS)["metrics"]["image_auroc"]
+    image = summarise(learned_tasks(), COST)["metrics"]["image_auroc"]
     assert image["matrix"] == [[1.0, None], [1.0, 0.0]]
     assert image["average"] == 0.5
     assert image["forgetting"] == image["backward_transfer"] == 0.0
 
 
 def test_metrics_without_masks_are_null_and_left_out_of_means() -> None:
-    pixel = summarise(learned_tasks(), COST, OPTIONS)["metrics"]["pixel_auroc"]
+    pixel = summarise(learned_tasks(), COST)["metrics"]["pixel_auroc"]
     assert pixel["routed"][1] is None
     assert pixel["average"] == pixel["routed"][0]
 
@@ -67,9 +71,17 @@ def test_row_that_was_not_evaluated_is_all_null() -> None:
     assert task_matrix(tasks, "image_auroc", "routed")[0] == [None, None]
 
 
+def test_rows_made_under_other_settings_are_not_mixed_in() -> None:
+    tasks = learned_tasks()
+    tasks[0].evaluation["settings"] = {**SETTINGS, "router": "euclidean"}
+    summary = summarise(tasks, COST)
+    assert summary["metrics"]["image_auroc"]["matrix"][0] == [None, None]
+    assert summary["routing"]["decisions_changed"] == [None, None]
+
+
 def test_report_files_say_what_the_summary_says(tmp_path: Path) -> None:
     scores = [scored(0, [0, 1], [0, 1], [1.0, 2.0]), scored(1, [1], [1], [3.0])]
-    summary = summarise(learned_tasks(), COST, OPTIONS)
+    summary = summarise(learned_tasks(), COST)
     write_report(tmp_path / "report", summary, scores)
     assert json.loads((tmp_path / "report" / "summary.json").read_text()) == summary
     with (tmp_path / "report" / "scores.csv").open() as file:
@@ -99,7 +111,7 @@ def test_files_are_replaced_whole(tmp_path: Path) -> None:
 
 def test_table_shows_routed_and_own_expert_of_every_task() -> None:
     console = Console(width=120, record=True)
-    console.print(summary_table(summarise(learned_tasks(), COST, OPTIONS)))
+    console.print(summary_table(summarise(learned_tasks(), COST)))
     text = console.export_text()
     for word in ("a", "b", "all", "1.000 (1.000)", "0.000", "-", "own expert", "defective"):
         assert word in text

@@ -12,7 +12,7 @@ from moleflow_pl.report_page import render_page
 from moleflow_pl.schedule import Task
 from tests.test_evaluation import scored
 from tests.test_gallery import scores_on
-from tests.test_report import COST, OPTIONS
+from tests.test_report import COST, SETTINGS
 
 ABOUT = {
     "facts": {"seed": "0"},
@@ -49,9 +49,9 @@ def page_of(data_root: Path, name: str = "b") -> str:
     other = scored(1, [0, 1], [1, 1], [1.0, 2.0], masks=False)
     other.options = EvaluationOptions(map_size=48, blur_sigma=0.0)
     tasks = [Task([name], 1, 1), Task(["c"], 1, 1)]
-    tasks[0].evaluation = matrix_row([scores], 2)
-    tasks[1].evaluation = matrix_row([scores, other], 2)
-    return render_page(summarise(tasks, COST, OPTIONS), [scores, other], ABOUT)
+    tasks[0].evaluation = matrix_row([scores], 2, SETTINGS)
+    tasks[1].evaluation = matrix_row([scores, other], 2, SETTINGS)
+    return render_page(summarise(tasks, COST), [scores, other], ABOUT)
 
 
 def test_page_is_well_formed_and_holds_all_it_shows(data_root: Path) -> None:
@@ -74,8 +74,8 @@ def test_nothing_of_a_name_reaches_the_page_unescaped(data_root: Path) -> None:
 
 def test_page_of_a_model_whose_images_are_gone_has_dashes() -> None:
     tasks = [Task(["a"], 1, 1)]
-    tasks[0].evaluation = matrix_row([], 1)
-    page = render_page(summarise(tasks, COST, OPTIONS), [], ABOUT)
+    tasks[0].evaluation = matrix_row([], 1, SETTINGS)
+    page = render_page(summarise(tasks, COST), [], ABOUT)
     assert "No test images are there any more" in page
     assert not Tags(page).open
 

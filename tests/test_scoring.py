@@ -34,6 +34,13 @@ def test_map_without_blur_is_plain_interpolation() -> None:
     assert torch.equal(anomaly_map(scores, (8, 12), sigma=0), expected)
 
 
+@pytest.mark.parametrize("upsampling", ["nearest", "bicubic"])
+def test_upsampling_is_a_choice(upsampling: str) -> None:
+    scores = torch.rand(1, 2, 2)
+    expected = torch.nn.functional.interpolate(scores[:, None], (4, 4), mode=upsampling)[:, 0]
+    assert torch.equal(anomaly_map(scores, (4, 4), 0, upsampling), expected)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("size", [(3, 5), (8, 200)])
 def test_small_and_oblong_maps_can_be_blurred(size: tuple[int, int]) -> None:
     assert anomaly_map(torch.rand(1, 2, 2), size).shape == (1, *size)

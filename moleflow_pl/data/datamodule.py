@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from moleflow_pl.data.layouts import (
     IMAGE_SUFFIXES,
     LAYOUTS,
     ImageRecord,
+    Layout,
     LayoutName,
     task_groups,
 )
@@ -91,7 +93,7 @@ class ContinualDataModule(LightningDataModule):
         self.image_size = size
 
     @property
-    def layout(self) -> Any:
+    def layout(self) -> Layout:
         """The data set on disk, opened anew: folders may come and go between tasks."""
         return LAYOUTS[self.layout_name](self.root)
 
@@ -194,15 +196,15 @@ class ContinualDataModule(LightningDataModule):
 
         A product's images may be gone long after it was learned; that is no error.
         """
-        try:
-            there = set(self.layout.products())
-        except DataError:
-            there = set()
-        return [
-            index
-            for index in schedule.learned
-            if there.issuperset(schedule.tasks[index].products) and self._records(index, part)
-        ]
+        found = []
+        for index in schedule.learned:
+            try:
+                records = self._records(index, part)
+            except DataError:
+                continue
+            if {record.product for record in records} == set(schedule.tasks[index].products):
+                found.append(index)
+        return found
 
     @property
     def _size(self) -> tuple[int, int]:
@@ -212,9 +214,14 @@ class ContinualDataModule(LightningDataModule):
     def _split(self, product: str) -> tuple[list[ImageRecord], list[ImageRecord]]:
         """Training images of a product, and those of them held out: evenly spread, no chance."""
         records = self.layout.train(product)
-        held_out = int(len(records) * self.val_fraction)
-        if not held_out:
+        if not self.val_fraction:
             return records, []
+        held_out = max(int(len(records) * self.val_fraction), 1)
+        if held_out == len(records):
+            raise DataError(
+                f"{product!r} has {len(records)} good image to learn from, and data.val_fraction "
+                f"{self.val_fraction} would hold it out: add images, or hold none out"
+            )
         chosen = {(2 * i + 1) * len(records) // (2 * held_out) for i in range(held_out)}
         train = [record for i, record in enumerate(records) if i not in chosen]
         return train, [records[i] for i in sorted(chosen)]
@@ -243,7 +250,9 @@ class ContinualDataModule(LightningDataModule):
 
     def _stored(self, images: ImageDataset, part: str) -> FeatureDataset:
         title = f"features of {self._schedule.tasks[images.task].name} ({part})"
+        started = time.monotonic()
         features = extract_features(self._module.extractor, self._loader(images), title)
+        self._schedule.tasks[images.task].fit_seconds += time.monotonic() - started
         return FeatureDataset(features, images.records, images.task)
 
     def _loader(self, dataset: Any, **options: Any) -> DataLoader:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol
@@ -91,7 +91,8 @@ MVTec AD itself: https://www.mvtec.com/company/research/datasets/mvtec-ad"""
             raise DataError(f"data.root {self.root} is no folder; {self.TREE}")
 
     def products(self) -> list[str]:
-        return [p.name for p in folders_in(self.root) if (p / "train").is_dir()]
+        parts = ("train", "test")
+        return [p.name for p in folders_in(self.root) if any((p / q).is_dir() for q in parts)]
 
     def train(self, product: str) -> list[ImageRecord]:
         folder = self._folder(product) / "train" / GOOD
@@ -129,7 +130,7 @@ MVTec AD itself: https://www.mvtec.com/company/research/datasets/mvtec-ad"""
 
     def _folder(self, product: str) -> Path:
         folder = self.root / product
-        if not (folder / "train").is_dir():
+        if product not in self.products():
             raise DataError(
                 f"no product {product!r} in {self.root}: there are {self.products()}; {self.TREE}"
             )
@@ -190,7 +191,7 @@ class ELPVLayout:
 
 
 LayoutName = Literal["mvtec", "elpv"]
-LAYOUTS: dict[str, type[MVTecLayout] | type[ELPVLayout]] = {
+LAYOUTS: dict[str, Callable[[str | None], Layout]] = {
     "mvtec": MVTecLayout,
     "elpv": ELPVLayout,
 }

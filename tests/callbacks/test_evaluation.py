@@ -1,12 +1,13 @@
 import csv
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from callbacks import EvaluationCallback
-from callbacks.evaluation import cost, peak_memory_mb
+from callbacks.evaluation import cost, keep_unlike, peak_memory_mb
 from moleflow_pl import MoLEFlow
 from tests.conftest import fit
 
@@ -97,5 +98,22 @@ def test_cost_counts_what_is_stored(learned: tuple[Path, MoLEFlow]) -> None:
     assert numbers["peak_memory_mb"] > 10
 
 
-def test_peak_memory_is_in_megabytes() -> None:
+def test_peak_memory_is_in_megabytes_or_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 10 < peak_memory_mb() < 1e5
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert peak_memory_mb() is None
+
+
+def test_report_of_other_tasks_or_settings_is_kept(tmp_path: Path) -> None:
+    def report(tasks: list[str], settings: dict) -> dict:
+        return {"tasks": tasks, "settings": settings}
+
+    folder = tmp_path / "report"
+    keep_unlike(folder, report(["a"], {}))
+    folder.mkdir()
+    (folder / "summary.json").write_text(json.dumps(report(["a"], {"router": "pooled"})))
+    keep_unlike(folder, report(["a", "b"], {"router": "pooled"}))
+    assert folder.exists()
+    keep_unlike(folder, report(["a"], {"router": "euclidean"}))
+    assert not folder.exists()
+    assert (tmp_path / "report~1" / "summary.json").exists()

@@ -1,8 +1,10 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from callbacks.run_folder import free_name, prepare_run, run_of
+from moleflow_pl.checkpoint import STATE_KEY
 from moleflow_pl.errors import ConfigError
 
 
@@ -32,6 +34,31 @@ def test_fit_that_goes_on_stays_and_keeps_the_old_curves(tmp_path: Path) -> None
     prepare_run(run, run / "last.ckpt")
     names = sorted(path.name for path in run.iterdir())
     assert names == ["config.yaml", "last.ckpt", "metrics~1.csv"]
+
+
+def checkpoint_of(path: Path, epochs: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tasks = [{"products": ["a"], "epochs": 9, "epochs_done": epochs}]
+    torch.save({STATE_KEY: {"tasks": tasks}}, path)
+    return path
+
+
+def test_fit_from_an_earlier_task_moves_the_run_that_went_further_aside(tmp_path: Path) -> None:
+    run = old_run(tmp_path / "run")
+    last = checkpoint_of(run / "last.ckpt", 4)
+    early = checkpoint_of(run / "tasks" / "00-a.ckpt", 2)
+    moved = prepare_run(run, early)
+    assert moved == tmp_path / "run~1" / "tasks" / "00-a.ckpt"
+    assert moved.exists()
+    assert not run.exists()
+    assert not last.exists()
+
+
+def test_fit_from_a_task_stays_where_nothing_went_further(tmp_path: Path) -> None:
+    early = checkpoint_of(tmp_path / "run" / "tasks" / "00-a.ckpt", 2)
+    assert prepare_run(tmp_path / "run", early) == early
+    (tmp_path / "run" / "last.ckpt").write_bytes(b"damaged")
+    assert prepare_run(tmp_path / "run", early) == early
 
 
 def test_fit_from_another_runs_checkpoint_moves_what_is_in_its_way(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -68,6 +69,33 @@ def test_validation_takes_training_images_where_nothing_is_held_out(
     data.trainer.lightning_module.schedule.tasks[0].epochs_done = 2  # type: ignore[union-attr]
     assert sum(len(batch["path"]) for batch in data.val_dataloader()[0]) == 6
     assert "nothing was held out" in capsys.readouterr().out
+
+
+def test_a_small_product_holds_out_at_least_one_image(tmp_path: Path) -> None:
+    draw_product(tmp_path, "a", 0, train=3)
+    draw_product(tmp_path, "lonely", 0, train=1)
+    data = data_for(tmp_path, ["a", "lonely"], val_fraction=0.1)
+    assert data.check([0])["a"]["val"] == 1
+    with pytest.raises(DataError, match="'lonely' has 1 good image.*hold none out"):
+        data.check([1])
+
+
+def test_test_images_outlive_the_training_images(tmp_path: Path) -> None:
+    draw_product(tmp_path, "a", 0)
+    data = data_for(tmp_path, ["a"], fn="test")
+    schedule = data.trainer.lightning_module.schedule  # type: ignore[union-attr]
+    schedule.tasks[0].epochs_done = 2
+    shutil.rmtree(tmp_path / "a" / "train")
+    assert data.tasks_on_disk(schedule) == [0]
+    assert data.tasks_on_disk(schedule, "train") == []
+
+
+def test_time_of_the_features_counts(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = data_for(data_root, ["b"])
+    clock = iter((100.0, 107.0))
+    monkeypatch.setattr("moleflow_pl.data.datamodule.time.monotonic", lambda: next(clock))
+    data.train_dataloader()
+    assert data.trainer.lightning_module.schedule.tasks[0].fit_seconds == 7.0  # type: ignore[union-attr]
 
 
 def test_counts_are_those_of_the_folders(data_root: Path) -> None:
