@@ -206,27 +206,27 @@ def load_backbone(name: str, weights: str, size: tuple[int, int]) -> Any:
         close = difflib.get_close_matches(name, timm.list_models(), n=6)
         raise ConfigError(f"timm has no model {name!r}; names like it: {close}")
     options: dict[str, Any] = {"num_classes": 0}
-    if timm.get_pretrained_cfg(name).fixed_input_size:
-        check_size(name, size)
+    fixed_size = timm.get_pretrained_cfg(name).fixed_input_size
+    if fixed_size:
         options["img_size"] = size
-    if weights == PRETRAINED:
-        return timm.create_model(name, pretrained=True, **options)
-    path = None if weights == RANDOM else weights_file(weights)
-    if path is None or weights.startswith(PACKAGE):
+    path = None if weights in (PRETRAINED, RANDOM) else weights_file(weights)
+    if weights == RANDOM or weights.startswith(PACKAGE):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(FIXED_SEED)
             model = timm.create_model(name, pretrained=False, **options)
-        return model if path is None else load_in_order(model, path)
-    # timm's own loader renames and resamples (position embeddings to another grid) as needed
-    return timm.create_model(
-        name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **options
-    )
+        if path is not None:
+            load_in_order(model, path)
+    else:
+        # timm's own loader renames and resamples (position embeddings to another grid) as needed
+        source = {} if path is None else {"pretrained_cfg_overlay": {"file": str(path)}}
+        model = timm.create_model(name, pretrained=True, **source, **options)
+    if fixed_size:
+        check_size(name, size, model.patch_embed.patch_size)
+    return model
 
 
-def check_size(name: str, size: tuple[int, int]) -> None:
+def check_size(name: str, size: tuple[int, int], patch: tuple[int, int]) -> None:
     """Refuse an image size that the patches of `name` do not divide."""
-    with torch.device("meta"):
-        patch = timm.create_model(name, pretrained=False).patch_embed.patch_size
     if all(side >= step and side % step == 0 for side, step in zip(size, patch, strict=True)):
         return
     near = [
@@ -265,7 +265,7 @@ def weights_file(weights: str) -> Path:
     return found[0]
 
 
-def load_in_order(model: nn.Module, path: Path) -> nn.Module:
+def load_in_order(model: nn.Module, path: Path) -> None:
     """Load tensors that go by other names but stand in the model's order and shapes.
 
     The file may have a classifier's tensors at its end, which the model leaves out.
@@ -276,7 +276,6 @@ def load_in_order(model: nn.Module, path: Path) -> nn.Module:
     if len(source) < len(target) or any(a.shape != b.shape for a, b in pairs):
         raise ConfigError(f"{path.name} does not hold the {len(target)} tensors of this backbone")
     model.load_state_dict(dict(zip(target, source, strict=False)))
-    return model
 
 
 def weights_hash(module: nn.Module) -> str:
