@@ -154,9 +154,8 @@ class MoLEFlowCLI(LightningCLI):
         schedule = TaskSchedule()
         if self.checkpoint is not None:
             state = self.model.check(read_checkpoint(self.checkpoint))
-            schedule = TaskSchedule.from_state(state["tasks"]).begun()
-        schedule.extend(self.datamodule.groups, epochs=1)
-        self.datamodule.check(schedule.todo)
+            schedule = TaskSchedule.from_state(state["tasks"])
+        self.datamodule.check(schedule.replanned(self.datamodule.groups, epochs=1).todo)
         self.checkpoint = prepare_run(Path(self.trainer.default_root_dir), self.checkpoint)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:

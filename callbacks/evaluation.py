@@ -91,7 +91,7 @@ class EvaluationCallback(Callback):
         if not self.evaluate_every_task and module.schedule.current is not None:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        learned = data.tasks_on_disk(module.schedule)
+        learned = data.tasks_on_disk()
         self._report(trainer, module, self._run(trainer, module, learned))
         ahead = module.schedule.current
         if self.evaluate_next_task and ahead is not None:

@@ -85,7 +85,8 @@ class TaskSchedulerCallback(Callback):
         """Log what a step does, before the gradient is clipped."""
         current = pl_module.schedule.current
         assert current is not None
-        gradients = [p.grad for p in pl_module.flow.parameters_for(current) if p.grad is not None]
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
+        gradients = [p.grad for p in trained if p.grad is not None]
         name = pl_module.schedule.tasks[current].name
         options: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": 1}
         pl_module.log(f"train/{name}/grad_norm", get_total_norm(gradients), **options)

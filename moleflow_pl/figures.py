@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from matplotlib import colormaps, rc_context
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
-from torchmetrics.classification import BinaryROC
+
+from moleflow_pl.metrics import roc
 
 # Okabe & Ito's palette: told apart by the colour-blind, and in grey by its lightness
 BLUE, ORANGE, GREY = "#0072b2", "#e69f00", "#555555"
@@ -47,9 +49,7 @@ def roc_figure(curves: Mapping[str, Tensor], labels: Tensor) -> str:
     axis = figure.subplots()
     styles = ((BLUE, "-"), (ORANGE, "--"))
     for (name, scores), (colour, line) in zip(curves.items(), styles, strict=False):
-        curve = BinaryROC(normalization=None, validate_args=False)
-        x, y, _ = curve(scores, labels)
-        axis.plot(x, y, label=name, linewidth=2, color=colour, linestyle=line)
+        axis.plot(*roc(scores, labels), label=name, linewidth=2, color=colour, linestyle=line)
     axis.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
     axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     axis.set_xlabel("good images called defective", fontsize=FONT)
@@ -92,17 +92,15 @@ def cell_style(value: float | None, low: float = 0.0, high: float = 1.0) -> str:
     if value is None:
         return ""
     share = (value - low) / (high - low) if high > low else 1.0
-    red, green, blue, _ = MATRIX_MAP(min(max(share, 0.0), 1.0))
+    shade = MATRIX_MAP(min(max(share, 0.0), 1.0))
+    red, green, blue, _ = shade
     luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
-    shade = "".join(f"{round(255 * part):02x}" for part in (red, green, blue))
-    return f"background:#{shade};color:{'#000' if luminance > 0.4 else '#fff'}"
+    return f"background:{to_hex(shade)};color:{'#000' if luminance > 0.4 else '#fff'}"
 
 
 def scale_gradient() -> str:
     """The heatmap's colours from left to right, as a CSS gradient."""
-    stops = [HEAT_MAP(i / 8) for i in range(9)]
-    colours = ["#" + "".join(f"{round(255 * part):02x}" for part in stop[:3]) for stop in stops]
-    return f"linear-gradient(90deg,{','.join(colours)})"
+    return f"linear-gradient(90deg,{','.join(to_hex(HEAT_MAP(i / 8)) for i in range(9))})"
 
 
 def jpeg_uri(image: Image.Image) -> str:

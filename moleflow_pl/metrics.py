@@ -16,12 +16,19 @@ METRICS = IMAGE_METRICS + PIXEL_METRICS
 CHANCE = 0.5  # AUROC of a guess
 
 
-def precision_recall(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Precision, recall and the score from which on they hold, by ascending score.
+def roc(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """False- and true-positive rates of raw scores, by falling threshold.
 
     torchmetrics' own AUROC and AP pass scores beyond [0, 1] through a sigmoid, which makes ties of
     negative log-likelihoods; its curves can be told not to.
     """
+    curve = BinaryROC(normalization=None, validate_args=False)
+    false_positive, true_positive, _ = curve(scores, labels)
+    return false_positive.double(), true_positive.double()
+
+
+def precision_recall(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Precision, recall and the score from which on they hold, by ascending score; raw as `roc`."""
     curve = BinaryPrecisionRecallCurve(normalization=None, validate_args=False)
     precision, recall, thresholds = curve(scores, labels)
     # where all scores are one, there is a single threshold, and no dimension
@@ -44,10 +51,8 @@ def auroc(scores: Tensor, labels: Tensor) -> float | None:
     """
     if not both_classes(labels):
         return None
-    false_positive, true_positive, _ = BinaryROC(normalization=None, validate_args=False)(
-        scores, labels
-    )
-    return torch.trapezoid(true_positive.double(), false_positive.double()).item()
+    false_positive, true_positive = roc(scores, labels)
+    return torch.trapezoid(true_positive, false_positive).item()
 
 
 def average_precision(scores: Tensor, labels: Tensor) -> float | None:

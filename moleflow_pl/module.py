@@ -131,13 +131,16 @@ class MoLEFlow(LightningModule):
         if task is not None:
             chosen = torch.full((len(features),), task, device=features.device)
         elif self.routes:
-            known = torch.tensor(self.router.tasks, device=features.device)
-            chosen = known[distances.argmin(1)]
+            chosen = self.router.nearest(distances)
         else:
             chosen = torch.zeros(len(features), dtype=torch.long, device=features.device)
-        patch_scores = patch_nll(*self.flow(self.position(features), chosen))
+        patch_scores = self.patch_scores(features, chosen)
         score = image_score(patch_scores, self.image_quantile)
         return Inspection(score, patch_scores, chosen, distances)
+
+    def patch_scores(self, features: Tensor, task: int | Tensor) -> Tensor:
+        """NLL (B, h, w) of features (B, h, w, D) by one expert or by one for each image."""
+        return patch_nll(*self.flow(self.position(features), task))
 
     def features(self, batch: Mapping[str, Any]) -> Tensor:
         """Features (B, h, w, D) of a batch, stored or fresh."""
@@ -176,7 +179,7 @@ class MoLEFlow(LightningModule):
         own = int(batch["task"][0])
         size, name = len(batch["task"]), self.schedule.tasks[own].name
         features = self.features(batch)
-        nll = patch_nll(*self.flow(self.position(features), own)).mean() / self.extractor.dim
+        nll = self.patch_scores(features, own).mean() / self.extractor.dim
         options: dict[str, Any] = {"batch_size": size, "add_dataloader_idx": False}
         self.log(f"val/{name}/nll_per_dim", nll, **options)
         if own in self.router.tasks:
@@ -313,8 +316,8 @@ class MoLEFlow(LightningModule):
         planned = self.schedule.tasks
         self.schedule = TaskSchedule.from_state(state["tasks"])
         if planned:
-            self.schedule = self.schedule.begun()
-            self.schedule.extend([task.products for task in planned], planned[-1].epochs)
+            groups = [task.products for task in planned]
+            self.schedule = self.schedule.replanned(groups, planned[-1].epochs)
         self.seed = state["seed"]
         self.run_config = self.run_config or checkpoint.get(CONFIG_KEY, "")
         for task in state["experts"]:

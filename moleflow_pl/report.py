@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich.table import Table
 
@@ -97,23 +98,29 @@ def summarise(tasks: Sequence[Task], cost: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+@contextmanager
+def replacing(path: Path) -> Iterator[TextIO]:
+    """Open a file to write that takes its place when all is written, or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
-    partial.write_text(text, encoding="utf-8")
+    # line ends are the writer's, as csv asks for
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        yield file
     os.replace(partial, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    with replacing(path) as file:
+        file.write(text)
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Write a CSV file whole or not at all; None becomes an empty field."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    with partial.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(rows)
-    os.replace(partial, path)
 
 
 def write_report(folder: Path, summary: Mapping[str, Any], scores: Sequence[TaskScores]) -> None:

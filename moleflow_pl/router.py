@@ -172,8 +172,11 @@ class PrototypeRouter(nn.Module):
 
     def route(self, features: Tensor) -> Tensor:
         """Task of the nearest prototype for features (N, D): ids (N,)."""
-        nearest = self.distances(features).argmin(1)
-        return torch.tensor(self.tasks, device=nearest.device)[nearest]
+        return self.nearest(self.distances(features))
+
+    def nearest(self, distances: Tensor) -> Tensor:
+        """Task of the smallest of an image's `distances` (N, T): ids (N,)."""
+        return torch.tensor(self.tasks, device=distances.device)[distances.argmin(1)]
 
     def _prepare(self) -> tuple[Tensor, Tensor]:
         prototypes: list[Any] = [self.prototypes[str(task)] for task in self.tasks]

@@ -135,9 +135,15 @@ class TaskSchedule:
             )
         self.tasks += [Task(group, epochs) for group in plan[len(old) :]]
 
-    def begun(self) -> TaskSchedule:
-        """The same without planned tasks of which nothing has been trained; a plan may change."""
-        return TaskSchedule([task for task in self.tasks if task.epochs_done])
+    def replanned(self, groups: Sequence[Sequence[str]], epochs: int) -> TaskSchedule:
+        """What has begun, and a plan for the rest; tasks that have not begun may have changed.
+
+        Raises:
+            ConfigError: the list does not begin with the tasks that have begun.
+        """
+        schedule = TaskSchedule([task for task in self.tasks if task.epochs_done])
+        schedule.extend(groups, epochs)
+        return schedule
 
     def state(self) -> list[dict[str, Any]]:
         """Plain lists, dicts and numbers for a checkpoint."""

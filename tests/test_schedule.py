@@ -63,6 +63,7 @@ def test_state_survives_a_round_trip() -> None:
 
 def test_tasks_not_begun_can_be_dropped_from_the_plan() -> None:
     schedule = schedule_of(3, 1)
-    assert schedule.begun().names == ["a", "b+c"]
+    assert schedule.replanned([["a"], ["b", "c"]], epochs=3).names == ["a", "b+c"]
+    assert schedule.replanned([["a"], ["b", "c"], ["e"]], epochs=3).names == ["a", "b+c", "e"]
     assert schedule.todo == [1, 2]
     assert schedule.epochs_done == 4

@@ -160,12 +160,12 @@ class ContinualDataModule(LightningDataModule):
         part = "val" if self.val_fraction else "train"
         if part == "train":
             print("validate: nothing was held out (data.val_fraction 0): training images are used")
-        there = self._there(self._schedule, part)
+        there = self._there(part)
         return [self._loader(self._images(task, part)) for task in there]
 
     def test_dataloader(self) -> list[DataLoader]:
         """Test images of every task the model has learned, one loader each."""
-        return [self.test_loader(task) for task in self._there(self._schedule, "test")]
+        return [self.test_loader(task) for task in self._there("test")]
 
     def test_loader(self, task: int) -> DataLoader:
         """Test images of one task, with masks."""
@@ -182,27 +182,28 @@ class ContinualDataModule(LightningDataModule):
         records = [ImageRecord(path, "") for path in find_images(self.predict_path)]
         return self._loader(ImageDataset(records, UNKNOWN_TASK, self._size))
 
-    def _there(self, schedule: TaskSchedule, part: str) -> list[int]:
+    def _there(self, part: str) -> list[int]:
         """The tasks on disk, if there is one: a command of its own has nothing to do without."""
-        found = self.tasks_on_disk(schedule, part)
+        found = self.tasks_on_disk(part)
         if not found:
+            names = self._schedule.names
             raise DataError(
-                f"no image to {part} of the learned tasks {schedule.names} in data.root {self.root}"
+                f"no image to {part} of the learned tasks {names} in data.root {self.root}"
             )
         return found
 
-    def tasks_on_disk(self, schedule: TaskSchedule, part: str = "test") -> list[int]:
+    def tasks_on_disk(self, part: str = "test") -> list[int]:
         """The learned tasks whose products can still be found and have images of a part.
 
         A product's images may be gone long after it was learned; that is no error.
         """
         found = []
-        for index in schedule.learned:
+        for index in self._schedule.learned:
             try:
                 records = self._records(index, part)
             except DataError:
                 continue
-            if {record.product for record in records} == set(schedule.tasks[index].products):
+            if {record.product for record in records} == set(self._schedule.tasks[index].products):
                 found.append(index)
         return found
 

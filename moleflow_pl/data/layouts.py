@@ -91,8 +91,7 @@ MVTec AD itself: https://www.mvtec.com/company/research/datasets/mvtec-ad"""
             raise DataError(f"data.root {self.root} is no folder; {self.TREE}")
 
     def products(self) -> list[str]:
-        parts = ("train", "test")
-        return [p.name for p in folders_in(self.root) if any((p / q).is_dir() for q in parts)]
+        return [folder.name for folder in folders_in(self.root) if self._is_product(folder)]
 
     def train(self, product: str) -> list[ImageRecord]:
         folder = self._folder(product) / "train" / GOOD
@@ -128,9 +127,14 @@ MVTec AD itself: https://www.mvtec.com/company/research/datasets/mvtec-ad"""
             )
         return found
 
+    @staticmethod
+    def _is_product(folder: Path) -> bool:
+        # training images may be gone while those to test with are kept
+        return (folder / "train").is_dir() or (folder / "test").is_dir()
+
     def _folder(self, product: str) -> Path:
         folder = self.root / product
-        if product not in self.products():
+        if not self._is_product(folder):
             raise DataError(
                 f"no product {product!r} in {self.root}: there are {self.products()}; {self.TREE}"
             )

@@ -86,8 +86,8 @@ def test_test_images_outlive_the_training_images(tmp_path: Path) -> None:
     schedule = data.trainer.lightning_module.schedule  # type: ignore[union-attr]
     schedule.tasks[0].epochs_done = 2
     shutil.rmtree(tmp_path / "a" / "train")
-    assert data.tasks_on_disk(schedule) == [0]
-    assert data.tasks_on_disk(schedule, "train") == []
+    assert data.tasks_on_disk() == [0]
+    assert data.tasks_on_disk("train") == []
 
 
 def test_time_of_the_features_counts(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,9 +112,9 @@ def test_only_products_still_to_be_learned_have_to_be_there(tmp_path: Path) -> N
         data.check([0, 1])
     for task in schedule.tasks:
         task.epochs_done = 2
-    assert data.tasks_on_disk(schedule) == [1]
+    assert data.tasks_on_disk() == [1]
     data.root = str(tmp_path / "nowhere")
-    assert data.tasks_on_disk(schedule) == []
+    assert data.tasks_on_disk() == []
 
 
 def test_a_command_without_any_image_says_so(tmp_path: Path) -> None:
