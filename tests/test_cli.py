@@ -330,7 +330,16 @@ def test_runs_are_set_side_by_side(
         cli.main(["report", "--run", str(tmp_path)])
 
 
-def test_options_of_the_command_line_are_found_in_both_spellings() -> None:
-    assert cli.option(["fit", "--ckpt_path", "a"], "--ckpt_path") == "a"
-    assert cli.option(["fit", "--ckpt_path=a"], "--ckpt_path") == "a"
-    assert cli.option(["fit", "--ckpt_path"], "--ckpt_path") is None
+def test_help_names_every_verb_and_imports_no_torch(capsys: pytest.CaptureFixture[str]) -> None:
+    code = "import cli, sys; cli.main(['--help']); sys.exit('torch' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert shown.returncode == 0
+    assert all(f"\n  {verb} " in shown.stdout for verb in cli.VERBS)
+    assert len(shown.stdout.splitlines()) <= 40
+    cli.main(["--version"])
+    assert capsys.readouterr().out == f"moleflow {version('moleflow')}\n"
+
+
+def test_unknown_verb_is_answered_with_the_verbs() -> None:
+    with pytest.raises(SystemExit, match=r"no verb 'frob'; the verbs are fit, .*report"):
+        cli.main(["frob"])

@@ -5,7 +5,7 @@ import pytest
 import timm
 import torch
 
-import cli
+import commands.lightning as cli
 from moleflow_pl import MoLEFlow
 from moleflow_pl.flow import MoLESpatialAwareNF
 

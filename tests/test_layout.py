@@ -26,7 +26,8 @@ def name_of(path: Path) -> str:
 
 
 def test_every_module_has_a_test_file() -> None:
-    modules = [*ROOT.glob("moleflow_pl/**/*.py"), *ROOT.glob("callbacks/*.py"), ROOT / "cli.py"]
+    modules = [*ROOT.glob("moleflow_pl/**/*.py"), *ROOT.glob("callbacks/*.py")]
+    modules += [*ROOT.glob("commands/*.py"), ROOT / "cli.py"]
     missing = []
     for module in modules:
         if module.name == "__init__.py":
@@ -43,8 +44,10 @@ def test_modules_import_only_from_those_above_them() -> None:
     for path in ROOT.glob("moleflow_pl/**/*.py"):
         above = set(LAYERS[: LAYERS.index(name_of(path))])
         for imported in imports(path):
-            assert imported.split(".")[0] not in ("callbacks", "cli"), path
+            assert imported.split(".")[0] not in ("callbacks", "commands", "cli"), path
             if imported.split(".")[0] == "moleflow_pl":
                 assert imported.removeprefix("moleflow_pl").lstrip(".") in above, (path, imported)
     for path in ROOT.glob("callbacks/*.py"):
+        assert not {name.split(".")[0] for name in imports(path)} & {"commands", "cli"}, path
+    for path in ROOT.glob("commands/*.py"):
         assert "cli" not in imports(path), path

@@ -1,0 +1,1 @@
+"""The verbs of the command `moleflow`, a module each."""

@@ -1,0 +1,216 @@
+"""`moleflow fit`, `validate`, `test` and `predict`: LightningCLI."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import set_loader
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger
+
+from callbacks import EvaluationCallback, PredictionWriter, RunCheckpoint, TaskSchedulerCallback
+from callbacks.run_folder import RunConfig, prepare_run, run_of
+from callbacks.task_scheduler import check_devices
+from moleflow_pl import ContinualDataModule, MoLEFlow
+from moleflow_pl.checkpoint import CONFIG_KEY, read_checkpoint
+from moleflow_pl.errors import ConfigError
+from moleflow_pl.schedule import TaskSchedule
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "default_root_dir": "runs/moleflow",
+    "devices": 1,
+    "gradient_clip_val": 0.5,
+    "max_epochs": -1,  # the task schedule says when the fit is over
+    "num_sanity_val_steps": 0,  # there is no expert to validate yet
+    "log_every_n_steps": 1,
+}
+DESCRIPTION = "Learn to inspect one product after another, and use what was learned."
+# what `test` and its like take over from the run a checkpoint comes from: not the hardware
+CARRIED = ("seed_everything", "model", "data", "evaluation")
+
+
+class PlainLoader(yaml.SafeLoader):
+    """Safe YAML that reads `1e-4` as a number too."""
+
+
+PlainLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+TASKS = "tasks"
+TEXT = "tag:yaml.org,2002:str"
+
+
+def load_yaml(text: str) -> Any:
+    """Read YAML, all below a key `tasks` as text: products called `01`, `1.0` or `no` keep it.
+
+    Example:
+        >>> load_yaml("{data: {tasks: [01, no, [1.0, b]]}, model: {rank: 2, on: no}}")["data"]
+        {'tasks': ['01', 'no', ['1.0', 'b']]}
+        >>> load_yaml("1e-4")
+        0.0001
+    """
+    loader = PlainLoader(text)
+    node = loader.get_single_node()
+    if node is None:
+        return None
+    keep_names(node)
+    return loader.construct_document(node)
+
+
+def keep_names(node: yaml.Node, names: bool = False) -> None:
+    """Mark every scalar below a key `tasks` as text."""
+    if isinstance(node, yaml.ScalarNode) and names:
+        node.tag = TEXT
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            keep_names(item, names)
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            keep_names(value, names or key.value == TASKS)
+
+
+def quote_tasks(args: Sequence[str]) -> list[str]:
+    """The same for `--data.tasks` on the command line, whose value comes without its key.
+
+    Example:
+        >>> quote_tasks(["--data.tasks", "[01, no]", "--data.root=x"])
+        ['--data.tasks', '["01", "no"]', '--data.root=x']
+    """
+    name = f"--data.{TASKS}"
+    quoted = list(args)
+    for i, arg in enumerate(quoted):
+        before = quoted[i - 1] if i else ""
+        if before == name:
+            quoted[i] = quoted_list(arg)
+        elif arg.startswith(f"{name}="):
+            quoted[i] = f"{name}={quoted_list(arg.removeprefix(f'{name}='))}"
+    return quoted
+
+
+def quoted_list(text: str) -> str:
+    """A YAML list with every name in quotes; other text as it is."""
+    try:
+        value = yaml.load(text, Loader=yaml.BaseLoader)  # no scalar is more than text to it
+    except yaml.YAMLError:
+        return text
+    return json.dumps(value) if isinstance(value, list) else text
+
+
+set_loader("yaml", load_yaml, exceptions=(yaml.YAMLError,))
+
+
+class MoLEFlowCLI(LightningCLI):
+    """LightningCLI for the one model and the one data module, with the run folder looked after."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(TaskSchedulerCallback, "schedule")
+        parser.add_lightning_class_args(EvaluationCallback, "evaluation")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        args = quote_tasks(sys.argv[1:] if args is None else args)
+        path = option(args, "--ckpt_path")
+        if path is not None and args[0] in self.subcommands():
+            args[1:1] = ["--config", stored_config(Path(path), args[0])]
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would let the file's arguments override those of the command line.
+
+        The file's come first here, as a config, and the model refuses a file that does not fit.
+        """
+
+    def before_instantiate_classes(self) -> None:
+        limit = self._get(self.config, "trainer").max_epochs
+        if limit not in (None, -1):
+            raise ConfigError(
+                f"trainer.max_epochs {limit}: leave it out, and set schedule.epochs_per_task"
+            )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        trainer = self._get(self.config_init, "trainer")
+        if trainer.logger is None:
+            # only a fit has curves; a logger of `test` would wipe them
+            fit = self.subcommand == "fit"
+            root = trainer.default_root_dir
+            kwargs["logger"] = CSVLogger(root, name="", version="") if fit else False
+        made = super().instantiate_trainer(**kwargs)
+        check_devices(made)  # before Lightning starts a process for each
+        return made
+
+    def before_fit(self) -> None:
+        """Look before leaping: nothing is moved or written unless the fit can begin."""
+        path = self._get(self.config, "ckpt_path")
+        self.checkpoint = None if path is None else Path(path)
+        schedule = TaskSchedule()
+        if self.checkpoint is not None:
+            state = self.model.check(read_checkpoint(self.checkpoint))
+            schedule = TaskSchedule.from_state(state["tasks"])
+        self.datamodule.check(schedule.replanned(self.datamodule.groups, epochs=1).todo)
+        self.checkpoint = prepare_run(Path(self.trainer.default_root_dir), self.checkpoint)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        if subcommand == "fit":
+            kwargs["ckpt_path"] = self.checkpoint
+        if subcommand == "predict":
+            # the rows are written as they come; kept, they would fill the memory
+            kwargs["return_predictions"] = False
+        return kwargs
+
+
+def option(args: Sequence[str], name: str) -> str | None:
+    """Value of an option in a list of arguments, the last one given.
+
+    Example:
+        >>> option(["fit", "--ckpt_path=a", "--ckpt_path", "b"], "--ckpt_path")
+        'b'
+    """
+    value = None
+    for i, arg in enumerate(args):
+        if arg == name and i + 1 < len(args):
+            value = args[i + 1]
+        elif arg.startswith(name + "="):
+            value = arg.removeprefix(name + "=")
+    return value
+
+
+def stored_config(checkpoint: Path, subcommand: str) -> str:
+    """The arguments a checkpoint's run had, as YAML, for a command that goes on from it."""
+    config = yaml.safe_load(read_checkpoint(checkpoint).get(CONFIG_KEY) or "{}")
+    if subcommand == "fit":
+        config.pop("ckpt_path", None)
+    else:
+        config = {key: config[key] for key in CARRIED if key in config}
+    config.setdefault("trainer", {})["default_root_dir"] = str(run_of(checkpoint))
+    return yaml.safe_dump(config)
+
+
+def build(args: list[str] | None = None, kind: type[MoLEFlowCLI] = MoLEFlowCLI) -> MoLEFlowCLI:
+    """Parse the arguments (those of the process by default) and run what they ask for."""
+    return kind(
+        MoLEFlow,
+        ContinualDataModule,
+        save_config_callback=RunConfig,
+        trainer_defaults={**TRAINER_DEFAULTS, "callbacks": [RunCheckpoint(), PredictionWriter()]},
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        parser_kwargs={"description": DESCRIPTION},
+        args=args,
+    )
+
+
+def main(args: Sequence[str]) -> None:
+    """Run one of LightningCLI's verbs."""
+    # the backbone is meant to be in eval mode; the other is between Lightning and torch
+    warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+    warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
+    warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")
+    build(list(args))
