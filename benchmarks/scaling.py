@@ -71,7 +71,7 @@ def throughput(report: Report) -> None:
             "one": partial(score, alone, images, torch.zeros(BATCH, dtype=torch.long)),
             "hundred": lambda: score(model, images, draw()),
         },
-        rounds=11,
+        rounds=21,
     )
     ratio = 100 * taken["one"] / taken["hundred"]
     each = 1000 * taken["one"] / BATCH

@@ -85,7 +85,7 @@ class MoLEFlow(LightningModule):
         bank_size: Latents of each product that a bank keeps.
         router: Distance to a product's prototype: `pooled`, `mahalanobis` or `euclidean`; with
             `none`, all images go to the first task.
-        prototype: What of an image's patches the router looks at: their `median` or `mean`.
+        prototype: What of an image's patches the router looks at: their `mean` or `median`.
         patch_fraction: Share of every image's patches that a training step sees, drawn at random.
         image_quantile: Quantile of its patches' scores that is an image's score.
         optimizer: Builds an optimizer from a list of parameters.
@@ -114,7 +114,7 @@ class MoLEFlow(LightningModule):
         score: ScoreName = "norm",
         bank_size: int = 4000,
         router: Distance | Literal["none"] = "pooled",
-        prototype: Literal["median", "mean"] = "median",
+        prototype: Literal["mean", "median"] = "mean",
         patch_fraction: float = 0.25,
         image_quantile: float = 0.99,
         optimizer: OptimizerCallable = adamw,
@@ -195,7 +195,8 @@ class MoLEFlow(LightningModule):
     def image_features(self, features: Tensor) -> Tensor:
         """What the router looks at: (B, D) of features (B, h, w, D).
 
-        The median over patches keeps a defect, however bright, from moving the image.
+        The median over patches keeps a defect, however bright, from moving the image; the mean
+        told the three real products apart better on both backbones measured.
         """
         if self.prototype == "mean":
             return features.mean((1, 2))

@@ -83,15 +83,15 @@ def test_training_follows_the_literal_loop(tiny_model: Build) -> None:
             torch.testing.assert_close(module.flow.state_dict()[key], tensor, rtol=1e-4, atol=1e-6)
 
 
-def test_router_is_told_nothing_of_position(tiny_model: Build) -> None:
-    module = with_tasks(tiny_model())
+def test_median_prototype_is_the_median_over_patches_without_position(tiny_model: Build) -> None:
+    module = with_tasks(tiny_model(prototype="median"))
     images = torch.rand(2, 3, SIZE, SIZE)
     medians = module.extractor(images).flatten(1, 2).quantile(0.5, 1, interpolation="lower")
     assert torch.equal(module(images).distances, module.router.distances(medians))
 
 
-def test_published_prototype_is_the_mean_over_patches(tiny_model: Build) -> None:
-    module = with_tasks(tiny_model(**SEED_METHOD))
+def test_router_is_told_the_mean_over_patches_without_position(tiny_model: Build) -> None:
+    module = with_tasks(tiny_model())
     images = torch.rand(2, 3, SIZE, SIZE)
     expected = module.router.distances(module.extractor(images).mean((1, 2)))
     assert torch.equal(module(images).distances, expected)
