@@ -21,7 +21,7 @@ def awake_flow(tasks: int = 2, **options: bool) -> MoLESpatialAwareNF:
 @pytest.mark.parametrize("switch", ["", "use_lora", "use_task_bias", "use_task_adapter"])
 def test_merged_expert_scores_as_the_unmerged(switch: str) -> None:
     flow = awake_flow(**({switch: False} if switch else {}))
-    features = torch.randn(3, 20, 25, 12)  # more rows than go at once
+    features = torch.randn(5, 20, 25, 12)  # more rows than go at once
     assert features[..., 0].numel() > CPU_ROWS
     for task in (0, 1):
         expected = flow(features, task)
