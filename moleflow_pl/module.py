@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -21,6 +22,7 @@ from moleflow_pl.schedule import TaskSchedule
 from moleflow_pl.scoring import image_score, patch_nll
 from moleflow_pl.seeding import derive_generator, derive_seed
 from moleflow_pl.statistics import FeatureStatistics
+from moleflow_pl.tiling import TiledExtractor
 
 BACKBONE_PREFIX = "extractor.backbone."
 
@@ -63,6 +65,9 @@ class MoLEFlow(LightningModule):
         target_embed_dim: Width of a fixed random projection of the features; none by default.
         smooth: Side of the window that features are averaged over, odd; 1 for none.
         grid: Side of the grid that features are pooled to, or height and width; none by default.
+        tile: Side of the tiles, or height and width, in which the backbone sees large images;
+            by default it sees an image at once.
+        tile_overlap: Pixels that neighbouring tiles share at least.
         use_position: Add the two-dimensional sine-cosine code.
         coupling_layers: Coupling blocks of the flow.
         clamp_alpha: Largest log-scale of one coupling.
@@ -87,6 +92,8 @@ class MoLEFlow(LightningModule):
         target_embed_dim: int | None = None,
         smooth: int = 1,
         grid: int | list[int] | None = None,
+        tile: int | list[int] | None = None,
+        tile_overlap: int = 64,
         use_position: bool = True,
         coupling_layers: int = 8,
         clamp_alpha: float = 1.9,
@@ -102,7 +109,10 @@ class MoLEFlow(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer"], logger=False)
-        self.extractor = PatchExtractor(
+        kind: Any = PatchExtractor
+        if tile is not None:
+            kind = partial(TiledExtractor, tile=tile, overlap=tile_overlap)
+        self.extractor: PatchExtractor = kind(
             backbone, layers, image_size, backbone_weights, target_embed_dim, smooth, grid
         )
         self.position = PositionalGrid() if use_position else torch.nn.Identity()

@@ -61,12 +61,6 @@ def test_visa_has_its_twelve_products_and_its_own_layout(monkeypatch: pytest.Mon
     assert len(set(data.tasks)) == 12
 
 
-def test_mvtec_has_its_fifteen_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    path = next(path for path in CONFIGS if path.stem == "mvtec")
-    tasks = parse(monkeypatch, "fit", "--config", str(path)).config.fit.data.tasks
-    assert len(tasks) == len(set(tasks)) == 15
-
-
 def test_seed_config_says_what_the_layers_default_to(monkeypatch: pytest.MonkeyPatch) -> None:
     path = next(path for path in CONFIGS if path.stem == "seed")
     model = parse(monkeypatch, "fit", "--config", str(path)).config.fit.model

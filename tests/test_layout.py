@@ -5,8 +5,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 # a reader follows an image down this list; a module imports only from those above it
 LAYERS = [
-    "errors", "seeding", "extractor", "position", "lora", "input_adapter", "flow", "statistics",
-    "router", "scoring", "metrics", "pixel_metrics", "schedule",
+    "errors", "seeding", "extractor", "tiling", "position", "lora", "input_adapter", "flow",
+    "statistics", "router", "scoring", "metrics", "pixel_metrics", "schedule",
     "data.records", "data.tree_layouts", "data.listed_layouts", "data.layouts", "data.images",
     "data.datasets", "data.features", "data.datamodule", "data", "checkpoint", "module",
     "evaluation", "report", "provenance", "figures", "gallery", "report_page", "comparison", "",

@@ -189,7 +189,8 @@ class ContinualDataModule(LightningDataModule):
         if not found:
             names = self._schedule.names
             raise DataError(
-                f"no image to {part} of the learned tasks {names} in data.root {self.root}"
+                f"no image to {part} of the learned tasks {names} in data.root {self.root} "
+                f"(layout {self.layout_name}): give the place where they are as --data.root"
             )
         return found
 
