@@ -15,6 +15,7 @@ VERBS = {
     "validate": ("lightning", "NLL and routing of good images that were held out"),
     "test": ("lightning", "score the test images, and write the report"),
     "predict": ("lightning", "score a file, a folder or a pattern"),
+    "export": ("export", "write a model as one file: ONNX or torch.export"),
     "report": ("report", "set several runs side by side"),
 }
 HELP = """\

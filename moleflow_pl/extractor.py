@@ -108,6 +108,8 @@ class PatchExtractor(nn.Module):
                 f"the extractor takes images of {self.image_size} (height, width), "
                 f"got {tuple(images.shape[-2:])}"
             )
+        if torch.compiler.is_compiling():
+            return self._extract(images)  # a graph is for batches of any size
         parts = images.split(CPU_CHUNK if images.device.type == "cpu" else len(images))
         # features are stored outside a training step and made inside: one precision for both
         with torch.autocast(images.device.type, enabled=False):

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, Trainer
 from PIL import Image
 
 from callbacks import EvaluationCallback, RunCheckpoint, TaskSchedulerCallback
-from moleflow_pl import ContinualDataModule, MoLEFlow, MoLESpatialAwareNF
+from moleflow_pl import ContinualDataModule, MoLEFlow, MoLESpatialAwareNF, TaskPrototype
 
 SIZE = 48
 TINY_MODEL = {
@@ -113,3 +113,28 @@ def learned(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> tuple[
     """Run folder and model of a fit of `01` and `b`; look, but do not touch."""
     run = tmp_path_factory.mktemp("run")
     return run, fit(run, data_root, ["01", "b"])
+
+
+def some_tasks(model: MoLEFlow, count: int) -> MoLEFlow:
+    """Give a model experts and prototypes that differ, without learning anything."""
+    for task in range(count):
+        model.flow.add_task(task)
+    wake(model.flow)
+    centres = torch.randn(count, model.extractor.dim)
+    for task in range(count):
+        prototype = TaskPrototype(model.extractor.dim)
+        prototype.update(centres[task] + torch.randn(50, model.extractor.dim))
+        model.router.add_prototype(task, prototype)
+    model.schedule.extend([[f"p{task}"] for task in range(count)], epochs=1)
+    return model.eval()
+
+
+def images_between(model: MoLEFlow, count: int = 12) -> torch.Tensor:
+    """Images that go to more than one of a model's products; its prototypes move to fit."""
+    images = torch.randint(0, 256, (count, 3, *model.extractor.image_size), dtype=torch.uint8)
+    images[count // 2 :] //= 4  # half of them are dark
+    means = model.extractor(images).mean((1, 2)).double()
+    for task, rows in enumerate((means[: count // 2], means[count // 2 :])):
+        model.router.prototypes[str(task)].mean.copy_(rows.mean(0))
+    model.router.forget()
+    return images

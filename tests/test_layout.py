@@ -9,7 +9,8 @@ LAYERS = [
     "statistics", "router", "scoring", "metrics", "pixel_metrics", "schedule",
     "data.records", "data.tree_layouts", "data.listed_layouts", "data.layouts", "data.images",
     "data.datasets", "data.features", "data.datamodule", "data", "checkpoint", "module",
-    "evaluation", "report", "provenance", "figures", "gallery", "report_page", "comparison", "",
+    "graph", "graph_files", "export", "evaluation", "report", "provenance", "figures",
+    "gallery", "report_page", "comparison", "",
 ]  # fmt: skip
 
 
