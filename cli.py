@@ -27,7 +27,7 @@ itself which product a new image shows.
 verbs:
 {verbs}
 
-moleflow VERB --help tells a verb's options.
+moleflow VERB --help tells a verb's options, with examples.
 
 examples:
   moleflow fit --config configs/demo.yaml
@@ -64,7 +64,8 @@ def main(args: Sequence[str] | None = None) -> None:
 def run(verb: str, args: Sequence[str]) -> None:
     """Run a verb; LightningCLI finds its own name among its arguments, the others do not."""
     # a verb's imports take seconds, and the help needs none
-    module = import_module(f"commands.{VERBS[verb][0]}")
+    asked = VERBS[verb][0] == "lightning" and {"-h", "--help"} & set(args)
+    module = import_module("commands.help" if asked else f"commands.{VERBS[verb][0]}")
     try:
         module.main(args if VERBS[verb][0] == "lightning" else args[1:])
     except MoLEFlowError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 DESCRIPTION = """\
 Write a trained model as one file: image in; anomaly map, score, product and router distance out.
-The router and all experts are inside. The file is compared with the model before it gets its name.
+The router and all experts are inside. The file is compared with the model before it gets its place.
 """
 EXAMPLES = """\
 examples:

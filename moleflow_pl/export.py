@@ -1,4 +1,4 @@
-"""A checkpoint as one file for other runtimes, compared with the model before it gets its name."""
+"""A checkpoint as one file for other runtimes, compared with the model before it gets its place."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from moleflow_pl.graph_files import Format, check_packages, describe, open_file,
 from moleflow_pl.module import MoLEFlow
 
 IMAGES_EACH = 8  # of a product, to verify with
+IMAGES_AT_MOST = 64
 MAP_OPTIONS = ("map_size", "blur_sigma", "upsampling")
 
 
@@ -37,7 +39,7 @@ def export_checkpoint(
 
     Args:
         checkpoint: A run's checkpoint.
-        output: The file to write; while it is not verified it has another name.
+        output: The file to write; nothing is left of one that differs.
         kind: ONNX, or a program for `torch.export.load`.
         product: The one product whose expert is exported; all, and the router, by default.
         images: File, folder or pattern of images to verify with; some of the run's by default.
@@ -58,12 +60,14 @@ def export_checkpoint(
     graph = InspectionGraph(model, tasks, **options)
     names = [model.schedule.names[task] for task in graph.tasks]
     chosen, source = trial_images(model, graph.tasks, config.get("data", {}), images)
-    draft = output.with_name(f"{output.stem}.unverified{output.suffix}")
-    with warnings.catch_warnings():
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=output.parent) as folder, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="torch")  # about its own inner workings
+        draft = Path(folder) / output.name
         write(graph, draft, kind, describe(graph, names))
-    found = verify(open_file(draft, kind), model, graph, chosen, tolerance)
-    os.replace(draft, output)
+        found = verify(open_file(draft, kind), model, graph, chosen, tolerance)
+        for file in Path(folder).iterdir():  # weights too many for ONNX lie beside it
+            os.replace(file, output.parent / file.name)
     differences = ", ".join(f"{key} {value:.1e}" for key, value in found.items())
     return (
         f"{output}: {output.stat().st_size / 1e6:.1f} MB, products {names}\n"
@@ -101,7 +105,7 @@ def trial_images(
     """
     size = model.extractor.image_size
     if where is not None:
-        paths, source = find_images(where), f"images of {where}"
+        paths, source = spread(find_images(where), IMAGES_AT_MOST), f"images of {where}"
     else:
         products = [name for task in tasks for name in model.schedule.tasks[task].products]
         paths, source = own_images(data, products), "images of the run"
@@ -121,6 +125,16 @@ def own_images(data: Mapping[str, Any], products: Sequence[str]) -> list[Path]:
             records = layout.test(product) or layout.train(product)
         except DataError:
             continue
-        step = max(len(records) // IMAGES_EACH, 1)
-        paths += [record.path for record in records[::step][:IMAGES_EACH]]
+        paths += spread([record.path for record in records], IMAGES_EACH)
     return paths
+
+
+def spread(paths: Sequence[Path], count: int) -> list[Path]:
+    """At most `count` of the paths, evenly spread.
+
+    Example:
+        >>> [path.name for path in spread([Path(name) for name in "abcde"], 2)]
+        ['a', 'c']
+    """
+    step = max(len(paths) // count, 1)
+    return list(paths[::step][:count])

@@ -131,6 +131,10 @@ class InspectionGraph(nn.Module):
         features = self.extractor(image)
         distances = self.router.distances(features.mean((1, 2)))[:, self.columns]
         distance, place = distances.min(1)
-        patch_scores = patch_nll(*self.flow(self.position(features), place))
+        patch_scores = self.patch_scores(features, place)
         score = image_score(patch_scores, self.quantile)
         return anomaly_map(patch_scores, **self.map_options), score, place, distance
+
+    def patch_scores(self, features: Tensor, place: Tensor) -> Tensor:
+        """NLL (B, h, w) of features (B, h, w, D) by the experts at `place` (B,)."""
+        return patch_nll(*self.flow(self.position(features), place))

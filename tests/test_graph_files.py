@@ -48,7 +48,7 @@ class Exported:
         self.images = images_between(self.model)
         self.graph = InspectionGraph(self.model, map_size=48, blur_sigma=1.0)
         self.expected = answers(self.model, self.images, self.graph)
-        self.onnx, self.program = where / "new" / "m.onnx", where / "m.pt2"
+        self.onnx, self.program = where / "m.onnx", where / "m.pt2"
         self.about = describe(self.graph, ["p0", "p1", "p2"])
         write(self.graph, self.onnx, "onnx", self.about)
 

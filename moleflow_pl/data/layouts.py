@@ -56,7 +56,10 @@ def task_groups(tasks: Iterable[str | int | list[str | int]]) -> list[list[str]]
     ]
     names = [name for group in groups for name in group]
     if not groups or not all(groups):
-        raise DataError(f"data.tasks needs at least one product in every task, got {groups}")
+        raise DataError(
+            f"data.tasks needs at least one product in every task, got {groups}: name the "
+            "products, as in --data.tasks '[bottle, cable]'"
+        )
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(f"data.tasks names {twice} more than once: each product is learned once")

@@ -65,12 +65,18 @@ VisA itself: https://github.com/amazon-science/spot-diff"""
     def _record(self, row: dict[str, str], has_masks: bool) -> ImageRecord:
         path = self.root / row["image"]
         if not path.is_file():
-            raise DataError(f"{self.root / self.LIST} names {path}, which is not there")
+            raise DataError(
+                f"{self.root / self.LIST} names {path}, which is not there: unpack the data set "
+                "anew, or take the line out of the list"
+            )
         if row["label"] == self.NORMAL:
             return ImageRecord(path, row["object"], GOOD, None, has_masks)
         mask = self.root / row["mask"] if has_masks else None
         if mask is not None and not mask.is_file():
-            raise DataError(f"{path} has no mask: {self.root / self.LIST} says {row['mask']!r}")
+            raise DataError(
+                f"{path} has no mask: {self.root / self.LIST} says {row['mask']!r}; mend the list, "
+                "or leave all masks of the product out of it for image metrics alone"
+            )
         return ImageRecord(path, row["object"], row["label"], mask, has_masks)
 
 
