@@ -33,7 +33,8 @@ examples:
   moleflow fit --config configs/demo.yaml
   moleflow fit --data.root FOLDER --data.tasks '[bottle, cable]'
   moleflow test --ckpt_path runs/demo/last.ckpt
-  moleflow predict --ckpt_path runs/demo/last.ckpt --data.predict_path 'new/*.png'"""
+  moleflow predict --ckpt_path runs/demo/last.ckpt --data.predict_path 'new/*.png'
+  moleflow export --ckpt_path runs/demo/last.ckpt"""
 
 
 def help_text() -> str:

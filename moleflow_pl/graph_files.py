@@ -50,7 +50,12 @@ def describe(graph: InspectionGraph, names: list[str]) -> dict[str, Any]:
         "products": names,
         "image_size": list(graph.extractor.image_size),
         "image": "uint8, RGB, (batch, 3, height, width), resized by a bicubic filter (Pillow's)",
-        "map": {"unit": "nats", "shape": "(batch, height, width)", **graph.map_options},
+        "map": {
+            "unit": "nats",
+            "shape": "(batch, height, width)",
+            **graph.map_options,
+            "size": list(graph.map_options["size"]),
+        },
         "score": "nats, (batch,), higher is more anomalous, no fixed range, may be negative",
         "product": "place in `products`, (batch,)",
         "distance": f"router distance to that product, (batch,), {graph.router.distance}",

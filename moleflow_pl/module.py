@@ -14,13 +14,13 @@ from torch import Tensor
 
 from moleflow_pl.checkpoint import CONFIG_KEY, STATE_KEY, check_state, plain
 from moleflow_pl.errors import ConfigError
-from moleflow_pl.extractor import PRETRAINED, PatchExtractor
+from moleflow_pl.extractor import PRETRAINED, PatchExtractor, Precision
 from moleflow_pl.flow import MoLESpatialAwareNF
-from moleflow_pl.position import PositionalGrid
+from moleflow_pl.position import NoPosition, PositionalGrid
 from moleflow_pl.router import Distance, PrototypeRouter, TaskPrototype
 from moleflow_pl.schedule import TaskSchedule
 from moleflow_pl.scoring import image_score, patch_nll
-from moleflow_pl.seeding import derive_generator, derive_seed
+from moleflow_pl.seeding import derive_seed
 from moleflow_pl.statistics import FeatureStatistics
 from moleflow_pl.tiling import TiledExtractor
 
@@ -68,6 +68,8 @@ class MoLEFlow(LightningModule):
         tile: Side of the tiles, or height and width, in which the backbone sees large images;
             by default it sees an image at once.
         tile_overlap: Pixels that neighbouring tiles share at least.
+        precision: What the backbone reckons in: `float32`, `bfloat16`, or `auto`: bfloat16 where
+            the hardware has instructions for it.
         use_position: Add the two-dimensional sine-cosine code.
         coupling_layers: Coupling blocks of the flow.
         clamp_alpha: Largest log-scale of one coupling.
@@ -94,6 +96,7 @@ class MoLEFlow(LightningModule):
         grid: int | list[int] | None = None,
         tile: int | list[int] | None = None,
         tile_overlap: int = 64,
+        precision: Precision = "float32",
         use_position: bool = True,
         coupling_layers: int = 8,
         clamp_alpha: float = 1.9,
@@ -113,9 +116,16 @@ class MoLEFlow(LightningModule):
         if tile is not None:
             kind = partial(TiledExtractor, tile=tile, overlap=tile_overlap)
         self.extractor: PatchExtractor = kind(
-            backbone, layers, image_size, backbone_weights, target_embed_dim, smooth, grid
+            backbone,
+            layers,
+            image_size,
+            backbone_weights,
+            target_embed_dim,
+            smooth,
+            grid,
+            precision,
         )
-        self.position = PositionalGrid() if use_position else torch.nn.Identity()
+        self.position = PositionalGrid() if use_position else NoPosition()
         self.flow = MoLESpatialAwareNF(
             self.extractor.dim, coupling_layers, clamp_alpha, lora_rank, lora_alpha,
             use_lora, use_task_adapter, use_task_bias,
@@ -271,8 +281,7 @@ class MoLEFlow(LightningModule):
             raise RuntimeError(
                 f"a batch of task {batch['task'].tolist()} came while task {task} is learned"
             )
-        features = self.position(self.features(batch))
-        features = self._sample_patches(features, task, batch_idx)
+        features = self._drawn(batch)
         loss = patch_nll(*self.flow(features, task)).mean()
         size = len(batch["task"])
         nll = loss.detach() / self.extractor.dim
@@ -281,20 +290,19 @@ class MoLEFlow(LightningModule):
         self.log(f"train/{name}/nll_per_dim", nll, on_step=False, on_epoch=True, batch_size=size)
         return loss
 
-    def _sample_patches(self, features: Tensor, task: int, batch_idx: int) -> Tensor:
-        """Some patches of every image, (B, 1, n, D), drawn anew in every step."""
-        patches = features.flatten(1, 2)
-        images, count, _ = patches.shape
-        wanted = self.patches_per_image
-        if wanted is None or wanted >= count:
-            return features
-        state = self.schedule.tasks[task]
-        generator = derive_generator(
-            self.seed, state.name, "patches", state.epochs_done, batch_idx, self.global_rank
-        )
-        order = torch.rand(images, count, generator=generator).argsort(1)[:, :wanted]
-        rows = torch.arange(images)[:, None]
-        return patches[rows.to(patches.device), order.to(patches.device)][:, None]
+    def _drawn(self, batch: Mapping[str, Any]) -> Tensor:
+        """Features with position: of all patches (B, h, w, D), or of those drawn (B, 1, n, D)."""
+        features = self.features(batch)
+        if "patches" not in batch:
+            return self.position(features)
+        patches = batch["patches"]
+        if features.ndim == 4:  # fresh from the backbone: none is chosen yet
+            grid = tuple(features.shape[1:3])
+            rows = torch.arange(len(features), device=features.device)[:, None]
+            features = features.flatten(1, 2)[rows, patches]
+        else:
+            grid = batch["grid"]
+        return self.position.at(features, patches, grid)[:, None]
 
     # ---------------------------------------------------------------- checkpoints
 

@@ -96,7 +96,10 @@ def test_openvino_reads_the_same_file_and_says_the_same(exported: Exported) -> N
         check(found, part)
 
 
-def test_torch_export_says_the_same_and_says_what_it_is(exported: Exported) -> None:
+def test_torch_export_says_the_same_and_says_what_it_is(
+    exports: Callable[[str], Exported],
+) -> None:
+    exported = exports("tiled cnn")
     write(exported.graph, exported.program, "torch", exported.about)
     run = open_file(exported.program, "torch")
     for rows in (slice(None), slice(0, 1)):

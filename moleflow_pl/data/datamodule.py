@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import glob
 import hashlib
 import time
@@ -10,10 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from moleflow_pl.data.datasets import FeatureDataset, ImageDataset, SeededOrder
-from moleflow_pl.data.features import extract_features
+from moleflow_pl.data.datasets import (
+    FeatureDataset,
+    ImageDataset,
+    PatchDraw,
+    SeededOrder,
+    SeededTransform,
+)
+from moleflow_pl.data.features import FeatureStore
 from moleflow_pl.data.layouts import (
     IMAGE_SUFFIXES,
     LAYOUTS,
@@ -33,7 +42,7 @@ class ContinualDataModule(LightningDataModule):
     """Products that are learned one task after another, from good images alone.
 
     While a task is learned, only its own images are read. Their features are computed once and
-    kept in memory until the next task begins.
+    kept until the next task begins: in memory, or in a file of the run folder where they are many.
 
     Args:
         root: Folder of the data set; none for a layout that reads a package.
@@ -45,8 +54,13 @@ class ContinualDataModule(LightningDataModule):
         batch_size: Images in a batch.
         num_workers: Processes that read images; 0 reads in the main process.
         val_fraction: Share of each product's good training images that is held out for `validate`.
-        cache_features: Keep the current task's features in memory instead of running the backbone
-            in every epoch.
+        cache_features: Keep the current task's features instead of running the backbone in every
+            epoch.
+        feature_memory_gb: Features up to this size are in memory, more are mapped from a file.
+        feature_store: Folder that keeps features for other runs on the same images; by default
+            nothing is left of them.
+        augmentation: Random change of every training image (3, H, W) uint8, such as a transform of
+            torchvision; features are then computed anew in every epoch.
         predict_path: Images for `predict`: a file, a folder (searched through) or a pattern; by
             default the test images.
 
@@ -64,6 +78,9 @@ class ContinualDataModule(LightningDataModule):
         num_workers: int = 2,
         val_fraction: float = 0.0,
         cache_features: bool = True,
+        feature_memory_gb: float = 1.0,
+        feature_store: str | None = None,
+        augmentation: nn.Module | None = None,
         predict_path: str | None = None,
     ) -> None:
         super().__init__()
@@ -79,6 +96,9 @@ class ContinualDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.val_fraction = val_fraction
         self.cache_features = cache_features
+        self.feature_memory_gb = feature_memory_gb
+        self.feature_store = feature_store
+        self.augmentation = augmentation
         self.predict_path = predict_path
         self._datasets: dict[str, Dataset] = {}
         self._cached_task: int | None = None
@@ -92,6 +112,15 @@ class ContinualDataModule(LightningDataModule):
                 "model.image_size, data.image_size follows it"
             )
         self.image_size = size
+        if stage == "fit" and self.augmentation is not None:
+            rank_zero_info("data.augmentation is set: features are computed anew in every epoch")
+
+    def teardown(self, stage: str) -> None:
+        """Let go of stored features."""
+        self._datasets.clear()
+        self._cached_task = None
+        if stage == "fit":
+            self._store.clear()
 
     @property
     def layout(self) -> Layout:
@@ -144,8 +173,13 @@ class ContinualDataModule(LightningDataModule):
             return []
         task = self._schedule.tasks[index]
         # a new loader each epoch: the order depends on the run's seed, the product and the epoch
-        dataset: Any = self._training_set(index, "train")
-        order = SeededOrder(len(dataset), self._module.seed, task.name, task.epochs_done)
+        seed, epoch = self._module.seed, (task.name, task.epochs_done)
+        # a copy: what is of this epoch alone is not to reach who reads all
+        dataset: Any = copy.copy(self._training_set(index, "train"))
+        dataset.draw = self._draw(seed, epoch)
+        if self.augmentation is not None:
+            dataset.augment = SeededTransform(self.augmentation, seed, epoch)
+        order = SeededOrder(len(dataset), seed, *epoch)
         return self._loader(dataset, sampler=order)
 
     def val_dataloader(self) -> list[DataLoader]:
@@ -245,16 +279,34 @@ class ContinualDataModule(LightningDataModule):
         """Images or stored features of a task's part; the last task's are let go first."""
         if self._cached_task != task:
             self._datasets.clear()
+            if self._cached_task is not None:
+                self._store.clear()
             self._cached_task = task
         if part not in self._datasets:
             images = self._images(task, part)
-            self._datasets[part] = self._stored(images, part) if self.cache_features else images
+            kept = self.cache_features and self.augmentation is None
+            self._datasets[part] = self._stored(images, part) if kept else images
         return self._datasets[part]
+
+    def _draw(self, seed: int, epoch: tuple[str, int]) -> PatchDraw | None:
+        """The patches that an epoch of a task sees; None for all."""
+        wanted, count = self._module.patches_per_image, self._module.extractor.patches
+        if wanted is None or wanted >= count:
+            return None
+        return PatchDraw(count, wanted, seed, epoch)
+
+    @property
+    def _store(self) -> FeatureStore:
+        assert self.trainer is not None
+        own = Path(self.trainer.default_root_dir) / "features"
+        folder = own if self.feature_store is None else Path(self.feature_store).expanduser()
+        limit = int(self.feature_memory_gb * 1e9)
+        return FeatureStore(folder, self.feature_store is not None, limit)
 
     def _stored(self, images: ImageDataset, part: str) -> FeatureDataset:
         title = f"features of {self._schedule.tasks[images.task].name} ({part})"
         started = time.monotonic()
-        features = extract_features(self._module.extractor, self._loader(images), title)
+        features = self._store.get(self._module.extractor, self._loader(images), title)
         self._schedule.tasks[images.task].fit_seconds += time.monotonic() - started
         return FeatureDataset(features, images.records, images.task)
 
@@ -265,6 +317,7 @@ class ContinualDataModule(LightningDataModule):
             dataset,
             batch_size=self.batch_size,
             num_workers=workers,
+            pin_memory=self._module.device.type == "cuda",
             collate_fn=dataset.collate,
             **options,
         )
