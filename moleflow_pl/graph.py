@@ -18,7 +18,7 @@ from moleflow_pl.errors import ConfigError
 from moleflow_pl.flow import MoLESpatialAwareNF
 from moleflow_pl.lora import LoRALinear, MoLESubnet
 from moleflow_pl.module import MoLEFlow
-from moleflow_pl.scoring import Upsampling, anomaly_map, image_score, patch_nll
+from moleflow_pl.scoring import Upsampling, anomaly_map, image_score, patch_nll, patch_norm
 
 
 class StackedLinear(nn.Module):
@@ -71,8 +71,11 @@ class StackedFlow(nn.Module):
 
     def __init__(self, flow: MoLESpatialAwareNF, tasks: Sequence[int]) -> None:
         super().__init__()
-        own = flow.input_adapters
-        self.adapters = nn.ModuleList(copy.deepcopy(own[str(t)]) for t in tasks if str(t) in own)
+        own = [flow.adapter_of(task) for task in tasks]
+        self.adapters = nn.ModuleList(copy.deepcopy(one) for one in own if one is not None)
+        volumes = [one.log_det().detach() for one in own if one is not None]
+        self.register_buffer("volumes", torch.stack(volumes) if volumes else torch.zeros(len(own)))
+        self.volumes: Tensor
         self.flow = copy.deepcopy(flow.flow)
         for block in self.flow:
             block.subnet = StackedSubnet(block.subnet, tasks)
@@ -83,7 +86,41 @@ class StackedFlow(nn.Module):
             adapted = torch.stack([adapter(features) for adapter in self.adapters])
             features = adapted[place, torch.arange(place.shape[0], device=place.device)]
         rows, log_det = self.flow(features.reshape(-1, features.shape[-1]), c=[place])
-        return rows.reshape(features.shape), log_det.reshape(features.shape[:-1])
+        log_det = log_det.reshape(features.shape[:-1]) + self.volumes[place][:, None, None]
+        return rows.reshape(features.shape), log_det
+
+
+class StackedBank(nn.Module):
+    """The `LatentBank`s of several tasks, one over the other.
+
+    Shape: latent (B, h, w, D), place (B,) -> squared distance to the nearest kept one (B, h, w).
+    """
+
+    def __init__(self, banks: nn.ModuleDict, tasks: Sequence[int]) -> None:
+        super().__init__()
+        kept: list[Any] = [banks[str(task)] for task in tasks]
+        self.register_buffer("latents", torch.stack([bank.latents for bank in kept]))
+        self.latents: Tensor
+
+    def forward(self, latent: Tensor, place: Tensor) -> Tensor:
+        """Ask each image's own bank."""
+        kept = self.latents[place].to(latent.dtype)
+        rows = latent.flatten(1, 2)
+        products = rows @ kept.transpose(1, 2)
+        nearest = (kept.square().sum(-1)[:, None] - 2 * products).amin(-1)
+        return (nearest + rows.square().sum(-1)).clamp_min(0).reshape(latent.shape[:-1])
+
+
+def patch_median(features: Tensor) -> Tensor:
+    """The lower median over patches, (B, D) of features (B, h, w, D); ONNX has no operator for it.
+
+    Example:
+        >>> patch_median(torch.tensor([4.0, 1.0, 3.0, 2.0]).reshape(1, 2, 2, 1))
+        tensor([[2.]])
+    """
+    rows = features.flatten(1, 2)
+    upper = rows.shape[1] - (rows.shape[1] - 1) // 2
+    return rows.topk(upper, dim=1, sorted=False).values.amin(1)
 
 
 class InspectionGraph(nn.Module):
@@ -96,8 +133,9 @@ class InspectionGraph(nn.Module):
         blur_sigma: Standard deviation of the map's blur; 0 for none.
         upsampling: How patch scores become the map.
 
-    Shape: image (B, 3, H, W), uint8 RGB -> map (B, map_size, map_size) and score (B,) in nats,
-    product (B,), a place in `tasks`, and distance (B,), the router's to that product.
+    Shape: image (B, 3, H, W), uint8 RGB -> map (B, map_size, map_size) and score (B,), in the
+    unit of the model's patch scores, product (B,), a place in `tasks`, and distance (B,), the
+    router's to that product.
 
     Raises:
         ConfigError: no task has been learned.
@@ -119,6 +157,10 @@ class InspectionGraph(nn.Module):
         self.columns = [model.router.tasks.index(task) for task in self.tasks]
         self.extractor, self.position, self.router = model.extractor, model.position, model.router
         self.flow = StackedFlow(model.flow, self.tasks)
+        self.scored_by = model.score
+        self.bank = StackedBank(model.banks, self.tasks) if model.score == "bank" else None
+        self.patch_score = patch_nll if model.score == "nll" else patch_norm
+        self.image_features = model.image_features if model.prototype == "mean" else patch_median
         self.quantile = model.image_quantile
         self.map_options: dict[str, Any] = {
             "size": (map_size, map_size), "sigma": blur_sigma, "upsampling": upsampling,
@@ -129,12 +171,13 @@ class InspectionGraph(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Map, score, product and distance of each image."""
         features = self.extractor(image)
-        distances = self.router.distances(features.mean((1, 2)))[:, self.columns]
+        distances = self.router.distances(self.image_features(features))[:, self.columns]
         distance, place = distances.min(1)
         patch_scores = self.patch_scores(features, place)
         score = image_score(patch_scores, self.quantile)
         return anomaly_map(patch_scores, **self.map_options), score, place, distance
 
     def patch_scores(self, features: Tensor, place: Tensor) -> Tensor:
-        """NLL (B, h, w) of features (B, h, w, D) by the experts at `place` (B,)."""
-        return patch_nll(*self.flow(self.position(features), place))
+        """Scores (B, h, w) of features (B, h, w, D) by the experts at `place` (B,)."""
+        latent, log_det = self.flow(self.position(features), place)
+        return self.patch_score(latent, log_det) if self.bank is None else self.bank(latent, place)

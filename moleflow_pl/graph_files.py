@@ -51,14 +51,14 @@ def describe(graph: InspectionGraph, names: list[str]) -> dict[str, Any]:
         "image_size": list(graph.extractor.image_size),
         "image": "uint8, RGB, (batch, 3, height, width), resized by a bicubic filter (Pillow's)",
         "map": {
-            "unit": "nats",
             "shape": "(batch, height, width)",
+            "unit": "that of the score",
             **graph.map_options,
             "size": list(graph.map_options["size"]),
         },
-        "score": "nats, (batch,), higher is more anomalous, no fixed range, may be negative",
-        "product": "place in `products`, (batch,)",
-        "distance": f"router distance to that product, (batch,), {graph.router.distance}",
+        "score": f"(batch,), higher is more anomalous, no fixed range, by the {graph.scored_by}",
+        "product": "(batch,), place in `products`",
+        "distance": f"(batch,), the router's to that product, {graph.router.distance}",
     }
 
 

@@ -7,15 +7,21 @@ from moleflow_pl import MoLEFlow
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.graph import InspectionGraph, StackedFlow
 from moleflow_pl.scoring import anomaly_map
-from tests.conftest import images_between, some_tasks
+from tests.conftest import SEED_METHOD, images_between, some_tasks
 
 Build = Callable[..., MoLEFlow]
 
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"use_task_adapter": False}, {"use_lora": False}, {"use_task_bias": False}],
-    ids=["all", "no adapter", "no lora", "no bias"],
+    [
+        {},
+        {"adapter": "film"},
+        {"use_task_adapter": False},
+        {"use_lora": False},
+        {"use_task_bias": False},
+    ],
+    ids=["all", "film", "no adapter", "no lora", "no bias"],
 )
 def test_each_image_of_a_mixed_batch_gets_its_own_expert(options: dict, tiny_model: Build) -> None:
     model = some_tasks(tiny_model(**options), 3)
@@ -29,9 +35,14 @@ def test_each_image_of_a_mixed_batch_gets_its_own_expert(options: dict, tiny_mod
         torch.testing.assert_close(log_det[i : i + 1], own[1], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, SEED_METHOD, {"score": "bank", "bank_size": 20}, {"score": "nll"}],
+    ids=["default", "seed", "bank", "nll"],
+)
 @torch.no_grad()
-def test_the_graph_says_what_the_model_says(tiny_model: Build) -> None:
-    model = some_tasks(tiny_model(image_size=[48, 32]), 3)
+def test_the_graph_says_what_the_model_says(options: dict, tiny_model: Build) -> None:
+    model = some_tasks(tiny_model(image_size=[48, 32], **options), 3)
     images = images_between(model)
     expected = model(images)
     assert set(expected.task.tolist()) == {0, 1}
