@@ -106,8 +106,8 @@ assert auroc["oracle_forgetting"] == 0
 
 # %% [markdown]
 # ## 5. New images
-# A row an image. A score is a negative log-likelihood in nats: higher is stranger, negative is
-# normal, and only scores of one product compare.
+# A row an image. A higher score is stranger; it has no fixed range, and only scores of one product
+# compare.
 
 # %%
 import csv
