@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import openvino
-import pdoc
 import pytest
 import torch
 
+from docs.api import build
 from moleflow_pl.data.images import read_image
 
 ROOT = Path(__file__).parents[1]
@@ -76,10 +76,12 @@ def test_the_onnx_file_says_of_real_images_what_the_test_says(tutorial: tuple[Pa
         np.testing.assert_allclose(distance, expected, rtol=1e-4)
 
 
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_pages_of_the_api_are_built_from_the_docstrings(tmp_path: Path) -> None:
-    pdoc.render.configure(docformat="google")
-    pdoc.pdoc("moleflow_pl", "callbacks", output_directory=tmp_path)
+    build(tmp_path)
     page = (tmp_path / "moleflow_pl" / "router.html").read_text()
     assert "Sends an image to the task whose prototype is nearest" in page
-    modules = {p.stem for p in (ROOT / "moleflow_pl").glob("*.py")} - {"__init__"}
-    assert modules <= {p.stem for p in (tmp_path / "moleflow_pl").glob("*.html")}
+    for package in ("moleflow_pl", "callbacks"):
+        modules = {p.relative_to(ROOT).with_suffix("") for p in (ROOT / package).rglob("*.py")}
+        pages = {p.relative_to(tmp_path).with_suffix("") for p in tmp_path.rglob("*.html")}
+        assert {one for one in modules if one.name != "__init__"} <= pages
