@@ -22,7 +22,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         CheckpointError: there is no such file, or it is no checkpoint of this project.
     """
     if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}")
+        raise CheckpointError(
+            f"no checkpoint at {path}: a run keeps its own as RUN/last.ckpt and RUN/tasks/*.ckpt"
+        )
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:

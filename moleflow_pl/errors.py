@@ -15,3 +15,7 @@ class DataError(MoLEFlowError):
 
 class CheckpointError(MoLEFlowError):
     """A checkpoint cannot be used here."""
+
+
+class ExportError(MoLEFlowError):
+    """A model cannot be exported, or the file does not say what the model says."""

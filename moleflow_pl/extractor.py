@@ -119,6 +119,8 @@ class PatchExtractor(nn.Module):
                 f"the extractor takes images of {self.image_size} (height, width), "
                 f"got {tuple(images.shape[-2:])}"
             )
+        if torch.compiler.is_compiling():
+            return self._extract(images)  # a graph is for batches of any size
         device = images.device.type
         parts = images.split(CPU_CHUNK[self.kind] if device == "cpu" else len(images))
         # features are stored outside a training step and made inside: one precision for both,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -23,6 +24,7 @@ from moleflow_pl.schedule import TaskSchedule
 from moleflow_pl.scoring import ScoreName, image_score, patch_nll, patch_norm
 from moleflow_pl.seeding import derive_generator, derive_seed
 from moleflow_pl.statistics import FeatureStatistics
+from moleflow_pl.tiling import TiledExtractor
 from moleflow_pl.whitening import WhiteningAdapter
 
 LEARNING_RATE = 2e-3
@@ -67,6 +69,9 @@ class MoLEFlow(LightningModule):
         target_embed_dim: Width of a fixed random projection of the features; none by default.
         smooth: Side of the window that features are averaged over, odd; 1 for none.
         grid: Side of the grid that features are pooled to, or height and width; none by default.
+        tile: Side of the tiles, or height and width, in which the backbone sees large images;
+            by default it sees an image at once.
+        tile_overlap: Pixels that neighbouring tiles share at least.
         precision: What the backbone reckons in: `float32`, `bfloat16`, or `auto`: bfloat16 where
             the hardware has instructions for it.
         use_position: Add the two-dimensional sine-cosine code.
@@ -100,6 +105,8 @@ class MoLEFlow(LightningModule):
         target_embed_dim: int | None = None,
         smooth: int = 1,
         grid: int | list[int] | None = None,
+        tile: int | list[int] | None = None,
+        tile_overlap: int = 64,
         precision: Precision = "float32",
         use_position: bool = True,
         coupling_layers: int = 8,
@@ -121,7 +128,10 @@ class MoLEFlow(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer"], logger=False)
-        self.extractor = PatchExtractor(
+        kind: Any = PatchExtractor
+        if tile is not None:
+            kind = partial(TiledExtractor, tile=tile, overlap=tile_overlap)
+        self.extractor: PatchExtractor = kind(
             backbone,
             layers,
             image_size,

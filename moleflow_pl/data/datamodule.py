@@ -48,7 +48,8 @@ class ContinualDataModule(LightningDataModule):
         root: Folder of the data set; none for a layout that reads a package.
         tasks: Products in the order of learning; a list within the list is a group that is learned
             at once.
-        layout: How the data set is laid out: `mvtec` or `elpv`.
+        layout: How the data set is laid out: `mvtec`, `mvtec2`, `visa`, `btad`, `mpdd`, `elpv`, or
+            `folder` for good images alone, a folder a product.
         image_size: Side of the images, or height and width; by default what the model takes.
         batch_size: Images in a batch.
         num_workers: Processes that read images; 0 reads in the main process.
@@ -222,7 +223,8 @@ class ContinualDataModule(LightningDataModule):
         if not found:
             names = self._schedule.names
             raise DataError(
-                f"no image to {part} of the learned tasks {names} in data.root {self.root}"
+                f"no image to {part} of the learned tasks {names} in data.root {self.root} "
+                f"(layout {self.layout_name}): give the place where they are as --data.root"
             )
         return found
 

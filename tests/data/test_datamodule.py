@@ -190,7 +190,7 @@ def test_images_to_predict_are_found_by_file_folder_and_pattern(data_root: Path)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layout": "coco"}, r"layout 'coco' is not one of \['elpv', 'mvtec'\]"),
+        ({"layout": "coco"}, r"layout 'coco' is not one of \['btad', 'elpv', 'folder', 'mpdd',"),
         ({"val_fraction": 1.0}, "share below 1"),
         ({"tasks": ["a", "a"]}, "more than once"),
         ({"tasks": []}, "at least one product"),
