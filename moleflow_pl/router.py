@@ -170,7 +170,8 @@ class PrototypeRouter(nn.Module):
         # float64 on the CPU: some devices lack it, and the numbers are few
         rows = features.detach().to("cpu", torch.float64)
         # a shared precision turns the image once, however many products there are
-        distances = torch.linalg.vector_norm(rows @ roots - means, dim=-1)
+        turned = torch.einsum("nd,tde->tne", rows, roots)
+        distances = torch.linalg.vector_norm(turned - means, dim=-1)
         return distances.T.float().to(features.device)
 
     def route(self, features: Tensor) -> Tensor:
