@@ -15,6 +15,8 @@ VERBS = {
     "validate": ("lightning", "NLL and routing of good images that were held out"),
     "test": ("lightning", "score the test images, and write the report"),
     "predict": ("lightning", "score a file, a folder or a pattern"),
+    "calibrate": ("calibrate", "show thresholds, or move them to another false-alarm rate"),
+    "experts": ("experts", "list, export, import, remove, rename, update or roll back experts"),
     "report": ("report", "set several runs side by side"),
 }
 HELP = """\

@@ -104,6 +104,16 @@ def quoted_list(text: str) -> str:
     return json.dumps(value) if isinstance(value, list) else text
 
 
+def long_product(args: Sequence[str]) -> list[str]:
+    """The short `--product` of `predict` by its full name.
+
+    Example:
+        >>> long_product(["predict", "--product=a", "--productive"])
+        ['predict', '--predictions.product=a', '--productive']
+    """
+    return [re.sub(r"^--product(?==|$)", "--predictions.product", arg) for arg in args]
+
+
 set_loader("yaml", load_yaml, exceptions=(yaml.YAMLError,))
 
 
@@ -113,9 +123,10 @@ class MoLEFlowCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(TaskSchedulerCallback, "schedule")
         parser.add_lightning_class_args(EvaluationCallback, "evaluation")
+        parser.add_lightning_class_args(PredictionWriter, "predictions")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        args = quote_tasks(sys.argv[1:] if args is None else args)
+        args = long_product(quote_tasks(sys.argv[1:] if args is None else args))
         path = option(args, "--ckpt_path")
         if path is not None and args[0] in self.subcommands():
             args[1:1] = ["--config", stored_config(Path(path), args[0])]
@@ -199,7 +210,7 @@ def build(args: list[str] | None = None, kind: type[MoLEFlowCLI] = MoLEFlowCLI) 
         MoLEFlow,
         ContinualDataModule,
         save_config_callback=RunConfig,
-        trainer_defaults={**TRAINER_DEFAULTS, "callbacks": [RunCheckpoint(), PredictionWriter()]},
+        trainer_defaults={**TRAINER_DEFAULTS, "callbacks": [RunCheckpoint()]},
         seed_everything_default=0,
         auto_configure_optimizers=False,
         parser_kwargs={"description": DESCRIPTION},

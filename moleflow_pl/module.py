@@ -11,7 +11,15 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from moleflow_pl.checkpoint import CONFIG_KEY, STATE_KEY, check_state, plain
+from moleflow_pl.calibration import Calibration
+from moleflow_pl.checkpoint import (
+    CONFIG_KEY,
+    CONTAINERS_KEY,
+    STATE_KEY,
+    check_state,
+    plain,
+    task_containers,
+)
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.extractor import PRETRAINED, PatchExtractor
 from moleflow_pl.flow import MoLESpatialAwareNF
@@ -23,6 +31,7 @@ from moleflow_pl.seeding import derive_generator, derive_seed
 from moleflow_pl.statistics import FeatureStatistics
 
 BACKBONE_PREFIX = "extractor.backbone."
+NOVELTY: Distance = "shrunk"  # to a product's own images, whatever other products there are
 
 
 def adamw(params: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
@@ -39,12 +48,14 @@ class Inspection:
         patch_scores: Score of each patch (B, h, w), in nats.
         task: The task each image was sent to (B,).
         distances: Router distances (B, T), in the order of `router.tasks`.
+        novelty: How far each image is from the good ones of that task alone (B,).
     """
 
     score: Tensor
     patch_scores: Tensor
     task: Tensor
     distances: Tensor
+    novelty: Tensor
 
 
 class MoLEFlow(LightningModule):
@@ -116,6 +127,7 @@ class MoLEFlow(LightningModule):
         self.image_quantile = image_quantile
         self.optimizer = optimizer
         self.schedule = TaskSchedule()
+        self.forced_task: int | None = None  # whose expert `predict` uses, whatever the router says
         self.seed = torch.initial_seed()
         self.run_config = ""  # all arguments of the run as YAML, where a command line gave them
 
@@ -127,7 +139,8 @@ class MoLEFlow(LightningModule):
 
     def inspect(self, features: Tensor, task: int | None = None) -> Inspection:
         """Score features (B, h, w, D) by the expert of `task`, or by those the router picks."""
-        distances = self.router.distances(features.mean((1, 2)))
+        images = self.image_features(features)
+        distances = self.router.distances(images)
         if task is not None:
             chosen = torch.full((len(features),), task, device=features.device)
         elif self.routes:
@@ -136,7 +149,16 @@ class MoLEFlow(LightningModule):
             chosen = torch.zeros(len(features), dtype=torch.long, device=features.device)
         patch_scores = self.patch_scores(features, chosen)
         score = image_score(patch_scores, self.image_quantile)
-        return Inspection(score, patch_scores, chosen, distances)
+        return Inspection(score, patch_scores, chosen, distances, self._novelty(images, chosen))
+
+    def image_features(self, features: Tensor) -> Tensor:
+        """What the router sees (B, D) of features (B, h, w, D)."""
+        return features.mean((1, 2))
+
+    def _novelty(self, images: Tensor, chosen: Tensor) -> Tensor:
+        own = self.router.distances(images, NOVELTY)
+        columns = torch.tensor([self.router.tasks.index(task) for task in chosen.tolist()])
+        return own[torch.arange(len(own)), columns.to(own.device)]
 
     def patch_scores(self, features: Tensor, task: int | Tensor) -> Tensor:
         """NLL (B, h, w) of features (B, h, w, D) by one expert or by one for each image."""
@@ -168,9 +190,14 @@ class MoLEFlow(LightningModule):
 
     def predict_step(
         self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0
-    ) -> Inspection:
-        """Score images of unknown products."""
-        return self.inspect(self.features(batch))
+    ) -> Inspection | None:
+        """Score images of unknown products, or all by the expert that was asked for.
+
+        None for a batch of files that were no images.
+        """
+        if not batch["path"]:
+            return None
+        return self.inspect(self.features(batch), self.forced_task)
 
     def validation_step(
         self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0
@@ -183,7 +210,7 @@ class MoLEFlow(LightningModule):
         options: dict[str, Any] = {"batch_size": size, "add_dataloader_idx": False}
         self.log(f"val/{name}/nll_per_dim", nll, **options)
         if own in self.router.tasks:
-            routed = self.router.route(features.mean((1, 2)))
+            routed = self.router.route(self.image_features(features))
             accuracy = (routed == own).float().mean()
             self.log(f"val/{name}/routing_accuracy", accuracy, **options)
 
@@ -210,7 +237,7 @@ class MoLEFlow(LightningModule):
         with torch.no_grad():
             for batch in batches:
                 features = self.features(self.transfer_batch_to_device(batch, self.device, 0))
-                images.update(features.mean((1, 2)))
+                images.update(self.image_features(features))
                 positioned = self.position(features)
                 # in float64 on the CPU: some devices have none
                 means += positioned.mean((1, 2)).cpu().double().sum(0)
@@ -224,6 +251,28 @@ class MoLEFlow(LightningModule):
         shift = means / images.count - self.flow.reference_mean.cpu().double()
         drift = (shift / self.flow.reference_std.cpu().double()).abs().mean().item()
         self.schedule.tasks[task].drift = drift
+
+    def calibrate_task(
+        self, task: int, batches: Iterable[Mapping[str, Any]], false_alarm_rate: float
+    ) -> None:
+        """Keep what a finished task's expert says of good images that it has not seen.
+
+        Args:
+            task: The task.
+            batches: Its held-out images or features, each once.
+            false_alarm_rate: Share of good images that may be called defective.
+        """
+        found = Calibration(false_alarm_rate=false_alarm_rate)
+        with torch.no_grad():
+            for batch in batches:
+                features = self.features(self.transfer_batch_to_device(batch, self.device, 0))
+                inspection = self.inspect(features, task)
+                patches = inspection.patch_scores.flatten(1)
+                found.scores += inspection.score.tolist()
+                found.peaks += patches.amax(1).tolist()
+                found.levels += patches.median(1).values.tolist()
+                found.distances += inspection.novelty.tolist()
+        self.schedule.tasks[task].calibration = found
 
     def configure_optimizers(self) -> torch.optim.Optimizer | None:
         """Build the optimizer of the current task, over an explicit list of its parameters.
@@ -299,6 +348,7 @@ class MoLEFlow(LightningModule):
             "structure": self._structure(),
             "experts": list(self.flow.tasks),
             "prototypes": self.router.tasks,
+            CONTAINERS_KEY: task_containers(self),
             "tasks": self.schedule.state(),
         }
         checkpoint[CONFIG_KEY] = self.run_config

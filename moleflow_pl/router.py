@@ -12,8 +12,9 @@ from moleflow_pl.statistics import FeatureStatistics
 
 TASK_RIDGE = 1e-5  # the method's own, absolute
 POOLED_SHRINKAGE = 1e-4  # streaming LDA's, relative to the mean variance
+OWN_SHRINKAGE = 0.1  # holds where a task has fewer images than channels, and is no one else's
 
-Distance = Literal["pooled", "mahalanobis", "euclidean"]
+Distance = Literal["pooled", "mahalanobis", "euclidean", "shrunk"]
 
 
 class TaskPrototype(nn.Module):
@@ -82,13 +83,28 @@ def pooled_precision(prototypes: Sequence[TaskPrototype]) -> Tensor:
     """
     scatter = torch.stack([p.scatter.to("cpu", torch.float64) for p in prototypes]).sum(0)
     freedom = sum(int(p.count) for p in prototypes) - len(prototypes)
-    covariance = scatter / max(freedom, 1)
-    dim = len(covariance)
-    # an all-zero scatter (one image a task) leaves Euclidean distances
+    return torch.linalg.inv(shrink(scatter / max(freedom, 1), POOLED_SHRINKAGE))[None]
+
+
+def shrunk_precisions(prototypes: Sequence[TaskPrototype]) -> Tensor:
+    """Inverse covariance of each task by itself, well shrunk: (T, D, D).
+
+    Nothing of it depends on the other tasks, so a limit on this distance holds whatever products
+    come and go.
+    """
+    return torch.linalg.inv(torch.stack([shrink(p.covariance, OWN_SHRINKAGE) for p in prototypes]))
+
+
+def shrink(covariance: Tensor, share: float) -> Tensor:
+    """A covariance (D, D) drawn towards its mean variance in every direction.
+
+    Example:
+        >>> shrink(torch.diag(torch.tensor([0.0, 2.0], dtype=torch.float64)), 0.5).diagonal()
+        tensor([0.5000, 1.5000], dtype=torch.float64)
+    """
+    # an all-zero covariance (one image a task) leaves Euclidean distances
     level = covariance.diagonal().mean().item() or 1.0
-    eye = torch.eye(dim, dtype=torch.float64)
-    shrunk = (1 - POOLED_SHRINKAGE) * covariance + POOLED_SHRINKAGE * level * eye
-    return torch.linalg.inv(shrunk)[None]
+    return (1 - share) * covariance + share * level * torch.eye(len(covariance)).to(covariance)
 
 
 def no_precision(prototypes: Sequence[TaskPrototype]) -> Tensor:
@@ -100,6 +116,7 @@ PRECISIONS: dict[str, Callable[[Sequence[TaskPrototype]], Tensor]] = {
     "pooled": pooled_precision,
     "mahalanobis": task_precisions,
     "euclidean": no_precision,
+    "shrunk": shrunk_precisions,
 }
 
 
@@ -111,7 +128,7 @@ class PrototypeRouter(nn.Module):
     Args:
         distance: `mahalanobis`: each task's own covariance, as the method was published.
             `pooled`: one covariance within tasks, from all of them (streaming LDA).
-            `euclidean`: none.
+            `euclidean`: none. `shrunk`: each task's own, drawn towards its mean variance.
 
     Shape: features (N, D) -> task ids (N,).
 
@@ -134,7 +151,7 @@ class PrototypeRouter(nn.Module):
         self.distance = distance
         self.prototypes = nn.ModuleDict()
         # prepared when first asked for: means (T, D) and precisions (T or 1, D, D)
-        self._prepared: tuple[Tensor, Tensor] | None = None
+        self._prepared: dict[Distance, tuple[Tensor, Tensor]] = {}
         self.register_load_state_dict_post_hook(lambda *_: self.forget())
 
     @property
@@ -149,21 +166,26 @@ class PrototypeRouter(nn.Module):
 
     def forget(self) -> None:
         """Drop what was prepared from the prototypes: they have changed."""
-        self._prepared = None
+        self._prepared = {}
 
-    def distances(self, features: Tensor) -> Tensor:
+    def distances(self, features: Tensor, distance: Distance | None = None) -> Tensor:
         """Distances (N, T) of features (N, D) to all prototypes, in the order of `tasks`.
 
         Reckoned in float64, returned in float32.
+
+        Args:
+            features: Image features.
+            distance: Another distance than the router's own.
 
         Raises:
             RuntimeError: there is no prototype yet.
         """
         if not self.prototypes:
             raise RuntimeError("the router has no prototype yet: fit a task first")
-        if self._prepared is None:
-            self._prepared = self._prepare()
-        means, precisions = self._prepared
+        kind = distance or self.distance
+        if kind not in self._prepared:
+            self._prepared[kind] = self._prepare(kind)
+        means, precisions = self._prepared[kind]
         # float64 on the CPU: some devices lack it, and the numbers are few
         rows = features.detach().to("cpu", torch.float64)
         centred = rows[None] - means[:, None]
@@ -178,7 +200,7 @@ class PrototypeRouter(nn.Module):
         """Task of the smallest of an image's `distances` (N, T): ids (N,)."""
         return torch.tensor(self.tasks, device=distances.device)[distances.argmin(1)]
 
-    def _prepare(self) -> tuple[Tensor, Tensor]:
+    def _prepare(self, kind: Distance) -> tuple[Tensor, Tensor]:
         prototypes: list[Any] = [self.prototypes[str(task)] for task in self.tasks]
         means = torch.stack([p.mean.detach().to("cpu", torch.float64) for p in prototypes])
-        return means, PRECISIONS[self.distance](prototypes)
+        return means, PRECISIONS[kind](prototypes)
