@@ -57,8 +57,7 @@ def main(args: Sequence[str]) -> None:
     given, options = parser().parse_known_args(args)
     if options and given.action != "update":
         parser().error(f"unrecognized arguments: {' '.join(options)}")
-    from callbacks.run_folder import run_of
-    from moleflow_pl.checkpoint import read_checkpoint, write_checkpoint
+    from moleflow_pl.checkpoint import read_checkpoint, run_of, write_checkpoint
 
     if given.action == "update":
         learn_again(given.ckpt_path, given.name, options)
@@ -115,9 +114,8 @@ def replace(checkpoint: Checkpoint, expert: Expert, run: Path) -> None:
 
 def learn_again(path: Path, name: str, options: Sequence[str]) -> None:
     """Fit a product's images again beside its old expert, then put the new one in its place."""
-    from callbacks.run_folder import run_of
     from commands import lightning
-    from moleflow_pl.checkpoint import read_checkpoint, write_checkpoint
+    from moleflow_pl.checkpoint import read_checkpoint, run_of, write_checkpoint
     from moleflow_pl.experts import extract, index_of, rename, settled
 
     run = run_of(path)
@@ -181,7 +179,6 @@ def show(checkpoint: Checkpoint, run: Path) -> None:
     from rich.table import Table
 
     from moleflow_pl.experts import base_hash, last_metrics, settled
-    from moleflow_pl.report import shown
 
     schedule = settled(checkpoint)
     table = Table(title=f"experts on base {base_hash(checkpoint)[:12]}")
@@ -191,5 +188,6 @@ def show(checkpoint: Checkpoint, run: Path) -> None:
         auroc = last_metrics(schedule, number).get("image_auroc", {}).get("oracle")
         held_out = 0 if task.calibration is None else len(task.calibration.scores)
         kept = ", ".join(map(str, versions_of(run, task.name)))
-        table.add_row(task.name, shown(auroc), str(held_out), (task.split or "-")[:12], kept)
+        quality = "-" if auroc is None else f"{auroc:.3f}"
+        table.add_row(task.name, quality, str(held_out), (task.split or "-")[:12], kept)
     Console().print(table)

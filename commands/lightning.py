@@ -17,10 +17,10 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
 from callbacks import EvaluationCallback, PredictionWriter, RunCheckpoint, TaskSchedulerCallback
-from callbacks.run_folder import RunConfig, prepare_run, run_of
+from callbacks.run_folder import RunConfig, prepare_run
 from callbacks.task_scheduler import check_devices
 from moleflow_pl import ContinualDataModule, MoLEFlow
-from moleflow_pl.checkpoint import CONFIG_KEY, read_checkpoint
+from moleflow_pl.checkpoint import CONFIG_KEY, read_checkpoint, run_of
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.schedule import TaskSchedule
 
@@ -31,6 +31,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": -1,  # the task schedule says when the fit is over
     "num_sanity_val_steps": 0,  # there is no expert to validate yet
     "log_every_n_steps": 1,
+    "check_val_every_n_epoch": 10,  # a curve to look at; nothing is chosen by it
 }
 DESCRIPTION = "Learn to inspect one product after another, and use what was learned."
 # what `test` and its like take over from the run a checkpoint comes from: not the hardware

@@ -18,6 +18,17 @@ CONFIG_KEY = "moleflow_config"
 CONTAINERS_KEY = "per_task"
 
 
+def run_of(checkpoint: Path) -> Path:
+    """The run folder a checkpoint lies in.
+
+    Example:
+        >>> run_of(Path("runs/demo/tasks/00-a.ckpt")) == run_of(Path("runs/demo/last.ckpt"))
+        True
+    """
+    folder = checkpoint.parent
+    return folder.parent if folder.name == "tasks" else folder
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Load a checkpoint without running anything it may hold; its tensors stay on disk.
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from moleflow_pl.checkpoint import CONFIG_KEY, CONTAINERS_KEY, STATE_KEY, differences
 from moleflow_pl.errors import CheckpointError, ConfigError
-from moleflow_pl.extractor import tensors_hash
+from moleflow_pl.hashing import tensors_hash
 from moleflow_pl.provenance import versions
 from moleflow_pl.schedule import Task, TaskSchedule
 

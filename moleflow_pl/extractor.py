@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moleflow_pl.errors import ConfigError
+from moleflow_pl.hashing import tensors_hash
 
 PRETRAINED = "pretrained"
 RANDOM = "random"
@@ -286,12 +286,3 @@ def weights_hash(module: nn.Module) -> str:
         'e3b0c442'
     """
     return tensors_hash(module.state_dict())
-
-
-def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over tensors with their names, shapes and types."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -39,7 +39,8 @@ class ContinualDataModule(LightningDataModule):
         image_size: Side of the images, or height and width; by default what the model takes.
         batch_size: Images in a batch.
         num_workers: Processes that read images; 0 reads in the main process.
-        val_fraction: Share of each product's good training images that is held out for `validate`.
+        val_fraction: Share of each product's good training images that is held out: thresholds are
+            calibrated on them, and `validate` looks at them. Without, there is no decision.
         cache_features: Keep the current task's features in memory instead of running the backbone
             in every epoch.
         predict_path: Images for `predict`: a file, a folder (searched through) or a pattern; by
@@ -57,7 +58,7 @@ class ContinualDataModule(LightningDataModule):
         image_size: int | list[int] | None = None,
         batch_size: int = 16,
         num_workers: int = 2,
-        val_fraction: float = 0.0,
+        val_fraction: float = 0.1,
         cache_features: bool = True,
         predict_path: str | None = None,
     ) -> None:
