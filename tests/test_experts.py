@@ -106,9 +106,7 @@ def test_a_fit_goes_on_after_experts_came_and_went(
     rename(checkpoint, "c", "old")
     write_checkpoint(checkpoint, tmp_path / "run" / "last.ckpt")
     plan = ["old" if name == "c" else name for name in plan]
-    module = fit(
-        tmp_path / "on", data_root, [*plan, "c"], ckpt_path=tmp_path / "run" / "last.ckpt"
-    )
+    module = fit(tmp_path / "on", data_root, [*plan, "c"], ckpt_path=tmp_path / "run" / "last.ckpt")
     assert module.schedule.current is None
     assert [task.epochs_done for task in module.schedule.tasks] == [2] * (len(plan) + 1)
     after = scores(torch.load(tmp_path / "on" / "last.ckpt", weights_only=True), tmp_path)

@@ -25,8 +25,8 @@ def rows(path: Path) -> list[dict[str, str]]:
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-class Stop(Exception):
-    """The power fails."""
+class PowerFailedError(Exception):
+    """A stop in the middle."""
 
 
 def predict(run: Path, model: MoLEFlow, images: Path | str, stop_after: int | None = None,
@@ -39,7 +39,7 @@ def predict(run: Path, model: MoLEFlow, images: Path | str, stop_after: int | No
         def fail(path: str, found: object) -> None:
             writer.calls = getattr(writer, "calls", 0) + 1  # type: ignore[attr-defined]
             if writer.calls > stop_after:  # type: ignore[attr-defined]
-                raise Stop
+                raise PowerFailedError
             write(path, found)  # type: ignore[arg-type]
 
         writer._write_pictures = fail  # type: ignore[method-assign]
@@ -148,7 +148,7 @@ def test_a_stopped_predict_goes_on_and_ends_the_same(
 ) -> None:
     images = data_root / "b" / "test"
     predict(tmp_path / "straight", model, images, boxes=True)
-    with pytest.raises(Stop):
+    with pytest.raises(PowerFailedError):
         predict(tmp_path / "stopped", model, images, stop_after=5, boxes=True)
     table = tmp_path / "stopped" / "predictions" / "predictions.csv"
     assert len(rows(table)) == 4
@@ -179,7 +179,9 @@ def test_what_is_no_image_is_skipped_and_said(
     assert "skipped 3 files that are no images" in capsys.readouterr().out
     (row,) = rows(tmp_path / "predictions" / "predictions.csv")
     assert row["path"].endswith("fine.png")
-    skipped = {Path(r["path"]).name: r["reason"] for r in rows(tmp_path / "predictions/skipped.csv")}
+    skipped = {
+        Path(r["path"]).name: r["reason"] for r in rows(tmp_path / "predictions/skipped.csv")
+    }
     assert set(skipped) == {"torn.png", "torn2.png", "notes.txt"}
     assert all(skipped.values())
 

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from callbacks.run_folder import free_name, prepare_run
-from moleflow_pl.checkpoint import run_of
-from moleflow_pl.checkpoint import STATE_KEY
+from moleflow_pl.checkpoint import STATE_KEY, run_of
 from moleflow_pl.errors import ConfigError
 
 
