@@ -14,8 +14,10 @@ from FrEIA.framework import SequenceINN
 from FrEIA.modules import InvertibleModule
 from torch import Tensor, nn
 
+from moleflow_pl.fused import AffineCoupling, ScaledRotation
 from moleflow_pl.input_adapter import TaskInputAdapter
 from moleflow_pl.lora import MoLESubnet
+from moleflow_pl.merged import ExpertCache, MergedBlock, MergedExpert
 
 SUBNET_GAIN = 0.1  # FrEIA scales a subnet's output down for a gentle start
 SOFTPLUS_BETA = 0.5
@@ -95,16 +97,27 @@ class MoLECoupling(InvertibleModule):
         if rev:
             rows = (F.linear(rows, self.w_perm_inv) - self.global_offset) / scale
         passive, active = rows.split(self.splits, dim=1)
-        coefficients = SUBNET_GAIN * self.subnet(passive, c[0])
-        log_scale, shift = coefficients.split(self.splits[1], dim=1)
+        coefficients = self.subnet(passive, c[0])
+        if not rev:
+            rows, log_det = AffineCoupling.apply(rows, coefficients, self.clamp, SUBNET_GAIN)
+            rows = ScaledRotation.apply(rows, scale, self.global_offset, self.w_perm)
+            return (rows,), log_det + scale.log().sum()
+        log_scale, shift = (SUBNET_GAIN * coefficients).split(self.splits[1], dim=1)
         log_scale = self.clamp * torch.tanh(log_scale)
-        log_det = log_scale.sum(1) + scale.log().sum()
-        if rev:
-            active = (active - shift) * torch.exp(-log_scale)
-            return (torch.cat((passive, active), 1),), -log_det
-        active = active * torch.exp(log_scale) + shift
-        rows = torch.cat((passive, active), 1)
-        return (F.linear(rows * scale + self.global_offset, self.w_perm),), log_det
+        active = (active - shift) * torch.exp(-log_scale)
+        return (torch.cat((passive, active), 1),), -log_scale.sum(1) - scale.log().sum()
+
+    def merged(self, task: int) -> MergedBlock:
+        """The block as the expert of `task` has it, in dense matrices and without gradients."""
+        scale = SOFTPLUS_GAIN * F.softplus(self.global_scale.detach(), beta=SOFTPLUS_BETA)
+        return MergedBlock(
+            hidden=self.subnet.layer1.merged(task),
+            coefficients=self.subnet.layer2.merged(task),
+            mix=(self.w_perm * scale, self.w_perm @ self.global_offset.detach()[0]),
+            log_det=scale.log().sum(),
+            clamp=self.clamp,
+            gain=SUBNET_GAIN,
+        )
 
     def output_dims(self, input_dims: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
         """A coupling keeps the shape."""
@@ -173,6 +186,7 @@ class MoLESpatialAwareNF(nn.Module):
         self.register_buffer("reference_std", torch.ones(embed_dim))
         self.reference_mean: Tensor
         self.reference_std: Tensor
+        self._merged = ExpertCache(self._merge)
 
     def add_task(self, task: int) -> None:
         """Create the expert of `task`; from then on only what `task` may train asks for gradients.
@@ -239,7 +253,15 @@ class MoLESpatialAwareNF(nn.Module):
         return self._by_expert(inverse, latent, task)[0]
 
     def _forward(self, features: Tensor, task: int) -> tuple[Tensor, Tensor]:
-        return self._run(self._adapter(task)(features), task)
+        adapted = self._adapter(task)(features)
+        if torch.is_grad_enabled():
+            return self._run(adapted, task)
+        expert = self._merged.get(task, self.base_parameters() + self.expert_parameters(task))
+        latent, log_det = expert(adapted.reshape(-1, self.embed_dim))
+        return latent.reshape(adapted.shape), log_det.reshape(adapted.shape[:-1])
+
+    def _merge(self, task: int) -> MergedExpert:
+        return MergedExpert([block.merged(task) for block in self.flow])
 
     def _run(self, x: Tensor, task: int, rev: bool = False) -> tuple[Tensor, Tensor]:
         rows, log_det = self.flow(x.reshape(-1, self.embed_dim), c=[task], rev=rev)

@@ -21,13 +21,13 @@ from moleflow_pl.checkpoint import (
     task_containers,
 )
 from moleflow_pl.errors import ConfigError
-from moleflow_pl.extractor import PRETRAINED, PatchExtractor
+from moleflow_pl.extractor import PRETRAINED, PatchExtractor, Precision
 from moleflow_pl.flow import MoLESpatialAwareNF
-from moleflow_pl.position import PositionalGrid
+from moleflow_pl.position import NoPosition, PositionalGrid
 from moleflow_pl.router import Distance, PrototypeRouter, TaskPrototype
 from moleflow_pl.schedule import TaskSchedule
 from moleflow_pl.scoring import image_score, patch_nll
-from moleflow_pl.seeding import derive_generator, derive_seed
+from moleflow_pl.seeding import derive_seed
 from moleflow_pl.statistics import FeatureStatistics
 
 BACKBONE_PREFIX = "extractor.backbone."
@@ -74,6 +74,8 @@ class MoLEFlow(LightningModule):
         target_embed_dim: Width of a fixed random projection of the features; none by default.
         smooth: Side of the window that features are averaged over, odd; 1 for none.
         grid: Side of the grid that features are pooled to, or height and width; none by default.
+        precision: What the backbone reckons in: `float32`, `bfloat16`, or `auto`: bfloat16 where
+            the hardware has instructions for it.
         use_position: Add the two-dimensional sine-cosine code.
         coupling_layers: Coupling blocks of the flow.
         clamp_alpha: Largest log-scale of one coupling.
@@ -98,6 +100,7 @@ class MoLEFlow(LightningModule):
         target_embed_dim: int | None = None,
         smooth: int = 1,
         grid: int | list[int] | None = None,
+        precision: Precision = "float32",
         use_position: bool = True,
         coupling_layers: int = 8,
         clamp_alpha: float = 1.9,
@@ -114,9 +117,16 @@ class MoLEFlow(LightningModule):
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer"], logger=False)
         self.extractor = PatchExtractor(
-            backbone, layers, image_size, backbone_weights, target_embed_dim, smooth, grid
+            backbone,
+            layers,
+            image_size,
+            backbone_weights,
+            target_embed_dim,
+            smooth,
+            grid,
+            precision,
         )
-        self.position = PositionalGrid() if use_position else torch.nn.Identity()
+        self.position = PositionalGrid() if use_position else NoPosition()
         self.flow = MoLESpatialAwareNF(
             self.extractor.dim, coupling_layers, clamp_alpha, lora_rank, lora_alpha,
             use_lora, use_task_adapter, use_task_bias,
@@ -310,8 +320,7 @@ class MoLEFlow(LightningModule):
             raise RuntimeError(
                 f"a batch of task {batch['task'].tolist()} came while task {task} is learned"
             )
-        features = self.position(self.features(batch))
-        features = self._sample_patches(features, task, batch_idx)
+        features = self._drawn(batch)
         loss = patch_nll(*self.flow(features, task)).mean()
         size = len(batch["task"])
         nll = loss.detach() / self.extractor.dim
@@ -320,20 +329,19 @@ class MoLEFlow(LightningModule):
         self.log(f"train/{name}/nll_per_dim", nll, on_step=False, on_epoch=True, batch_size=size)
         return loss
 
-    def _sample_patches(self, features: Tensor, task: int, batch_idx: int) -> Tensor:
-        """Some patches of every image, (B, 1, n, D), drawn anew in every step."""
-        patches = features.flatten(1, 2)
-        images, count, _ = patches.shape
-        wanted = self.patches_per_image
-        if wanted is None or wanted >= count:
-            return features
-        state = self.schedule.tasks[task]
-        generator = derive_generator(
-            self.seed, state.name, "patches", state.epochs_done, batch_idx, self.global_rank
-        )
-        order = torch.rand(images, count, generator=generator).argsort(1)[:, :wanted]
-        rows = torch.arange(images)[:, None]
-        return patches[rows.to(patches.device), order.to(patches.device)][:, None]
+    def _drawn(self, batch: Mapping[str, Any]) -> Tensor:
+        """Features with position: of all patches (B, h, w, D), or of those drawn (B, 1, n, D)."""
+        features = self.features(batch)
+        if "patches" not in batch:
+            return self.position(features)
+        patches = batch["patches"]
+        if features.ndim == 4:  # fresh from the backbone: none is chosen yet
+            grid = tuple(features.shape[1:3])
+            rows = torch.arange(len(features), device=features.device)[:, None]
+            features = features.flatten(1, 2)[rows, patches]
+        else:
+            grid = batch["grid"]
+        return self.position.at(features, patches, grid)[:, None]
 
     # ---------------------------------------------------------------- checkpoints
 

@@ -5,12 +5,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 # a reader follows an image down this list; a module imports only from those above it
 LAYERS = [
-    "errors", "hashing", "seeding", "extractor", "position", "lora", "input_adapter", "flow",
-    "statistics", "router", "scoring", "metrics", "pixel_metrics", "calibration", "schedule",
-    "data.layouts", "data.images", "data.datasets", "data.features", "data.unsorted",
-    "data.datamodule", "data",
-    "checkpoint", "module", "evaluation", "report", "provenance", "experts", "localisation",
-    "predictor", "figures", "heatmap", "gallery", "report_page", "comparison", "",
+    "errors", "hashing", "seeding", "extractor", "position", "fused", "merged", "lora",
+    "input_adapter", "flow", "statistics", "router", "scoring", "metrics", "pixel_metrics",
+    "calibration", "schedule", "data.layouts", "data.images", "data.datasets", "data.features",
+    "data.unsorted", "data.datamodule", "data", "checkpoint", "module", "evaluation", "report",
+    "provenance", "experts", "localisation", "predictor", "figures", "heatmap", "gallery",
+    "report_page", "comparison", "",
 ]  # fmt: skip
 
 

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from benchmarks import literal
 from moleflow_pl import ContinualDataModule, MoLEFlow
+from moleflow_pl.data import ImageRecord
+from moleflow_pl.data.datasets import FeatureDataset, PatchDraw
 from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.module import BACKBONE_PREFIX
 from tests.conftest import SIZE, TINY_MODEL, wake
@@ -138,17 +140,18 @@ def test_batch_of_another_task_is_refused(tiny_model: Build) -> None:
         module.training_step(batch, 0)
 
 
-def test_sampled_patches_are_some_of_each_image_with_their_position(tiny_model: Build) -> None:
-    module = tiny_model(patches_per_image=4)
-    module.schedule.extend([["a"]], epochs=2)
-    features = torch.arange(2 * 9 * 64.0).reshape(2, 3, 3, 64)
-    sampled = module._sample_patches(features, 0, 0)
-    assert sampled.shape == (2, 1, 4, 64)
-    for image, some in zip(features.flatten(1, 2), sampled[:, 0], strict=True):
-        places = [(image == patch).all(1).nonzero().item() for patch in some]
-        assert len(set(places)) == 4
-    assert torch.equal(module._sample_patches(features, 0, 0), sampled)
-    assert not torch.equal(module._sample_patches(features, 0, 1), sampled)
+def test_drawn_patches_get_the_position_of_their_place(tiny_model: Build) -> None:
+    module = with_tasks(tiny_model(), 1)
+    features = torch.randn(2, 3, 5, 64)
+    draw = PatchDraw(count=15, wanted=4, seed=0, purpose=("a", 0))
+    stored = FeatureDataset(features, [ImageRecord(Path("x"), "a")] * 2, 0)
+    stored.draw = draw
+    from_store = module._drawn(stored.__getitems__([1, 0]))
+    from_fresh = module._drawn({"features": features[[1, 0]], "patches": draw([1, 0])})
+    whole = module.position(features)[[1, 0]].flatten(1, 2)
+    expected = torch.stack([w[p] for w, p in zip(whole, draw([1, 0]), strict=True)])[:, None]
+    assert torch.equal(from_store, expected)
+    assert torch.equal(from_fresh, expected)
 
 
 def test_optimizer_holds_exactly_the_current_experts_parameters(tiny_model: Build) -> None:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import time
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from moleflow_pl.data.datasets import FeatureDataset, ImageDataset, SeededOrder
-from moleflow_pl.data.features import extract_features
+from moleflow_pl.data.datasets import (
+    FeatureDataset,
+    ImageDataset,
+    PatchDraw,
+    SeededOrder,
+    SeededTransform,
+)
+from moleflow_pl.data.features import FeatureStore
 from moleflow_pl.data.layouts import (
     LAYOUTS,
     ImageRecord,
@@ -29,7 +39,7 @@ class ContinualDataModule(LightningDataModule):
     """Products that are learned one task after another, from good images alone.
 
     While a task is learned, only its own images are read. Their features are computed once and
-    kept in memory until the next task begins.
+    kept until the next task begins: in memory, or in a file of the run folder where they are many.
 
     Args:
         root: Folder of the data set; none for a layout that reads a package.
@@ -41,8 +51,13 @@ class ContinualDataModule(LightningDataModule):
         num_workers: Processes that read images; 0 reads in the main process.
         val_fraction: Share of each product's good training images that is held out: thresholds are
             calibrated on them, and `validate` looks at them. Without, there is no decision.
-        cache_features: Keep the current task's features in memory instead of running the backbone
-            in every epoch.
+        cache_features: Keep the current task's features instead of running the backbone in every
+            epoch.
+        feature_memory_gb: Features up to this size are in memory, more are mapped from a file.
+        feature_store: Folder that keeps features for other runs on the same images; by default
+            nothing is left of them.
+        augmentation: Random change of every training image (3, H, W) uint8, such as a transform of
+            torchvision; features are then computed anew in every epoch.
         predict_path: Images for `predict`: a file, a folder (searched through) or a pattern; by
             default the test images.
 
@@ -60,6 +75,9 @@ class ContinualDataModule(LightningDataModule):
         num_workers: int = 2,
         val_fraction: float = 0.1,
         cache_features: bool = True,
+        feature_memory_gb: float = 1.0,
+        feature_store: str | None = None,
+        augmentation: nn.Module | None = None,
         predict_path: str | None = None,
     ) -> None:
         super().__init__()
@@ -75,6 +93,9 @@ class ContinualDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.val_fraction = val_fraction
         self.cache_features = cache_features
+        self.feature_memory_gb = feature_memory_gb
+        self.feature_store = feature_store
+        self.augmentation = augmentation
         self.predict_path = predict_path
         self.predicted: Collection[str] = ()  # images that an earlier `predict` has done
         self._datasets: dict[str, Dataset] = {}
@@ -89,6 +110,15 @@ class ContinualDataModule(LightningDataModule):
                 "model.image_size, data.image_size follows it"
             )
         self.image_size = size
+        if stage == "fit" and self.augmentation is not None:
+            rank_zero_info("data.augmentation is set: features are computed anew in every epoch")
+
+    def teardown(self, stage: str) -> None:
+        """Let go of stored features."""
+        self._datasets.clear()
+        self._cached_task = None
+        if stage == "fit":
+            self._store.clear()
 
     @property
     def layout(self) -> Layout:
@@ -141,8 +171,13 @@ class ContinualDataModule(LightningDataModule):
             return []
         task = self._schedule.tasks[index]
         # a new loader each epoch: the order depends on the run's seed, the product and the epoch
-        dataset: Any = self._training_set(index, "train")
-        order = SeededOrder(len(dataset), self._module.seed, task.name, task.epochs_done)
+        seed, epoch = self._module.seed, (task.name, task.epochs_done)
+        # a copy: what is of this epoch alone is not to reach who reads all
+        dataset: Any = copy.copy(self._training_set(index, "train"))
+        dataset.draw = self._draw(seed, epoch)
+        if self.augmentation is not None:
+            dataset.augment = SeededTransform(self.augmentation, seed, epoch)
+        order = SeededOrder(len(dataset), seed, *epoch)
         return self._loader(dataset, sampler=order)
 
     def val_dataloader(self) -> list[DataLoader]:
@@ -248,16 +283,34 @@ class ContinualDataModule(LightningDataModule):
         """Images or stored features of a task's part; the last task's are let go first."""
         if self._cached_task != task:
             self._datasets.clear()
+            if self._cached_task is not None:
+                self._store.clear()
             self._cached_task = task
         if part not in self._datasets:
             images = self._images(task, part)
-            self._datasets[part] = self._stored(images, part) if self.cache_features else images
+            kept = self.cache_features and self.augmentation is None
+            self._datasets[part] = self._stored(images, part) if kept else images
         return self._datasets[part]
+
+    def _draw(self, seed: int, epoch: tuple[str, int]) -> PatchDraw | None:
+        """The patches that an epoch of a task sees; None for all."""
+        wanted, count = self._module.patches_per_image, self._module.extractor.patches
+        if wanted is None or wanted >= count:
+            return None
+        return PatchDraw(count, wanted, seed, epoch)
+
+    @property
+    def _store(self) -> FeatureStore:
+        assert self.trainer is not None
+        own = Path(self.trainer.default_root_dir) / "features"
+        folder = own if self.feature_store is None else Path(self.feature_store).expanduser()
+        limit = int(self.feature_memory_gb * 1e9)
+        return FeatureStore(folder, self.feature_store is not None, limit)
 
     def _stored(self, images: ImageDataset, part: str) -> FeatureDataset:
         title = f"features of {self._schedule.tasks[images.task].name} ({part})"
         started = time.monotonic()
-        features = extract_features(self._module.extractor, self._loader(images), title)
+        features = self._store.get(self._module.extractor, self._loader(images), title)
         self._schedule.tasks[images.task].fit_seconds += time.monotonic() - started
         return FeatureDataset(features, images.records, images.task)
 
@@ -268,6 +321,7 @@ class ContinualDataModule(LightningDataModule):
             dataset,
             batch_size=self.batch_size,
             num_workers=workers,
+            pin_memory=self._module.device.type == "cuda",
             collate_fn=dataset.collate,
             **options,
         )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from moleflow_pl.errors import DataError
 
+READER = 1  # counts changes that give other pixels: features kept from before are not used
 DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 DEEP_TO_BYTE = 257  # 65535 / 255
 

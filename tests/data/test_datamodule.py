@@ -3,6 +3,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from torchvision.transforms import RandomErasing
 
 from moleflow_pl import ContinualDataModule, MoLEFlow
 from moleflow_pl.errors import DataError
@@ -11,11 +13,13 @@ from tests.conftest import TINY_MODEL, draw_product
 
 def data_for(root: Path, tasks: list, fn: str = "fit", **options: object) -> ContinualDataModule:
     """A data module attached to a small model that has the same tasks."""
-    data = ContinualDataModule(str(root), tasks, num_workers=0, **options)
+    data = ContinualDataModule(str(root), tasks, **{"num_workers": 0, **options})
     module = MoLEFlow(**TINY_MODEL)
     module.schedule.extend(data.groups, epochs=2)
     state = SimpleNamespace(fn=fn)
-    data.trainer = SimpleNamespace(lightning_module=module, state=state)  # type: ignore[assignment]
+    data.trainer = SimpleNamespace(  # type: ignore[assignment]
+        lightning_module=module, state=state, default_root_dir=str(root / "run")
+    )
     data.setup(fn)
     return data
 
@@ -39,6 +43,45 @@ def test_order_changes_by_epoch_and_repeats_by_seed(data_root: Path) -> None:
     assert order(0) == order(0)
     assert order(0) != order(1)
     assert sorted(order(0)) == sorted(order(1))
+
+
+def test_each_epoch_sees_other_patches_and_the_task_is_closed_on_all(data_root: Path) -> None:
+    data = data_for(data_root, ["01"])
+    module = data.trainer.lightning_module  # type: ignore[union-attr]
+    module.patches_per_image = 4
+
+    def drawn(epoch: int) -> dict[str, list[int]]:
+        module.schedule.tasks[0].epochs_done = epoch
+        batches = list(data.train_dataloader())
+        assert all(batch["features"].shape[1:] == (4, 64) for batch in batches)
+        return {
+            p: n for b in batches for p, n in zip(b["path"], b["patches"].tolist(), strict=True)
+        }
+
+    assert drawn(0) == drawn(0)
+    assert all(drawn(0)[path] != places for path, places in drawn(1).items())
+    assert all(batch["features"].shape[1:] == (3, 3, 64) for batch in data.train_loader_in_order(0))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_augmented_images_differ_by_epoch_and_repeat_by_seed(data_root: Path, workers: int) -> None:
+    data = data_for(data_root, ["01"], augmentation=RandomErasing(p=1.0), num_workers=workers)
+
+    def images(epoch: int) -> torch.Tensor:
+        data.trainer.lightning_module.schedule.tasks[0].epochs_done = epoch  # type: ignore[union-attr]
+        batches = list(data.train_dataloader())
+        paths = [path for batch in batches for path in batch["path"]]
+        return torch.cat([batch["image"] for batch in batches])[
+            sorted(range(len(paths)), key=paths.__getitem__)
+        ]
+
+    torch.manual_seed(1)
+    first = images(0)
+    torch.manual_seed(2)
+    assert torch.equal(images(0), first)
+    assert not torch.equal(images(1), first)
+    plain = torch.cat([batch["image"] for batch in data.train_loader_in_order(0)])
+    assert plain.float().std() != first.float().std()
 
 
 def test_features_of_the_last_task_are_let_go(data_root: Path) -> None:
