@@ -23,6 +23,7 @@ from moleflow_pl.checkpoint import (
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.extractor import PRETRAINED, PatchExtractor, Precision
 from moleflow_pl.flow import MoLESpatialAwareNF
+from moleflow_pl.novelty import NoveltyStatistics, own_distances, typical_direction
 from moleflow_pl.position import NoPosition, PositionalGrid
 from moleflow_pl.router import Distance, PrototypeRouter, TaskPrototype
 from moleflow_pl.schedule import TaskSchedule
@@ -31,7 +32,6 @@ from moleflow_pl.seeding import derive_seed
 from moleflow_pl.statistics import FeatureStatistics
 
 BACKBONE_PREFIX = "extractor.backbone."
-NOVELTY: Distance = "shrunk"  # to a product's own images, whatever other products there are
 
 
 def adamw(params: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
@@ -133,6 +133,8 @@ class MoLEFlow(LightningModule):
         )  # fmt: skip
         self.routes = router != "none"
         self.router = PrototypeRouter("pooled" if router == "none" else router)
+        # to a product's own images, whatever other products there are
+        self.novelty = PrototypeRouter("shrunk")
         self.patches_per_image = patches_per_image
         self.image_quantile = image_quantile
         self.optimizer = optimizer
@@ -149,8 +151,7 @@ class MoLEFlow(LightningModule):
 
     def inspect(self, features: Tensor, task: int | None = None) -> Inspection:
         """Score features (B, h, w, D) by the expert of `task`, or by those the router picks."""
-        images = self.image_features(features)
-        distances = self.router.distances(images)
+        distances = self.router.distances(self.image_features(features))
         if task is not None:
             chosen = torch.full((len(features),), task, device=features.device)
         elif self.routes:
@@ -159,16 +160,18 @@ class MoLEFlow(LightningModule):
             chosen = torch.zeros(len(features), dtype=torch.long, device=features.device)
         patch_scores = self.patch_scores(features, chosen)
         score = image_score(patch_scores, self.image_quantile)
-        return Inspection(score, patch_scores, chosen, distances, self._novelty(images, chosen))
+        return Inspection(score, patch_scores, chosen, distances, self._novelty(features, chosen))
 
     def image_features(self, features: Tensor) -> Tensor:
         """What the router sees (B, D) of features (B, h, w, D)."""
         return features.mean((1, 2))
 
-    def _novelty(self, images: Tensor, chosen: Tensor) -> Tensor:
-        own = self.router.distances(images, NOVELTY)
-        columns = torch.tensor([self.router.tasks.index(task) for task in chosen.tolist()])
-        return own[torch.arange(len(own)), columns.to(own.device)]
+    def _novelty(self, features: Tensor, chosen: Tensor) -> Tensor:
+        """Distance to the chosen task's good images (B,); NaN where a task was not finished."""
+        if not set(chosen.tolist()) <= set(self.novelty.tasks):
+            return torch.full(chosen.shape, torch.nan, device=chosen.device)
+        distances = self.novelty.distances(typical_direction(features))
+        return own_distances(distances, self.novelty.tasks, chosen)
 
     def patch_scores(self, features: Tensor, task: int | Tensor) -> Tensor:
         """NLL (B, h, w) of features (B, h, w, D) by one expert or by one for each image."""
@@ -243,11 +246,13 @@ class MoLEFlow(LightningModule):
         """
         images = FeatureStatistics(self.extractor.dim)
         patches = FeatureStatistics(self.extractor.dim)
+        typical = NoveltyStatistics(self.extractor.dim)
         means = torch.zeros(self.extractor.dim, dtype=torch.float64)
         with torch.no_grad():
             for batch in batches:
                 features = self.features(self.transfer_batch_to_device(batch, self.device, 0))
                 images.update(self.image_features(features))
+                typical.update(features)
                 positioned = self.position(features)
                 # in float64 on the CPU: some devices have none
                 means += positioned.mean((1, 2)).cpu().double().sum(0)
@@ -256,6 +261,7 @@ class MoLEFlow(LightningModule):
         prototype = TaskPrototype(self.extractor.dim).to(self.device)
         prototype.set(images)
         self.router.add_prototype(task, prototype)
+        self.novelty.add_prototype(task, typical.prototype().to(self.device))
         if task == 0:
             self.flow.set_reference(patches.mean, patches.std)
         shift = means / images.count - self.flow.reference_mean.cpu().double()
@@ -382,7 +388,8 @@ class MoLEFlow(LightningModule):
             if task not in self.flow.tasks:
                 self.flow.add_task(task)
         for task in state["prototypes"]:
-            self.router.add_prototype(task, TaskPrototype(self.extractor.dim).to(self.device))
+            for router in (self.router, self.novelty):
+                router.add_prototype(task, TaskPrototype(self.extractor.dim).to(self.device))
         own = {f"{BACKBONE_PREFIX}{k}": v for k, v in self.extractor.backbone.state_dict().items()}
         checkpoint["state_dict"].update(own)
         current = self.schedule.current

@@ -151,7 +151,7 @@ class PrototypeRouter(nn.Module):
         self.distance = distance
         self.prototypes = nn.ModuleDict()
         # prepared when first asked for: means (T, D) and precisions (T or 1, D, D)
-        self._prepared: dict[Distance, tuple[Tensor, Tensor]] = {}
+        self._prepared: tuple[Tensor, Tensor] | None = None
         self.register_load_state_dict_post_hook(lambda *_: self.forget())
 
     @property
@@ -166,26 +166,21 @@ class PrototypeRouter(nn.Module):
 
     def forget(self) -> None:
         """Drop what was prepared from the prototypes: they have changed."""
-        self._prepared = {}
+        self._prepared = None
 
-    def distances(self, features: Tensor, distance: Distance | None = None) -> Tensor:
+    def distances(self, features: Tensor) -> Tensor:
         """Distances (N, T) of features (N, D) to all prototypes, in the order of `tasks`.
 
         Reckoned in float64, returned in float32.
-
-        Args:
-            features: Image features.
-            distance: Another distance than the router's own.
 
         Raises:
             RuntimeError: there is no prototype yet.
         """
         if not self.prototypes:
             raise RuntimeError("the router has no prototype yet: fit a task first")
-        kind = distance or self.distance
-        if kind not in self._prepared:
-            self._prepared[kind] = self._prepare(kind)
-        means, precisions = self._prepared[kind]
+        if self._prepared is None:
+            self._prepared = self._prepare()
+        means, precisions = self._prepared
         # float64 on the CPU: some devices lack it, and the numbers are few
         rows = features.detach().to("cpu", torch.float64)
         centred = rows[None] - means[:, None]
@@ -200,7 +195,7 @@ class PrototypeRouter(nn.Module):
         """Task of the smallest of an image's `distances` (N, T): ids (N,)."""
         return torch.tensor(self.tasks, device=distances.device)[distances.argmin(1)]
 
-    def _prepare(self, kind: Distance) -> tuple[Tensor, Tensor]:
+    def _prepare(self) -> tuple[Tensor, Tensor]:
         prototypes: list[Any] = [self.prototypes[str(task)] for task in self.tasks]
         means = torch.stack([p.mean.detach().to("cpu", torch.float64) for p in prototypes])
-        return means, PRECISIONS[kind](prototypes)
+        return means, PRECISIONS[self.distance](prototypes)
