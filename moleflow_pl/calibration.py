@@ -16,7 +16,7 @@ FALSE_ALARM_RATE = 0.01
 CONFIDENCE = 0.99  # of an interval
 TAIL_SHARE = 0.2  # of the images: their highest scores make the tail
 TAIL_IMAGES = 10  # fewer make no tail, where there are more
-UNKNOWN_FACTOR = 3.0  # defects move an image too, but not as far as another product
+UNKNOWN_FACTOR = 4.25  # defects move an image too, but not as far as most other products
 MIDDLE_VALUE = 0.05  # of the comparable score, for the middle good image
 
 
@@ -141,9 +141,12 @@ class Calibration:
     def distance_limit(self) -> float:
         """Limit on the distance to the product's good images, beyond which it is another product.
 
-        A multiple of the distance that a hundredth of good images exceeds.
+        Good images would allow a lower one: defects move an image too. So it is a multiple of the
+        middle distance, by a constant, and no lower than what a hundredth of good images exceeds.
         """
-        return UNKNOWN_FACTOR * threshold(self.distances).value
+        return max(
+            UNKNOWN_FACTOR * float(np.median(self.distances)), threshold(self.distances).value
+        )
 
     def comparable(self, score: float) -> float:
         """A score in 0..1 that means the same for every product.

@@ -23,7 +23,7 @@ from moleflow_pl.checkpoint import (
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.extractor import PRETRAINED, PatchExtractor, Precision
 from moleflow_pl.flow import MoLESpatialAwareNF
-from moleflow_pl.novelty import NoveltyStatistics, own_distances, typical_direction
+from moleflow_pl.novelty import NoveltyStatistics, typical_direction
 from moleflow_pl.position import NoPosition, PositionalGrid
 from moleflow_pl.router import Distance, PrototypeRouter, TaskPrototype
 from moleflow_pl.schedule import TaskSchedule
@@ -48,7 +48,8 @@ class Inspection:
         patch_scores: Score of each patch (B, h, w), in nats.
         task: The task each image was sent to (B,).
         distances: Router distances (B, T), in the order of `router.tasks`.
-        novelty: How far each image is from the good ones of that task alone (B,).
+        novelty: How far each image is from each task's good ones (B, T), in the same order; what
+            one task's says does not depend on the others.
     """
 
     score: Tensor
@@ -160,18 +161,17 @@ class MoLEFlow(LightningModule):
             chosen = torch.zeros(len(features), dtype=torch.long, device=features.device)
         patch_scores = self.patch_scores(features, chosen)
         score = image_score(patch_scores, self.image_quantile)
-        return Inspection(score, patch_scores, chosen, distances, self._novelty(features, chosen))
+        return Inspection(score, patch_scores, chosen, distances, self._novelty(features))
 
     def image_features(self, features: Tensor) -> Tensor:
         """What the router sees (B, D) of features (B, h, w, D)."""
         return features.mean((1, 2))
 
-    def _novelty(self, features: Tensor, chosen: Tensor) -> Tensor:
-        """Distance to the chosen task's good images (B,); NaN where a task was not finished."""
-        if not set(chosen.tolist()) <= set(self.novelty.tasks):
-            return torch.full(chosen.shape, torch.nan, device=chosen.device)
-        distances = self.novelty.distances(typical_direction(features))
-        return own_distances(distances, self.novelty.tasks, chosen)
+    def _novelty(self, features: Tensor) -> Tensor:
+        """Distances to each task's good images (B, T); NaN where the tasks were not finished."""
+        if self.novelty.tasks != self.router.tasks:
+            return torch.full((len(features), len(self.router.tasks)), torch.nan)
+        return self.novelty.distances(typical_direction(features))
 
     def patch_scores(self, features: Tensor, task: int | Tensor) -> Tensor:
         """NLL (B, h, w) of features (B, h, w, D) by one expert or by one for each image."""
@@ -279,6 +279,7 @@ class MoLEFlow(LightningModule):
             false_alarm_rate: Share of good images that may be called defective.
         """
         found = Calibration(false_alarm_rate=false_alarm_rate)
+        column = self.router.tasks.index(task)
         with torch.no_grad():
             for batch in batches:
                 features = self.features(self.transfer_batch_to_device(batch, self.device, 0))
@@ -287,7 +288,7 @@ class MoLEFlow(LightningModule):
                 found.scores += inspection.score.tolist()
                 found.peaks += patches.amax(1).tolist()
                 found.levels += patches.median(1).values.tolist()
-                found.distances += inspection.novelty.tolist()
+                found.distances += inspection.novelty[:, column].tolist()
         self.schedule.tasks[task].calibration = found
 
     def configure_optimizers(self) -> torch.optim.Optimizer | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -20,6 +19,7 @@ def typical_direction(features: Tensor) -> Tensor:
     contrast are.
 
     Example:
+        >>> import torch
         >>> typical_direction(torch.ones(1, 2, 2, 4))
         tensor([[0.5000, 0.5000, 0.5000, 0.5000]])
     """
@@ -55,9 +55,3 @@ class NoveltyStatistics:
         made = TaskPrototype(merged.mean.numel())
         made.set(merged)
         return made
-
-
-def own_distances(distances: Tensor, tasks: list[int], chosen: Tensor) -> Tensor:
-    """Of distances (B, T) to `tasks`, those to the chosen task of each image: (B,)."""
-    order = torch.tensor(tasks, device=chosen.device)
-    return distances.gather(1, torch.searchsorted(order, chosen)[:, None])[:, 0]

@@ -41,8 +41,8 @@ class Prediction:
         label: The decision; it and what follows are None where the product has no calibration.
         threshold: Scores above it are anomalous.
         normalised_score: The same for every product, in 0..1, 0.5 at the threshold.
-        novelty: Distance to the product's good images as a share of the limit that makes an
-            unknown product.
+        novelty: Distance to the good images of the product they are most like, as a share of that
+            product's limit; beyond 1 the image is of no known product.
         pixel_threshold: Limit on a pixel's score.
         level: Score of an ordinary patch of the product, where a heatmap begins.
     """
@@ -98,7 +98,8 @@ class Judge:
         self.names = schedule.names
         self.task = None if product is None else schedule.find(product)
         self.limits: dict[int, Limits] = {}
-        for index in schedule.learned:
+        learned = schedule.learned
+        for index in learned:
             found = schedule.tasks[index].calibration
             if found is not None:
                 self.limits[index] = Limits(
@@ -108,12 +109,20 @@ class Judge:
                     float(np.median(found.levels)),
                     found,
                 )
+        # in the order of a model's distances; a product without a limit makes no image known
+        self.distance_limits = torch.tensor(
+            [self.limits[i].distance if i in self.limits else torch.nan for i in learned]
+        )
 
     def judge(self, found: Inspection, sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
         """Decide about the images of a batch, of these heights and widths."""
-        return [self._judge(found, i, size) for i, size in enumerate(sizes)]
+        shares = found.novelty.cpu() / self.distance_limits
+        novelty = shares.nan_to_num(torch.inf).amin(1).tolist()
+        return [self._judge(found, i, size, novelty[i]) for i, size in enumerate(sizes)]
 
-    def _judge(self, found: Inspection, i: int, size: tuple[int, int]) -> Prediction:
+    def _judge(
+        self, found: Inspection, i: int, size: tuple[int, int], novelty: float
+    ) -> Prediction:
         task, score = int(found.task[i]), found.score[i].item()
         nearest = found.distances[i].sort().values
         own = nearest[0] if self.task is None else found.distances[i, self.task]
@@ -125,15 +134,14 @@ class Judge:
             router_margin=(nearest[1] - nearest[0]).item() if several else None,
             patch_scores=found.patch_scores[i].cpu(),
             size=size,
-            **self._decision(task, score, found.novelty[i].item()),
+            **self._decision(task, score, novelty),
         )
 
-    def _decision(self, task: int, score: float, distance: float) -> dict[str, Any]:
+    def _decision(self, task: int, score: float, novelty: float) -> dict[str, Any]:
         """What a calibration adds to an image's numbers; nothing without one."""
         limits = self.limits.get(task)
         if limits is None:
             return {}
-        novelty = distance / limits.distance
         label: Label = "anomalous" if score > limits.score else "normal"
         # whoever names the product knows it
         if self.task is None and novelty > 1:

@@ -36,7 +36,7 @@ def scores(checkpoint: Checkpoint, folder: Path) -> dict[str, torch.Tensor]:
     with torch.no_grad():
         features = module.extractor(images)
         return {
-            name: torch.cat([found.patch_scores.flatten(), found.score, found.novelty])
+            name: torch.cat([found.patch_scores.flatten(), found.score, found.novelty[:, i]])
             for i, name in enumerate(module.schedule.names)
             for found in [module.inspect(features, i)]
         }

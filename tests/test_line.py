@@ -159,14 +159,12 @@ def test_experts_travel_and_all_others_stay_equal_to_the_bit(line: Line) -> None
     assert "the model knows ['mono'] already" in said.stderr
 
 
-@pytest.mark.parametrize("product", PRODUCTS)
-def test_an_update_learns_again_beside_the_old_version_and_rolls_back(
-    product: str, line: Line
-) -> None:
-    images, other = images_of(line), next(p for p in PRODUCTS if p != product)
-    path = line.copy(f"updated_{product}")
+def test_an_update_learns_again_beside_the_old_version_and_rolls_back(line: Line) -> None:
+    # the product that the base was learned with, at that: the base stays as it is
+    product, other = PRODUCTS
+    images, path = images_of(line), line.copy("updated")
     before = {name: own_scores(path, images, name) for name in PRODUCTS}
-    drifted = line.where / f"drifted_{product}"
+    drifted = line.where / "drifted"
     lay_out(drifted, product, first=100, train=12)
     options = ["--ckpt_path", path]
     moleflow(

@@ -5,7 +5,6 @@ from moleflow_pl.novelty import (
     PATCH_SHARE,
     PATCH_STEP,
     NoveltyStatistics,
-    own_distances,
     typical_direction,
 )
 from moleflow_pl.router import PrototypeRouter
@@ -51,8 +50,3 @@ def test_shade_and_local_defects_are_not_novel_but_another_product_is() -> None:
     torch.testing.assert_close(distance(0.3 * new), usual)
     assert distance(damaged).median() < 3 * usual.median()
     assert distance(product(7)).min() > 2 * usual.max()
-
-
-def test_each_image_is_measured_to_the_task_it_was_sent_to() -> None:
-    distances = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
-    assert own_distances(distances, [2, 5], torch.tensor([5, 2, 5])).tolist() == [2, 3, 6]
