@@ -106,6 +106,41 @@ def _tail_quantile(ordered: np.ndarray, rate: float) -> float:
     return float(base + excess * f_distribution(2, 2 * size).isf(rate * (count + 1) / size))
 
 
+@dataclass(frozen=True)
+class Limits:
+    """The numbers that decisions about a product are made by.
+
+    Attributes:
+        score: Images with a higher score are anomalous.
+        middle: Score of the middle good image.
+        pixel: Pixels with a higher score are anomalous.
+        level: Score of an ordinary patch.
+        distance: Images that are farther show another product.
+    """
+
+    score: float
+    middle: float
+    pixel: float
+    level: float
+    distance: float
+
+    def comparable(self, score: float) -> float:
+        """A score in 0..1 that means the same for every product.
+
+        The threshold becomes 0.5 and the middle good image 0.05, on a logistic curve.
+
+        Example:
+            >>> limits = Limits(score=20.0, middle=10.0, pixel=0.0, level=0.0, distance=1.0)
+            >>> limits.comparable(20.0), round(limits.comparable(10.0), 2)
+            (0.5, 0.05)
+        """
+        scale = (self.score - self.middle) / math.log(1 / MIDDLE_VALUE - 1)
+        if not scale:
+            return 0.5 * (1 + float(np.sign(score - self.score)))
+        # a far score would overflow the exponential
+        return 1 / (1 + math.exp(min(-(score - self.score) / scale, 700.0)))
+
+
 @dataclass
 class Calibration:
     """What good images that were held out looked like to a task's finished expert.
@@ -148,20 +183,12 @@ class Calibration:
             UNKNOWN_FACTOR * float(np.median(self.distances)), threshold(self.distances).value
         )
 
-    def comparable(self, score: float) -> float:
-        """A score in 0..1 that means the same for every product.
-
-        The threshold becomes 0.5 and the middle good image 0.05, on a logistic curve.
-
-        Example:
-            >>> found = Calibration(scores=[0.0, 10.0, 20.0], false_alarm_rate=0.25)
-            >>> found.comparable(20.0), round(found.comparable(10.0), 2)
-            (0.5, 0.05)
-        """
-        limit = self.score_threshold.value
-        middle = float(np.median(self.scores))
-        scale = (limit - middle) / math.log(1 / MIDDLE_VALUE - 1)
-        if not scale:
-            return 0.5 * (1 + float(np.sign(score - limit)))
-        # a far score would overflow the exponential
-        return 1 / (1 + math.exp(min(-(score - limit) / scale, 700.0)))
+    def limits(self) -> Limits:
+        """The numbers that decisions are made by."""
+        return Limits(
+            score=self.score_threshold.value,
+            middle=float(np.median(self.scores)),
+            pixel=self.pixel_threshold.value,
+            level=float(np.median(self.levels)),
+            distance=self.distance_limit,
+        )

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from moleflow_pl.calibration import Calibration
+from moleflow_pl.calibration import Limits
 from moleflow_pl.data.images import read_rgb, to_tensor, upright_rgb
 from moleflow_pl.errors import CheckpointError, DataError
 from moleflow_pl.localisation import Box, find_boxes, pixel_map
@@ -72,17 +72,6 @@ class Prediction:
         return [] if limit is None else find_boxes(self.anomaly_map, limit)
 
 
-@dataclass(frozen=True)
-class Limits:
-    """The numbers behind a product's decisions."""
-
-    score: float
-    pixel: float
-    distance: float
-    level: float
-    calibration: Calibration
-
-
 class Judge:
     """Turns what a model computed into decisions, by the calibration of each product.
 
@@ -98,20 +87,13 @@ class Judge:
         self.names = schedule.names
         self.task = None if product is None else schedule.find(product)
         self.limits: dict[int, Limits] = {}
-        learned = schedule.learned
-        for index in learned:
+        for index in schedule.learned:
             found = schedule.tasks[index].calibration
             if found is not None:
-                self.limits[index] = Limits(
-                    found.score_threshold.value,
-                    found.pixel_threshold.value,
-                    found.distance_limit,
-                    float(np.median(found.levels)),
-                    found,
-                )
+                self.limits[index] = found.limits()
         # in the order of a model's distances; a product without a limit makes no image known
         self.distance_limits = torch.tensor(
-            [self.limits[i].distance if i in self.limits else torch.nan for i in learned]
+            [self.limits[i].distance if i in self.limits else torch.nan for i in schedule.learned]
         )
 
     def judge(self, found: Inspection, sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
@@ -149,7 +131,7 @@ class Judge:
         return {
             "label": label,
             "threshold": limits.score,
-            "normalised_score": limits.calibration.comparable(score),
+            "normalised_score": limits.comparable(score),
             "novelty": novelty,
             "pixel_threshold": limits.pixel,
             "level": limits.level,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import betabinom
 
-from moleflow_pl.calibration import Calibration, threshold
+from moleflow_pl.calibration import UNKNOWN_FACTOR, Calibration, Limits, threshold
 from moleflow_pl.errors import ConfigError
 
 
@@ -77,15 +77,29 @@ def test_no_image_makes_no_threshold() -> None:
         threshold([], 0.01)
 
 
+def limits_of(scores: list[float]) -> Limits:
+    return Calibration(scores, scores, scores, scores).limits()
+
+
+def test_an_unknown_products_limit_is_far_beyond_good_images() -> None:
+    generator = np.random.default_rng(0)
+    near = Calibration(distances=(10 + generator.normal(size=300)).tolist())
+    assert near.distance_limit == UNKNOWN_FACTOR * np.median(near.distances)
+    # and never below what a hundredth of good ones exceeds
+    wide = Calibration(distances=generator.lognormal(0, 3, 300).tolist())
+    assert wide.distance_limit == threshold(wide.distances).value
+
+
 def test_comparable_score_is_a_half_at_every_products_threshold() -> None:
     for scale in (1.0, 300.0):
         scores = (scale * np.random.default_rng(0).normal(size=200)).tolist()
-        found = Calibration(scores=scores)
-        assert found.comparable(found.score_threshold.value) == pytest.approx(0.5)
+        found = limits_of(scores)
+        assert found.score == threshold(scores).value
+        assert found.comparable(found.score) == pytest.approx(0.5)
         assert found.comparable(float(np.median(scores))) == pytest.approx(0.05)
         assert found.comparable(scale * 50) == pytest.approx(1.0, abs=1e-6)
         assert found.comparable(-scale * 1e9) == pytest.approx(0.0, abs=1e-6)
-    alike = Calibration(scores=[2.0, 2.0])
+    alike = limits_of([2.0, 2.0])
     assert [alike.comparable(score) for score in (1.0, 2.0, 3.0)] == [0.0, 0.5, 1.0]
 
 
