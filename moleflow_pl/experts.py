@@ -58,12 +58,13 @@ class Expert:
     def metadata(self) -> dict[str, str]:
         """Everything but the tensors, as text."""
         # pictures of an evaluation and the like are the run's, not the expert's
-        task = {**asdict(self.task), "evaluation": None}
+        task, found = {**asdict(self.task), "evaluation": None}, self.task.calibration
         return {
             "format": FORMAT,
             "product": self.task.name,
             "base_sha256": self.base,
             "data_sha256": self.task.split or "",
+            "threshold": "" if found is None else repr(found.score_threshold.value),
             "task": json.dumps(task),
             "lists": json.dumps(self.lists),
             "backbone": json.dumps(self.backbone),
@@ -298,8 +299,7 @@ def put_back(checkpoint: Checkpoint, schedule: TaskSchedule) -> None:
     checkpoint["epoch"] += more
     progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]
     for counts in (progress["total"], progress["current"]):
-        for key in counts:
-            counts[key] += more
+        counts.update({key: count + more for key, count in counts.items()})
     config = yaml.safe_load(checkpoint.get(CONFIG_KEY) or "{}")
     if "data" in config:
         groups = [task.products for task in schedule.tasks]

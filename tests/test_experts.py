@@ -147,7 +147,10 @@ def test_the_file_holds_the_experts_tensors_and_says_what_they_are(
     assert json.loads(text["backbone"])["backbone"] == "test_vit"
     assert json.loads(text["metrics"])["image_auroc"]["oracle"] is not None
     assert "torch" in json.loads(text["versions"])
-    assert json.loads(text["task"])["calibration"]["scores"]
+    task = settled(three).tasks[1]
+    assert task.calibration is not None
+    assert float(text["threshold"]) == task.calibration.score_threshold.value
+    assert json.loads(text["task"])["calibration"]["scores"] == task.calibration.scores
 
 
 def test_an_expert_of_another_base_is_refused_with_both_hashes(
