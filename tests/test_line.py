@@ -196,7 +196,7 @@ def test_decisions_of_a_run_can_be_measured(
     assert shown.count("extrapolated") >= 4  # of two images
     # two products known by turns, then both
     assert shown.count("left out") == 2
-    assert shown.count(" known ") == 4
+    assert shown.count("│ known ") == 4
 
 
 def test_defective_images_to_learn_from_are_a_share_and_are_not_tested_with(
