@@ -37,7 +37,7 @@ class TaskSchedulerCallback(Callback):
 
     def __init__(
         self,
-        epochs_per_task: int = 40,
+        epochs_per_task: int = 10,
         warmup_epochs: int = 2,
         final_lr_factor: float = 0.01,
         false_alarm_rate: float = FALSE_ALARM_RATE,
@@ -83,6 +83,9 @@ class TaskSchedulerCallback(Callback):
         if current not in pl_module.flow.tasks:
             # builds the expert, and an optimizer that knows nothing of the last task
             trainer.strategy.setup_optimizers(trainer)
+        if not pl_module.schedule.tasks[current].epochs_done:
+            loader = trainer.datamodule.train_loader_in_order(current)  # type: ignore[attr-defined]
+            pl_module.prepare_task(current, loader)
         factor = self.factor(pl_module.schedule, current)
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.stats import beta
 from scipy.stats import f as f_distribution
+from torch import Tensor
 
 from moleflow_pl.errors import ConfigError
 
@@ -161,6 +162,14 @@ class Calibration:
     levels: list[float] = field(default_factory=list)
     distances: list[float] = field(default_factory=list)
     false_alarm_rate: float = FALSE_ALARM_RATE
+
+    def add(self, scores: Tensor, patch_scores: Tensor, distances: Tensor) -> None:
+        """Take in images: scores (B,), patch scores (B, h, w) and distances (B,)."""
+        patches = patch_scores.flatten(1)
+        self.scores += scores.tolist()
+        self.peaks += patches.amax(1).tolist()
+        self.levels += patches.median(1).values.tolist()
+        self.distances += distances.tolist()
 
     @property
     def score_threshold(self) -> Threshold:

@@ -7,6 +7,7 @@ nats, one number for each patch: log p(x) = log N(z; 0, I) + log_det.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,9 @@ from moleflow_pl.fused import AffineCoupling, ScaledRotation
 from moleflow_pl.input_adapter import TaskInputAdapter
 from moleflow_pl.lora import MoLESubnet
 from moleflow_pl.merged import ExpertCache, MergedBlock, MergedExpert
+from moleflow_pl.whitening import WhiteningAdapter
+
+AdapterName = Literal["film", "whitening"]
 
 SUBNET_GAIN = 0.1  # FrEIA scales a subnet's output down for a gentle start
 SOFTPLUS_BETA = 0.5
@@ -144,6 +148,7 @@ class MoLESpatialAwareNF(nn.Module):
         use_lora: Experts have low-rank factors.
         use_task_adapter: Experts have an input adapter.
         use_task_bias: Experts have bias shifts.
+        adapter: Kind of the input adapters: `film`, as the method was published, or `whitening`.
 
     Shape: features (B, h, w, D), position already added -> latent (B, h, w, D), log_det (B, h, w).
 
@@ -167,10 +172,12 @@ class MoLESpatialAwareNF(nn.Module):
         use_lora: bool = True,
         use_task_adapter: bool = True,
         use_task_bias: bool = True,
+        adapter: AdapterName = "film",
     ) -> None:
         super().__init__()
         self.embed_dim = embed_dim
         self.use_task_adapter = use_task_adapter
+        self.adapter: AdapterName = adapter
         self.tasks: list[int] = []
 
         def subnet(width_in: int, width_out: int) -> MoLESubnet:
@@ -199,14 +206,18 @@ class MoLESpatialAwareNF(nn.Module):
         for block in self.flow:
             block.subnet.add_task(task)
         if self.use_task_adapter:
-            # task 0 has nothing to refer to, and keeps most of its input, also after a reload
-            reference = (None, None) if task == 0 else (self.reference_mean, self.reference_std)
-            adapter = TaskInputAdapter(self.embed_dim, *reference)
-            self.input_adapters[str(task)] = adapter.to(self.reference_mean)
+            self.input_adapters[str(task)] = self._new_adapter(task).to(self.reference_mean)
         self.tasks.append(task)
         self.requires_grad_(False)
         for parameter in self.parameters_for(task):
             parameter.requires_grad_(True)
+
+    def _new_adapter(self, task: int) -> nn.Module:
+        if self.adapter == "whitening":
+            return WhiteningAdapter(self.embed_dim)
+        # task 0 has nothing to refer to, and keeps most of its input, also after a reload
+        reference = (None, None) if task == 0 else (self.reference_mean, self.reference_std)
+        return TaskInputAdapter(self.embed_dim, *reference)
 
     def set_reference(self, mean: Tensor, std: Tensor) -> None:
         """Keep the first task's mean and standard deviation (D,) for the adapters to come."""
@@ -224,7 +235,7 @@ class MoLESpatialAwareNF(nn.Module):
             KeyError: the task was never added.
         """
         self._check(task)
-        adapter = list(self._adapter(task).parameters())
+        adapter = list(self.adapter_of(task).parameters()) if self.use_task_adapter else []
         return adapter + [p for block in self.flow for p in block.subnet.expert_parameters(task)]
 
     def parameters_for(self, task: int) -> list[nn.Parameter]:
@@ -245,15 +256,26 @@ class MoLESpatialAwareNF(nn.Module):
         return self._by_expert(self._forward, features, task)
 
     def inverse(self, latent: Tensor, task: int | Tensor) -> Tensor:
-        """Map a latent (B, h, w, D) back to the features behind the expert's input adapter."""
+        """Map a latent (B, h, w, D) back to features.
+
+        To those that went in, or, where the adapter has no inverse, to those behind it.
+        """
 
         def inverse(latent: Tensor, task: int) -> tuple[Tensor, Tensor]:
-            return self._run(latent, task, rev=True)
+            adapted, log_det = self._run(latent, task, rev=True)
+            adapter = self.adapter_of(task)
+            return adapted if adapter is None else adapter.inverse(adapted), log_det
 
         return self._by_expert(inverse, latent, task)[0]
 
     def _forward(self, features: Tensor, task: int) -> tuple[Tensor, Tensor]:
-        adapted = self._adapter(task)(features)
+        adapter = self.adapter_of(task)
+        adapted = features if adapter is None else adapter(features)
+        latent, log_det = self._through(adapted, task)
+        return latent, log_det if adapter is None else log_det + adapter.log_det()
+
+    def _through(self, adapted: Tensor, task: int) -> tuple[Tensor, Tensor]:
+        """The blocks; where no one asks for gradients, with merged weights."""
         if torch.is_grad_enabled():
             return self._run(adapted, task)
         expert = self._merged.get(task, self.base_parameters() + self.expert_parameters(task))
@@ -290,8 +312,9 @@ class MoLESpatialAwareNF(nn.Module):
                 first[rows], log_det[rows] = run(x[rows], one)
             return first, log_det
 
-    def _adapter(self, task: int) -> nn.Module:
-        return self.input_adapters[str(task)] if self.use_task_adapter else nn.Identity()
+    def adapter_of(self, task: int) -> Any:
+        """The input adapter of a task; None where adapters are switched off."""
+        return self.input_adapters[str(task)] if self.use_task_adapter else None
 
     def _check(self, task: int) -> None:
         if task not in self.tasks:

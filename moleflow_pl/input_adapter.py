@@ -76,3 +76,11 @@ class TaskInputAdapter(nn.Module):
         if self.has_reference:
             return adapted
         return IDENTITY_BLEND * features + (1 - IDENTITY_BLEND) * adapted
+
+    def log_det(self) -> Tensor:
+        """Zero: the method counts this map as if it kept volumes."""
+        return self.film_gamma.new_zeros(())
+
+    def inverse(self, adapted: Tensor) -> Tensor:
+        """Return `adapted`: this map has no inverse."""
+        return adapted

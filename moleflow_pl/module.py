@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
+from moleflow_pl.bank import LatentBank
 from moleflow_pl.calibration import Calibration
 from moleflow_pl.checkpoint import (
     CONFIG_KEY,
@@ -22,21 +23,24 @@ from moleflow_pl.checkpoint import (
 )
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.extractor import PRETRAINED, PatchExtractor, Precision
-from moleflow_pl.flow import MoLESpatialAwareNF
+from moleflow_pl.flow import AdapterName, MoLESpatialAwareNF
+from moleflow_pl.losses import LOSSES, LossName
 from moleflow_pl.novelty import NoveltyStatistics, typical_direction
 from moleflow_pl.position import NoPosition, PositionalGrid
 from moleflow_pl.router import Distance, PrototypeRouter, TaskPrototype
 from moleflow_pl.schedule import TaskSchedule
-from moleflow_pl.scoring import image_score, patch_nll
-from moleflow_pl.seeding import derive_seed
+from moleflow_pl.scoring import ScoreName, image_score, patch_nll, patch_norm
+from moleflow_pl.seeding import derive_generator, derive_seed
 from moleflow_pl.statistics import FeatureStatistics
+from moleflow_pl.whitening import WhiteningAdapter
 
+LEARNING_RATE = 2e-3
 BACKBONE_PREFIX = "extractor.backbone."
 
 
 def adamw(params: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
     """The default optimizer of an expert."""
-    return torch.optim.AdamW(params, lr=1e-4, weight_decay=1e-4)
+    return torch.optim.AdamW(params, lr=LEARNING_RATE, weight_decay=1e-4)
 
 
 @dataclass
@@ -83,11 +87,18 @@ class MoLEFlow(LightningModule):
         lora_rank: Rank of an expert's low-rank factors.
         lora_alpha: Their strength, divided by the rank.
         use_lora: Experts have low-rank factors.
-        use_task_adapter: Experts have a FiLM input adapter.
+        use_task_adapter: Experts have an input adapter.
         use_task_bias: Experts have bias shifts.
+        adapter: Kind of the input adapters: `whitening`, which the likelihood counts, or `film`, as
+            the method was published.
+        loss: What a step lowers: the `mean` NLL of its patches, or with most weight their `tail`.
+        score: A patch's anomaly score: the latent's `norm`, its `nll`, or the distance to the
+            nearest of a `bank` of normal latents, which are then kept.
+        bank_size: Latents of each product that a bank keeps.
         router: Distance to a product's prototype: `pooled`, `mahalanobis` or `euclidean`; with
             `none`, all images go to the first task.
-        patches_per_image: Random patches of every image that a training step sees; all by default.
+        prototype: What of an image's patches the router looks at: their `median` or `mean`.
+        patch_fraction: Share of every image's patches that a training step sees, drawn at random.
         image_quantile: Quantile of its patches' scores that is an image's score.
         optimizer: Builds an optimizer from a list of parameters.
     """
@@ -106,12 +117,17 @@ class MoLEFlow(LightningModule):
         coupling_layers: int = 8,
         clamp_alpha: float = 1.9,
         lora_rank: int = 32,
-        lora_alpha: float = 1.0,
+        lora_alpha: float = 32.0,
         use_lora: bool = True,
         use_task_adapter: bool = True,
         use_task_bias: bool = True,
+        adapter: AdapterName = "whitening",
+        loss: LossName = "mean",
+        score: ScoreName = "norm",
+        bank_size: int = 4000,
         router: Distance | Literal["none"] = "pooled",
-        patches_per_image: int | None = None,
+        prototype: Literal["median", "mean"] = "median",
+        patch_fraction: float = 0.25,
         image_quantile: float = 0.99,
         optimizer: OptimizerCallable = adamw,
     ) -> None:
@@ -130,13 +146,20 @@ class MoLEFlow(LightningModule):
         self.position = PositionalGrid() if use_position else NoPosition()
         self.flow = MoLESpatialAwareNF(
             self.extractor.dim, coupling_layers, clamp_alpha, lora_rank, lora_alpha,
-            use_lora, use_task_adapter, use_task_bias,
+            use_lora, use_task_adapter, use_task_bias, adapter,
         )  # fmt: skip
+        if not 0 < patch_fraction <= 1:
+            raise ConfigError(f"patch_fraction is a share above 0, up to 1; got {patch_fraction}")
+        self.loss = LOSSES[loss]
+        self.score: ScoreName = score
+        self.bank_size = bank_size
+        self.banks = torch.nn.ModuleDict()
+        self.prototype = prototype
         self.routes = router != "none"
         self.router = PrototypeRouter("pooled" if router == "none" else router)
         # to a product's own images, whatever other products there are
         self.novelty = PrototypeRouter("shrunk")
-        self.patches_per_image = patches_per_image
+        self.patch_fraction = patch_fraction
         self.image_quantile = image_quantile
         self.optimizer = optimizer
         self.schedule = TaskSchedule()
@@ -163,10 +186,6 @@ class MoLEFlow(LightningModule):
         score = image_score(patch_scores, self.image_quantile)
         return Inspection(score, patch_scores, chosen, distances, self._novelty(features))
 
-    def image_features(self, features: Tensor) -> Tensor:
-        """What the router sees (B, D) of features (B, h, w, D)."""
-        return features.mean((1, 2))
-
     def _novelty(self, features: Tensor) -> Tensor:
         """Distances to each task's good images (B, T); NaN where the tasks were not finished."""
         if self.novelty.tasks != self.router.tasks:
@@ -174,8 +193,34 @@ class MoLEFlow(LightningModule):
         return self.novelty.distances(typical_direction(features))
 
     def patch_scores(self, features: Tensor, task: int | Tensor) -> Tensor:
-        """NLL (B, h, w) of features (B, h, w, D) by one expert or by one for each image."""
-        return patch_nll(*self.flow(self.position(features), task))
+        """Scores (B, h, w) of features (B, h, w, D) by one expert or by one for each image."""
+        latent, log_det = self.flow(self.position(features), task)
+        if self.score == "bank":
+            return self._bank_scores(latent, task)
+        return (patch_nll if self.score == "nll" else patch_norm)(latent, log_det)
+
+    def _bank_scores(self, latent: Tensor, task: int | Tensor) -> Tensor:
+        if not isinstance(task, Tensor):
+            return self._bank(task).squared_distance(latent)
+        scores = latent.new_empty(latent.shape[:-1])
+        for one in task.unique().tolist():
+            rows = (task == one).to(latent.device)
+            scores[rows] = self._bank(one).squared_distance(latent[rows])
+        return scores
+
+    def _bank(self, task: int) -> Any:
+        if str(task) not in self.banks:
+            self.banks[str(task)] = LatentBank(self.extractor.dim, self.bank_size).to(self.device)
+        return self.banks[str(task)]
+
+    def image_features(self, features: Tensor) -> Tensor:
+        """What the router looks at: (B, D) of features (B, h, w, D).
+
+        The median over patches keeps a defect, however bright, from moving the image.
+        """
+        if self.prototype == "mean":
+            return features.mean((1, 2))
+        return features.flatten(1, 2).median(1).values
 
     def features(self, batch: Mapping[str, Any]) -> Tensor:
         """Features (B, h, w, D) of a batch, stored or fresh."""
@@ -219,7 +264,7 @@ class MoLEFlow(LightningModule):
         own = int(batch["task"][0])
         size, name = len(batch["task"]), self.schedule.tasks[own].name
         features = self.features(batch)
-        nll = self.patch_scores(features, own).mean() / self.extractor.dim
+        nll = patch_nll(*self.flow(self.position(features), own)).mean() / self.extractor.dim
         options: dict[str, Any] = {"batch_size": size, "add_dataloader_idx": False}
         self.log(f"val/{name}/nll_per_dim", nll, **options)
         if own in self.router.tasks:
@@ -237,8 +282,26 @@ class MoLEFlow(LightningModule):
             torch.manual_seed(derive_seed(self.seed, self.schedule.tasks[task].name, "expert"))
             self.flow.add_task(task)
 
+    def prepare_task(self, task: int, batches: Iterable[Mapping[str, Any]]) -> None:
+        """Fit what an expert takes from its product's statistics before its training begins.
+
+        Args:
+            task: The task.
+            batches: Its training images or features, each once.
+        """
+        adapter = self.flow.adapter_of(task)
+        if not isinstance(adapter, WhiteningAdapter):
+            return
+        patches = FeatureStatistics(self.extractor.dim)
+        for batch in batches:
+            features = self.features(self.transfer_batch_to_device(batch, self.device, 0))
+            patches.update(self.position(features))
+        adapter.fit(patches)
+
     def finish_task(self, task: int, batches: Iterable[Mapping[str, Any]]) -> None:
         """Fit what a learned task leaves behind: its prototype, and the first one's reference.
+
+        Where latents are kept, its bank too.
 
         Args:
             task: The task.
@@ -248,8 +311,9 @@ class MoLEFlow(LightningModule):
         patches = FeatureStatistics(self.extractor.dim)
         typical = NoveltyStatistics(self.extractor.dim)
         means = torch.zeros(self.extractor.dim, dtype=torch.float64)
+        latents = []
         with torch.no_grad():
-            for batch in batches:
+            for index, batch in enumerate(batches):
                 features = self.features(self.transfer_batch_to_device(batch, self.device, 0))
                 images.update(self.image_features(features))
                 typical.update(features)
@@ -258,6 +322,11 @@ class MoLEFlow(LightningModule):
                 means += positioned.mean((1, 2)).cpu().double().sum(0)
                 if task == 0:
                     patches.update(positioned)
+                if self.score == "bank":
+                    latents.append(self._some_latents(positioned, task, index))
+        if latents:
+            generator = derive_generator(self.seed, self.schedule.tasks[task].name, "bank")
+            self._bank(task).fill(torch.cat(latents), generator)
         prototype = TaskPrototype(self.extractor.dim).to(self.device)
         prototype.set(images)
         self.router.add_prototype(task, prototype)
@@ -284,12 +353,18 @@ class MoLEFlow(LightningModule):
             for batch in batches:
                 features = self.features(self.transfer_batch_to_device(batch, self.device, 0))
                 inspection = self.inspect(features, task)
-                patches = inspection.patch_scores.flatten(1)
-                found.scores += inspection.score.tolist()
-                found.peaks += patches.amax(1).tolist()
-                found.levels += patches.median(1).values.tolist()
-                found.distances += inspection.novelty[:, column].tolist()
+                distances = inspection.novelty[:, column]
+                found.add(inspection.score, inspection.patch_scores, distances)
         self.schedule.tasks[task].calibration = found
+
+    def _some_latents(self, positioned: Tensor, task: int, index: int) -> Tensor:
+        """Latents of some patches of a batch: enough for a bank, also where images are few."""
+        rows = self.flow(positioned, task)[0].flatten(0, 2)
+        name = self.schedule.tasks[task].name
+        generator = derive_generator(self.seed, name, "latents", index)
+        return rows[
+            torch.randperm(len(rows), generator=generator)[: self.bank_size].to(rows.device)
+        ]
 
     def configure_optimizers(self) -> torch.optim.Optimizer | None:
         """Build the optimizer of the current task, over an explicit list of its parameters.
@@ -317,7 +392,7 @@ class MoLEFlow(LightningModule):
         return optimizer
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
-        """Mean NLL of the current task's patches, in nats.
+        """The loss of the current task's patches, in nats.
 
         Raises:
             RuntimeError: the batch shows another task.
@@ -327,10 +402,10 @@ class MoLEFlow(LightningModule):
             raise RuntimeError(
                 f"a batch of task {batch['task'].tolist()} came while task {task} is learned"
             )
-        features = self._drawn(batch)
-        loss = patch_nll(*self.flow(features, task)).mean()
+        patches = patch_nll(*self.flow(self._drawn(batch), task))
+        loss = self.loss(patches)
         size = len(batch["task"])
-        nll = loss.detach() / self.extractor.dim
+        nll = patches.detach().mean() / self.extractor.dim
         self.log("nll_per_dim", nll, prog_bar=True, logger=False, batch_size=size)
         name = self.schedule.tasks[task].name
         self.log(f"train/{name}/nll_per_dim", nll, on_step=False, on_epoch=True, batch_size=size)
@@ -391,6 +466,8 @@ class MoLEFlow(LightningModule):
         for task in state["prototypes"]:
             for router in (self.router, self.novelty):
                 router.add_prototype(task, TaskPrototype(self.extractor.dim).to(self.device))
+            if self.score == "bank":
+                self._bank(task)
         own = {f"{BACKBONE_PREFIX}{k}": v for k, v in self.extractor.backbone.state_dict().items()}
         checkpoint["state_dict"].update(own)
         current = self.schedule.current
@@ -410,6 +487,7 @@ class MoLEFlow(LightningModule):
         """Arguments that decide which tensors there are and what they mean."""
         names = (
             "use_position", "coupling_layers", "clamp_alpha", "lora_rank", "lora_alpha",
-            "use_lora", "use_task_adapter", "use_task_bias",
+            "use_lora", "use_task_adapter", "use_task_bias", "adapter", "prototype",
         )  # fmt: skip
-        return {name: self.hparams[name] for name in names}
+        kept = self.bank_size if self.score == "bank" else 0
+        return {name: self.hparams[name] for name in names} | {"bank_size": kept}

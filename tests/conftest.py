@@ -23,6 +23,16 @@ TINY_MODEL = {
 }
 
 
+# the method as it was first written down
+SEED_METHOD = {
+    "adapter": "film",
+    "lora_alpha": 1.0,
+    "score": "nll",
+    "prototype": "mean",
+    "patch_fraction": 1.0,
+}
+
+
 def draw_product(root: Path, name: str, seed: int, train: int = 6, masks: bool = True) -> None:
     """A product in MVTec layout: stripes of its own width; a defect is a bright square."""
     generator = np.random.default_rng(seed)

@@ -93,7 +93,7 @@ def test_curves_are_logged_per_task(story: Story) -> None:
         for curve in ("nll_per_dim", "grad_norm", "lr"):
             assert sum(bool(row[f"train/{task}/{curve}"]) for row in rows) == 2
     rates = [float(row["train/b/lr"]) for row in rows if row["train/b/lr"]]
-    assert rates == pytest.approx([0.5e-4, 1e-4])
+    assert rates == pytest.approx([1e-3, 2e-3])
 
 
 def test_test_in_a_fresh_process_gives_the_numbers_of_fit(story: Story) -> None:

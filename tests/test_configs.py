@@ -3,11 +3,10 @@ from pathlib import Path
 
 import pytest
 import timm
-import torch
 
 import commands.lightning as cli
-from moleflow_pl import MoLEFlow
 from moleflow_pl.flow import MoLESpatialAwareNF
+from tests.conftest import SEED_METHOD
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
@@ -53,11 +52,12 @@ def test_seed_config_says_what_the_layers_default_to(monkeypatch: pytest.MonkeyP
     assert model.optimizer.init_args.lr == 1e-4
 
 
-def test_defaults_of_the_model_have_the_constants_of_the_method() -> None:
-    arguments = inspect.signature(MoLEFlow).parameters
-    optimizer = arguments["optimizer"].default([torch.nn.Parameter(torch.zeros(1))])
-    assert isinstance(optimizer, torch.optim.AdamW)
-    assert optimizer.defaults["lr"] == optimizer.defaults["weight_decay"] == 1e-4
+def test_seed_config_has_the_method_as_it_was_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = next(path for path in CONFIGS if path.stem == "seed")
+    model = parse(monkeypatch, "fit", "--config", str(path)).config.fit.model
+    for name, value in SEED_METHOD.items():
+        assert model[name] == value, name
+    assert model.loss == "mean"
 
 
 def test_product_names_that_look_like_numbers_stay_names(

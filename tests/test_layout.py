@@ -6,11 +6,11 @@ ROOT = Path(__file__).parents[1]
 # a reader follows an image down this list; a module imports only from those above it
 LAYERS = [
     "errors", "hashing", "seeding", "extractor", "position", "fused", "merged", "lora",
-    "input_adapter", "flow", "statistics", "router", "novelty", "scoring", "metrics",
-    "pixel_metrics", "calibration", "schedule", "data.layouts", "data.images", "data.datasets",
-    "data.features", "data.unsorted", "data.datamodule", "data", "checkpoint", "module",
-    "evaluation", "report", "provenance", "experts", "localisation", "predictor", "figures",
-    "heatmap", "gallery", "report_page", "comparison", "",
+    "input_adapter", "statistics", "whitening", "flow", "losses", "bank", "router", "novelty",
+    "scoring", "metrics", "pixel_metrics", "calibration", "schedule", "data.layouts",
+    "data.images", "data.datasets", "data.features", "data.unsorted", "data.datamodule", "data",
+    "checkpoint", "module", "evaluation", "report", "provenance", "experts", "localisation",
+    "predictor", "figures", "heatmap", "gallery", "report_page", "comparison", "",
 ]  # fmt: skip
 
 

@@ -294,8 +294,9 @@ class ContinualDataModule(LightningDataModule):
 
     def _draw(self, seed: int, epoch: tuple[str, int]) -> PatchDraw | None:
         """The patches that an epoch of a task sees; None for all."""
-        wanted, count = self._module.patches_per_image, self._module.extractor.patches
-        if wanted is None or wanted >= count:
+        count: int = self._module.extractor.patches
+        wanted = max(round(self._module.patch_fraction * count), 1)
+        if wanted >= count:
             return None
         return PatchDraw(count, wanted, seed, epoch)
 

@@ -48,7 +48,7 @@ def test_order_changes_by_epoch_and_repeats_by_seed(data_root: Path) -> None:
 def test_each_epoch_sees_other_patches_and_the_task_is_closed_on_all(data_root: Path) -> None:
     data = data_for(data_root, ["01"])
     module = data.trainer.lightning_module  # type: ignore[union-attr]
-    module.patches_per_image = 4
+    module.patch_fraction = 4 / 9
 
     def drawn(epoch: int) -> dict[str, list[int]]:
         module.schedule.tasks[0].epochs_done = epoch
