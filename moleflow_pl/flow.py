@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from moleflow_pl.fused import AffineCoupling, ScaledRotation
 from moleflow_pl.input_adapter import TaskInputAdapter
 from moleflow_pl.lora import MoLESubnet
-from moleflow_pl.merged import ExpertCache, MergedBlock, MergedExpert
+from moleflow_pl.merged import MergedBlock, MergedExpert, Mix, TensorCache
 from moleflow_pl.whitening import WhiteningAdapter
 
 AdapterName = Literal["film", "whitening"]
@@ -111,17 +111,16 @@ class MoLECoupling(InvertibleModule):
         active = (active - shift) * torch.exp(-log_scale)
         return (torch.cat((passive, active), 1),), -log_scale.sum(1) - scale.log().sum()
 
-    def merged(self, task: int) -> MergedBlock:
-        """The block as the expert of `task` has it, in dense matrices and without gradients."""
+    def mix(self) -> Mix:
+        """What follows the coupling, the same for all experts, without gradients."""
         scale = SOFTPLUS_GAIN * F.softplus(self.global_scale.detach(), beta=SOFTPLUS_BETA)
-        return MergedBlock(
-            hidden=self.subnet.layer1.merged(task),
-            coefficients=self.subnet.layer2.merged(task),
-            mix=(self.w_perm * scale, self.w_perm @ self.global_offset.detach()[0]),
-            log_det=scale.log().sum(),
-            clamp=self.clamp,
-            gain=SUBNET_GAIN,
-        )
+        offset = self.w_perm @ self.global_offset.detach()[0]
+        return Mix(self.w_perm * scale, offset, scale.log().sum())
+
+    def merged(self, task: int, mix: Mix) -> MergedBlock:
+        """The block as the expert of `task` has it, in dense matrices and without gradients."""
+        hidden, coefficients = self.subnet.layer1.merged(task), self.subnet.layer2.merged(task)
+        return MergedBlock(hidden, coefficients, mix, self.clamp, SUBNET_GAIN)
 
     def output_dims(self, input_dims: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
         """A coupling keeps the shape."""
@@ -193,7 +192,8 @@ class MoLESpatialAwareNF(nn.Module):
         self.register_buffer("reference_std", torch.ones(embed_dim))
         self.reference_mean: Tensor
         self.reference_std: Tensor
-        self._merged = ExpertCache(self._merge)
+        self._mixes = TensorCache(self._mix, size=1)
+        self._merged = TensorCache(self._merge)
 
     def add_task(self, task: int) -> None:
         """Create the expert of `task`; from then on only what `task` may train asks for gradients.
@@ -282,8 +282,13 @@ class MoLESpatialAwareNF(nn.Module):
         latent, log_det = expert(adapted.reshape(-1, self.embed_dim))
         return latent.reshape(adapted.shape), log_det.reshape(adapted.shape[:-1])
 
+    def _mix(self, _: int) -> list[Mix]:
+        return [block.mix() for block in self.flow]
+
     def _merge(self, task: int) -> MergedExpert:
-        return MergedExpert([block.merged(task) for block in self.flow])
+        mixes = self._mixes.get(0, self.base_parameters())
+        pairs = zip(self.flow, mixes, strict=True)
+        return MergedExpert([block.merged(task, mix) for block, mix in pairs])
 
     def _run(self, x: Tensor, task: int, rev: bool = False) -> tuple[Tensor, Tensor]:
         rows, log_det = self.flow(x.reshape(-1, self.embed_dim), c=[task], rev=rev)

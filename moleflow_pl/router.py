@@ -81,7 +81,9 @@ def pooled_precision(prototypes: Sequence[TaskPrototype]) -> Tensor:
     References: Hayes & Kanan 2020, "Lifelong Machine Learning with Deep Streaming Linear
     Discriminant Analysis", arXiv:1909.01520, section 3.
     """
-    scatter = torch.stack([p.scatter.to("cpu", torch.float64) for p in prototypes]).sum(0)
+    scatter = torch.zeros_like(prototypes[0].scatter, dtype=torch.float64, device="cpu")
+    for prototype in prototypes:  # one after another: a stack of a thousand fills the memory
+        scatter += prototype.scatter.to("cpu", torch.float64)
     freedom = sum(int(p.count) for p in prototypes) - len(prototypes)
     return torch.linalg.inv(shrink(scatter / max(freedom, 1), POOLED_SHRINKAGE))[None]
 
@@ -150,7 +152,8 @@ class PrototypeRouter(nn.Module):
             raise ValueError(f"distance must be one of {sorted(PRECISIONS)}, got {distance!r}")
         self.distance = distance
         self.prototypes = nn.ModuleDict()
-        # prepared when first asked for: means (T, D) and precisions (T or 1, D, D)
+        # prepared when first asked for: roots L of the precisions L L^T, (T or 1, D, D), and the
+        # means times them (T, 1, D)
         self._prepared: tuple[Tensor, Tensor] | None = None
         self.register_load_state_dict_post_hook(lambda *_: self.forget())
 
@@ -180,12 +183,12 @@ class PrototypeRouter(nn.Module):
             raise RuntimeError("the router has no prototype yet: fit a task first")
         if self._prepared is None:
             self._prepared = self._prepare()
-        means, precisions = self._prepared
+        roots, means = self._prepared
         # float64 on the CPU: some devices lack it, and the numbers are few
         rows = features.detach().to("cpu", torch.float64)
-        centred = rows[None] - means[:, None]
-        squared = ((centred @ precisions) * centred).sum(-1)
-        return squared.clamp_min(0).sqrt().T.float().to(features.device)
+        # a shared precision turns the image once, however many products there are
+        distances = torch.linalg.vector_norm(rows @ roots - means, dim=-1)
+        return distances.T.float().to(features.device)
 
     def route(self, features: Tensor) -> Tensor:
         """Task of the nearest prototype for features (N, D): ids (N,)."""
@@ -198,4 +201,5 @@ class PrototypeRouter(nn.Module):
     def _prepare(self) -> tuple[Tensor, Tensor]:
         prototypes: list[Any] = [self.prototypes[str(task)] for task in self.tasks]
         means = torch.stack([p.mean.detach().to("cpu", torch.float64) for p in prototypes])
-        return means, PRECISIONS[self.distance](prototypes)
+        roots = torch.linalg.cholesky(PRECISIONS[self.distance](prototypes))
+        return roots, means[:, None] @ roots

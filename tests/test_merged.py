@@ -6,7 +6,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from moleflow_pl import MoLESpatialAwareNF
-from moleflow_pl.merged import CPU_ROWS, ExpertCache, MergedExpert
+from moleflow_pl.merged import CPU_ROWS, MergedExpert, TensorCache
 from tests.conftest import wake
 
 
@@ -72,7 +72,7 @@ def test_cache_keeps_the_experts_used_last() -> None:
         built.append(task)
         return MergedExpert([])
 
-    cache = ExpertCache(build, size=2)
+    cache = TensorCache(build, size=2)
     weights = [nn.Parameter(torch.zeros(1))]
     for task in (0, 1, 0, 2, 0, 1):
         cache.get(task, weights)
