@@ -137,7 +137,7 @@ def test_the_file_holds_the_experts_tensors_and_says_what_they_are(
     extract(three, "b").save(tmp_path / "b.safetensors")
     with safe_open(tmp_path / "b.safetensors", framework="pt") as file:
         text, keys = file.metadata(), list(file.keys())
-    parts = ("input_adapters.*.film_gamma", "lora_A.*", "task_biases.*", "prototypes.*.mean")
+    parts = ("input_adapters.*.whitening", "lora_A.*", "task_biases.*", "prototypes.*.mean")
     assert all(any(key.endswith(part) for key in keys) for part in parts)
     mine = [k for k in three["state_dict"] if any(f"{p}.1" in k for p in ("lora_A", "lora_B"))]
     assert len([key for key in keys if "lora_" in key]) == len(mine)
