@@ -16,6 +16,8 @@ VERBS = {
     "test": ("lightning", "score the test images, and write the report"),
     "predict": ("lightning", "score a file, a folder or a pattern"),
     "export": ("export", "write a model as one file: ONNX or torch.export"),
+    "calibrate": ("calibrate", "show thresholds, or move them to another false-alarm rate"),
+    "experts": ("experts", "list, export, import, remove, rename, update or roll back experts"),
     "report": ("report", "set several runs side by side"),
 }
 HELP = """\

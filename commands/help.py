@@ -25,6 +25,7 @@ GROUPS = {
         "--schedule.epochs_per_task 60",
     ),
     "evaluation": ("callbacks.evaluation", "EvaluationCallback", "--evaluation.map_size 512"),
+    "predictions": ("callbacks.predictions", "PredictionWriter", "--predictions.boxes true"),
 }
 TRAINER = {
     "default_root_dir": ("runs/moleflow", "The run folder."),

@@ -17,10 +17,10 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
 from callbacks import EvaluationCallback, PredictionWriter, RunCheckpoint, TaskSchedulerCallback
-from callbacks.run_folder import RunConfig, prepare_run, run_of
+from callbacks.run_folder import RunConfig, prepare_run
 from callbacks.task_scheduler import check_devices
 from moleflow_pl import ContinualDataModule, MoLEFlow
-from moleflow_pl.checkpoint import CONFIG_KEY, read_checkpoint
+from moleflow_pl.checkpoint import CONFIG_KEY, read_checkpoint, run_of
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.schedule import TaskSchedule
 
@@ -31,6 +31,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": -1,  # the task schedule says when the fit is over
     "num_sanity_val_steps": 0,  # there is no expert to validate yet
     "log_every_n_steps": 1,
+    "check_val_every_n_epoch": 10,  # a curve to look at; nothing is chosen by it
 }
 DESCRIPTION = "Learn to inspect one product after another, and use what was learned."
 # what `test` and its like take over from the run a checkpoint comes from: not the hardware
@@ -104,6 +105,16 @@ def quoted_list(text: str) -> str:
     return json.dumps(value) if isinstance(value, list) else text
 
 
+def long_product(args: Sequence[str]) -> list[str]:
+    """The short `--product` of `predict` by its full name.
+
+    Example:
+        >>> long_product(["predict", "--product=a", "--productive"])
+        ['predict', '--predictions.product=a', '--productive']
+    """
+    return [re.sub(r"^--product(?==|$)", "--predictions.product", arg) for arg in args]
+
+
 set_loader("yaml", load_yaml, exceptions=(yaml.YAMLError,))
 
 
@@ -113,9 +124,10 @@ class MoLEFlowCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(TaskSchedulerCallback, "schedule")
         parser.add_lightning_class_args(EvaluationCallback, "evaluation")
+        parser.add_lightning_class_args(PredictionWriter, "predictions")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        args = quote_tasks(sys.argv[1:] if args is None else args)
+        args = long_product(quote_tasks(sys.argv[1:] if args is None else args))
         path = option(args, "--ckpt_path")
         if path is not None and args[0] in self.subcommands():
             args[1:1] = ["--config", stored_config(Path(path), args[0])]
@@ -199,7 +211,7 @@ def build(args: list[str] | None = None, kind: type[MoLEFlowCLI] = MoLEFlowCLI) 
         MoLEFlow,
         ContinualDataModule,
         save_config_callback=RunConfig,
-        trainer_defaults={**TRAINER_DEFAULTS, "callbacks": [RunCheckpoint(), PredictionWriter()]},
+        trainer_defaults={**TRAINER_DEFAULTS, "callbacks": [RunCheckpoint()]},
         seed_everything_default=0,
         auto_configure_optimizers=False,
         parser_kwargs={"description": DESCRIPTION},

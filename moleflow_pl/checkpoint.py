@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from moleflow_pl.errors import CheckpointError
 
 STATE_KEY = "moleflow"
 CONFIG_KEY = "moleflow_config"
+CONTAINERS_KEY = "per_task"
+
+
+def run_of(checkpoint: Path) -> Path:
+    """The run folder a checkpoint lies in.
+
+    Example:
+        >>> run_of(Path("runs/demo/tasks/00-a.ckpt")) == run_of(Path("runs/demo/last.ckpt"))
+        True
+    """
+    folder = checkpoint.parent
+    return folder.parent if folder.name == "tasks" else folder
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -89,3 +103,30 @@ def plain(value: Any) -> Any:
     if value is None or isinstance(value, (torch.Tensor, str, int, float)):
         return value
     return str(value)
+
+
+def task_containers(module: nn.Module) -> list[str]:
+    """Names of the dictionaries in a module whose keys are task numbers.
+
+    What an expert consists of follows from them, whatever parts it is given: tensor
+    `<container>.<task>` and all below it.
+
+    Example:
+        >>> task_containers(nn.ModuleDict({"adapters": nn.ModuleDict({"0": nn.Linear(1, 1)})}))
+        ['adapters']
+    """
+    return [
+        name
+        for name, one in module.named_modules()
+        if isinstance(one, (nn.ModuleDict, nn.ParameterDict))
+        and len(one)
+        and all(key.isdigit() for key in one)
+    ]
+
+
+def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Write a checkpoint whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    torch.save(dict(checkpoint), partial)
+    os.replace(partial, path)

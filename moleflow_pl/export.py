@@ -14,9 +14,9 @@ import yaml
 from torch import Tensor
 
 from moleflow_pl.checkpoint import read_checkpoint
-from moleflow_pl.data.datamodule import find_images
 from moleflow_pl.data.images import read_image
 from moleflow_pl.data.layouts import LAYOUTS
+from moleflow_pl.data.unsorted import find_files
 from moleflow_pl.errors import ConfigError, DataError
 from moleflow_pl.graph import InspectionGraph
 from moleflow_pl.graph_files import Format, check_packages, describe, open_file, verify, write
@@ -105,7 +105,10 @@ def trial_images(
     """
     size = model.extractor.image_size
     if where is not None:
-        paths, source = spread(find_images(where), IMAGES_AT_MOST), f"images of {where}"
+        paths, source = (
+            spread([Path(p) for p in find_files(where)[0]], IMAGES_AT_MOST),
+            f"images of {where}",
+        )
     else:
         products = [name for task in tasks for name in model.schedule.tasks[task].products]
         paths, source = own_images(data, products), "images of the run"

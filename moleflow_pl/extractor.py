@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import importlib
 from collections.abc import Sequence
 from functools import cached_property
@@ -16,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moleflow_pl.errors import ConfigError
+from moleflow_pl.hashing import tensors_hash
 
 PRETRAINED = "pretrained"
 RANDOM = "random"
@@ -331,8 +331,4 @@ def weights_hash(module: nn.Module) -> str:
         >>> weights_hash(nn.Identity())[:8]
         'e3b0c442'
     """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return tensors_hash(module.state_dict())

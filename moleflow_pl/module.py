@@ -13,11 +13,20 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from moleflow_pl.bank import LatentBank
-from moleflow_pl.checkpoint import CONFIG_KEY, STATE_KEY, check_state, plain
+from moleflow_pl.calibration import Calibration
+from moleflow_pl.checkpoint import (
+    CONFIG_KEY,
+    CONTAINERS_KEY,
+    STATE_KEY,
+    check_state,
+    plain,
+    task_containers,
+)
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.extractor import PRETRAINED, PatchExtractor, Precision
 from moleflow_pl.flow import AdapterName, MoLESpatialAwareNF
 from moleflow_pl.losses import LOSSES, LossName
+from moleflow_pl.novelty import NoveltyStatistics, typical_direction
 from moleflow_pl.position import NoPosition, PositionalGrid
 from moleflow_pl.router import Distance, PrototypeRouter, TaskPrototype
 from moleflow_pl.schedule import TaskSchedule
@@ -45,12 +54,15 @@ class Inspection:
         patch_scores: Score of each patch (B, h, w), in nats.
         task: The task each image was sent to (B,).
         distances: Router distances (B, T), in the order of `router.tasks`.
+        novelty: How far each image is from each task's good ones (B, T), in the same order; what
+            one task's says does not depend on the others.
     """
 
     score: Tensor
     patch_scores: Tensor
     task: Tensor
     distances: Tensor
+    novelty: Tensor
 
 
 class MoLEFlow(LightningModule):
@@ -155,10 +167,13 @@ class MoLEFlow(LightningModule):
         self.prototype = prototype
         self.routes = router != "none"
         self.router = PrototypeRouter("pooled" if router == "none" else router)
+        # to a product's own images, whatever other products there are
+        self.novelty = PrototypeRouter("shrunk")
         self.patch_fraction = patch_fraction
         self.image_quantile = image_quantile
         self.optimizer = optimizer
         self.schedule = TaskSchedule()
+        self.forced_task: int | None = None  # whose expert `predict` uses, whatever the router says
         self.seed = torch.initial_seed()
         self.run_config = ""  # all arguments of the run as YAML, where a command line gave them
 
@@ -179,7 +194,13 @@ class MoLEFlow(LightningModule):
             chosen = torch.zeros(len(features), dtype=torch.long, device=features.device)
         patch_scores = self.patch_scores(features, chosen)
         score = image_score(patch_scores, self.image_quantile)
-        return Inspection(score, patch_scores, chosen, distances)
+        return Inspection(score, patch_scores, chosen, distances, self._novelty(features))
+
+    def _novelty(self, features: Tensor) -> Tensor:
+        """Distances to each task's good images (B, T); NaN where the tasks were not finished."""
+        if self.novelty.tasks != self.router.tasks:
+            return torch.full((len(features), len(self.router.tasks)), torch.nan)
+        return self.novelty.distances(typical_direction(features))
 
     def patch_scores(self, features: Tensor, task: int | Tensor) -> Tensor:
         """Scores (B, h, w) of features (B, h, w, D) by one expert or by one for each image."""
@@ -238,9 +259,14 @@ class MoLEFlow(LightningModule):
 
     def predict_step(
         self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0
-    ) -> Inspection:
-        """Score images of unknown products."""
-        return self.inspect(self.features(batch))
+    ) -> Inspection | None:
+        """Score images of unknown products, or all by the expert that was asked for.
+
+        None for a batch of files that were no images.
+        """
+        if not batch["path"]:
+            return None
+        return self.inspect(self.features(batch), self.forced_task)
 
     def validation_step(
         self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0
@@ -294,12 +320,14 @@ class MoLEFlow(LightningModule):
         """
         images = FeatureStatistics(self.extractor.dim)
         patches = FeatureStatistics(self.extractor.dim)
+        typical = NoveltyStatistics(self.extractor.dim)
         means = torch.zeros(self.extractor.dim, dtype=torch.float64)
         latents = []
         with torch.no_grad():
             for index, batch in enumerate(batches):
                 features = self.features(self.transfer_batch_to_device(batch, self.device, 0))
                 images.update(self.image_features(features))
+                typical.update(features)
                 positioned = self.position(features)
                 # in float64 on the CPU: some devices have none
                 means += positioned.mean((1, 2)).cpu().double().sum(0)
@@ -313,11 +341,32 @@ class MoLEFlow(LightningModule):
         prototype = TaskPrototype(self.extractor.dim).to(self.device)
         prototype.set(images)
         self.router.add_prototype(task, prototype)
+        self.novelty.add_prototype(task, typical.prototype().to(self.device))
         if task == 0:
             self.flow.set_reference(patches.mean, patches.std)
         shift = means / images.count - self.flow.reference_mean.cpu().double()
         drift = (shift / self.flow.reference_std.cpu().double()).abs().mean().item()
         self.schedule.tasks[task].drift = drift
+
+    def calibrate_task(
+        self, task: int, batches: Iterable[Mapping[str, Any]], false_alarm_rate: float
+    ) -> None:
+        """Keep what a finished task's expert says of good images that it has not seen.
+
+        Args:
+            task: The task.
+            batches: Its held-out images or features, each once.
+            false_alarm_rate: Share of good images that may be called defective.
+        """
+        found = Calibration(false_alarm_rate=false_alarm_rate)
+        column = self.router.tasks.index(task)
+        with torch.no_grad():
+            for batch in batches:
+                features = self.features(self.transfer_batch_to_device(batch, self.device, 0))
+                inspection = self.inspect(features, task)
+                distances = inspection.novelty[:, column]
+                found.add(inspection.score, inspection.patch_scores, distances)
+        self.schedule.tasks[task].calibration = found
 
     def _some_latents(self, positioned: Tensor, task: int, index: int) -> Tensor:
         """Latents of some patches of a batch: enough for a bank, also where images are few."""
@@ -400,6 +449,7 @@ class MoLEFlow(LightningModule):
             "structure": self._structure(),
             "experts": list(self.flow.tasks),
             "prototypes": self.router.tasks,
+            CONTAINERS_KEY: task_containers(self),
             "tasks": self.schedule.state(),
         }
         checkpoint[CONFIG_KEY] = self.run_config
@@ -425,7 +475,8 @@ class MoLEFlow(LightningModule):
             if task not in self.flow.tasks:
                 self.flow.add_task(task)
         for task in state["prototypes"]:
-            self.router.add_prototype(task, TaskPrototype(self.extractor.dim).to(self.device))
+            for router in (self.router, self.novelty):
+                router.add_prototype(task, TaskPrototype(self.extractor.dim).to(self.device))
             if self.score == "bank":
                 self._bank(task)
         own = {f"{BACKBONE_PREFIX}{k}": v for k, v in self.extractor.backbone.state_dict().items()}

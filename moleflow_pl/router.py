@@ -12,8 +12,9 @@ from moleflow_pl.statistics import FeatureStatistics
 
 TASK_RIDGE = 1e-5  # the method's own, absolute
 POOLED_SHRINKAGE = 1e-4  # streaming LDA's, relative to the mean variance
+OWN_SHRINKAGE = 0.1  # holds where a task has fewer images than channels, and is no one else's
 
-Distance = Literal["pooled", "mahalanobis", "euclidean"]
+Distance = Literal["pooled", "mahalanobis", "euclidean", "shrunk"]
 
 
 class TaskPrototype(nn.Module):
@@ -84,13 +85,28 @@ def pooled_precision(prototypes: Sequence[TaskPrototype]) -> Tensor:
     for prototype in prototypes:  # one after another: a stack of a thousand fills the memory
         scatter += prototype.scatter.to("cpu", torch.float64)
     freedom = sum(int(p.count) for p in prototypes) - len(prototypes)
-    covariance = scatter / max(freedom, 1)
-    dim = len(covariance)
-    # an all-zero scatter (one image a task) leaves Euclidean distances
+    return torch.linalg.inv(shrink(scatter / max(freedom, 1), POOLED_SHRINKAGE))[None]
+
+
+def shrunk_precisions(prototypes: Sequence[TaskPrototype]) -> Tensor:
+    """Inverse covariance of each task by itself, well shrunk: (T, D, D).
+
+    Nothing of it depends on the other tasks, so a limit on this distance holds whatever products
+    come and go.
+    """
+    return torch.linalg.inv(torch.stack([shrink(p.covariance, OWN_SHRINKAGE) for p in prototypes]))
+
+
+def shrink(covariance: Tensor, share: float) -> Tensor:
+    """A covariance (D, D) drawn towards its mean variance in every direction.
+
+    Example:
+        >>> shrink(torch.diag(torch.tensor([0.0, 2.0], dtype=torch.float64)), 0.5).diagonal()
+        tensor([0.5000, 1.5000], dtype=torch.float64)
+    """
+    # an all-zero covariance (one image a task) leaves Euclidean distances
     level = covariance.diagonal().mean().item() or 1.0
-    eye = torch.eye(dim, dtype=torch.float64)
-    shrunk = (1 - POOLED_SHRINKAGE) * covariance + POOLED_SHRINKAGE * level * eye
-    return torch.linalg.inv(shrunk)[None]
+    return (1 - share) * covariance + share * level * torch.eye(len(covariance)).to(covariance)
 
 
 def no_precision(prototypes: Sequence[TaskPrototype]) -> Tensor:
@@ -102,6 +118,7 @@ PRECISIONS: dict[str, Callable[[Sequence[TaskPrototype]], Tensor]] = {
     "pooled": pooled_precision,
     "mahalanobis": task_precisions,
     "euclidean": no_precision,
+    "shrunk": shrunk_precisions,
 }
 
 
@@ -113,7 +130,7 @@ class PrototypeRouter(nn.Module):
     Args:
         distance: `mahalanobis`: each task's own covariance, as the method was published.
             `pooled`: one covariance within tasks, from all of them (streaming LDA).
-            `euclidean`: none.
+            `euclidean`: none. `shrunk`: each task's own, drawn towards its mean variance.
 
     Shape: features (N, D) -> task ids (N,).
 

@@ -5,12 +5,13 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 # a reader follows an image down this list; a module imports only from those above it
 LAYERS = [
-    "errors", "seeding", "extractor", "tiling", "position", "fused", "merged", "lora",
-    "input_adapter", "statistics", "whitening", "flow", "losses", "bank", "router", "scoring",
-    "metrics", "pixel_metrics", "schedule", "data.records", "data.tree_layouts",
-    "data.listed_layouts", "data.layouts", "data.images", "data.datasets", "data.features",
-    "data.datamodule", "data", "checkpoint", "module", "graph", "graph_files", "export",
-    "evaluation", "report", "provenance", "figures", "gallery", "report_page", "comparison", "",
+    "errors", "hashing", "seeding", "extractor", "tiling", "position", "fused", "merged", "lora",
+    "input_adapter", "statistics", "whitening", "flow", "losses", "bank", "router", "novelty",
+    "scoring", "metrics", "pixel_metrics", "calibration", "schedule", "data.records",
+    "data.tree_layouts", "data.listed_layouts", "data.layouts", "data.images", "data.datasets",
+    "data.features", "data.unsorted", "data.datamodule", "data", "checkpoint", "module", "graph",
+    "graph_files", "export", "evaluation", "report", "provenance", "experts", "localisation",
+    "predictor", "figures", "heatmap", "gallery", "report_page", "comparison", "",
 ]  # fmt: skip
 
 

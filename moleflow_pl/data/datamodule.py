@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import glob
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +23,16 @@ from moleflow_pl.data.datasets import (
 )
 from moleflow_pl.data.features import FeatureStore
 from moleflow_pl.data.layouts import (
-    IMAGE_SUFFIXES,
     LAYOUTS,
     ImageRecord,
     Layout,
     LayoutName,
     task_groups,
 )
+from moleflow_pl.data.unsorted import UnsortedImages, find_files
 from moleflow_pl.errors import DataError
 from moleflow_pl.extractor import image_shape
 from moleflow_pl.schedule import TaskSchedule
-
-UNKNOWN_TASK = -1
 
 
 class ContinualDataModule(LightningDataModule):
@@ -53,7 +50,8 @@ class ContinualDataModule(LightningDataModule):
         image_size: Side of the images, or height and width; by default what the model takes.
         batch_size: Images in a batch.
         num_workers: Processes that read images; 0 reads in the main process.
-        val_fraction: Share of each product's good training images that is held out for `validate`.
+        val_fraction: Share of each product's good training images that is held out: thresholds are
+            calibrated on them, and `validate` looks at them. Without, there is no decision.
         cache_features: Keep the current task's features instead of running the backbone in every
             epoch.
         feature_memory_gb: Features up to this size are in memory, more are mapped from a file.
@@ -76,7 +74,7 @@ class ContinualDataModule(LightningDataModule):
         image_size: int | list[int] | None = None,
         batch_size: int = 16,
         num_workers: int = 2,
-        val_fraction: float = 0.0,
+        val_fraction: float = 0.1,
         cache_features: bool = True,
         feature_memory_gb: float = 1.0,
         feature_store: str | None = None,
@@ -100,6 +98,7 @@ class ContinualDataModule(LightningDataModule):
         self.feature_store = feature_store
         self.augmentation = augmentation
         self.predict_path = predict_path
+        self.predicted: Collection[str] = ()  # images that an earlier `predict` has done
         self._datasets: dict[str, Dataset] = {}
         self._cached_task: int | None = None
 
@@ -210,12 +209,19 @@ class ContinualDataModule(LightningDataModule):
         """Training images of one task, each once, in the order of their names."""
         return self._loader(self._training_set(task, "train"))
 
-    def predict_dataloader(self) -> DataLoader | list[DataLoader]:
-        """Images to predict: those of `predict_path`, or the test images."""
+    def held_out_loader(self, task: int) -> DataLoader | None:
+        """Good images of one task that it was not learned from; None where none was held out."""
+        return self._loader(self._training_set(task, "val")) if self.val_fraction else None
+
+    def predict_dataloader(self) -> DataLoader:
+        """Images to predict, but those in `predicted`: of `predict_path`, or the test images."""
+        others: list[str] = []
         if self.predict_path is None:
-            return self.test_dataloader()
-        records = [ImageRecord(path, "") for path in find_images(self.predict_path)]
-        return self._loader(ImageDataset(records, UNKNOWN_TASK, self._size))
+            tasks = self._there("test")
+            paths = [str(one.path) for task in tasks for one in self._records(task, "test")]
+        else:
+            paths, others = find_files(self.predict_path)
+        return self._loader(UnsortedImages(paths, self._size, self.predicted, others))
 
     def _there(self, part: str) -> list[int]:
         """The tasks on disk, if there is one: a command of its own has nothing to do without."""
@@ -313,7 +319,7 @@ class ContinualDataModule(LightningDataModule):
 
     def _loader(self, dataset: Any, **options: Any) -> DataLoader:
         # stored features need no process to read them
-        workers = self.num_workers if isinstance(dataset, ImageDataset) else 0
+        workers = 0 if isinstance(dataset, FeatureDataset) else self.num_workers
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
@@ -322,21 +328,3 @@ class ContinualDataModule(LightningDataModule):
             collate_fn=dataset.collate,
             **options,
         )
-
-
-def find_images(where: str) -> list[Path]:
-    """Image files a path means: a file, all below a folder, or those a pattern matches.
-
-    Raises:
-        DataError: there is none.
-    """
-    path = Path(where).expanduser()
-    if path.is_file():
-        return [path]
-    found = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
-    images = sorted(p for p in found if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES)
-    if not images:
-        raise DataError(
-            f"no image at {where}: give a file, a folder or a pattern such as 'in/*.png'"
-        )
-    return images

@@ -26,9 +26,17 @@ def read_image(path: Path, size: tuple[int, int]) -> Tensor:
     Raises:
         DataError: the file is no readable image.
     """
+    return to_tensor(read_rgb(path), size)
+
+
+def read_rgb(path: Path) -> Image.Image:
+    """Read an image as 8-bit RGB at its own size, turned as its EXIF data says.
+
+    Raises:
+        DataError: the file is no readable image.
+    """
     with _open(path) as image:
-        rgb = to_rgb(ImageOps.exif_transpose(image))
-    return to_tensor(rgb, size)
+        return upright_rgb(image)
 
 
 def read_preview(path: Path, side: int) -> Image.Image:
@@ -37,10 +45,14 @@ def read_preview(path: Path, side: int) -> Image.Image:
     Raises:
         DataError: the file is no readable image.
     """
-    with _open(path) as image:
-        rgb = to_rgb(ImageOps.exif_transpose(image))
+    rgb = read_rgb(path)
     rgb.thumbnail((side, side))
     return rgb
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Any PIL image as 8-bit RGB, turned as its EXIF data says."""
+    return to_rgb(ImageOps.exif_transpose(image))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -7,7 +7,6 @@ import torch
 from torchvision.transforms import RandomErasing
 
 from moleflow_pl import ContinualDataModule, MoLEFlow
-from moleflow_pl.data.datamodule import find_images
 from moleflow_pl.errors import DataError
 from tests.conftest import TINY_MODEL, draw_product
 
@@ -108,7 +107,7 @@ def test_held_out_images_are_spread_and_not_learned_from(data_root: Path) -> Non
 def test_validation_takes_training_images_where_nothing_is_held_out(
     data_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = data_for(data_root, ["b"], fn="validate")
+    data = data_for(data_root, ["b"], fn="validate", val_fraction=0.0)
     data.trainer.lightning_module.schedule.tasks[0].epochs_done = 2  # type: ignore[union-attr]
     assert sum(len(batch["path"]) for batch in data.val_dataloader()[0]) == 6
     assert "nothing was held out" in capsys.readouterr().out
@@ -178,13 +177,22 @@ def test_test_batches_come_with_masks_a_loader_a_task(data_root: Path) -> None:
     assert next(iter(loaders[1]))["gt_mask"][-1].shape == (48, 48)
 
 
-def test_images_to_predict_are_found_by_file_folder_and_pattern(data_root: Path) -> None:
-    folder = data_root / "b" / "test"
-    assert len(find_images(str(folder))) == 6
-    assert len(find_images(str(folder / "square" / "*.png"))) == 3
-    assert find_images(str(folder / "good" / "000.png")) == [folder / "good" / "000.png"]
-    with pytest.raises(DataError, match="no image at"):
-        find_images(str(data_root / "nothing*"))
+def test_images_to_predict_are_the_test_images_or_those_at_a_path(data_root: Path) -> None:
+    def paths(**options: object) -> list[str]:
+        data = data_for(data_root, ["b"], fn="predict", **options)
+        data.trainer.lightning_module.schedule.tasks[0].epochs_done = 2  # type: ignore[union-attr]
+        data.predicted = {str(data_root / "b" / "test" / "good" / "000.png")}
+        return [path for batch in data.predict_dataloader() for path in batch["path"]]
+
+    assert len(paths()) == 5
+    assert len(paths(predict_path=str(data_root / "b" / "test" / "good"))) == 2
+
+
+def test_a_share_is_held_out_unless_told_otherwise(data_root: Path) -> None:
+    data = data_for(data_root, ["b"])
+    (batch,) = data.held_out_loader(0)  # type: ignore[union-attr]
+    assert [Path(path).name for path in batch["path"]] == ["003.png"]
+    assert data_for(data_root, ["b"], val_fraction=0.0).held_out_loader(0) is None
 
 
 @pytest.mark.parametrize(
