@@ -128,7 +128,7 @@ def options(module: str, kind: str) -> Iterator[tuple[str, str, str]]:
 
     Example:
         >>> next(options("callbacks.task_scheduler", "TaskSchedulerCallback"))[:2]
-        ('epochs_per_task', '40')
+        ('epochs_per_task', '10')
     """
     spec = find_spec(module.partition(".")[0])
     assert spec is not None

@@ -7,7 +7,7 @@ import pytest
 from lightning.pytorch import Trainer
 
 import cli
-from callbacks import EvaluationCallback, TaskSchedulerCallback
+from callbacks import EvaluationCallback, PredictionWriter, TaskSchedulerCallback
 from commands.help import GROUPS, TRAINER, VERBS, group_help, options, verb_help
 from moleflow_pl import ContinualDataModule, MoLEFlow
 
@@ -18,6 +18,7 @@ CLASSES = {
     "data": ContinualDataModule,
     "schedule": TaskSchedulerCallback,
     "evaluation": EvaluationCallback,
+    "predictions": PredictionWriter,
 }
 
 
