@@ -13,14 +13,15 @@ import sys
 import tempfile
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks.memory import Peak
 from benchmarks.timing import Report, Row, alternate
-from moleflow_pl import MoLEFlow, MoLESpatialAwareNF, PrototypeRouter, TaskPrototype
+from moleflow_pl import MoLEFlow, PrototypeRouter, TaskPrototype
+from moleflow_pl.experts import extract
 from moleflow_pl.statistics import FeatureStatistics
 
 BACKBONE = {"backbone": "vit_small_patch14_dinov2", "image_size": 224, "backbone_weights": "random"}
@@ -101,21 +102,21 @@ def routing(report: Report) -> None:
 
 
 def disk(report: Report) -> None:
-    """An expert with its prototype, as one file of tensors."""
-    flow = MoLESpatialAwareNF(768, adapter="whitening", lora_alpha=32.0)
-    flow.add_task(0)
-    tensors = {name: t for name, t in flow.state_dict().items() if is_of_task(name)}
-    tensors |= {f"prototype.{k}": t for k, t in prototype(768, 0).state_dict().items()}
+    """An expert as the file that sites exchange, prototypes and calibration included."""
+    model = learned_model(0, backbone="vit_base_patch14_dinov2")
+    model.schedule.extend([["product"]], epochs=1)
+    pixels = torch.randint(0, 256, (8, 3, 224, 224), dtype=torch.uint8)
+    model.begin_task(0)
+    model.finish_task(0, [{"image": pixels}])
+    model.schedule.tasks[0].epochs_done = 1
+    model.calibrate_task(0, [{"image": pixels}], false_alarm_rate=0.01)
+    checkpoint: dict[str, Any] = {"state_dict": model.state_dict()}
+    model.on_save_checkpoint(checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "expert.safetensors"
-        save_file({name: t.contiguous() for name, t in tensors.items()}, path)
+        extract(checkpoint, "product").save(path)
         size = path.stat().st_size / 1e6
     report.add(Row("disk for an expert, D = 768, rank 32", size, "MB", most=10))
-
-
-def is_of_task(name: str) -> bool:
-    """Whether a tensor of a flow with one task belongs to that task."""
-    return name.startswith("input_adapters.0.") or name.endswith(".0")
 
 
 def images(report: Report) -> None:
