@@ -11,7 +11,7 @@ EVERY = 0.01  # seconds
 
 
 def anonymous_mb() -> float:
-    """Anonymous resident memory of this process (RssAnon), in MB."""
+    """Anonymous resident memory of this process (RssAnon), in MiB."""
     for line in STATUS.read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) / 1024

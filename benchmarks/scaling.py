@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmarks.memory import Peak
 from benchmarks.timing import Report, Row, alternate
-from moleflow_pl import MoLEFlow, PrototypeRouter, TaskPrototype
+from moleflow_pl import MoLEFlow, TaskPrototype
 from moleflow_pl.experts import extract
 from moleflow_pl.statistics import FeatureStatistics
 
@@ -36,7 +36,8 @@ def learned_model(tasks: int, **options: object) -> MoLEFlow:
     model.schedule.extend([[f"product {i}"] for i in range(tasks)], epochs=1)
     for task in range(tasks):
         model.begin_task(task)
-        model.router.add_prototype(task, prototype(model.extractor.dim, task))
+        for router in (model.router, model.novelty):
+            router.add_prototype(task, prototype(model.extractor.dim, task))
         model.schedule.tasks[task].epochs_done = 1
     return model.eval()
 
@@ -55,7 +56,8 @@ def score(model: MoLEFlow, images: Tensor, tasks: Tensor) -> Tensor:
     """Score images by given experts; routing is measured by itself."""
     with torch.no_grad():
         features = model.extractor(images)
-        model.router.distances(model.image_features(features))
+        distances = model.router.distances(model.image_features(features))
+        model.novelty_among(features, distances, tasks)
         return model.patch_scores(features, tasks)
 
 
@@ -81,17 +83,23 @@ def throughput(report: Report) -> None:
 
 
 def routing(report: Report) -> None:
-    """Finding the nearest of a thousand products, in the time of one image."""
+    """Finding the nearest of a thousand products, or that it is none, in the time of an image."""
     dim = 384
-    router = PrototypeRouter("pooled")
+    knowing = learned_model(0)
     for task in range(1000):
-        router.add_prototype(task, prototype(dim, task))
+        for router in (knowing.router, knowing.novelty):
+            router.add_prototype(task, prototype(dim, task))
     model = learned_model(1)
     image = torch.randint(0, 256, (1, 3, 224, 224), dtype=torch.uint8)
-    features = torch.randn(1, dim)
+    features = torch.randn(1, 16, 16, dim)
+
+    def route() -> None:
+        distances = knowing.router.distances(knowing.image_features(features))
+        knowing.novelty_among(features, distances, knowing.router.nearest(distances))
+
     taken = alternate(
         {
-            "route": partial(router.route, features),
+            "route": route,
             "image": partial(score, model, image, torch.zeros(1, dtype=torch.long)),
         },
         rounds=15,

@@ -96,7 +96,8 @@ def check_rate(rate: float) -> None:
 def _tail_quantile(ordered: np.ndarray, rate: float) -> float:
     """Where an exponential tail over the upper scores leaves a share `rate`, seen beforehand.
 
-    The next value's excess, divided by the mean excess of m, has the distribution F(2, 2m).
+    The next value is above the base, the (m+1)-th largest of n, in m + 1 of n + 1 cases; its
+    excess, divided by the mean excess of m, then has the distribution F(2, 2m).
     """
     count = len(ordered)
     size = min(max(math.ceil(TAIL_SHARE * count), TAIL_IMAGES), count - 1)
@@ -104,7 +105,7 @@ def _tail_quantile(ordered: np.ndarray, rate: float) -> float:
         return float(ordered[-1])
     base = ordered[-size - 1]
     excess = (ordered[-size:] - base).mean()
-    return float(base + excess * f_distribution(2, 2 * size).isf(rate * (count + 1) / size))
+    return float(base + excess * f_distribution(2, 2 * size).isf(rate * (count + 1) / (size + 1)))
 
 
 @dataclass(frozen=True)

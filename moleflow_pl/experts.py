@@ -95,9 +95,9 @@ class Expert:
             raise CheckpointError(
                 f"{path} is no expert of format {FORMAT}: it says {text.get('format')}"
             )
-        read = {key: json.loads(value) for key, value in text.items() if value[:1] in "{["}
-        (task,) = TaskSchedule.from_state([read["task"]]).tasks
         names = ("lists", "backbone", "structure", "metrics", "versions")
+        read = {key: json.loads(text[key]) for key in ("task", *names)}
+        (task,) = TaskSchedule.from_state([read["task"]]).tasks
         return cls(tensors, task, base=text["base_sha256"], **{name: read[name] for name in names})
 
 

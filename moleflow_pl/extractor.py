@@ -125,10 +125,10 @@ class PatchExtractor(nn.Module):
         parts = images.split(CPU_CHUNK[self.kind] if device == "cpu" else len(images))
         # features are stored outside a training step and made inside: one precision for both,
         # whatever the trainer's is
-        with torch.autocast(device, torch.bfloat16, enabled=self._reduced(images.device)):
+        with torch.autocast(device, torch.bfloat16, enabled=self.reduced(images.device)):
             return torch.cat([self._extract(part) for part in parts])
 
-    def _reduced(self, device: torch.device) -> bool:
+    def reduced(self, device: torch.device) -> bool:
         """Whether the backbone reckons in bfloat16 on `device`."""
         if self.precision == "float32":
             return False

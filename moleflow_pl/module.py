@@ -37,6 +37,7 @@ from moleflow_pl.tiling import TiledExtractor
 from moleflow_pl.whitening import WhiteningAdapter
 
 LEARNING_RATE = 2e-3
+NEAREST = 4  # tasks that an image may turn out to be like
 BACKBONE_PREFIX = "extractor.backbone."
 
 
@@ -54,8 +55,8 @@ class Inspection:
         patch_scores: Score of each patch (B, h, w), in nats.
         task: The task each image was sent to (B,).
         distances: Router distances (B, T), in the order of `router.tasks`.
-        novelty: How far each image is from each task's good ones (B, T), in the same order; what
-            one task's says does not depend on the others.
+        novelty: How far each image is from the good ones of the tasks that the router finds nearest
+            (B, T), in the same order, infinite for the others.
     """
 
     score: Tensor
@@ -194,13 +195,27 @@ class MoLEFlow(LightningModule):
             chosen = torch.zeros(len(features), dtype=torch.long, device=features.device)
         patch_scores = self.patch_scores(features, chosen)
         score = image_score(patch_scores, self.image_quantile)
-        return Inspection(score, patch_scores, chosen, distances, self._novelty(features))
+        novelty = self.novelty_among(features, distances, chosen)
+        return Inspection(score, patch_scores, chosen, distances, novelty)
 
-    def _novelty(self, features: Tensor) -> Tensor:
-        """Distances to each task's good images (B, T); NaN where the tasks were not finished."""
-        if self.novelty.tasks != self.router.tasks:
-            return torch.full((len(features), len(self.router.tasks)), torch.nan)
-        return self.novelty.distances(typical_direction(features))
+    def novelty_among(self, features: Tensor, distances: Tensor, chosen: Tensor) -> Tensor:
+        """Distances to good images of the chosen task and of the nearest ones (B, T).
+
+        Infinite for the others: each costs a product with its own matrix, and an image that is
+        like none of the nearest products is like none. NaN where the tasks were not finished.
+        """
+        tasks = self.router.tasks
+        if self.novelty.tasks != tasks:
+            return torch.full_like(distances, torch.nan)
+        asked = torch.tensor(tasks, device=chosen.device) == chosen[:, None]
+        near = distances.topk(min(NEAREST, len(tasks)), largest=False).indices
+        asked = asked.scatter(1, near, True)
+        direction = typical_direction(features)
+        found = torch.full_like(distances, torch.inf)
+        for column in asked.any(0).nonzero()[:, 0].tolist():
+            rows = asked[:, column]
+            found[rows, column] = self.novelty.distances_to(tasks[column], direction[rows])
+        return found
 
     def patch_scores(self, features: Tensor, task: int | Tensor) -> Tensor:
         """Scores (B, h, w) of features (B, h, w, D) by one expert or by one for each image."""

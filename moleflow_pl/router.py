@@ -8,11 +8,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from moleflow_pl.merged import TensorCache
 from moleflow_pl.statistics import FeatureStatistics
 
 TASK_RIDGE = 1e-5  # the method's own, absolute
 POOLED_SHRINKAGE = 1e-4  # streaming LDA's, relative to the mean variance
 OWN_SHRINKAGE = 0.1  # holds where a task has fewer images than channels, and is no one else's
+
+SINGLE = 256  # roots of single tasks to keep: 1.2 MB each at 384 channels
 
 Distance = Literal["pooled", "mahalanobis", "euclidean", "shrunk"]
 
@@ -155,6 +158,7 @@ class PrototypeRouter(nn.Module):
         # prepared when first asked for: roots L of the precisions L L^T, (T or 1, D, D), and the
         # means times them (T, 1, D)
         self._prepared: tuple[Tensor, Tensor] | None = None
+        self._single = TensorCache(self._prepare_one, size=SINGLE)
         self.register_load_state_dict_post_hook(lambda *_: self.forget())
 
     @property
@@ -191,6 +195,18 @@ class PrototypeRouter(nn.Module):
         distances = torch.linalg.vector_norm(turned - means, dim=-1)
         return distances.T.float().to(features.device)
 
+    def distances_to(self, task: int, features: Tensor) -> Tensor:
+        """Distances (N,) of features (N, D) to the prototype of one task alone."""
+        prototype: Any = self.prototypes[str(task)]
+        root, mean = self._single.get(task, [prototype.mean, prototype.scatter])
+        rows = features.detach().to("cpu", torch.float64)
+        return torch.linalg.vector_norm(rows @ root - mean, dim=-1).float().to(features.device)
+
+    def _prepare_one(self, task: int) -> tuple[Tensor, Tensor]:
+        prototype: Any = self.prototypes[str(task)]
+        root = torch.linalg.cholesky(PRECISIONS[self.distance]([prototype])[0])
+        return root, prototype.mean.detach().to("cpu", torch.float64) @ root
+
     def route(self, features: Tensor) -> Tensor:
         """Task of the nearest prototype for features (N, D): ids (N,)."""
         return self.nearest(self.distances(features))
@@ -202,5 +218,7 @@ class PrototypeRouter(nn.Module):
     def _prepare(self) -> tuple[Tensor, Tensor]:
         prototypes: list[Any] = [self.prototypes[str(task)] for task in self.tasks]
         means = torch.stack([p.mean.detach().to("cpu", torch.float64) for p in prototypes])
-        roots = torch.linalg.cholesky(PRECISIONS[self.distance](prototypes))
+        # not by Cholesky: a task's own covariance of few images may have lost its last directions
+        values, vectors = torch.linalg.eigh(PRECISIONS[self.distance](prototypes))
+        roots = vectors * values.clamp_min(0).sqrt()[..., None, :]
         return roots, means[:, None] @ roots

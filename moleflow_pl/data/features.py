@@ -138,7 +138,8 @@ def new_block(shape: tuple[int, ...], path: Path | None) -> Tensor:
 def features_key(extractor: PatchExtractor, dataset: ImageDataset) -> str:
     """Hash of all that features depend on: backbone, preprocessing, contents of the files."""
     digest = hashlib.sha256()
-    facts = {**extractor.fingerprint(), "precision": extractor.precision, "reader": READER}
+    reduced = extractor.reduced(extractor.mean.device)
+    facts = {**extractor.fingerprint(), "bfloat16": reduced, "reader": READER}
     digest.update(json.dumps(facts, sort_keys=True).encode())
     for record in dataset.records:
         with record.path.open("rb") as file:
