@@ -23,7 +23,7 @@ from moleflow_pl.graph_files import Format, check_packages, describe, open_file,
 from moleflow_pl.module import MoLEFlow
 
 IMAGES_EACH = 8  # of a product, to verify with
-IMAGES_AT_MOST = 64
+IMAGES_AT_MOST = 16  # in one batch, through every expert
 MAP_OPTIONS = ("map_size", "blur_sigma", "upsampling")
 
 
@@ -53,6 +53,7 @@ def export_checkpoint(
         check_packages()
     read_checkpoint(checkpoint)
     model = MoLEFlow.load_from_checkpoint(checkpoint, map_location="cpu").eval()
+    model.extractor.precision = "float32"  # as the file will reckon
     config = yaml.safe_load(model.run_config or "{}") or {}
     tasks = None if product is None else [task_of(model, product)]
     evaluation = config.get("evaluation", {})
@@ -111,7 +112,7 @@ def trial_images(
         )
     else:
         products = [name for task in tasks for name in model.schedule.tasks[task].products]
-        paths, source = own_images(data, products), "images of the run"
+        paths, source = spread(own_images(data, products), IMAGES_AT_MOST), "images of the run"
     if paths:
         return torch.stack([read_image(path, size) for path in paths]), source
     generator = torch.Generator().manual_seed(0)

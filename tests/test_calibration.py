@@ -51,6 +51,13 @@ def test_rate_that_so_few_images_cannot_support_is_an_extrapolation() -> None:
     assert np.mean([share <= limits[0].high for share in uniform]) >= 0.99
 
 
+@pytest.mark.parametrize("images", [5, 11, 20, 59])
+def test_an_extrapolated_rate_is_not_above_the_one_asked_for(images: int) -> None:
+    generator = np.random.default_rng(0)
+    limits = [threshold(generator.exponential(size=images), 0.01) for _ in range(4000)]
+    assert 0.004 < np.mean([math.exp(-one.value) for one in limits]) < 0.0105
+
+
 @pytest.mark.parametrize("images", [1, 2, 5])
 def test_a_handful_of_images_promises_little(images: int) -> None:
     found = threshold([3.0] * images, 0.01)

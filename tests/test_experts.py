@@ -51,6 +51,17 @@ def through_a_file(expert: Expert, path: Path) -> Expert:
     return Expert.load(path)
 
 
+def test_expert_of_a_run_that_held_nothing_out_is_read_back(
+    three: Checkpoint, tmp_path: Path
+) -> None:
+    expert = extract(three, "b")
+    expert.task.calibration = None
+    expert.task.products = ["[b"]
+    back = through_a_file(expert, tmp_path / "x.safetensors")
+    assert back.task == expert.task
+    assert all(torch.equal(back.tensors[key], tensor) for key, tensor in expert.tensors.items())
+
+
 @pytest.mark.parametrize("name", ["01", "b", "c"])
 def test_an_expert_that_went_and_came_back_scores_bit_for_bit(
     name: str, three: Checkpoint, tmp_path: Path

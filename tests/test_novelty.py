@@ -1,13 +1,16 @@
 import numpy as np
 import torch
 
+from moleflow_pl import MoLEFlow
+from moleflow_pl.module import NEAREST
 from moleflow_pl.novelty import (
     PATCH_SHARE,
     PATCH_STEP,
     NoveltyStatistics,
     typical_direction,
 )
-from moleflow_pl.router import PrototypeRouter
+from moleflow_pl.router import PrototypeRouter, TaskPrototype
+from tests.conftest import TINY_MODEL
 
 
 def product(seed: int, images: int = 60) -> torch.Tensor:
@@ -50,3 +53,27 @@ def test_shade_and_local_defects_are_not_novel_but_another_product_is() -> None:
     torch.testing.assert_close(distance(0.3 * new), usual)
     assert distance(damaged).median() < 3 * usual.median()
     assert distance(product(7)).min() > 2 * usual.max()
+
+
+def test_image_is_set_against_the_nearest_products_and_the_one_asked_for() -> None:
+    module = MoLEFlow(**TINY_MODEL)
+    for task in range(NEAREST + 3):
+        module.router.add_prototype(task, prototype_of(task))
+        module.novelty.add_prototype(task, prototype_of(task))
+    features = torch.randn(5, 3, 3, 64)
+    distances = module.router.distances(module.image_features(features))
+    chosen = torch.tensor([0, 1, 2, 3, NEAREST + 2])
+    found = module.novelty_among(features, distances, chosen)
+    every = module.novelty.distances(typical_direction(features))
+    for image, (near, one) in enumerate(zip(distances.argsort(1), chosen.tolist(), strict=True)):
+        asked = {*near[:NEAREST].tolist(), one}
+        for task in range(NEAREST + 3):
+            wanted = every[image, task] if task in asked else torch.tensor(torch.inf)
+            torch.testing.assert_close(found[image, task], wanted)
+
+
+def prototype_of(task: int) -> TaskPrototype:
+    prototype = TaskPrototype(64)
+    generator = torch.Generator().manual_seed(task)
+    prototype.update(torch.randn(9, 64, generator=generator) + task)
+    return prototype

@@ -108,3 +108,17 @@ def test_a_router_without_prototypes_says_so() -> None:
 def test_unknown_distance_lists_the_known() -> None:
     with pytest.raises(ValueError, match="'euclidean', 'mahalanobis', 'pooled'"):
         PrototypeRouter("cosine")  # type: ignore[arg-type]
+
+
+def test_singular_covariances_of_large_features_give_distances() -> None:
+    features = 10 * torch.randn(2, 20, 384)
+    found = router_of("mahalanobis", list(features)).distances(features[0])
+    assert found.isfinite().all()
+    assert (found[:, 0] < found[:, 1]).all()
+
+
+def test_distance_to_one_task_is_that_among_all() -> None:
+    groups = [torch.randn(30, 5) + shift for shift in (0, 4, 8)]
+    router = router_of("shrunk", groups)
+    alone = torch.stack([router.distances_to(task, groups[1]) for task in range(3)], 1)
+    torch.testing.assert_close(alone, router.distances(groups[1]))
