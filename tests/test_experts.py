@@ -58,7 +58,7 @@ def test_expert_of_a_run_that_held_nothing_out_is_read_back(
     expert.task.calibration = None
     expert.task.products = ["[b"]
     back = through_a_file(expert, tmp_path / "x.safetensors")
-    assert back.task == expert.task
+    assert (back.task.products, back.task.calibration) == (["[b"], None)
     assert all(torch.equal(back.tensors[key], tensor) for key, tensor in expert.tensors.items())
 
 
