@@ -17,9 +17,10 @@ from tqdm.auto import tqdm
 
 from callbacks.run_folder import free_name
 from moleflow_pl.evaluation import EvaluationOptions, TaskScores, matrix_row, zero_shot
+from moleflow_pl.files import write_text
 from moleflow_pl.module import MoLEFlow
 from moleflow_pl.provenance import hardware, versions
-from moleflow_pl.report import summarise, summary_table, write_report, write_text
+from moleflow_pl.report import summarise, summary_table, write_report
 from moleflow_pl.scoring import Upsampling
 
 

@@ -8,12 +8,12 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
-from moleflow_pl.checkpoint import STATE_KEY, read_checkpoint
+from moleflow_pl.checkpoint import LAST, STATE_KEY, TASKS, read_checkpoint
 from moleflow_pl.errors import CheckpointError, ConfigError
-from moleflow_pl.report import write_text
+from moleflow_pl.files import write_text, writing
 from moleflow_pl.schedule import TaskSchedule
 
-RUN_FILES = ("config.yaml", "last.ckpt")
+RUN_FILES = ("config.yaml", LAST)
 
 
 def run_of(checkpoint: Path) -> Path:
@@ -24,7 +24,7 @@ def run_of(checkpoint: Path) -> Path:
         True
     """
     folder = checkpoint.parent
-    return folder.parent if folder.name == "tasks" else folder
+    return folder.parent if folder.name == TASKS else folder
 
 
 def free_name(path: Path) -> Path:
@@ -58,11 +58,9 @@ def prepare_run(folder: Path, checkpoint: Path | None) -> Path | None:
         ConfigError: the run that is in the way cannot be moved.
     """
     inside = checkpoint is not None and run_of(checkpoint).resolve() == folder.resolve()
-    behind = epochs_done(folder / "last.ckpt")
+    behind = epochs_done(folder / LAST)
     if checkpoint is not None and inside and epochs_done(checkpoint) >= behind:
-        curves = folder / "metrics.csv"
-        if curves.exists():
-            curves.rename(free_name(curves))
+        keep_curves(folder)
         return checkpoint
     if not any((folder / name).exists() for name in RUN_FILES):
         return checkpoint
@@ -72,11 +70,20 @@ def prepare_run(folder: Path, checkpoint: Path | None) -> Path | None:
             "trainer.default_root_dir to another folder"
         )
     aside, root = free_name(folder), folder.resolve()
-    folder.rename(aside)
+    with writing(aside):
+        folder.rename(aside)
     print(f"the run that was in {folder} is now in {aside}")
     if checkpoint is None or not inside:
         return checkpoint
     return aside / checkpoint.resolve().relative_to(root)
+
+
+def keep_curves(folder: Path) -> None:
+    """Let the curves of a run that goes on begin a new file."""
+    curves = folder / "metrics.csv"
+    if curves.exists():
+        with writing(curves):
+            curves.rename(free_name(curves))
 
 
 class RunConfig(SaveConfigCallback):

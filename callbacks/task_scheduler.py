@@ -13,6 +13,8 @@ from rich.table import Table
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from callbacks.run_checkpoint import use_whole_checkpoints
+from moleflow_pl.checkpoint import TASKS
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.module import MoLEFlow
 from moleflow_pl.schedule import TaskSchedule, lr_factor
@@ -44,6 +46,7 @@ class TaskSchedulerCallback(Callback):
 
     def setup(self, trainer: Trainer, pl_module: MoLEFlow, stage: str) -> None:  # type: ignore[override]
         """Plan the tasks; a checkpoint that is loaded later puts in what it has learned."""
+        use_whole_checkpoints(trainer)
         if stage != "fit":
             return
         check_devices(trainer)
@@ -108,7 +111,7 @@ class TaskSchedulerCallback(Callback):
         task.fit_seconds += time.monotonic() - self._epoch_started
         self._epoch_started = None
         if last:
-            path = Path(trainer.default_root_dir) / "tasks" / f"{current:02d}-{task.name}.ckpt"
+            path = Path(trainer.default_root_dir) / TASKS / f"{current:02d}-{task.name}.ckpt"
             trainer.save_checkpoint(path, weights_only=False)
 
     def factor(self, schedule: TaskSchedule, task: int) -> float:

@@ -17,11 +17,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
 from callbacks import EvaluationCallback, PredictionWriter, RunCheckpoint, TaskSchedulerCallback
-from callbacks.run_folder import RunConfig, prepare_run, run_of
+from callbacks.run_folder import RunConfig, keep_curves, prepare_run, run_of
 from callbacks.task_scheduler import check_devices
 from moleflow_pl import ContinualDataModule, MoLEFlow
-from moleflow_pl.checkpoint import CONFIG_KEY, read_checkpoint
-from moleflow_pl.errors import ConfigError
+from moleflow_pl.checkpoint import CONFIG_KEY, LAST, earlier, read_checkpoint
+from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.schedule import TaskSchedule
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -117,8 +117,12 @@ class MoLEFlowCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         args = quote_tasks(sys.argv[1:] if args is None else args)
         path = option(args, "--ckpt_path")
+        self.missing: Path | None = None
         if path is not None and args[0] in self.subcommands():
-            args[1:1] = ["--config", stored_config(Path(path), args[0])]
+            if args[0] == "fit" and never_written(Path(path)):
+                args, self.missing = without(args, "--ckpt_path"), Path(path)
+            else:
+                args[1:1] = ["--config", stored_config(Path(path), args[0])]
         self.config = parser.parse_args(args)
 
     def _parse_ckpt_path(self) -> None:
@@ -128,7 +132,10 @@ class MoLEFlowCLI(LightningCLI):
         """
 
     def before_instantiate_classes(self) -> None:
-        limit = self._get(self.config, "trainer").max_epochs
+        trainer = self._get(self.config, "trainer")
+        if self.missing is not None:
+            begin_anew(self.missing, Path(trainer.default_root_dir))
+        limit = trainer.max_epochs
         if limit not in (None, -1):
             raise ConfigError(
                 f"trainer.max_epochs {limit}: leave it out, and set schedule.epochs_per_task"
@@ -154,7 +161,11 @@ class MoLEFlowCLI(LightningCLI):
             state = self.model.check(read_checkpoint(self.checkpoint))
             schedule = TaskSchedule.from_state(state["tasks"])
         self.datamodule.check(schedule.replanned(self.datamodule.groups, epochs=1).todo)
-        self.checkpoint = prepare_run(Path(self.trainer.default_root_dir), self.checkpoint)
+        folder = Path(self.trainer.default_root_dir)
+        if self.missing is None:
+            self.checkpoint = prepare_run(folder, self.checkpoint)
+        else:
+            keep_curves(folder)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
@@ -180,6 +191,33 @@ def option(args: Sequence[str], name: str) -> str | None:
         elif arg.startswith(name + "="):
             value = arg.removeprefix(name + "=")
     return value
+
+
+def without(args: Sequence[str], name: str) -> list[str]:
+    """The arguments less an option and its value.
+
+    Example:
+        >>> without(["fit", "--ckpt_path=a", "--ckpt_path", "b", "--x"], "--ckpt_path")
+        ['fit', '--x']
+    """
+    kept = [arg for i, arg in enumerate(args) if not (i and args[i - 1] == name)]
+    return [arg for arg in kept if arg != name and not arg.startswith(name + "=")]
+
+
+def never_written(checkpoint: Path) -> bool:
+    """Whether a run was perhaps stopped before it wrote its first checkpoint."""
+    return checkpoint.name == LAST and not checkpoint.exists() and earlier(checkpoint) is None
+
+
+def begin_anew(checkpoint: Path, folder: Path) -> None:
+    """Say that a fit begins where it would have gone on.
+
+    Raises:
+        CheckpointError: the file that is not there is that of another run.
+    """
+    if run_of(checkpoint).resolve() != folder.resolve():
+        raise CheckpointError(f"no checkpoint at {checkpoint}")
+    print(f"no checkpoint at {checkpoint} yet: the run begins anew")
 
 
 def stored_config(checkpoint: Path, subcommand: str) -> str:

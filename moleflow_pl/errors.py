@@ -15,3 +15,11 @@ class DataError(MoLEFlowError):
 
 class CheckpointError(MoLEFlowError):
     """A checkpoint cannot be used here."""
+
+
+class OutputError(MoLEFlowError):
+    """A file cannot be written."""
+
+
+class TrainingError(MoLEFlowError):
+    """The training went wrong and was stopped."""

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from rich.table import Table
 
 from moleflow_pl.evaluation import WAYS, TaskScores, decisions_changed
+from moleflow_pl.files import replacing, write_text
 from moleflow_pl.metrics import (
     METRICS,
     Row,
@@ -96,23 +95,6 @@ def summarise(tasks: Sequence[Task], cost: Mapping[str, Any]) -> dict[str, Any]:
         "drift": [task.drift for task in tasks],
         "cost": {**cost, "fit_seconds": [round(task.fit_seconds, 3) for task in tasks]},
     }
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[TextIO]:
-    """Open a file to write that takes its place when all is written, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    # line ends are the writer's, as csv asks for
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        yield file
-    os.replace(partial, path)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    with replacing(path) as file:
-        file.write(text)
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

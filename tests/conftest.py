@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -11,6 +12,9 @@ from PIL import Image
 
 from callbacks import EvaluationCallback, RunCheckpoint, TaskSchedulerCallback
 from moleflow_pl import ContinualDataModule, MoLEFlow, MoLESpatialAwareNF
+
+if TYPE_CHECKING:
+    from tests.story import Story
 
 SIZE = 48
 TINY_MODEL = {
@@ -113,3 +117,11 @@ def learned(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> tuple[
     """Run folder and model of a fit of `01` and `b`; look, but do not touch."""
     run = tmp_path_factory.mktemp("run")
     return run, fit(run, data_root, ["01", "b"])
+
+
+@pytest.fixture(scope="session")
+def story(tmp_path_factory: pytest.TempPathFactory) -> "Story":
+    """One run by the command, in a folder of its own; copy what you change."""
+    from tests.story import Story
+
+    return Story(tmp_path_factory.mktemp("story"))

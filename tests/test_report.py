@@ -13,7 +13,6 @@ from moleflow_pl.report import (
     summary_table,
     task_matrix,
     write_report,
-    write_text,
 )
 from moleflow_pl.schedule import Task
 from tests.test_evaluation import scored
@@ -100,13 +99,6 @@ def test_report_files_say_what_the_summary_says(tmp_path: Path) -> None:
         "a": "1.0",
         "b": "",
     }
-
-
-def test_files_are_replaced_whole(tmp_path: Path) -> None:
-    write_text(tmp_path / "x.json", "old")
-    write_text(tmp_path / "x.json", "new")
-    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
-    assert (tmp_path / "x.json").read_text() == "new"
 
 
 def test_table_shows_routed_and_own_expert_of_every_task() -> None:
