@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from moleflow_pl.module import Inspection, MoLEFlow
+from moleflow_pl.ranks import gather, interleave
 
 COLUMNS = ("path", "product", "router_distance", "router_margin", "score", "threshold", "label")
 
@@ -19,15 +20,20 @@ class PredictionWriter(BasePredictionWriter):
     """Writes a row for every image as soon as it is scored.
 
     `product` is the task the router picked, `router_distance` its distance and `router_margin` how
-    much farther the second is. `threshold` and `label` stay empty: no threshold is calibrated.
+    much farther the second is. `threshold` and `label` stay empty: no threshold is calibrated. On
+    several devices the first writes the rows of all, at the end.
     """
 
     def __init__(self) -> None:
         super().__init__(write_interval="batch")
         self._file: TextIO | None = None
+        self._kept: dict[int, list[list[Any]]] = {}  # by loader, where others have rows too
 
     def on_predict_start(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
         """Begin a new file."""
+        self._kept = {}
+        if not trainer.is_global_zero:
+            return
         path = Path(trainer.default_root_dir) / "predictions" / "predictions.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("w", newline="", encoding="utf-8")
@@ -39,18 +45,29 @@ class PredictionWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:  # fmt: skip
         """Append the rows of a batch."""
-        assert self._file is not None
         names = pl_module.schedule.names
         nearest = prediction.distances.sort(1).values
-        writer = csv.writer(self._file)
+        rows = []
         for i, path in enumerate(batch["path"]):
             distance = nearest[i, 0].item()
             margin = nearest[i, 1].item() - distance if nearest.shape[1] > 1 else None
             name = names[int(prediction.task[i])]
-            writer.writerow([path, name, distance, margin, prediction.score[i].item(), None, None])
+            rows.append([path, name, distance, margin, prediction.score[i].item(), None, None])
+        if trainer.world_size > 1:
+            self._kept.setdefault(dataloader_idx, []).extend(rows)
+        else:
+            self._write(rows)
 
     def on_predict_end(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
         """Close the file and say where it is."""
-        assert self._file is not None
+        parts = gather(self._kept)
+        if self._file is None:
+            return
+        for loader in sorted(set().union(*parts)):
+            self._write(interleave([part.get(loader, []) for part in parts]))
         self._file.close()
         print(f"predictions: {self._file.name}")
+
+    def _write(self, rows: Sequence[Sequence[Any]]) -> None:
+        assert self._file is not None
+        csv.writer(self._file).writerows(rows)

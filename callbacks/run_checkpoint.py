@@ -54,4 +54,4 @@ class RunCheckpoint(ModelCheckpoint):
         super().on_train_start(trainer, pl_module)
         path = Path(trainer.default_root_dir) / LAST
         if trainer.ckpt_path is None or not trainer.strategy.broadcast(path.exists()):
-            trainer.save_checkpoint(path)
+            trainer.save_checkpoint(path, weights_only=False)

@@ -45,7 +45,7 @@ def epochs_done(checkpoint: Path) -> int:
     return TaskSchedule.from_state(tasks).epochs_done
 
 
-def prepare_run(folder: Path, checkpoint: Path | None) -> Path | None:
+def prepare_run(folder: Path, checkpoint: Path | None, devices: int = 1) -> Path | None:
     """Make room for a fit; nothing is deleted.
 
     A fit that goes on where the folder's run is writes on in it, and its curves begin a new file.
@@ -55,7 +55,8 @@ def prepare_run(folder: Path, checkpoint: Path | None) -> Path | None:
         Where the checkpoint is now.
 
     Raises:
-        ConfigError: the run that is in the way cannot be moved.
+        ConfigError: the run that is in the way cannot be moved, or not with the checkpoint in it
+            that several processes read.
     """
     inside = checkpoint is not None and run_of(checkpoint).resolve() == folder.resolve()
     behind = epochs_done(folder / LAST)
@@ -68,6 +69,11 @@ def prepare_run(folder: Path, checkpoint: Path | None) -> Path | None:
         raise ConfigError(
             f"{folder.resolve()} holds a run and cannot be moved aside from within: set "
             "trainer.default_root_dir to another folder"
+        )
+    if inside and devices > 1:
+        raise ConfigError(
+            f"{checkpoint} is of the run in {folder}, which goes on behind it: on several devices "
+            "set trainer.default_root_dir to another folder"
         )
     aside, root = free_name(folder), folder.resolve()
     with writing(aside):

@@ -13,6 +13,7 @@ from rich.table import Table
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from callbacks.devices import check_devices, check_precision, wrap_anew
 from callbacks.run_checkpoint import use_whole_checkpoints
 from moleflow_pl.checkpoint import TASKS
 from moleflow_pl.errors import ConfigError
@@ -50,6 +51,7 @@ class TaskSchedulerCallback(Callback):
         if stage != "fit":
             return
         check_devices(trainer)
+        check_precision(trainer)
         groups = trainer.datamodule.groups  # type: ignore[attr-defined]
         pl_module.schedule.extend(groups, self.epochs_per_task)
         # each epoch asks the data module for the loader of the task that is current by then
@@ -64,10 +66,14 @@ class TaskSchedulerCallback(Callback):
         counts = trainer.datamodule.check(schedule.todo)  # type: ignore[attr-defined]
         for index in schedule.todo:
             schedule.tasks[index].split = trainer.datamodule.split_hash(index)  # type: ignore[attr-defined]
-        if counts:
+        if counts and trainer.is_global_zero:
             Console().print(counts_table(counts))
-        else:
+        elif not counts:
             rank_zero_info(f"all tasks are learned: {schedule.names}")
+
+    def on_train_start(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
+        """Wrap the model as it is now: the first task's expert came after Lightning did so."""
+        wrap_anew(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
         """Open the current task if it is new, and set the epoch's learning rate."""
@@ -75,7 +81,9 @@ class TaskSchedulerCallback(Callback):
         current = pl_module.schedule.current
         assert current is not None
         if current not in pl_module.flow.tasks:
-            # builds the expert, and an optimizer that knows nothing of the last task
+            pl_module.begin_task(current)
+            wrap_anew(trainer)
+            # one that knows nothing of the last task
             trainer.strategy.setup_optimizers(trainer)
         factor = self.factor(pl_module.schedule, current)
         for optimizer in trainer.optimizers:
@@ -119,18 +127,6 @@ class TaskSchedulerCallback(Callback):
         state = schedule.tasks[task]
         warmup = self.warmup_epochs if task else 0
         return lr_factor(state.epochs_done, state.epochs, warmup, self.final_lr_factor)
-
-
-def check_devices(trainer: Trainer) -> None:
-    """Refuse what would train each device's expert apart from the others', without a word.
-
-    Raises:
-        ConfigError: the trainer has several devices.
-    """
-    if trainer.world_size > 1:
-        raise ConfigError(
-            f"this runs on one device, got {trainer.world_size}: set trainer.devices to 1"
-        )
 
 
 def counts_table(counts: dict[str, dict[str, int]]) -> Table:

@@ -15,10 +15,11 @@ from jsonargparse import set_loader
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from callbacks import EvaluationCallback, PredictionWriter, RunCheckpoint, TaskSchedulerCallback
+from callbacks.devices import check_devices, check_precision
 from callbacks.run_folder import RunConfig, keep_curves, prepare_run, run_of
-from callbacks.task_scheduler import check_devices
 from moleflow_pl import ContinualDataModule, MoLEFlow
 from moleflow_pl.checkpoint import CONFIG_KEY, LAST, earlier, read_checkpoint
 from moleflow_pl.errors import CheckpointError, ConfigError
@@ -31,6 +32,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": -1,  # the task schedule says when the fit is over
     "num_sanity_val_steps": 0,  # there is no expert to validate yet
     "log_every_n_steps": 1,
+    "use_distributed_sampler": False,  # it would score some test images twice
 }
 DESCRIPTION = "Learn to inspect one product after another, and use what was learned."
 # what `test` and its like take over from the run a checkpoint comes from: not the hardware
@@ -150,6 +152,7 @@ class MoLEFlowCLI(LightningCLI):
             kwargs["logger"] = CSVLogger(root, name="", version="") if fit else False
         made = super().instantiate_trainer(**kwargs)
         check_devices(made)  # before Lightning starts a process for each
+        check_precision(made)
         return made
 
     def before_fit(self) -> None:
@@ -162,8 +165,11 @@ class MoLEFlowCLI(LightningCLI):
             schedule = TaskSchedule.from_state(state["tasks"])
         self.datamodule.check(schedule.replanned(self.datamodule.groups, epochs=1).todo)
         folder = Path(self.trainer.default_root_dir)
+        if not self.trainer.is_global_zero:
+            return
         if self.missing is None:
-            self.checkpoint = prepare_run(folder, self.checkpoint)
+            devices = self.trainer.world_size
+            self.checkpoint = prepare_run(folder, self.checkpoint, devices)
         else:
             keep_curves(folder)
 
@@ -217,7 +223,7 @@ def begin_anew(checkpoint: Path, folder: Path) -> None:
     """
     if run_of(checkpoint).resolve() != folder.resolve():
         raise CheckpointError(f"no checkpoint at {checkpoint}")
-    print(f"no checkpoint at {checkpoint} yet: the run begins anew")
+    rank_zero_info(f"no checkpoint at {checkpoint} yet: the run begins anew")
 
 
 def stored_config(checkpoint: Path, subcommand: str) -> str:
@@ -250,5 +256,7 @@ def main(args: Sequence[str]) -> None:
     # the backbone is meant to be in eval mode; the other is between Lightning and torch
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
     warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
+    # what is logged is every rank's mean already
+    warnings.filterwarnings("ignore", message=r"It is recommended to use .*sync_dist=True")
     warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")
     build(list(args))

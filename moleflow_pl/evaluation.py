@@ -13,6 +13,7 @@ from torch import Tensor
 
 from moleflow_pl.metrics import METRICS, auroc, average_precision, f1_max, mean_of
 from moleflow_pl.pixel_metrics import FPR_LIMIT, SAMPLE, PixelHistogram, bin_edges
+from moleflow_pl.ranks import gather, interleave
 from moleflow_pl.scoring import Upsampling, anomaly_map
 
 WAYS = ("routed", "oracle")
@@ -80,6 +81,17 @@ class TaskScores:
         self._masks += [self._packed(mask) for mask in batch["gt_mask"]]
         for way in WAYS:
             self._patches[way] += list(output[f"{way}_map"].cpu())
+
+    def gathered(self) -> TaskScores:
+        """The scores of all ranks, in the order in which one process takes the images."""
+        parts = gather(self)
+        return TaskScores(
+            self.task,
+            self.options,
+            interleave([part.rows for part in parts]),
+            {way: interleave([part._patches[way] for part in parts]) for way in WAYS},
+            interleave([part._masks for part in parts]),
+        )
 
     def maps(self, images: Sequence[int], way: str = "routed") -> Iterator[tuple[Tensor, Tensor]]:
         """Maps and masks (H, W) of some images; a mask that is not known is all normal."""

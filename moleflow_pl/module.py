@@ -16,6 +16,7 @@ from moleflow_pl.errors import ConfigError
 from moleflow_pl.extractor import PRETRAINED, PatchExtractor
 from moleflow_pl.flow import MoLESpatialAwareNF
 from moleflow_pl.position import PositionalGrid
+from moleflow_pl.ranks import average, gather, rank_and_world, share_of_mean, total
 from moleflow_pl.router import Distance, PrototypeRouter, TaskPrototype
 from moleflow_pl.schedule import TaskSchedule
 from moleflow_pl.scoring import image_score, patch_nll
@@ -202,7 +203,7 @@ class MoLEFlow(LightningModule):
 
         Args:
             task: The task.
-            batches: Its training images or features, each once.
+            batches: Its training images or features, each once; on several ranks, their shares.
         """
         images = FeatureStatistics(self.extractor.dim)
         patches = FeatureStatistics(self.extractor.dim)
@@ -216,6 +217,8 @@ class MoLEFlow(LightningModule):
                 means += positioned.mean((1, 2)).cpu().double().sum(0)
                 if task == 0:
                     patches.update(positioned)
+        images, patches = images.gathered(), patches.gathered()
+        means = torch.stack(gather(means)).sum(0)
         prototype = TaskPrototype(self.extractor.dim).to(self.device)
         prototype.set(images)
         self.router.add_prototype(task, prototype)
@@ -262,28 +265,31 @@ class MoLEFlow(LightningModule):
                 f"a batch of task {batch['task'].tolist()} came while task {task} is learned"
             )
         features = self.position(self.features(batch))
-        features = self._sample_patches(features, task, batch_idx)
-        loss = patch_nll(*self.flow(features, task)).mean()
-        size = len(batch["task"])
-        nll = loss.detach() / self.extractor.dim
+        size = total(len(batch["task"]), self.device)
+        features = self._sample_patches(features, task, batch_idx, size)
+        loss = share_of_mean(patch_nll(*self.flow(features, task)), size)
+        nll = average(loss.detach()) / self.extractor.dim
         self.log("nll_per_dim", nll, prog_bar=True, logger=False, batch_size=size)
         name = self.schedule.tasks[task].name
         self.log(f"train/{name}/nll_per_dim", nll, on_step=False, on_epoch=True, batch_size=size)
         return loss
 
-    def _sample_patches(self, features: Tensor, task: int, batch_idx: int) -> Tensor:
-        """Some patches of every image, (B, 1, n, D), drawn anew in every step."""
+    def _sample_patches(self, features: Tensor, task: int, batch_idx: int, images: int) -> Tensor:
+        """Some patches of every image, (B, 1, n, D), drawn anew in every step.
+
+        Every rank draws for the `images` of all, and takes those of its own.
+        """
         patches = features.flatten(1, 2)
-        images, count, _ = patches.shape
+        own, count, _ = patches.shape
         wanted = self.patches_per_image
         if wanted is None or wanted >= count:
             return features
         state = self.schedule.tasks[task]
-        generator = derive_generator(
-            self.seed, state.name, "patches", state.epochs_done, batch_idx, self.global_rank
-        )
-        order = torch.rand(images, count, generator=generator).argsort(1)[:, :wanted]
-        rows = torch.arange(images)[:, None]
+        generator = derive_generator(self.seed, state.name, "patches", state.epochs_done, batch_idx)
+        rank, world = rank_and_world()
+        drawn = torch.rand(images, count, generator=generator)[rank::world]
+        order = drawn.argsort(1)[:, :wanted]
+        rows = torch.arange(own)[:, None]
         return patches[rows.to(patches.device), order.to(patches.device)][:, None]
 
     # ---------------------------------------------------------------- checkpoints

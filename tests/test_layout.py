@@ -5,10 +5,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 # a reader follows an image down this list; a module imports only from those above it
 LAYERS = [
-    "errors", "files", "seeding", "extractor", "position", "lora", "input_adapter", "flow",
+    "errors", "files", "seeding", "ranks", "extractor", "position", "lora", "input_adapter", "flow",
     "statistics", "router", "scoring", "metrics", "pixel_metrics", "schedule", "data.layouts",
     "data.images", "data.datasets", "data.features", "data.datamodule", "data", "checkpoint",
-    "module", "evaluation", "report", "provenance", "figures", "gallery", "report_page", "comparison", "",
+    "module", "evaluation", "report", "provenance", "figures", "gallery", "report_page",
+    "comparison", "",
 ]  # fmt: skip
 
 

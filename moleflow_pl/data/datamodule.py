@@ -12,7 +12,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from moleflow_pl.data.datasets import FeatureDataset, ImageDataset, SeededOrder
+from moleflow_pl.data.datasets import FeatureDataset, ImageDataset, SeededOrder, SharedBatches
 from moleflow_pl.data.features import extract_features
 from moleflow_pl.data.layouts import (
     IMAGE_SUFFIXES,
@@ -24,6 +24,7 @@ from moleflow_pl.data.layouts import (
 )
 from moleflow_pl.errors import DataError
 from moleflow_pl.extractor import image_shape
+from moleflow_pl.ranks import is_first, rank_and_world
 from moleflow_pl.schedule import TaskSchedule
 
 UNKNOWN_TASK = -1
@@ -33,7 +34,8 @@ class ContinualDataModule(LightningDataModule):
     """Products that are learned one task after another, from good images alone.
 
     While a task is learned, only its own images are read. Their features are computed once and
-    kept in memory until the next task begins.
+    kept in memory until the next task begins. On several devices, each computes and keeps them all,
+    and takes its share of every batch.
 
     Args:
         root: Folder of the data set; none for a layout that reads a package.
@@ -41,7 +43,7 @@ class ContinualDataModule(LightningDataModule):
             at once.
         layout: How the data set is laid out: `mvtec` or `elpv`.
         image_size: Side of the images, or height and width; by default what the model takes.
-        batch_size: Images in a batch.
+        batch_size: Images in a batch, of each device.
         num_workers: Processes that read images; 0 reads in the main process.
         val_fraction: Share of each product's good training images that is held out for `validate`.
         cache_features: Keep the current task's features in memory instead of running the backbone
@@ -144,8 +146,9 @@ class ContinualDataModule(LightningDataModule):
         task = self._schedule.tasks[index]
         # a new loader each epoch: the order depends on the run's seed, the product and the epoch
         dataset: Any = self._training_set(index, "train")
-        order = SeededOrder(len(dataset), self._module.seed, task.name, task.epochs_done)
-        return self._loader(dataset, sampler=order)
+        order: Any = SeededOrder(len(dataset), self._module.seed, task.name, task.epochs_done)
+        batches = SharedBatches(order, self.batch_size, *rank_and_world())
+        return self._loader(dataset, batch_sampler=batches)
 
     def val_dataloader(self) -> list[DataLoader]:
         """Held-out good images: of the current task while fitting, of all when validating.
@@ -158,7 +161,7 @@ class ContinualDataModule(LightningDataModule):
             index = self._schedule.current
             return [] if index is None else [self._loader(self._training_set(index, "val"))]
         part = "val" if self.val_fraction else "train"
-        if part == "train":
+        if part == "train" and is_first():
             print("validate: nothing was held out (data.val_fraction 0): training images are used")
         there = self._there(part)
         return [self._loader(self._images(task, part)) for task in there]
@@ -169,18 +172,18 @@ class ContinualDataModule(LightningDataModule):
 
     def test_loader(self, task: int) -> DataLoader:
         """Test images of one task, with masks."""
-        return self._loader(self._images(task, "test", masks=True))
+        return self._share(self._images(task, "test", masks=True))
 
     def train_loader_in_order(self, task: int) -> DataLoader:
         """Training images of one task, each once, in the order of their names."""
-        return self._loader(self._training_set(task, "train"))
+        return self._share(self._training_set(task, "train"))
 
     def predict_dataloader(self) -> DataLoader | list[DataLoader]:
         """Images to predict: those of `predict_path`, or the test images."""
         if self.predict_path is None:
             return self.test_dataloader()
         records = [ImageRecord(path, "") for path in find_images(self.predict_path)]
-        return self._loader(ImageDataset(records, UNKNOWN_TASK, self._size))
+        return self._share(ImageDataset(records, UNKNOWN_TASK, self._size))
 
     def _there(self, part: str) -> list[int]:
         """The tasks on disk, if there is one: a command of its own has nothing to do without."""
@@ -256,16 +259,17 @@ class ContinualDataModule(LightningDataModule):
         self._schedule.tasks[images.task].fit_seconds += time.monotonic() - started
         return FeatureDataset(features, images.records, images.task)
 
+    def _share(self, dataset: Any) -> DataLoader:
+        """A loader of this rank's share of some images, each of which is one rank's."""
+        rank, world = rank_and_world()
+        own: Any = range(rank, len(dataset), world)
+        return self._loader(dataset, batch_size=self.batch_size, sampler=own)
+
     def _loader(self, dataset: Any, **options: Any) -> DataLoader:
+        options = options or {"batch_size": self.batch_size}
         # stored features need no process to read them
         workers = self.num_workers if isinstance(dataset, ImageDataset) else 0
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            num_workers=workers,
-            collate_fn=dataset.collate,
-            **options,
-        )
+        return DataLoader(dataset, num_workers=workers, collate_fn=dataset.collate, **options)
 
 
 def find_images(where: str) -> list[Path]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ def describe(records: Sequence[ImageRecord], task: int) -> Batch:
     """
     return {
         "task": torch.full((len(records),), task, dtype=torch.long),
-        "gt_label": torch.tensor([record.gt_label for record in records]),
+        "gt_label": torch.tensor([record.gt_label for record in records], dtype=torch.long),
         "path": [str(record.path) for record in records],
         "product": [record.product for record in records],
         "defect": [record.defect for record in records],
@@ -68,10 +69,14 @@ class ImageDataset(Dataset):
 
     def collate(self, samples: list[tuple[ImageRecord, Tensor, Tensor | None]]) -> Batch:
         """Samples as one batch."""
-        records, images, masks = zip(*samples, strict=True)
+        records = [record for record, _, _ in samples]
+        images = [image for _, image, _ in samples]
+        masks = [mask for _, _, mask in samples]
+        # a rank's share of a small batch may be empty
+        empty = torch.empty(0, 3, *self.size, dtype=torch.uint8)
         return {
-            "image": torch.stack(images),
-            "gt_mask": list(masks),
+            "image": torch.stack(images) if images else empty,
+            "gt_mask": masks,
             **describe(records, self.task),
         }
 
@@ -134,3 +139,34 @@ class SeededOrder(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = derive_generator(self.seed, "order", *self.purpose)
         return iter(torch.randperm(self.length, generator=generator).tolist())
+
+
+class SharedBatches(Sampler[list[int]]):
+    """This rank's share of every batch of all ranks, so that they learn what one process would.
+
+    Every rank has the same number of batches; its share of the last one may be empty.
+
+    Args:
+        order: The samples of all ranks.
+        batch_size: Samples of a rank in a batch.
+        rank: This rank's number.
+        world: How many there are.
+
+    Example:
+        >>> [list(SharedBatches(range(5), 2, rank, world=2)) for rank in (0, 1)]
+        [[[0, 2], [4]], [[1, 3], []]]
+    """
+
+    def __init__(self, order: Collection[int], batch_size: int, rank: int, world: int) -> None:
+        self.order = order
+        self.batch_size = batch_size
+        self.rank = rank
+        self.world = world
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.order) / (self.batch_size * self.world))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order, step = list(self.order), self.batch_size * self.world
+        for start in range(0, len(order), step):
+            yield order[start : start + step][self.rank :: self.world]

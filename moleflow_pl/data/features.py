@@ -8,6 +8,7 @@ from tqdm.auto import tqdm
 
 from moleflow_pl.data.datasets import ImageDataset
 from moleflow_pl.extractor import PatchExtractor
+from moleflow_pl.ranks import is_first
 
 
 def extract_features(extractor: PatchExtractor, loader: DataLoader, title: str) -> Tensor:
@@ -24,7 +25,7 @@ def extract_features(extractor: PatchExtractor, loader: DataLoader, title: str) 
     assert isinstance(dataset, ImageDataset)
     store: Tensor | None = None
     done = 0
-    with tqdm(total=len(dataset), desc=title, unit="image") as bar:
+    with tqdm(total=len(dataset), desc=title, unit="image", disable=not is_first()) as bar:
         for batch in loader:
             features = extractor(batch["image"].to(extractor.mean.device)).cpu()
             if store is None:
