@@ -49,6 +49,13 @@ class RunCheckpoint(ModelCheckpoint):
         use_whole_checkpoints(trainer)
         super().setup(trainer, pl_module, stage)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing to keep: there is one file, always of the same name."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Leave what another file says alone: Lightning would delete the path it calls its own."""
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write where the run begins: from now on there is always something to go on from."""
         super().on_train_start(trainer, pl_module)

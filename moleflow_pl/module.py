@@ -294,6 +294,12 @@ class MoLEFlow(LightningModule):
 
     # ---------------------------------------------------------------- checkpoints
 
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> MoLEFlow:
+        """Build the model a file holds from plain values alone: nothing it names is imported."""
+        safe = {"weights_only": True, "_instantiator": None}
+        return super().load_from_checkpoint(checkpoint_path, *args, **{**kwargs, **safe})
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the frozen backbone out; say what the file belongs to and how far it is."""
         weights = checkpoint["state_dict"]

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from moleflow_pl.evaluation import WAYS, TaskScores, decisions_changed
@@ -147,7 +148,7 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     routing: list[Row] = [per_task["accuracy"], per_task["accuracy_on_defects"]]
     for i, name in enumerate(summary["tasks"]):
         values = [both(metrics[m]["routed"][i], metrics[m]["oracle"][i]) for m in SHOWN]
-        table.add_row(name, *values, *[shown(column[i]) for column in routing])
+        table.add_row(escape(name), *values, *[shown(column[i]) for column in routing])
     if len(summary["tasks"]) > 1:
         means = [both(metrics[m]["average"], metrics[m]["oracle_average"]) for m in SHOWN]
         overall = [summary["routing"][key] for key in ("accuracy", "accuracy_on_defects")]

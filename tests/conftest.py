@@ -89,6 +89,7 @@ def fit(
     model: dict[str, object] | None = None,
     data: dict[str, object] | None = None,
     callbacks: list[Callback] | None = None,
+    trainer: dict[str, object] | None = None,
 ) -> MoLEFlow:
     """Learn `tasks` in this process, as the command line does."""
     torch.manual_seed(0)
@@ -97,7 +98,7 @@ def fit(
         str(data_root), tasks, **{"batch_size": 4, "num_workers": 0, **(data or {})}
     )
     own = [EvaluationCallback(map_size=48, blur_sigma=1.0)] if callbacks is None else callbacks
-    trainer = Trainer(
+    made = Trainer(
         default_root_dir=run,
         accelerator="cpu",
         logger=False,
@@ -107,8 +108,9 @@ def fit(
         enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=[TaskSchedulerCallback(epochs), *own, RunCheckpoint()],
+        **(trainer or {}),
     )
-    trainer.fit(module, datamodule, ckpt_path=ckpt_path)
+    made.fit(module, datamodule, ckpt_path=ckpt_path)
     return module
 
 

@@ -107,3 +107,11 @@ def test_table_shows_routed_and_own_expert_of_every_task() -> None:
     text = console.export_text()
     for word in ("a", "b", "all", "1.000 (1.000)", "0.000", "-", "own expert", "defective"):
         assert word in text
+
+
+def test_brackets_in_a_name_are_no_markup_of_the_table() -> None:
+    tasks = learned_tasks()
+    tasks[0].products = ["[red]screw"]
+    console = Console(width=140, record=True)
+    console.print(summary_table(summarise(tasks, COST)))
+    assert "[red]screw" in console.export_text()
