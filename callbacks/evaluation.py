@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from callbacks.run_folder import free_name
 from moleflow_pl.evaluation import EvaluationOptions, TaskScores, matrix_row, zero_shot
-from moleflow_pl.files import write_text
+from moleflow_pl.files import write_text, writing
 from moleflow_pl.module import MoLEFlow
 from moleflow_pl.provenance import hardware, versions
 from moleflow_pl.ranks import gather
@@ -182,7 +182,8 @@ def keep_unlike(folder: Path, summary: Mapping[str, Any]) -> None:
     if grown and old.get("settings") == summary["settings"]:
         return
     aside = free_name(folder)
-    folder.rename(aside)
+    with writing(aside):
+        folder.rename(aside)
     print(f"the report that was in {folder} is of other tasks or settings, and now in {aside}")
 
 

@@ -10,6 +10,7 @@ from typing import Any, TextIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
+from moleflow_pl.files import writing
 from moleflow_pl.module import Inspection, MoLEFlow
 from moleflow_pl.ranks import gather, interleave
 
@@ -35,9 +36,10 @@ class PredictionWriter(BasePredictionWriter):
         if not trainer.is_global_zero:
             return
         path = Path(trainer.default_root_dir) / "predictions" / "predictions.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("w", newline="", encoding="utf-8")
-        csv.writer(self._file).writerow(COLUMNS)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("w", newline="", encoding="utf-8", errors="backslashreplace")
+        self._write([COLUMNS])
 
     def write_on_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: MoLEFlow, prediction: Inspection,
@@ -65,9 +67,11 @@ class PredictionWriter(BasePredictionWriter):
             return
         for loader in sorted(set().union(*parts)):
             self._write(interleave([part.get(loader, []) for part in parts]))
-        self._file.close()
+        with writing(self._file.name):
+            self._file.close()
         print(f"predictions: {self._file.name}")
 
     def _write(self, rows: Sequence[Sequence[Any]]) -> None:
         assert self._file is not None
-        csv.writer(self._file).writerows(rows)
+        with writing(self._file.name):
+            csv.writer(self._file).writerows(rows)

@@ -45,6 +45,17 @@ def epochs_done(checkpoint: Path) -> int:
     return TaskSchedule.from_state(tasks).epochs_done
 
 
+def check_writable(folder: Path) -> None:
+    """Find out before a fit begins whether its folder takes files.
+
+    Raises:
+        OutputError: it does not.
+    """
+    probe = folder / ".writable"
+    write_text(probe, "x")
+    probe.unlink()
+
+
 def prepare_run(folder: Path, checkpoint: Path | None, devices: int = 1) -> Path | None:
     """Make room for a fit; nothing is deleted.
 

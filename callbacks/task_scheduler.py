@@ -68,6 +68,7 @@ class TaskSchedulerCallback(Callback):
         """Look at the data of what is still to be learned; say how long the fit is."""
         schedule = pl_module.schedule
         trainer.fit_loop.max_epochs = schedule.epochs
+        trainer.datamodule.check_images(schedule.todo)  # type: ignore[attr-defined]
         counts = trainer.datamodule.check(schedule.todo)  # type: ignore[attr-defined]
         for index in schedule.todo:
             schedule.tasks[index].split = trainer.datamodule.split_hash(index)  # type: ignore[attr-defined]

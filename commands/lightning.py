@@ -14,12 +14,12 @@ import yaml
 from jsonargparse import set_loader
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from callbacks import EvaluationCallback, PredictionWriter, RunCheckpoint, TaskSchedulerCallback
+from callbacks.curves import RunCurves
 from callbacks.devices import check_devices, check_precision
-from callbacks.run_folder import RunConfig, keep_curves, prepare_run, run_of
+from callbacks.run_folder import RunConfig, check_writable, keep_curves, prepare_run, run_of
 from commands.stored import stored_config
 from moleflow_pl import ContinualDataModule, MoLEFlow
 from moleflow_pl.checkpoint import LAST, earlier, read_checkpoint
@@ -147,8 +147,7 @@ class MoLEFlowCLI(LightningCLI):
         if trainer.logger is None:
             # only a fit has curves; a logger of `test` would wipe them
             fit = self.subcommand == "fit"
-            root = trainer.default_root_dir
-            kwargs["logger"] = CSVLogger(root, name="", version="") if fit else False
+            kwargs["logger"] = RunCurves(trainer.default_root_dir) if fit else False
         made = super().instantiate_trainer(**kwargs)
         check_devices(made)  # before Lightning starts a process for each
         check_precision(made)
@@ -162,15 +161,18 @@ class MoLEFlowCLI(LightningCLI):
         if self.checkpoint is not None:
             state = self.model.check(read_checkpoint(self.checkpoint))
             schedule = TaskSchedule.from_state(state["tasks"])
-        self.datamodule.check(schedule.replanned(self.datamodule.groups, epochs=1).todo)
+        todo = schedule.replanned(self.datamodule.groups, epochs=1).todo
         folder = Path(self.trainer.default_root_dir)
         if not self.trainer.is_global_zero:
             return
+        self.datamodule.check_images(todo)
+        self.datamodule.check(todo)
         if self.missing is None:
             devices = self.trainer.world_size
             self.checkpoint = prepare_run(folder, self.checkpoint, devices)
         else:
             keep_curves(folder)
+        check_writable(folder)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)

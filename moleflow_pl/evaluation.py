@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moleflow_pl.errors import ConfigError
 from moleflow_pl.metrics import METRICS, auroc, average_precision, f1_max, mean_of
 from moleflow_pl.pixel_metrics import FPR_LIMIT, SAMPLE, PixelHistogram, bin_edges
 from moleflow_pl.ranks import gather, interleave
@@ -37,6 +38,18 @@ class EvaluationOptions:
     blur_sigma: float = 4.0
     aupro_limit: float = FPR_LIMIT
     upsampling: Upsampling = "bilinear"
+
+    def __post_init__(self) -> None:
+        """Refuse what would fail only after the first task is learned.
+
+        Raises:
+            ConfigError: a value no map can be made with.
+        """
+        if self.map_size < 1 or not self.blur_sigma >= 0 or not 0 < self.aupro_limit <= 1:
+            raise ConfigError(
+                "evaluation: map_size is at least 1, blur_sigma at least 0 and aupro_limit in "
+                f"(0, 1], got {self.map_size}, {self.blur_sigma} and {self.aupro_limit}"
+            )
 
     @property
     def shape(self) -> tuple[int, int]:

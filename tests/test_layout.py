@@ -7,9 +7,9 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     "errors", "files", "seeding", "ranks", "extractor", "position", "lora", "input_adapter", "flow",
     "statistics", "router", "scoring", "metrics", "pixel_metrics", "schedule", "data.layouts",
-    "data.images", "data.datasets", "data.features", "data.datamodule", "data", "checkpoint",
-    "module", "evaluation", "report", "provenance", "figures", "gallery", "report_page",
-    "comparison", "",
+    "data.images", "data.check", "data.datasets", "data.features", "data.datamodule", "data",
+    "checkpoint", "module", "evaluation", "report", "provenance", "figures", "gallery",
+    "report_page", "comparison", "",
 ]  # fmt: skip
 
 

@@ -142,13 +142,13 @@ def test_sampled_patches_are_some_of_each_image_with_their_position(tiny_model: 
     module = tiny_model(patches_per_image=4)
     module.schedule.extend([["a"]], epochs=2)
     features = torch.arange(2 * 9 * 64.0).reshape(2, 3, 3, 64)
-    sampled = module._sample_patches(features, 0, 0)
+    sampled = module._sample_patches(features, 0, 0, images=2)
     assert sampled.shape == (2, 1, 4, 64)
     for image, some in zip(features.flatten(1, 2), sampled[:, 0], strict=True):
         places = [(image == patch).all(1).nonzero().item() for patch in some]
         assert len(set(places)) == 4
-    assert torch.equal(module._sample_patches(features, 0, 0), sampled)
-    assert not torch.equal(module._sample_patches(features, 0, 1), sampled)
+    assert torch.equal(module._sample_patches(features, 0, 0, images=2), sampled)
+    assert not torch.equal(module._sample_patches(features, 0, 1, images=2), sampled)
 
 
 def test_optimizer_holds_exactly_the_current_experts_parameters(tiny_model: Build) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
+from moleflow_pl.data.check import ImageCheck, OnError
 from moleflow_pl.data.datasets import FeatureDataset, ImageDataset, SeededOrder, SharedBatches
 from moleflow_pl.data.features import extract_features
 from moleflow_pl.data.layouts import (
@@ -48,6 +49,9 @@ class ContinualDataModule(LightningDataModule):
         val_fraction: Share of each product's good training images that is held out for `validate`.
         cache_features: Keep the current task's features in memory instead of running the backbone
             in every epoch.
+        check_files: Read every image and mask once before the first epoch, and name the bad ones.
+        on_error: What happens to images that cannot be used: `stop` lists them and ends, `skip`
+            lists them and leaves them out.
         predict_path: Images for `predict`: a file, a folder (searched through) or a pattern; by
             default the test images.
 
@@ -65,6 +69,8 @@ class ContinualDataModule(LightningDataModule):
         num_workers: int = 2,
         val_fraction: float = 0.0,
         cache_features: bool = True,
+        check_files: bool = True,
+        on_error: OnError = "stop",
         predict_path: str | None = None,
     ) -> None:
         super().__init__()
@@ -73,6 +79,13 @@ class ContinualDataModule(LightningDataModule):
             raise DataError(f"layout {layout!r} is not one of {sorted(LAYOUTS)}")
         if not 0 <= val_fraction < 1:
             raise DataError(f"val_fraction is a share below 1, got {val_fraction}")
+        if batch_size < 1 or num_workers < 0:
+            raise DataError(
+                f"batch_size is at least 1 and num_workers at least 0, got {batch_size} and "
+                f"{num_workers}"
+            )
+        if on_error == "skip" and not check_files:
+            raise DataError("on_error skip leaves out what check_files finds: switch that on")
         self.root = root
         self.layout_name = layout
         self.image_size = None if image_size is None else image_shape(image_size)
@@ -80,7 +93,9 @@ class ContinualDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.val_fraction = val_fraction
         self.cache_features = cache_features
+        self.check_files = check_files
         self.predict_path = predict_path
+        self._check = ImageCheck(on_error)
         self._datasets: dict[str, Dataset] = {}
         self._cached_task: int | None = None
 
@@ -120,7 +135,7 @@ class ContinualDataModule(LightningDataModule):
         counts = {}
         for product in [name for task in tasks for name in self.groups[task]]:
             train, val = self._split(product)
-            labels = [record.gt_label for record in self.layout.test(product)]
+            labels = [record.gt_label for record in self._check.usable(self.layout.test(product))]
             counts[product] = {
                 "train": len(train),
                 "val": len(val),
@@ -129,6 +144,21 @@ class ContinualDataModule(LightningDataModule):
             }
         return counts
 
+    def check_images(self, tasks: Sequence[int]) -> None:
+        """Look at the files of a fit that will learn `tasks` and test all there is to test.
+
+        Raises:
+            DataError: some cannot be used, and `on_error` is `stop`; or there is no such product.
+        """
+        if not self.check_files:
+            return
+        to_learn = [name for task in tasks for name in self.groups[task]]
+        records = [record for name in to_learn for record in self.layout.train(name)]
+        known = self.layout.products()
+        for name in sorted({name for group in self.groups for name in group} & set(known)):
+            records += self.layout.test(name)
+        self._check.look_at(records)
+
     def split_hash(self, task: int) -> str:
         """Hash of the names of a task's images and what each is for; where they lie is left out."""
         lines = [
@@ -136,7 +166,7 @@ class ContinualDataModule(LightningDataModule):
             for part in ("train", "val", "test")
             for record in self._records(task, part)
         ]
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
     def train_dataloader(self) -> DataLoader | list[DataLoader]:
         """Good images of the current task, in an order of their own for each epoch."""
@@ -168,7 +198,11 @@ class ContinualDataModule(LightningDataModule):
 
     def test_dataloader(self) -> list[DataLoader]:
         """Test images of every task the model has learned, one loader each."""
-        return [self.test_loader(task) for task in self._there("test")]
+        there = self._there("test")
+        if self._check.on_error == "skip":
+            self._check.look_at([r for task in there for r in self._records(task, "test")])
+            there = self._there("test")
+        return [self.test_loader(task) for task in there]
 
     def test_loader(self, task: int) -> DataLoader:
         """Test images of one task, with masks."""
@@ -183,7 +217,9 @@ class ContinualDataModule(LightningDataModule):
         if self.predict_path is None:
             return self.test_dataloader()
         records = [ImageRecord(path, "") for path in find_images(self.predict_path)]
-        return self._share(ImageDataset(records, UNKNOWN_TASK, self._size))
+        if self._check.on_error == "skip":
+            self._check.look_at(records)
+        return self._share(ImageDataset(self._check.usable(records), UNKNOWN_TASK, self._size))
 
     def _there(self, part: str) -> list[int]:
         """The tasks on disk, if there is one: a command of its own has nothing to do without."""
@@ -217,7 +253,9 @@ class ContinualDataModule(LightningDataModule):
 
     def _split(self, product: str) -> tuple[list[ImageRecord], list[ImageRecord]]:
         """Training images of a product, and those of them held out: evenly spread, no chance."""
-        records = self.layout.train(product)
+        records = self._check.usable(self.layout.train(product))
+        if not records:
+            raise DataError(f"no image of {product!r} to learn from can be used")
         if not self.val_fraction:
             return records, []
         held_out = max(int(len(records) * self.val_fraction), 1)
@@ -235,7 +273,7 @@ class ContinualDataModule(LightningDataModule):
         read: dict[str, Callable[[str], list[ImageRecord]]] = {
             "train": lambda product: self._split(product)[0],
             "val": lambda product: self._split(product)[1],
-            "test": lambda product: self.layout.test(product),
+            "test": lambda product: self._check.usable(self.layout.test(product)),
         }
         return [record for product in products for record in read[part](product)]
 
@@ -252,10 +290,19 @@ class ContinualDataModule(LightningDataModule):
             self._datasets[part] = self._stored(images, part) if self.cache_features else images
         return self._datasets[part]
 
-    def _stored(self, images: ImageDataset, part: str) -> FeatureDataset:
-        title = f"features of {self._schedule.tasks[images.task].name} ({part})"
+    def _stored(self, images: ImageDataset, part: str) -> Dataset:
+        """Features of a task's images; the images themselves where no memory is left for them."""
+        name = self._schedule.tasks[images.task].name
         started = time.monotonic()
-        features = extract_features(self._module.extractor, self._loader(images), title)
+        try:
+            features = extract_features(
+                self._module.extractor, self._loader(images), f"features of {name} ({part})"
+            )
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "allocate" not in str(error):
+                raise
+            print(f"no memory for the features of {name}: the backbone runs in every epoch, slower")
+            return images
         self._schedule.tasks[images.task].fit_seconds += time.monotonic() - started
         return FeatureDataset(features, images.records, images.task)
 

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, Sampler
 
 from moleflow_pl.data.images import read_image, read_mask
 from moleflow_pl.data.layouts import ImageRecord
+from moleflow_pl.errors import DataError
 from moleflow_pl.seeding import derive_generator
 
 Batch = dict[str, Any]
@@ -63,6 +64,11 @@ class ImageDataset(Dataset):
     def _mask(self, record: ImageRecord) -> Tensor | None:
         if not record.has_masks:
             return None
+        if record.lacks_mask:
+            raise DataError(
+                f"{record.path} has no mask {record.expected_mask}: give every defective image of "
+                "a product one, or remove its ground_truth folder for image metrics alone"
+            )
         if record.mask is None:
             return torch.zeros(1, 1, dtype=torch.uint8)
         return read_mask(record.mask)

@@ -27,6 +27,7 @@ class ImageRecord:
         defect: Kind of defect, `good` for none.
         mask: File of the defect's mask; None where there is none, and for good images.
         has_masks: Whether the product has masks, so that a good image counts as all normal.
+        expected_mask: Where the mask of a defective image would be.
     """
 
     path: Path
@@ -34,6 +35,12 @@ class ImageRecord:
     defect: str = GOOD
     mask: Path | None = None
     has_masks: bool = False
+    expected_mask: Path | None = None
+
+    @property
+    def lacks_mask(self) -> bool:
+        """Whether it is the odd one without a mask in a product that has them."""
+        return self.has_masks and self.mask is None and bool(self.gt_label)
 
     @property
     def gt_label(self) -> int:
@@ -109,26 +116,19 @@ MVTec AD itself: https://www.mvtec.com/company/research/datasets/mvtec-ad"""
         if not (folder / "test").is_dir():
             return []
         return [
-            ImageRecord(
-                path, product, kind.name, self._mask(masks, kind.name, path), masks.is_dir()
-            )
+            self._test_record(path, product, kind.name, masks)
             for kind in folders_in(folder / "test")
             for path in images_in(kind)
         ]
 
     @staticmethod
-    def _mask(masks: Path, defect: str, image: Path) -> Path | None:
+    def _test_record(path: Path, product: str, defect: str, masks: Path) -> ImageRecord:
         if defect == GOOD or not masks.is_dir():
-            return None
+            return ImageRecord(path, product, defect, has_masks=masks.is_dir())
         # MVTec's own name first; some sets in this layout keep the image's
-        names = (f"{image.stem}_mask.png", f"{image.stem}.png")
-        found = next((masks / defect / n for n in names if (masks / defect / n).is_file()), None)
-        if found is None:
-            raise DataError(
-                f"{image} has no mask {masks / defect / names[0]}: give every defective image of a "
-                "product one, or remove the product's ground_truth folder for image metrics alone"
-            )
-        return found
+        places = [masks / defect / name for name in (f"{path.stem}_mask.png", f"{path.stem}.png")]
+        found = next((place for place in places if place.is_file()), None)
+        return ImageRecord(path, product, defect, found, True, places[0])
 
     @staticmethod
     def _is_product(folder: Path) -> bool:

@@ -2,53 +2,40 @@
 
     python -m tests.soak.kill --kills 50
 
-Each run is killed until it happens to end; then the next one begins. It takes about ten seconds a
-kill, and ends with a line of counts, or with the first difference.
+Each run is killed up to six times, and may end before. It takes some ten seconds a kill, and ends
+with a line of counts, or with the first difference.
 """
 
 import argparse
 import random
-import shutil
 import tempfile
 from pathlib import Path
 
-from tests.killing import assert_same_end, draw_moment, run_to_moment
+from tests.killing import WRITES, draw_moment, kill_and_go_on
 from tests.story import Story
 
-MOST_KILLS = 6  # of one run; then it may end
+KILLS_OF_ONE_RUN = 6
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50, help="how many kills have to hit")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
     given = parser.parse_args()
     chance = random.Random(given.seed)
+    kills = writes = runs = 0
     with tempfile.TemporaryDirectory() as folder:
         story = Story(Path(folder))
-        kills = writes = ended = 0
         while kills < given.kills:
-            hits, within_writes = soak(story, story.where / "killed", chance)
-            kills, writes, ended = kills + hits, writes + within_writes, ended + 1
-            print(f"{kills} kills ({writes} around a checkpoint's writing), {ended} runs equal")
-
-
-def soak(story: Story, run: Path, chance: random.Random) -> tuple[int, int]:
-    """Kill one run until it ends, and compare; how many kills hit, and how many of them a write."""
-    args = story.fit_into(run)
-    goes_on = [*args, f"--ckpt_path={run / 'last.ckpt'}"]
-    hits = writes = 0
-    while True:
-        write = chance.random() < 0.5
-        moment = draw_moment(chance, story.events, write)
-        if hits == MOST_KILLS:
-            moment["event"] = 0  # never
-        if not run_to_moment(goes_on if hits else args, story.where, moment):
-            break
-        hits, writes = hits + 1, writes + write
-    assert_same_end(run, story.moved)
-    shutil.rmtree(run)
-    return hits, writes
+            moments = [draw_moment(chance, story.events) for _ in range(KILLS_OF_ONE_RUN)]
+            hit = kill_and_go_on(story, story.where / "killed", moments)
+            kills, runs = kills + len(hit), runs + 1
+            writes += sum(moment["only"] == WRITES for moment in hit)
+            print(
+                f"{kills} kills, {writes} of them around a checkpoint's writing; {runs} of {runs} "
+                "runs ended equal",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
