@@ -161,7 +161,7 @@ def test_failing_fit_leaves_the_old_run_where_it_is(
         (["--trainer.max_epochs=3", "--data.tasks=[b]"], "set schedule.epochs_per_task"),
         (["--ckpt_path=no.ckpt", "--data.tasks=[b]"], "no checkpoint at no.ckpt"),
         (["--ckpt_path=other/last.ckpt", "--data.tasks=[b]"], "no checkpoint at other/last.ckpt"),
-        (["--trainer.devices=2", "--trainer.strategy=fsdp", "--data.tasks=[b]"], "ddp alone"),
+        (["--trainer.devices=2", "--trainer.strategy=ddp_spawn", "--data.tasks=[b]"], "ddp alone"),
         (["--trainer.precision=16-true", "--data.tasks=[b]"], "use bf16-mixed"),
     ],
 )
