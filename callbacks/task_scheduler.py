@@ -44,6 +44,11 @@ class TaskSchedulerCallback(Callback):
     ) -> None:
         if epochs_per_task < 1:
             raise ConfigError(f"epochs_per_task must be at least 1, got {epochs_per_task}")
+        if warmup_epochs < 0 or not 0 <= final_lr_factor <= 1:
+            raise ConfigError(
+                "warmup_epochs is at least 0 and final_lr_factor a share of 1, got "
+                f"{warmup_epochs} and {final_lr_factor}"
+            )
         self.epochs_per_task = epochs_per_task
         self.warmup_epochs = warmup_epochs
         self.final_lr_factor = final_lr_factor

@@ -38,7 +38,7 @@ def read_checkpoint(path: Path, mmap: bool = True) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} is damaged or no checkpoint: {reason}{offer(path)}"
         ) from error
-    if not isinstance(checkpoint, dict) or STATE_KEY not in checkpoint:
+    if not holds_state(checkpoint):
         raise CheckpointError(
             f"{path} is no MoLE-Flow checkpoint: it says nothing of its tasks{offer(path)}"
         )
@@ -64,7 +64,12 @@ def readable(path: Path) -> bool:
         content = load_plain(path)
     except Exception:
         return False
-    return isinstance(content, dict) and STATE_KEY in content
+    return holds_state(content)
+
+
+def holds_state(content: Any) -> bool:
+    """Whether what a file holds says where a run stands."""
+    return isinstance(content, dict) and isinstance(content.get(STATE_KEY), dict)
 
 
 def offer(path: Path) -> str:
@@ -110,13 +115,13 @@ def check_state(
     if STATE_KEY not in checkpoint:
         raise CheckpointError("this is no MoLE-Flow checkpoint: it says nothing of its tasks")
     state = dict(checkpoint[STATE_KEY])
-    other = differences(state["backbone"], backbone)
+    other = differences(state.get("backbone") or {}, backbone)
     if other:
         raise CheckpointError(
             f"the checkpoint was made on another backbone ({other}): its experts mean nothing to "
             "this one; set the model's backbone arguments as they were"
         )
-    other = differences(state["structure"], structure)
+    other = differences(state.get("structure") or {}, structure)
     if other:
         raise CheckpointError(
             f"the checkpoint has other model arguments ({other}): leave them as they were, or "

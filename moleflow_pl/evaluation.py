@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,7 +46,11 @@ class EvaluationOptions:
         Raises:
             ConfigError: a value no map can be made with.
         """
-        if self.map_size < 1 or not self.blur_sigma >= 0 or not 0 < self.aupro_limit <= 1:
+        if (
+            self.map_size < 1
+            or not 0 <= self.blur_sigma < math.inf
+            or not 0 < self.aupro_limit <= 1
+        ):
             raise ConfigError(
                 "evaluation: map_size is at least 1, blur_sigma at least 0 and aupro_limit in "
                 f"(0, 1], got {self.map_size}, {self.blur_sigma} and {self.aupro_limit}"
