@@ -285,7 +285,10 @@ class MoLEFlow(LightningModule):
         if wanted is None or wanted >= count:
             return features
         state = self.schedule.tasks[task]
-        generator = derive_generator(self.seed, state.name, "patches", state.epochs_done, batch_idx)
+        # the 0 was a rank's number once; with it, runs that began then go on alike
+        generator = derive_generator(
+            self.seed, state.name, "patches", state.epochs_done, batch_idx, 0
+        )
         rank, world = rank_and_world()
         drawn = torch.rand(images, count, generator=generator)[rank::world]
         order = drawn.argsort(1)[:, :wanted]

@@ -170,6 +170,14 @@ def test_unknown_backbone_is_answered_with_names_like_it() -> None:
         PatchExtractor("vit_small_patch14_dino", weights="random")
 
 
+@pytest.mark.parametrize("backbone", ["test_vit", "test_efficientnet"])
+def test_no_image_has_no_features(backbone: str) -> None:
+    # a rank's share of a small batch
+    extractor = PatchExtractor(backbone, layers=[0, 1], image_size=48, weights="random")
+    images = torch.zeros(1, 3, 48, 48, dtype=torch.uint8)
+    assert extractor(images[:0]).shape == (0, *extractor(images).shape[1:])
+
+
 def test_images_of_another_size_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"\(48, 48\).*got \(64, 64\)"):
         vit()(torch.rand(1, 3, 64, 64))
