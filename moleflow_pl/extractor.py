@@ -108,6 +108,8 @@ class PatchExtractor(nn.Module):
                 f"the extractor takes images of {self.image_size} (height, width), "
                 f"got {tuple(images.shape[-2:])}"
             )
+        if not len(images):  # a rank's share of a small batch; timm cannot reshape it
+            return self(images.new_zeros(1, *images.shape[1:]))[:0]
         parts = images.split(CPU_CHUNK if images.device.type == "cpu" else len(images))
         # features are stored outside a training step and made inside: one precision for both
         with torch.autocast(images.device.type, enabled=False):
