@@ -273,6 +273,9 @@ def test_unreadable_image_is_named(
     (tmp_path / "a" / "train" / "good" / "003.png").write_bytes(b"no image")
     flags = [f"--data.root={tmp_path}", "--data.tasks=[a]", *MODEL, f"--data.num_workers={workers}"]
     said = failure(monkeypatch, tmp_path, "fit", *flags)
+    assert said.startswith("moleflow: 1 of 12 images cannot be used")
+    assert "003.png: cannot identify" in said
+    said = failure(monkeypatch, tmp_path, "fit", *flags, "--data.check_files=false")
     assert said.startswith("moleflow: cannot read the image")
     assert "003.png" in said
 

@@ -92,7 +92,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
         with Image.open(path) as image:
             yield image
     except Exception as error:  # the bytes of a foreign file can break a decoder in any way
-        reason = str(error).replace(f"'{path}'", "the file") or type(error).__name__
+        told = str(error).replace(f" '{path}'", "").removesuffix(":")
+        reason = told or type(error).__name__
         raise DataError(f"cannot read the image {path}: {reason}") from error
 
 
