@@ -18,6 +18,9 @@ VERBS = {
     "validate": ("lightning", "NLL and routing of good images that were held out"),
     "test": ("lightning", "score the test images, and write the report"),
     "predict": ("lightning", "score a file, a folder or a pattern"),
+    "export": ("export", "write a model as one file: ONNX or torch.export"),
+    "calibrate": ("calibrate", "show thresholds, or move them to another false-alarm rate"),
+    "experts": ("experts", "list, export, import, remove, rename, update or roll back experts"),
     "report": ("report", "set several runs side by side"),
 }
 HELP = """\
@@ -29,13 +32,14 @@ itself which product a new image shows.
 verbs:
 {verbs}
 
-moleflow VERB --help tells a verb's options.
+moleflow VERB --help tells a verb's options, with examples.
 
 examples:
   moleflow fit --config configs/demo.yaml
   moleflow fit --data.root FOLDER --data.tasks '[bottle, cable]'
   moleflow test --ckpt_path runs/demo/last.ckpt
-  moleflow predict --ckpt_path runs/demo/last.ckpt --data.predict_path 'new/*.png'"""
+  moleflow predict --ckpt_path runs/demo/last.ckpt --data.predict_path 'new/*.png'
+  moleflow export --ckpt_path runs/demo/last.ckpt"""
 
 
 def help_text() -> str:
@@ -66,7 +70,8 @@ def main(args: Sequence[str] | None = None) -> None:
 def run(verb: str, args: Sequence[str]) -> None:
     """Run a verb; LightningCLI finds its own name among its arguments, the others do not."""
     # a verb's imports take seconds, and the help needs none
-    module = import_module(f"commands.{VERBS[verb][0]}")
+    asked = VERBS[verb][0] == "lightning" and {"-h", "--help"} & set(args)
+    module = import_module("commands.help" if asked else f"commands.{VERBS[verb][0]}")
     try:
         module.main(args if VERBS[verb][0] == "lightning" else args[1:])
     except MoLEFlowError as error:

@@ -241,9 +241,16 @@ def mahalanobis(features: Tensor, seen: Tensor) -> Tensor:
 
 
 def infer(
-    extractor: nn.Module, flow: LiteralFlow, seen: dict[int, Tensor], images: Tensor
+    extractor: nn.Module,
+    flow: LiteralFlow,
+    seen: dict[int, Tensor],
+    images: Tensor,
+    code: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Maps, image scores and tasks of images; the backbone runs once to route and once to score."""
+    """Maps, image scores and tasks of images; the backbone runs once to route and once to score.
+
+    The position code is made anew unless it is given.
+    """
     with torch.no_grad():
         pooled = extractor(images).mean((1, 2))
         distances = torch.stack([mahalanobis(pooled.double(), seen[t].double()) for t in seen])
@@ -254,8 +261,9 @@ def infer(
             rows = tasks == task
             flow.activate(task)
             features = extractor(images[rows])
-            code = position_code(features.shape[-1], *features.shape[1:3]).to(features)
-            one_maps, one_scores = flow.anomaly_scores(features + code)
+            if code is None:
+                code = position_code(features.shape[-1], *features.shape[1:3])
+            one_maps, one_scores = flow.anomaly_scores(features + code.to(features))
             maps = torch.zeros(len(images), *one_maps.shape[1:]) if maps is None else maps
             maps[rows], scores[rows] = one_maps, one_scores
     return maps, scores, tasks

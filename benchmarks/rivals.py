@@ -140,7 +140,10 @@ def rivals(
     model: MoLEFlow, products: list[Product], epochs: int
 ) -> Iterator[tuple[str, list[dict[str, float | None]]]]:
     """Every rival's name and its metrics by product."""
-    layers, patches = model.hparams["coupling_layers"], model.patches_per_image
+    layers, patches = (
+        model.hparams["coupling_layers"],
+        round(model.patch_fraction * model.extractor.patches),
+    )
     shared = plain_flow(model.extractor.dim, layers)
     learn = {product.name: model.position(product.features["train"]) for product in products}
     for name, features in learn.items():

@@ -165,7 +165,11 @@ def cost(module: MoLEFlow, tasks: int) -> dict[str, Any]:
         "shared_parameters": shared,
         "parameters_per_task": [
             sum(p.numel() for p in flow.expert_parameters(task))
-            + sum(b.numel() for b in module.router.prototypes[str(task)].buffers())
+            + sum(
+                buffer.numel()
+                for router in (module.router, module.novelty)
+                for buffer in router.prototypes[str(task)].buffers()
+            )
             for task in range(tasks)
         ],
         "peak_memory_mb": peak_memory_mb(),

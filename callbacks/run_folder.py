@@ -8,23 +8,12 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
-from moleflow_pl.checkpoint import LAST, STATE_KEY, TASKS, read_checkpoint
+from moleflow_pl.checkpoint import LAST, STATE_KEY, read_checkpoint, run_of
 from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.files import write_text, writing
 from moleflow_pl.schedule import TaskSchedule
 
 RUN_FILES = ("config.yaml", LAST)
-
-
-def run_of(checkpoint: Path) -> Path:
-    """The run folder a checkpoint lies in.
-
-    Example:
-        >>> run_of(Path("runs/demo/tasks/00-a.ckpt")) == run_of(Path("runs/demo/last.ckpt"))
-        True
-    """
-    folder = checkpoint.parent
-    return folder.parent if folder.name == TASKS else folder
 
 
 def free_name(path: Path) -> Path:

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from callbacks.devices import check_devices, check_precision, wrap_anew
 from callbacks.guard import check_finite
 from callbacks.run_checkpoint import use_whole_checkpoints
+from moleflow_pl.calibration import FALSE_ALARM_RATE, check_rate
 from moleflow_pl.checkpoint import TASKS
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.module import MoLEFlow
@@ -28,19 +29,25 @@ from moleflow_pl.schedule import TaskSchedule, lr_factor
 class TaskSchedulerCallback(Callback):
     """Learns the tasks of the data module one after another in one fit.
 
-    Every `epochs_per_task` epochs it closes a task (router prototype, task checkpoint) and opens
-    the next one (new expert, frozen base, new optimizer). How far each task is stands in the model
-    and so in its checkpoints: a run goes on where it stopped, and a longer task list adds to a
-    finished one.
+    Every `epochs_per_task` epochs it closes a task (router prototype, calibration on the good
+    images that were held out, task checkpoint) and opens the next one (new expert, frozen base, new
+    optimizer). How far each task is stands in the model and so in its checkpoints: a run goes on
+    where it stopped, and a longer task list adds to a finished one.
 
     Args:
         epochs_per_task: Epochs of each task; those already begun keep the number they began with.
         warmup_epochs: Epochs of linear warm-up, for every task but the first.
         final_lr_factor: Where the cosine of the learning rate would end, as a share of its start.
+        false_alarm_rate: Share of good images that a product's threshold may call defective;
+            `moleflow calibrate` changes it later, without training.
     """
 
     def __init__(
-        self, epochs_per_task: int = 40, warmup_epochs: int = 2, final_lr_factor: float = 0.01
+        self,
+        epochs_per_task: int = 10,
+        warmup_epochs: int = 2,
+        final_lr_factor: float = 0.01,
+        false_alarm_rate: float = FALSE_ALARM_RATE,
     ) -> None:
         if epochs_per_task < 1:
             raise ConfigError(f"epochs_per_task must be at least 1, got {epochs_per_task}")
@@ -49,9 +56,11 @@ class TaskSchedulerCallback(Callback):
                 "warmup_epochs is at least 0 and final_lr_factor a share of 1, got "
                 f"{warmup_epochs} and {final_lr_factor}"
             )
+        check_rate(false_alarm_rate)
         self.epochs_per_task = epochs_per_task
         self.warmup_epochs = warmup_epochs
         self.final_lr_factor = final_lr_factor
+        self.false_alarm_rate = false_alarm_rate
         self._epoch_started: float | None = None
         self._batch: Mapping[str, Any] = {}
 
@@ -96,6 +105,9 @@ class TaskSchedulerCallback(Callback):
             wrap_anew(trainer)
             # one that knows nothing of the last task
             trainer.strategy.setup_optimizers(trainer)
+        if not pl_module.schedule.tasks[current].epochs_done:
+            loader = trainer.datamodule.train_loader_in_order(current)  # type: ignore[attr-defined]
+            pl_module.prepare_task(current, loader)
         factor = self.factor(pl_module.schedule, current)
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
@@ -142,6 +154,9 @@ class TaskSchedulerCallback(Callback):
         if last:
             loader = trainer.datamodule.train_loader_in_order(current)  # type: ignore[attr-defined]
             pl_module.finish_task(current, loader)
+            held_out = trainer.datamodule.held_out_loader(current)  # type: ignore[attr-defined]
+            if held_out is not None:
+                pl_module.calibrate_task(current, held_out, self.false_alarm_rate)
         task.epochs_done += 1
         task.fit_seconds += time.monotonic() - self._epoch_started
         self._epoch_started = None

@@ -19,10 +19,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from callbacks import EvaluationCallback, PredictionWriter, RunCheckpoint, TaskSchedulerCallback
 from callbacks.curves import RunCurves
 from callbacks.devices import check_devices, check_precision
-from callbacks.run_folder import RunConfig, check_writable, keep_curves, prepare_run, run_of
+from callbacks.run_folder import RunConfig, check_writable, keep_curves, prepare_run
 from commands.stored import stored_config
 from moleflow_pl import ContinualDataModule, MoLEFlow
-from moleflow_pl.checkpoint import LAST, earlier, read_checkpoint
+from moleflow_pl.checkpoint import LAST, earlier, read_checkpoint, run_of
 from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.schedule import TaskSchedule
 
@@ -34,6 +34,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "num_sanity_val_steps": 0,  # there is no expert to validate yet
     "log_every_n_steps": 1,
     "use_distributed_sampler": False,  # it would score some test images twice
+    "check_val_every_n_epoch": 10,  # a curve to look at; nothing is chosen by it
 }
 DESCRIPTION = "Learn to inspect one product after another, and use what was learned."
 
@@ -105,6 +106,16 @@ def quoted_list(text: str) -> str:
     return json.dumps(value) if isinstance(value, list) else text
 
 
+def long_product(args: Sequence[str]) -> list[str]:
+    """The short `--product` of `predict` by its full name.
+
+    Example:
+        >>> long_product(["predict", "--product=a", "--productive"])
+        ['predict', '--predictions.product=a', '--productive']
+    """
+    return [re.sub(r"^--product(?==|$)", "--predictions.product", arg) for arg in args]
+
+
 set_loader("yaml", load_yaml, exceptions=(yaml.YAMLError,))
 
 
@@ -114,9 +125,10 @@ class MoLEFlowCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(TaskSchedulerCallback, "schedule")
         parser.add_lightning_class_args(EvaluationCallback, "evaluation")
+        parser.add_lightning_class_args(PredictionWriter, "predictions")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        args = quote_tasks(sys.argv[1:] if args is None else args)
+        args = long_product(quote_tasks(sys.argv[1:] if args is None else args))
         path = option(args, "--ckpt_path")
         self.missing: Path | None = None
         if path is not None and args[0] in self.subcommands():
@@ -233,7 +245,7 @@ def build(args: list[str] | None = None, kind: type[MoLEFlowCLI] = MoLEFlowCLI) 
         MoLEFlow,
         ContinualDataModule,
         save_config_callback=RunConfig,
-        trainer_defaults={**TRAINER_DEFAULTS, "callbacks": [RunCheckpoint(), PredictionWriter()]},
+        trainer_defaults={**TRAINER_DEFAULTS, "callbacks": [RunCheckpoint()]},
         seed_everything_default=0,
         auto_configure_optimizers=False,
         parser_kwargs={"description": DESCRIPTION},

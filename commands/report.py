@@ -9,7 +9,11 @@ from pathlib import Path
 
 def main(args: Sequence[str]) -> None:
     """Set several runs side by side, as tables and pictures."""
-    parser = argparse.ArgumentParser(prog="moleflow report", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="moleflow report",
+        description=main.__doc__,
+        epilog="example: moleflow report --run runs/demo --run runs/demo~1 --output comparison",
+    )
     parser.add_argument("--run", type=Path, action="append", required=True, help="a run folder")
     parser.add_argument("--output", type=Path, default=Path("comparison"), help="where to write")
     given = parser.parse_args(args)

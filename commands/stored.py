@@ -9,8 +9,7 @@ from typing import Any
 import yaml
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from callbacks.run_folder import run_of
-from moleflow_pl.checkpoint import CONFIG_KEY, read_checkpoint
+from moleflow_pl.checkpoint import CONFIG_KEY, read_checkpoint, run_of
 from moleflow_pl.errors import CheckpointError
 
 # what `test` and its like take over from the run: not the hardware

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from moleflow_pl.input_adapter import TaskInputAdapter
     from moleflow_pl.lora import LoRALinear, MoLESubnet
     from moleflow_pl.module import MoLEFlow
+    from moleflow_pl.predictor import Predictor
     from moleflow_pl.router import PrototypeRouter, TaskPrototype
 
 # imported when asked for: `moleflow --help` needs none of it, and torch alone takes seconds
@@ -25,6 +26,7 @@ HOMES = {
     "MoLESpatialAwareNF": "flow",
     "MoLESubnet": "lora",
     "PatchExtractor": "extractor",
+    "Predictor": "predictor",
     "PrototypeRouter": "router",
     "TaskInputAdapter": "input_adapter",
     "TaskPrototype": "router",
@@ -37,6 +39,7 @@ __all__ = [
     "MoLESpatialAwareNF",
     "MoLESubnet",
     "PatchExtractor",
+    "Predictor",
     "PrototypeRouter",
     "TaskInputAdapter",
     "TaskPrototype",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from moleflow_pl.errors import CheckpointError
 from moleflow_pl.files import replacing
@@ -16,6 +17,18 @@ LAST = "last.ckpt"
 TASKS = "tasks"
 STATE_KEY = "moleflow"
 CONFIG_KEY = "moleflow_config"
+CONTAINERS_KEY = "per_task"
+
+
+def run_of(checkpoint: Path) -> Path:
+    """The run folder a checkpoint lies in.
+
+    Example:
+        >>> run_of(Path("runs/demo/tasks/00-a.ckpt")) == run_of(Path("runs/demo/last.ckpt"))
+        True
+    """
+    folder = checkpoint.parent
+    return folder.parent if folder.name == TASKS else folder
 
 
 def read_checkpoint(path: Path, mmap: bool = True) -> dict[str, Any]:
@@ -30,7 +43,8 @@ def read_checkpoint(path: Path, mmap: bool = True) -> dict[str, Any]:
             offers the one before it in the same run.
     """
     if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}{offer(path)}")
+        hint = offer(path) or ": a run keeps its own as RUN/last.ckpt and RUN/tasks/*.ckpt"
+        raise CheckpointError(f"no checkpoint at {path}{hint}")
     try:
         checkpoint = load_plain(path, mmap)
     except Exception as error:  # the bytes of a foreign file can break a reader in any way
@@ -144,3 +158,22 @@ def plain(value: Any) -> Any:
     if value is None or isinstance(value, (torch.Tensor, str, int, float)):
         return value
     return str(value)
+
+
+def task_containers(module: nn.Module) -> list[str]:
+    """Names of the dictionaries in a module whose keys are task numbers.
+
+    What an expert consists of follows from them, whatever parts it is given: tensor
+    `<container>.<task>` and all below it.
+
+    Example:
+        >>> task_containers(nn.ModuleDict({"adapters": nn.ModuleDict({"0": nn.Linear(1, 1)})}))
+        ['adapters']
+    """
+    return [
+        name
+        for name, one in module.named_modules()
+        if isinstance(one, (nn.ModuleDict, nn.ParameterDict))
+        and len(one)
+        and all(key.isdigit() for key in one)
+    ]

@@ -70,7 +70,10 @@ def read_summary(run: Path) -> dict[str, Any]:
         raise DataError(f"{run} has no report/summary.json: run `moleflow test` on its checkpoint")
     summary = json.loads(path.read_text(encoding="utf-8"))
     if summary.get("schema") != SCHEMA:
-        raise DataError(f"{path} has schema {summary.get('schema')}, this version reads {SCHEMA}")
+        raise DataError(
+            f"{path} has schema {summary.get('schema')}, this version reads {SCHEMA}: "
+            "run `moleflow test` on its checkpoint"
+        )
     return summary
 
 

@@ -23,3 +23,7 @@ class OutputError(MoLEFlowError):
 
 class TrainingError(MoLEFlowError):
     """The training went wrong and was stopped."""
+
+
+class ExportError(MoLEFlowError):
+    """A model cannot be exported, or the file does not say what the model says."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
+import importlib
 import importlib.util
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
@@ -16,12 +16,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moleflow_pl.errors import ConfigError
+from moleflow_pl.hashing import tensors_hash
 
 PRETRAINED = "pretrained"
 RANDOM = "random"
 PACKAGE = "package:"
 FIXED_SEED = 0  # of what no one trains: a random backbone, the projections
-CPU_CHUNK = 4  # images at once on a CPU: the activations of more leave its caches
+# images at once on a CPU: the activations of more leave its caches, and the allocator gives them
+# back to the system each time
+CPU_CHUNK = {"transformer": 4, "cnn": 2}
+
+Precision = Literal["float32", "bfloat16", "auto"]
 
 
 def image_shape(size: int | Sequence[int]) -> tuple[int, int]:
@@ -51,6 +56,8 @@ class PatchExtractor(nn.Module):
         target_embed_dim: Width of a fixed random projection; none by default.
         smooth: Side of the window that features are averaged over, odd; 1 for none.
         grid: Side of the grid that features are pooled to, or height and width; none by default.
+        precision: What the backbone reckons in: `float32`, `bfloat16`, or `auto`: bfloat16 where
+            the hardware has instructions for it. Features are float32 in any case.
 
     Shape: images (B, 3, H, W), uint8 or float in [0, 1] -> features (B, h, w, D).
 
@@ -72,8 +79,10 @@ class PatchExtractor(nn.Module):
         target_embed_dim: int | None = None,
         smooth: int = 1,
         grid: int | Sequence[int] | None = None,
+        precision: Precision = "float32",
     ) -> None:
         super().__init__()
+        self.precision = precision
         self.image_size = image_shape(image_size)
         self.grid = None if grid is None else image_shape(grid)
         if smooth < 1 or smooth % 2 == 0:
@@ -82,6 +91,9 @@ class PatchExtractor(nn.Module):
         self.name = backbone
         self.backbone = load_backbone(backbone, weights, self.image_size)
         self.layers = check_layers(self.backbone, backbone, layers)
+        self.kind = "transformer" if hasattr(self.backbone, "patch_embed") else "cnn"
+        if self.kind == "cnn":
+            self.backbone.to(memory_format=torch.channels_last)
         infos = [self.backbone.feature_info[i] for i in self.layers]
         self.averaged = len({(info["num_chs"], info["reduction"]) for info in infos}) == 1
         widths = [info["num_chs"] for info in infos]
@@ -108,12 +120,33 @@ class PatchExtractor(nn.Module):
                 f"the extractor takes images of {self.image_size} (height, width), "
                 f"got {tuple(images.shape[-2:])}"
             )
+        if torch.compiler.is_compiling():
+            return self._extract(images)  # a graph is for batches of any size
         if not len(images):  # a rank's share of a small batch; timm cannot reshape it
             return self(images.new_zeros(1, *images.shape[1:]))[:0]
-        parts = images.split(CPU_CHUNK if images.device.type == "cpu" else len(images))
-        # features are stored outside a training step and made inside: one precision for both
-        with torch.autocast(images.device.type, enabled=False):
+        device = images.device.type
+        parts = images.split(CPU_CHUNK[self.kind] if device == "cpu" else len(images))
+        # features are stored outside a training step and made inside: one precision for both,
+        # whatever the trainer's is
+        with torch.autocast(device, torch.bfloat16, enabled=self._reduced(images.device)):
             return torch.cat([self._extract(part) for part in parts])
+
+    def _reduced(self, device: torch.device) -> bool:
+        """Whether the backbone reckons in bfloat16 on `device`."""
+        if self.precision == "float32":
+            return False
+        if self.precision == "bfloat16" and not has_bfloat16(device):
+            raise ConfigError(
+                f"precision bfloat16: this {device.type} has no instructions for it and would be "
+                "slower by orders of magnitude; use float32, or auto"
+            )
+        return has_bfloat16(device)
+
+    @cached_property
+    def patches(self) -> int:
+        """Patches of an image, h w."""
+        image = torch.zeros(1, 3, *self.image_size, device=self.mean.device)
+        return self(image)[0, ..., 0].numel()
 
     @cached_property
     def _weights_hash(self) -> str:
@@ -122,15 +155,18 @@ class PatchExtractor(nn.Module):
     def _extract(self, images: Tensor) -> Tensor:
         if images.dtype == torch.uint8:
             images = images.to(self.mean.dtype) / 255
+        images = (images - self.mean) / self.std
+        if self.kind == "cnn":
+            images = images.contiguous(memory_format=torch.channels_last)
         levels = self.backbone.forward_intermediates(
-            (images - self.mean) / self.std,
+            images,
             indices=self.layers,
             norm=False,
             stop_early=True,
             output_fmt="NCHW",
             intermediates_only=True,
         )
-        features = self._combine(levels)
+        features = self._combine([level.to(self.mean.dtype) for level in levels])
         if self.smooth > 1:
             features = F.avg_pool2d(
                 features, self.smooth, 1, self.smooth // 2, count_include_pad=False
@@ -169,6 +205,17 @@ class PatchExtractor(nn.Module):
             "dim": self.dim,
             "weights_sha256": self._weights_hash,
         }
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device has instructions for bfloat16; without them it is emulated."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    # private, and the only place torch tells it; one that is gone means no
+    names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
 
 
 def check_layers(backbone: Any, name: str, layers: Sequence[int]) -> list[int]:
@@ -287,8 +334,4 @@ def weights_hash(module: nn.Module) -> str:
         >>> weights_hash(nn.Identity())[:8]
         'e3b0c442'
     """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return tensors_hash(module.state_dict())

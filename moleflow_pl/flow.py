@@ -7,6 +7,7 @@ nats, one number for each patch: log p(x) = log N(z; 0, I) + log_det.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +15,13 @@ from FrEIA.framework import SequenceINN
 from FrEIA.modules import InvertibleModule
 from torch import Tensor, nn
 
+from moleflow_pl.fused import AffineCoupling, ScaledRotation
 from moleflow_pl.input_adapter import TaskInputAdapter
 from moleflow_pl.lora import MoLESubnet
+from moleflow_pl.merged import MergedBlock, MergedExpert, Mix, TensorCache
+from moleflow_pl.whitening import WhiteningAdapter
+
+AdapterName = Literal["film", "whitening"]
 
 SUBNET_GAIN = 0.1  # FrEIA scales a subnet's output down for a gentle start
 SOFTPLUS_BETA = 0.5
@@ -95,16 +101,26 @@ class MoLECoupling(InvertibleModule):
         if rev:
             rows = (F.linear(rows, self.w_perm_inv) - self.global_offset) / scale
         passive, active = rows.split(self.splits, dim=1)
-        coefficients = SUBNET_GAIN * self.subnet(passive, c[0])
-        log_scale, shift = coefficients.split(self.splits[1], dim=1)
+        coefficients = self.subnet(passive, c[0])
+        if not rev:
+            rows, log_det = AffineCoupling.apply(rows, coefficients, self.clamp, SUBNET_GAIN)
+            rows = ScaledRotation.apply(rows, scale, self.global_offset, self.w_perm)
+            return (rows,), log_det + scale.log().sum()
+        log_scale, shift = (SUBNET_GAIN * coefficients).split(self.splits[1], dim=1)
         log_scale = self.clamp * torch.tanh(log_scale)
-        log_det = log_scale.sum(1) + scale.log().sum()
-        if rev:
-            active = (active - shift) * torch.exp(-log_scale)
-            return (torch.cat((passive, active), 1),), -log_det
-        active = active * torch.exp(log_scale) + shift
-        rows = torch.cat((passive, active), 1)
-        return (F.linear(rows * scale + self.global_offset, self.w_perm),), log_det
+        active = (active - shift) * torch.exp(-log_scale)
+        return (torch.cat((passive, active), 1),), -log_scale.sum(1) - scale.log().sum()
+
+    def mix(self) -> Mix:
+        """What follows the coupling, the same for all experts, without gradients."""
+        scale = SOFTPLUS_GAIN * F.softplus(self.global_scale.detach(), beta=SOFTPLUS_BETA)
+        offset = self.w_perm @ self.global_offset.detach()[0]
+        return Mix(self.w_perm * scale, offset, scale.log().sum())
+
+    def merged(self, task: int, mix: Mix) -> MergedBlock:
+        """The block as the expert of `task` has it, in dense matrices and without gradients."""
+        hidden, coefficients = self.subnet.layer1.merged(task), self.subnet.layer2.merged(task)
+        return MergedBlock(hidden, coefficients, mix, self.clamp, SUBNET_GAIN)
 
     def output_dims(self, input_dims: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
         """A coupling keeps the shape."""
@@ -131,6 +147,7 @@ class MoLESpatialAwareNF(nn.Module):
         use_lora: Experts have low-rank factors.
         use_task_adapter: Experts have an input adapter.
         use_task_bias: Experts have bias shifts.
+        adapter: Kind of the input adapters: `film`, as the method was published, or `whitening`.
 
     Shape: features (B, h, w, D), position already added -> latent (B, h, w, D), log_det (B, h, w).
 
@@ -154,10 +171,12 @@ class MoLESpatialAwareNF(nn.Module):
         use_lora: bool = True,
         use_task_adapter: bool = True,
         use_task_bias: bool = True,
+        adapter: AdapterName = "film",
     ) -> None:
         super().__init__()
         self.embed_dim = embed_dim
         self.use_task_adapter = use_task_adapter
+        self.adapter: AdapterName = adapter
         self.tasks: list[int] = []
 
         def subnet(width_in: int, width_out: int) -> MoLESubnet:
@@ -173,6 +192,8 @@ class MoLESpatialAwareNF(nn.Module):
         self.register_buffer("reference_std", torch.ones(embed_dim))
         self.reference_mean: Tensor
         self.reference_std: Tensor
+        self._mixes = TensorCache(self._mix, size=1)
+        self._merged = TensorCache(self._merge)
 
     def add_task(self, task: int) -> None:
         """Create the expert of `task`; from then on only what `task` may train asks for gradients.
@@ -185,14 +206,18 @@ class MoLESpatialAwareNF(nn.Module):
         for block in self.flow:
             block.subnet.add_task(task)
         if self.use_task_adapter:
-            # task 0 has nothing to refer to, and keeps most of its input, also after a reload
-            reference = (None, None) if task == 0 else (self.reference_mean, self.reference_std)
-            adapter = TaskInputAdapter(self.embed_dim, *reference)
-            self.input_adapters[str(task)] = adapter.to(self.reference_mean)
+            self.input_adapters[str(task)] = self._new_adapter(task).to(self.reference_mean)
         self.tasks.append(task)
         self.requires_grad_(False)
         for parameter in self.parameters_for(task):
             parameter.requires_grad_(True)
+
+    def _new_adapter(self, task: int) -> nn.Module:
+        if self.adapter == "whitening":
+            return WhiteningAdapter(self.embed_dim)
+        # task 0 has nothing to refer to, and keeps most of its input, also after a reload
+        reference = (None, None) if task == 0 else (self.reference_mean, self.reference_std)
+        return TaskInputAdapter(self.embed_dim, *reference)
 
     def set_reference(self, mean: Tensor, std: Tensor) -> None:
         """Keep the first task's mean and standard deviation (D,) for the adapters to come."""
@@ -210,7 +235,7 @@ class MoLESpatialAwareNF(nn.Module):
             KeyError: the task was never added.
         """
         self._check(task)
-        adapter = list(self._adapter(task).parameters())
+        adapter = list(self.adapter_of(task).parameters()) if self.use_task_adapter else []
         return adapter + [p for block in self.flow for p in block.subnet.expert_parameters(task)]
 
     def parameters_for(self, task: int) -> list[nn.Parameter]:
@@ -231,15 +256,39 @@ class MoLESpatialAwareNF(nn.Module):
         return self._by_expert(self._forward, features, task)
 
     def inverse(self, latent: Tensor, task: int | Tensor) -> Tensor:
-        """Map a latent (B, h, w, D) back to the features behind the expert's input adapter."""
+        """Map a latent (B, h, w, D) back to features.
+
+        To those that went in, or, where the adapter has no inverse, to those behind it.
+        """
 
         def inverse(latent: Tensor, task: int) -> tuple[Tensor, Tensor]:
-            return self._run(latent, task, rev=True)
+            adapted, log_det = self._run(latent, task, rev=True)
+            adapter = self.adapter_of(task)
+            return adapted if adapter is None else adapter.inverse(adapted), log_det
 
         return self._by_expert(inverse, latent, task)[0]
 
     def _forward(self, features: Tensor, task: int) -> tuple[Tensor, Tensor]:
-        return self._run(self._adapter(task)(features), task)
+        adapter = self.adapter_of(task)
+        adapted = features if adapter is None else adapter(features)
+        latent, log_det = self._through(adapted, task)
+        return latent, log_det if adapter is None else log_det + adapter.log_det()
+
+    def _through(self, adapted: Tensor, task: int) -> tuple[Tensor, Tensor]:
+        """The blocks; where no one asks for gradients, with merged weights."""
+        if torch.is_grad_enabled():
+            return self._run(adapted, task)
+        expert = self._merged.get(task, self.base_parameters() + self.expert_parameters(task))
+        latent, log_det = expert(adapted.reshape(-1, self.embed_dim))
+        return latent.reshape(adapted.shape), log_det.reshape(adapted.shape[:-1])
+
+    def _mix(self, _: int) -> list[Mix]:
+        return [block.mix() for block in self.flow]
+
+    def _merge(self, task: int) -> MergedExpert:
+        mixes = self._mixes.get(0, self.base_parameters())
+        pairs = zip(self.flow, mixes, strict=True)
+        return MergedExpert([block.merged(task, mix) for block, mix in pairs])
 
     def _run(self, x: Tensor, task: int, rev: bool = False) -> tuple[Tensor, Tensor]:
         rows, log_det = self.flow(x.reshape(-1, self.embed_dim), c=[task], rev=rev)
@@ -268,8 +317,9 @@ class MoLESpatialAwareNF(nn.Module):
                 first[rows], log_det[rows] = run(x[rows], one)
             return first, log_det
 
-    def _adapter(self, task: int) -> nn.Module:
-        return self.input_adapters[str(task)] if self.use_task_adapter else nn.Identity()
+    def adapter_of(self, task: int) -> Any:
+        """The input adapter of a task; None where adapters are switched off."""
+        return self.input_adapters[str(task)] if self.use_task_adapter else None
 
     def _check(self, task: int) -> None:
         if task not in self.tasks:

@@ -50,6 +50,8 @@ class TaskInputAdapter(nn.Module):
         std = torch.ones(channels) if reference_std is None else reference_std.detach().clone()
         self.register_buffer("reference_mean", mean)
         self.register_buffer("reference_std", std)
+        self.reference_mean: Tensor
+        self.reference_std: Tensor
         self.film_gamma = nn.Parameter(torch.ones(1, 1, 1, channels))
         self.film_beta = nn.Parameter(torch.zeros(1, 1, 1, channels))
         hidden = max(channels // 2, MIN_HIDDEN)
@@ -61,6 +63,11 @@ class TaskInputAdapter(nn.Module):
         nn.init.zeros_(last.bias)
         self.residual_gate = nn.Parameter(torch.tensor([INITIAL_GATE]))
         self.layer_norm = nn.LayerNorm(channels) if use_norm else nn.Identity()
+        self.register_load_state_dict_post_hook(lambda module, _: module.recall_reference())
+
+    def recall_reference(self) -> None:
+        """Tell from the loaded tensors whether there is a reference: experts may be renumbered."""
+        self.has_reference = bool(self.reference_mean.any() or (self.reference_std != 1).any())
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the features as this task's expert wants them."""
@@ -69,3 +76,11 @@ class TaskInputAdapter(nn.Module):
         if self.has_reference:
             return adapted
         return IDENTITY_BLEND * features + (1 - IDENTITY_BLEND) * adapted
+
+    def log_det(self) -> Tensor:
+        """Zero: the method counts this map as if it kept volumes."""
+        return self.film_gamma.new_zeros(())
+
+    def inverse(self, adapted: Tensor) -> Tensor:
+        """Return `adapted`: this map has no inverse."""
+        return adapted

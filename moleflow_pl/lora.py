@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from moleflow_pl.fused import MergedLinear
+
 
 class LoRALinear(nn.Module):
     """Shared linear layer with a low-rank correction and a bias shift for each task.
@@ -81,20 +83,26 @@ class LoRALinear(nn.Module):
         if task is None:
             return self.base_linear(x)
         self._check(task)
-        y = F.linear(x, self.base_linear.weight, self._bias(task))
-        if self.use_lora:
-            key = str(task)
-            y = y + self.scaling * F.linear(F.linear(x, self.lora_A[key]), self.lora_B[key])
-        return y
+        weight, bias = self.base_linear.weight, self._bias(task)
+        if not self.use_lora:
+            return F.linear(x, weight, bias)
+        down, up = self.lora_A[str(task)], self.lora_B[str(task)]
+        rows = MergedLinear.apply(x.flatten(0, -2), weight, down, up, bias, self.scaling)
+        return rows.unflatten(0, x.shape[:-1])
+
+    def merged(self, task: int) -> tuple[Tensor, Tensor | None]:
+        """Dense weight and bias of a task, without gradients."""
+        bias = self._bias(task)
+        return self.get_merged_weight(task), None if bias is None else bias.detach()
 
     def get_merged_weight(self, task: int) -> Tensor:
         """Dense weight of a task, W + s B_t A_t, shape (D_out, D_in)."""
         self._check(task)
-        weight = self.base_linear.weight.detach().clone()
-        if self.use_lora:
-            key = str(task)
-            weight += self.scaling * (self.lora_B[key] @ self.lora_A[key]).detach()
-        return weight
+        weight = self.base_linear.weight.detach()
+        if not self.use_lora:
+            return weight.clone()
+        down, up = self.lora_A[str(task)].detach(), self.lora_B[str(task)].detach()
+        return torch.addmm(weight, up, down, alpha=self.scaling)
 
     def base_parameters(self) -> list[nn.Parameter]:
         """What task 0 trains and every later task finds frozen."""
@@ -156,7 +164,7 @@ class MoLESubnet(nn.Module):
 
     def forward(self, x: Tensor, task: int | None = None) -> Tensor:
         """Answer as the expert of `task` does."""
-        return self.layer2(F.relu(self.layer1(x, task)), task)
+        return self.layer2(F.relu(self.layer1(x, task), inplace=True), task)
 
     def base_parameters(self) -> list[nn.Parameter]:
         """What task 0 trains and every later task finds frozen."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -11,24 +12,38 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from moleflow_pl.checkpoint import CONFIG_KEY, STATE_KEY, check_state, plain
+from moleflow_pl.bank import LatentBank
+from moleflow_pl.calibration import Calibration
+from moleflow_pl.checkpoint import (
+    CONFIG_KEY,
+    CONTAINERS_KEY,
+    STATE_KEY,
+    check_state,
+    plain,
+    task_containers,
+)
 from moleflow_pl.errors import ConfigError
-from moleflow_pl.extractor import PRETRAINED, PatchExtractor
-from moleflow_pl.flow import MoLESpatialAwareNF
-from moleflow_pl.position import PositionalGrid
-from moleflow_pl.ranks import average, gather, rank_and_world, share_of_mean, total
+from moleflow_pl.extractor import PRETRAINED, PatchExtractor, Precision
+from moleflow_pl.flow import AdapterName, MoLESpatialAwareNF
+from moleflow_pl.losses import LOSSES, LossName
+from moleflow_pl.novelty import NoveltyStatistics, typical_direction
+from moleflow_pl.position import NoPosition, PositionalGrid
+from moleflow_pl.ranks import average, gather, share_of_mean, total
 from moleflow_pl.router import Distance, PrototypeRouter, TaskPrototype
 from moleflow_pl.schedule import TaskSchedule
-from moleflow_pl.scoring import image_score, patch_nll
+from moleflow_pl.scoring import ScoreName, image_score, patch_nll, patch_norm
 from moleflow_pl.seeding import derive_generator, derive_seed
 from moleflow_pl.statistics import FeatureStatistics
+from moleflow_pl.tiling import TiledExtractor
+from moleflow_pl.whitening import WhiteningAdapter
 
+LEARNING_RATE = 2e-3
 BACKBONE_PREFIX = "extractor.backbone."
 
 
 def adamw(params: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
     """The default optimizer of an expert."""
-    return torch.optim.AdamW(params, lr=1e-4, weight_decay=1e-4)
+    return torch.optim.AdamW(params, lr=LEARNING_RATE, weight_decay=1e-4)
 
 
 @dataclass
@@ -40,12 +55,15 @@ class Inspection:
         patch_scores: Score of each patch (B, h, w), in nats.
         task: The task each image was sent to (B,).
         distances: Router distances (B, T), in the order of `router.tasks`.
+        novelty: How far each image is from each task's good ones (B, T), in the same order; what
+            one task's says does not depend on the others.
     """
 
     score: Tensor
     patch_scores: Tensor
     task: Tensor
     distances: Tensor
+    novelty: Tensor
 
 
 class MoLEFlow(LightningModule):
@@ -64,17 +82,29 @@ class MoLEFlow(LightningModule):
         target_embed_dim: Width of a fixed random projection of the features; none by default.
         smooth: Side of the window that features are averaged over, odd; 1 for none.
         grid: Side of the grid that features are pooled to, or height and width; none by default.
+        tile: Side of the tiles, or height and width, in which the backbone sees large images;
+            by default it sees an image at once.
+        tile_overlap: Pixels that neighbouring tiles share at least.
+        precision: What the backbone reckons in: `float32`, `bfloat16`, or `auto`: bfloat16 where
+            the hardware has instructions for it.
         use_position: Add the two-dimensional sine-cosine code.
         coupling_layers: Coupling blocks of the flow.
         clamp_alpha: Largest log-scale of one coupling.
         lora_rank: Rank of an expert's low-rank factors.
         lora_alpha: Their strength, divided by the rank.
         use_lora: Experts have low-rank factors.
-        use_task_adapter: Experts have a FiLM input adapter.
+        use_task_adapter: Experts have an input adapter.
         use_task_bias: Experts have bias shifts.
+        adapter: Kind of the input adapters: `whitening`, which the likelihood counts, or `film`, as
+            the method was published.
+        loss: What a step lowers: the `mean` NLL of its patches, or with most weight their `tail`.
+        score: A patch's anomaly score: the latent's `norm`, its `nll`, or the distance to the
+            nearest of a `bank` of normal latents, which are then kept.
+        bank_size: Latents of each product that a bank keeps.
         router: Distance to a product's prototype: `pooled`, `mahalanobis` or `euclidean`; with
             `none`, all images go to the first task.
-        patches_per_image: Random patches of every image that a training step sees; all by default.
+        prototype: What of an image's patches the router looks at: their `mean` or `median`.
+        patch_fraction: Share of every image's patches that a training step sees, drawn at random.
         image_quantile: Quantile of its patches' scores that is an image's score.
         optimizer: Builds an optimizer from a list of parameters.
     """
@@ -88,35 +118,63 @@ class MoLEFlow(LightningModule):
         target_embed_dim: int | None = None,
         smooth: int = 1,
         grid: int | list[int] | None = None,
+        tile: int | list[int] | None = None,
+        tile_overlap: int = 64,
+        precision: Precision = "float32",
         use_position: bool = True,
         coupling_layers: int = 8,
         clamp_alpha: float = 1.9,
         lora_rank: int = 32,
-        lora_alpha: float = 1.0,
+        lora_alpha: float = 32.0,
         use_lora: bool = True,
         use_task_adapter: bool = True,
         use_task_bias: bool = True,
+        adapter: AdapterName = "whitening",
+        loss: LossName = "mean",
+        score: ScoreName = "norm",
+        bank_size: int = 4000,
         router: Distance | Literal["none"] = "pooled",
-        patches_per_image: int | None = None,
+        prototype: Literal["mean", "median"] = "mean",
+        patch_fraction: float = 0.25,
         image_quantile: float = 0.99,
         optimizer: OptimizerCallable = adamw,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer"], logger=False)
-        self.extractor = PatchExtractor(
-            backbone, layers, image_size, backbone_weights, target_embed_dim, smooth, grid
+        kind: Any = PatchExtractor
+        if tile is not None:
+            kind = partial(TiledExtractor, tile=tile, overlap=tile_overlap)
+        self.extractor: PatchExtractor = kind(
+            backbone,
+            layers,
+            image_size,
+            backbone_weights,
+            target_embed_dim,
+            smooth,
+            grid,
+            precision,
         )
-        self.position = PositionalGrid() if use_position else torch.nn.Identity()
+        self.position = PositionalGrid() if use_position else NoPosition()
         self.flow = MoLESpatialAwareNF(
             self.extractor.dim, coupling_layers, clamp_alpha, lora_rank, lora_alpha,
-            use_lora, use_task_adapter, use_task_bias,
+            use_lora, use_task_adapter, use_task_bias, adapter,
         )  # fmt: skip
+        if not 0 < patch_fraction <= 1:
+            raise ConfigError(f"patch_fraction is a share above 0, up to 1; got {patch_fraction}")
+        self.loss = LOSSES[loss]
+        self.score: ScoreName = score
+        self.bank_size = bank_size
+        self.banks = torch.nn.ModuleDict()
+        self.prototype = prototype
         self.routes = router != "none"
         self.router = PrototypeRouter("pooled" if router == "none" else router)
-        self.patches_per_image = patches_per_image
+        # to a product's own images, whatever other products there are
+        self.novelty = PrototypeRouter("shrunk")
+        self.patch_fraction = patch_fraction
         self.image_quantile = image_quantile
         self.optimizer = optimizer
         self.schedule = TaskSchedule()
+        self.forced_task: int | None = None  # whose expert `predict` uses, whatever the router says
         self.seed = torch.initial_seed()
         self.run_config = ""  # all arguments of the run as YAML, where a command line gave them
 
@@ -128,7 +186,7 @@ class MoLEFlow(LightningModule):
 
     def inspect(self, features: Tensor, task: int | None = None) -> Inspection:
         """Score features (B, h, w, D) by the expert of `task`, or by those the router picks."""
-        distances = self.router.distances(features.mean((1, 2)))
+        distances = self.router.distances(self.image_features(features))
         if task is not None:
             chosen = torch.full((len(features),), task, device=features.device)
         elif self.routes:
@@ -137,11 +195,44 @@ class MoLEFlow(LightningModule):
             chosen = torch.zeros(len(features), dtype=torch.long, device=features.device)
         patch_scores = self.patch_scores(features, chosen)
         score = image_score(patch_scores, self.image_quantile)
-        return Inspection(score, patch_scores, chosen, distances)
+        return Inspection(score, patch_scores, chosen, distances, self._novelty(features))
+
+    def _novelty(self, features: Tensor) -> Tensor:
+        """Distances to each task's good images (B, T); NaN where the tasks were not finished."""
+        if self.novelty.tasks != self.router.tasks:
+            return torch.full((len(features), len(self.router.tasks)), torch.nan)
+        return self.novelty.distances(typical_direction(features))
 
     def patch_scores(self, features: Tensor, task: int | Tensor) -> Tensor:
-        """NLL (B, h, w) of features (B, h, w, D) by one expert or by one for each image."""
-        return patch_nll(*self.flow(self.position(features), task))
+        """Scores (B, h, w) of features (B, h, w, D) by one expert or by one for each image."""
+        latent, log_det = self.flow(self.position(features), task)
+        if self.score == "bank":
+            return self._bank_scores(latent, task)
+        return (patch_nll if self.score == "nll" else patch_norm)(latent, log_det)
+
+    def _bank_scores(self, latent: Tensor, task: int | Tensor) -> Tensor:
+        if not isinstance(task, Tensor):
+            return self._bank(task).squared_distance(latent)
+        scores = latent.new_empty(latent.shape[:-1])
+        for one in task.unique().tolist():
+            rows = (task == one).to(latent.device)
+            scores[rows] = self._bank(one).squared_distance(latent[rows])
+        return scores
+
+    def _bank(self, task: int) -> Any:
+        if str(task) not in self.banks:
+            self.banks[str(task)] = LatentBank(self.extractor.dim, self.bank_size).to(self.device)
+        return self.banks[str(task)]
+
+    def image_features(self, features: Tensor) -> Tensor:
+        """What the router looks at: (B, D) of features (B, h, w, D).
+
+        The median over patches keeps a defect, however bright, from moving the image; the mean
+        told the three real products apart better on both backbones measured.
+        """
+        if self.prototype == "mean":
+            return features.mean((1, 2))
+        return features.flatten(1, 2).median(1).values
 
     def features(self, batch: Mapping[str, Any]) -> Tensor:
         """Features (B, h, w, D) of a batch, stored or fresh."""
@@ -169,9 +260,14 @@ class MoLEFlow(LightningModule):
 
     def predict_step(
         self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0
-    ) -> Inspection:
-        """Score images of unknown products."""
-        return self.inspect(self.features(batch))
+    ) -> Inspection | None:
+        """Score images of unknown products, or all by the expert that was asked for.
+
+        None for a batch of files that were no images.
+        """
+        if not batch["path"]:
+            return None
+        return self.inspect(self.features(batch), self.forced_task)
 
     def validation_step(
         self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0
@@ -180,11 +276,11 @@ class MoLEFlow(LightningModule):
         own = int(batch["task"][0])
         size, name = len(batch["task"]), self.schedule.tasks[own].name
         features = self.features(batch)
-        nll = self.patch_scores(features, own).mean() / self.extractor.dim
+        nll = patch_nll(*self.flow(self.position(features), own)).mean() / self.extractor.dim
         options: dict[str, Any] = {"batch_size": size, "add_dataloader_idx": False}
         self.log(f"val/{name}/nll_per_dim", nll, **options)
         if own in self.router.tasks:
-            routed = self.router.route(features.mean((1, 2)))
+            routed = self.router.route(self.image_features(features))
             accuracy = (routed == own).float().mean()
             self.log(f"val/{name}/routing_accuracy", accuracy, **options)
 
@@ -198,8 +294,26 @@ class MoLEFlow(LightningModule):
             torch.manual_seed(derive_seed(self.seed, self.schedule.tasks[task].name, "expert"))
             self.flow.add_task(task)
 
+    def prepare_task(self, task: int, batches: Iterable[Mapping[str, Any]]) -> None:
+        """Fit what an expert takes from its product's statistics before its training begins.
+
+        Args:
+            task: The task.
+            batches: Its training images or features, each once; on several ranks, their shares.
+        """
+        adapter = self.flow.adapter_of(task)
+        if not isinstance(adapter, WhiteningAdapter):
+            return
+        patches = FeatureStatistics(self.extractor.dim)
+        for batch in batches:
+            features = self.features(self.transfer_batch_to_device(batch, self.device, 0))
+            patches.update(self.position(features))
+        adapter.fit(patches.gathered())
+
     def finish_task(self, task: int, batches: Iterable[Mapping[str, Any]]) -> None:
         """Fit what a learned task leaves behind: its prototype, and the first one's reference.
+
+        Where latents are kept, its bank too.
 
         Args:
             task: The task.
@@ -207,26 +321,64 @@ class MoLEFlow(LightningModule):
         """
         images = FeatureStatistics(self.extractor.dim)
         patches = FeatureStatistics(self.extractor.dim)
+        typical = NoveltyStatistics(self.extractor.dim)
         means = torch.zeros(self.extractor.dim, dtype=torch.float64)
+        latents = []
         with torch.no_grad():
-            for batch in batches:
+            for index, batch in enumerate(batches):
                 features = self.features(self.transfer_batch_to_device(batch, self.device, 0))
-                images.update(features.mean((1, 2)))
+                images.update(self.image_features(features))
+                typical.update(features)
                 positioned = self.position(features)
                 # in float64 on the CPU: some devices have none
                 means += positioned.mean((1, 2)).cpu().double().sum(0)
                 if task == 0:
                     patches.update(positioned)
-        images, patches = images.gathered(), patches.gathered()
+                if self.score == "bank":
+                    latents.append(self._some_latents(positioned, task, index))
+        images, patches, typical = images.gathered(), patches.gathered(), typical.gathered()
         means = torch.stack(gather(means)).sum(0)
+        if self.score == "bank":
+            generator = derive_generator(self.seed, self.schedule.tasks[task].name, "bank")
+            all_latents = [some for part in gather(latents) for some in part]
+            self._bank(task).fill(torch.cat(all_latents), generator)
         prototype = TaskPrototype(self.extractor.dim).to(self.device)
         prototype.set(images)
         self.router.add_prototype(task, prototype)
+        self.novelty.add_prototype(task, typical.prototype().to(self.device))
         if task == 0:
             self.flow.set_reference(patches.mean, patches.std)
         shift = means / images.count - self.flow.reference_mean.cpu().double()
         drift = (shift / self.flow.reference_std.cpu().double()).abs().mean().item()
         self.schedule.tasks[task].drift = drift
+
+    def calibrate_task(
+        self, task: int, batches: Iterable[Mapping[str, Any]], false_alarm_rate: float
+    ) -> None:
+        """Keep what a finished task's expert says of good images that it has not seen.
+
+        Args:
+            task: The task.
+            batches: Its held-out images or features, each once; on several ranks, all on each.
+            false_alarm_rate: Share of good images that may be called defective.
+        """
+        found = Calibration(false_alarm_rate=false_alarm_rate)
+        column = self.router.tasks.index(task)
+        with torch.no_grad():
+            for batch in batches:
+                features = self.features(self.transfer_batch_to_device(batch, self.device, 0))
+                inspection = self.inspect(features, task)
+                distances = inspection.novelty[:, column]
+                found.add(inspection.score, inspection.patch_scores, distances)
+        self.schedule.tasks[task].calibration = found
+
+    def _some_latents(self, positioned: Tensor, task: int, index: int) -> Tensor:
+        """Latents of some patches of a batch: enough for a bank, also where images are few."""
+        rows = self.flow(positioned, task)[0].flatten(0, 2)
+        name = self.schedule.tasks[task].name
+        generator = derive_generator(self.seed, name, "latents", index)
+        chosen = torch.randperm(len(rows), generator=generator)[: self.bank_size]
+        return rows[chosen.to(rows.device)].cpu()  # where ranks exchange them
 
     def configure_optimizers(self) -> torch.optim.Optimizer | None:
         """Build the optimizer of the current task, over an explicit list of its parameters.
@@ -254,7 +406,7 @@ class MoLEFlow(LightningModule):
         return optimizer
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
-        """Mean NLL of the current task's patches, in nats.
+        """The loss of the current task's patches, in nats.
 
         Raises:
             RuntimeError: the batch shows another task.
@@ -264,36 +416,29 @@ class MoLEFlow(LightningModule):
             raise RuntimeError(
                 f"a batch of task {batch['task'].tolist()} came while task {task} is learned"
             )
-        features = self.position(self.features(batch))
-        size = total(len(batch["task"]), self.device)
-        features = self._sample_patches(features, task, batch_idx, size)
-        loss = share_of_mean(patch_nll(*self.flow(features, task)), size)
-        nll = average(loss.detach()) / self.extractor.dim
+        patches = patch_nll(*self.flow(self._drawn(batch), task))
+        own, size = len(batch["task"]), total(len(batch["task"]), self.device)
+        loss = share_of_mean(self.loss(patches), own, size)
+        mean = share_of_mean(patches.detach().mean(), own, size)
+        nll = average(mean) / self.extractor.dim
         self.log("nll_per_dim", nll, prog_bar=True, logger=False, batch_size=size)
         name = self.schedule.tasks[task].name
         self.log(f"train/{name}/nll_per_dim", nll, on_step=False, on_epoch=True, batch_size=size)
         return loss
 
-    def _sample_patches(self, features: Tensor, task: int, batch_idx: int, images: int) -> Tensor:
-        """Some patches of every image, (B, 1, n, D), drawn anew in every step.
-
-        Every rank draws for the `images` of all, and takes those of its own.
-        """
-        patches = features.flatten(1, 2)
-        own, count, _ = patches.shape
-        wanted = self.patches_per_image
-        if wanted is None or wanted >= count:
-            return features
-        state = self.schedule.tasks[task]
-        # the 0 was a rank's number once; with it, runs that began then go on alike
-        generator = derive_generator(
-            self.seed, state.name, "patches", state.epochs_done, batch_idx, 0
-        )
-        rank, world = rank_and_world()
-        drawn = torch.rand(images, count, generator=generator)[rank::world]
-        order = drawn.argsort(1)[:, :wanted]
-        rows = torch.arange(own)[:, None]
-        return patches[rows.to(patches.device), order.to(patches.device)][:, None]
+    def _drawn(self, batch: Mapping[str, Any]) -> Tensor:
+        """Features with position: of all patches (B, h, w, D), or of those drawn (B, 1, n, D)."""
+        features = self.features(batch)
+        if "patches" not in batch:
+            return self.position(features)
+        patches = batch["patches"]
+        if features.ndim == 4:  # fresh from the backbone: none is chosen yet
+            grid = tuple(features.shape[1:3])
+            rows = torch.arange(len(features), device=features.device)[:, None]
+            features = features.flatten(1, 2)[rows, patches]
+        else:
+            grid = batch["grid"]
+        return self.position.at(features, patches, grid)[:, None]
 
     # ---------------------------------------------------------------- checkpoints
 
@@ -314,6 +459,7 @@ class MoLEFlow(LightningModule):
             "structure": self._structure(),
             "experts": list(self.flow.tasks),
             "prototypes": self.router.tasks,
+            CONTAINERS_KEY: task_containers(self),
             "tasks": self.schedule.state(),
         }
         checkpoint[CONFIG_KEY] = self.run_config
@@ -339,7 +485,10 @@ class MoLEFlow(LightningModule):
             if task not in self.flow.tasks:
                 self.flow.add_task(task)
         for task in state["prototypes"]:
-            self.router.add_prototype(task, TaskPrototype(self.extractor.dim).to(self.device))
+            for router in (self.router, self.novelty):
+                router.add_prototype(task, TaskPrototype(self.extractor.dim).to(self.device))
+            if self.score == "bank":
+                self._bank(task)
         own = {f"{BACKBONE_PREFIX}{k}": v for k, v in self.extractor.backbone.state_dict().items()}
         checkpoint["state_dict"].update(own)
         current = self.schedule.current
@@ -359,6 +508,7 @@ class MoLEFlow(LightningModule):
         """Arguments that decide which tensors there are and what they mean."""
         names = (
             "use_position", "coupling_layers", "clamp_alpha", "lora_rank", "lora_alpha",
-            "use_lora", "use_task_adapter", "use_task_bias",
+            "use_lora", "use_task_adapter", "use_task_bias", "adapter", "prototype",
         )  # fmt: skip
-        return {name: self.hparams[name] for name in names}
+        kept = self.bank_size if self.score == "bank" else 0
+        return {name: self.hparams[name] for name in names} | {"bank_size": kept}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -64,8 +65,32 @@ class PositionalGrid(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return `features` plus the code of each patch's place."""
-        shape = features.shape[1:]
-        if self.grid.shape != shape or self.grid.dtype != features.dtype:
-            grid = sincos_grid(*shape)
-            self.grid = grid.to(features.device, features.dtype)
-        return features + self.grid
+        return features + self._code(features, features.shape[1:3])
+
+    def at(self, features: Tensor, patches: Tensor, shape: Sequence[int]) -> Tensor:
+        """The same for some patches of each image.
+
+        Args:
+            features: (B, n, D).
+            patches: Their places, row by row, (B, n).
+            shape: Height and width of the whole grid.
+        """
+        return features + self._code(features, shape).flatten(0, 1)[patches]
+
+    def _code(self, features: Tensor, shape: Sequence[int]) -> Tensor:
+        wanted = (*shape, features.shape[-1])
+        if self.grid.shape != wanted or self.grid.dtype != features.dtype:
+            self.grid = sincos_grid(*wanted).to(features.device, features.dtype)
+        return self.grid
+
+
+class NoPosition(nn.Module):
+    """Leaves features as they are, where a flow is not to know places."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return `features`."""
+        return features
+
+    def at(self, features: Tensor, patches: Tensor, shape: Sequence[int]) -> Tensor:
+        """Return `features`."""
+        return features

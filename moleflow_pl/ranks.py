@@ -64,20 +64,25 @@ def total(number: int, device: torch.device) -> int:
     return int(count)
 
 
-def share_of_mean(values: Tensor, images: int) -> Tensor:
-    """This rank's part of the mean of all ranks' `values`.
+def share_of_mean(mean: Tensor, own: int, images: int) -> Tensor:
+    """This rank's part of a mean over the images of all ranks.
 
     The parts average to that mean, and so do their gradients, which is what DDP does with them,
-    however many images a rank has: none, too.
+    however many images a rank has: none, too, whose mean is no number.
 
     Args:
-        values: (B, ...), B this rank's images.
+        mean: Mean over this rank's images ().
+        own: This rank's images.
         images: All ranks' images.
     """
     world = rank_and_world()[1]
-    if world == 1:
-        return values.mean()
-    return values.sum() * (world / (images * values.shape[1:].numel()))
+    return mean if world == 1 else mean.expand(own).sum() * (world / images)
+
+
+def wait_for_all() -> None:
+    """Go on when every rank has come this far."""
+    if joined():
+        dist.barrier()
 
 
 def average(value: Tensor) -> Tensor:

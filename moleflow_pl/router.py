@@ -12,8 +12,9 @@ from moleflow_pl.statistics import FeatureStatistics
 
 TASK_RIDGE = 1e-5  # the method's own, absolute
 POOLED_SHRINKAGE = 1e-4  # streaming LDA's, relative to the mean variance
+OWN_SHRINKAGE = 0.1  # holds where a task has fewer images than channels, and is no one else's
 
-Distance = Literal["pooled", "mahalanobis", "euclidean"]
+Distance = Literal["pooled", "mahalanobis", "euclidean", "shrunk"]
 
 
 class TaskPrototype(nn.Module):
@@ -80,15 +81,32 @@ def pooled_precision(prototypes: Sequence[TaskPrototype]) -> Tensor:
     References: Hayes & Kanan 2020, "Lifelong Machine Learning with Deep Streaming Linear
     Discriminant Analysis", arXiv:1909.01520, section 3.
     """
-    scatter = torch.stack([p.scatter.to("cpu", torch.float64) for p in prototypes]).sum(0)
+    scatter = torch.zeros_like(prototypes[0].scatter, dtype=torch.float64, device="cpu")
+    for prototype in prototypes:  # one after another: a stack of a thousand fills the memory
+        scatter += prototype.scatter.to("cpu", torch.float64)
     freedom = sum(int(p.count) for p in prototypes) - len(prototypes)
-    covariance = scatter / max(freedom, 1)
-    dim = len(covariance)
-    # an all-zero scatter (one image a task) leaves Euclidean distances
+    return torch.linalg.inv(shrink(scatter / max(freedom, 1), POOLED_SHRINKAGE))[None]
+
+
+def shrunk_precisions(prototypes: Sequence[TaskPrototype]) -> Tensor:
+    """Inverse covariance of each task by itself, well shrunk: (T, D, D).
+
+    Nothing of it depends on the other tasks, so a limit on this distance holds whatever products
+    come and go.
+    """
+    return torch.linalg.inv(torch.stack([shrink(p.covariance, OWN_SHRINKAGE) for p in prototypes]))
+
+
+def shrink(covariance: Tensor, share: float) -> Tensor:
+    """A covariance (D, D) drawn towards its mean variance in every direction.
+
+    Example:
+        >>> shrink(torch.diag(torch.tensor([0.0, 2.0], dtype=torch.float64)), 0.5).diagonal()
+        tensor([0.5000, 1.5000], dtype=torch.float64)
+    """
+    # an all-zero covariance (one image a task) leaves Euclidean distances
     level = covariance.diagonal().mean().item() or 1.0
-    eye = torch.eye(dim, dtype=torch.float64)
-    shrunk = (1 - POOLED_SHRINKAGE) * covariance + POOLED_SHRINKAGE * level * eye
-    return torch.linalg.inv(shrunk)[None]
+    return (1 - share) * covariance + share * level * torch.eye(len(covariance)).to(covariance)
 
 
 def no_precision(prototypes: Sequence[TaskPrototype]) -> Tensor:
@@ -100,6 +118,7 @@ PRECISIONS: dict[str, Callable[[Sequence[TaskPrototype]], Tensor]] = {
     "pooled": pooled_precision,
     "mahalanobis": task_precisions,
     "euclidean": no_precision,
+    "shrunk": shrunk_precisions,
 }
 
 
@@ -111,7 +130,7 @@ class PrototypeRouter(nn.Module):
     Args:
         distance: `mahalanobis`: each task's own covariance, as the method was published.
             `pooled`: one covariance within tasks, from all of them (streaming LDA).
-            `euclidean`: none.
+            `euclidean`: none. `shrunk`: each task's own, drawn towards its mean variance.
 
     Shape: features (N, D) -> task ids (N,).
 
@@ -133,7 +152,8 @@ class PrototypeRouter(nn.Module):
             raise ValueError(f"distance must be one of {sorted(PRECISIONS)}, got {distance!r}")
         self.distance = distance
         self.prototypes = nn.ModuleDict()
-        # prepared when first asked for: means (T, D) and precisions (T or 1, D, D)
+        # prepared when first asked for: roots L of the precisions L L^T, (T or 1, D, D), and the
+        # means times them (T, 1, D)
         self._prepared: tuple[Tensor, Tensor] | None = None
         self.register_load_state_dict_post_hook(lambda *_: self.forget())
 
@@ -163,12 +183,13 @@ class PrototypeRouter(nn.Module):
             raise RuntimeError("the router has no prototype yet: fit a task first")
         if self._prepared is None:
             self._prepared = self._prepare()
-        means, precisions = self._prepared
+        roots, means = self._prepared
         # float64 on the CPU: some devices lack it, and the numbers are few
         rows = features.detach().to("cpu", torch.float64)
-        centred = rows[None] - means[:, None]
-        squared = ((centred @ precisions) * centred).sum(-1)
-        return squared.clamp_min(0).sqrt().T.float().to(features.device)
+        # a shared precision turns the image once, however many products there are
+        turned = torch.einsum("nd,tde->tne", rows, roots)
+        distances = torch.linalg.vector_norm(turned - means, dim=-1)
+        return distances.T.float().to(features.device)
 
     def route(self, features: Tensor) -> Tensor:
         """Task of the nearest prototype for features (N, D): ids (N,)."""
@@ -181,4 +202,5 @@ class PrototypeRouter(nn.Module):
     def _prepare(self) -> tuple[Tensor, Tensor]:
         prototypes: list[Any] = [self.prototypes[str(task)] for task in self.tasks]
         means = torch.stack([p.mean.detach().to("cpu", torch.float64) for p in prototypes])
-        return means, PRECISIONS[self.distance](prototypes)
+        roots = torch.linalg.cholesky(PRECISIONS[self.distance](prototypes))
+        return roots, means[:, None] @ roots

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from moleflow_pl.calibration import Calibration, check_rate
 from moleflow_pl.errors import ConfigError
 
 GROUP_JOINT = "+"
@@ -48,6 +49,7 @@ class Task:
         drift: How far the mean of its features is from the first task's, in standard deviations.
         split: Hash of which images it was learned from and is tested with.
         evaluation: The evaluation after it was learned, see `moleflow_pl.evaluation`.
+        calibration: Scores of good images that were held out; None where none was.
     """
 
     products: list[str]
@@ -57,6 +59,7 @@ class Task:
     drift: float | None = None
     split: str | None = None
     evaluation: dict[str, Any] | None = None
+    calibration: Calibration | None = None
 
     @property
     def name(self) -> str:
@@ -152,4 +155,37 @@ class TaskSchedule:
     @classmethod
     def from_state(cls, state: Sequence[dict[str, Any]]) -> TaskSchedule:
         """Undo `state`."""
-        return cls([Task(**task) for task in state])
+        return cls([cls._task(**task) for task in state])
+
+    def find(self, product: str) -> int:
+        """The learned task that covers a product, by the product's name or the task's.
+
+        Raises:
+            ConfigError: no learned task does.
+        """
+        for index in self.learned:
+            if product in (self.tasks[index].name, *self.tasks[index].products):
+                return index
+        known = [name for index in self.learned for name in self.tasks[index].products]
+        raise ConfigError(f"no product {product!r}: the model knows {known}")
+
+    def set_false_alarm_rate(self, rate: float, product: str | None = None) -> None:
+        """Move the threshold of one product, or of all learned ones, to another rate.
+
+        Raises:
+            ConfigError: the rate is none, there is no such product, or nothing was held out for it.
+        """
+        check_rate(rate)
+        for index in self.learned if product is None else [self.find(product)]:
+            found = self.tasks[index].calibration
+            if found is None:
+                raise ConfigError(
+                    f"no good image of {self.tasks[index].name!r} was held out, so it has no "
+                    "threshold: fit with data.val_fraction above 0"
+                )
+            found.false_alarm_rate = rate
+
+    @staticmethod
+    def _task(calibration: dict[str, Any] | None = None, **state: Any) -> Task:
+        known = None if calibration is None else Calibration(**calibration)
+        return Task(**state, calibration=known)

@@ -11,7 +11,10 @@ from lightning.pytorch import Callback, Trainer
 from PIL import Image
 
 from callbacks import EvaluationCallback, RunCheckpoint, TaskSchedulerCallback
-from moleflow_pl import ContinualDataModule, MoLEFlow, MoLESpatialAwareNF
+from moleflow_pl import ContinualDataModule, MoLEFlow, MoLESpatialAwareNF, TaskPrototype
+from moleflow_pl.bank import LatentBank
+from moleflow_pl.statistics import FeatureStatistics
+from moleflow_pl.whitening import WhiteningAdapter
 
 if TYPE_CHECKING:
     from tests.story import Story
@@ -24,6 +27,16 @@ TINY_MODEL = {
     "backbone_weights": "random",
     "coupling_layers": 2,
     "lora_rank": 2,
+}
+
+
+# the method as it was first written down
+SEED_METHOD = {
+    "adapter": "film",
+    "lora_alpha": 1.0,
+    "score": "nll",
+    "prototype": "mean",
+    "patch_fraction": 1.0,
 }
 
 
@@ -127,3 +140,35 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> "Story":
     from tests.story import Story
 
     return Story(tmp_path_factory.mktemp("story"))
+
+
+def some_tasks(model: MoLEFlow, count: int) -> MoLEFlow:
+    """Give a model experts, prototypes and banks that differ, without learning anything."""
+    dim = model.extractor.dim
+    for task in range(count):
+        model.flow.add_task(task)
+        adapter, patches = model.flow.adapter_of(task), FeatureStatistics(dim)
+        patches.update(torch.randn(2 * dim, dim) * (task + 1) + task)
+        if isinstance(adapter, WhiteningAdapter):
+            adapter.fit(patches)
+        prototype = TaskPrototype(dim)
+        prototype.update(torch.randn(1, dim) + torch.randn(50, dim))
+        model.router.add_prototype(task, prototype)
+        if model.score == "bank":
+            bank = model.banks[str(task)] = LatentBank(dim, model.bank_size)
+            bank.fill(torch.randn(model.bank_size, dim), torch.Generator().manual_seed(task))
+    wake(model.flow)
+    model.schedule.extend([[f"p{task}"] for task in range(count)], epochs=1)
+    return model.eval()
+
+
+@torch.no_grad()
+def images_between(model: MoLEFlow, count: int = 12) -> torch.Tensor:
+    """Images that go to more than one of a model's products; its prototypes move to fit."""
+    images = torch.randint(0, 256, (count, 3, *model.extractor.image_size), dtype=torch.uint8)
+    images[count // 2 :] //= 4  # half of them are dark
+    means = model.image_features(model.extractor(images)).double()
+    for task, rows in enumerate((means[: count // 2], means[count // 2 :])):
+        model.router.prototypes[str(task)].mean.copy_(rows.mean(0))
+    model.router.forget()
+    return images

@@ -44,7 +44,7 @@ def test_curves_are_logged_per_task(story: Story) -> None:
         for curve in ("nll_per_dim", "grad_norm", "lr"):
             assert sum(bool(row[f"train/{task}/{curve}"]) for row in rows) == 2
     rates = [float(row["train/b/lr"]) for row in rows if row["train/b/lr"]]
-    assert rates == pytest.approx([0.5e-4, 1e-4])
+    assert rates == pytest.approx([1e-3, 2e-3])
 
 
 def test_test_in_a_fresh_process_gives_the_numbers_of_fit(story: Story) -> None:
@@ -150,6 +150,59 @@ def test_failing_fit_leaves_the_old_run_where_it_is(
     assert "['01', 'b', 'c']" in message
     assert (tmp_path / "run" / "last.ckpt").exists()
     assert not (tmp_path / "run~1").exists()
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        ["--model.image_size=[32,80]"],
+        ["--model.image_size=[64,96]", "--model.tile=48", "--model.tile_overlap=16"],
+    ],
+)
+def test_oblong_and_tiled_images_go_all_the_way(
+    model: list[str], tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = ["fit", f"--data.root={data_root}", "--data.tasks=[01, b]", *MODEL, *model]
+    fit += ["--schedule.epochs_per_task=1", "--trainer.default_root_dir=run"]
+    run_here(monkeypatch, tmp_path, *fit)
+    run, images = tmp_path / "run", data_root / "b" / "test"
+    tested = {row["path"]: float(row["score"]) for row in rows(run / "report" / "scores.csv")}
+    assert metric(run, "pixel_auroc") is not None
+    path = f"--ckpt_path={run / 'last.ckpt'}"
+    run_here(monkeypatch, tmp_path, "predict", path, f"--data.predict_path={images}")
+    predicted = rows(run / "predictions" / "predictions.csv")
+    assert len(predicted) == 6
+    for row in predicted:
+        assert float(row["score"]) == pytest.approx(tested[row["path"]], rel=1e-5)
+
+
+def metric(run: Path, name: str) -> float | None:
+    summary = json.loads((run / "report" / "summary.json").read_text())
+    return summary["metrics"][name]["average"]
+
+
+def test_folders_of_good_images_are_learned_and_have_no_metrics(
+    tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("01", "b"):
+        shutil.copytree(data_root / name / "train" / "good", tmp_path / "good" / name)
+    fit = ["fit", "--data.root=good", "--data.layout=folder", "--data.tasks=[01, b]", *MODEL]
+    fit += ["--schedule.epochs_per_task=1", "--trainer.default_root_dir=run"]
+    run_here(monkeypatch, tmp_path, *fit)
+    run = tmp_path / "run"
+    assert metric(run, "image_auroc") is None
+    path = f"--ckpt_path={run / 'last.ckpt'}"
+    run_here(monkeypatch, tmp_path, "predict", path, f"--data.predict_path={data_root / 'b'}")
+    products = {row["product"] for row in rows(run / "predictions" / "predictions.csv")}
+    assert products == {"b"}
+    said = failure(monkeypatch, tmp_path, "test", path)
+    assert "no image to test" in said
+    assert "layout folder" in said
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 import timm
-import torch
 
 import commands.lightning as cli
-from moleflow_pl import MoLEFlow
+from moleflow_pl.data.layouts import task_groups
 from moleflow_pl.flow import MoLESpatialAwareNF
+from tests.conftest import SEED_METHOD
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
@@ -34,13 +34,30 @@ def test_every_config_parses(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_there_are_the_promised_presets() -> None:
-    assert {path.stem for path in CONFIGS} >= {"demo", "mvtec", "mvtec_pilot", "seed"}
+    assert {path.stem for path in CONFIGS} >= {
+        "demo", "mvtec", "mvtec_pilot", "mvtec_14_1", "mvtec_10_5", "mvtec_3x5", "seed", "visa",
+    }  # fmt: skip
 
 
-def test_mvtec_has_its_fifteen_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    path = next(path for path in CONFIGS if path.stem == "mvtec")
-    tasks = parse(monkeypatch, "fit", "--config", str(path)).config.fit.data.tasks
-    assert len(tasks) == len(set(tasks)) == 15
+@pytest.mark.parametrize(
+    ("name", "sizes"), [("14_1", [14, 1]), ("10_5", [10, 5]), ("3x5", [3] * 5), ("", [1] * 15)]
+)
+def test_groups_of_mvtec_hold_its_products_in_order(
+    name: str, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = CONFIGS[0].with_name(f"mvtec_{name}.yaml" if name else "mvtec.yaml")
+    groups = task_groups(parse(monkeypatch, "fit", "--config", str(path)).config.fit.data.tasks)
+    assert [len(group) for group in groups] == sizes
+    products = [product for group in groups for product in group]
+    assert products == sorted(products)
+    assert len(set(products)) == 15
+
+
+def test_visa_has_its_twelve_products_and_its_own_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = CONFIGS[0].with_name("visa.yaml")
+    data = parse(monkeypatch, "fit", "--config", str(path)).config.fit.data
+    assert data.layout == "visa"
+    assert len(set(data.tasks)) == 12
 
 
 def test_seed_config_says_what_the_layers_default_to(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,11 +70,12 @@ def test_seed_config_says_what_the_layers_default_to(monkeypatch: pytest.MonkeyP
     assert model.optimizer.init_args.lr == 1e-4
 
 
-def test_defaults_of_the_model_have_the_constants_of_the_method() -> None:
-    arguments = inspect.signature(MoLEFlow).parameters
-    optimizer = arguments["optimizer"].default([torch.nn.Parameter(torch.zeros(1))])
-    assert isinstance(optimizer, torch.optim.AdamW)
-    assert optimizer.defaults["lr"] == optimizer.defaults["weight_decay"] == 1e-4
+def test_seed_config_has_the_method_as_it_was_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = next(path for path in CONFIGS if path.stem == "seed")
+    model = parse(monkeypatch, "fit", "--config", str(path)).config.fit.model
+    for name, value in SEED_METHOD.items():
+        assert model[name] == value, name
+    assert model.loss == "mean"
 
 
 def test_product_names_that_look_like_numbers_stay_names(

@@ -35,3 +35,12 @@ def test_reference_is_kept_in_the_state() -> None:
 def test_norm_can_be_left_out() -> None:
     adapter = TaskInputAdapter(4, torch.zeros(4), torch.ones(4), use_norm=False)
     assert not any(key.startswith("layer_norm") for key in adapter.state_dict())
+
+
+def test_an_adapter_that_is_renumbered_recalls_whether_it_had_a_reference() -> None:
+    first, later = TaskInputAdapter(4), TaskInputAdapter(4, torch.ones(4), 2 * torch.ones(4))
+    x = torch.randn(1, 2, 2, 4)
+    for adapter in (first, later):
+        for made in (TaskInputAdapter(4), TaskInputAdapter(4, torch.zeros(4) + 3, torch.ones(4))):
+            made.load_state_dict(adapter.state_dict())
+            assert torch.equal(made(x), adapter(x))

@@ -1,15 +1,20 @@
+import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
+from torch.optim import AdamW
 
 from benchmarks import literal
 from moleflow_pl import ContinualDataModule, MoLEFlow
+from moleflow_pl.data import ImageRecord
+from moleflow_pl.data.datasets import FeatureDataset, PatchDraw
 from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.module import BACKBONE_PREFIX
-from tests.conftest import SIZE, TINY_MODEL, wake
+from tests.conftest import SEED_METHOD, SIZE, TINY_MODEL, wake
 from tests.conftest import fit as run_fit
 
 Build = Callable[..., MoLEFlow]
@@ -28,7 +33,7 @@ def with_tasks(module: MoLEFlow, count: int = 2) -> MoLEFlow:
 
 
 def test_inference_equals_the_literal_method(tiny_model: Build) -> None:
-    module = tiny_model(router="mahalanobis")
+    module = tiny_model(router="mahalanobis", **SEED_METHOD)
     module.schedule.extend([["a"], ["b"]], epochs=1)
     twin = literal.LiteralFlow(64, coupling_layers=2, lora_rank=2)
     seen = {}
@@ -50,7 +55,7 @@ def test_inference_equals_the_literal_method(tiny_model: Build) -> None:
 
 
 def test_training_follows_the_literal_loop(tiny_model: Build) -> None:
-    module = tiny_model()
+    module = tiny_model(optimizer=partial(AdamW, lr=1e-4, weight_decay=1e-4), **SEED_METHOD)
     twin = literal.LiteralFlow(64, coupling_layers=2, lora_rank=2)
     module.schedule.extend([["a"], ["b"]], epochs=3)
     batches = [torch.randn(4, 3, 3, 64) for _ in range(2)]
@@ -78,11 +83,81 @@ def test_training_follows_the_literal_loop(tiny_model: Build) -> None:
             torch.testing.assert_close(module.flow.state_dict()[key], tensor, rtol=1e-4, atol=1e-6)
 
 
-def test_router_is_told_nothing_of_position(tiny_model: Build) -> None:
+def test_median_prototype_is_the_median_over_patches_without_position(tiny_model: Build) -> None:
+    module = with_tasks(tiny_model(prototype="median"))
+    images = torch.rand(2, 3, SIZE, SIZE)
+    medians = module.extractor(images).flatten(1, 2).quantile(0.5, 1, interpolation="lower")
+    assert torch.equal(module(images).distances, module.router.distances(medians))
+
+
+def test_router_is_told_the_mean_over_patches_without_position(tiny_model: Build) -> None:
     module = with_tasks(tiny_model())
     images = torch.rand(2, 3, SIZE, SIZE)
     expected = module.router.distances(module.extractor(images).mean((1, 2)))
     assert torch.equal(module(images).distances, expected)
+
+
+@pytest.mark.parametrize("score", ["nll", "norm", "bank"])
+def test_patch_score_is_the_one_asked_for(tiny_model: Build, score: str) -> None:
+    module = with_tasks(tiny_model(score=score, bank_size=7))
+    features = torch.randn(2, 3, 3, 64)
+    tasks = torch.tensor([1, 0])
+    with torch.no_grad():
+        found = module.patch_scores(features, tasks)
+        latent, log_det = module.flow(module.position(features), tasks)
+    squares = latent.square().sum(-1) / 2
+    if score == "bank":
+        kept = [module.banks[str(task)].latents.float() for task in tasks.tolist()]
+        pairs = zip(latent.flatten(1, 2), kept, strict=True)
+        nearest = [torch.cdist(rows[None], bank[None])[0].amin(1) for rows, bank in pairs]
+        expected = torch.stack(nearest).reshape(2, 3, 3).square()
+    else:
+        constant = 32 * math.log(2 * math.pi)
+        expected = squares if score == "norm" else squares + constant - log_det
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-2)
+
+
+def test_long_training_of_a_later_task_cannot_hide_its_defects(tiny_model: Build) -> None:
+    """The seed's adapter earns likelihood by contracting all patches; a counted one cannot."""
+    generator = torch.Generator().manual_seed(0)
+
+    def images(count: int) -> Tensor:
+        spread = torch.linspace(0.2, 2, 64)
+        return torch.randn(count, 3, 3, 64, generator=generator) * spread
+
+    train, good, bad = images(48), images(24), images(24)
+    bad[:, 1, 1] += 0.6 * torch.randn(24, 64, generator=generator)
+
+    def auroc(**options: object) -> float:
+        torch.manual_seed(0)
+        optimizer = partial(AdamW, lr=5e-3)
+        module = tiny_model(use_position=False, optimizer=optimizer, **options)
+        module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
+        module.schedule.extend([["a"], ["b"]], epochs=1)
+        for task, features in enumerate((train.flip(-1), train)):
+            batch = {"features": features, "task": torch.full((48,), task)}
+            module.begin_task(task)
+            module.prepare_task(task, [batch])
+            steps = module.configure_optimizers()
+            assert steps is not None
+            for _ in range(10 if task == 0 else 100):
+                steps.zero_grad()
+                module.training_step(batch, 0).backward()
+                steps.step()
+            module.schedule.tasks[task].epochs_done = 1
+        with torch.no_grad():
+            scores = [module.patch_scores(x, 1).amax((1, 2)) for x in (good, bad)]
+        return (scores[1][:, None] > scores[0]).float().mean().item()
+
+    assert auroc(**SEED_METHOD) < 0.6
+    assert auroc() > 0.85
+
+
+def test_score_that_needs_a_bank_is_refused_where_none_was_kept(
+    learned: tuple[Path, MoLEFlow],
+) -> None:
+    with pytest.raises(CheckpointError, match="bank_size"):
+        MoLEFlow.load_from_checkpoint(learned[0] / "last.ckpt", score="bank")
 
 
 def test_forced_task_is_obeyed_and_no_router_means_the_first(tiny_model: Build) -> None:
@@ -138,17 +213,18 @@ def test_batch_of_another_task_is_refused(tiny_model: Build) -> None:
         module.training_step(batch, 0)
 
 
-def test_sampled_patches_are_some_of_each_image_with_their_position(tiny_model: Build) -> None:
-    module = tiny_model(patches_per_image=4)
-    module.schedule.extend([["a"]], epochs=2)
-    features = torch.arange(2 * 9 * 64.0).reshape(2, 3, 3, 64)
-    sampled = module._sample_patches(features, 0, 0, images=2)
-    assert sampled.shape == (2, 1, 4, 64)
-    for image, some in zip(features.flatten(1, 2), sampled[:, 0], strict=True):
-        places = [(image == patch).all(1).nonzero().item() for patch in some]
-        assert len(set(places)) == 4
-    assert torch.equal(module._sample_patches(features, 0, 0, images=2), sampled)
-    assert not torch.equal(module._sample_patches(features, 0, 1, images=2), sampled)
+def test_drawn_patches_get_the_position_of_their_place(tiny_model: Build) -> None:
+    module = with_tasks(tiny_model(), 1)
+    features = torch.randn(2, 3, 5, 64)
+    draw = PatchDraw(count=15, wanted=4, seed=0, purpose=("a", 0))
+    stored = FeatureDataset(features, [ImageRecord(Path("x"), "a")] * 2, 0)
+    stored.draw = draw
+    from_store = module._drawn(stored.__getitems__([1, 0]))
+    from_fresh = module._drawn({"features": features[[1, 0]], "patches": draw([1, 0])})
+    whole = module.position(features)[[1, 0]].flatten(1, 2)
+    expected = torch.stack([w[p] for w, p in zip(whole, draw([1, 0]), strict=True)])[:, None]
+    assert torch.equal(from_store, expected)
+    assert torch.equal(from_fresh, expected)
 
 
 def test_optimizer_holds_exactly_the_current_experts_parameters(tiny_model: Build) -> None:
@@ -158,7 +234,7 @@ def test_optimizer_holds_exactly_the_current_experts_parameters(tiny_model: Buil
     assert optimizer is not None
     held = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert held == [id(p) for p in module.flow.expert_parameters(1)]
-    assert optimizer.defaults["lr"] == optimizer.defaults["weight_decay"] == 1e-4
+    assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (2e-3, 1e-4)
 
 
 def test_optimizer_is_the_users_choice(tiny_model: Build) -> None:
@@ -240,7 +316,7 @@ def test_model_loads_from_its_checkpoint_alone(learned: tuple[Path, MoLEFlow]) -
     assert loaded.schedule == module.schedule
     assert torch.equal(actual.score, expected.score)
     assert torch.equal(actual.distances, expected.distances)
-    assert [loaded.flow.input_adapters[str(t)].has_reference for t in (0, 1)] == [False, True]
+    assert all(loaded.flow.adapter_of(t).whitening.ne(torch.eye(64)).any() for t in (0, 1))
 
 
 def test_loading_needs_the_same_backbone_and_structure(learned: tuple[Path, MoLEFlow]) -> None:

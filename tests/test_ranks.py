@@ -30,7 +30,7 @@ def tell(rank: int, folder: Path) -> None:
     )
     own = SHARES[rank]
     weight = torch.ones(3, requires_grad=True)
-    share = share_of_mean((own * weight).square(), total(len(own), CPU))
+    share = share_of_mean((own * weight).square().mean(), len(own), total(len(own), CPU))
     share.backward()
     statistics = FeatureStatistics(3)
     statistics.update(own)
@@ -64,6 +64,6 @@ def test_unequal_shares_of_three_processes_add_up_to_those_of_one(tmp_path: Path
 
 def test_one_process_tells_itself() -> None:
     assert (rank_and_world(), is_first(), gather(1), total(3, CPU)) == ((0, 1), True, [1], 3)
-    assert torch.equal(share_of_mean(ROWS, 7), ROWS.mean())
+    assert torch.equal(share_of_mean(ROWS.mean(), 7, 7), ROWS.mean())
     assert average(ROWS.mean()) == ROWS.mean()
     assert interleave([[1, 2]]) == [1, 2]

@@ -2,56 +2,71 @@
 
 from __future__ import annotations
 
-import glob
+import copy
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from moleflow_pl.data.check import ImageCheck, OnError
-from moleflow_pl.data.datasets import FeatureDataset, ImageDataset, SeededOrder, SharedBatches
-from moleflow_pl.data.features import extract_features
+from moleflow_pl.data.datasets import (
+    FeatureDataset,
+    ImageDataset,
+    PatchDraw,
+    SeededOrder,
+    SeededTransform,
+    SharedBatches,
+)
+from moleflow_pl.data.features import FeatureStore
 from moleflow_pl.data.layouts import (
-    IMAGE_SUFFIXES,
     LAYOUTS,
     ImageRecord,
     Layout,
     LayoutName,
     task_groups,
 )
+from moleflow_pl.data.unsorted import UnsortedImages, find_files
 from moleflow_pl.errors import DataError
 from moleflow_pl.extractor import image_shape
 from moleflow_pl.ranks import is_first, rank_and_world
 from moleflow_pl.schedule import TaskSchedule
-
-UNKNOWN_TASK = -1
 
 
 class ContinualDataModule(LightningDataModule):
     """Products that are learned one task after another, from good images alone.
 
     While a task is learned, only its own images are read. Their features are computed once and
-    kept in memory until the next task begins. On several devices, each computes and keeps them all,
-    and takes its share of every batch.
+    kept until the next task begins: in memory, or in a file of the run folder where they are many.
+    On several devices each takes its share of every batch, and keeps all features or reads the one
+    file.
 
     Args:
         root: Folder of the data set; none for a layout that reads a package.
         tasks: Products in the order of learning; a list within the list is a group that is learned
             at once.
-        layout: How the data set is laid out: `mvtec` or `elpv`.
+        layout: How the data set is laid out: `mvtec`, `mvtec2`, `visa`, `btad`, `mpdd`, `elpv`, or
+            `folder` for good images alone, a folder a product.
         image_size: Side of the images, or height and width; by default what the model takes.
         batch_size: Images in a batch, of each device.
         num_workers: Processes that read images; 0 reads in the main process.
-        val_fraction: Share of each product's good training images that is held out for `validate`.
-        cache_features: Keep the current task's features in memory instead of running the backbone
-            in every epoch.
+        val_fraction: Share of each product's good training images that is held out: thresholds are
+            calibrated on them, and `validate` looks at them. Without, there is no decision.
+        cache_features: Keep the current task's features instead of running the backbone in every
+            epoch.
         check_files: Read every image and mask once before the first epoch, and name the bad ones.
         on_error: What happens to images that cannot be used: `stop` lists them and ends, `skip`
             lists them and leaves them out.
+        feature_memory_gb: Features up to this size are in memory, more are mapped from a file.
+        feature_store: Folder that keeps features for other runs on the same images; by default
+            nothing is left of them.
+        augmentation: Random change of every training image (3, H, W) uint8, such as a transform of
+            torchvision; features are then computed anew in every epoch.
         predict_path: Images for `predict`: a file, a folder (searched through) or a pattern; by
             default the test images.
 
@@ -67,10 +82,13 @@ class ContinualDataModule(LightningDataModule):
         image_size: int | list[int] | None = None,
         batch_size: int = 16,
         num_workers: int = 2,
-        val_fraction: float = 0.0,
+        val_fraction: float = 0.1,
         cache_features: bool = True,
         check_files: bool = True,
         on_error: OnError = "stop",
+        feature_memory_gb: float = 1.0,
+        feature_store: str | None = None,
+        augmentation: nn.Module | None = None,
         predict_path: str | None = None,
     ) -> None:
         super().__init__()
@@ -94,7 +112,11 @@ class ContinualDataModule(LightningDataModule):
         self.val_fraction = val_fraction
         self.cache_features = cache_features
         self.check_files = check_files
+        self.feature_memory_gb = feature_memory_gb
+        self.feature_store = feature_store
+        self.augmentation = augmentation
         self.predict_path = predict_path
+        self.predicted: Collection[str] = ()  # images that an earlier `predict` has done
         self._check = ImageCheck(on_error)
         self._datasets: dict[str, Dataset] = {}
         self._cached_task: int | None = None
@@ -108,6 +130,15 @@ class ContinualDataModule(LightningDataModule):
                 "model.image_size, data.image_size follows it"
             )
         self.image_size = size
+        if stage == "fit" and self.augmentation is not None:
+            rank_zero_info("data.augmentation is set: features are computed anew in every epoch")
+
+    def teardown(self, stage: str) -> None:
+        """Let go of stored features."""
+        self._datasets.clear()
+        self._cached_task = None
+        if stage == "fit":
+            self._store.clear()
 
     @property
     def layout(self) -> Layout:
@@ -175,8 +206,13 @@ class ContinualDataModule(LightningDataModule):
             return []
         task = self._schedule.tasks[index]
         # a new loader each epoch: the order depends on the run's seed, the product and the epoch
-        dataset: Any = self._training_set(index, "train")
-        order: Any = SeededOrder(len(dataset), self._module.seed, task.name, task.epochs_done)
+        seed, epoch = self._module.seed, (task.name, task.epochs_done)
+        # a copy: what is of this epoch alone is not to reach who reads all
+        dataset: Any = copy.copy(self._training_set(index, "train"))
+        dataset.draw = self._draw(seed, epoch)
+        if self.augmentation is not None:
+            dataset.augment = SeededTransform(self.augmentation, seed, epoch)
+        order: Any = SeededOrder(len(dataset), seed, *epoch)
         batches = SharedBatches(order, self.batch_size, *rank_and_world())
         return self._loader(dataset, batch_sampler=batches)
 
@@ -212,14 +248,19 @@ class ContinualDataModule(LightningDataModule):
         """Training images of one task, each once, in the order of their names."""
         return self._share(self._training_set(task, "train"))
 
-    def predict_dataloader(self) -> DataLoader | list[DataLoader]:
-        """Images to predict: those of `predict_path`, or the test images."""
+    def held_out_loader(self, task: int) -> DataLoader | None:
+        """Good images of one task that it was not learned from; None where none was held out."""
+        return self._loader(self._training_set(task, "val")) if self.val_fraction else None
+
+    def predict_dataloader(self) -> DataLoader:
+        """Images to predict, but those in `predicted`: of `predict_path`, or the test images."""
+        others: list[str] = []
         if self.predict_path is None:
-            return self.test_dataloader()
-        records = [ImageRecord(path, "") for path in find_images(self.predict_path)]
-        if self._check.on_error == "skip":
-            self._check.look_at(records)
-        return self._share(ImageDataset(self._check.usable(records), UNKNOWN_TASK, self._size))
+            tasks = self._there("test")
+            paths = [str(one.path) for task in tasks for one in self._records(task, "test")]
+        else:
+            paths, others = find_files(self.predict_path)
+        return self._share(UnsortedImages(paths, self._size, self.predicted, others))
 
     def _there(self, part: str) -> list[int]:
         """The tasks on disk, if there is one: a command of its own has nothing to do without."""
@@ -227,7 +268,8 @@ class ContinualDataModule(LightningDataModule):
         if not found:
             names = self._schedule.names
             raise DataError(
-                f"no image to {part} of the learned tasks {names} in data.root {self.root}"
+                f"no image to {part} of the learned tasks {names} in data.root {self.root} "
+                f"(layout {self.layout_name}): give the place where they are as --data.root"
             )
         return found
 
@@ -284,18 +326,37 @@ class ContinualDataModule(LightningDataModule):
         """Images or stored features of a task's part; the last task's are let go first."""
         if self._cached_task != task:
             self._datasets.clear()
+            if self._cached_task is not None:
+                self._store.clear()
             self._cached_task = task
         if part not in self._datasets:
             images = self._images(task, part)
-            self._datasets[part] = self._stored(images, part) if self.cache_features else images
+            kept = self.cache_features and self.augmentation is None
+            self._datasets[part] = self._stored(images, part) if kept else images
         return self._datasets[part]
+
+    def _draw(self, seed: int, epoch: tuple[str, int]) -> PatchDraw | None:
+        """The patches that an epoch of a task sees; None for all."""
+        count: int = self._module.extractor.patches
+        wanted = max(round(self._module.patch_fraction * count), 1)
+        if wanted >= count:
+            return None
+        return PatchDraw(count, wanted, seed, epoch)
+
+    @property
+    def _store(self) -> FeatureStore:
+        assert self.trainer is not None
+        own = Path(self.trainer.default_root_dir) / "features"
+        folder = own if self.feature_store is None else Path(self.feature_store).expanduser()
+        limit = int(self.feature_memory_gb * 1e9)
+        return FeatureStore(folder, self.feature_store is not None, limit)
 
     def _stored(self, images: ImageDataset, part: str) -> Dataset:
         """Features of a task's images; the images themselves where no memory is left for them."""
         name = self._schedule.tasks[images.task].name
         started = time.monotonic()
         try:
-            features = extract_features(
+            features = self._store.get(
                 self._module.extractor, self._loader(images), f"features of {name} ({part})"
             )
         except (MemoryError, RuntimeError) as error:
@@ -315,23 +376,11 @@ class ContinualDataModule(LightningDataModule):
     def _loader(self, dataset: Any, **options: Any) -> DataLoader:
         options = options or {"batch_size": self.batch_size}
         # stored features need no process to read them
-        workers = self.num_workers if isinstance(dataset, ImageDataset) else 0
-        return DataLoader(dataset, num_workers=workers, collate_fn=dataset.collate, **options)
-
-
-def find_images(where: str) -> list[Path]:
-    """Image files a path means: a file, all below a folder, or those a pattern matches.
-
-    Raises:
-        DataError: there is none.
-    """
-    path = Path(where).expanduser()
-    if path.is_file():
-        return [path]
-    found = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
-    images = sorted(p for p in found if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES)
-    if not images:
-        raise DataError(
-            f"no image at {where}: give a file, a folder or a pattern such as 'in/*.png'"
+        workers = 0 if isinstance(dataset, FeatureDataset) else self.num_workers
+        return DataLoader(
+            dataset,
+            num_workers=workers,
+            pin_memory=self._module.device.type == "cuda",
+            collate_fn=dataset.collate,
+            **options,
         )
-    return images

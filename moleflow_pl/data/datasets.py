@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 
 from moleflow_pl.data.images import read_image, read_mask
 from moleflow_pl.data.layouts import ImageRecord
 from moleflow_pl.errors import DataError
-from moleflow_pl.seeding import derive_generator
+from moleflow_pl.seeding import derive_generator, derive_seed
 
 Batch = dict[str, Any]
 
@@ -32,11 +33,67 @@ def describe(records: Sequence[ImageRecord], task: int) -> Batch:
     }
 
 
+@dataclass(frozen=True)
+class PatchDraw:
+    """Which patches of an image a training step sees: some, drawn anew for each epoch.
+
+    What is drawn for an image depends on nothing but the seed, the purpose and the image's index:
+    not on the batch it is in.
+
+    Attributes:
+        count: Patches of an image.
+        wanted: How many of them are drawn, without repetition.
+        seed: Seed of the run.
+        purpose: What the draw is for, see `derive_seed`.
+
+    Example:
+        >>> draw = PatchDraw(count=9, wanted=3, seed=0, purpose=("leather", 1))
+        >>> draw([0, 5]).shape
+        torch.Size([2, 3])
+    """
+
+    count: int
+    wanted: int
+    seed: int
+    purpose: tuple[str | int, ...]
+
+    def __call__(self, indices: Sequence[int]) -> Tensor:
+        """Places of the patches of images by their index, (B, wanted)."""
+        drawn = [self._one(index) for index in indices]
+        return torch.stack(drawn) if drawn else torch.empty(0, self.wanted, dtype=torch.long)
+
+    def _one(self, index: int) -> Tensor:
+        generator = derive_generator(self.seed, "patches", *self.purpose, index)
+        return torch.randperm(self.count, generator=generator)[: self.wanted]
+
+
+@dataclass(frozen=True)
+class SeededTransform:
+    """A random change of an image that depends on the seed, the purpose and the image's index.
+
+    Attributes:
+        transform: From an image (3, H, W) to its like, with random numbers from torch.
+        seed: Seed of the run.
+        purpose: What the change is for, see `derive_seed`.
+    """
+
+    transform: nn.Module
+    seed: int
+    purpose: tuple[str | int, ...]
+
+    def __call__(self, index: int, image: Tensor) -> Tensor:
+        """Change the image of an index."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self.seed, "augmentation", *self.purpose, index))
+            return self.transform(image)
+
+
 class ImageDataset(Dataset):
     """Images of one task.
 
     A batch holds `image` (B, 3, H, W) uint8, `gt_mask`, a list of masks (H', W') at their own size
-    (None where a product has no masks), and what `describe` says.
+    (None where a product has no masks), `patches` (B, n) where patches are drawn, and what
+    `describe` says.
 
     Args:
         records: The images.
@@ -52,14 +109,19 @@ class ImageDataset(Dataset):
         self.task = task
         self.size = size
         self.masks = masks
+        # of one epoch of training
+        self.draw: PatchDraw | None = None
+        self.augment: SeededTransform | None = None
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index: int) -> tuple[ImageRecord, Tensor, Tensor | None]:
+    def __getitem__(self, index: int) -> tuple[ImageRecord, Tensor, Tensor | None, int]:
         record = self.records[index]
         image = read_image(record.path, self.size)
-        return record, image, self._mask(record) if self.masks else None
+        if self.augment is not None:
+            image = self.augment(index, image)
+        return record, image, self._mask(record) if self.masks else None, index
 
     def _mask(self, record: ImageRecord) -> Tensor | None:
         if not record.has_masks:
@@ -67,28 +129,32 @@ class ImageDataset(Dataset):
         if record.lacks_mask:
             raise DataError(
                 f"{record.path} has no mask {record.expected_mask}: give every defective image of "
-                "a product one, or remove its ground_truth folder for image metrics alone"
+                "a product one, or take all masks of the product away for image metrics alone"
             )
         if record.mask is None:
             return torch.zeros(1, 1, dtype=torch.uint8)
         return read_mask(record.mask)
 
-    def collate(self, samples: list[tuple[ImageRecord, Tensor, Tensor | None]]) -> Batch:
+    def collate(self, samples: list[tuple[ImageRecord, Tensor, Tensor | None, int]]) -> Batch:
         """Samples as one batch."""
-        records = [record for record, _, _ in samples]
-        images = [image for _, image, _ in samples]
-        masks = [mask for _, _, mask in samples]
+        records = [record for record, _, _, _ in samples]
+        images = [image for _, image, _, _ in samples]
         # a rank's share of a small batch may be empty
         empty = torch.empty(0, 3, *self.size, dtype=torch.uint8)
+        drawn = {} if self.draw is None else {"patches": self.draw([i for *_, i in samples])}
         return {
             "image": torch.stack(images) if images else empty,
-            "gt_mask": masks,
+            "gt_mask": [mask for _, _, mask, _ in samples],
+            **drawn,
             **describe(records, self.task),
         }
 
 
 class FeatureDataset(Dataset):
-    """Stored features of one task; a batch holds `features` (B, h, w, D) and what they are.
+    """Stored features of one task.
+
+    A batch holds `features` (B, h, w, D) and what `describe` says; where patches are drawn,
+    `features` (B, n, D) of these alone, their `patches` (B, n) and the `grid` (h, w) they are of.
 
     Args:
         features: (N, h, w, D).
@@ -100,16 +166,22 @@ class FeatureDataset(Dataset):
         self.features = features
         self.records = list(records)
         self.task = task
+        self.draw: PatchDraw | None = None
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitems__(self, indices: list[int]) -> Batch:
         """A whole batch at once: torch's loader asks for it where there is such a method."""
-        return {
-            "features": self.features[indices],
-            **describe([self.records[index] for index in indices], self.task),
-        }
+        said = describe([self.records[index] for index in indices], self.task)
+        if self.draw is None:
+            return {"features": self.features[indices], **said}
+        patches = self.draw(indices)
+        # only these are read from where the features are kept
+        rows = torch.tensor(indices, dtype=torch.long)[:, None]
+        features = self.features.flatten(1, 2)[rows, patches]
+        grid = tuple(self.features.shape[1:3])
+        return {"features": features, "patches": patches, "grid": grid, **said}
 
     @staticmethod
     def collate(batch: Batch) -> Batch:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from moleflow_pl.errors import DataError
 
+READER = 1  # counts changes that give other pixels: features kept from before are not used
 DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 DEEPEST = 65535
 DEEP_TO_BYTE = 257  # 65535 / 255
@@ -33,8 +34,17 @@ def read_image(path: Path, size: tuple[int, int]) -> Tensor:
         DataError: the file is no readable image, has more than Pillow's limit of 179 million
             pixels, or values whose scale nobody knows.
     """
+    return to_tensor(read_rgb(path), size)
+
+
+def read_rgb(path: Path) -> Image.Image:
+    """Read an image as 8-bit RGB at its own size, turned as its EXIF data says.
+
+    Raises:
+        DataError: as for `read_image`.
+    """
     with opened(path) as image:
-        return to_tensor(to_rgb(upright(image)), size)
+        return upright_rgb(image)
 
 
 def read_preview(path: Path, side: int) -> Image.Image:
@@ -43,10 +53,18 @@ def read_preview(path: Path, side: int) -> Image.Image:
     Raises:
         DataError: as for `read_image`.
     """
-    with opened(path) as image:
-        rgb = to_rgb(upright(image))
-        rgb.thumbnail((side, side))
-        return rgb
+    rgb = read_rgb(path)
+    rgb.thumbnail((side, side))
+    return rgb
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Any PIL image as 8-bit RGB, turned as its EXIF data says.
+
+    Raises:
+        ValueError: as for `to_rgb`.
+    """
+    return to_rgb(upright(image))
 
 
 def read_mask(path: Path) -> Tensor:

@@ -1,34 +1,226 @@
 import csv
+import json
+import os
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from lightning.pytorch import Trainer
+from PIL import Image
 
 from callbacks import PredictionWriter
 from callbacks.predictions import COLUMNS
 from moleflow_pl import ContinualDataModule, MoLEFlow
+from moleflow_pl.errors import ConfigError
+from tests.conftest import draw_product
 
 
-def test_a_row_for_every_image_with_product_and_margin(
-    learned: tuple[Path, MoLEFlow], tmp_path: Path, data_root: Path
-) -> None:
-    model = MoLEFlow.load_from_checkpoint(learned[0] / "last.ckpt")
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class PowerFailedError(Exception):
+    """A stop in the middle."""
+
+
+def predict(run: Path, model: MoLEFlow, images: Path | str, stop_after: int | None = None,
+            **options: object) -> None:  # fmt: skip
+    """Predict in this process, as the command line does; perhaps stopped after some batches."""
+    writer = PredictionWriter(**options)  # type: ignore[arg-type]
+    if stop_after is not None:
+        write = writer._write_pictures
+
+        def fail(path: str, found: object) -> None:
+            writer.calls = getattr(writer, "calls", 0) + 1  # type: ignore[attr-defined]
+            if writer.calls > stop_after:  # type: ignore[attr-defined]
+                raise PowerFailedError
+            write(path, found)  # type: ignore[arg-type]
+
+        writer._write_pictures = fail  # type: ignore[method-assign]
     data = ContinualDataModule(
-        str(data_root), ["01", "b"], num_workers=0, predict_path=str(data_root / "b" / "test")
-    )
+        None, ["01"], num_workers=0, batch_size=2, predict_path=str(images)
+    )  # fmt: skip
     trainer = Trainer(
-        default_root_dir=tmp_path, accelerator="cpu", logger=False,
-        enable_progress_bar=False, callbacks=[PredictionWriter()],
+        default_root_dir=run, accelerator="cpu", logger=False, enable_progress_bar=False,
+        callbacks=[writer],
     )  # fmt: skip
     trainer.predict(model, data, return_predictions=False)
-    with (tmp_path / "predictions" / "predictions.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == COLUMNS
-    assert len(rows) == 6
-    assert {row["product"] for row in rows} == {"b"}
-    assert all(float(row["router_margin"]) >= 0 for row in rows)
-    assert {row["threshold"] + row["label"] for row in rows} == {""}
+
+
+@pytest.fixture(scope="module")
+def model(learned: tuple[Path, MoLEFlow]) -> MoLEFlow:
+    return MoLEFlow.load_from_checkpoint(learned[0] / "last.ckpt")
+
+
+def test_a_row_for_every_image_with_decision_and_margin(
+    model: MoLEFlow, learned: tuple[Path, MoLEFlow], tmp_path: Path, data_root: Path
+) -> None:
+    predict(tmp_path, model, data_root / "b" / "test")
+    found = rows(tmp_path / "predictions" / "predictions.csv")
+    assert tuple(found[0]) == COLUMNS
+    assert COLUMNS[:7] == (
+        "path", "product", "router_distance", "router_margin", "score", "threshold", "label",
+    )  # fmt: skip
+    assert len(found) == 6
+    assert {row["product"] for row in found} == {"b"}
     with (learned[0] / "report" / "scores.csv").open() as file:
         tested = {Path(r["path"]): float(r["score"]) for r in csv.DictReader(file)}
-    for row in rows:
-        assert float(row["score"]) == pytest.approx(tested[Path(row["path"])], rel=1e-5)
+    calibration = model.schedule.tasks[1].calibration
+    assert calibration is not None
+    for row in found:
+        score, threshold = float(row["score"]), float(row["threshold"])
+        assert float(row["router_margin"]) >= 0
+        assert score == pytest.approx(tested[Path(row["path"])], rel=1e-5)
+        assert threshold == calibration.score_threshold.value
+        assert (float(row["normalised_score"]) > 0.5) == (score > threshold)
+        unknown = float(row["novelty"]) > 1
+        known_label = "anomalous" if score > threshold else "normal"
+        assert row["label"] == ("unknown_product" if unknown else known_label)
+
+
+def test_an_unknown_product_is_called_so_and_a_forced_one_is_not(
+    model: MoLEFlow, tmp_path: Path
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    predict(tmp_path, model, tmp_path / "noise.png")
+    (row,) = rows(tmp_path / "predictions" / "predictions.csv")
+    assert row["label"] == "unknown_product"
+    predict(tmp_path, model, tmp_path / "noise.png", product="b")
+    (row,) = rows(tmp_path / "predictions" / "predictions.csv")
+    assert (row["product"], row["label"]) == ("b", "anomalous")
+    assert row["router_margin"] == ""
+    with torch.no_grad():
+        image = torch.from_numpy(noise).permute(2, 0, 1)[None]
+        expected = model.inspect(model.extractor(image), 1)
+    assert float(row["score"]) == pytest.approx(expected.score.item(), rel=1e-5)
+    assert float(row["router_distance"]) == pytest.approx(expected.distances[0, 1].item())
+    # other options: the first predictions are kept
+    (old,) = rows(tmp_path / "predictions~1" / "predictions.csv")
+    assert old["label"] == "unknown_product"
+    assert model.forced_task is None
+
+
+def test_a_wrong_name_lists_the_right_ones_and_changes_nothing(
+    model: MoLEFlow, tmp_path: Path, data_root: Path
+) -> None:
+    predict(tmp_path, model, data_root / "b" / "test" / "good")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigError, match=r"no product 'x': the model knows \['01', 'b'\]"):
+        predict(tmp_path, model, data_root / "b" / "test", product="x")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_pictures_maps_and_boxes_are_written_beside_the_rows(
+    model: MoLEFlow, tmp_path: Path
+) -> None:
+    draw_product(tmp_path / "in", "b", 1)
+    large = Image.open(tmp_path / "in/b/test/square/000.png").resize((96, 72))
+    large.save(tmp_path / "in/b/test/square/000.png")
+    predict(tmp_path, model, tmp_path / "in" / "b" / "test", maps="tiff", boxes=True)
+    folder = tmp_path / "predictions"
+    names = [f"{kind}/00{i}.png" for kind in ("good", "square") for i in range(3)]
+    for kind, suffix in (("heatmaps", "jpg"), ("maps", "tiff")):
+        found = {str(p.relative_to(folder / kind)) for p in (folder / kind).rglob("*.*")}
+        assert found == {f"{name}.{suffix}" for name in names}
+    with Image.open(folder / "maps/square/000.png.tiff") as image:
+        scores = np.asarray(image)
+    assert scores.shape == (72, 96)
+    boxes = [row for row in rows(folder / "boxes.csv") if row["path"].endswith("square/000.png")]
+    limit = float(boxes[0]["pixel_threshold"])
+    outside = scores > limit
+    for box in boxes:
+        left, top = int(box["left"]), int(box["top"])
+        part = (slice(top, top + int(box["height"])), slice(left, left + int(box["width"])))
+        assert scores[part].max() >= float(box["peak"]) > limit
+        outside[part] = False
+    assert not outside.any()
+
+
+def test_a_stopped_predict_goes_on_and_ends_the_same(
+    model: MoLEFlow, tmp_path: Path, data_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = data_root / "b" / "test"
+    predict(tmp_path / "straight", model, images, boxes=True)
+    with pytest.raises(PowerFailedError):
+        predict(tmp_path / "stopped", model, images, stop_after=5, boxes=True)
+    table = tmp_path / "stopped" / "predictions" / "predictions.csv"
+    assert len(rows(table)) == 4
+    with table.open("a") as file:
+        file.write("torn row, with")
+    capsys.readouterr()
+    predict(tmp_path / "stopped", model, images, boxes=True)
+    assert "going on after 4 images" in capsys.readouterr().out
+    for name in ("predictions.csv", "boxes.csv"):
+        expected = rows(tmp_path / "straight" / "predictions" / name)
+        assert rows(table.with_name(name)) == expected
+    assert not (tmp_path / "stopped" / "predictions~1").exists()
+    mark = json.loads(table.with_name("run.json").read_text())
+    assert mark["complete"]
+
+
+def test_what_is_no_image_is_skipped_and_said(
+    model: MoLEFlow, tmp_path: Path, data_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    good = (data_root / "b" / "test" / "good" / "000.png").read_bytes()
+    (folder / "fine.png").write_bytes(good)
+    (folder / "torn.png").write_bytes(good[:100])
+    (folder / "torn2.png").write_bytes(b"")
+    (folder / "notes.txt").write_text("x")
+    predict(tmp_path, model, folder)
+    assert "skipped 3 files that are no images" in capsys.readouterr().out
+    (row,) = rows(tmp_path / "predictions" / "predictions.csv")
+    assert row["path"].endswith("fine.png")
+    skipped = {
+        Path(r["path"]).name: r["reason"] for r in rows(tmp_path / "predictions/skipped.csv")
+    }
+    assert set(skipped) == {"torn.png", "torn2.png", "notes.txt"}
+    assert all(skipped.values())
+
+
+def test_without_a_calibration_there_is_a_score_and_no_decision(
+    tmp_path: Path, data_root: Path, learned: tuple[Path, MoLEFlow],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    model = MoLEFlow.load_from_checkpoint(learned[0] / "last.ckpt")
+    for task in model.schedule.tasks:
+        task.calibration = None
+    predict(tmp_path, model, data_root / "b" / "test" / "good")
+    found = rows(tmp_path / "predictions" / "predictions.csv")
+    assert {row["threshold"] + row["label"] + row["normalised_score"] for row in found} == {""}
+    assert all(row["score"] for row in found)
+    assert "nothing was held out" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the kernel's own count")
+def test_memory_of_predict_does_not_grow(model: MoLEFlow, tmp_path: Path, data_root: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    source = data_root / "b" / "test" / "square" / "000.png"
+    for i in range(800):
+        (folder / f"{i:05d}.png").hardlink_to(source)
+    seen: list[int] = []
+
+    class Watch(PredictionWriter):
+        def write_on_batch_end(self, *args: object) -> None:  # type: ignore[override]
+            super().write_on_batch_end(*args)  # type: ignore[arg-type]
+            # pages that are resident now, not the most there ever were
+            seen.append(int(Path("/proc/self/statm").read_text().split()[1]) * PAGE)
+
+    data = ContinualDataModule(None, ["01"], num_workers=0, predict_path=str(folder))
+    trainer = Trainer(
+        default_root_dir=tmp_path, accelerator="cpu", logger=False, enable_progress_bar=False,
+        callbacks=[Watch(heatmaps=False, boxes=True)],
+    )  # fmt: skip
+    trainer.predict(model, data, return_predictions=False)
+    third = len(seen) // 3
+    # images and maps of a batch are 0.25 MB: of the last 17 batches, kept, they would be 4 MB
+    assert max(seen[2 * third :]) - max(seen[:third]) < 2e6

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from callbacks.run_folder import free_name, prepare_run, run_of
-from moleflow_pl.checkpoint import STATE_KEY
+from callbacks.run_folder import free_name, prepare_run
+from moleflow_pl.checkpoint import STATE_KEY, run_of
 from moleflow_pl.errors import ConfigError
 
 

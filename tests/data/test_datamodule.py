@@ -3,20 +3,23 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from torchvision.transforms import RandomErasing
 
 from moleflow_pl import ContinualDataModule, MoLEFlow
-from moleflow_pl.data.datamodule import find_images
 from moleflow_pl.errors import DataError
 from tests.conftest import TINY_MODEL, draw_product
 
 
 def data_for(root: Path, tasks: list, fn: str = "fit", **options: object) -> ContinualDataModule:
     """A data module attached to a small model that has the same tasks."""
-    data = ContinualDataModule(str(root), tasks, num_workers=0, **options)
+    data = ContinualDataModule(str(root), tasks, **{"num_workers": 0, **options})
     module = MoLEFlow(**TINY_MODEL)
     module.schedule.extend(data.groups, epochs=2)
     state = SimpleNamespace(fn=fn)
-    data.trainer = SimpleNamespace(lightning_module=module, state=state)  # type: ignore[assignment]
+    data.trainer = SimpleNamespace(  # type: ignore[assignment]
+        lightning_module=module, state=state, default_root_dir=str(root / "run")
+    )
     data.setup(fn)
     return data
 
@@ -42,6 +45,45 @@ def test_order_changes_by_epoch_and_repeats_by_seed(data_root: Path) -> None:
     assert sorted(order(0)) == sorted(order(1))
 
 
+def test_each_epoch_sees_other_patches_and_the_task_is_closed_on_all(data_root: Path) -> None:
+    data = data_for(data_root, ["01"])
+    module = data.trainer.lightning_module  # type: ignore[union-attr]
+    module.patch_fraction = 4 / 9
+
+    def drawn(epoch: int) -> dict[str, list[int]]:
+        module.schedule.tasks[0].epochs_done = epoch
+        batches = list(data.train_dataloader())
+        assert all(batch["features"].shape[1:] == (4, 64) for batch in batches)
+        return {
+            p: n for b in batches for p, n in zip(b["path"], b["patches"].tolist(), strict=True)
+        }
+
+    assert drawn(0) == drawn(0)
+    assert all(drawn(0)[path] != places for path, places in drawn(1).items())
+    assert all(batch["features"].shape[1:] == (3, 3, 64) for batch in data.train_loader_in_order(0))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_augmented_images_differ_by_epoch_and_repeat_by_seed(data_root: Path, workers: int) -> None:
+    data = data_for(data_root, ["01"], augmentation=RandomErasing(p=1.0), num_workers=workers)
+
+    def images(epoch: int) -> torch.Tensor:
+        data.trainer.lightning_module.schedule.tasks[0].epochs_done = epoch  # type: ignore[union-attr]
+        batches = list(data.train_dataloader())
+        paths = [path for batch in batches for path in batch["path"]]
+        return torch.cat([batch["image"] for batch in batches])[
+            sorted(range(len(paths)), key=paths.__getitem__)
+        ]
+
+    torch.manual_seed(1)
+    first = images(0)
+    torch.manual_seed(2)
+    assert torch.equal(images(0), first)
+    assert not torch.equal(images(1), first)
+    plain = torch.cat([batch["image"] for batch in data.train_loader_in_order(0)])
+    assert plain.float().std() != first.float().std()
+
+
 def test_features_of_the_last_task_are_let_go(data_root: Path) -> None:
     data = data_for(data_root, ["01", "b"])
     data.train_dataloader()
@@ -65,7 +107,7 @@ def test_held_out_images_are_spread_and_not_learned_from(data_root: Path) -> Non
 def test_validation_takes_training_images_where_nothing_is_held_out(
     data_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = data_for(data_root, ["b"], fn="validate")
+    data = data_for(data_root, ["b"], fn="validate", val_fraction=0.0)
     data.trainer.lightning_module.schedule.tasks[0].epochs_done = 2  # type: ignore[union-attr]
     assert sum(len(batch["path"]) for batch in data.val_dataloader()[0]) == 6
     assert "nothing was held out" in capsys.readouterr().out
@@ -135,19 +177,28 @@ def test_test_batches_come_with_masks_a_loader_a_task(data_root: Path) -> None:
     assert next(iter(loaders[1]))["gt_mask"][-1].shape == (48, 48)
 
 
-def test_images_to_predict_are_found_by_file_folder_and_pattern(data_root: Path) -> None:
-    folder = data_root / "b" / "test"
-    assert len(find_images(str(folder))) == 6
-    assert len(find_images(str(folder / "square" / "*.png"))) == 3
-    assert find_images(str(folder / "good" / "000.png")) == [folder / "good" / "000.png"]
-    with pytest.raises(DataError, match="no image at"):
-        find_images(str(data_root / "nothing*"))
+def test_images_to_predict_are_the_test_images_or_those_at_a_path(data_root: Path) -> None:
+    def paths(**options: object) -> list[str]:
+        data = data_for(data_root, ["b"], fn="predict", **options)
+        data.trainer.lightning_module.schedule.tasks[0].epochs_done = 2  # type: ignore[union-attr]
+        data.predicted = {str(data_root / "b" / "test" / "good" / "000.png")}
+        return [path for batch in data.predict_dataloader() for path in batch["path"]]
+
+    assert len(paths()) == 5
+    assert len(paths(predict_path=str(data_root / "b" / "test" / "good"))) == 2
+
+
+def test_a_share_is_held_out_unless_told_otherwise(data_root: Path) -> None:
+    data = data_for(data_root, ["b"])
+    (batch,) = data.held_out_loader(0)  # type: ignore[union-attr]
+    assert [Path(path).name for path in batch["path"]] == ["003.png"]
+    assert data_for(data_root, ["b"], val_fraction=0.0).held_out_loader(0) is None
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layout": "coco"}, r"layout 'coco' is not one of \['elpv', 'mvtec'\]"),
+        ({"layout": "coco"}, r"layout 'coco' is not one of \['btad', 'elpv', 'folder', 'mpdd',"),
         ({"val_fraction": 1.0}, "share below 1"),
         ({"tasks": ["a", "a"]}, "more than once"),
         ({"tasks": []}, "at least one product"),
@@ -211,7 +262,7 @@ def test_without_memory_for_features_the_images_are_read_each_time(
     def full(*args: object) -> None:
         raise error
 
-    monkeypatch.setattr("moleflow_pl.data.datamodule.extract_features", full)
+    monkeypatch.setattr("moleflow_pl.data.features.extract_features", full)
     data = data_for(data_root, ["b"], batch_size=4)
     batch = next(iter(data.train_dataloader()))
     assert batch["image"].shape == (4, 3, 48, 48)
@@ -224,6 +275,6 @@ def test_other_errors_of_the_backbone_are_none_of_memory(
     def broken(*args: object) -> None:
         raise RuntimeError("shapes do not fit")
 
-    monkeypatch.setattr("moleflow_pl.data.datamodule.extract_features", broken)
+    monkeypatch.setattr("moleflow_pl.data.features.extract_features", broken)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         data_for(data_root, ["b"]).train_dataloader()

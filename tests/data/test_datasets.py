@@ -3,7 +3,13 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from moleflow_pl.data.datasets import FeatureDataset, ImageDataset, SeededOrder, SharedBatches
+from moleflow_pl.data.datasets import (
+    FeatureDataset,
+    ImageDataset,
+    PatchDraw,
+    SeededOrder,
+    SharedBatches,
+)
 from moleflow_pl.data.layouts import MVTecLayout
 from moleflow_pl.ranks import interleave
 
@@ -48,6 +54,16 @@ def test_batch_of_no_image_has_the_shapes_of_one(data_root: Path) -> None:
     assert images["image"].shape == (0, 3, 32, 32)
     assert images["gt_label"].dtype == images["task"].dtype == torch.long
     assert images["gt_mask"] == images["path"] == []
+
+
+def test_batch_of_no_image_has_the_shape_of_drawn_patches(data_root: Path) -> None:
+    records = MVTecLayout(data_root).test("b")
+    draw = PatchDraw(count=9, wanted=4, seed=0, purpose=("b", 0))
+    images = ImageDataset(records, 1, (32, 32))
+    features = FeatureDataset(torch.randn(len(records), 3, 3, 5), records, 1)
+    images.draw = features.draw = draw
+    assert images.collate([])["patches"].shape == (0, 4)
+    assert features.__getitems__([])["features"].shape == (0, 4, 5)
 
 
 def test_shares_of_all_ranks_are_the_batches_of_one() -> None:

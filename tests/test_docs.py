@@ -1,0 +1,87 @@
+"""What the documentation shows is run."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import openvino
+import pytest
+import torch
+
+from docs.api import build
+from moleflow_pl.data.images import read_image
+
+ROOT = Path(__file__).parents[1]
+IMAGES = 6  # of each kind
+
+
+@pytest.fixture(scope="module")
+def tutorial(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Where the tutorial ran, in a fresh process on real solar cells, and what it printed."""
+    where = tmp_path_factory.mktemp("tutorial")
+    command = [sys.executable, ROOT / "docs" / "tutorial.py", f"--images={IMAGES}", "--epochs=2"]
+    result = subprocess.run(
+        [*map(str, command)], cwd=where, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+    return where / "tutorial", result.stdout
+
+
+def rows(path: Path) -> dict[str, dict[str, str]]:
+    with path.open() as file:
+        return {row["path"]: row for row in csv.DictReader(file)}
+
+
+def test_the_tutorial_runs_to_its_end(tutorial: tuple[Path, str]) -> None:
+    where, said = tutorial
+    assert said.rstrip().endswith("report.html.")
+    assert (where / "run" / "report" / "report.html").is_file()
+    assert "verified on 16 images of the run" in said
+    assert [path.name for path in (where / "run" / "export").iterdir()] == ["moleflow.onnx"]
+
+
+def test_predicted_scores_of_real_images_are_those_of_the_test(tutorial: tuple[Path, str]) -> None:
+    run = tutorial[0] / "run"
+    tested = rows(run / "report" / "scores.csv")
+    predicted = rows(run / "predictions" / "predictions.csv")
+    assert len(predicted) == 2 * IMAGES
+    for path, row in predicted.items():
+        assert float(row["score"]) == pytest.approx(float(tested[path]["score"]), rel=1e-5)
+
+
+def test_the_onnx_file_says_of_real_images_what_the_test_says(tutorial: tuple[Path, str]) -> None:
+    run = tutorial[0] / "run"
+    tested = list(rows(run / "report" / "scores.csv").values())
+    assert len(tested) == 4 * IMAGES
+    file = run / "export" / "moleflow.onnx"
+    session = onnxruntime.InferenceSession(file)
+    about = json.loads(session.get_modelmeta().custom_metadata_map["moleflow"])
+    where = tutorial[0].parent
+    images = torch.stack([read_image(where / r["path"], about["image_size"]) for r in tested])
+    hint = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(file, "CPU", hint)
+    for answers in (
+        session.run(["score", "product", "distance"], {"image": images.numpy()}),
+        [np.array(compiled(images.numpy())[name]) for name in ("score", "product", "distance")],
+    ):
+        score, product, distance = answers
+        assert [about["products"][place] for place in product] == [r["routed_task"] for r in tested]
+        expected = [float(r["score"]) for r in tested]
+        np.testing.assert_allclose(score, expected, rtol=1e-4)
+        expected = [float(r["router_distance"]) for r in tested]
+        np.testing.assert_allclose(distance, expected, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_pages_of_the_api_are_built_from_the_docstrings(tmp_path: Path) -> None:
+    build(tmp_path)
+    page = (tmp_path / "moleflow_pl" / "router.html").read_text()
+    assert "Sends an image to the task whose prototype is nearest" in page
+    for package in ("moleflow_pl", "callbacks"):
+        modules = {p.relative_to(ROOT).with_suffix("") for p in (ROOT / package).rglob("*.py")}
+        pages = {p.relative_to(tmp_path).with_suffix("") for p in tmp_path.rglob("*.html")}
+        assert {one for one in modules if one.name != "__init__"} <= pages

@@ -1,0 +1,228 @@
+"""On the line: from a run to decisions, by the command, in fresh processes, on real cells."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from benchmarks import contamination, decisions
+from moleflow_pl import Predictor
+from moleflow_pl.checkpoint import read_checkpoint
+from moleflow_pl.data.layouts import ELPVLayout, MVTecLayout
+from moleflow_pl.schedule import TaskSchedule
+from tests.conftest import TINY_MODEL, draw_product
+from tests.test_cli import MODEL, moleflow
+
+PRODUCTS = ("solar_mono", "solar_poly")
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def lay_out(root: Path, product: str, first: int = 0, train: int = 20) -> None:
+    """Some of the package's cells as folders, good ones from number `first` on."""
+    layout = ELPVLayout()
+    test = layout.test(product)
+    parts = {
+        "train/good": [r.path for r in layout.train(product)][first : first + train],
+        "test/good": [r.path for r in test if not r.gt_label][:4],
+        "test/defective": [r.path for r in test if r.gt_label][:4],
+    }
+    for part, paths in parts.items():
+        folder = root / product / part
+        folder.mkdir(parents=True)
+        for path in paths:
+            shutil.copy(path, folder)
+
+
+class Line:
+    """A trained run of two products on real cells."""
+
+    def __init__(self, where: Path) -> None:
+        self.where, self.data, self.run = where, where / "data", where / "run"
+        for product in PRODUCTS:
+            lay_out(self.data, product)
+        self.path = self.run / "last.ckpt"
+        moleflow(
+            where, "fit", f"--data.root={self.data}", f"--data.tasks={json.dumps(PRODUCTS)}",
+            *MODEL, f"--trainer.default_root_dir={self.run}",
+        )  # fmt: skip
+
+    def copy(self, name: str) -> Path:
+        """The checkpoint of a copy of the run, to change."""
+        return shutil.copytree(self.run, self.where / name) / "last.ckpt"
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory: pytest.TempPathFactory) -> Line:
+    return Line(tmp_path_factory.mktemp("line"))
+
+
+def own_scores(path: Path, images: list[Path], product: str) -> list[float]:
+    return [one.score for one in Predictor.load(path, product=product)(images)]  # type: ignore[arg-type]
+
+
+def images_of(line: Line) -> list[Path]:
+    return sorted((line.data / "solar_mono" / "test").rglob("*.png"))
+
+
+def schedule_of(path: Path) -> TaskSchedule:
+    return TaskSchedule.from_state(read_checkpoint(path)["moleflow"]["tasks"])
+
+
+def test_predict_decides_as_test_and_the_predictor_do(line: Line) -> None:
+    folder = line.where / "new"
+    shutil.copytree(line.data / "solar_poly" / "test", folder)
+    (folder / "readme.md").write_text("no image")
+    (folder / "torn.png").write_bytes(b"no image")
+    said = moleflow(
+        line.where, "predict", "--ckpt_path", line.path, f"--data.predict_path={folder}",
+        "--predictions.maps=npy", "--predictions.boxes=true",
+    )  # fmt: skip
+    assert "skipped 2 files that are no images: readme.md, torn.png" in said.stdout
+    found = rows(line.run / "predictions" / "predictions.csv")
+    tested = {Path(row["path"]).name: row for row in rows(line.run / "report" / "scores.csv")}
+    judged = Predictor.load(line.run)([Path(row["path"]) for row in found])
+    assert len(found) == 8
+    for row, one in zip(found, judged, strict=True):
+        score = float(row["score"])
+        assert score == pytest.approx(float(tested[Path(row["path"]).name]["score"]), rel=1e-5)
+        assert score == pytest.approx(one.score, rel=1e-5)
+        assert row["label"] == one.label
+        assert float(row["threshold"]) == one.threshold
+        with Image.open(line.run / "predictions" / "heatmaps" / f"{name_of(row, folder)}.jpg") as p:
+            assert p.size == (300, 300)
+        assert (line.run / "predictions" / "maps" / f"{name_of(row, folder)}.npy").exists()
+
+
+def name_of(row: dict[str, str], folder: Path) -> Path:
+    return Path(row["path"]).relative_to(folder)
+
+
+def test_predict_by_a_forced_product_and_a_wrong_name(line: Line) -> None:
+    image = images_of(line)[0]
+    options = ["--ckpt_path", line.path, f"--data.predict_path={image}"]
+    moleflow(line.where, "predict", *options, "--product", "solar_poly")
+    (row,) = rows(line.run / "predictions" / "predictions.csv")
+    assert row["product"] == "solar_poly"
+    assert row["label"] in ("normal", "anomalous")
+    (score,) = own_scores(line.path, [image], "solar_poly")
+    assert float(row["score"]) == pytest.approx(score, rel=1e-5)
+    said = moleflow(line.where, "predict", *options, "--product=solar", fails=True)
+    assert "no product 'solar': the model knows ['solar_mono', 'solar_poly']" in said.stderr
+    assert "Traceback" not in said.stderr
+
+
+def test_calibrate_moves_thresholds_without_images_or_training(line: Line) -> None:
+    path = line.copy("calibrated")
+    before = [task.calibration for task in schedule_of(path).tasks]
+    said = moleflow(line.where, "calibrate", "--ckpt_path", path, "--false-alarm-rate", "0.001")
+    assert said.stdout.count("extrapolated") >= 2
+    assert "0.100%" in said.stdout
+    after = [task.calibration for task in schedule_of(path).tasks]
+    for old, new in zip(before, after, strict=True):
+        assert old is not None
+        assert new is not None
+        assert new.scores == old.scores
+        assert new.score_threshold.value > old.score_threshold.value
+    weights = [torch.load(one, weights_only=True)["state_dict"] for one in (line.path, path)]
+    assert all(torch.equal(weights[1][key], tensor) for key, tensor in weights[0].items())
+    images = images_of(line)
+    prediction = Predictor.load(path)(images)[0]
+    limits = {task.name: task.calibration for task in schedule_of(path).tasks}
+    assert prediction.threshold == limits[prediction.product].score_threshold.value
+
+
+def test_experts_travel_and_all_others_stay_equal_to_the_bit(line: Line) -> None:
+    images = images_of(line)
+    path = line.copy("site")
+    before = {name: own_scores(line.path, images, name) for name in PRODUCTS}
+    options = ["--ckpt_path", path]
+    file = line.where / "poly.safetensors"
+    assert "solar_poly" in moleflow(line.where, "experts", "list", *options).stdout
+    moleflow(line.where, "experts", "export", "solar_poly", *options, "--output", file)
+    moleflow(line.where, "experts", "remove", "solar_poly", *options)
+    assert schedule_of(path).names == ["solar_mono"]
+    assert own_scores(path, images, "solar_mono") == before["solar_mono"]
+    moleflow(line.where, "experts", "import", file, *options, "--name", "poly")
+    moleflow(line.where, "experts", "rename", "solar_mono", "mono", *options)
+    assert schedule_of(path).names == ["mono", "poly"]
+    assert own_scores(path, images, "mono") == before["solar_mono"]
+    assert own_scores(path, images, "poly") == before["solar_poly"]
+    # a second import, of the copy that `remove` kept, under a name that is there
+    kept = path.parent / "experts" / "solar_poly~1.safetensors"
+    said = moleflow(line.where, "experts", "import", kept, *options, "--name", "mono", fails=True)
+    assert "the model knows ['mono'] already" in said.stderr
+
+
+def test_an_update_learns_again_beside_the_old_version_and_rolls_back(line: Line) -> None:
+    # the product that the base was learned with, at that: the base stays as it is
+    product, other = PRODUCTS
+    images, path = images_of(line), line.copy("updated")
+    before = {name: own_scores(path, images, name) for name in PRODUCTS}
+    drifted = line.where / "drifted"
+    lay_out(drifted, product, first=100, train=12)
+    options = ["--ckpt_path", path]
+    moleflow(
+        line.where, "experts", "update", product, *options, f"--data.root={drifted}",
+        "--schedule.epochs_per_task=1",
+    )  # fmt: skip
+    assert schedule_of(path).names == [other, product]
+    assert schedule_of(path).tasks[1].epochs == 1
+    assert own_scores(path, images, other) == before[other]
+    new = own_scores(path, images, product)
+    assert new != before[product]
+    moleflow(line.where, "experts", "rollback", product, *options)
+    assert own_scores(path, images, product) == before[product]
+    assert own_scores(path, images, other) == before[other]
+    # and forward again
+    moleflow(line.where, "experts", "rollback", product, *options)
+    assert own_scores(path, images, product) == new
+
+
+def test_decisions_of_a_run_can_be_measured(
+    line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["decisions", str(line.path)])
+    decisions.main()
+    shown = capsys.readouterr().out
+    assert shown.count("extrapolated") >= 4  # of two images
+    # two products known by turns, then both
+    assert shown.count("left out") == 2
+    assert shown.count("│ known ") == 4
+
+
+def test_defective_images_to_learn_from_are_a_share_and_are_not_tested_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_product(tmp_path / "data", "a", 0, train=18)
+    layout = MVTecLayout(tmp_path / "data")
+    dirty = contamination.Contaminated(layout, 0.1)
+    learned, tested = dirty.train("a"), dirty.test("a")
+    moved = [i for i, record in enumerate(learned) if "square" in str(record.path)]
+    assert len(learned) == 20
+    assert 3 < moved[0] < moved[1] < 17
+    assert sorted(record.path for record in [*learned, *tested]) == sorted(
+        record.path for record in [*layout.train("a"), *layout.test("a")]
+    )
+    config = {
+        "seed_everything": 0,
+        "trainer": {"accelerator": "cpu", "enable_progress_bar": False},
+        "model": TINY_MODEL,
+        "data": {"root": str(tmp_path / "data"), "tasks": ["a"], "num_workers": 0},
+        "schedule": {"epochs_per_task": 1},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    arguments = ["contamination", f"--config={tmp_path / 'config.yaml'}", "--share=0.1"]
+    monkeypatch.setattr("sys.argv", arguments)
+    contamination.main()
+    (row,) = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (row["share"], row["product"]) == (0.1, "a")
+    assert 0 <= row["false_alarms"] <= 1
