@@ -15,7 +15,7 @@ from moleflow_pl.errors import CheckpointError
 # what `test` and its like take over from the run: not the hardware
 CARRIED = ("seed_everything", "model", "data", "evaluation")
 RESUMED = (*CARRIED, "schedule", "trainer")
-# arguments of the trainer that name a class to import, or take a name for one
+# arguments of the trainer that name a class to import, or take a name for one, or a place
 BUILT = ("callbacks", "logger", "profiler", "plugins", "model_registry", "default_root_dir")
 OPTIMIZERS = ("torch.optim.", "moleflow_pl.module.")
 
@@ -54,18 +54,18 @@ def without_classes(part: str, values: Mapping[str, Any]) -> dict[str, Any]:
     left = [name for name in left if name != "trainer.default_root_dir"]
     if left:
         rank_zero_warn(
-            f"left out of the checkpoint's arguments: {', '.join(left)}. They name code to run, "
-            "and a file may come from anyone; give them again if you want them"
+            f"left out of the checkpoint's arguments: {', '.join(left)}. They name code to run or "
+            "a folder to write to, and a file may come from anyone; give them again if you want them"
         )
     return kept
 
 
 def is_plain(part: str, key: str, value: Any) -> bool:
-    """Whether an argument is a value, not the name of code."""
+    """Whether an argument is a value, not the name of code or of a place to write to."""
     if (part, key) == ("model", "optimizer"):
         path = value.get("class_path") if isinstance(value, dict) else value
         return str(path).startswith(OPTIMIZERS)
-    if part == "trainer" and key in BUILT:
+    if (part == "trainer" and key in BUILT) or (part, key) == ("data", "feature_store"):
         return False
     items = value if isinstance(value, list) else [value]
     return not any(isinstance(item, dict) for item in items)

@@ -416,7 +416,7 @@ class MoLEFlow(LightningModule):
             raise RuntimeError(
                 f"a batch of task {batch['task'].tolist()} came while task {task} is learned"
             )
-        patches = patch_nll(*self.flow(self._drawn(batch), task))
+        patches = self.training_nll(batch, task)
         own, size = len(batch["task"]), total(len(batch["task"]), self.device)
         loss = share_of_mean(self.loss(patches), own, size)
         mean = share_of_mean(patches.detach().mean(), own, size)
@@ -425,6 +425,10 @@ class MoLEFlow(LightningModule):
         name = self.schedule.tasks[task].name
         self.log(f"train/{name}/nll_per_dim", nll, on_step=False, on_epoch=True, batch_size=size)
         return loss
+
+    def training_nll(self, batch: Mapping[str, Any], task: int) -> Tensor:
+        """NLL of the patches that a step sees: of all (B, h, w), or of those drawn (B, 1, n)."""
+        return patch_nll(*self.flow(self._drawn(batch), task))
 
     def _drawn(self, batch: Mapping[str, Any]) -> Tensor:
         """Features with position: of all patches (B, h, w, D), or of those drawn (B, 1, n, D)."""

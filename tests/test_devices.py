@@ -21,10 +21,12 @@ class Pair:
     def __init__(self, where: Path) -> None:
         self.where = where
         for seed, name in enumerate("abc"):
-            # the last batch of five images leaves one process with nothing
-            draw_product(where / "data", name, seed, train=5)
+            # one of six images is held out; the last batch of five leaves one process with nothing
+            draw_product(where / "data", name, seed, train=6)
         fit = ["fit", f"--data.root={where / 'data'}", "--data.tasks=[a, b, c]", *MODEL]
-        fit += ["--model.patches_per_image=5", f"--schedule.epochs_per_task={EPOCHS}"]
+        # of 4 x 4 patches
+        fit += ["--model.image_size=64", "--model.patch_fraction=0.5"]
+        fit += [f"--schedule.epochs_per_task={EPOCHS}"]
         self.one, self.two = where / "one", where / "two"
         moleflow(where, *fit, f"--trainer.default_root_dir={self.one}")
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -99,7 +101,7 @@ def test_one_process_writes_and_speaks(pair: Pair) -> None:
     assert pair.fit.stdout.count("images to learn") == 1
 
 
-def test_two_processes_predict_and_test_what_one_does(pair: Pair) -> None:
+def test_two_processes_predict_what_one_tests(pair: Pair) -> None:
     expected = rows(pair.one / "report" / "scores.csv")
     checkpoint = f"--ckpt_path={pair.two / 'last.ckpt'}"
     moleflow(pair.where, "predict", checkpoint, *TWO, "--trainer.accelerator=cpu")
@@ -107,7 +109,5 @@ def test_two_processes_predict_and_test_what_one_does(pair: Pair) -> None:
     assert [row["path"] for row in predicted] == [row["path"] for row in expected]
     for a, b in zip(expected, predicted, strict=True):
         assert float(b["score"]) == pytest.approx(float(a["score"]), rel=1e-5)
-    (pair.two / "report" / "scores.csv").unlink()
-    moleflow(pair.where, "test", checkpoint, *TWO, "--trainer.accelerator=cpu")
-    tested = rows(pair.two / "report" / "scores.csv")
-    assert [row["path"] for row in tested] == [row["path"] for row in expected]
+    pictures = (pair.two / "predictions" / "heatmaps").rglob("*.jpg")
+    assert len(list(pictures)) == len(expected)

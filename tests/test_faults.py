@@ -72,14 +72,20 @@ def test_full_disk_leaves_what_a_run_had_and_the_command_goes_on_later(
     assert story.summary_now(run)["tasks"] == ["01", "b", "c"]
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["run.json.part", "predictions.csv.part", "b/test/good/000.png.jpg", "b/test/good/000.png.npy"],
+)
 def test_full_disk_stops_predict_with_the_name_of_the_file(
-    story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(story.moved, run)
-    path = full_at(run / "predictions" / "predictions.csv")
-    said = failure(monkeypatch, tmp_path, "predict", f"--ckpt_path={run / 'last.ckpt'}")
-    assert said.startswith(f"moleflow: cannot write {path}: No space left")
+    folder = {".jpg": "heatmaps", ".npy": "maps"}.get(Path(name).suffix, "")
+    path = full_at(run / "predictions" / folder / name)
+    flags = [f"--ckpt_path={run / 'last.ckpt'}", "--predictions.maps=npy"]
+    said = failure(monkeypatch, tmp_path, "predict", *flags)
+    assert said.startswith(f"moleflow: cannot write {str(path).removesuffix('.part')}: No space")
 
 
 @pytest.mark.parametrize("name", ["run", "metrics.csv", ".writable"])

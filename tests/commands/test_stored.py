@@ -51,9 +51,11 @@ def test_other_commands_take_over_no_hardware(tmp_path: Path) -> None:
         ("model", "optimizer", "os.system"),
         ("model", "grid", {"class_path": "some.Class"}),
         ("data", "tasks", [{"class_path": "some.Class"}]),
+        ("data", "augmentation", {"class_path": "some.Class"}),
+        ("data", "feature_store", "/elsewhere"),
     ],
 )
-def test_what_names_code_is_left_out_and_told(
+def test_what_names_code_or_a_place_is_left_out_and_told(
     part: str, key: str, value: object, tmp_path: Path
 ) -> None:
     config = {part: {"kept": 1, key: value}}
