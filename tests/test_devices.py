@@ -30,6 +30,8 @@ class Pair:
         self.one, self.two = where / "one", where / "two"
         moleflow(where, *fit, f"--trainer.default_root_dir={self.one}")
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        # the second process reads what the first has written
+        fit += ["--data.feature_memory_gb=0"]
         fit += ["--trainer.callbacks=tests.keep_ranks.KeepRanks", *TWO]
         env = {"PYTHONPATH": path}
         self.fit = moleflow(where, *fit, f"--trainer.default_root_dir={self.two}", env=env)
