@@ -54,8 +54,8 @@ def without_classes(part: str, values: Mapping[str, Any]) -> dict[str, Any]:
     left = [name for name in left if name != "trainer.default_root_dir"]
     if left:
         rank_zero_warn(
-            f"left out of the checkpoint's arguments: {', '.join(left)}. They name code to run or a "
-            "folder to write to, and a file may come from anyone; give them again if you want them"
+            f"left out of the checkpoint's arguments: {', '.join(left)}. They name code or a place"
+            " to write to, and a file may come from anyone; give them again if you want them"
         )
     return kept
 
