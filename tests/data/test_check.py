@@ -9,7 +9,8 @@ from PIL import Image
 
 from moleflow_pl.data.check import ImageCheck, find_flaws, flaw_of
 from moleflow_pl.data.images import read_image, to_rgb, to_tensor
-from moleflow_pl.data.layouts import ImageRecord, MVTecLayout, images_in
+from moleflow_pl.data.records import ImageRecord, images_in
+from moleflow_pl.data.tree_layouts import MVTecLayout
 from moleflow_pl.errors import DataError
 from tests.data.corpus import GREY, IGNORED, READABLE, UNREADABLE, flat, rotated
 

@@ -233,7 +233,7 @@ def test_skipped_images_are_in_no_part(tmp_path: Path) -> None:
     data = data_for(tmp_path, ["a"], on_error="skip")
     data.check_images([0])
     counts = data.check([0])["a"]
-    assert (counts["train"], counts["test_good"], counts["test_defective"]) == (5, 3, 2)
+    assert counts == {"train": 4, "val": 1, "test_good": 3, "test_defective": 2}
     assert str(bad) not in [p for batch in data.train_loader_in_order(0) for p in batch["path"]]
     assert sum(len(batch["path"]) for batch in data.test_loader(0)) == 5
 
