@@ -69,7 +69,8 @@ def test_two_processes_learn_what_one_does(pair: Pair) -> None:
         )
         assert list(one) == list(two)
         for key, tensor in one.items():
-            torch.testing.assert_close(two[key], tensor, rtol=1e-5, atol=1e-6, msg=key)
+            # one step moves a weight by some 1e-3; sums are rounded in another order
+            torch.testing.assert_close(two[key], tensor, rtol=1e-5, atol=5e-6, msg=key)
 
 
 def test_each_test_image_is_scored_once_in_the_order_of_one_process(pair: Pair) -> None:
