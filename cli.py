@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -9,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 from moleflow_pl.errors import MoLEFlowError
 
+# what a user can mend, wherever it strikes
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 # a verb, the module that runs it, and what it does
 VERBS = {
     "fit": ("lightning", "learn products, one after another"),
@@ -75,6 +78,10 @@ def run(verb: str, args: Sequence[str]) -> None:
         # an error of a loader's process comes wrapped in that process' traceback
         message = str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
         sys.exit(f"moleflow: {message}")
+    except OSError as error:
+        if error.errno not in OF_THE_DISK:
+            raise
+        sys.exit(f"moleflow: {error.filename or 'the disk'}: {error.strerror}")
 
 
 def installed_version() -> str:

@@ -17,9 +17,11 @@ from tqdm.auto import tqdm
 
 from callbacks.run_folder import free_name
 from moleflow_pl.evaluation import EvaluationOptions, TaskScores, matrix_row, zero_shot
+from moleflow_pl.files import write_text, writing
 from moleflow_pl.module import MoLEFlow
 from moleflow_pl.provenance import hardware, versions
-from moleflow_pl.report import summarise, summary_table, write_report, write_text
+from moleflow_pl.ranks import gather
+from moleflow_pl.report import summarise, summary_table, write_report
 from moleflow_pl.scoring import Upsampling
 
 
@@ -62,7 +64,7 @@ class EvaluationCallback(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
         """Show where the run stands."""
         tasks = [pl_module.schedule.tasks[i] for i in pl_module.schedule.learned]
-        if tasks and tasks[-1].evaluation:
+        if tasks and tasks[-1].evaluation and trainer.is_global_zero:
             summary = summarise(tasks, cost(pl_module, len(tasks)))
             show(summary, Path(trainer.default_root_dir))
 
@@ -81,8 +83,12 @@ class EvaluationCallback(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
         """Write the report and show its table."""
-        summary = self._report(trainer, pl_module, list(self._scores.values()))
-        show(summary, Path(trainer.default_root_dir))
+        # a rank whose share of a task is empty has not heard of it
+        tasks = sorted(set().union(*gather(list(self._scores))))
+        scores = [self._scores.get(t, TaskScores(t, self.options)).gathered() for t in tasks]
+        summary = self._report(trainer, pl_module, scores)
+        if trainer.is_global_zero:
+            show(summary, Path(trainer.default_root_dir))
 
     def _evaluate_if_due(self, trainer: Trainer, module: MoLEFlow) -> None:
         task = module.schedule.at_boundary
@@ -98,7 +104,8 @@ class EvaluationCallback(Callback):
             (scores,) = self._run(trainer, module, [ahead])
             row = module.schedule.tasks[task].evaluation
             if row is not None and scores.rows:
-                row["zero_shot"] = zero_shot(scores)
+                made = zero_shot(scores) if trainer.is_global_zero else None
+                row["zero_shot"] = trainer.strategy.broadcast(made)
 
     def _run(self, trainer: Trainer, module: MoLEFlow, tasks: Sequence[int]) -> list[TaskScores]:
         """Score the test images of some tasks, as `test` does."""
@@ -109,10 +116,11 @@ class EvaluationCallback(Callback):
             for task in tasks:
                 scores = TaskScores(task, self.options)
                 title = f"testing {module.schedule.tasks[task].name}"
-                for index, batch in enumerate(tqdm(data.test_loader(task), desc=title)):
+                bar = tqdm(data.test_loader(task), desc=title, disable=not trainer.is_global_zero)
+                for index, batch in enumerate(bar):
                     moved = module.transfer_batch_to_device(batch, module.device, 0)
                     scores.update(batch, module.test_step(moved, index))
-                result.append(scores)
+                result.append(scores.gathered())
         module.train()
         return result
 
@@ -126,7 +134,8 @@ class EvaluationCallback(Callback):
             "router": module.router.distance if module.routes else "none",
             "image_quantile": module.image_quantile,
         }
-        tasks[-1].evaluation = matrix_row(scores, len(tasks), settings)
+        row = matrix_row(scores, len(tasks), settings) if trainer.is_global_zero else None
+        tasks[-1].evaluation = trainer.strategy.broadcast(row)
         summary = summarise(tasks, cost(module, len(tasks)))
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir) / "report"
@@ -177,7 +186,8 @@ def keep_unlike(folder: Path, summary: Mapping[str, Any]) -> None:
     if grown and old.get("settings") == summary["settings"]:
         return
     aside = free_name(folder)
-    folder.rename(aside)
+    with writing(aside):
+        folder.rename(aside)
     print(f"the report that was in {folder} is of other tasks or settings, and now in {aside}")
 
 

@@ -17,10 +17,12 @@ from callbacks.run_folder import free_name
 from moleflow_pl.checkpoint import plain
 from moleflow_pl.data.unsorted import NO_IMAGE_NAME
 from moleflow_pl.extractor import weights_hash
+from moleflow_pl.files import write_text, writing
 from moleflow_pl.localisation import MapFormat, save_map
 from moleflow_pl.module import Inspection, MoLEFlow
 from moleflow_pl.predictor import Judge, Prediction
-from moleflow_pl.report import write_rows, write_text
+from moleflow_pl.ranks import gather, wait_for_all
+from moleflow_pl.report import write_rows
 from moleflow_pl.schedule import TaskSchedule
 
 COLUMNS = (
@@ -37,7 +39,8 @@ class PredictionWriter(BasePredictionWriter):
     """Writes what is found in every image as soon as it is scored.
 
     A `predict` that was stopped goes on where it was; one by another model or with other options
-    moves the old folder aside, to `predictions~1`.
+    moves the old folder aside, to `predictions~1`. On several devices the first writes the rows of
+    all at the end, and one that was stopped begins anew.
 
     Args:
         heatmaps: Write each image under its score map, `heatmaps/<image>.jpg`. The scale is that of
@@ -59,7 +62,8 @@ class PredictionWriter(BasePredictionWriter):
         self.maps = maps
         self.boxes = boxes
         self.product = product
-        self._tables: dict[str, TextIO] = {}
+        self._tables: dict[str, TextIO] = {}  # the first rank's
+        self._kept: dict[str, list[Sequence[Any]]] = {}  # rows, where others have some too
         self._skipped: list[str] = []
 
     def setup(self, trainer: Trainer, pl_module: MoLEFlow, stage: str) -> None:  # type: ignore[override]
@@ -81,7 +85,17 @@ class PredictionWriter(BasePredictionWriter):
         """Open the tables, new or where they ended."""
         self._judge = Judge(pl_module.schedule, self.product)
         pl_module.forced_task = self._judge.task
-        say_what_is_missing(self._judge, pl_module.schedule, self.heatmaps)
+        dataset = trainer.predict_dataloaders.dataset  # type: ignore[union-attr]
+        self._root = dataset.root
+        self._places = {path: i for i, path in enumerate(dataset.paths)}
+        self._shared = trainer.world_size > 1
+        if trainer.is_global_zero:
+            say_what_is_missing(self._judge, pl_module.schedule, self.heatmaps)
+            self._begin()
+            self._skip([(path, NO_IMAGE_NAME) for path in dataset.others])
+        wait_for_all()  # the folder may have been moved aside
+
+    def _begin(self) -> None:
         make_room(self._folder, self._mark)
         write_text(self._folder / MARK, json.dumps({**self._mark, "complete": False}))
         done = {row[0] for row in self._done}
@@ -93,9 +107,6 @@ class PredictionWriter(BasePredictionWriter):
             self._open("boxes", BOX_COLUMNS, boxes)
         if done:
             print(f"going on after {len(done)} images")
-        dataset = trainer.predict_dataloaders.dataset  # type: ignore[union-attr]
-        self._root = dataset.root
-        self._skip([(path, NO_IMAGE_NAME) for path in dataset.others])
 
     def write_on_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: MoLEFlow, prediction: Inspection | None,
@@ -110,18 +121,26 @@ class PredictionWriter(BasePredictionWriter):
         for path, found in zip(batch["path"], judged, strict=True):
             self._write_pictures(path, found)
             if self.boxes:
-                self._write(
+                self._add(
                     "boxes",
                     [[path, *vars(box).values(), found.pixel_threshold] for box in found.boxes],
                 )
         rows = zip(batch["path"], judged, strict=True)
-        self._write("predictions", [[path, *row_of(found)] for path, found in rows])
+        self._add("predictions", [[path, *row_of(found)] for path, found in rows])
 
     def on_predict_end(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
         """Close the tables; say where they are and what was passed over."""
         pl_module.forced_task = None
-        for table in self._tables.values():
-            table.close()
+        parts = gather((self._kept, self._skipped))
+        if not trainer.is_global_zero:
+            return
+        self._skipped = [name for _, names in parts for name in names]
+        for name, table in self._tables.items():
+            rows = [row for kept, _ in parts for row in kept.get(name, [])]
+            # files that are no images by their name come first
+            self._write(name, sorted(rows, key=lambda row: self._places.get(row[0], -1)))
+            with writing(table.name):
+                table.close()
         write_text(self._folder / MARK, json.dumps({**self._mark, "complete": True}))
         print(f"predictions: {self._tables['predictions'].name}")
         if self._skipped:
@@ -143,16 +162,27 @@ class PredictionWriter(BasePredictionWriter):
 
     def _skip(self, files: Sequence[tuple[str, str]]) -> None:
         self._skipped += [os.path.basename(path) for path, _ in files]
-        self._write("skipped", files)
+        self._add("skipped", files)
 
     def _open(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         path = self._folder / f"{name}.csv"
         write_rows(path, columns, rows)
-        self._tables[name] = path.open("a", newline="", encoding="utf-8")
+        with writing(path):
+            self._tables[name] = path.open(
+                "a", newline="", encoding="utf-8", errors="backslashreplace"
+            )
+
+    def _add(self, name: str, rows: Sequence[Sequence[Any]]) -> None:
+        if self._shared:
+            self._kept.setdefault(name, []).extend(rows)
+        else:
+            self._write(name, rows)
 
     def _write(self, name: str, rows: Sequence[Sequence[Any]]) -> None:
-        csv.writer(self._tables[name]).writerows(rows)
-        self._tables[name].flush()  # what is written survives a stop
+        table = self._tables[name]
+        with writing(table.name):
+            csv.writer(table).writerows(rows)
+            table.flush()  # what is written survives a stop
 
 
 def row_of(found: Prediction) -> list[Any]:
@@ -199,7 +229,8 @@ def make_room(folder: Path, mark: Mapping[str, Any]) -> None:
     old.pop("complete", None)
     if old != mark:
         aside = free_name(folder)
-        folder.rename(aside)
+        with writing(aside):
+            folder.rename(aside)
         print(
             f"the predictions that were in {folder} are of another model, other images or "
             f"options, and now in {aside}"

@@ -1,9 +1,38 @@
-"""`<run>/last.ckpt`, after every epoch."""
+"""`<run>/last.ckpt`, from the first step on and after every epoch."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+
+from moleflow_pl.checkpoint import LAST, read_checkpoint, write_checkpoint
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints that are written whole or not at all, and read without running their code."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write by way of a file beside it."""
+        write_checkpoint(checkpoint, Path(path))
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read tensors and plain data, whatever the caller would allow."""
+        # into memory: the file may change while its tensors are in use
+        return read_checkpoint(Path(path), mmap=False)
+
+
+def use_whole_checkpoints(trainer: Trainer) -> None:
+    """Let a trainer write and read by `WholeCheckpoints`, unless it has a way of its own."""
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = WholeCheckpoints()
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -11,10 +40,25 @@ class RunCheckpoint(ModelCheckpoint):
 
     def __init__(self) -> None:
         super().__init__(
-            filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+            filename=Path(LAST).stem, save_on_train_epoch_end=True, enable_version_counter=False
         )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write to the run folder itself, whatever the logger says."""
         self.dirpath = trainer.default_root_dir
+        use_whole_checkpoints(trainer)
         super().setup(trainer, pl_module, stage)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing to keep: there is one file, always of the same name."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Leave what another file says alone: Lightning would delete the path it calls its own."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write where the run begins: from now on there is always something to go on from."""
+        super().on_train_start(trainer, pl_module)
+        path = Path(trainer.default_root_dir) / LAST
+        if trainer.ckpt_path is None or not trainer.strategy.broadcast(path.exists()):
+            trainer.save_checkpoint(path, weights_only=False)

@@ -8,12 +8,12 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
-from moleflow_pl.checkpoint import STATE_KEY, read_checkpoint, run_of
+from moleflow_pl.checkpoint import LAST, STATE_KEY, read_checkpoint, run_of
 from moleflow_pl.errors import CheckpointError, ConfigError
-from moleflow_pl.report import write_text
+from moleflow_pl.files import write_text, writing
 from moleflow_pl.schedule import TaskSchedule
 
-RUN_FILES = ("config.yaml", "last.ckpt")
+RUN_FILES = ("config.yaml", LAST)
 
 
 def free_name(path: Path) -> Path:
@@ -34,7 +34,18 @@ def epochs_done(checkpoint: Path) -> int:
     return TaskSchedule.from_state(tasks).epochs_done
 
 
-def prepare_run(folder: Path, checkpoint: Path | None) -> Path | None:
+def check_writable(folder: Path) -> None:
+    """Find out before a fit begins whether its folder takes files.
+
+    Raises:
+        OutputError: it does not.
+    """
+    probe = folder / ".writable"
+    write_text(probe, "x")
+    probe.unlink()
+
+
+def prepare_run(folder: Path, checkpoint: Path | None, devices: int = 1) -> Path | None:
     """Make room for a fit; nothing is deleted.
 
     A fit that goes on where the folder's run is writes on in it, and its curves begin a new file.
@@ -44,14 +55,13 @@ def prepare_run(folder: Path, checkpoint: Path | None) -> Path | None:
         Where the checkpoint is now.
 
     Raises:
-        ConfigError: the run that is in the way cannot be moved.
+        ConfigError: the run that is in the way cannot be moved, or not with the checkpoint in it
+            that several processes read.
     """
     inside = checkpoint is not None and run_of(checkpoint).resolve() == folder.resolve()
-    behind = epochs_done(folder / "last.ckpt")
+    behind = epochs_done(folder / LAST)
     if checkpoint is not None and inside and epochs_done(checkpoint) >= behind:
-        curves = folder / "metrics.csv"
-        if curves.exists():
-            curves.rename(free_name(curves))
+        keep_curves(folder)
         return checkpoint
     if not any((folder / name).exists() for name in RUN_FILES):
         return checkpoint
@@ -60,12 +70,26 @@ def prepare_run(folder: Path, checkpoint: Path | None) -> Path | None:
             f"{folder.resolve()} holds a run and cannot be moved aside from within: set "
             "trainer.default_root_dir to another folder"
         )
+    if inside and devices > 1:
+        raise ConfigError(
+            f"{checkpoint} is of the run in {folder}, which goes on behind it: on several devices "
+            "set trainer.default_root_dir to another folder"
+        )
     aside, root = free_name(folder), folder.resolve()
-    folder.rename(aside)
+    with writing(aside):
+        folder.rename(aside)
     print(f"the run that was in {folder} is now in {aside}")
     if checkpoint is None or not inside:
         return checkpoint
     return aside / checkpoint.resolve().relative_to(root)
+
+
+def keep_curves(folder: Path) -> None:
+    """Let the curves of a run that goes on begin a new file."""
+    curves = folder / "metrics.csv"
+    if curves.exists():
+        with writing(curves):
+            curves.rename(free_name(curves))
 
 
 class RunConfig(SaveConfigCallback):

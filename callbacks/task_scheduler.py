@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from callbacks.devices import check_devices, check_precision, wrap_anew
+from callbacks.guard import check_finite
+from callbacks.run_checkpoint import use_whole_checkpoints
 from moleflow_pl.calibration import FALSE_ALARM_RATE, check_rate
+from moleflow_pl.checkpoint import TASKS
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.module import MoLEFlow
 from moleflow_pl.schedule import TaskSchedule, lr_factor
@@ -44,18 +51,26 @@ class TaskSchedulerCallback(Callback):
     ) -> None:
         if epochs_per_task < 1:
             raise ConfigError(f"epochs_per_task must be at least 1, got {epochs_per_task}")
+        if warmup_epochs < 0 or not 0 <= final_lr_factor <= 1:
+            raise ConfigError(
+                "warmup_epochs is at least 0 and final_lr_factor a share of 1, got "
+                f"{warmup_epochs} and {final_lr_factor}"
+            )
         check_rate(false_alarm_rate)
         self.epochs_per_task = epochs_per_task
         self.warmup_epochs = warmup_epochs
         self.final_lr_factor = final_lr_factor
         self.false_alarm_rate = false_alarm_rate
         self._epoch_started: float | None = None
+        self._batch: Mapping[str, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: MoLEFlow, stage: str) -> None:  # type: ignore[override]
         """Plan the tasks; a checkpoint that is loaded later puts in what it has learned."""
+        use_whole_checkpoints(trainer)
         if stage != "fit":
             return
         check_devices(trainer)
+        check_precision(trainer)
         groups = trainer.datamodule.groups  # type: ignore[attr-defined]
         pl_module.schedule.extend(groups, self.epochs_per_task)
         # each epoch asks the data module for the loader of the task that is current by then
@@ -67,13 +82,18 @@ class TaskSchedulerCallback(Callback):
         """Look at the data of what is still to be learned; say how long the fit is."""
         schedule = pl_module.schedule
         trainer.fit_loop.max_epochs = schedule.epochs
+        trainer.datamodule.check_images(schedule.todo)  # type: ignore[attr-defined]
         counts = trainer.datamodule.check(schedule.todo)  # type: ignore[attr-defined]
         for index in schedule.todo:
             schedule.tasks[index].split = trainer.datamodule.split_hash(index)  # type: ignore[attr-defined]
-        if counts:
+        if counts and trainer.is_global_zero:
             Console().print(counts_table(counts))
-        else:
+        elif not counts:
             rank_zero_info(f"all tasks are learned: {schedule.names}")
+
+    def on_train_start(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
+        """Wrap the model as it is now: the first task's expert came after Lightning did so."""
+        wrap_anew(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
         """Open the current task if it is new, and set the epoch's learning rate."""
@@ -81,7 +101,9 @@ class TaskSchedulerCallback(Callback):
         current = pl_module.schedule.current
         assert current is not None
         if current not in pl_module.flow.tasks:
-            # builds the expert, and an optimizer that knows nothing of the last task
+            pl_module.begin_task(current)
+            wrap_anew(trainer)
+            # one that knows nothing of the last task
             trainer.strategy.setup_optimizers(trainer)
         if not pl_module.schedule.tasks[current].epochs_done:
             loader = trainer.datamodule.train_loader_in_order(current)  # type: ignore[attr-defined]
@@ -91,17 +113,33 @@ class TaskSchedulerCallback(Callback):
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * factor
 
+    def on_train_batch_start(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: MoLEFlow, batch: Mapping[str, Any], batch_idx: int
+    ) -> None:
+        """Keep the batch at hand, for a message that names its images."""
+        self._batch = batch
+
+    def on_before_backward(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: MoLEFlow, loss: Tensor
+    ) -> None:
+        """Stop at a loss that is no number."""
+        check_finite(loss, "loss", trainer, pl_module, self._batch)
+
     def on_before_optimizer_step(  # type: ignore[override]
         self, trainer: Trainer, pl_module: MoLEFlow, optimizer: Optimizer
     ) -> None:
-        """Log what a step does, before the gradient is clipped."""
+        """Log what a step does, before the gradient is clipped; stop if it is no number."""
         current = pl_module.schedule.current
         assert current is not None
         trained = [p for group in optimizer.param_groups for p in group["params"]]
         gradients = [p.grad for p in trained if p.grad is not None]
         name = pl_module.schedule.tasks[current].name
         options: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": 1}
-        pl_module.log(f"train/{name}/grad_norm", get_total_norm(gradients), **options)
+        norm = get_total_norm(gradients)
+        # a scaler for half precision looks for overflow by itself, and leaves such a step out
+        if getattr(trainer.precision_plugin, "scaler", None) is None:
+            check_finite(norm, "gradient", trainer, pl_module, self._batch)
+        pl_module.log(f"train/{name}/grad_norm", norm, **options)
         pl_module.log(f"train/{name}/lr", optimizer.param_groups[0]["lr"], **options)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
@@ -123,7 +161,7 @@ class TaskSchedulerCallback(Callback):
         task.fit_seconds += time.monotonic() - self._epoch_started
         self._epoch_started = None
         if last:
-            path = Path(trainer.default_root_dir) / "tasks" / f"{current:02d}-{task.name}.ckpt"
+            path = Path(trainer.default_root_dir) / TASKS / f"{current:02d}-{task.name}.ckpt"
             trainer.save_checkpoint(path, weights_only=False)
 
     def factor(self, schedule: TaskSchedule, task: int) -> float:
@@ -133,18 +171,6 @@ class TaskSchedulerCallback(Callback):
         return lr_factor(state.epochs_done, state.epochs, warmup, self.final_lr_factor)
 
 
-def check_devices(trainer: Trainer) -> None:
-    """Refuse what would train each device's expert apart from the others', without a word.
-
-    Raises:
-        ConfigError: the trainer has several devices.
-    """
-    if trainer.world_size > 1:
-        raise ConfigError(
-            f"this runs on one device, got {trainer.world_size}: set trainer.devices to 1"
-        )
-
-
 def counts_table(counts: dict[str, dict[str, int]]) -> Table:
     """Images of each product, by what they are for."""
     table: Any = Table(title="images to learn and to test with")
@@ -152,5 +178,5 @@ def counts_table(counts: dict[str, dict[str, int]]) -> Table:
     for part in ("learn", "held out", "test, good", "test, defective"):
         table.add_column(part, justify="right")
     for product, parts in counts.items():
-        table.add_row(product, *map(str, parts.values()))
+        table.add_row(escape(product), *map(str, parts.values()))
     return table

@@ -54,7 +54,7 @@ def main(args: Sequence[str]) -> None:
     """Write the file, verify it, and say what is in it."""
     given = parser().parse_args(args)
     # torch takes seconds to import, and the help needs none
-    from callbacks.run_folder import run_of
+    from moleflow_pl.checkpoint import run_of
     from moleflow_pl.export import export_checkpoint
 
     name = f"{given.product or 'moleflow'}{SUFFIXES[given.format]}"

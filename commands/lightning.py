@@ -14,14 +14,16 @@ import yaml
 from jsonargparse import set_loader
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from callbacks import EvaluationCallback, PredictionWriter, RunCheckpoint, TaskSchedulerCallback
-from callbacks.run_folder import RunConfig, prepare_run
-from callbacks.task_scheduler import check_devices
+from callbacks.curves import RunCurves
+from callbacks.devices import check_devices, check_precision
+from callbacks.run_folder import RunConfig, check_writable, keep_curves, prepare_run
+from commands.stored import stored_config
 from moleflow_pl import ContinualDataModule, MoLEFlow
-from moleflow_pl.checkpoint import CONFIG_KEY, read_checkpoint, run_of
-from moleflow_pl.errors import ConfigError
+from moleflow_pl.checkpoint import LAST, earlier, read_checkpoint, run_of
+from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.schedule import TaskSchedule
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -31,11 +33,10 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": -1,  # the task schedule says when the fit is over
     "num_sanity_val_steps": 0,  # there is no expert to validate yet
     "log_every_n_steps": 1,
+    "use_distributed_sampler": False,  # it would score some test images twice
     "check_val_every_n_epoch": 10,  # a curve to look at; nothing is chosen by it
 }
 DESCRIPTION = "Learn to inspect one product after another, and use what was learned."
-# what `test` and its like take over from the run a checkpoint comes from: not the hardware
-CARRIED = ("seed_everything", "model", "data", "evaluation")
 
 
 class PlainLoader(yaml.SafeLoader):
@@ -129,8 +130,12 @@ class MoLEFlowCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         args = long_product(quote_tasks(sys.argv[1:] if args is None else args))
         path = option(args, "--ckpt_path")
+        self.missing: Path | None = None
         if path is not None and args[0] in self.subcommands():
-            args[1:1] = ["--config", stored_config(Path(path), args[0])]
+            if args[0] == "fit" and never_written(Path(path)):
+                args, self.missing = without(args, "--ckpt_path"), Path(path)
+            else:
+                args[1:1] = ["--config", stored_config(Path(path), args[0])]
         self.config = parser.parse_args(args)
 
     def _parse_ckpt_path(self) -> None:
@@ -140,7 +145,10 @@ class MoLEFlowCLI(LightningCLI):
         """
 
     def before_instantiate_classes(self) -> None:
-        limit = self._get(self.config, "trainer").max_epochs
+        trainer = self._get(self.config, "trainer")
+        if self.missing is not None:
+            begin_anew(self.missing, Path(trainer.default_root_dir))
+        limit = trainer.max_epochs
         if limit not in (None, -1):
             raise ConfigError(
                 f"trainer.max_epochs {limit}: leave it out, and set schedule.epochs_per_task"
@@ -151,10 +159,10 @@ class MoLEFlowCLI(LightningCLI):
         if trainer.logger is None:
             # only a fit has curves; a logger of `test` would wipe them
             fit = self.subcommand == "fit"
-            root = trainer.default_root_dir
-            kwargs["logger"] = CSVLogger(root, name="", version="") if fit else False
+            kwargs["logger"] = RunCurves(trainer.default_root_dir) if fit else False
         made = super().instantiate_trainer(**kwargs)
         check_devices(made)  # before Lightning starts a process for each
+        check_precision(made)
         return made
 
     def before_fit(self) -> None:
@@ -165,8 +173,18 @@ class MoLEFlowCLI(LightningCLI):
         if self.checkpoint is not None:
             state = self.model.check(read_checkpoint(self.checkpoint))
             schedule = TaskSchedule.from_state(state["tasks"])
-        self.datamodule.check(schedule.replanned(self.datamodule.groups, epochs=1).todo)
-        self.checkpoint = prepare_run(Path(self.trainer.default_root_dir), self.checkpoint)
+        todo = schedule.replanned(self.datamodule.groups, epochs=1).todo
+        folder = Path(self.trainer.default_root_dir)
+        if not self.trainer.is_global_zero:
+            return
+        self.datamodule.check_images(todo)
+        self.datamodule.check(todo)
+        if self.missing is None:
+            devices = self.trainer.world_size
+            self.checkpoint = prepare_run(folder, self.checkpoint, devices)
+        else:
+            keep_curves(folder)
+        check_writable(folder)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
@@ -194,15 +212,31 @@ def option(args: Sequence[str], name: str) -> str | None:
     return value
 
 
-def stored_config(checkpoint: Path, subcommand: str) -> str:
-    """The arguments a checkpoint's run had, as YAML, for a command that goes on from it."""
-    config = yaml.safe_load(read_checkpoint(checkpoint).get(CONFIG_KEY) or "{}")
-    if subcommand == "fit":
-        config.pop("ckpt_path", None)
-    else:
-        config = {key: config[key] for key in CARRIED if key in config}
-    config.setdefault("trainer", {})["default_root_dir"] = str(run_of(checkpoint))
-    return yaml.safe_dump(config)
+def without(args: Sequence[str], name: str) -> list[str]:
+    """The arguments less an option and its value.
+
+    Example:
+        >>> without(["fit", "--ckpt_path=a", "--ckpt_path", "b", "--x"], "--ckpt_path")
+        ['fit', '--x']
+    """
+    kept = [arg for i, arg in enumerate(args) if not (i and args[i - 1] == name)]
+    return [arg for arg in kept if arg != name and not arg.startswith(name + "=")]
+
+
+def never_written(checkpoint: Path) -> bool:
+    """Whether a run was perhaps stopped before it wrote its first checkpoint."""
+    return checkpoint.name == LAST and not checkpoint.exists() and earlier(checkpoint) is None
+
+
+def begin_anew(checkpoint: Path, folder: Path) -> None:
+    """Say that a fit begins where it would have gone on.
+
+    Raises:
+        CheckpointError: the file that is not there is that of another run.
+    """
+    if run_of(checkpoint).resolve() != folder.resolve():
+        raise CheckpointError(f"no checkpoint at {checkpoint}")
+    rank_zero_info(f"no checkpoint at {checkpoint} yet: the run begins anew")
 
 
 def build(args: list[str] | None = None, kind: type[MoLEFlowCLI] = MoLEFlowCLI) -> MoLEFlowCLI:
@@ -224,5 +258,7 @@ def main(args: Sequence[str]) -> None:
     # the backbone is meant to be in eval mode; the other is between Lightning and torch
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
     warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
+    # what is logged is every rank's mean already
+    warnings.filterwarnings("ignore", message=r"It is recommended to use .*sync_dist=True")
     warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")
     build(list(args))

@@ -1,9 +1,8 @@
-"""What a checkpoint says of itself, and whether it fits a model."""
+"""What a checkpoint says of itself, whether it fits a model, and how it gets to the disk."""
 
 from __future__ import annotations
 
-import os
-import pickle
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,10 @@ import torch
 from torch import nn
 
 from moleflow_pl.errors import CheckpointError
+from moleflow_pl.files import replacing
 
+LAST = "last.ckpt"
+TASKS = "tasks"
 STATE_KEY = "moleflow"
 CONFIG_KEY = "moleflow_config"
 CONTAINERS_KEY = "per_task"
@@ -26,27 +28,80 @@ def run_of(checkpoint: Path) -> Path:
         True
     """
     folder = checkpoint.parent
-    return folder.parent if folder.name == "tasks" else folder
+    return folder.parent if folder.name == TASKS else folder
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Load a checkpoint without running anything it may hold; its tensors stay on disk.
+def read_checkpoint(path: Path, mmap: bool = True) -> dict[str, Any]:
+    """Load a checkpoint without running anything it may hold.
+
+    Args:
+        path: The file.
+        mmap: Leave its tensors on disk until they are asked for.
 
     Raises:
-        CheckpointError: there is no such file, or it is no checkpoint of this project.
+        CheckpointError: there is no such file, or it is no checkpoint of this project; the message
+            offers the one before it in the same run.
     """
     if not path.is_file():
-        raise CheckpointError(
-            f"no checkpoint at {path}: a run keeps its own as RUN/last.ckpt and RUN/tasks/*.ckpt"
-        )
+        hint = offer(path) or ": a run keeps its own as RUN/last.ckpt and RUN/tasks/*.ckpt"
+        raise CheckpointError(f"no checkpoint at {path}{hint}")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path} is damaged or no checkpoint: {reason}") from error
-    if not isinstance(checkpoint, dict) or STATE_KEY not in checkpoint:
-        raise CheckpointError(f"{path} is no MoLE-Flow checkpoint: it says nothing of its tasks")
+        checkpoint = load_plain(path, mmap)
+    except Exception as error:  # the bytes of a foreign file can break a reader in any way
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{path} is damaged or no checkpoint: {reason}{offer(path)}"
+        ) from error
+    if not holds_state(checkpoint):
+        raise CheckpointError(
+            f"{path} is no MoLE-Flow checkpoint: it says nothing of its tasks{offer(path)}"
+        )
     return checkpoint
+
+
+def load_plain(path: Path, mmap: bool = True) -> Any:
+    """What a file written by torch holds, if that is plain data; no code of it runs."""
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+
+
+def earlier(path: Path) -> Path | None:
+    """The newest checkpoint of the same run that comes before one and can be read."""
+    folder = path.parent if path.parent.name == TASKS else path.parent / TASKS
+    found = sorted(folder.glob("*.ckpt"), reverse=True)
+    before = [other for other in found if other != path and (path.name == LAST or other < path)]
+    return next((other for other in before if readable(other)), None)
+
+
+def readable(path: Path) -> bool:
+    """Whether a file is a checkpoint of this project, whole and plain."""
+    try:
+        content = load_plain(path)
+    except Exception:
+        return False
+    return holds_state(content)
+
+
+def holds_state(content: Any) -> bool:
+    """Whether what a file holds says where a run stands."""
+    return isinstance(content, dict) and isinstance(content.get(STATE_KEY), dict)
+
+
+def offer(path: Path) -> str:
+    """What a message about a checkpoint that cannot be used ends with."""
+    before = earlier(path)
+    return "" if before is None else f"; the one before it can be used: --ckpt_path {before}"
+
+
+def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Write a checkpoint whole or not at all, and onto the disk.
+
+    Raises:
+        OutputError: it cannot be written; the one that was there is as it was.
+    """
+    buffer = io.BytesIO()  # torch's own writer hides what went wrong with the disk
+    torch.save(dict(checkpoint), buffer)
+    with replacing(path, "wb") as file:
+        file.write(buffer.getbuffer())
 
 
 def differences(stored: Mapping[str, Any], own: Mapping[str, Any]) -> str:
@@ -74,13 +129,13 @@ def check_state(
     if STATE_KEY not in checkpoint:
         raise CheckpointError("this is no MoLE-Flow checkpoint: it says nothing of its tasks")
     state = dict(checkpoint[STATE_KEY])
-    other = differences(state["backbone"], backbone)
+    other = differences(state.get("backbone") or {}, backbone)
     if other:
         raise CheckpointError(
             f"the checkpoint was made on another backbone ({other}): its experts mean nothing to "
             "this one; set the model's backbone arguments as they were"
         )
-    other = differences(state["structure"], structure)
+    other = differences(state.get("structure") or {}, structure)
     if other:
         raise CheckpointError(
             f"the checkpoint has other model arguments ({other}): leave them as they were, or "
@@ -122,11 +177,3 @@ def task_containers(module: nn.Module) -> list[str]:
         and len(one)
         and all(key.isdigit() for key in one)
     ]
-
-
-def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Write a checkpoint whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    torch.save(dict(checkpoint), partial)
-    os.replace(partial, path)

@@ -11,8 +11,9 @@ from typing import Any
 
 from moleflow_pl.errors import DataError
 from moleflow_pl.evaluation import WAYS
+from moleflow_pl.files import write_text
 from moleflow_pl.metrics import METRICS, mean_of
-from moleflow_pl.report import SCHEMA, write_rows, write_text
+from moleflow_pl.report import SCHEMA, write_rows
 from moleflow_pl.report_page import TITLES, environment
 
 MEAN = "mean over tasks"

@@ -17,5 +17,13 @@ class CheckpointError(MoLEFlowError):
     """A checkpoint cannot be used here."""
 
 
+class OutputError(MoLEFlowError):
+    """A file cannot be written."""
+
+
+class TrainingError(MoLEFlowError):
+    """The training went wrong and was stopped."""
+
+
 class ExportError(MoLEFlowError):
     """A model cannot be exported, or the file does not say what the model says."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moleflow_pl.errors import ConfigError
 from moleflow_pl.metrics import METRICS, auroc, average_precision, f1_max, mean_of
 from moleflow_pl.pixel_metrics import FPR_LIMIT, SAMPLE, PixelHistogram, bin_edges
+from moleflow_pl.ranks import gather, interleave
 from moleflow_pl.scoring import Upsampling, anomaly_map
 
 WAYS = ("routed", "oracle")
@@ -36,6 +39,22 @@ class EvaluationOptions:
     blur_sigma: float = 4.0
     aupro_limit: float = FPR_LIMIT
     upsampling: Upsampling = "bilinear"
+
+    def __post_init__(self) -> None:
+        """Refuse what would fail only after the first task is learned.
+
+        Raises:
+            ConfigError: a value no map can be made with.
+        """
+        if (
+            self.map_size < 1
+            or not 0 <= self.blur_sigma < math.inf
+            or not 0 < self.aupro_limit <= 1
+        ):
+            raise ConfigError(
+                "evaluation: map_size is at least 1, blur_sigma at least 0 and aupro_limit in "
+                f"(0, 1], got {self.map_size}, {self.blur_sigma} and {self.aupro_limit}"
+            )
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -80,6 +99,17 @@ class TaskScores:
         self._masks += [self._packed(mask) for mask in batch["gt_mask"]]
         for way in WAYS:
             self._patches[way] += list(output[f"{way}_map"].cpu())
+
+    def gathered(self) -> TaskScores:
+        """The scores of all ranks, in the order in which one process takes the images."""
+        parts = gather(self)
+        return TaskScores(
+            self.task,
+            self.options,
+            interleave([part.rows for part in parts]),
+            {way: interleave([part._patches[way] for part in parts]) for way in WAYS},
+            interleave([part._masks for part in parts]),
+        )
 
     def maps(self, images: Sequence[int], way: str = "routed") -> Iterator[tuple[Tensor, Tensor]]:
         """Maps and masks (H, W) of some images; a mask that is not known is all normal."""

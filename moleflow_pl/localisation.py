@@ -11,6 +11,7 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
+from moleflow_pl.files import writing
 from moleflow_pl.scoring import anomaly_map
 
 MapFormat = Literal["npy", "tiff"]
@@ -65,10 +66,11 @@ def find_boxes(scores: Tensor, threshold: float) -> list[Box]:
 
 def save_map(scores: Tensor, path: Path, form: MapFormat) -> None:
     """Write a map (H, W) as float32, as `<path>.npy` or a 32-bit `<path>.tiff`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     values = scores.cpu().numpy().astype(np.float32)
     target = path.with_name(f"{path.name}.{form}")
-    if form == "npy":
-        np.save(target, values)
-    else:
-        Image.fromarray(values).save(target)
+    with writing(target):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if form == "npy":
+            np.save(target, values)
+        else:
+            Image.fromarray(values).save(target)

@@ -28,6 +28,7 @@ from moleflow_pl.flow import AdapterName, MoLESpatialAwareNF
 from moleflow_pl.losses import LOSSES, LossName
 from moleflow_pl.novelty import NoveltyStatistics, typical_direction
 from moleflow_pl.position import NoPosition, PositionalGrid
+from moleflow_pl.ranks import average, gather, share_of_mean, total
 from moleflow_pl.router import Distance, PrototypeRouter, TaskPrototype
 from moleflow_pl.schedule import TaskSchedule
 from moleflow_pl.scoring import ScoreName, image_score, patch_nll, patch_norm
@@ -313,7 +314,7 @@ class MoLEFlow(LightningModule):
 
         Args:
             task: The task.
-            batches: Its training images or features, each once.
+            batches: Its training images or features, each once; on several ranks, their shares.
         """
         adapter = self.flow.adapter_of(task)
         if not isinstance(adapter, WhiteningAdapter):
@@ -322,7 +323,7 @@ class MoLEFlow(LightningModule):
         for batch in batches:
             features = self.features(self.transfer_batch_to_device(batch, self.device, 0))
             patches.update(self.position(features))
-        adapter.fit(patches)
+        adapter.fit(patches.gathered())
 
     def finish_task(self, task: int, batches: Iterable[Mapping[str, Any]]) -> None:
         """Fit what a learned task leaves behind: its prototype, and the first one's reference.
@@ -331,7 +332,7 @@ class MoLEFlow(LightningModule):
 
         Args:
             task: The task.
-            batches: Its training images or features, each once.
+            batches: Its training images or features, each once; on several ranks, their shares.
         """
         images = FeatureStatistics(self.extractor.dim)
         patches = FeatureStatistics(self.extractor.dim)
@@ -350,9 +351,12 @@ class MoLEFlow(LightningModule):
                     patches.update(positioned)
                 if self.score == "bank":
                     latents.append(self._some_latents(positioned, task, index))
-        if latents:
+        images, patches, typical = images.gathered(), patches.gathered(), typical.gathered()
+        means = torch.stack(gather(means)).sum(0)
+        if self.score == "bank":
             generator = derive_generator(self.seed, self.schedule.tasks[task].name, "bank")
-            self._bank(task).fill(torch.cat(latents), generator)
+            all_latents = [some for part in gather(latents) for some in part]
+            self._bank(task).fill(torch.cat(all_latents), generator)
         prototype = TaskPrototype(self.extractor.dim).to(self.device)
         prototype.set(images)
         self.router.add_prototype(task, prototype)
@@ -370,7 +374,7 @@ class MoLEFlow(LightningModule):
 
         Args:
             task: The task.
-            batches: Its held-out images or features, each once.
+            batches: Its held-out images or features, each once; on several ranks, all on each.
             false_alarm_rate: Share of good images that may be called defective.
         """
         found = Calibration(false_alarm_rate=false_alarm_rate)
@@ -388,9 +392,8 @@ class MoLEFlow(LightningModule):
         rows = self.flow(positioned, task)[0].flatten(0, 2)
         name = self.schedule.tasks[task].name
         generator = derive_generator(self.seed, name, "latents", index)
-        return rows[
-            torch.randperm(len(rows), generator=generator)[: self.bank_size].to(rows.device)
-        ]
+        chosen = torch.randperm(len(rows), generator=generator)[: self.bank_size]
+        return rows[chosen.to(rows.device)].cpu()  # where ranks exchange them
 
     def configure_optimizers(self) -> torch.optim.Optimizer | None:
         """Build the optimizer of the current task, over an explicit list of its parameters.
@@ -428,14 +431,19 @@ class MoLEFlow(LightningModule):
             raise RuntimeError(
                 f"a batch of task {batch['task'].tolist()} came while task {task} is learned"
             )
-        patches = patch_nll(*self.flow(self._drawn(batch), task))
-        loss = self.loss(patches)
-        size = len(batch["task"])
-        nll = patches.detach().mean() / self.extractor.dim
+        patches = self.training_nll(batch, task)
+        own, size = len(batch["task"]), total(len(batch["task"]), self.device)
+        loss = share_of_mean(self.loss(patches), own, size)
+        mean = share_of_mean(patches.detach().mean(), own, size)
+        nll = average(mean) / self.extractor.dim
         self.log("nll_per_dim", nll, prog_bar=True, logger=False, batch_size=size)
         name = self.schedule.tasks[task].name
         self.log(f"train/{name}/nll_per_dim", nll, on_step=False, on_epoch=True, batch_size=size)
         return loss
+
+    def training_nll(self, batch: Mapping[str, Any], task: int) -> Tensor:
+        """NLL of the patches that a step sees: of all (B, h, w), or of those drawn (B, 1, n)."""
+        return patch_nll(*self.flow(self._drawn(batch), task))
 
     def _drawn(self, batch: Mapping[str, Any]) -> Tensor:
         """Features with position: of all patches (B, h, w, D), or of those drawn (B, 1, n, D)."""
@@ -452,6 +460,12 @@ class MoLEFlow(LightningModule):
         return self.position.at(features, patches, grid)[:, None]
 
     # ---------------------------------------------------------------- checkpoints
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> MoLEFlow:
+        """Build the model a file holds from plain values alone: nothing it names is imported."""
+        safe = {"weights_only": True, "_instantiator": None}
+        return super().load_from_checkpoint(checkpoint_path, *args, **{**kwargs, **safe})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the frozen backbone out; say what the file belongs to and how far it is."""

@@ -46,6 +46,12 @@ class NoveltyStatistics:
         some = features.flatten(0, 2)[::PATCH_STEP]
         self.patches.update(F.normalize(some, dim=-1))
 
+    def gathered(self) -> NoveltyStatistics:
+        """What all ranks have taken in together, the same on each."""
+        merged = NoveltyStatistics(self.images.mean.numel())
+        merged.images, merged.patches = self.images.gathered(), self.patches.gathered()
+        return merged
+
     def prototype(self) -> TaskPrototype:
         """The prototype of all images so far."""
         merged = FeatureStatistics(self.images.mean.numel())

@@ -218,7 +218,10 @@ def as_rgb(image: ImageLike) -> Image.Image:
     if isinstance(image, (str, Path)):
         return read_rgb(Path(image))
     if isinstance(image, Image.Image):
-        return upright_rgb(image)
+        try:
+            return upright_rgb(image)
+        except ValueError as error:
+            raise DataError(f"this image cannot be used: {error}") from error
     if isinstance(image, Tensor):
         array = image.detach().cpu().numpy()
         array = np.moveaxis(array, 0, -1) if array.ndim == 3 else array

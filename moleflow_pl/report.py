@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from moleflow_pl.evaluation import WAYS, TaskScores, decisions_changed
+from moleflow_pl.files import replacing, write_text
 from moleflow_pl.metrics import (
     METRICS,
     Row,
@@ -98,23 +98,6 @@ def summarise(tasks: Sequence[Task], cost: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[TextIO]:
-    """Open a file to write that takes its place when all is written, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    # line ends are the writer's, as csv asks for
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        yield file
-    os.replace(partial, path)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    with replacing(path) as file:
-        file.write(text)
-
-
 def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Write a CSV file whole or not at all; None becomes an empty field."""
     with replacing(path) as file:
@@ -165,7 +148,7 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     routing: list[Row] = [per_task["accuracy"], per_task["accuracy_on_defects"]]
     for i, name in enumerate(summary["tasks"]):
         values = [both(metrics[m]["routed"][i], metrics[m]["oracle"][i]) for m in SHOWN]
-        table.add_row(name, *values, *[shown(column[i]) for column in routing])
+        table.add_row(escape(name), *values, *[shown(column[i]) for column in routing])
     if len(summary["tasks"]) > 1:
         means = [both(metrics[m]["average"], metrics[m]["oracle_average"]) for m in SHOWN]
         overall = [summary["routing"][key] for key in ("accuracy", "accuracy_on_defects")]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from moleflow_pl.ranks import gather
+
 VARIANCE_FLOOR = 1e-6  # added to a variance before its root, as the method's reference does
 
 
@@ -57,6 +59,13 @@ class FeatureStatistics:
         )
         self.mean = self.mean + delta * weight
         self.count = total
+
+    def gathered(self) -> FeatureStatistics:
+        """What all ranks have seen together, the same on each."""
+        merged = FeatureStatistics(self.mean.numel())
+        for part in gather(self):
+            merged.merge(part)
+        return merged
 
     @property
     def covariance(self) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -14,6 +15,9 @@ from moleflow_pl import ContinualDataModule, MoLEFlow, MoLESpatialAwareNF, TaskP
 from moleflow_pl.bank import LatentBank
 from moleflow_pl.statistics import FeatureStatistics
 from moleflow_pl.whitening import WhiteningAdapter
+
+if TYPE_CHECKING:
+    from tests.story import Story
 
 SIZE = 48
 TINY_MODEL = {
@@ -98,6 +102,7 @@ def fit(
     model: dict[str, object] | None = None,
     data: dict[str, object] | None = None,
     callbacks: list[Callback] | None = None,
+    trainer: dict[str, object] | None = None,
 ) -> MoLEFlow:
     """Learn `tasks` in this process, as the command line does."""
     torch.manual_seed(0)
@@ -106,7 +111,7 @@ def fit(
         str(data_root), tasks, **{"batch_size": 4, "num_workers": 0, **(data or {})}
     )
     own = [EvaluationCallback(map_size=48, blur_sigma=1.0)] if callbacks is None else callbacks
-    trainer = Trainer(
+    made = Trainer(
         default_root_dir=run,
         accelerator="cpu",
         logger=False,
@@ -116,8 +121,9 @@ def fit(
         enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=[TaskSchedulerCallback(epochs), *own, RunCheckpoint()],
+        **(trainer or {}),
     )
-    trainer.fit(module, datamodule, ckpt_path=ckpt_path)
+    made.fit(module, datamodule, ckpt_path=ckpt_path)
     return module
 
 
@@ -126,6 +132,14 @@ def learned(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> tuple[
     """Run folder and model of a fit of `01` and `b`; look, but do not touch."""
     run = tmp_path_factory.mktemp("run")
     return run, fit(run, data_root, ["01", "b"])
+
+
+@pytest.fixture(scope="session")
+def story(tmp_path_factory: pytest.TempPathFactory) -> "Story":
+    """One run by the command, in a folder of its own; copy what you change."""
+    from tests.story import Story
+
+    return Story(tmp_path_factory.mktemp("story"))
 
 
 def some_tasks(model: MoLEFlow, count: int) -> MoLEFlow:

@@ -1,10 +1,20 @@
+import errno
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
-from moleflow_pl.checkpoint import STATE_KEY, check_state, differences, plain, read_checkpoint
-from moleflow_pl.errors import CheckpointError
+from moleflow_pl.checkpoint import (
+    STATE_KEY,
+    check_state,
+    differences,
+    earlier,
+    plain,
+    read_checkpoint,
+    write_checkpoint,
+)
+from moleflow_pl.errors import CheckpointError, OutputError
 
 STATE = {"backbone": {"backbone": "a", "dim": 8}, "structure": {"lora_rank": 4}}
 
@@ -55,6 +65,35 @@ def test_reading_runs_no_code_of_the_file(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="damaged or no checkpoint"):
         read_checkpoint(tmp_path / "bomb.ckpt")
     assert not touched.exists()
+
+
+def test_the_checkpoint_before_a_damaged_one_is_offered(tmp_path: Path) -> None:
+    tasks = tmp_path / "tasks"
+    for name in ("00-a", "01-b"):
+        write_checkpoint({STATE_KEY: {}}, tasks / f"{name}.ckpt")
+    (tasks / "02-c.ckpt").write_bytes((tasks / "00-a.ckpt").read_bytes()[:200])
+    (tmp_path / "last.ckpt").touch()
+    for path, before in ((tmp_path / "last.ckpt", "01-b"), (tasks / "02-c.ckpt", "01-b")):
+        with pytest.raises(CheckpointError, match=f"{path.name} is damaged.*--ckpt_path.*{before}"):
+            read_checkpoint(path)
+    assert earlier(tasks / "01-b.ckpt") == tasks / "00-a.ckpt"
+    assert earlier(tasks / "00-a.ckpt") is None
+
+
+def test_checkpoint_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "last.ckpt"
+    write_checkpoint({STATE_KEY: {"epoch": 1}}, path)
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="last.ckpt: No space left on device"):
+        write_checkpoint({STATE_KEY: {"epoch": 2}}, path)
+    assert read_checkpoint(path)[STATE_KEY] == {"epoch": 1}
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_differences_are_told_in_words() -> None:

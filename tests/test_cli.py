@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -15,57 +14,9 @@ import yaml
 
 import cli
 from tests.conftest import draw_product
+from tests.story import MODEL, Story, moleflow
 
 ROOT = Path(__file__).parents[1]
-MODEL = [
-    "--model.backbone=test_vit", "--model.layers=[0,1]", "--model.image_size=48",
-    "--model.backbone_weights=random", "--model.coupling_layers=2", "--model.lora_rank=2",
-    "--data.batch_size=4", "--data.num_workers=0", "--schedule.epochs_per_task=2",
-    "--evaluation.map_size=48", "--evaluation.blur_sigma=1", "--trainer.accelerator=cpu",
-]  # fmt: skip
-
-
-def moleflow(
-    where: Path, *args: object, script: bool = False, fails: bool = False
-) -> subprocess.CompletedProcess[str]:
-    """Run the command in a folder; its output on failure."""
-    program = [sys.executable, str(ROOT / "cli.py")] if script else ["moleflow"]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    result = subprocess.run(
-        [*program, *map(str, args)],
-        cwd=where,
-        env={**os.environ, "PATH": path, "COLUMNS": "120"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert bool(result.returncode) == fails, result.stdout[-3000:] + result.stderr[-3000:]
-    return result
-
-
-class Story:
-    """What a user does with one run, and what came out of it."""
-
-    def __init__(self, where: Path) -> None:
-        self.where = where
-        self.data = where / "data"
-        for seed, name in enumerate(("01", "b", "c")):
-            draw_product(self.data, name, seed, masks=name != "c")
-        fit = ["fit", f"--data.root={self.data}", "--data.tasks=[01, b]", *MODEL]
-        self.run = where / "runs" / "one"
-        self.fit = moleflow(where, *fit, f"--trainer.default_root_dir={self.run}")
-        self.summary = self.summary_now()
-        self.config = (self.run / "config.yaml").read_text()
-        self.moved = where / "moved"
-        shutil.copytree(self.run, self.moved)
-
-    def summary_now(self, run: Path | None = None) -> dict:
-        return json.loads(((run or self.run) / "report" / "summary.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
-    return Story(tmp_path_factory.mktemp("story"))
 
 
 def test_fit_ends_with_a_table_and_the_files(story: Story) -> None:
@@ -262,7 +213,9 @@ def test_folders_of_good_images_are_learned_and_have_no_metrics(
         (["--model.image_size=50", "--data.tasks=[b]"], "nearest good ones"),
         (["--trainer.max_epochs=3", "--data.tasks=[b]"], "set schedule.epochs_per_task"),
         (["--ckpt_path=no.ckpt", "--data.tasks=[b]"], "no checkpoint at no.ckpt"),
-        (["--trainer.devices=2", "--data.tasks=[b]"], "runs on one device"),
+        (["--ckpt_path=other/last.ckpt", "--data.tasks=[b]"], "no checkpoint at other/last.ckpt"),
+        (["--trainer.devices=2", "--trainer.strategy=ddp_spawn", "--data.tasks=[b]"], "ddp alone"),
+        (["--trainer.precision=16-true", "--data.tasks=[b]"], "use bf16-mixed"),
     ],
 )
 def test_bad_input_ends_in_one_clear_message(
@@ -272,15 +225,6 @@ def test_bad_input_ends_in_one_clear_message(
     assert said.startswith("moleflow: ")
     assert message in said
     assert not (tmp_path / "runs" / "moleflow" / "config.yaml").exists()
-
-
-def test_several_devices_are_refused_for_every_command(
-    story: Story, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for command in ("test", "predict", "validate"):
-        flags = [f"--ckpt_path={story.run / 'last.ckpt'}", "--trainer.devices=2"]
-        flags.append("--trainer.accelerator=cpu")
-        assert "runs on one device" in failure(monkeypatch, story.where, command, *flags)
 
 
 @pytest.mark.parametrize(
@@ -294,6 +238,35 @@ def test_failing_fit_that_goes_on_changes_nothing_of_the_run(
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     failure(monkeypatch, tmp_path, "fit", f"--ckpt_path={run / 'last.ckpt'}", flag)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_going_on_before_the_first_checkpoint_begins_anew_where_the_run_is(
+    tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").touch()
+    flags = [f"--data.root={data_root}", "--data.tasks=[b]", *MODEL]
+    flags += [f"--trainer.default_root_dir={run}", f"--ckpt_path={run / 'last.ckpt'}"]
+    run_here(monkeypatch, tmp_path, "fit", *flags, "--schedule.epochs_per_task=1")
+    assert (run / "report" / "summary.json").exists()
+    assert (run / "config.yaml").stat().st_size
+    assert not (tmp_path / "run~1").exists()
+
+
+def test_damaged_checkpoint_is_refused_and_the_one_before_goes_on(
+    story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(story.moved, run)
+    (run / "tasks" / "01-b.ckpt").unlink()
+    (run / "last.ckpt").write_bytes((run / "last.ckpt").read_bytes()[:5000])
+    said = failure(monkeypatch, tmp_path, "fit", f"--ckpt_path={run / 'last.ckpt'}")
+    before = run / "tasks" / "00-01.ckpt"
+    assert "last.ckpt is damaged" in said
+    assert said.endswith(f"--ckpt_path {before}")
+    run_here(monkeypatch, tmp_path, "fit", f"--ckpt_path={before}")
+    assert story.summary_now(run)["metrics"] == story.summary["metrics"]
 
 
 def test_branching_from_a_task_keeps_the_run_it_leaves(
@@ -353,6 +326,9 @@ def test_unreadable_image_is_named(
     (tmp_path / "a" / "train" / "good" / "003.png").write_bytes(b"no image")
     flags = [f"--data.root={tmp_path}", "--data.tasks=[a]", *MODEL, f"--data.num_workers={workers}"]
     said = failure(monkeypatch, tmp_path, "fit", *flags)
+    assert said.startswith("moleflow: 1 of 12 images cannot be used")
+    assert "003.png: cannot identify" in said
+    said = failure(monkeypatch, tmp_path, "fit", *flags, "--data.check_files=false")
     assert said.startswith("moleflow: cannot read the image")
     assert "003.png" in said
 

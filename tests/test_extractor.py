@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.extractor import PatchExtractor, load_in_order, weights_hash
+from tests.test_checkpoint import Bomb
 
 
 def vit(**options: object) -> PatchExtractor:
@@ -137,7 +138,7 @@ def test_weights_of_a_package_are_loaded_in_order(
     torch.save({f"other.{i}": t for i, t in enumerate(source.values())}, package / "w.pth")
     monkeypatch.syspath_prepend(tmp_path)
     extractor = vit(weights="package:carrier")
-    sys.modules.pop("carrier")
+    assert "carrier" not in sys.modules  # found, not imported
     for key, tensor in extractor.backbone.state_dict().items():
         assert torch.equal(tensor, source[key])
 
@@ -169,6 +170,14 @@ def test_unknown_backbone_is_answered_with_names_like_it() -> None:
         PatchExtractor("vit_small_patch14_dino", weights="random")
 
 
+@pytest.mark.parametrize("backbone", ["test_vit", "test_efficientnet"])
+def test_no_image_has_no_features(backbone: str) -> None:
+    # a rank's share of a small batch
+    extractor = PatchExtractor(backbone, layers=[0, 1], image_size=48, weights="random")
+    images = torch.zeros(1, 3, 48, 48, dtype=torch.uint8)
+    assert extractor(images[:0]).shape == (0, *extractor(images).shape[1:])
+
+
 def test_images_of_another_size_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"\(48, 48\).*got \(64, 64\)"):
         vit()(torch.rand(1, 3, 64, 64))
@@ -184,3 +193,17 @@ def test_fingerprint_tells_what_features_depend_on() -> None:
         next(other.backbone.parameters()).flatten()[0] += 1
     assert other.fingerprint()["weights_sha256"] != print_of["weights_sha256"]
     assert weights_hash(other.backbone) == other.fingerprint()["weights_sha256"]
+
+
+@pytest.mark.parametrize("name", ["evil.pth", "package:evil_package"])
+def test_weights_run_no_code(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touched = tmp_path / "touched"
+    package = tmp_path / "evil_package"
+    package.mkdir()
+    (package / "__init__.py").write_text(f"open({str(touched)!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for path in (tmp_path / "evil.pth", package / "w.pth"):
+        torch.save({"w": Bomb(touched)}, path)
+    with pytest.raises(Exception, match="Weights only load failed|weights_only"):
+        vit(weights=name if name.startswith("package:") else str(tmp_path / name))
+    assert not touched.exists()

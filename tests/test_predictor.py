@@ -8,7 +8,7 @@ from PIL import Image
 
 from moleflow_pl import MoLEFlow, Predictor
 from moleflow_pl.errors import CheckpointError, ConfigError, DataError
-from moleflow_pl.predictor import as_bytes, as_rgb
+from moleflow_pl.predictor import ImageLike, as_bytes, as_rgb
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +100,10 @@ def test_where_there_is_no_model_is_said(tmp_path: Path) -> None:
         (np.full((4, 4), 200.0), r"floats lies in \[0, 1\], got 200"),
         (np.full((4, 4), np.nan), r"floats lies in \[0, 1\], got nan"),
         (np.zeros((4, 4), np.int64), "got int64"),
+        (Image.new("F", (4, 4)), "floating-point pixels have no known scale"),
     ],
 )
-def test_what_is_no_image_is_refused_in_words(image: np.ndarray, message: str) -> None:
+def test_what_is_no_image_is_refused_in_words(image: ImageLike, message: str) -> None:
     with pytest.raises(DataError, match=message):
         as_rgb(image)
 

@@ -13,7 +13,6 @@ from moleflow_pl.report import (
     summary_table,
     task_matrix,
     write_report,
-    write_text,
 )
 from moleflow_pl.schedule import Task
 from tests.test_evaluation import scored
@@ -102,16 +101,17 @@ def test_report_files_say_what_the_summary_says(tmp_path: Path) -> None:
     }
 
 
-def test_files_are_replaced_whole(tmp_path: Path) -> None:
-    write_text(tmp_path / "x.json", "old")
-    write_text(tmp_path / "x.json", "new")
-    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
-    assert (tmp_path / "x.json").read_text() == "new"
-
-
 def test_table_shows_routed_and_own_expert_of_every_task() -> None:
     console = Console(width=120, record=True)
     console.print(summary_table(summarise(learned_tasks(), COST)))
     text = console.export_text()
     for word in ("a", "b", "all", "1.000 (1.000)", "0.000", "-", "own expert", "defective"):
         assert word in text
+
+
+def test_brackets_in_a_name_are_no_markup_of_the_table() -> None:
+    tasks = learned_tasks()
+    tasks[0].products = ["[red]screw"]
+    console = Console(width=140, record=True)
+    console.print(summary_table(summarise(tasks, COST)))
+    assert "[red]screw" in console.export_text()

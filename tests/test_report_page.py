@@ -115,3 +115,19 @@ def test_page_opens_in_a_browser_without_a_complaint(
     assert int(found["all"]) > 10
     assert found["loaded"] == found["all"]
     assert int(found["over"]) <= 0
+
+
+def test_nothing_of_a_file_or_folder_is_markup(data_root: Path, tmp_path: Path) -> None:
+    evil = "<img src=x onerror=alert(1)>"
+    scores = scores_on(data_root, ["b"])
+    for i, row in enumerate(scores.rows):
+        path = tmp_path / f"{evil}{i}.png"
+        shutil.copy(row["path"], path)
+        row |= {"path": str(path), "product": f"{evil}p", "defect": f"{evil}d", "routed_task": 0}
+    task = Task([evil], 1, 1)
+    task.evaluation = matrix_row([scores], 1, SETTINGS)
+    about = {**ABOUT, "facts": {evil: evil}, "config": f"root: {evil}</pre>"}
+    page = render_page(summarise([task], COST), [scores], about)
+    assert evil not in page
+    assert page.count("&lt;img src=x onerror") >= 10
+    assert all(source.startswith(("data:", "#")) for source in Tags(page).sources)

@@ -14,12 +14,14 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from moleflow_pl.data.check import ImageCheck, OnError
 from moleflow_pl.data.datasets import (
     FeatureDataset,
     ImageDataset,
     PatchDraw,
     SeededOrder,
     SeededTransform,
+    SharedBatches,
 )
 from moleflow_pl.data.features import FeatureStore
 from moleflow_pl.data.layouts import (
@@ -32,6 +34,7 @@ from moleflow_pl.data.layouts import (
 from moleflow_pl.data.unsorted import UnsortedImages, find_files
 from moleflow_pl.errors import DataError
 from moleflow_pl.extractor import image_shape
+from moleflow_pl.ranks import is_first, rank_and_world
 from moleflow_pl.schedule import TaskSchedule
 
 
@@ -40,6 +43,8 @@ class ContinualDataModule(LightningDataModule):
 
     While a task is learned, only its own images are read. Their features are computed once and
     kept until the next task begins: in memory, or in a file of the run folder where they are many.
+    On several devices each takes its share of every batch, and keeps all features or reads the one
+    file.
 
     Args:
         root: Folder of the data set; none for a layout that reads a package.
@@ -48,12 +53,15 @@ class ContinualDataModule(LightningDataModule):
         layout: How the data set is laid out: `mvtec`, `mvtec2`, `visa`, `btad`, `mpdd`, `elpv`, or
             `folder` for good images alone, a folder a product.
         image_size: Side of the images, or height and width; by default what the model takes.
-        batch_size: Images in a batch.
+        batch_size: Images in a batch, of each device.
         num_workers: Processes that read images; 0 reads in the main process.
         val_fraction: Share of each product's good training images that is held out: thresholds are
             calibrated on them, and `validate` looks at them. Without, there is no decision.
         cache_features: Keep the current task's features instead of running the backbone in every
             epoch.
+        check_files: Read every image and mask once before the first epoch, and name the bad ones.
+        on_error: What happens to images that cannot be used: `stop` lists them and ends, `skip`
+            lists them and leaves them out.
         feature_memory_gb: Features up to this size are in memory, more are mapped from a file.
         feature_store: Folder that keeps features for other runs on the same images; by default
             nothing is left of them.
@@ -76,6 +84,8 @@ class ContinualDataModule(LightningDataModule):
         num_workers: int = 2,
         val_fraction: float = 0.1,
         cache_features: bool = True,
+        check_files: bool = True,
+        on_error: OnError = "stop",
         feature_memory_gb: float = 1.0,
         feature_store: str | None = None,
         augmentation: nn.Module | None = None,
@@ -87,6 +97,13 @@ class ContinualDataModule(LightningDataModule):
             raise DataError(f"layout {layout!r} is not one of {sorted(LAYOUTS)}")
         if not 0 <= val_fraction < 1:
             raise DataError(f"val_fraction is a share below 1, got {val_fraction}")
+        if batch_size < 1 or num_workers < 0:
+            raise DataError(
+                f"batch_size is at least 1 and num_workers at least 0, got {batch_size} and "
+                f"{num_workers}"
+            )
+        if on_error == "skip" and not check_files:
+            raise DataError("on_error skip leaves out what check_files finds: switch that on")
         self.root = root
         self.layout_name = layout
         self.image_size = None if image_size is None else image_shape(image_size)
@@ -94,11 +111,13 @@ class ContinualDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.val_fraction = val_fraction
         self.cache_features = cache_features
+        self.check_files = check_files
         self.feature_memory_gb = feature_memory_gb
         self.feature_store = feature_store
         self.augmentation = augmentation
         self.predict_path = predict_path
         self.predicted: Collection[str] = ()  # images that an earlier `predict` has done
+        self._check = ImageCheck(on_error)
         self._datasets: dict[str, Dataset] = {}
         self._cached_task: int | None = None
 
@@ -147,7 +166,7 @@ class ContinualDataModule(LightningDataModule):
         counts = {}
         for product in [name for task in tasks for name in self.groups[task]]:
             train, val = self._split(product)
-            labels = [record.gt_label for record in self.layout.test(product)]
+            labels = [record.gt_label for record in self._check.usable(self.layout.test(product))]
             counts[product] = {
                 "train": len(train),
                 "val": len(val),
@@ -156,6 +175,21 @@ class ContinualDataModule(LightningDataModule):
             }
         return counts
 
+    def check_images(self, tasks: Sequence[int]) -> None:
+        """Look at the files of a fit that will learn `tasks` and test all there is to test.
+
+        Raises:
+            DataError: some cannot be used, and `on_error` is `stop`; or there is no such product.
+        """
+        if not self.check_files:
+            return
+        to_learn = [name for task in tasks for name in self.groups[task]]
+        records = [record for name in to_learn for record in self.layout.train(name)]
+        known = self.layout.products()
+        for name in sorted({name for group in self.groups for name in group} & set(known)):
+            records += self.layout.test(name)
+        self._check.look_at(records)
+
     def split_hash(self, task: int) -> str:
         """Hash of the names of a task's images and what each is for; where they lie is left out."""
         lines = [
@@ -163,7 +197,7 @@ class ContinualDataModule(LightningDataModule):
             for part in ("train", "val", "test")
             for record in self._records(task, part)
         ]
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
     def train_dataloader(self) -> DataLoader | list[DataLoader]:
         """Good images of the current task, in an order of their own for each epoch."""
@@ -178,8 +212,9 @@ class ContinualDataModule(LightningDataModule):
         dataset.draw = self._draw(seed, epoch)
         if self.augmentation is not None:
             dataset.augment = SeededTransform(self.augmentation, seed, epoch)
-        order = SeededOrder(len(dataset), seed, *epoch)
-        return self._loader(dataset, sampler=order)
+        order: Any = SeededOrder(len(dataset), seed, *epoch)
+        batches = SharedBatches(order, self.batch_size, *rank_and_world())
+        return self._loader(dataset, batch_sampler=batches)
 
     def val_dataloader(self) -> list[DataLoader]:
         """Held-out good images: of the current task while fitting, of all when validating.
@@ -192,22 +227,26 @@ class ContinualDataModule(LightningDataModule):
             index = self._schedule.current
             return [] if index is None else [self._loader(self._training_set(index, "val"))]
         part = "val" if self.val_fraction else "train"
-        if part == "train":
+        if part == "train" and is_first():
             print("validate: nothing was held out (data.val_fraction 0): training images are used")
         there = self._there(part)
         return [self._loader(self._images(task, part)) for task in there]
 
     def test_dataloader(self) -> list[DataLoader]:
         """Test images of every task the model has learned, one loader each."""
-        return [self.test_loader(task) for task in self._there("test")]
+        there = self._there("test")
+        if self._check.on_error == "skip":
+            self._check.look_at([r for task in there for r in self._records(task, "test")])
+            there = self._there("test")
+        return [self.test_loader(task) for task in there]
 
     def test_loader(self, task: int) -> DataLoader:
         """Test images of one task, with masks."""
-        return self._loader(self._images(task, "test", masks=True))
+        return self._share(self._images(task, "test", masks=True))
 
     def train_loader_in_order(self, task: int) -> DataLoader:
         """Training images of one task, each once, in the order of their names."""
-        return self._loader(self._training_set(task, "train"))
+        return self._share(self._training_set(task, "train"))
 
     def held_out_loader(self, task: int) -> DataLoader | None:
         """Good images of one task that it was not learned from; None where none was held out."""
@@ -221,7 +260,7 @@ class ContinualDataModule(LightningDataModule):
             paths = [str(one.path) for task in tasks for one in self._records(task, "test")]
         else:
             paths, others = find_files(self.predict_path)
-        return self._loader(UnsortedImages(paths, self._size, self.predicted, others))
+        return self._share(UnsortedImages(paths, self._size, self.predicted, others))
 
     def _there(self, part: str) -> list[int]:
         """The tasks on disk, if there is one: a command of its own has nothing to do without."""
@@ -256,7 +295,9 @@ class ContinualDataModule(LightningDataModule):
 
     def _split(self, product: str) -> tuple[list[ImageRecord], list[ImageRecord]]:
         """Training images of a product, and those of them held out: evenly spread, no chance."""
-        records = self.layout.train(product)
+        records = self._check.usable(self.layout.train(product))
+        if not records:
+            raise DataError(f"no image of {product!r} to learn from can be used")
         if not self.val_fraction:
             return records, []
         held_out = max(int(len(records) * self.val_fraction), 1)
@@ -274,7 +315,7 @@ class ContinualDataModule(LightningDataModule):
         read: dict[str, Callable[[str], list[ImageRecord]]] = {
             "train": lambda product: self._split(product)[0],
             "val": lambda product: self._split(product)[1],
-            "test": lambda product: self.layout.test(product),
+            "test": lambda product: self._check.usable(self.layout.test(product)),
         }
         return [record for product in products for record in read[part](product)]
 
@@ -310,19 +351,34 @@ class ContinualDataModule(LightningDataModule):
         limit = int(self.feature_memory_gb * 1e9)
         return FeatureStore(folder, self.feature_store is not None, limit)
 
-    def _stored(self, images: ImageDataset, part: str) -> FeatureDataset:
-        title = f"features of {self._schedule.tasks[images.task].name} ({part})"
+    def _stored(self, images: ImageDataset, part: str) -> Dataset:
+        """Features of a task's images; the images themselves where no memory is left for them."""
+        name = self._schedule.tasks[images.task].name
         started = time.monotonic()
-        features = self._store.get(self._module.extractor, self._loader(images), title)
+        try:
+            features = self._store.get(
+                self._module.extractor, self._loader(images), f"features of {name} ({part})"
+            )
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "allocate" not in str(error):
+                raise
+            print(f"no memory for the features of {name}: the backbone runs in every epoch, slower")
+            return images
         self._schedule.tasks[images.task].fit_seconds += time.monotonic() - started
         return FeatureDataset(features, images.records, images.task)
 
+    def _share(self, dataset: Any) -> DataLoader:
+        """A loader of this rank's share of some images, each of which is one rank's."""
+        rank, world = rank_and_world()
+        own: Any = range(rank, len(dataset), world)
+        return self._loader(dataset, batch_size=self.batch_size, sampler=own)
+
     def _loader(self, dataset: Any, **options: Any) -> DataLoader:
+        options = options or {"batch_size": self.batch_size}
         # stored features need no process to read them
         workers = 0 if isinstance(dataset, FeatureDataset) else self.num_workers
         return DataLoader(
             dataset,
-            batch_size=self.batch_size,
             num_workers=workers,
             pin_memory=self._module.device.type == "cuda",
             collate_fn=dataset.collate,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.utils.data import Dataset, Sampler
 
 from moleflow_pl.data.images import read_image, read_mask
 from moleflow_pl.data.layouts import ImageRecord
+from moleflow_pl.errors import DataError
 from moleflow_pl.seeding import derive_generator, derive_seed
 
 Batch = dict[str, Any]
@@ -24,7 +26,7 @@ def describe(records: Sequence[ImageRecord], task: int) -> Batch:
     """
     return {
         "task": torch.full((len(records),), task, dtype=torch.long),
-        "gt_label": torch.tensor([record.gt_label for record in records]),
+        "gt_label": torch.tensor([record.gt_label for record in records], dtype=torch.long),
         "path": [str(record.path) for record in records],
         "product": [record.product for record in records],
         "defect": [record.defect for record in records],
@@ -57,7 +59,8 @@ class PatchDraw:
 
     def __call__(self, indices: Sequence[int]) -> Tensor:
         """Places of the patches of images by their index, (B, wanted)."""
-        return torch.stack([self._one(index) for index in indices])
+        drawn = [self._one(index) for index in indices]
+        return torch.stack(drawn) if drawn else torch.empty(0, self.wanted, dtype=torch.long)
 
     def _one(self, index: int) -> Tensor:
         generator = derive_generator(self.seed, "patches", *self.purpose, index)
@@ -123,17 +126,25 @@ class ImageDataset(Dataset):
     def _mask(self, record: ImageRecord) -> Tensor | None:
         if not record.has_masks:
             return None
+        if record.lacks_mask:
+            raise DataError(
+                f"{record.path} has no mask {record.expected_mask}: give every defective image of "
+                "a product one, or take all masks of the product away for image metrics alone"
+            )
         if record.mask is None:
             return torch.zeros(1, 1, dtype=torch.uint8)
         return read_mask(record.mask)
 
     def collate(self, samples: list[tuple[ImageRecord, Tensor, Tensor | None, int]]) -> Batch:
         """Samples as one batch."""
-        records, images, masks, indices = zip(*samples, strict=True)
-        drawn = {} if self.draw is None else {"patches": self.draw(indices)}
+        records = [record for record, _, _, _ in samples]
+        images = [image for _, image, _, _ in samples]
+        # a rank's share of a small batch may be empty
+        empty = torch.empty(0, 3, *self.size, dtype=torch.uint8)
+        drawn = {} if self.draw is None else {"patches": self.draw([i for *_, i in samples])}
         return {
-            "image": torch.stack(images),
-            "gt_mask": list(masks),
+            "image": torch.stack(images) if images else empty,
+            "gt_mask": [mask for _, _, mask, _ in samples],
             **drawn,
             **describe(records, self.task),
         }
@@ -167,7 +178,8 @@ class FeatureDataset(Dataset):
             return {"features": self.features[indices], **said}
         patches = self.draw(indices)
         # only these are read from where the features are kept
-        features = self.features.flatten(1, 2)[torch.tensor(indices)[:, None], patches]
+        rows = torch.tensor(indices, dtype=torch.long)[:, None]
+        features = self.features.flatten(1, 2)[rows, patches]
         grid = tuple(self.features.shape[1:3])
         return {"features": features, "patches": patches, "grid": grid, **said}
 
@@ -205,3 +217,34 @@ class SeededOrder(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = derive_generator(self.seed, "order", *self.purpose)
         return iter(torch.randperm(self.length, generator=generator).tolist())
+
+
+class SharedBatches(Sampler[list[int]]):
+    """This rank's share of every batch of all ranks, so that they learn what one process would.
+
+    Every rank has the same number of batches; its share of the last one may be empty.
+
+    Args:
+        order: The samples of all ranks.
+        batch_size: Samples of a rank in a batch.
+        rank: This rank's number.
+        world: How many there are.
+
+    Example:
+        >>> [list(SharedBatches(range(5), 2, rank, world=2)) for rank in (0, 1)]
+        [[[0, 2], [4]], [[1, 3], []]]
+    """
+
+    def __init__(self, order: Collection[int], batch_size: int, rank: int, world: int) -> None:
+        self.order = order
+        self.batch_size = batch_size
+        self.rank = rank
+        self.world = world
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.order) / (self.batch_size * self.world))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order, step = list(self.order), self.batch_size * self.world
+        for start in range(0, len(order), step):
+            yield order[start : start + step][self.rank :: self.world]

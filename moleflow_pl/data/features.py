@@ -21,6 +21,8 @@ from moleflow_pl.data.datasets import ImageDataset
 from moleflow_pl.data.images import READER
 from moleflow_pl.errors import DataError
 from moleflow_pl.extractor import PatchExtractor
+from moleflow_pl.files import writing
+from moleflow_pl.ranks import is_first, wait_for_all
 
 
 class FeatureStore:
@@ -59,22 +61,30 @@ class FeatureStore:
         if size <= self.memory_limit and not self.keep:
             return extract_features(extractor, loader, title)
         path = self.folder / f"{features_key(extractor, dataset)}.npy"
-        if not path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            # under another name until it is whole
-            part = path.with_name(f"{path.name}.{os.getpid()}")
-            try:
-                extract_features(extractor, loader, title, part)
-                part.replace(path)
-            finally:
-                part.unlink(missing_ok=True)
+        if is_first() and not path.exists():
+            self._fill(path, extractor, loader, title)
+        wait_for_all()
         # copy-on-write: torch wants memory it could write to, and no one does
         features = torch.from_numpy(np.load(path, mmap_mode="c"))
         return features.clone() if size <= self.memory_limit else features
 
+    def _fill(self, path: Path, extractor: PatchExtractor, loader: DataLoader, title: str) -> None:
+        with writing(path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        # under another name until it is whole
+        part = path.with_name(f"{path.name}.{os.getpid()}")
+        try:
+            extract_features(extractor, loader, title, part)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
     def clear(self) -> None:
         """Remove the files, unless they are to be kept."""
-        if self.keep or not self.folder.is_dir():
+        if self.keep:
+            return
+        wait_for_all()
+        if not is_first() or not self.folder.is_dir():
             return
         for path in self.folder.glob("*.npy*"):
             path.unlink()
@@ -99,7 +109,7 @@ def extract_features(
     assert isinstance(dataset, ImageDataset)
     store: Tensor | None = None
     done = 0
-    with tqdm(total=len(dataset), desc=title, unit="image") as bar:
+    with tqdm(total=len(dataset), desc=title, unit="image", disable=not is_first()) as bar:
         for batch in loader:
             features = extractor(batch["image"].to(extractor.mean.device)).cpu()
             if store is None:

@@ -71,13 +71,12 @@ VisA itself: https://github.com/amazon-science/spot-diff"""
             )
         if row["label"] == self.NORMAL:
             return ImageRecord(path, row["object"], GOOD, None, has_masks)
-        mask = self.root / row["mask"] if has_masks else None
-        if mask is not None and not mask.is_file():
-            raise DataError(
-                f"{path} has no mask: {self.root / self.LIST} says {row['mask']!r}; mend the list, "
-                "or leave all masks of the product out of it for image metrics alone"
-            )
-        return ImageRecord(path, row["object"], row["label"], mask, has_masks)
+        if not has_masks:
+            return ImageRecord(path, row["object"], row["label"])
+        # a line without one: the list is where it would stand
+        expected = self.root / (row["mask"] or self.LIST)
+        mask = expected if row["mask"] and expected.is_file() else None
+        return ImageRecord(path, row["object"], row["label"], mask, True, expected)
 
 
 class ELPVLayout:

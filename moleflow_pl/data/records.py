@@ -23,6 +23,7 @@ class ImageRecord:
         defect: Kind of defect, `good` for none.
         mask: File of the defect's mask; None where there is none, and for good images.
         has_masks: Whether the product has masks, so that a good image counts as all normal.
+        expected_mask: Where the mask of a defective image would be.
     """
 
     path: Path
@@ -30,6 +31,12 @@ class ImageRecord:
     defect: str = GOOD
     mask: Path | None = None
     has_masks: bool = False
+    expected_mask: Path | None = None
+
+    @property
+    def lacks_mask(self) -> bool:
+        """Whether it is the odd one without a mask in a product that has them."""
+        return self.has_masks and self.mask is None and bool(self.gt_label)
 
     @property
     def gt_label(self) -> int:

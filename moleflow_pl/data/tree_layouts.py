@@ -62,20 +62,12 @@ good images alone, a folder a product: --data.layout folder"""
 
     def _record(self, path: Path, product: str, kind: str, masks: Path) -> ImageRecord:
         has_masks = masks.is_dir()
-        if kind == self.NORMAL:
-            return ImageRecord(path, product, GOOD, None, has_masks)
-        mask = self._mask(masks / kind, path) if has_masks else None
-        return ImageRecord(path, product, kind, mask, has_masks)
-
-    def _mask(self, folder: Path, image: Path) -> Path:
-        names = [folder / name.format(image.stem) for name in self.MASK_NAMES]
-        found = next((path for path in names if path.is_file()), None)
-        if found is None:
-            raise DataError(
-                f"{image} has no mask {names[0]}: give every defective image of a "
-                f"product one, or remove the product's {self.MASKS} folder for image metrics alone"
-            )
-        return found
+        if kind == self.NORMAL or not has_masks:
+            defect = GOOD if kind == self.NORMAL else kind
+            return ImageRecord(path, product, defect, None, has_masks)
+        places = [masks / kind / name.format(path.stem) for name in self.MASK_NAMES]
+        found = next((place for place in places if place.is_file()), None)
+        return ImageRecord(path, product, kind, found, True, places[0])
 
     def _is_product(self, folder: Path) -> bool:
         # training images may be gone while those to test with are kept

@@ -43,6 +43,16 @@ def find_files(where: str) -> tuple[list[str], list[str]]:
     return images, [str(p) for p in files if p.suffix.lower() not in IMAGE_SUFFIXES]
 
 
+def as_written(path: str) -> str:
+    r"""A path as it stands in a table.
+
+    Example:
+        >>> as_written("a/\udcff.png")
+        'a/\\udcff.png'
+    """
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
 class UnsortedImages(Dataset):
     """Images of products that are not known; files that are no images are passed over.
 
@@ -65,7 +75,8 @@ class UnsortedImages(Dataset):
     ) -> None:
         # names that are written are below it, whatever of it was done before
         self.root = os.path.commonpath([os.path.dirname(path) for path in paths])
-        self.paths = [path for path in paths if path not in done]
+        # a name that is no text is written down in another way
+        self.paths = [path for path in paths if as_written(path) not in done]
         self.size = size
         self.others = list(others)
 

@@ -1,7 +1,14 @@
 from pathlib import Path
 
+import pytest
+import torch
+from lightning.pytorch import Callback
+
 from moleflow_pl import MoLEFlow
+from moleflow_pl.checkpoint import STATE_KEY
+from moleflow_pl.errors import CheckpointError
 from tests.conftest import fit
+from tests.test_checkpoint import Bomb
 
 
 def test_last_checkpoint_keeps_its_name_in_a_used_folder(tmp_path: Path, data_root: Path) -> None:
@@ -13,3 +20,30 @@ def test_last_checkpoint_keeps_its_name_in_a_used_folder(tmp_path: Path, data_ro
 def test_last_checkpoint_has_the_last_evaluation(learned: tuple[Path, MoLEFlow]) -> None:
     loaded = MoLEFlow.load_from_checkpoint(learned[0] / "last.ckpt")
     assert loaded.schedule.tasks[-1].evaluation is not None
+
+
+@pytest.mark.parametrize("batch", [0, 1])
+def test_run_stopped_in_its_first_epoch_goes_on_from_its_beginning(
+    batch: int, learned: tuple[Path, MoLEFlow], tmp_path: Path, data_root: Path
+) -> None:
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer, module, outputs, inputs, batch_idx) -> None:  # noqa: ANN001
+            if batch_idx == batch:
+                raise KeyError("stopped")
+
+    with pytest.raises(KeyError, match="stopped"):
+        fit(tmp_path, data_root, ["01", "b"], callbacks=[Stop()])
+    resumed = fit(tmp_path, data_root, ["01", "b"], ckpt_path=tmp_path / "last.ckpt")
+    expected = learned[1].state_dict()
+    assert all(torch.equal(tensor, expected[k]) for k, tensor in resumed.state_dict().items())
+    assert resumed.schedule.tasks[1].evaluation == learned[1].schedule.tasks[1].evaluation
+
+
+def test_trainer_loads_no_code_of_a_checkpoint(tmp_path: Path, data_root: Path) -> None:
+    touched = tmp_path / "touched"
+    torch.save({"state_dict": {}, STATE_KEY: Bomb(touched)}, tmp_path / "bomb.ckpt")
+    with pytest.raises(CheckpointError, match="bomb.ckpt is damaged or no checkpoint"):
+        fit(tmp_path / "run", data_root, ["b"], ckpt_path=tmp_path / "bomb.ckpt")
+    with pytest.raises(Exception, match="weights_only"):
+        MoLEFlow.load_from_checkpoint(tmp_path / "bomb.ckpt")
+    assert not touched.exists()

@@ -207,3 +207,74 @@ def test_a_share_is_held_out_unless_told_otherwise(data_root: Path) -> None:
 def test_bad_arguments_are_refused_in_words(options: dict, message: str) -> None:
     with pytest.raises(DataError, match=message):
         ContinualDataModule(**{"tasks": ["a"], **options})
+
+
+def spoil(root: Path, *parts: str) -> Path:
+    path = root.joinpath(*parts)
+    path.write_bytes(b"no image")
+    return path
+
+
+def test_bad_images_of_all_parts_are_told_at_once(tmp_path: Path) -> None:
+    draw_product(tmp_path, "a", 0)
+    bad = spoil(tmp_path, "a", "train", "good", "003.png")
+    worse = spoil(tmp_path, "a", "ground_truth", "square", "001_mask.png")
+    with pytest.raises(DataError, match="2 of 12 images cannot be used") as error:
+        data_for(tmp_path, ["a"]).check_images([0])
+    assert str(bad) in str(error.value)
+    assert str(worse) in str(error.value)
+    data_for(tmp_path, ["a"], check_files=False).check_images([0])
+
+
+def test_skipped_images_are_in_no_part(tmp_path: Path) -> None:
+    draw_product(tmp_path, "a", 0)
+    bad = spoil(tmp_path, "a", "train", "good", "003.png")
+    (tmp_path / "a" / "ground_truth" / "square" / "001_mask.png").unlink()
+    data = data_for(tmp_path, ["a"], on_error="skip")
+    data.check_images([0])
+    counts = data.check([0])["a"]
+    assert counts == {"train": 4, "val": 1, "test_good": 3, "test_defective": 2}
+    assert str(bad) not in [p for batch in data.train_loader_in_order(0) for p in batch["path"]]
+    assert sum(len(batch["path"]) for batch in data.test_loader(0)) == 5
+
+
+def test_product_of_bad_images_alone_is_an_error(tmp_path: Path) -> None:
+    draw_product(tmp_path, "a", 0, train=1)
+    spoil(tmp_path, "a", "train", "good", "000.png")
+    data = data_for(tmp_path, ["a"], on_error="skip")
+    data.check_images([0])
+    with pytest.raises(DataError, match="no image of 'a' to learn from can be used"):
+        data.check([0])
+
+
+def test_skipping_needs_the_check() -> None:
+    with pytest.raises(DataError, match="switch that on"):
+        ContinualDataModule("x", ["a"], on_error="skip", check_files=False)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_without_memory_for_features_the_images_are_read_each_time(
+    error: Exception, data_root: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def full(*args: object) -> None:
+        raise error
+
+    monkeypatch.setattr("moleflow_pl.data.features.extract_features", full)
+    data = data_for(data_root, ["b"], batch_size=4)
+    batch = next(iter(data.train_dataloader()))
+    assert batch["image"].shape == (4, 3, 48, 48)
+    assert "no memory for the features of b" in capsys.readouterr().out
+
+
+def test_other_errors_of_the_backbone_are_none_of_memory(
+    data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: object) -> None:
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr("moleflow_pl.data.features.extract_features", broken)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        data_for(data_root, ["b"]).train_dataloader()

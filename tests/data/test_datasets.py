@@ -3,8 +3,15 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from moleflow_pl.data.datasets import FeatureDataset, ImageDataset, SeededOrder
+from moleflow_pl.data.datasets import (
+    FeatureDataset,
+    ImageDataset,
+    PatchDraw,
+    SeededOrder,
+    SharedBatches,
+)
 from moleflow_pl.data.layouts import MVTecLayout
+from moleflow_pl.ranks import interleave
 
 
 def test_image_batch_says_what_its_images_are(data_root: Path) -> None:
@@ -40,3 +47,28 @@ def test_order_is_the_same_each_time_and_another_for_another_epoch() -> None:
     assert sorted(order) == list(range(20))
     assert list(order) != list(SeededOrder(20, 0, "a", 2))
     assert list(order) != list(SeededOrder(20, 1, "a", 1))
+
+
+def test_batch_of_no_image_has_the_shapes_of_one(data_root: Path) -> None:
+    images = ImageDataset(MVTecLayout(data_root).test("b"), 1, (32, 32), masks=True).collate([])
+    assert images["image"].shape == (0, 3, 32, 32)
+    assert images["gt_label"].dtype == images["task"].dtype == torch.long
+    assert images["gt_mask"] == images["path"] == []
+
+
+def test_batch_of_no_image_has_the_shape_of_drawn_patches(data_root: Path) -> None:
+    records = MVTecLayout(data_root).test("b")
+    draw = PatchDraw(count=9, wanted=4, seed=0, purpose=("b", 0))
+    images = ImageDataset(records, 1, (32, 32))
+    features = FeatureDataset(torch.randn(len(records), 3, 3, 5), records, 1)
+    images.draw = features.draw = draw
+    assert images.collate([])["patches"].shape == (0, 4)
+    assert features.__getitems__([])["features"].shape == (0, 4, 5)
+
+
+def test_shares_of_all_ranks_are_the_batches_of_one() -> None:
+    order = SeededOrder(23, 0, "a")
+    whole = list(SharedBatches(order, 6, 0, 1))
+    shares = [list(SharedBatches(order, 2, rank, 3)) for rank in range(3)]
+    assert [len(share) for share in shares] == [4, 4, 4]
+    assert [interleave(parts) for parts in zip(*shares, strict=True)] == whole

@@ -1,0 +1,85 @@
+"""Files that are written whole or not at all, and what is said when they cannot be."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from moleflow_pl.errors import OutputError
+
+REMEDIES = {
+    errno.ENOSPC: "make room there, or set trainer.default_root_dir to another disk",
+    errno.EDQUOT: "make room within your quota, or set trainer.default_root_dir to another disk",
+    errno.EACCES: "allow writing there, or set trainer.default_root_dir to another folder",
+    errno.EPERM: "allow writing there, or set trainer.default_root_dir to another folder",
+    errno.EROFS: "the disk is read-only: set trainer.default_root_dir to another folder",
+    errno.ENAMETOOLONG: "the name is too long for this disk: shorten the product's name",
+}
+
+
+@contextmanager
+def writing(path: Path | str) -> Iterator[None]:
+    """Turn a failure to write into one message that names the file.
+
+    Raises:
+        OutputError: the disk is full, the folder read-only, or the like.
+    """
+    try:
+        yield
+    except OSError as error:
+        remedy = REMEDIES.get(error.errno or 0, "look at the disk")
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}; {remedy}. What was saved before is "
+            "whole: the same command with --ckpt_path <run>/last.ckpt goes on from there"
+        ) from error
+
+
+@contextmanager
+def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a file to write that takes its place when all is on the disk, or not at all.
+
+    Args:
+        path: The file; its folder is made if need be.
+        mode: `w` for text in UTF-8, `wb` for bytes.
+
+    Raises:
+        OutputError: it cannot be written; an older file of the name is as it was.
+    """
+    # names of files may hold bytes that are no text; line ends are the writer's, as csv asks for
+    text = {} if "b" in mode else {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
+    partial = path.with_name(path.name + ".part")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open(mode, **text) as file:  # type: ignore[call-overload]
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename outlast a power cut, where the system can."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass  # some network disks have no such thing, and the file itself is there
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with replacing(path) as file:
+        file.write(text)

@@ -1,0 +1,36 @@
+import pytest
+from lightning.pytorch import Trainer
+
+from callbacks.devices import check_devices, check_precision
+from moleflow_pl.errors import ConfigError
+
+
+def trainer(**options: object) -> Trainer:
+    return Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, **options)
+
+
+def test_ddp_by_script_is_taken() -> None:
+    check_devices(trainer(devices=2, strategy="ddp", use_distributed_sampler=False))
+    check_devices(trainer(devices=1))
+
+
+def test_other_ways_to_use_several_devices_are_refused() -> None:
+    with pytest.raises(ConfigError, match="2 devices work with trainer.strategy ddp alone"):
+        check_devices(trainer(devices=2, strategy="ddp_spawn", use_distributed_sampler=False))
+    with pytest.raises(ConfigError, match="use_distributed_sampler to false"):
+        check_devices(trainer(devices=2, strategy="ddp"))
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+def test_weights_in_half_precision_are_refused(precision: str) -> None:
+    with pytest.raises(ConfigError, match="use bf16-mixed"):
+        check_precision(trainer(devices=1, precision=precision))
+
+
+def test_precision_the_processor_lacks_is_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    with pytest.warns(UserWarning, match="no bfloat16"):
+        check_precision(trainer(devices=1, precision="bf16-mixed"))
+    check_precision(trainer(devices=1))

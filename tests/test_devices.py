@@ -1,0 +1,116 @@
+"""Two processes learn three tasks as one does, in fresh processes by the command."""
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import draw_product
+from tests.story import MODEL, ROOT, moleflow
+
+EPOCHS = 2
+TWO = ["--data.batch_size=2", "--trainer.devices=2", "--trainer.strategy=ddp"]
+
+
+class Pair:
+    """One run by one process with batches of 4, and one by two with batches of 2."""
+
+    def __init__(self, where: Path) -> None:
+        self.where = where
+        for seed, name in enumerate("abc"):
+            # one of six images is held out; the last batch of five leaves one process with nothing
+            draw_product(where / "data", name, seed, train=6)
+        fit = ["fit", f"--data.root={where / 'data'}", "--data.tasks=[a, b, c]", *MODEL]
+        # of 4 x 4 patches
+        fit += ["--model.image_size=64", "--model.patch_fraction=0.5"]
+        fit += [f"--schedule.epochs_per_task={EPOCHS}"]
+        self.one, self.two = where / "one", where / "two"
+        moleflow(where, *fit, f"--trainer.default_root_dir={self.one}")
+        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        # the second process reads what the first has written
+        fit += ["--data.feature_memory_gb=0"]
+        fit += ["--trainer.callbacks=tests.keep_ranks.KeepRanks", *TWO]
+        env = {"PYTHONPATH": path}
+        self.fit = moleflow(where, *fit, f"--trainer.default_root_dir={self.two}", env=env)
+
+    def summaries(self) -> tuple[dict, dict]:
+        one, two = (run / "report" / "summary.json" for run in (self.one, self.two))
+        return json.loads(one.read_text()), json.loads(two.read_text())
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return Pair(tmp_path_factory.mktemp("pair"))
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_ranks_hold_equal_tensors_after_every_epoch_of_every_task(pair: Pair) -> None:
+    moments = [*(f"epoch{i}" for i in range(3 * EPOCHS)), "end"]
+    for moment in moments:
+        first, second = (
+            torch.load(pair.two / "ranks" / f"{moment}-{rank}.pt", weights_only=True)
+            for rank in (0, 1)
+        )
+        assert list(first) == list(second)
+        assert all(torch.equal(first[key], second[key]) for key in first), moment
+
+
+def test_two_processes_learn_what_one_does(pair: Pair) -> None:
+    for name in ("last.ckpt", "tasks/00-a.ckpt", "tasks/01-b.ckpt", "tasks/02-c.ckpt"):
+        one, two = (
+            torch.load(run / name, weights_only=True)["state_dict"] for run in (pair.one, pair.two)
+        )
+        assert list(one) == list(two)
+        for key, tensor in one.items():
+            # one step moves a weight by some 1e-3; sums are rounded in another order
+            torch.testing.assert_close(two[key], tensor, rtol=1e-5, atol=5e-6, msg=key)
+
+
+def test_each_test_image_is_scored_once_in_the_order_of_one_process(pair: Pair) -> None:
+    one, two = (rows(run / "report" / "scores.csv") for run in (pair.one, pair.two))
+    assert [row["path"] for row in two] == [row["path"] for row in one]
+    assert len({row["path"] for row in two}) == len(two) == 18
+    for a, b in zip(one, two, strict=True):
+        assert float(b["score"]) == pytest.approx(float(a["score"]), rel=1e-5)
+    first, second = pair.summaries()
+    assert second["routing"] == first["routing"]
+    for metric, expected in first["metrics"].items():
+        for way in ("routed", "oracle"):
+            assert second["metrics"][metric][way] == pytest.approx(expected[way], abs=1e-3)
+
+
+def test_curves_are_those_of_one_process(pair: Pair) -> None:
+    one, two = (rows(run / "metrics.csv") for run in (pair.one, pair.two))
+    assert len(one) == len(two)
+    for key in ("train/b/nll_per_dim", "train/c/grad_norm"):
+        expected = [float(row[key]) for row in one if row[key]]
+        assert [float(r[key]) for r in two if r[key]] == pytest.approx(expected, rel=1e-4)
+
+
+def test_one_process_writes_and_speaks(pair: Pair) -> None:
+    files = [
+        {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file() and "ranks" not in p.parts}
+        for run in (pair.one, pair.two)
+    ]
+    assert files[0] == files[1]
+    assert pair.fit.stdout.count("summary.json") == 1
+    assert pair.fit.stdout.count("images to learn") == 1
+
+
+def test_two_processes_predict_what_one_tests(pair: Pair) -> None:
+    expected = rows(pair.one / "report" / "scores.csv")
+    checkpoint = f"--ckpt_path={pair.two / 'last.ckpt'}"
+    moleflow(pair.where, "predict", checkpoint, *TWO, "--trainer.accelerator=cpu")
+    predicted = rows(pair.two / "predictions" / "predictions.csv")
+    assert [row["path"] for row in predicted] == [row["path"] for row in expected]
+    for a, b in zip(expected, predicted, strict=True):
+        assert float(b["score"]) == pytest.approx(float(a["score"]), rel=1e-5)
+    pictures = (pair.two / "predictions" / "heatmaps").rglob("*.jpg")
+    assert len(list(pictures)) == len(expected)

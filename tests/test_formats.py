@@ -1,0 +1,37 @@
+"""Checkpoints of every version so far are loaded, answer as they did, and learn on."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from moleflow_pl import MoLEFlow
+from tests.conftest import fit
+from tests.formats.make import MODEL, TASKS, answers
+
+VERSIONS = sorted(path.parent for path in (Path(__file__).parent / "formats").glob("*/last.ckpt"))
+
+
+def test_there_is_a_checkpoint_of_an_earlier_day() -> None:
+    assert VERSIONS
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=lambda path: path.name)
+def test_old_checkpoint_answers_as_it_did(version: Path) -> None:
+    expected = json.loads((version / "answers.json").read_text())
+    found = answers(MoLEFlow.load_from_checkpoint(version / "last.ckpt"))
+    assert found["task"] == expected["task"]
+    assert found["score"] == pytest.approx(expected["score"], rel=1e-4)
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=lambda path: path.name)
+def test_old_checkpoint_learns_on(version: Path, data_root: Path, tmp_path: Path) -> None:
+    path = version / "last.ckpt"
+    tasks = [*TASKS, "c"]
+    model = fit(tmp_path, data_root, tasks, epochs=1, ckpt_path=path, model=MODEL)
+    assert model.schedule.names == tasks
+    assert model.schedule.current is None
+    old = torch.load(path, weights_only=True)["state_dict"]
+    state = model.state_dict()
+    assert all(torch.equal(state[key], tensor) for key, tensor in old.items())

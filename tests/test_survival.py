@@ -1,0 +1,78 @@
+"""A run that is killed and goes on ends as the one that was not."""
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import cli
+from callbacks import RunCheckpoint
+from moleflow_pl.checkpoint import CONFIG_KEY, STATE_KEY
+from tests.conftest import draw_product, fit
+from tests.killing import WRITES, draw_moment, kill_and_go_on
+from tests.story import Story
+from tests.test_checkpoint import Bomb
+
+
+def test_run_killed_at_three_moments_ends_as_the_unbroken_one(story: Story) -> None:
+    chance = random.Random(0)
+    begun = {"only": "config.yaml.part", "event": 1, "delay": chance.uniform(0, 0.1)}
+    hits = 0
+    while hits < 3:
+        moments = [draw_moment(chance, story.events) for _ in range(3 - hits)]
+        if not hits:
+            moments[0] = begun  # before the first checkpoint
+            moments[1] = {"only": WRITES, "event": chance.randint(1, 4), "delay": 0.005}
+        hits += len(kill_and_go_on(story, story.where / "killed", moments))
+
+
+@pytest.mark.parametrize("verb", ["fit", "test", "validate", "predict"])
+def test_no_command_runs_code_of_a_checkpoint(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touched = tmp_path / "touched"
+    for name in ("last.ckpt", "other.ckpt"):
+        torch.save({STATE_KEY: {}, CONFIG_KEY: "{}", "x": Bomb(touched)}, tmp_path / name)
+        with pytest.raises(SystemExit, match=f"{name} is damaged or no checkpoint"):
+            cli.main([verb, f"--ckpt_path={tmp_path / name}"])
+    assert not touched.exists()
+
+
+def test_products_of_odd_names_are_learned_and_stay_in_the_run(tmp_path: Path) -> None:
+    names = ["[red]a.b 'x' \"y\"", "..<b>", "ネジ" * 30]
+    for seed, name in enumerate(names):
+        draw_product(tmp_path / "data", name, seed, train=4)
+    fit(tmp_path / "run", tmp_path / "data", [[names[0], names[1]], names[2]], epochs=1)
+    found = sorted(path.name for path in (tmp_path / "run" / "tasks").iterdir())
+    assert found == [f"00-{names[0]}+{names[1]}.ckpt", f"01-{names[2]}.ckpt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "run"]
+    page = (tmp_path / "run" / "report" / "report.html").read_text()
+    assert "..&lt;b&gt;" in page
+    assert "..<b>" not in page
+
+
+def test_checkpoint_cannot_send_a_command_elsewhere(
+    story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, outside = tmp_path / "run", tmp_path / "outside"
+    outside.mkdir()
+    shutil.copytree(story.moved, run)
+    content = torch.load(run / "last.ckpt", weights_only=True)
+    content[CONFIG_KEY] = content[CONFIG_KEY].replace(
+        "default_root_dir: ", f"default_root_dir: {outside} #"
+    )
+    key = RunCheckpoint().state_key
+    victim = outside / "victim"
+    victim.touch()
+    content["callbacks"] = {
+        key: {"best_model_path": f"{run}/../outside/victim", "dirpath": str(run)}
+    }
+    torch.save(content, run / "last.ckpt")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["moleflow"])
+    flags = [f"--data.root={story.data}", "--data.tasks=[01, b, c]"]
+    cli.main(["fit", f"--ckpt_path={run / 'last.ckpt'}", *flags, "--schedule.epochs_per_task=1"])
+    assert (run / "tasks" / "02-c.ckpt").exists()
+    assert [path.name for path in outside.iterdir()] == ["victim"]
