@@ -10,24 +10,21 @@ called unknown. A limit on novelty is a product's own, so none has to be learned
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import betabinom
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from benchmarks.runs import checkpoint_argument, load_run
 from moleflow_pl import MoLEFlow
 from moleflow_pl.calibration import Calibration
-from moleflow_pl.checkpoint import CONFIG_KEY, read_checkpoint
 from moleflow_pl.data.datasets import ImageDataset
 from moleflow_pl.data.layouts import LAYOUTS
 
@@ -120,11 +117,7 @@ def show(title: str, columns: tuple[str, ...], rows: Iterator[list[str]]) -> Non
 
 def main() -> None:
     """Look, print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", type=Path)
-    path = parser.parse_args().checkpoint
-    model = MoLEFlow.load_from_checkpoint(path, map_location="cpu").eval()
-    config = yaml.safe_load(read_checkpoint(path)[CONFIG_KEY])["data"]
+    model, config = load_run(checkpoint_argument(__doc__))
     tasks = range(len(model.schedule.tasks))
     limits = torch.tensor([calibration_of(model, task).distance_limit for task in tasks])
     seen = [look(model, config, task, limits) for task in tasks]

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from benchmarks.literal import LiteralFlow, nll_loss
 from benchmarks.memory import Peak
-from benchmarks.timing import Report, Row, alternate
+from benchmarks.timing import Report, Row, alternate, benchmark
 from callbacks import RunCheckpoint, TaskSchedulerCallback
 from moleflow_pl import ContinualDataModule, MoLEFlow, PatchExtractor
 
@@ -50,6 +50,15 @@ def draw_images(root: Path, side: int, products: dict[str, int]) -> None:
                 Image.fromarray(pixels).save(where / f"{i:04d}.bmp")
 
 
+def new_trainer(run: Path, epochs: int) -> Trainer:
+    """A trainer for a fit without the evaluation, `epochs` for each task."""
+    return Trainer(
+        default_root_dir=run, accelerator="cpu", devices=1, logger=False, max_epochs=-1,
+        gradient_clip_val=0.5, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[TaskSchedulerCallback(epochs), RunCheckpoint()],
+    )  # fmt: skip
+
+
 def learn(
     backbone: str, side: int, root: Path, run: Path, tasks: list[str], epochs: int,
     checkpoint: Path | None = None,
@@ -57,11 +66,7 @@ def learn(
     """One `trainer.fit`, without the evaluation."""
     torch.manual_seed(0)
     model = MoLEFlow(backbone=backbone, image_size=side, backbone_weights="random")
-    trainer = Trainer(
-        default_root_dir=run, accelerator="cpu", devices=1, logger=False, max_epochs=-1,
-        gradient_clip_val=0.5, enable_progress_bar=False, enable_model_summary=False,
-        callbacks=[TaskSchedulerCallback(epochs), RunCheckpoint()],
-    )  # fmt: skip
+    trainer = new_trainer(run, epochs)
     # none held out: the literal side learns from every image
     data = ContinualDataModule(str(root), tasks, num_workers=1, val_fraction=0.0)
     trainer.fit(model, data, ckpt_path=checkpoint)
@@ -143,11 +148,7 @@ def peak_memory() -> None:
         backbone: dict[str, Any] = {"backbone": "vit_base_patch14_dinov2", "image_size": 518}
         model = MoLEFlow(**backbone, backbone_weights="random")
         images = torch.zeros(16, 3, 518, 518, dtype=torch.uint8)
-        trainer = Trainer(
-            default_root_dir=folder, accelerator="cpu", devices=1, logger=False, max_epochs=-1,
-            gradient_clip_val=0.5, enable_progress_bar=False, enable_model_summary=False,
-            callbacks=[TaskSchedulerCallback(1), RunCheckpoint()],
-        )  # fmt: skip
+        trainer = new_trainer(Path(folder), epochs=1)
         with Peak() as peak:
             model.extractor(images)  # the backbone's own peak is in it
             model.extractor.__class__ = Drawn
@@ -164,13 +165,5 @@ def memory(report: Report) -> None:
     report.add(Row("peak anonymous memory", peak, "GB", most=4, note=note))
 
 
-def main() -> int:
-    """Measure, print."""
-    report = Report("fit")
-    memory(report)
-    one_more_product(report)
-    return report.finish()
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(benchmark("fit", memory, one_more_product))

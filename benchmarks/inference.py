@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.literal import LiteralFlow, infer, position_code
-from benchmarks.timing import Report, Row, alternate
+from benchmarks.timing import Report, Row, alternate, benchmark
 from moleflow_pl import MoLEFlow, MoLESpatialAwareNF
 from moleflow_pl.extractor import Precision, has_bfloat16
 
@@ -73,9 +73,13 @@ class Pair:
         return infer(self.model.extractor, self.literal, self.seen, images, self.code)[1]
 
 
+def has_matrix_units() -> bool:
+    """Whether this CPU multiplies matrices of bfloat16 in units of their own."""
+    return getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+
+
 def mixed_batch(report: Report) -> None:
     """A batch of several products, routing included."""
-    units = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
     for name, backbone, side, count in BACKBONES:
         images = torch.cat(
             [product_images(i, count // PRODUCTS, side) for i in range(PRODUCTS)]
@@ -91,7 +95,7 @@ def mixed_batch(report: Report) -> None:
         report.add(Row(f"mixed batch, {name}, float32", ratio, "x", least=1.8, note=note))
         reduced = taken["literal"] / taken["bfloat16"] if "bfloat16" in taken else None
         what = f"mixed batch, {name}, bfloat16"
-        if units:
+        if has_matrix_units():
             report.add(Row(what, reduced, "x", least=4))
         else:
             note = "no matrix units: bfloat16 instructions only" if reduced else "no bfloat16"
@@ -133,18 +137,9 @@ def flow_alone(report: Report) -> None:
             )
         note = f"literal {taken['literal'] / taken['products']:.2f}, {rows} patches"
         ratio = taken["ours"] / taken["products"]
-        units = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
-        most = 1.6 if units else 1.15
+        most = 1.6 if has_matrix_units() else 1.15
         report.add(Row(f"flow alone, D = {dim}", ratio, "x", most=most, note=note))
 
 
-def main() -> int:
-    """Time, print."""
-    report = Report("inference")
-    flow_alone(report)
-    mixed_batch(report)
-    return report.finish()
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(benchmark("inference", flow_alone, mixed_batch))

@@ -12,22 +12,19 @@ one line of JSON last.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from benchmarks.runs import checkpoint_argument, load_run
 from moleflow_pl import MoLEFlow, MoLESpatialAwareNF
-from moleflow_pl.checkpoint import CONFIG_KEY, read_checkpoint
 from moleflow_pl.data.datasets import ImageDataset
 from moleflow_pl.data.features import extract_features
 from moleflow_pl.data.layouts import LAYOUTS
@@ -164,11 +161,8 @@ def rivals(
 
 def main() -> None:
     """Compare, print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", type=Path)
-    path = parser.parse_args().checkpoint
-    model = MoLEFlow.load_from_checkpoint(path, map_location="cpu").eval()
-    config = yaml.safe_load(read_checkpoint(path)[CONFIG_KEY])["data"]
+    path = checkpoint_argument(__doc__)
+    model, config = load_run(path)
     summary = json.loads((path.parent / "report" / "summary.json").read_text())
     # products by themselves: a rival knows no groups
     names = [(name, i) for i, task in enumerate(model.schedule.tasks) for name in task.products]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.memory import Peak
-from benchmarks.timing import Report, Row, alternate
+from benchmarks.timing import Report, Row, alternate, benchmark
 from moleflow_pl import MoLEFlow, TaskPrototype
 from moleflow_pl.experts import extract
 from moleflow_pl.statistics import FeatureStatistics
@@ -167,13 +167,5 @@ def startup(report: Report) -> None:
     report.add(Row("moleflow fit --help against the import", ratio, "x", most=1.3, note=note))
 
 
-def main() -> int:
-    """Measure, print."""
-    report = Report("scaling")
-    for part in (startup, disk, routing, throughput, images):
-        part(report)
-    return report.finish()
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(benchmark("scaling", startup, disk, routing, throughput, images))

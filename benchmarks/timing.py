@@ -106,6 +106,14 @@ class Report:
         return int(self.failed > 0)
 
 
+def benchmark(name: str, *parts: Callable[[Report], None]) -> int:
+    """Run the parts of a benchmark; the exit code of the process."""
+    report = Report(name)
+    for part in parts:
+        part(report)
+    return report.finish()
+
+
 def shown(row: Row) -> str:
     """A figure as it is printed."""
     return "not measured here" if row.value is None else f"{row.value:.3g} {row.unit}".strip()

@@ -18,8 +18,9 @@ from moleflow_pl.checkpoint import plain
 from moleflow_pl.data.unsorted import NO_IMAGE_NAME
 from moleflow_pl.extractor import weights_hash
 from moleflow_pl.files import write_text, writing
+from moleflow_pl.inspection import Inspection
 from moleflow_pl.localisation import MapFormat, save_map
-from moleflow_pl.module import Inspection, MoLEFlow
+from moleflow_pl.module import MoLEFlow
 from moleflow_pl.predictor import Judge, Prediction
 from moleflow_pl.ranks import gather, wait_for_all
 from moleflow_pl.report import write_rows

@@ -106,15 +106,13 @@ def trial_images(
     """
     size = model.extractor.image_size
     if where is not None:
-        paths, source = (
-            spread([Path(p) for p in find_files(where)[0]], IMAGES_AT_MOST),
-            f"images of {where}",
-        )
+        paths, source = [Path(path) for path in find_files(where)[0]], f"images of {where}"
     else:
         products = [name for task in tasks for name in model.schedule.tasks[task].products]
-        paths, source = spread(own_images(data, products), IMAGES_AT_MOST), "images of the run"
+        paths, source = own_images(data, products), "images of the run"
     if paths:
-        return torch.stack([read_image(path, size) for path in paths]), source
+        chosen = spread(paths, IMAGES_AT_MOST)
+        return torch.stack([read_image(path, size) for path in chosen]), source
     generator = torch.Generator().manual_seed(0)
     noise = torch.randint(0, 256, (IMAGES_EACH, 3, *size), generator=generator, dtype=torch.uint8)
     return noise, "images of noise (the run's are gone: --images takes others)"

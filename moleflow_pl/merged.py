@@ -16,6 +16,7 @@ KEPT = 16  # 7 MB each at 384 channels, 28 at 768
 CPU_ROWS = 2048  # rows at once on a CPU: fewer make small products, more leave its caches
 
 T = TypeVar("T")
+Made = tuple[Tensor, int, int]  # a tensor, where it lay and how often it had been written to
 
 
 @dataclass
@@ -109,14 +110,23 @@ class TensorCache(Generic[T]):
     def __init__(self, build: Callable[[int], T], size: int = KEPT) -> None:
         self.build = build
         self.size = size
-        self._kept: OrderedDict[int, tuple[object, T]] = OrderedDict()
+        self._kept: OrderedDict[int, tuple[list[Made], T]] = OrderedDict()
 
     def get(self, key: int, tensors: Sequence[Tensor]) -> T:
         """The thing of `key`, which is made from `tensors`."""
-        state = [(t.data_ptr(), t._version) for t in tensors]
         kept = self._kept.pop(key, None)
-        thing = kept[1] if kept and kept[0] == state else self.build(key)
-        self._kept[key] = (state, thing)
+        if kept is None or not same_state(kept[0], tensors):
+            # the tensors themselves are kept: another one could come to lie where one was
+            kept = ([(t, t.data_ptr(), t._version) for t in tensors], self.build(key))
+        self._kept[key] = kept
         while len(self._kept) > self.size:
             self._kept.popitem(last=False)
-        return thing
+        return kept[1]
+
+
+def same_state(made: Sequence[Made], tensors: Sequence[Tensor]) -> bool:
+    """Whether these are the tensors that something was made from, none changed since."""
+    return len(made) == len(tensors) and all(
+        one is tensor and place == tensor.data_ptr() and version == tensor._version
+        for (one, place, version), tensor in zip(made, tensors, strict=True)
+    )

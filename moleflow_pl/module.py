@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from moleflow_pl.bank import LatentBank
-from moleflow_pl.calibration import Calibration
 from moleflow_pl.checkpoint import (
     CONFIG_KEY,
     CONTAINERS_KEY,
@@ -25,20 +21,17 @@ from moleflow_pl.checkpoint import (
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.extractor import PRETRAINED, PatchExtractor, Precision
 from moleflow_pl.flow import AdapterName, MoLESpatialAwareNF
+from moleflow_pl.inspection import Inspection
+from moleflow_pl.learning import TaskLearner
 from moleflow_pl.losses import LOSSES, LossName
-from moleflow_pl.novelty import NoveltyStatistics, typical_direction
 from moleflow_pl.position import NoPosition, PositionalGrid
-from moleflow_pl.ranks import average, gather, share_of_mean, total
+from moleflow_pl.ranks import average, share_of_mean, total
 from moleflow_pl.router import Distance, PrototypeRouter, TaskPrototype
 from moleflow_pl.schedule import TaskSchedule
-from moleflow_pl.scoring import ScoreName, image_score, patch_nll, patch_norm
-from moleflow_pl.seeding import derive_generator, derive_seed
-from moleflow_pl.statistics import FeatureStatistics
+from moleflow_pl.scoring import ScoreName, patch_nll
 from moleflow_pl.tiling import TiledExtractor
-from moleflow_pl.whitening import WhiteningAdapter
 
 LEARNING_RATE = 2e-3
-NEAREST = 4  # tasks that an image may turn out to be like
 BACKBONE_PREFIX = "extractor.backbone."
 
 
@@ -47,27 +40,7 @@ def adamw(params: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
     return torch.optim.AdamW(params, lr=LEARNING_RATE, weight_decay=1e-4)
 
 
-@dataclass
-class Inspection:
-    """What the model says of a batch of images.
-
-    Attributes:
-        score: Anomaly score of each image (B,), in nats.
-        patch_scores: Score of each patch (B, h, w), in nats.
-        task: The task each image was sent to (B,).
-        distances: Router distances (B, T), in the order of `router.tasks`.
-        novelty: How far each image is from the good ones of the tasks that the router finds nearest
-            (B, T), in the same order, infinite for the others.
-    """
-
-    score: Tensor
-    patch_scores: Tensor
-    task: Tensor
-    distances: Tensor
-    novelty: Tensor
-
-
-class MoLEFlow(LightningModule):
+class MoLEFlow(TaskLearner):
     """Inspects one product after another by experts on a shared normalizing flow.
 
     Train it with `callbacks.TaskSchedulerCallback`, which says when a task begins and ends, on the
@@ -179,79 +152,7 @@ class MoLEFlow(LightningModule):
         self.seed = torch.initial_seed()
         self.run_config = ""  # all arguments of the run as YAML, where a command line gave them
 
-    # ---------------------------------------------------------------- inspecting images
-
-    def forward(self, images: Tensor) -> Inspection:
-        """Score images (B, 3, H, W), uint8 or float in [0, 1], of any known products."""
-        return self.inspect(self.extractor(images))
-
-    def inspect(self, features: Tensor, task: int | None = None) -> Inspection:
-        """Score features (B, h, w, D) by the expert of `task`, or by those the router picks."""
-        distances = self.router.distances(self.image_features(features))
-        if task is not None:
-            chosen = torch.full((len(features),), task, device=features.device)
-        elif self.routes:
-            chosen = self.router.nearest(distances)
-        else:
-            chosen = torch.zeros(len(features), dtype=torch.long, device=features.device)
-        patch_scores = self.patch_scores(features, chosen)
-        score = image_score(patch_scores, self.image_quantile)
-        novelty = self.novelty_among(features, distances, chosen)
-        return Inspection(score, patch_scores, chosen, distances, novelty)
-
-    def novelty_among(self, features: Tensor, distances: Tensor, chosen: Tensor) -> Tensor:
-        """Distances to good images of the chosen task and of the nearest ones (B, T).
-
-        Infinite for the others: each costs a product with its own matrix, and an image that is
-        like none of the nearest products is like none. NaN where the tasks were not finished.
-        """
-        tasks = self.router.tasks
-        if self.novelty.tasks != tasks:
-            return torch.full_like(distances, torch.nan)
-        asked = torch.tensor(tasks, device=chosen.device) == chosen[:, None]
-        near = distances.topk(min(NEAREST, len(tasks)), largest=False).indices
-        asked = asked.scatter(1, near, True)
-        direction = typical_direction(features)
-        found = torch.full_like(distances, torch.inf)
-        for column in asked.any(0).nonzero()[:, 0].tolist():
-            rows = asked[:, column]
-            found[rows, column] = self.novelty.distances_to(tasks[column], direction[rows])
-        return found
-
-    def patch_scores(self, features: Tensor, task: int | Tensor) -> Tensor:
-        """Scores (B, h, w) of features (B, h, w, D) by one expert or by one for each image."""
-        latent, log_det = self.flow(self.position(features), task)
-        if self.score == "bank":
-            return self._bank_scores(latent, task)
-        return (patch_nll if self.score == "nll" else patch_norm)(latent, log_det)
-
-    def _bank_scores(self, latent: Tensor, task: int | Tensor) -> Tensor:
-        if not isinstance(task, Tensor):
-            return self._bank(task).squared_distance(latent)
-        scores = latent.new_empty(latent.shape[:-1])
-        for one in task.unique().tolist():
-            rows = (task == one).to(latent.device)
-            scores[rows] = self._bank(one).squared_distance(latent[rows])
-        return scores
-
-    def _bank(self, task: int) -> Any:
-        if str(task) not in self.banks:
-            self.banks[str(task)] = LatentBank(self.extractor.dim, self.bank_size).to(self.device)
-        return self.banks[str(task)]
-
-    def image_features(self, features: Tensor) -> Tensor:
-        """What the router looks at: (B, D) of features (B, h, w, D).
-
-        The median over patches keeps a defect, however bright, from moving the image; the mean
-        told the three real products apart better on both backbones measured.
-        """
-        if self.prototype == "mean":
-            return features.mean((1, 2))
-        return features.flatten(1, 2).median(1).values
-
-    def features(self, batch: Mapping[str, Any]) -> Tensor:
-        """Features (B, h, w, D) of a batch, stored or fresh."""
-        return batch["features"] if "features" in batch else self.extractor(batch["image"])
+    # ---------------------------------------------------------------- steps
 
     def test_step(
         self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0
@@ -299,102 +200,6 @@ class MoLEFlow(LightningModule):
             accuracy = (routed == own).float().mean()
             self.log(f"val/{name}/routing_accuracy", accuracy, **options)
 
-    # ---------------------------------------------------------------- learning a task
-
-    def begin_task(self, task: int) -> None:
-        """Give `task` its expert, unless it has one; its random numbers are its own."""
-        if task in self.flow.tasks:
-            return
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self.seed, self.schedule.tasks[task].name, "expert"))
-            self.flow.add_task(task)
-
-    def prepare_task(self, task: int, batches: Iterable[Mapping[str, Any]]) -> None:
-        """Fit what an expert takes from its product's statistics before its training begins.
-
-        Args:
-            task: The task.
-            batches: Its training images or features, each once; on several ranks, their shares.
-        """
-        adapter = self.flow.adapter_of(task)
-        if not isinstance(adapter, WhiteningAdapter):
-            return
-        patches = FeatureStatistics(self.extractor.dim)
-        for batch in batches:
-            features = self.features(self.transfer_batch_to_device(batch, self.device, 0))
-            patches.update(self.position(features))
-        adapter.fit(patches.gathered())
-
-    def finish_task(self, task: int, batches: Iterable[Mapping[str, Any]]) -> None:
-        """Fit what a learned task leaves behind: its prototype, and the first one's reference.
-
-        Where latents are kept, its bank too.
-
-        Args:
-            task: The task.
-            batches: Its training images or features, each once; on several ranks, their shares.
-        """
-        images = FeatureStatistics(self.extractor.dim)
-        patches = FeatureStatistics(self.extractor.dim)
-        typical = NoveltyStatistics(self.extractor.dim)
-        means = torch.zeros(self.extractor.dim, dtype=torch.float64)
-        latents = []
-        with torch.no_grad():
-            for index, batch in enumerate(batches):
-                features = self.features(self.transfer_batch_to_device(batch, self.device, 0))
-                images.update(self.image_features(features))
-                typical.update(features)
-                positioned = self.position(features)
-                # in float64 on the CPU: some devices have none
-                means += positioned.mean((1, 2)).cpu().double().sum(0)
-                if task == 0:
-                    patches.update(positioned)
-                if self.score == "bank":
-                    latents.append(self._some_latents(positioned, task, index))
-        images, patches, typical = images.gathered(), patches.gathered(), typical.gathered()
-        means = torch.stack(gather(means)).sum(0)
-        if self.score == "bank":
-            generator = derive_generator(self.seed, self.schedule.tasks[task].name, "bank")
-            all_latents = [some for part in gather(latents) for some in part]
-            self._bank(task).fill(torch.cat(all_latents), generator)
-        prototype = TaskPrototype(self.extractor.dim).to(self.device)
-        prototype.set(images)
-        self.router.add_prototype(task, prototype)
-        self.novelty.add_prototype(task, typical.prototype().to(self.device))
-        if task == 0:
-            self.flow.set_reference(patches.mean, patches.std)
-        shift = means / images.count - self.flow.reference_mean.cpu().double()
-        drift = (shift / self.flow.reference_std.cpu().double()).abs().mean().item()
-        self.schedule.tasks[task].drift = drift
-
-    def calibrate_task(
-        self, task: int, batches: Iterable[Mapping[str, Any]], false_alarm_rate: float
-    ) -> None:
-        """Keep what a finished task's expert says of good images that it has not seen.
-
-        Args:
-            task: The task.
-            batches: Its held-out images or features, each once; on several ranks, all on each.
-            false_alarm_rate: Share of good images that may be called defective.
-        """
-        found = Calibration(false_alarm_rate=false_alarm_rate)
-        column = self.router.tasks.index(task)
-        with torch.no_grad():
-            for batch in batches:
-                features = self.features(self.transfer_batch_to_device(batch, self.device, 0))
-                inspection = self.inspect(features, task)
-                distances = inspection.novelty[:, column]
-                found.add(inspection.score, inspection.patch_scores, distances)
-        self.schedule.tasks[task].calibration = found
-
-    def _some_latents(self, positioned: Tensor, task: int, index: int) -> Tensor:
-        """Latents of some patches of a batch: enough for a bank, also where images are few."""
-        rows = self.flow(positioned, task)[0].flatten(0, 2)
-        name = self.schedule.tasks[task].name
-        generator = derive_generator(self.seed, name, "latents", index)
-        chosen = torch.randperm(len(rows), generator=generator)[: self.bank_size]
-        return rows[chosen.to(rows.device)].cpu()  # where ranks exchange them
-
     def configure_optimizers(self) -> torch.optim.Optimizer | None:
         """Build the optimizer of the current task, over an explicit list of its parameters.
 
@@ -440,24 +245,6 @@ class MoLEFlow(LightningModule):
         name = self.schedule.tasks[task].name
         self.log(f"train/{name}/nll_per_dim", nll, on_step=False, on_epoch=True, batch_size=size)
         return loss
-
-    def training_nll(self, batch: Mapping[str, Any], task: int) -> Tensor:
-        """NLL of the patches that a step sees: of all (B, h, w), or of those drawn (B, 1, n)."""
-        return patch_nll(*self.flow(self._drawn(batch), task))
-
-    def _drawn(self, batch: Mapping[str, Any]) -> Tensor:
-        """Features with position: of all patches (B, h, w, D), or of those drawn (B, 1, n, D)."""
-        features = self.features(batch)
-        if "patches" not in batch:
-            return self.position(features)
-        patches = batch["patches"]
-        if features.ndim == 4:  # fresh from the backbone: none is chosen yet
-            grid = tuple(features.shape[1:3])
-            rows = torch.arange(len(features), device=features.device)[:, None]
-            features = features.flatten(1, 2)[rows, patches]
-        else:
-            grid = batch["grid"]
-        return self.position.at(features, patches, grid)[:, None]
 
     # ---------------------------------------------------------------- checkpoints
 

@@ -15,10 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 from moleflow_pl.calibration import Limits
-from moleflow_pl.data.images import read_rgb, to_tensor, upright_rgb
+from moleflow_pl.data.images import deep_to_bytes, read_rgb, to_tensor, upright_rgb
 from moleflow_pl.errors import CheckpointError, DataError
+from moleflow_pl.inspection import Inspection
 from moleflow_pl.localisation import Box, find_boxes, pixel_map
-from moleflow_pl.module import Inspection, MoLEFlow
+from moleflow_pl.module import MoLEFlow
 from moleflow_pl.schedule import TaskSchedule
 
 Label = Literal["normal", "anomalous", "unknown_product"]
@@ -251,14 +252,15 @@ def as_bytes(array: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(array)
     if array.dtype == bool:
         return array.astype(np.uint8) * 255
-    top = 65535.0 if array.dtype == np.uint16 else 1.0
-    if array.dtype != np.uint16 and not np.issubdtype(array.dtype, np.floating):
+    if array.dtype == np.uint16:
+        return deep_to_bytes(array)
+    if not np.issubdtype(array.dtype, np.floating):
         raise DataError(
             f"an image holds uint8, uint16, bool or floats in [0, 1], got {array.dtype}"
         )
-    if array.size and not (array.min() >= 0 and array.max() <= top):
+    if array.size and not (array.min() >= 0 and array.max() <= 1):
         raise DataError(
             f"an image of floats lies in [0, 1], got {array.min()} to {array.max()}: scale it, or "
             "give uint8"
         )
-    return np.round(array / top * 255).astype(np.uint8)
+    return np.round(array * 255).astype(np.uint8)

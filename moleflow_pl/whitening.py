@@ -35,8 +35,6 @@ class WhiteningAdapter(nn.Module):
         True
     """
 
-    counted = True  # in the likelihood
-
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(channels))

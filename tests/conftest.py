@@ -93,6 +93,18 @@ def wake(flow: MoLESpatialAwareNF, std: float = 0.05) -> None:
             parameter += std * torch.randn_like(parameter)
 
 
+def with_tasks(module: MoLEFlow, count: int = 2) -> MoLEFlow:
+    """A model with random experts, and prototypes of random images."""
+    module.schedule.extend([[f"p{i}"] for i in range(count)], epochs=1)
+    for task in range(count):
+        module.begin_task(task)
+        images = torch.rand(6, 3, SIZE, SIZE) / (1 + task)
+        module.finish_task(task, [{"image": images}])
+        module.schedule.tasks[task].epochs_done = 1
+    wake(module.flow)
+    return module.eval()
+
+
 def fit(
     run: Path,
     data_root: Path,

@@ -68,6 +68,10 @@ class Story:
         self.moved = where / "moved"
         shutil.copytree(self.run, self.moved)
 
+    def copy_to(self, where: Path) -> Path:
+        """The run as a folder `run` of one's own, to change."""
+        return shutil.copytree(self.moved, where / "run")
+
     def fit_into(self, run: Path) -> list[str]:
         """The command, for a run folder."""
         fit = ["fit", f"--data.root={self.data}", "--data.tasks=[01, b]", *MODEL]

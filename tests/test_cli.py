@@ -233,8 +233,7 @@ def test_bad_input_ends_in_one_clear_message(
 def test_failing_fit_that_goes_on_changes_nothing_of_the_run(
     flag: str, story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(story.moved, run)
+    run = story.copy_to(tmp_path)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     failure(monkeypatch, tmp_path, "fit", f"--ckpt_path={run / 'last.ckpt'}", flag)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
@@ -257,8 +256,7 @@ def test_going_on_before_the_first_checkpoint_begins_anew_where_the_run_is(
 def test_damaged_checkpoint_is_refused_and_the_one_before_goes_on(
     story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(story.moved, run)
+    run = story.copy_to(tmp_path)
     (run / "tasks" / "01-b.ckpt").unlink()
     (run / "last.ckpt").write_bytes((run / "last.ckpt").read_bytes()[:5000])
     said = failure(monkeypatch, tmp_path, "fit", f"--ckpt_path={run / 'last.ckpt'}")
@@ -272,8 +270,7 @@ def test_damaged_checkpoint_is_refused_and_the_one_before_goes_on(
 def test_branching_from_a_task_keeps_the_run_it_leaves(
     story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(story.moved, run)
+    run = story.copy_to(tmp_path)
     early = run / "tasks" / "00-01.ckpt"
     run_here(monkeypatch, tmp_path, "fit", f"--ckpt_path={early}", "--data.tasks=[01, c]")
     assert story.summary_now(run)["tasks"] == ["01", "c"]
@@ -283,8 +280,7 @@ def test_branching_from_a_task_keeps_the_run_it_leaves(
 def test_testing_with_another_router_keeps_the_old_report_and_says_so(
     story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(story.moved, run)
+    run = story.copy_to(tmp_path)
     path = run / "last.ckpt"
     run_here(monkeypatch, tmp_path, "test", f"--ckpt_path={path}", "--model.router=euclidean")
     assert "router: euclidean" in (run / "report" / "report.html").read_text()

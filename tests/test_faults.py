@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -59,8 +58,7 @@ def test_full_disk_stops_a_fit_with_the_name_of_the_file(
 def test_full_disk_leaves_what_a_run_had_and_the_command_goes_on_later(
     name: str, story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(story.moved, run)
+    run = story.copy_to(tmp_path)
     full_at(run / name)
     args = ["fit", f"--ckpt_path={run / 'last.ckpt'}", "--data.tasks=[01, b, c]"]
     before = (run / "last.ckpt").read_bytes()
@@ -79,8 +77,7 @@ def test_full_disk_leaves_what_a_run_had_and_the_command_goes_on_later(
 def test_full_disk_stops_predict_with_the_name_of_the_file(
     name: str, story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(story.moved, run)
+    run = story.copy_to(tmp_path)
     folder = {".jpg": "heatmaps", ".npy": "maps"}.get(Path(name).suffix, "")
     path = full_at(run / "predictions" / folder / name)
     flags = [f"--ckpt_path={run / 'last.ckpt'}", "--predictions.maps=npy"]
@@ -92,8 +89,7 @@ def test_full_disk_stops_predict_with_the_name_of_the_file(
 def test_closed_folder_stops_a_fit_before_it_begins(
     name: str, story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(story.moved, run)
+    run = story.copy_to(tmp_path)
     rename = os.rename
 
     def closed(source: object, target: object, **options: object) -> None:

@@ -2,7 +2,7 @@ import numpy as np
 import torch
 
 from moleflow_pl import MoLEFlow
-from moleflow_pl.module import NEAREST
+from moleflow_pl.inspection import NEAREST
 from moleflow_pl.novelty import (
     PATCH_SHARE,
     PATCH_STEP,

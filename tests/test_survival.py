@@ -1,7 +1,6 @@
 """A run that is killed and goes on ends as the one that was not."""
 
 import random
-import shutil
 from pathlib import Path
 
 import pytest
@@ -56,9 +55,8 @@ def test_products_of_odd_names_are_learned_and_stay_in_the_run(tmp_path: Path) -
 def test_checkpoint_cannot_send_a_command_elsewhere(
     story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, outside = tmp_path / "run", tmp_path / "outside"
+    run, outside = story.copy_to(tmp_path), tmp_path / "outside"
     outside.mkdir()
-    shutil.copytree(story.moved, run)
     content = torch.load(run / "last.ckpt", weights_only=True)
     content[CONFIG_KEY] = content[CONFIG_KEY].replace(
         "default_root_dir: ", f"default_root_dir: {outside} #"

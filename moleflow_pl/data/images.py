@@ -145,9 +145,18 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """
     check_scale(image)
     if image.mode in DEEP_MODES:
-        deep = np.asarray(image).astype(np.float64) / DEEP_TO_BYTE
-        image = Image.fromarray(deep.round().astype(np.uint8))
+        image = Image.fromarray(deep_to_bytes(np.asarray(image)))
     return image.convert("RGB")
+
+
+def deep_to_bytes(values: np.ndarray) -> np.ndarray:
+    """Whole numbers of 16 bits as 8 bits, scaled and rounded.
+
+    Example:
+        >>> deep_to_bytes(np.array([0, 128, 129, 65535], dtype=np.uint16)).tolist()
+        [0, 0, 1, 255]
+    """
+    return (values.astype(np.float64) / DEEP_TO_BYTE).round().astype(np.uint8)
 
 
 def to_tensor(rgb: Image.Image, size: tuple[int, int]) -> Tensor:

@@ -1,0 +1,132 @@
+"""What a model says of images: the way from features to scores, and to the product they show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from moleflow_pl.bank import LatentBank
+from moleflow_pl.extractor import PatchExtractor
+from moleflow_pl.flow import MoLESpatialAwareNF
+from moleflow_pl.novelty import typical_direction
+from moleflow_pl.position import NoPosition, PositionalGrid
+from moleflow_pl.router import PrototypeRouter
+from moleflow_pl.scoring import ScoreName, image_score, patch_nll, patch_norm
+
+NEAREST = 4  # tasks that an image may turn out to be like
+
+
+@dataclass
+class Inspection:
+    """What the model says of a batch of images.
+
+    Attributes:
+        score: Anomaly score of each image (B,), in nats.
+        patch_scores: Score of each patch (B, h, w), in nats.
+        task: The task each image was sent to (B,).
+        distances: Router distances (B, T), in the order of `router.tasks`.
+        novelty: How far each image is from the good ones of the tasks that the router finds nearest
+            (B, T), in the same order, infinite for the others.
+    """
+
+    score: Tensor
+    patch_scores: Tensor
+    task: Tensor
+    distances: Tensor
+    novelty: Tensor
+
+
+class Inspector(LightningModule):
+    """Scores images by the experts of the products they show.
+
+    Its parts are made by `MoLEFlow`, whose arguments say what they are.
+    """
+
+    extractor: PatchExtractor
+    position: PositionalGrid | NoPosition
+    flow: MoLESpatialAwareNF
+    routes: bool
+    router: PrototypeRouter
+    novelty: PrototypeRouter
+    score: ScoreName
+    banks: nn.ModuleDict
+    bank_size: int
+    prototype: str
+    image_quantile: float
+
+    def forward(self, images: Tensor) -> Inspection:
+        """Score images (B, 3, H, W), uint8 or float in [0, 1], of any known products."""
+        return self.inspect(self.extractor(images))
+
+    def inspect(self, features: Tensor, task: int | None = None) -> Inspection:
+        """Score features (B, h, w, D) by the expert of `task`, or by those the router picks."""
+        distances = self.router.distances(self.image_features(features))
+        if task is not None:
+            chosen = torch.full((len(features),), task, device=features.device)
+        elif self.routes:
+            chosen = self.router.nearest(distances)
+        else:
+            chosen = torch.zeros(len(features), dtype=torch.long, device=features.device)
+        patch_scores = self.patch_scores(features, chosen)
+        score = image_score(patch_scores, self.image_quantile)
+        novelty = self.novelty_among(features, distances, chosen)
+        return Inspection(score, patch_scores, chosen, distances, novelty)
+
+    def novelty_among(self, features: Tensor, distances: Tensor, chosen: Tensor) -> Tensor:
+        """Distances to good images of the chosen task and of the nearest ones (B, T).
+
+        Infinite for the others: each costs a product with its own matrix, and an image that is
+        like none of the nearest products is like none. NaN where the tasks were not finished.
+        """
+        tasks = self.router.tasks
+        if self.novelty.tasks != tasks:
+            return torch.full_like(distances, torch.nan)
+        asked = torch.tensor(tasks, device=chosen.device) == chosen[:, None]
+        near = distances.topk(min(NEAREST, len(tasks)), largest=False).indices
+        asked = asked.scatter(1, near, True)
+        direction = typical_direction(features)
+        found = torch.full_like(distances, torch.inf)
+        for column in asked.any(0).nonzero()[:, 0].tolist():
+            rows = asked[:, column]
+            found[rows, column] = self.novelty.distances_to(tasks[column], direction[rows])
+        return found
+
+    def patch_scores(self, features: Tensor, task: int | Tensor) -> Tensor:
+        """Scores (B, h, w) of features (B, h, w, D) by one expert or by one for each image."""
+        latent, log_det = self.flow(self.position(features), task)
+        if self.score == "bank":
+            return self._bank_scores(latent, task)
+        return (patch_nll if self.score == "nll" else patch_norm)(latent, log_det)
+
+    def _bank_scores(self, latent: Tensor, task: int | Tensor) -> Tensor:
+        if not isinstance(task, Tensor):
+            return self._bank(task).squared_distance(latent)
+        scores = latent.new_empty(latent.shape[:-1])
+        for one in task.unique().tolist():
+            rows = (task == one).to(latent.device)
+            scores[rows] = self._bank(one).squared_distance(latent[rows])
+        return scores
+
+    def _bank(self, task: int) -> Any:
+        if str(task) not in self.banks:
+            self.banks[str(task)] = LatentBank(self.extractor.dim, self.bank_size).to(self.device)
+        return self.banks[str(task)]
+
+    def image_features(self, features: Tensor) -> Tensor:
+        """What the router looks at: (B, D) of features (B, h, w, D).
+
+        The median over patches keeps a defect, however bright, from moving the image; the mean
+        told the three real products apart better on both backbones measured.
+        """
+        if self.prototype == "mean":
+            return features.mean((1, 2))
+        return features.flatten(1, 2).median(1).values
+
+    def features(self, batch: Mapping[str, Any]) -> Tensor:
+        """Features (B, h, w, D) of a batch, stored or fresh."""
+        return batch["features"] if "features" in batch else self.extractor(batch["image"])

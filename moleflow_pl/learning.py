@@ -1,0 +1,139 @@
+"""A task's way through a model: its expert, what is fitted before and after its training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moleflow_pl.calibration import Calibration
+from moleflow_pl.inspection import Inspector
+from moleflow_pl.novelty import NoveltyStatistics
+from moleflow_pl.ranks import gather
+from moleflow_pl.router import TaskPrototype
+from moleflow_pl.schedule import TaskSchedule
+from moleflow_pl.scoring import patch_nll
+from moleflow_pl.seeding import derive_generator, derive_seed
+from moleflow_pl.statistics import FeatureStatistics
+from moleflow_pl.whitening import WhiteningAdapter
+
+
+class TaskLearner(Inspector):
+    """Gives a task its expert, and keeps what a learned task leaves behind."""
+
+    schedule: TaskSchedule
+    seed: int
+
+    def begin_task(self, task: int) -> None:
+        """Give `task` its expert, unless it has one; its random numbers are its own."""
+        if task in self.flow.tasks:
+            return
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self.seed, self.schedule.tasks[task].name, "expert"))
+            self.flow.add_task(task)
+
+    def prepare_task(self, task: int, batches: Iterable[Mapping[str, Any]]) -> None:
+        """Fit what an expert takes from its product's statistics before its training begins.
+
+        Args:
+            task: The task.
+            batches: Its training images or features, each once; on several ranks, their shares.
+        """
+        adapter = self.flow.adapter_of(task)
+        if not isinstance(adapter, WhiteningAdapter):
+            return
+        patches = FeatureStatistics(self.extractor.dim)
+        for batch in batches:
+            features = self.features(self.transfer_batch_to_device(batch, self.device, 0))
+            patches.update(self.position(features))
+        adapter.fit(patches.gathered())
+
+    def finish_task(self, task: int, batches: Iterable[Mapping[str, Any]]) -> None:
+        """Fit what a learned task leaves behind: its prototype, and the first one's reference.
+
+        Where latents are kept, its bank too.
+
+        Args:
+            task: The task.
+            batches: Its training images or features, each once; on several ranks, their shares.
+        """
+        images = FeatureStatistics(self.extractor.dim)
+        patches = FeatureStatistics(self.extractor.dim)
+        typical = NoveltyStatistics(self.extractor.dim)
+        means = torch.zeros(self.extractor.dim, dtype=torch.float64)
+        latents = []
+        with torch.no_grad():
+            for index, batch in enumerate(batches):
+                features = self.features(self.transfer_batch_to_device(batch, self.device, 0))
+                images.update(self.image_features(features))
+                typical.update(features)
+                positioned = self.position(features)
+                # in float64 on the CPU: some devices have none
+                means += positioned.mean((1, 2)).cpu().double().sum(0)
+                if task == 0:
+                    patches.update(positioned)
+                if self.score == "bank":
+                    latents.append(self._some_latents(positioned, task, index))
+        images, patches, typical = images.gathered(), patches.gathered(), typical.gathered()
+        means = torch.stack(gather(means)).sum(0)
+        if self.score == "bank":
+            generator = derive_generator(self.seed, self.schedule.tasks[task].name, "bank")
+            all_latents = [some for part in gather(latents) for some in part]
+            self._bank(task).fill(torch.cat(all_latents), generator)
+        prototype = TaskPrototype(self.extractor.dim).to(self.device)
+        prototype.set(images)
+        self.router.add_prototype(task, prototype)
+        self.novelty.add_prototype(task, typical.prototype().to(self.device))
+        if task == 0:
+            self.flow.set_reference(patches.mean, patches.std)
+        shift = means / images.count - self.flow.reference_mean.cpu().double()
+        drift = (shift / self.flow.reference_std.cpu().double()).abs().mean().item()
+        self.schedule.tasks[task].drift = drift
+
+    def calibrate_task(
+        self, task: int, batches: Iterable[Mapping[str, Any]], false_alarm_rate: float
+    ) -> None:
+        """Keep what a finished task's expert says of good images that it has not seen.
+
+        Args:
+            task: The task.
+            batches: Its held-out images or features, each once; on several ranks, all on each.
+            false_alarm_rate: Share of good images that may be called defective.
+        """
+        found = Calibration(false_alarm_rate=false_alarm_rate)
+        column = self.router.tasks.index(task)
+        with torch.no_grad():
+            for batch in batches:
+                features = self.features(self.transfer_batch_to_device(batch, self.device, 0))
+                inspection = self.inspect(features, task)
+                distances = inspection.novelty[:, column]
+                found.add(inspection.score, inspection.patch_scores, distances)
+        self.schedule.tasks[task].calibration = found
+
+    def _some_latents(self, positioned: Tensor, task: int, index: int) -> Tensor:
+        """Latents of some patches of a batch: enough for a bank, also where images are few."""
+        rows = self.flow(positioned, task)[0].flatten(0, 2)
+        name = self.schedule.tasks[task].name
+        generator = derive_generator(self.seed, name, "latents", index)
+        chosen = torch.randperm(len(rows), generator=generator)[: self.bank_size]
+        return rows[chosen.to(rows.device)].cpu()  # where ranks exchange them
+
+    def training_nll(self, batch: Mapping[str, Any], task: int) -> Tensor:
+        """NLL of the patches that a step sees: of all (B, h, w), or of those drawn (B, 1, n)."""
+        return patch_nll(*self.flow(self._drawn(batch), task))
+
+    def _drawn(self, batch: Mapping[str, Any]) -> Tensor:
+        """Features with position: of all patches (B, h, w, D), or of those drawn (B, 1, n, D)."""
+        features = self.features(batch)
+        if "patches" not in batch:
+            return self.position(features)
+        patches = batch["patches"]
+        if features.ndim == 4:  # fresh from the backbone: none is chosen yet
+            grid = tuple(features.shape[1:3])
+            rows = torch.arange(len(features), device=features.device)[:, None]
+            features = features.flatten(1, 2)[rows, patches]
+        else:
+            grid = batch["grid"]
+        return self.position.at(features, patches, grid)[:, None]

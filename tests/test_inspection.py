@@ -1,0 +1,96 @@
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from benchmarks import literal
+from moleflow_pl import MoLEFlow
+from tests.conftest import SEED_METHOD, SIZE, wake, with_tasks
+
+Build = Callable[..., MoLEFlow]
+
+
+def test_inference_equals_the_literal_method(tiny_model: Build) -> None:
+    module = tiny_model(router="mahalanobis", **SEED_METHOD)
+    module.schedule.extend([["a"], ["b"]], epochs=1)
+    twin = literal.LiteralFlow(64, coupling_layers=2, lora_rank=2)
+    seen = {}
+    for task in range(2):
+        module.begin_task(task)
+        twin.add_task(task)
+        images = torch.rand(80, 3, SIZE, SIZE) * (1 - 0.5 * task)
+        module.finish_task(task, [{"image": part} for part in images.split(16)])
+        seen[task] = module.extractor(images).mean((1, 2))
+    wake(module.flow)
+    twin.load_state_dict(module.flow.state_dict())
+    images = torch.rand(6, 3, SIZE, SIZE) * torch.tensor([1, 0.5] * 3)[:, None, None, None]
+    maps, scores, tasks = literal.infer(module.extractor, twin, seen, images)
+    with torch.no_grad():
+        inspection = module(images)
+    assert inspection.task.tolist() == tasks.tolist() == [0, 1] * 3
+    torch.testing.assert_close(inspection.patch_scores, maps, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(inspection.score, scores, rtol=1e-4, atol=1e-3)
+
+
+def test_median_prototype_is_the_median_over_patches_without_position(tiny_model: Build) -> None:
+    module = with_tasks(tiny_model(prototype="median"))
+    images = torch.rand(2, 3, SIZE, SIZE)
+    medians = module.extractor(images).flatten(1, 2).quantile(0.5, 1, interpolation="lower")
+    assert torch.equal(module(images).distances, module.router.distances(medians))
+
+
+def test_router_is_told_the_mean_over_patches_without_position(tiny_model: Build) -> None:
+    module = with_tasks(tiny_model())
+    images = torch.rand(2, 3, SIZE, SIZE)
+    expected = module.router.distances(module.extractor(images).mean((1, 2)))
+    assert torch.equal(module(images).distances, expected)
+
+
+@pytest.mark.parametrize("score", ["nll", "norm", "bank"])
+def test_patch_score_is_the_one_asked_for(tiny_model: Build, score: str) -> None:
+    module = with_tasks(tiny_model(score=score, bank_size=7))
+    features = torch.randn(2, 3, 3, 64)
+    tasks = torch.tensor([1, 0])
+    with torch.no_grad():
+        found = module.patch_scores(features, tasks)
+        latent, log_det = module.flow(module.position(features), tasks)
+    squares = latent.square().sum(-1) / 2
+    if score == "bank":
+        kept = [module.banks[str(task)].latents.float() for task in tasks.tolist()]
+        pairs = zip(latent.flatten(1, 2), kept, strict=True)
+        nearest = [torch.cdist(rows[None], bank[None])[0].amin(1) for rows, bank in pairs]
+        expected = torch.stack(nearest).reshape(2, 3, 3).square()
+    else:
+        constant = 32 * math.log(2 * math.pi)
+        expected = squares if score == "norm" else squares + constant - log_det
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-2)
+
+
+def test_forced_task_is_obeyed_and_no_router_means_the_first(tiny_model: Build) -> None:
+    features = torch.randn(3, 3, 3, 64)
+    assert with_tasks(tiny_model()).inspect(features, 1).task.tolist() == [1, 1, 1]
+    assert with_tasks(tiny_model(router="none")).inspect(features).task.tolist() == [0, 0, 0]
+
+
+def test_without_position_the_place_of_a_patch_does_not_matter(tiny_model: Build) -> None:
+    features = torch.randn(1, 3, 3, 64)
+    turned = features.flip(1)
+    for use_position, same in ((False, True), (True, False)):
+        module = with_tasks(tiny_model(use_position=use_position))
+        with torch.no_grad():
+            one = module.inspect(features, 0).patch_scores.flip(1)
+            other = module.inspect(turned, 0).patch_scores
+        assert torch.allclose(one, other, rtol=1e-4) == same
+
+
+def test_mixed_precision_changes_no_feature_and_no_score(tiny_model: Build) -> None:
+    module = with_tasks(tiny_model())
+    images = torch.rand(2, 3, SIZE, SIZE)
+    with torch.no_grad():
+        expected = module(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            actual = module(images)
+    assert actual.score.dtype == torch.float32
+    assert torch.equal(actual.score, expected.score)
+    assert torch.equal(actual.distances, expected.distances)

@@ -1,0 +1,102 @@
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.optim import AdamW
+
+from moleflow_pl import MoLEFlow
+from moleflow_pl.data import ImageRecord
+from moleflow_pl.data.datasets import FeatureDataset, PatchDraw
+from tests.conftest import SEED_METHOD, SIZE, with_tasks
+
+Build = Callable[..., MoLEFlow]
+
+
+def test_long_training_of_a_later_task_cannot_hide_its_defects(tiny_model: Build) -> None:
+    """The seed's adapter earns likelihood by contracting all patches; a counted one cannot."""
+    generator = torch.Generator().manual_seed(0)
+
+    def images(count: int) -> Tensor:
+        spread = torch.linspace(0.2, 2, 64)
+        return torch.randn(count, 3, 3, 64, generator=generator) * spread
+
+    train, good, bad = images(48), images(24), images(24)
+    bad[:, 1, 1] += 0.6 * torch.randn(24, 64, generator=generator)
+
+    def auroc(**options: object) -> float:
+        torch.manual_seed(0)
+        optimizer = partial(AdamW, lr=5e-3)
+        module = tiny_model(use_position=False, optimizer=optimizer, **options)
+        module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
+        module.schedule.extend([["a"], ["b"]], epochs=1)
+        for task, features in enumerate((train.flip(-1), train)):
+            batch = {"features": features, "task": torch.full((48,), task)}
+            module.begin_task(task)
+            module.prepare_task(task, [batch])
+            steps = module.configure_optimizers()
+            assert steps is not None
+            for _ in range(10 if task == 0 else 100):
+                steps.zero_grad()
+                module.training_step(batch, 0).backward()
+                steps.step()
+            module.schedule.tasks[task].epochs_done = 1
+        with torch.no_grad():
+            scores = [module.patch_scores(x, 1).amax((1, 2)) for x in (good, bad)]
+        return (scores[1][:, None] > scores[0]).float().mean().item()
+
+    assert auroc(**SEED_METHOD) < 0.6
+    assert auroc() > 0.85
+
+
+def test_expert_starts_the_same_whatever_was_learned_before(tiny_model: Build) -> None:
+    def fresh(names: list[str]) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        module = tiny_model()
+        module.schedule.extend([[name] for name in names], epochs=1)
+        for task in range(len(names)):
+            module.begin_task(task)
+            torch.rand(task + 3)
+        block = module.flow.flow[0].subnet.layer1
+        return {"A": block.lora_A[str(len(names) - 1)]}
+
+    assert torch.equal(fresh(["a", "x"])["A"], fresh(["a", "b", "c", "x"])["A"])
+    assert not torch.equal(fresh(["a", "x"])["A"], fresh(["a", "y"])["A"])
+
+
+def test_drawn_patches_get_the_position_of_their_place(tiny_model: Build) -> None:
+    module = with_tasks(tiny_model(), 1)
+    features = torch.randn(2, 3, 5, 64)
+    draw = PatchDraw(count=15, wanted=4, seed=0, purpose=("a", 0))
+    stored = FeatureDataset(features, [ImageRecord(Path("x"), "a")] * 2, 0)
+    stored.draw = draw
+    from_store = module._drawn(stored.__getitems__([1, 0]))
+    from_fresh = module._drawn({"features": features[[1, 0]], "patches": draw([1, 0])})
+    whole = module.position(features)[[1, 0]].flatten(1, 2)
+    expected = torch.stack([w[p] for w, p in zip(whole, draw([1, 0]), strict=True)])[:, None]
+    assert torch.equal(from_store, expected)
+    assert torch.equal(from_fresh, expected)
+
+
+def test_reference_is_the_first_tasks_patches_with_position(tiny_model: Build) -> None:
+    module = with_tasks(tiny_model(), 1)
+    images = torch.rand(5, 3, SIZE, SIZE)
+    module.finish_task(0, [{"image": images[:2]}, {"image": images[2:]}])
+    patches = module.position(module.extractor(images)).flatten(0, 2).double()
+    torch.testing.assert_close(
+        module.flow.reference_mean.double(), patches.mean(0), rtol=1e-5, atol=1e-6
+    )
+    std = (patches.var(0) + 1e-6).sqrt()
+    torch.testing.assert_close(module.flow.reference_std.double(), std, rtol=1e-5, atol=1e-6)
+    assert module.schedule.tasks[0].drift == pytest.approx(0, abs=1e-6)
+
+
+def test_drift_is_in_standard_deviations_of_the_first_task(tiny_model: Build) -> None:
+    module = with_tasks(tiny_model(), 2)
+    images = torch.rand(5, 3, SIZE, SIZE) * 0.3
+    module.finish_task(1, [{"image": images[:1]}, {"image": images[1:]}])
+    mean = module.position(module.extractor(images)).mean((0, 1, 2))
+    expected = ((mean - module.flow.reference_mean) / module.flow.reference_std).abs().mean()
+    assert module.schedule.tasks[1].drift == pytest.approx(expected.item(), rel=1e-4)
