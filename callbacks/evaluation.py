@@ -15,9 +15,9 @@ from rich.console import Console
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from callbacks.run_folder import free_name
+from callbacks.run_folder import move_aside
 from moleflow_pl.evaluation import EvaluationOptions, TaskScores, matrix_row, zero_shot
-from moleflow_pl.files import write_text, writing
+from moleflow_pl.files import write_text
 from moleflow_pl.module import MoLEFlow
 from moleflow_pl.provenance import hardware, versions
 from moleflow_pl.ranks import gather
@@ -185,9 +185,7 @@ def keep_unlike(folder: Path, summary: Mapping[str, Any]) -> None:
     grown = summary["tasks"][: len(old["tasks"])] == old["tasks"]
     if grown and old.get("settings") == summary["settings"]:
         return
-    aside = free_name(folder)
-    with writing(aside):
-        folder.rename(aside)
+    aside = move_aside(folder)
     print(f"the report that was in {folder} is of other tasks or settings, and now in {aside}")
 
 

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
-from callbacks.run_folder import free_name
+from callbacks.run_folder import move_aside
 from moleflow_pl.checkpoint import plain
 from moleflow_pl.data.unsorted import NO_IMAGE_NAME
 from moleflow_pl.extractor import weights_hash
@@ -229,9 +229,7 @@ def make_room(folder: Path, mark: Mapping[str, Any]) -> None:
     old = json.loads(path.read_text(encoding="utf-8"))
     old.pop("complete", None)
     if old != mark:
-        aside = free_name(folder)
-        with writing(aside):
-            folder.rename(aside)
+        aside = move_aside(folder)
         print(
             f"the predictions that were in {folder} are of another model, other images or "
             f"options, and now in {aside}"

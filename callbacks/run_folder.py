@@ -25,6 +25,21 @@ def free_name(path: Path) -> Path:
     return other
 
 
+def move_aside(path: Path) -> Path:
+    """Give a file or folder another name, and keep its own free for a new one.
+
+    Returns:
+        Where it is now.
+
+    Raises:
+        OutputError: it cannot be moved.
+    """
+    aside = free_name(path)
+    with writing(aside):
+        path.rename(aside)
+    return aside
+
+
 def epochs_done(checkpoint: Path) -> int:
     """Epochs behind a checkpoint; 0 where there is none that can be read."""
     try:
@@ -75,9 +90,8 @@ def prepare_run(folder: Path, checkpoint: Path | None, devices: int = 1) -> Path
             f"{checkpoint} is of the run in {folder}, which goes on behind it: on several devices "
             "set trainer.default_root_dir to another folder"
         )
-    aside, root = free_name(folder), folder.resolve()
-    with writing(aside):
-        folder.rename(aside)
+    root = folder.resolve()
+    aside = move_aside(folder)
     print(f"the run that was in {folder} is now in {aside}")
     if checkpoint is None or not inside:
         return checkpoint
@@ -88,8 +102,7 @@ def keep_curves(folder: Path) -> None:
     """Let the curves of a run that goes on begin a new file."""
     curves = folder / "metrics.csv"
     if curves.exists():
-        with writing(curves):
-            curves.rename(free_name(curves))
+        move_aside(curves)
 
 
 class RunConfig(SaveConfigCallback):

@@ -100,6 +100,7 @@ def export(checkpoint: Checkpoint, name: str, path: Path) -> None:
 def replace(checkpoint: Checkpoint, expert: Expert, run: Path) -> None:
     """Put an expert in the place of the one of its name, of which a file is kept."""
     from moleflow_pl.experts import add, check_fit, extract, remove, rename
+    from moleflow_pl.schedule import GROUP_JOINT
 
     check_fit(checkpoint, expert)
     aside = keep(extract(checkpoint, expert.task.name), run).stem
@@ -107,7 +108,7 @@ def replace(checkpoint: Checkpoint, expert: Expert, run: Path) -> None:
     for product in expert.task.products:
         rename(checkpoint, product, f"{product}~{number}")
     # added before the old one goes: a model is never without an expert
-    old = "+".join(f"{product}~{number}" for product in expert.task.products)
+    old = GROUP_JOINT.join(f"{product}~{number}" for product in expert.task.products)
     add(checkpoint, expert)
     remove(checkpoint, old)
 

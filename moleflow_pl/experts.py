@@ -23,7 +23,7 @@ from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.files import replacing
 from moleflow_pl.hashing import tensors_hash
 from moleflow_pl.provenance import versions
-from moleflow_pl.schedule import Task, TaskSchedule
+from moleflow_pl.schedule import GROUP_JOINT, Task, TaskSchedule
 
 FORMAT = "1"
 PLACE = "*"  # stands for the task's number in an expert's file
@@ -269,7 +269,7 @@ def with_name(task: Task, old: str, new: str) -> Task:
     Raises:
         ConfigError: the task covers several products and none has the old name.
     """
-    if not new.strip() or set(new) & set("/\\\0+"):
+    if not new.strip() or set(new) & {*"/\\\0", GROUP_JOINT}:
         raise ConfigError(f"{new!r} is no name for a product: it has to be a folder's name")
     if old not in task.products:
         raise ConfigError(f"{old!r} covers {task.products}: rename one of them")
