@@ -22,15 +22,27 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.accuracy_runs import PRODUCTS, RIVALS, Recipe, Result, Study, seed_recipe
+from benchmarks.accuracy_runs import (
+    PRODUCTS,
+    RIVALS,
+    Recipe,
+    Result,
+    Study,
+    link_images,
+    records_of,
+    seed_recipe,
+)
+from benchmarks.fit import new_trainer
 from benchmarks.timing import Report, Row, limit, shown
-from moleflow_pl.checkpoint import read_checkpoint
+from moleflow_pl import ContinualDataModule, MoLEFlow
+from moleflow_pl.checkpoint import TASKS, read_checkpoint
 from moleflow_pl.experts import extract
 from moleflow_pl.provenance import hardware, versions
 
 RESAMPLES = 1000
 OURS = Recipe("ours", {"score": "bank"}, scores=("norm", "bank"))
 TILE = "magnetic_tile"
+MORE_IMAGES = 400  # of a product whose time is taken
 
 
 @dataclass(frozen=True)
@@ -193,6 +205,23 @@ def sizes(report: Report, study: Study, seed: int) -> None:
             expert.tensors = {k: t for k, t in expert.tensors.items() if "banks." not in k}
 
 
+def one_more(report: Report, study: Study, seed: int) -> None:
+    """Time to add a product to a run whose first product's images are gone."""
+    run = study.run_folder(OURS, seed, PRODUCTS[0])
+    with tempfile.TemporaryDirectory() as folder:
+        train, _ = records_of(TILE, study.root, MORE_IMAGES)
+        link_images(train, Path(folder) / "images" / TILE)
+        tasks = [PRODUCTS[0], TILE]
+        data = ContinualDataModule(str(Path(folder) / "images"), tasks, "folder", val_fraction=0.0)
+        trainer = new_trainer(Path(folder) / "run", OURS.epochs)
+        model = MoLEFlow(**study.backbone, **OURS.model)
+        started = time.monotonic()
+        trainer.fit(model, data, ckpt_path=run / TASKS / f"00-{PRODUCTS[0]}.ckpt")
+        taken = time.monotonic() - started
+    note = f"{OURS.epochs} epochs of {len(train)} images, features included"
+    report.add(Row(f"{study.name}: one more product", taken, "s", most=180, note=note))
+
+
 def show(study: Study, tables: dict[str, Table]) -> list[str]:
     """The table of one backbone as Markdown."""
     names = {
@@ -222,6 +251,7 @@ def look(report: Report, study: Study, limits: Limits, seeds: Sequence[int]) -> 
     tables["seed"] = Table(seed_runs, "nll, routed")
     judge(report, study, limits, tables)
     sizes(report, study, seeds[0])
+    one_more(report, study, seeds[0])
     return show(study, tables)
 
 

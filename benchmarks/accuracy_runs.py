@@ -62,12 +62,14 @@ def seed_recipe() -> Recipe:
     return Recipe("seed", arguments, epochs=40, scores=("nll",), lr=lr)
 
 
-def records_of(product: str, root: str) -> tuple[list[ImageRecord], list[ImageRecord]]:
+def records_of(
+    product: str, root: str, count: int = TRAIN_IMAGES
+) -> tuple[list[ImageRecord], list[ImageRecord]]:
     """Images of a product to learn from, evenly spread over all there are, and to test with."""
     elpv = product.startswith("solar")
     layout = LAYOUTS["elpv" if elpv else "mvtec"](None if elpv else root)
     train = layout.train(product)
-    chosen = np.linspace(0, len(train) - 1, min(TRAIN_IMAGES, len(train))).round().astype(int)
+    chosen = np.linspace(0, len(train) - 1, min(count, len(train))).round().astype(int)
     return [train[i] for i in chosen], layout.test(product)
 
 
@@ -82,7 +84,7 @@ class Study:
     """
 
     def __init__(self, name: str, backbone: dict[str, Any], root: str, folder: Path) -> None:
-        self.name, self.backbone, self.folder = name, backbone, folder
+        self.name, self.backbone, self.folder, self.root = name, backbone, folder, root
         self.key = re.sub(r"\W+", "-", name)
         self.images = {product: records_of(product, root) for product in PRODUCTS}
         self.extractor: PatchExtractor = MoLEFlow(**backbone).extractor
@@ -149,14 +151,9 @@ class Study:
         return MoLEFlow.load_from_checkpoint(path, map_location="cpu").eval()
 
     def _tree(self) -> Path:
-        """The images to learn from as folders of links."""
         root = self.folder / "images"
         for name, (train, _) in self.images.items():
-            (root / name).mkdir(parents=True, exist_ok=True)
-            for i, record in enumerate(train):
-                link = root / name / f"{i:04d}{record.path.suffix}"
-                if not link.is_symlink():
-                    link.symlink_to(record.path.resolve())
+            link_images(train, root / name)
         return root
 
     def _inspected(self, model: MoLEFlow, recipe: Recipe, name: str, own: int) -> Result:
@@ -165,12 +162,12 @@ class Study:
             model.score = score  # type: ignore[assignment]
             tasks = torch.zeros(len(product.test), dtype=torch.long)
             routed = product.scores(partial(routed_scores, model, iter(tasks.split(BATCH))))
-            told = routed.clone()
-            for i in (tasks != own).nonzero()[:, 0].tolist():
+            found[f"{score}, routed"] = found[f"{score}, told"] = measured(product, routed)
+            astray = (tasks != own).nonzero()[:, 0]
+            if len(astray):
                 with torch.inference_mode():
-                    told[i] = model.inspect(product.test[i : i + 1], own).patch_scores[0]
-            found[f"{score}, routed"] = measured(product, routed)
-            found[f"{score}, told"] = measured(product, told)
+                    routed[astray] = model.inspect(product.test[astray], own).patch_scores
+                found[f"{score}, told"] = measured(product, routed)
         right = (tasks == own).double()
         found["routing"] = {
             "good": right[~product.defective].mean().item(),
@@ -188,6 +185,15 @@ class Study:
             patches = product.scores(RIVALS[name](product.train, seed))
             found[product.name] = {name: measured(product, patches)}
         return {"products": found}
+
+
+def link_images(records: Sequence[ImageRecord], folder: Path) -> None:
+    """A folder of links to images."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, record in enumerate(records):
+        link = folder / f"{i:04d}{record.path.suffix}"
+        if not link.is_symlink():
+            link.symlink_to(record.path.resolve())
 
 
 def routed_scores(model: MoLEFlow, tasks: Iterator[Tensor], features: Tensor) -> Tensor:
