@@ -25,7 +25,7 @@ from moleflow_pl.inspection import Inspection
 from moleflow_pl.learning import TaskLearner
 from moleflow_pl.losses import LOSSES, LossName
 from moleflow_pl.position import NoPosition, PositionalGrid
-from moleflow_pl.ranks import average, share_of_mean, total
+from moleflow_pl.ranks import rank_and_world, with_others
 from moleflow_pl.router import Distance, PrototypeRouter, TaskPrototype
 from moleflow_pl.schedule import TaskSchedule
 from moleflow_pl.scoring import ScoreName, patch_nll
@@ -236,11 +236,10 @@ class MoLEFlow(TaskLearner):
             raise RuntimeError(
                 f"a batch of task {batch['task'].tolist()} came while task {task} is learned"
             )
-        patches = self.training_nll(batch, task)
-        own, size = len(batch["task"]), total(len(batch["task"]), self.device)
-        loss = share_of_mean(self.loss(patches), own, size)
-        mean = share_of_mean(patches.detach().mean(), own, size)
-        nll = average(mean) / self.extractor.dim
+        patches = with_others(self.training_nll(batch, task))
+        # DDP takes the mean over ranks of gradients that are each of one rank's patches
+        loss = self.loss(patches) * rank_and_world()[1]
+        nll, size = patches.detach().mean() / self.extractor.dim, len(patches)
         self.log("nll_per_dim", nll, prog_bar=True, logger=False, batch_size=size)
         name = self.schedule.tasks[task].name
         self.log(f"train/{name}/nll_per_dim", nll, on_step=False, on_epoch=True, batch_size=size)

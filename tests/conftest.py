@@ -1,5 +1,6 @@
 """Small data sets and models that tests share."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from lightning.pytorch import Callback, Trainer
 from PIL import Image
 
@@ -84,6 +86,13 @@ def tiny_model() -> Callable[..., MoLEFlow]:
         return MoLEFlow(**{**TINY_MODEL, **options})
 
     return build
+
+
+def join(rank: int, world: int, folder: Path) -> None:
+    """Make this process one of several, which find each other by a file in a folder."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", GLOO_SOCKET_IFNAME="lo")
+    place = f"file://{folder / 'meeting'}"
+    dist.init_process_group("gloo", init_method=place, rank=rank, world_size=world)
 
 
 def wake(flow: MoLESpatialAwareNF, std: float = 0.05) -> None:

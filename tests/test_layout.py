@@ -7,7 +7,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     "errors", "files", "hashing", "seeding", "ranks", "extractor", "tiling", "position", "fused",
     "merged", "lora", "input_adapter", "statistics", "whitening", "flow", "losses", "bank",
-    "router", "novelty", "scoring", "metrics", "pixel_metrics", "calibration", "schedule",
+    "sample", "router", "novelty", "scoring", "metrics", "pixel_metrics", "calibration", "schedule",
     "data.records", "data.tree_layouts", "data.listed_layouts", "data.layouts", "data.images",
     "data.check", "data.datasets", "data.features", "data.unsorted", "data.datamodule", "data",
     "checkpoint", "inspection", "learning", "module", "graph", "graph_files", "export",
