@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from moleflow_pl.checkpoint import CONFIG_KEY, read_checkpoint, run_of
+from moleflow_pl.checkpoint import read_checkpoint, run_of
 from moleflow_pl.errors import CheckpointError
+from moleflow_pl.state import CONFIG_KEY
 
 # what `test` and its like take over from the run: not the hardware
 CARRIED = ("seed_everything", "model", "data", "evaluation")

@@ -10,14 +10,7 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from moleflow_pl.checkpoint import (
-    CONFIG_KEY,
-    CONTAINERS_KEY,
-    STATE_KEY,
-    check_state,
-    plain,
-    task_containers,
-)
+from moleflow_pl.checkpoint import check_state, check_tensors, plain, restoring, task_containers
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.extractor import PRETRAINED, PatchExtractor, Precision
 from moleflow_pl.flow import AdapterName, MoLESpatialAwareNF
@@ -29,6 +22,7 @@ from moleflow_pl.ranks import rank_and_world, with_others
 from moleflow_pl.router import Distance, PrototypeRouter, TaskPrototype
 from moleflow_pl.schedule import TaskSchedule
 from moleflow_pl.scoring import ScoreName, patch_nll
+from moleflow_pl.state import CONFIG_KEY, CONTAINERS_KEY, STATE_KEY
 from moleflow_pl.tiling import TiledExtractor
 
 LEARNING_RATE = 2e-3
@@ -251,7 +245,8 @@ class MoLEFlow(TaskLearner):
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> MoLEFlow:
         """Build the model a file holds from plain values alone: nothing it names is imported."""
         safe = {"weights_only": True, "_instantiator": None}
-        return super().load_from_checkpoint(checkpoint_path, *args, **{**kwargs, **safe})
+        with restoring(checkpoint_path):
+            return super().load_from_checkpoint(checkpoint_path, *args, **{**kwargs, **safe})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the frozen backbone out; say what the file belongs to and how far it is."""
@@ -296,6 +291,7 @@ class MoLEFlow(TaskLearner):
                 self._bank(task)
         own = {f"{BACKBONE_PREFIX}{k}": v for k, v in self.extractor.backbone.state_dict().items()}
         checkpoint["state_dict"].update(own)
+        check_tensors(checkpoint["state_dict"], self.state_dict())
         current = self.schedule.current
         if current is None or not self.schedule.tasks[current].epochs_done:
             # what is there belongs to a task that is done; by position it would fit the next one

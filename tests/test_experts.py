@@ -8,9 +8,10 @@ import torch
 from safetensors import safe_open
 
 from moleflow_pl import MoLEFlow
-from moleflow_pl.checkpoint import STATE_KEY, write_checkpoint
+from moleflow_pl.checkpoint import write_checkpoint
 from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.experts import Expert, add, base_hash, extract, remove, rename, settled
+from moleflow_pl.state import STATE_KEY
 from tests.conftest import SIZE, fit
 
 Checkpoint = dict[str, Any]

@@ -9,8 +9,8 @@ import torch
 
 import cli
 from callbacks.run_folder import check_writable
-from moleflow_pl.checkpoint import STATE_KEY
 from moleflow_pl.errors import OutputError
+from moleflow_pl.state import STATE_KEY
 from tests.story import MODEL, Story
 
 FULL = Path("/dev/full")  # every write to it finds no space

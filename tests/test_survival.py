@@ -8,7 +8,7 @@ import torch
 
 import cli
 from callbacks import RunCheckpoint
-from moleflow_pl.checkpoint import CONFIG_KEY, STATE_KEY
+from moleflow_pl.state import CONFIG_KEY, STATE_KEY
 from tests.conftest import draw_product, fit
 from tests.killing import WRITES, draw_moment, kill_and_go_on
 from tests.story import Story

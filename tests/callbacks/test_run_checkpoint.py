@@ -5,8 +5,8 @@ import torch
 from lightning.pytorch import Callback
 
 from moleflow_pl import MoLEFlow
-from moleflow_pl.checkpoint import STATE_KEY
 from moleflow_pl.errors import CheckpointError
+from moleflow_pl.state import STATE_KEY
 from tests.conftest import fit
 from tests.test_checkpoint import Bomb
 
