@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+from torch.optim import Optimizer
 
 from moleflow_pl.checkpoint import LAST, read_checkpoint, write_checkpoint
+from moleflow_pl.errors import CheckpointError
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -59,6 +63,52 @@ class RunCheckpoint(ModelCheckpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write where the run begins: from now on there is always something to go on from."""
         super().on_train_start(trainer, pl_module)
+        if trainer.ckpt_path is not None:
+            for optimizer in trainer.optimizers:
+                check_optimizer(optimizer)
         path = Path(trainer.default_root_dir) / LAST
         if trainer.ckpt_path is None or not trainer.strategy.broadcast(path.exists()):
             trainer.save_checkpoint(path, weights_only=False)
+
+
+def check_optimizer(optimizer: Optimizer) -> None:
+    """Refuse what a checkpoint put into an optimizer that could not have been in one.
+
+    Raises:
+        CheckpointError: a setting of another kind than the optimizer's own, or a state that is
+            not of its parameter.
+    """
+    usual = {**optimizer.defaults, "initial_lr": 0.0}
+    for group in optimizer.param_groups:
+        for key, value in usual.items():
+            if not same_kind(group.get(key, "nothing"), value):
+                told = f"{key}: expected the like of {value!r}, found {group.get(key)!r:.40}"
+                raise CheckpointError(f"the checkpoint's optimizer is damaged: {told}")
+    known: Any = [state for state in optimizer.state.values() if isinstance(state, dict)]
+    names = {frozenset(state) for state in known}
+    fits = [
+        part is None or (isinstance(part, Tensor) and part.shape in (parameter.shape, ()))
+        for parameter, state in optimizer.state.items()
+        if isinstance(state, dict)
+        for part in state.values()
+    ]
+    if len(known) < len(optimizer.state) or len(names) > 1 or not all(fits):
+        raise CheckpointError("the checkpoint's optimizer is damaged: its state is not of its task")
+
+
+def same_kind(value: Any, usual: Any) -> bool:
+    """Whether a setting of an optimizer is of the kind of its default.
+
+    Example:
+        >>> same_kind(0.1, 1e-3), same_kind((0.9, 0.99), (0.9, 0.999)), same_kind("x", 1e-3)
+        (True, True, False)
+    """
+    if usual is None or isinstance(usual, bool):
+        return value is None or isinstance(value, bool)
+    if isinstance(usual, (list, tuple)):
+        alike = isinstance(value, (list, tuple)) and len(value) == len(usual)
+        return alike and all(map(same_kind, value, usual))
+    if isinstance(usual, (int, float)):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return number and math.isfinite(value)
+    return True

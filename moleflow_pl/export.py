@@ -13,6 +13,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from moleflow_pl.arguments import check_number
 from moleflow_pl.checkpoint import read_checkpoint
 from moleflow_pl.data.images import read_image
 from moleflow_pl.data.layouts import LAYOUTS
@@ -49,6 +50,7 @@ def export_checkpoint(
         ExportError: a package is missing, or the file differs from the model.
         ConfigError: the model does not know the product.
     """
+    check_number("tolerance", tolerance, 0, 1, above=True)
     if kind == "onnx":
         check_packages()
     read_checkpoint(checkpoint)

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
+from moleflow_pl.arguments import check_number, check_whole
 from moleflow_pl.checkpoint import check_state, check_tensors, plain, restoring, task_containers
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.extractor import PRETRAINED, PatchExtractor, Precision
@@ -17,7 +18,7 @@ from moleflow_pl.flow import AdapterName, MoLESpatialAwareNF
 from moleflow_pl.inspection import Inspection
 from moleflow_pl.learning import TaskLearner
 from moleflow_pl.losses import LOSSES, LossName
-from moleflow_pl.position import NoPosition, PositionalGrid
+from moleflow_pl.position import NoPosition, PositionalGrid, check_channels
 from moleflow_pl.ranks import rank_and_world, with_others
 from moleflow_pl.router import Distance, PrototypeRouter, TaskPrototype
 from moleflow_pl.schedule import TaskSchedule
@@ -26,6 +27,7 @@ from moleflow_pl.state import CONFIG_KEY, CONTAINERS_KEY, STATE_KEY
 from moleflow_pl.tiling import TiledExtractor
 
 LEARNING_RATE = 2e-3
+LARGEST_BANK = 1_000_000  # latents of a product
 BACKBONE_PREFIX = "extractor.backbone."
 
 
@@ -109,6 +111,9 @@ class MoLEFlow(TaskLearner):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer"], logger=False)
+        check_whole("bank_size", bank_size, 1, LARGEST_BANK)
+        check_number("patch_fraction", patch_fraction, 0, 1, above=True)
+        check_number("image_quantile", image_quantile, 0, 1)
         kind: Any = PatchExtractor
         if tile is not None:
             kind = partial(TiledExtractor, tile=tile, overlap=tile_overlap)
@@ -122,13 +127,13 @@ class MoLEFlow(TaskLearner):
             grid,
             precision,
         )
+        if use_position:
+            check_channels(self.extractor.dim)
         self.position = PositionalGrid() if use_position else NoPosition()
         self.flow = MoLESpatialAwareNF(
             self.extractor.dim, coupling_layers, clamp_alpha, lora_rank, lora_alpha,
             use_lora, use_task_adapter, use_task_bias, adapter,
         )  # fmt: skip
-        if not 0 < patch_fraction <= 1:
-            raise ConfigError(f"patch_fraction is a share above 0, up to 1; got {patch_fraction}")
         self.loss = LOSSES[loss]
         self.score: ScoreName = score
         self.bank_size = bank_size

@@ -87,6 +87,8 @@ def check_checkpoint(checkpoint: Mapping[str, Any]) -> None:
     conform(checkpoint.get(CONFIG_KEY, ""), str, CONFIG_KEY)
     weights = checkpoint.get("state_dict")
     conform(weights, dict[str, Tensor], "state_dict")
+    conform(checkpoint.get("epoch", 0), int, "epoch")
+    check_counts(checkpoint.get("loops", {}), "loops")
     check_tasks(state["tasks"])
     learned = [i for i, t in enumerate(state["tasks"]) if t.get("epochs_done", 0) >= t["epochs"]]
     for key in ("experts", "prototypes"):
@@ -98,6 +100,20 @@ def check_checkpoint(checkpoint: Mapping[str, Any]) -> None:
     there = tasks_of(weights or {}, state[CONTAINERS_KEY])
     if not set(state["experts"]) <= there:
         raise CheckpointError(f"experts {state['experts']}, and tensors of {sorted(there)} alone")
+
+
+def check_counts(counts: Any, where: str) -> None:
+    """Refuse what is no dictionary of Lightning's counts, or of such dictionaries.
+
+    Raises:
+        CheckpointError: a count is none, or negative.
+    """
+    conform(counts, dict[str, Any], where)
+    for key, value in counts.items():
+        if isinstance(value, dict):
+            check_counts(value, f"{where}.{key}")
+        elif not isinstance(value, int) or value < 0:  # one of two answers counts as 0 or 1
+            raise CheckpointError(f"{where}.{key}: expected a count, found {value!r:.40}")
 
 
 def tasks_of(names: Sequence[str] | Mapping[str, Any], containers: Sequence[str]) -> set[int]:
