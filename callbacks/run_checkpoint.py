@@ -84,16 +84,23 @@ def check_optimizer(optimizer: Optimizer) -> None:
             if not same_kind(group.get(key, "nothing"), value):
                 told = f"{key}: expected the like of {value!r}, found {group.get(key)!r:.40}"
                 raise CheckpointError(f"the checkpoint's optimizer is damaged: {told}")
-    known: Any = [state for state in optimizer.state.values() if isinstance(state, dict)]
-    names = {frozenset(state) for state in known}
-    fits = [
-        part is None or (isinstance(part, Tensor) and part.shape in (parameter.shape, ()))
+    whole = [
+        (parameter, state)
         for parameter, state in optimizer.state.items()
-        if isinstance(state, dict)
-        for part in state.values()
+        if isinstance(parameter, Tensor) and isinstance(state, dict)
     ]
-    if len(known) < len(optimizer.state) or len(names) > 1 or not all(fits):
+    fits = [of_parameter(part, param) for param, state in whole for part in state.values()]
+    names = {frozenset(state) for _, state in whole}
+    if len(whole) < len(optimizer.state) or len(names) > 1 or not all(fits):
         raise CheckpointError("the checkpoint's optimizer is damaged: its state is not of its task")
+
+
+def of_parameter(part: Any, parameter: Tensor) -> bool:
+    """Whether a part of an optimizer's state can be of a parameter: nothing, its like or a count."""
+    if not isinstance(part, Tensor):
+        return part is None
+    like = part.shape == parameter.shape or (part.ndim == 0 and bool(part >= 0))
+    return like and bool(part.isfinite().all())
 
 
 def same_kind(value: Any, usual: Any) -> bool:

@@ -19,6 +19,7 @@ from moleflow_pl.data.images import read_image
 from moleflow_pl.data.layouts import LAYOUTS
 from moleflow_pl.data.unsorted import find_files
 from moleflow_pl.errors import ConfigError, DataError
+from moleflow_pl.files import writing
 from moleflow_pl.graph import InspectionGraph
 from moleflow_pl.graph_files import Format, check_packages, describe, open_file, verify, write
 from moleflow_pl.module import MoLEFlow
@@ -63,8 +64,13 @@ def export_checkpoint(
     graph = InspectionGraph(model, tasks, **options)
     names = [model.schedule.names[task] for task in graph.tasks]
     chosen, source = trial_images(model, graph.tasks, config.get("data", {}), images)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=output.parent) as folder, warnings.catch_warnings():
+    with writing(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        writing(output),
+        TemporaryDirectory(dir=output.parent) as folder,
+        warnings.catch_warnings(),
+    ):
         warnings.filterwarnings("ignore", module="torch")  # about its own inner workings
         draft = Path(folder) / output.name
         write(graph, draft, kind, describe(graph, names))

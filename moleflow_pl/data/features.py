@@ -75,7 +75,8 @@ class FeatureStore:
         part = path.with_name(f"{path.name}.{os.getpid()}")
         try:
             extract_features(extractor, loader, title, part)
-            part.replace(path)
+            with writing(path):
+                part.replace(path)
         finally:
             part.unlink(missing_ok=True)
 
