@@ -96,7 +96,7 @@ def check_optimizer(optimizer: Optimizer) -> None:
 
 
 def of_parameter(part: Any, parameter: Tensor) -> bool:
-    """Whether a part of an optimizer's state can be of a parameter: nothing, its like or a count."""
+    """Whether a part of a state can be of a parameter: nothing, its like or a count."""
     if not isinstance(part, Tensor):
         return part is None
     like = part.shape == parameter.shape or (part.ndim == 0 and bool(part >= 0))
