@@ -29,8 +29,9 @@ def stored_config(checkpoint: Path, subcommand: str) -> str:
     Raises:
         CheckpointError: the file cannot be used, or its arguments are none.
     """
+    text = read_checkpoint(checkpoint).get(CONFIG_KEY) or "{}"
     try:
-        config = yaml.safe_load(read_checkpoint(checkpoint).get(CONFIG_KEY) or "{}")
+        config = yaml.safe_load(text)
         if not isinstance(config, dict):
             raise TypeError("no mapping")
         kept = RESUMED if subcommand == "fit" else CARRIED
