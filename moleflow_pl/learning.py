@@ -12,7 +12,7 @@ from moleflow_pl.calibration import Calibration
 from moleflow_pl.inspection import Inspector
 from moleflow_pl.novelty import NoveltyStatistics
 from moleflow_pl.ranks import gather
-from moleflow_pl.router import TaskPrototype
+from moleflow_pl.router import SPREAD_SHARE, SPREAD_STEP, TaskPrototype
 from moleflow_pl.sample import PatchSample
 from moleflow_pl.schedule import TaskSchedule
 from moleflow_pl.scoring import patch_nll
@@ -62,6 +62,7 @@ class TaskLearner(Inspector):
                 their shares.
         """
         images = FeatureStatistics(self.extractor.dim)
+        spread = FeatureStatistics(self.extractor.dim)
         patches = FeatureStatistics(self.extractor.dim)
         typical = NoveltyStatistics(self.extractor.dim)
         means = torch.zeros(self.extractor.dim, dtype=torch.float64)
@@ -71,6 +72,8 @@ class TaskLearner(Inspector):
             for batch in batches:
                 features = self.features(self.transfer_batch_to_device(batch, self.device, 0))
                 images.update(self.image_features(features))
+                if self.prototype == "spread":
+                    spread.update(features.flatten(1, 2)[:, ::SPREAD_STEP])
                 typical.update(features)
                 positioned = self.position(features)
                 # in float64 on the CPU: some devices have none
@@ -85,7 +88,7 @@ class TaskLearner(Inspector):
             generator = derive_generator(self.seed, name, "bank")
             self._bank(task).fill(latents.gathered().rows, generator)
         prototype = TaskPrototype(self.extractor.dim).to(self.device)
-        prototype.set(images)
+        prototype.set(images.widened(spread.gathered(), SPREAD_SHARE))
         self.router.add_prototype(task, prototype)
         self.novelty.add_prototype(task, typical.prototype().to(self.device))
         if task == 0:

@@ -55,10 +55,6 @@ class NoveltyStatistics:
 
     def prototype(self) -> TaskPrototype:
         """The prototype of all images so far."""
-        merged = FeatureStatistics(self.images.mean.numel())
-        merged.count, merged.mean = self.images.count, self.images.mean
-        freedom = max(self.images.count - 1, 1)
-        merged.scatter = self.images.scatter + PATCH_SHARE * freedom * self.patches.covariance
-        made = TaskPrototype(merged.mean.numel())
-        made.set(merged)
+        made = TaskPrototype(self.images.mean.numel())
+        made.set(self.images.widened(self.patches, PATCH_SHARE))
         return made
