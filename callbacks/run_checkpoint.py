@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.optim import Optimizer
 
 from moleflow_pl.checkpoint import LAST, read_checkpoint, write_checkpoint
 from moleflow_pl.errors import CheckpointError
+from moleflow_pl.module import MoLEFlow
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -60,47 +64,60 @@ class RunCheckpoint(ModelCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Leave what another file says alone: Lightning would delete the path it calls its own."""
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
         """Write where the run begins: from now on there is always something to go on from."""
         super().on_train_start(trainer, pl_module)
         if trainer.ckpt_path is not None:
             for optimizer in trainer.optimizers:
-                check_optimizer(optimizer)
+                check_optimizer(optimizer, pl_module.optimizer)
         path = Path(trainer.default_root_dir) / LAST
         if trainer.ckpt_path is None or not trainer.strategy.broadcast(path.exists()):
             trainer.save_checkpoint(path, weights_only=False)
 
 
-def check_optimizer(optimizer: Optimizer) -> None:
+def check_optimizer(optimizer: Optimizer, build: OptimizerCallable) -> None:
     """Refuse what a checkpoint put into an optimizer that could not have been in one.
 
+    Args:
+        optimizer: The optimizer, with what the checkpoint holds.
+        build: Makes one like it, whose first step shows what such a state looks like.
+
     Raises:
-        CheckpointError: a setting of another kind than the optimizer's own, or a state that is
-            not of its parameter.
+        CheckpointError: a setting of another kind, or a state that is not of its parameter.
     """
-    usual = {**optimizer.defaults, "initial_lr": 0.0}
+    own = [p for group in optimizer.param_groups for p in group["params"]]
+    clones = [torch.zeros_like(parameter, requires_grad=True) for parameter in own]
+    for clone in clones:
+        clone.grad = torch.zeros_like(clone)
+    like = build(clones)
+    like.step(lambda: 0.0)
     for group in optimizer.param_groups:
-        for key, value in usual.items():
-            if not same_kind(group.get(key, "nothing"), value):
-                told = f"{key}: expected the like of {value!r}, found {group.get(key)!r:.40}"
+        for key, usual in {**like.param_groups[0], "initial_lr": 0.0}.items():
+            if key != "params" and not same_kind(group.get(key, "nothing"), usual):
+                told = f"{key}: expected the like of {usual!r}, found {group.get(key)!r:.40}"
                 raise CheckpointError(f"the checkpoint's optimizer is damaged: {told}")
-    whole = [
-        (parameter, state)
-        for parameter, state in optimizer.state.items()
-        if isinstance(parameter, Tensor) and isinstance(state, dict)
-    ]
-    fits = [of_parameter(part, param) for param, state in whole for part in state.values()]
-    names = {frozenset(state) for _, state in whole}
-    if len(whole) < len(optimizer.state) or len(names) > 1 or not all(fits):
-        raise CheckpointError("the checkpoint's optimizer is damaged: its state is not of its task")
+    known = dict(zip(own, (like.state[clone] for clone in clones), strict=True))
+    for parameter, state in optimizer.state.items():
+        if parameter not in known or not same_parts(state, known[parameter]):
+            raise CheckpointError(
+                "the checkpoint's optimizer is damaged: its state is not of its task"
+            )
 
 
-def of_parameter(part: Any, parameter: Tensor) -> bool:
-    """Whether a part of a state can be of a parameter: nothing, its like or a count."""
-    if not isinstance(part, Tensor):
-        return part is None
-    like = part.shape == parameter.shape or (part.ndim == 0 and bool(part >= 0))
-    return like and bool(part.isfinite().all())
+def same_parts(state: Any, usual: Mapping[str, Any]) -> bool:
+    """Whether a parameter's state has the parts of another, each finite and of its shape."""
+    if not isinstance(state, dict) or not set(usual) <= set(state):
+        return False
+    for key, part in usual.items():
+        found = state[key]
+        if isinstance(part, Tensor):
+            if not isinstance(found, Tensor) or found.shape != part.shape:
+                return False
+            if not found.isfinite().all() or (found.ndim == 0 and found < 0):
+                return False
+        elif not same_kind(found, part):
+            return False
+    return True
 
 
 def same_kind(value: Any, usual: Any) -> bool:
