@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from moleflow_pl.errors import ConfigError
 
+WIDEST = 65536  # channels of a patch
+
 
 def check_whole(name: str, value: object, low: int, high: int) -> None:
     """Refuse what is no whole number within limits, both included.

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from moleflow_pl.checkpoint import differences
+from moleflow_pl.checkpoint import differences, shortened
 from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.files import replacing
 from moleflow_pl.forms import conform
@@ -237,7 +237,8 @@ def check_fit(checkpoint: Checkpoint, expert: Expert) -> None:
     other = differences({key: tensor.shape for key, tensor in expert.tensors.items()}, there)
     if other:
         # a name of the base's would change what all experts stand on
-        raise CheckpointError(f"the expert {expert.task.name!r} has other tensors ({other})")
+        name = expert.task.name
+        raise CheckpointError(f"the expert {name!r} has other tensors ({shortened(other)})")
 
 
 def add(checkpoint: Checkpoint, expert: Expert, name: str | None = None) -> None:

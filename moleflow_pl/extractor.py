@@ -15,12 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moleflow_pl.arguments import check_sides, check_whole
+from moleflow_pl.arguments import WIDEST, check_sides, check_whole
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.hashing import tensors_hash
 
 LONGEST_SIDE = 16384  # pixels of an image
-WIDEST = 65536  # channels
 PRETRAINED = "pretrained"
 RANDOM = "random"
 PACKAGE = "package:"

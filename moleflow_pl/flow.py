@@ -15,7 +15,7 @@ from FrEIA.framework import SequenceINN
 from FrEIA.modules import InvertibleModule
 from torch import Tensor, nn
 
-from moleflow_pl.arguments import check_number, check_whole
+from moleflow_pl.arguments import WIDEST, check_number, check_whole
 from moleflow_pl.fused import AffineCoupling, ScaledRotation
 from moleflow_pl.input_adapter import TaskInputAdapter
 from moleflow_pl.lora import LARGEST_ALPHA, LARGEST_RANK, MoLESubnet
@@ -24,7 +24,6 @@ from moleflow_pl.whitening import WhiteningAdapter
 
 AdapterName = Literal["film", "whitening"]
 
-WIDEST = 65536  # channels
 MOST_LAYERS = 256
 LARGEST_CLAMP = 80.0  # the exponential of a larger log-scale is no float32
 SUBNET_GAIN = 0.1  # FrEIA scales a subnet's output down for a gentle start
