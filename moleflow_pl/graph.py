@@ -93,7 +93,7 @@ class StackedFlow(nn.Module):
 class StackedBank(nn.Module):
     """The `LatentBank`s of several tasks, one over the other.
 
-    Shape: latent (B, h, w, D), place (B,) -> squared distance to the nearest kept one (B, h, w).
+    Shape: latent (B, h, w, D), place (B,) -> distance to the nearest kept one (B, h, w).
     """
 
     def __init__(self, banks: nn.ModuleDict, tasks: Sequence[int]) -> None:
@@ -108,7 +108,8 @@ class StackedBank(nn.Module):
         rows = latent.flatten(1, 2)
         products = rows @ kept.transpose(1, 2)
         nearest = (kept.square().sum(-1)[:, None] - 2 * products).amin(-1)
-        return (nearest + rows.square().sum(-1)).clamp_min(0).reshape(latent.shape[:-1])
+        squared = (nearest + rows.square().sum(-1)).clamp_min(0)
+        return squared.sqrt().reshape(latent.shape[:-1])
 
 
 def patch_median(features: Tensor) -> Tensor:
