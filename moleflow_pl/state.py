@@ -56,7 +56,7 @@ class Routing(TypedDict):
     per_task: Accuracies
 
 
-class MatrixRow(TypedDict):
+class Evaluation(TypedDict):
     """What `moleflow_pl.evaluation.matrix_row` makes."""
 
     settings: dict[str, Any]
@@ -66,12 +66,6 @@ class MatrixRow(TypedDict):
     confusion: list[list[int]]
     decisions: list[list[int] | None]
     routing: Routing
-
-
-class Evaluation(MatrixRow, total=False):
-    """A row, and with it what the next task's images were scored before it was learned."""
-
-    zero_shot: dict[str, float | None]
 
 
 def check_checkpoint(checkpoint: Mapping[str, Any]) -> None:
@@ -170,7 +164,10 @@ def check_evaluation(evaluation: Any, tasks: int, where: str) -> None:
     Raises:
         CheckpointError: it is not.
     """
-    conform(evaluation, Evaluation, where)
+    row = dict(evaluation)
+    # of the next task's images before it was learned, where that was asked for
+    conform(row.pop("zero_shot", {}), dict[str, float | None], f"{where}.zero_shot")
+    conform(row, Evaluation, where)
     if set(evaluation["metrics"]) != set(METRICS):
         raise CheckpointError(f"{where}.metrics are {sorted(evaluation['metrics'])}")
     ways = [*evaluation["metrics"].values(), evaluation["f1_threshold"]]
