@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from moleflow_pl import MoLEFlow
-from moleflow_pl.checkpoint import CONFIG_KEY, read_checkpoint
+from moleflow_pl.checkpoint import read_checkpoint
+from moleflow_pl.state import CONFIG_KEY
 
 
 def checkpoint_argument(description: str | None) -> Path:

@@ -8,10 +8,11 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
-from moleflow_pl.checkpoint import LAST, STATE_KEY, read_checkpoint, run_of
+from moleflow_pl.checkpoint import LAST, read_checkpoint, run_of
 from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.files import write_text, writing
 from moleflow_pl.schedule import TaskSchedule
+from moleflow_pl.state import STATE_KEY
 
 RUN_FILES = ("config.yaml", LAST)
 

@@ -19,11 +19,13 @@ from torch.optim import Optimizer
 from callbacks.devices import check_devices, check_precision, wrap_anew
 from callbacks.guard import check_finite
 from callbacks.run_checkpoint import use_whole_checkpoints
+from moleflow_pl.arguments import check_number, check_whole
 from moleflow_pl.calibration import FALSE_ALARM_RATE, check_rate
 from moleflow_pl.checkpoint import TASKS
-from moleflow_pl.errors import ConfigError
 from moleflow_pl.module import MoLEFlow
 from moleflow_pl.schedule import TaskSchedule, lr_factor
+
+MOST_EPOCHS = 1_000_000
 
 
 class TaskSchedulerCallback(Callback):
@@ -49,13 +51,9 @@ class TaskSchedulerCallback(Callback):
         final_lr_factor: float = 0.01,
         false_alarm_rate: float = FALSE_ALARM_RATE,
     ) -> None:
-        if epochs_per_task < 1:
-            raise ConfigError(f"epochs_per_task must be at least 1, got {epochs_per_task}")
-        if warmup_epochs < 0 or not 0 <= final_lr_factor <= 1:
-            raise ConfigError(
-                "warmup_epochs is at least 0 and final_lr_factor a share of 1, got "
-                f"{warmup_epochs} and {final_lr_factor}"
-            )
+        check_whole("epochs_per_task", epochs_per_task, 1, MOST_EPOCHS)
+        check_whole("warmup_epochs", warmup_epochs, 0, MOST_EPOCHS)
+        check_number("final_lr_factor", final_lr_factor, 0, 1)
         check_rate(false_alarm_rate)
         self.epochs_per_task = epochs_per_task
         self.warmup_epochs = warmup_epochs

@@ -27,8 +27,9 @@ def main(args: Sequence[str]) -> None:
     # torch is slow to import, and a wrong argument needs none
     from rich.console import Console
 
-    from moleflow_pl.checkpoint import STATE_KEY, read_checkpoint, write_checkpoint
+    from moleflow_pl.checkpoint import read_checkpoint, write_checkpoint
     from moleflow_pl.schedule import TaskSchedule
+    from moleflow_pl.state import STATE_KEY
 
     checkpoint = read_checkpoint(given.ckpt_path)
     schedule = TaskSchedule.from_state(checkpoint[STATE_KEY]["tasks"])

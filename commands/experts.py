@@ -57,10 +57,18 @@ def main(args: Sequence[str]) -> None:
     given, options = parser().parse_known_args(args)
     if options and given.action != "update":
         parser().error(f"unrecognized arguments: {' '.join(options)}")
-    from moleflow_pl.checkpoint import read_checkpoint, run_of, write_checkpoint
+    from moleflow_pl.checkpoint import restoring
 
     if given.action == "update":
         learn_again(given.ckpt_path, given.name, options)
+    with restoring(given.ckpt_path):
+        carry_out(given)
+
+
+def carry_out(given: argparse.Namespace) -> None:
+    """Do what is asked for with a checkpoint, but learning."""
+    from moleflow_pl.checkpoint import read_checkpoint, run_of, write_checkpoint
+
     checkpoint = read_checkpoint(given.ckpt_path)
     run = run_of(given.ckpt_path)
     if given.action == "export":

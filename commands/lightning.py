@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from callbacks.devices import check_devices, check_precision
 from callbacks.run_folder import RunConfig, check_writable, keep_curves, prepare_run
 from commands.stored import stored_config
 from moleflow_pl import ContinualDataModule, MoLEFlow
-from moleflow_pl.checkpoint import LAST, earlier, read_checkpoint, run_of
+from moleflow_pl.checkpoint import LAST, earlier, read_checkpoint, restoring, run_of
 from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.schedule import TaskSchedule
 
@@ -261,4 +262,20 @@ def main(args: Sequence[str]) -> None:
     # what is logged is every rank's mean already
     warnings.filterwarnings("ignore", message=r"It is recommended to use .*sync_dist=True")
     warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")
-    build(list(args))
+    try:
+        build(list(args))
+    except Exception as error:
+        path = option(args, "--ckpt_path")
+        if path is None or not while_restoring(error):
+            raise
+        with restoring(path):
+            raise
+
+
+def while_restoring(error: Exception) -> bool:
+    """Whether an error comes from what Lightning reads in a checkpoint."""
+    return any(
+        frame.filename.endswith("checkpoint_connector.py")
+        and frame.name.lstrip("_").startswith(("restore", "resume"))
+        for frame in traceback.extract_tb(error.__traceback__)
+    )

@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from moleflow_pl.checkpoint import CONFIG_KEY, read_checkpoint, run_of
+from moleflow_pl.checkpoint import read_checkpoint, run_of
 from moleflow_pl.errors import CheckpointError
+from moleflow_pl.state import CONFIG_KEY
 
 # what `test` and its like take over from the run: not the hardware
 CARRIED = ("seed_everything", "model", "data", "evaluation")
@@ -28,8 +29,9 @@ def stored_config(checkpoint: Path, subcommand: str) -> str:
     Raises:
         CheckpointError: the file cannot be used, or its arguments are none.
     """
+    text = read_checkpoint(checkpoint).get(CONFIG_KEY) or "{}"
     try:
-        config = yaml.safe_load(read_checkpoint(checkpoint).get(CONFIG_KEY) or "{}")
+        config = yaml.safe_load(text)
         if not isinstance(config, dict):
             raise TypeError("no mapping")
         kept = RESUMED if subcommand == "fit" else CARRIED

@@ -89,8 +89,8 @@ def check_rate(rate: float) -> None:
     Raises:
         ConfigError: it does not lie between 0 and 1.
     """
-    if not 0 < rate < 1:
-        raise ConfigError(f"a false-alarm rate lies between 0 and 1, got {rate}")
+    if not isinstance(rate, (int, float)) or not 0 < rate < 1:
+        raise ConfigError(f"a false-alarm rate lies between 0 and 1, got {rate!r}")
 
 
 def _tail_quantile(ordered: np.ndarray, rate: float) -> float:

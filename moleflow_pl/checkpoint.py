@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from moleflow_pl.errors import CheckpointError
+from moleflow_pl.errors import CheckpointError, MoLEFlowError
 from moleflow_pl.files import replacing
+from moleflow_pl.state import STATE_KEY, check_checkpoint
 
 LAST = "last.ckpt"
 TASKS = "tasks"
-STATE_KEY = "moleflow"
-CONFIG_KEY = "moleflow_config"
-CONTAINERS_KEY = "per_task"
 
 
 def run_of(checkpoint: Path) -> Path:
@@ -52,10 +51,10 @@ def read_checkpoint(path: Path, mmap: bool = True) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} is damaged or no checkpoint: {reason}{offer(path)}"
         ) from error
-    if not holds_state(checkpoint):
-        raise CheckpointError(
-            f"{path} is no MoLE-Flow checkpoint: it says nothing of its tasks{offer(path)}"
-        )
+    try:
+        check_checkpoint(checkpoint if isinstance(checkpoint, dict) else {})
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} cannot be used: {error}{offer(path)}") from error
     return checkpoint
 
 
@@ -75,15 +74,10 @@ def earlier(path: Path) -> Path | None:
 def readable(path: Path) -> bool:
     """Whether a file is a checkpoint of this project, whole and plain."""
     try:
-        content = load_plain(path)
+        check_checkpoint(load_plain(path))
     except Exception:
         return False
-    return holds_state(content)
-
-
-def holds_state(content: Any) -> bool:
-    """Whether what a file holds says where a run stands."""
-    return isinstance(content, dict) and isinstance(content.get(STATE_KEY), dict)
+    return True
 
 
 def offer(path: Path) -> str:
@@ -124,24 +118,66 @@ def check_state(
     """The project's part of a checkpoint, if it fits.
 
     Raises:
-        CheckpointError: it is not there, or describes another backbone or another structure.
+        CheckpointError: it is not whole, or describes another backbone or another structure.
     """
-    if STATE_KEY not in checkpoint:
-        raise CheckpointError("this is no MoLE-Flow checkpoint: it says nothing of its tasks")
+    check_checkpoint(checkpoint)
     state = dict(checkpoint[STATE_KEY])
-    other = differences(state.get("backbone") or {}, backbone)
+    other = differences(state["backbone"], backbone)
     if other:
         raise CheckpointError(
             f"the checkpoint was made on another backbone ({other}): its experts mean nothing to "
             "this one; set the model's backbone arguments as they were"
         )
-    other = differences(state.get("structure") or {}, structure)
+    other = differences(state["structure"], structure)
     if other:
         raise CheckpointError(
             f"the checkpoint has other model arguments ({other}): leave them as they were, or "
             "start a new run without --ckpt_path"
         )
     return state
+
+
+def check_tensors(stored: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are not those of a model.
+
+    Raises:
+        CheckpointError: one lacks, is too many or has another shape.
+    """
+    shapes = [{key: list(one.shape) for key, one in part.items()} for part in (stored, own)]
+    other = differences(*shapes)
+    if other:
+        raise CheckpointError(f"the checkpoint's tensors are not the model's ({shortened(other)})")
+
+
+def shortened(text: str, longest: int = 300) -> str:
+    """The beginning of a long text.
+
+    Example:
+        >>> shortened("abcdef", 3)
+        'abc…'
+    """
+    return text if len(text) <= longest else f"{text[:longest]}…"
+
+
+@contextmanager
+def restoring(file: Any) -> Iterator[None]:
+    """Name the checkpoint where building a model from it fails for its content.
+
+    Args:
+        file: Its path, or an open file.
+
+    Raises:
+        CheckpointError: it does.
+    """
+    try:
+        yield
+    except (MoLEFlowError, OSError):
+        raise
+    except Exception as error:  # what another program wrote can break a reader in any way
+        reason = f"{type(error).__name__}: {shortened(' '.join(str(error).split()))}"
+        path = Path(file) if isinstance(file, (str, Path)) else None
+        before = "" if path is None else offer(path)
+        raise CheckpointError(f"{path or 'the checkpoint'} is damaged: {reason}{before}") from error
 
 
 def plain(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,13 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moleflow_pl.errors import ConfigError
+from moleflow_pl.arguments import check_number, check_whole
 from moleflow_pl.metrics import METRICS, auroc, average_precision, f1_max, mean_of
 from moleflow_pl.pixel_metrics import FPR_LIMIT, SAMPLE, PixelHistogram, bin_edges
 from moleflow_pl.ranks import gather, interleave
 from moleflow_pl.scoring import Upsampling, anomaly_map
 
 WAYS = ("routed", "oracle")
+LARGEST_MAP = 8192  # pixels of a side
 CHUNK_PIXELS = 2**21  # of maps that are made at once
 
 Values = dict[str, float | None]
@@ -46,15 +46,9 @@ class EvaluationOptions:
         Raises:
             ConfigError: a value no map can be made with.
         """
-        if (
-            self.map_size < 1
-            or not 0 <= self.blur_sigma < math.inf
-            or not 0 < self.aupro_limit <= 1
-        ):
-            raise ConfigError(
-                "evaluation: map_size is at least 1, blur_sigma at least 0 and aupro_limit in "
-                f"(0, 1], got {self.map_size}, {self.blur_sigma} and {self.aupro_limit}"
-            )
+        check_whole("map_size", self.map_size, 1, LARGEST_MAP)
+        check_number("blur_sigma", self.blur_sigma, 0, LARGEST_MAP)
+        check_number("aupro_limit", self.aupro_limit, 0, 1, above=True)
 
     @property
     def shape(self) -> tuple[int, int]:

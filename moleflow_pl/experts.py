@@ -9,21 +9,24 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from moleflow_pl.checkpoint import CONFIG_KEY, CONTAINERS_KEY, STATE_KEY, differences
+from moleflow_pl.checkpoint import differences, shortened
 from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.files import replacing
+from moleflow_pl.forms import conform
 from moleflow_pl.hashing import tensors_hash
+from moleflow_pl.names import is_file_name
 from moleflow_pl.provenance import versions
 from moleflow_pl.schedule import GROUP_JOINT, Task, TaskSchedule
+from moleflow_pl.state import CONFIG_KEY, CONTAINERS_KEY, STATE_KEY, check_tasks
 
 FORMAT = "1"
 PLACE = "*"  # stands for the task's number in an expert's file
@@ -96,24 +99,48 @@ class Expert:
             raise CheckpointError(
                 f"{path} is no expert of format {FORMAT}: it says {text.get('format')}"
             )
-        names = ("lists", "backbone", "structure", "metrics", "versions")
-        read = {key: json.loads(text[key]) for key in ("task", *names)}
-        (task,) = TaskSchedule.from_state([read["task"]]).tasks
-        return cls(tensors, task, base=text["base_sha256"], **{name: read[name] for name in names})
+        try:
+            task, facts = parsed(text)
+        except (CheckpointError, KeyError, ValueError) as error:
+            raise CheckpointError(f"the expert's file {path} is damaged: {error}") from error
+        return cls(tensors, task, base=text.get("base_sha256", ""), **facts)
+
+
+class Facts(TypedDict):
+    """What an expert's file says beside its task and its tensors."""
+
+    lists: list[str]
+    backbone: dict[str, Any]
+    structure: dict[str, Any]
+    metrics: dict[str, dict[str, float | None]]
+    versions: dict[str, str]
+
+
+def parsed(metadata: Mapping[str, str]) -> tuple[Task, dict[str, Any]]:
+    """An expert's task and `Facts`, from the text in its file.
+
+    Raises:
+        CheckpointError: they have another form, or the task is not learned.
+        KeyError: one is not there.
+        ValueError: one is no JSON.
+    """
+    facts = {key: json.loads(metadata[key]) for key in Facts.__annotations__}
+    conform(facts, Facts, "it")
+    state = json.loads(metadata["task"])
+    check_tasks([state])
+    (task,) = TaskSchedule.from_state([state]).tasks
+    if not task.learned or sorted(facts["lists"]) != sorted(TASK_LISTS):
+        raise CheckpointError("its task is not learned")
+    return task, facts
 
 
 def settled(checkpoint: Checkpoint) -> TaskSchedule:
     """The learned tasks of a checkpoint; those that are only planned are left out.
 
     Raises:
-        CheckpointError: one is half learned, or the file is of an earlier version.
+        CheckpointError: one is half learned.
     """
-    state = checkpoint[STATE_KEY]
-    if CONTAINERS_KEY not in state:
-        raise CheckpointError(
-            "this checkpoint does not say what belongs to an expert: an earlier version wrote it"
-        )
-    schedule = TaskSchedule.from_state(state["tasks"])
+    schedule = TaskSchedule.from_state(checkpoint[STATE_KEY]["tasks"])
     begun = [task for task in schedule.tasks if task.epochs_done]
     if len(begun) > len(schedule.learned):
         raise CheckpointError(f"{begun[-1].name!r} is half learned: finish the fit first")
@@ -161,16 +188,21 @@ def extract(checkpoint: Checkpoint, name: str) -> Expert:
     """
     schedule, state = settled(checkpoint), checkpoint[STATE_KEY]
     task = index_of(schedule, name)
-    tensors = {
+    return Expert(
+        tensors_of(checkpoint, task), schedule.tasks[task],
+        [one for one in TASK_LISTS if task in state[one]],
+        base_hash(checkpoint), state["backbone"], state["structure"],
+        last_metrics(schedule, task), versions(),
+    )  # fmt: skip
+
+
+def tensors_of(checkpoint: Checkpoint, task: int) -> dict[str, Tensor]:
+    """A task's tensors, by their names in an expert's file."""
+    return {
         renamed(checkpoint, key, PLACE): tensor
         for key, tensor in checkpoint["state_dict"].items()
         if task_of(checkpoint, key) == task
     }
-    return Expert(
-        tensors, schedule.tasks[task], [one for one in TASK_LISTS if task in state[one]],
-        base_hash(checkpoint), state["backbone"], state["structure"],
-        last_metrics(schedule, task), versions(),
-    )  # fmt: skip
 
 
 def last_metrics(schedule: TaskSchedule, task: int) -> dict[str, dict[str, float | None]]:
@@ -201,6 +233,12 @@ def check_fit(checkpoint: Checkpoint, expert: Expert) -> None:
             f"the expert {expert.task.name!r} was learned on the base {expert.base}, this model's "
             f"is {own}: an expert fits runs that share their first task's checkpoint"
         )
+    there = {key: tensor.shape for key, tensor in tensors_of(checkpoint, 0).items()}
+    other = differences({key: tensor.shape for key, tensor in expert.tensors.items()}, there)
+    if other:
+        # a name of the base's would change what all experts stand on
+        name = expert.task.name
+        raise CheckpointError(f"the expert {name!r} has other tensors ({shortened(other)})")
 
 
 def add(checkpoint: Checkpoint, expert: Expert, name: str | None = None) -> None:
@@ -214,6 +252,8 @@ def add(checkpoint: Checkpoint, expert: Expert, name: str | None = None) -> None
     schedule, state = settled(checkpoint), checkpoint[STATE_KEY]
     task = expert.task if name is None else with_name(expert.task, expert.task.name, name)
     check_new(schedule, task.products)
+    # an evaluation is of the tasks of the run that made it
+    task = replace(task, evaluation=None)
     number = len(schedule.tasks)
     for key, tensor in expert.tensors.items():
         checkpoint["state_dict"][renamed(checkpoint, key, number)] = tensor
@@ -269,7 +309,7 @@ def with_name(task: Task, old: str, new: str) -> Task:
     Raises:
         ConfigError: the task covers several products and none has the old name.
     """
-    if not new.strip() or set(new) & {*"/\\\0", GROUP_JOINT}:
+    if not is_file_name(new) or GROUP_JOINT in new:
         raise ConfigError(f"{new!r} is no name for a product: it has to be a folder's name")
     if old not in task.products:
         raise ConfigError(f"{old!r} covers {task.products}: rename one of them")

@@ -13,11 +13,13 @@ import torch
 import yaml
 from torch import Tensor
 
+from moleflow_pl.arguments import check_number
 from moleflow_pl.checkpoint import read_checkpoint
 from moleflow_pl.data.images import read_image
 from moleflow_pl.data.layouts import LAYOUTS
 from moleflow_pl.data.unsorted import find_files
 from moleflow_pl.errors import ConfigError, DataError
+from moleflow_pl.files import writing
 from moleflow_pl.graph import InspectionGraph
 from moleflow_pl.graph_files import Format, check_packages, describe, open_file, verify, write
 from moleflow_pl.module import MoLEFlow
@@ -49,6 +51,7 @@ def export_checkpoint(
         ExportError: a package is missing, or the file differs from the model.
         ConfigError: the model does not know the product.
     """
+    check_number("tolerance", tolerance, 0, 1, above=True)
     if kind == "onnx":
         check_packages()
     read_checkpoint(checkpoint)
@@ -61,8 +64,13 @@ def export_checkpoint(
     graph = InspectionGraph(model, tasks, **options)
     names = [model.schedule.names[task] for task in graph.tasks]
     chosen, source = trial_images(model, graph.tasks, config.get("data", {}), images)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=output.parent) as folder, warnings.catch_warnings():
+    with writing(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        writing(output),
+        TemporaryDirectory(dir=output.parent) as folder,
+        warnings.catch_warnings(),
+    ):
         warnings.filterwarnings("ignore", module="torch")  # about its own inner workings
         draft = Path(folder) / output.name
         write(graph, draft, kind, describe(graph, names))

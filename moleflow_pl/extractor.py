@@ -15,9 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from moleflow_pl.arguments import WIDEST, check_sides, check_whole
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.hashing import tensors_hash
 
+LONGEST_SIDE = 16384  # pixels of an image
 PRETRAINED = "pretrained"
 RANDOM = "random"
 PACKAGE = "package:"
@@ -36,6 +38,7 @@ def image_shape(size: int | Sequence[int]) -> tuple[int, int]:
         >>> image_shape(224), image_shape([140, 280])
         ((224, 224), (140, 280))
     """
+    check_sides("image_size", size, 1, LONGEST_SIDE)
     height, width = (size, size) if isinstance(size, int) else size
     return int(height), int(width)
 
@@ -84,9 +87,14 @@ class PatchExtractor(nn.Module):
         super().__init__()
         self.precision = precision
         self.image_size = image_shape(image_size)
+        if grid is not None:
+            check_sides("grid", grid, 1, max(self.image_size))
         self.grid = None if grid is None else image_shape(grid)
-        if smooth < 1 or smooth % 2 == 0:
+        check_whole("smooth", smooth, 1, max(self.image_size))
+        if smooth % 2 == 0:
             raise ConfigError(f"smooth is the side of a window with a centre: odd, got {smooth}")
+        if target_embed_dim is not None:
+            check_whole("target_embed_dim", target_embed_dim, 2, WIDEST)
         self.smooth = smooth
         self.name = backbone
         self.backbone = load_backbone(backbone, weights, self.image_size)
@@ -227,8 +235,9 @@ def has_bfloat16(device: torch.device) -> bool:
 def check_layers(backbone: Any, name: str, layers: Sequence[int]) -> list[int]:
     """The layers asked for, if `backbone` has them."""
     count = len(list(backbone.feature_info))
-    if not layers or not all(0 <= layer < count for layer in layers):
-        raise ConfigError(f"{name} has feature levels 0 to {count - 1}, got layers {list(layers)}")
+    known = range(count)
+    if not isinstance(layers, (list, tuple)) or not layers or not all(i in known for i in layers):
+        raise ConfigError(f"{name} has feature levels 0 to {count - 1}, got layers {layers!r}")
     return list(layers)
 
 

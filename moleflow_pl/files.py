@@ -11,12 +11,13 @@ from typing import IO, Any
 
 from moleflow_pl.errors import OutputError
 
+ELSEWHERE = "choose another place (trainer.default_root_dir, or --output)"
 REMEDIES = {
-    errno.ENOSPC: "make room there, or set trainer.default_root_dir to another disk",
-    errno.EDQUOT: "make room within your quota, or set trainer.default_root_dir to another disk",
-    errno.EACCES: "allow writing there, or set trainer.default_root_dir to another folder",
-    errno.EPERM: "allow writing there, or set trainer.default_root_dir to another folder",
-    errno.EROFS: "the disk is read-only: set trainer.default_root_dir to another folder",
+    errno.ENOSPC: f"make room there, or {ELSEWHERE}",
+    errno.EDQUOT: f"make room within your quota, or {ELSEWHERE}",
+    errno.EACCES: f"allow writing there, or {ELSEWHERE}",
+    errno.EPERM: f"allow writing there, or {ELSEWHERE}",
+    errno.EROFS: f"the disk is read-only: {ELSEWHERE}",
     errno.ENAMETOOLONG: "the name is too long for this disk: shorten the product's name",
 }
 
@@ -34,7 +35,7 @@ def writing(path: Path | str) -> Iterator[None]:
         remedy = REMEDIES.get(error.errno or 0, "look at the disk")
         raise OutputError(
             f"cannot write {path}: {error.strerror or error}; {remedy}. What was saved before is "
-            "whole: the same command with --ckpt_path <run>/last.ckpt goes on from there"
+            "whole: a fit goes on from there with --ckpt_path <run>/last.ckpt"
         ) from error
 
 

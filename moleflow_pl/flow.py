@@ -15,14 +15,17 @@ from FrEIA.framework import SequenceINN
 from FrEIA.modules import InvertibleModule
 from torch import Tensor, nn
 
+from moleflow_pl.arguments import WIDEST, check_number, check_whole
 from moleflow_pl.fused import AffineCoupling, ScaledRotation
 from moleflow_pl.input_adapter import TaskInputAdapter
-from moleflow_pl.lora import MoLESubnet
+from moleflow_pl.lora import LARGEST_ALPHA, LARGEST_RANK, MoLESubnet
 from moleflow_pl.merged import MergedBlock, MergedExpert, Mix, TensorCache
 from moleflow_pl.whitening import WhiteningAdapter
 
 AdapterName = Literal["film", "whitening"]
 
+MOST_LAYERS = 256
+LARGEST_CLAMP = 80.0  # the exponential of a larger log-scale is no float32
 SUBNET_GAIN = 0.1  # FrEIA scales a subnet's output down for a gentle start
 SOFTPLUS_BETA = 0.5
 SOFTPLUS_GAIN = 0.1
@@ -174,6 +177,11 @@ class MoLESpatialAwareNF(nn.Module):
         adapter: AdapterName = "film",
     ) -> None:
         super().__init__()
+        check_whole("embed_dim", embed_dim, 2, WIDEST)
+        check_whole("coupling_layers", coupling_layers, 1, MOST_LAYERS)
+        check_number("clamp_alpha", clamp_alpha, 0, LARGEST_CLAMP, above=True)
+        check_whole("lora_rank", lora_rank, 1, LARGEST_RANK)
+        check_number("lora_alpha", lora_alpha, 0, LARGEST_ALPHA, above=True)
         self.embed_dim = embed_dim
         self.use_task_adapter = use_task_adapter
         self.adapter: AdapterName = adapter

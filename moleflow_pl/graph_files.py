@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -71,7 +72,9 @@ def write(graph: InspectionGraph, path: Path, kind: Format, about: dict[str, Any
         sizes = {"image": {0: torch.export.Dim("batch")}}
         program = torch.export.export(graph, (example,), dynamic_shapes=sizes, strict=False)
     if kind == "torch":
-        torch.export.save(program, path, extra_files={f"{METADATA}.json": json.dumps(about)})
+        buffer = io.BytesIO()  # torch's own writer hides what went wrong with the disk
+        torch.export.save(program, buffer, extra_files={f"{METADATA}.json": json.dumps(about)})
+        path.write_bytes(buffer.getbuffer())
         return
     made = torch.onnx.export(
         program, input_names=["image"], output_names=list(OUTPUTS), dynamo=True, verbose=False

@@ -13,6 +13,7 @@ from moleflow_pl.inspection import Inspector
 from moleflow_pl.novelty import NoveltyStatistics
 from moleflow_pl.ranks import gather
 from moleflow_pl.router import SPREAD_SHARE, SPREAD_STEP, TaskPrototype
+from moleflow_pl.sample import PatchSample
 from moleflow_pl.schedule import TaskSchedule
 from moleflow_pl.scoring import patch_nll
 from moleflow_pl.seeding import derive_generator, derive_seed
@@ -57,16 +58,18 @@ class TaskLearner(Inspector):
 
         Args:
             task: The task.
-            batches: Its training images or features, each once; on several ranks, their shares.
+            batches: Its training images or features, each once and in order; on several ranks,
+                their shares.
         """
         images = FeatureStatistics(self.extractor.dim)
         spread = FeatureStatistics(self.extractor.dim)
         patches = FeatureStatistics(self.extractor.dim)
         typical = NoveltyStatistics(self.extractor.dim)
         means = torch.zeros(self.extractor.dim, dtype=torch.float64)
-        latents = []
+        name = self.schedule.tasks[task].name
+        latents = PatchSample(self.extractor.dim, self.bank_size, self.seed, name, "latents")
         with torch.no_grad():
-            for index, batch in enumerate(batches):
+            for batch in batches:
                 features = self.features(self.transfer_batch_to_device(batch, self.device, 0))
                 images.update(self.image_features(features))
                 if self.prototype == "spread":
@@ -78,13 +81,12 @@ class TaskLearner(Inspector):
                 if task == 0:
                     patches.update(positioned)
                 if self.score == "bank":
-                    latents.append(self._some_latents(positioned, task, index))
+                    latents.update(self.flow(positioned, task)[0])
         images, patches, typical = images.gathered(), patches.gathered(), typical.gathered()
         means = torch.stack(gather(means)).sum(0)
         if self.score == "bank":
-            generator = derive_generator(self.seed, self.schedule.tasks[task].name, "bank")
-            all_latents = [some for part in gather(latents) for some in part]
-            self._bank(task).fill(torch.cat(all_latents), generator)
+            generator = derive_generator(self.seed, name, "bank")
+            self._bank(task).fill(latents.gathered().rows, generator)
         prototype = TaskPrototype(self.extractor.dim).to(self.device)
         prototype.set(images.widened(spread.gathered(), SPREAD_SHARE))
         self.router.add_prototype(task, prototype)
@@ -114,14 +116,6 @@ class TaskLearner(Inspector):
                 distances = inspection.novelty[:, column]
                 found.add(inspection.score, inspection.patch_scores, distances)
         self.schedule.tasks[task].calibration = found
-
-    def _some_latents(self, positioned: Tensor, task: int, index: int) -> Tensor:
-        """Latents of some patches of a batch: enough for a bank, also where images are few."""
-        rows = self.flow(positioned, task)[0].flatten(0, 2)
-        name = self.schedule.tasks[task].name
-        generator = derive_generator(self.seed, name, "latents", index)
-        chosen = torch.randperm(len(rows), generator=generator)[: self.bank_size]
-        return rows[chosen.to(rows.device)].cpu()  # where ranks exchange them
 
     def training_nll(self, batch: Mapping[str, Any], task: int) -> Tensor:
         """NLL of the patches that a step sees: of all (B, h, w), or of those drawn (B, 1, n)."""

@@ -6,7 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from moleflow_pl.arguments import check_number, check_whole
 from moleflow_pl.fused import MergedLinear
+
+LARGEST_RANK = 4096
+LARGEST_ALPHA = 1e6
 
 
 class LoRALinear(nn.Module):
@@ -29,7 +33,7 @@ class LoRALinear(nn.Module):
     Shape: x (..., D_in) -> y (..., D_out); `task=None` is the shared layer alone.
 
     Raises:
-        ValueError: `rank` is below 1.
+        ConfigError: a rank or a strength that cannot be.
         KeyError: the task was never added.
 
     References: Hu et al. 2021, arXiv:2106.09685, section 4.1.
@@ -53,8 +57,8 @@ class LoRALinear(nn.Module):
         use_task_bias: bool = True,
     ) -> None:
         super().__init__()
-        if rank < 1:
-            raise ValueError(f"rank must be at least 1, got {rank}; use_lora=False goes without")
+        check_whole("rank", rank, 1, LARGEST_RANK)
+        check_number("alpha", alpha, 0, LARGEST_ALPHA, above=True)
         self.rank = rank
         self.scaling = alpha / rank
         self.use_lora = use_lora

@@ -10,28 +10,24 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from moleflow_pl.checkpoint import (
-    CONFIG_KEY,
-    CONTAINERS_KEY,
-    STATE_KEY,
-    check_state,
-    plain,
-    task_containers,
-)
+from moleflow_pl.arguments import check_number, check_whole
+from moleflow_pl.checkpoint import check_state, check_tensors, plain, restoring, task_containers
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.extractor import PRETRAINED, PatchExtractor, Precision
 from moleflow_pl.flow import AdapterName, MoLESpatialAwareNF
 from moleflow_pl.inspection import Inspection
 from moleflow_pl.learning import TaskLearner
 from moleflow_pl.losses import LOSSES, LossName
-from moleflow_pl.position import NoPosition, PositionalGrid
-from moleflow_pl.ranks import average, share_of_mean, total
+from moleflow_pl.position import NoPosition, PositionalGrid, check_channels
+from moleflow_pl.ranks import rank_and_world, with_others
 from moleflow_pl.router import Distance, PrototypeName, PrototypeRouter, TaskPrototype
 from moleflow_pl.schedule import TaskSchedule
 from moleflow_pl.scoring import ScoreName, patch_nll
+from moleflow_pl.state import CONFIG_KEY, CONTAINERS_KEY, STATE_KEY
 from moleflow_pl.tiling import TiledExtractor
 
 LEARNING_RATE = 2e-3
+LARGEST_BANK = 1_000_000  # latents of a product
 BACKBONE_PREFIX = "extractor.backbone."
 
 
@@ -116,6 +112,9 @@ class MoLEFlow(TaskLearner):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer"], logger=False)
+        check_whole("bank_size", bank_size, 1, LARGEST_BANK)
+        check_number("patch_fraction", patch_fraction, 0, 1, above=True)
+        check_number("image_quantile", image_quantile, 0, 1)
         kind: Any = PatchExtractor
         if tile is not None:
             kind = partial(TiledExtractor, tile=tile, overlap=tile_overlap)
@@ -129,13 +128,13 @@ class MoLEFlow(TaskLearner):
             grid,
             precision,
         )
+        if use_position:
+            check_channels(self.extractor.dim)
         self.position = PositionalGrid() if use_position else NoPosition()
         self.flow = MoLESpatialAwareNF(
             self.extractor.dim, coupling_layers, clamp_alpha, lora_rank, lora_alpha,
             use_lora, use_task_adapter, use_task_bias, adapter,
         )  # fmt: skip
-        if not 0 < patch_fraction <= 1:
-            raise ConfigError(f"patch_fraction is a share above 0, up to 1; got {patch_fraction}")
         self.loss = LOSSES[loss]
         self.score: ScoreName = score
         self.bank_size = bank_size
@@ -237,11 +236,10 @@ class MoLEFlow(TaskLearner):
             raise RuntimeError(
                 f"a batch of task {batch['task'].tolist()} came while task {task} is learned"
             )
-        patches = self.training_nll(batch, task)
-        own, size = len(batch["task"]), total(len(batch["task"]), self.device)
-        loss = share_of_mean(self.loss(patches), own, size)
-        mean = share_of_mean(patches.detach().mean(), own, size)
-        nll = average(mean) / self.extractor.dim
+        patches = with_others(self.training_nll(batch, task))
+        # DDP takes the mean over ranks of gradients that are each of one rank's patches
+        loss = self.loss(patches) * rank_and_world()[1]
+        nll, size = patches.detach().mean() / self.extractor.dim, len(patches)
         self.log("nll_per_dim", nll, prog_bar=True, logger=False, batch_size=size)
         name = self.schedule.tasks[task].name
         self.log(f"train/{name}/nll_per_dim", nll, on_step=False, on_epoch=True, batch_size=size)
@@ -253,7 +251,8 @@ class MoLEFlow(TaskLearner):
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> MoLEFlow:
         """Build the model a file holds from plain values alone: nothing it names is imported."""
         safe = {"weights_only": True, "_instantiator": None}
-        return super().load_from_checkpoint(checkpoint_path, *args, **{**kwargs, **safe})
+        with restoring(checkpoint_path):
+            return super().load_from_checkpoint(checkpoint_path, *args, **{**kwargs, **safe})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the frozen backbone out; say what the file belongs to and how far it is."""
@@ -298,6 +297,7 @@ class MoLEFlow(TaskLearner):
                 self._bank(task)
         own = {f"{BACKBONE_PREFIX}{k}": v for k, v in self.extractor.backbone.state_dict().items()}
         checkpoint["state_dict"].update(own)
+        check_tensors(checkpoint["state_dict"], self.state_dict())
         current = self.schedule.current
         if current is None or not self.schedule.tasks[current].epochs_done:
             # what is there belongs to a task that is done; by position it would fit the next one

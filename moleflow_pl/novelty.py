@@ -9,7 +9,7 @@ from moleflow_pl.router import TaskPrototype
 from moleflow_pl.statistics import FeatureStatistics
 
 PATCH_SHARE = 0.1  # of the patches' covariance that is added to the images'
-PATCH_STEP = 8  # every so many patches are enough for it
+PATCH_STEP = 8  # every so many patches of an image are enough for it
 
 
 def typical_direction(features: Tensor) -> Tensor:
@@ -43,7 +43,8 @@ class NoveltyStatistics:
     def update(self, features: Tensor) -> None:
         """Take in good images' features (B, h, w, D)."""
         self.images.update(typical_direction(features))
-        some = features.flatten(0, 2)[::PATCH_STEP]
+        # of each image by itself: batches may be any, and each rank's its own
+        some = features.flatten(1, 2)[:, ::PATCH_STEP]
         self.patches.update(F.normalize(some, dim=-1))
 
     def gathered(self) -> NoveltyStatistics:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from moleflow_pl.errors import ConfigError
+
 BASE_WAVELENGTH = 1e4
 
 
@@ -25,7 +27,7 @@ def sincos_grid(height: int, width: int, channels: int) -> Tensor:
     Shape: (height, width, channels).
 
     Raises:
-        ValueError: `channels` is no multiple of 4.
+        ConfigError: `channels` is no multiple of 4.
 
     References: Vaswani et al. 2017, arXiv:1706.03762, section 3.5, in two dimensions as CFlow-AD
     (Gudovskiy et al. 2021, arXiv:2107.12571, section 3.4) has it.
@@ -34,11 +36,7 @@ def sincos_grid(height: int, width: int, channels: int) -> Tensor:
         >>> sincos_grid(2, 3, 8)[1, 2, 0].item() == math.sin(2)
         True
     """
-    if channels % 4:
-        raise ValueError(
-            f"a sine-cosine grid needs a multiple of 4 channels, got {channels}: choose other "
-            "backbone layers, a target_embed_dim that 4 divides, or use_position=False"
-        )
+    check_channels(channels)
     half = channels // 2
     steps = torch.arange(0, half, 2, dtype=torch.float64)
     frequency = torch.exp(steps * (-math.log(BASE_WAVELENGTH) / half))
@@ -50,6 +48,19 @@ def sincos_grid(height: int, width: int, channels: int) -> Tensor:
     columns = axis(width).expand(height, width, half)
     rows = axis(height)[:, None].expand(height, width, half)
     return torch.cat((columns, rows), dim=-1)
+
+
+def check_channels(channels: int) -> None:
+    """Refuse a width that no grid has.
+
+    Raises:
+        ConfigError: it is no multiple of 4.
+    """
+    if channels % 4:
+        raise ConfigError(
+            f"a sine-cosine grid needs a multiple of 4 channels, got {channels}: choose other "
+            "backbone layers, a target_embed_dim that 4 divides, or use_position=False"
+        )
 
 
 class PositionalGrid(nn.Module):

@@ -50,33 +50,27 @@ def interleave(parts: Sequence[Sequence[T]]) -> list[T]:
     return [part[i] for i in range(longest) for part in parts if i < len(part)]
 
 
-def total(number: int, device: torch.device) -> int:
-    """Sum of a number over all ranks.
+def with_others(own: Tensor) -> Tensor:
+    """This rank's rows and those of all others, which have no gradient here.
 
-    Args:
-        number: This rank's.
-        device: Where the ranks exchange tensors: the model's.
+    A loss of all rows, times the number of ranks, so has the gradients whose mean over the ranks is
+    that of one process with all rows; that mean is what DDP takes.
+
+    Shape: (N of this rank, ...) -> (N of all ranks, ...). A rank may have none.
     """
     if not joined():
-        return number
-    count = torch.tensor(number, device=device)
-    dist.all_reduce(count)
-    return int(count)
-
-
-def share_of_mean(mean: Tensor, own: int, images: int) -> Tensor:
-    """This rank's part of a mean over the images of all ranks.
-
-    The parts average to that mean, and so do their gradients, which is what DDP does with them,
-    however many images a rank has: none, too, whose mean is no number.
-
-    Args:
-        mean: Mean over this rank's images ().
-        own: This rank's images.
-        images: All ranks' images.
-    """
-    world = rank_and_world()[1]
-    return mean if world == 1 else mean.expand(own).sum() * (world / images)
+        return own
+    rank, world = rank_and_world()
+    counts = [torch.zeros((), dtype=torch.long, device=own.device) for _ in range(world)]
+    dist.all_gather(counts, torch.tensor(len(own), device=own.device))
+    # ranks exchange blocks of one shape
+    block = own.new_zeros(max(map(int, counts)), *own.shape[1:])
+    block[: len(own)] = own.detach()
+    blocks = [torch.empty_like(block) for _ in range(world)]
+    dist.all_gather(blocks, block)
+    parts = [part[: int(count)] for part, count in zip(blocks, counts, strict=True)]
+    parts[rank] = own
+    return torch.cat(parts)
 
 
 def wait_for_all() -> None:

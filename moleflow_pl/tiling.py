@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moleflow_pl.arguments import check_sides, check_whole
 from moleflow_pl.errors import ConfigError
-from moleflow_pl.extractor import PatchExtractor, image_shape
+from moleflow_pl.extractor import LONGEST_SIDE, PatchExtractor, image_shape
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,12 @@ class TiledExtractor(PatchExtractor):
         overlap: int,
         **options: Any,
     ) -> None:
-        super().__init__(backbone, layers, tile, *args, **options)
+        check_sides("tile", tile, 1, LONGEST_SIDE)
+        check_whole("tile_overlap", overlap, 0, LONGEST_SIDE)
+        try:
+            super().__init__(backbone, layers, tile, *args, **options)
+        except ConfigError as error:
+            raise ConfigError(f"for a tile of {tile}: {error}") from error
         self.tile = self.image_size
         self.image_size = image_shape(image_size)
         self.overlap = overlap
@@ -122,7 +128,7 @@ class TiledExtractor(PatchExtractor):
                 f"image {name} {length} cannot be cut into tiles of {tile} that begin at multiples "
                 f"of {step}: the nearest good ones are {near} and {near + step}"
             )
-        if not 0 <= self.overlap <= tile - step:
+        if self.overlap > tile - step:
             raise ConfigError(
                 f"tile_overlap {self.overlap} leaves a tile of {name} {tile} no way on: at most "
                 f"{tile - step}"

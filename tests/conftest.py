@@ -1,5 +1,6 @@
 """Small data sets and models that tests share."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,12 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from lightning.pytorch import Callback, Trainer
 from PIL import Image
 
 from callbacks import EvaluationCallback, RunCheckpoint, TaskSchedulerCallback
 from moleflow_pl import ContinualDataModule, MoLEFlow, MoLESpatialAwareNF, TaskPrototype
 from moleflow_pl.bank import LatentBank
+from moleflow_pl.state import CONFIG_KEY, CONTAINERS_KEY, STATE_KEY
 from moleflow_pl.statistics import FeatureStatistics
 from moleflow_pl.whitening import WhiteningAdapter
 
@@ -84,6 +87,22 @@ def tiny_model() -> Callable[..., MoLEFlow]:
         return MoLEFlow(**{**TINY_MODEL, **options})
 
     return build
+
+
+def join(rank: int, world: int, folder: Path) -> None:
+    """Make this process one of several, which find each other by a file in a folder."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", GLOO_SOCKET_IFNAME="lo")
+    place = f"file://{folder / 'meeting'}"
+    dist.init_process_group("gloo", init_method=place, rank=rank, world_size=world)
+
+
+def bare_checkpoint(config: str = "", **state: object) -> dict[str, object]:
+    """The least that a checkpoint holds: a run before its first task."""
+    numbers: dict[str, object] = {
+        key: [] for key in ("experts", "prototypes", CONTAINERS_KEY, "tasks")
+    }
+    whole = {"seed": 0, "backbone": {}, "structure": {}, **numbers, **state}
+    return {"state_dict": {}, STATE_KEY: whole, CONFIG_KEY: config}
 
 
 def wake(flow: MoLESpatialAwareNF, std: float = 0.05) -> None:

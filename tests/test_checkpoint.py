@@ -6,15 +6,18 @@ import pytest
 import torch
 
 from moleflow_pl.checkpoint import (
-    STATE_KEY,
     check_state,
+    check_tensors,
     differences,
     earlier,
     plain,
     read_checkpoint,
+    restoring,
     write_checkpoint,
 )
 from moleflow_pl.errors import CheckpointError, OutputError
+from moleflow_pl.state import STATE_KEY
+from tests.conftest import bare_checkpoint
 
 STATE = {"backbone": {"backbone": "a", "dim": 8}, "structure": {"lora_rank": 4}}
 
@@ -30,17 +33,18 @@ class Bomb:
 
 
 def test_a_file_that_fits_is_taken() -> None:
-    assert check_state({STATE_KEY: STATE}, STATE["backbone"], STATE["structure"]) == STATE
+    whole = bare_checkpoint(**STATE)
+    assert check_state(whole, STATE["backbone"], STATE["structure"]) == whole[STATE_KEY]
 
 
 def test_another_backbone_is_refused_and_named() -> None:
     with pytest.raises(CheckpointError, match="another backbone.*dim: file 8, model 16"):
-        check_state({STATE_KEY: STATE}, {"backbone": "a", "dim": 16}, STATE["structure"])
+        check_state(bare_checkpoint(**STATE), {"backbone": "a", "dim": 16}, STATE["structure"])
 
 
 def test_other_model_arguments_are_refused_and_named() -> None:
     with pytest.raises(CheckpointError, match="lora_rank: file 4, model 2"):
-        check_state({STATE_KEY: STATE}, STATE["backbone"], {"lora_rank": 2})
+        check_state(bare_checkpoint(**STATE), STATE["backbone"], {"lora_rank": 2})
 
 
 def test_foreign_checkpoint_is_refused() -> None:
@@ -70,7 +74,7 @@ def test_reading_runs_no_code_of_the_file(tmp_path: Path) -> None:
 def test_the_checkpoint_before_a_damaged_one_is_offered(tmp_path: Path) -> None:
     tasks = tmp_path / "tasks"
     for name in ("00-a", "01-b"):
-        write_checkpoint({STATE_KEY: {}}, tasks / f"{name}.ckpt")
+        write_checkpoint(bare_checkpoint(), tasks / f"{name}.ckpt")
     (tasks / "02-c.ckpt").write_bytes((tasks / "00-a.ckpt").read_bytes()[:200])
     (tmp_path / "last.ckpt").touch()
     for path, before in ((tmp_path / "last.ckpt", "01-b"), (tasks / "02-c.ckpt", "01-b")):
@@ -84,16 +88,36 @@ def test_checkpoint_is_written_whole_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "last.ckpt"
-    write_checkpoint({STATE_KEY: {"epoch": 1}}, path)
+    write_checkpoint(bare_checkpoint(seed=1), path)
 
     def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OutputError, match="last.ckpt: No space left on device"):
-        write_checkpoint({STATE_KEY: {"epoch": 2}}, path)
-    assert read_checkpoint(path)[STATE_KEY] == {"epoch": 1}
+        write_checkpoint(bare_checkpoint(seed=2), path)
+    assert read_checkpoint(path)[STATE_KEY]["seed"] == 1
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_tensors_of_another_model_are_refused() -> None:
+    own = {"a": torch.zeros(2), "b": torch.zeros(1)}
+    check_tensors({"b": torch.ones(1), "a": torch.ones(2)}, own)
+    with pytest.raises(CheckpointError, match=r"a: file \[3\], model \[2\]; b: file None"):
+        check_tensors({"a": torch.zeros(3)}, own)
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("bad"), TypeError()])
+def test_what_breaks_a_restored_model_names_the_file(error: Exception, tmp_path: Path) -> None:
+    said = f"c.ckpt is damaged: {type(error).__name__}"
+    with pytest.raises(CheckpointError, match=said), restoring(tmp_path / "c.ckpt"):
+        raise error
+
+
+@pytest.mark.parametrize("error", [CheckpointError("said"), OSError("disk")])
+def test_what_is_no_fault_of_the_checkpoint_is_left_alone(error: Exception) -> None:
+    with pytest.raises(type(error), match="said|disk"), restoring("c.ckpt"):
+        raise error
 
 
 def test_differences_are_told_in_words() -> None:

@@ -1,15 +1,21 @@
 """Whatever a number is, it is refused at the start or works to the end."""
 
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from callbacks import TaskSchedulerCallback
-from moleflow_pl import ContinualDataModule
+from callbacks import EvaluationCallback, TaskSchedulerCallback
+from moleflow_pl import ContinualDataModule, LoRALinear, MoLEFlow, MoLESpatialAwareNF
 from moleflow_pl.data.layouts import task_groups
 from moleflow_pl.errors import ConfigError, DataError
 from moleflow_pl.evaluation import EvaluationOptions, TaskScores
 from moleflow_pl.schedule import lr_factor
+from tests.conftest import TINY_MODEL
 
 NUMBERS = st.floats(-2, 20) | st.sampled_from([float("nan"), float("inf"), -float("inf")])
 
@@ -54,17 +60,74 @@ def test_every_schedule_is_refused_or_has_rates_up_to_one(
     assert all(0 <= lr_factor(epoch, epochs, warmup, final) <= 1 for epoch in range(epochs))
 
 
-@given(st.integers(-2, 40), st.integers(-2, 8), NUMBERS)
-def test_every_loader_is_refused_or_made(batch: int, workers: int, held_out: float) -> None:
+# none of them is a number of any argument's
+NO_NUMBERS: list[Any] = ["4", "x", None, True, [1], [1, 2, 3], {}, float("nan"), float("inf")]
+ODD: list[Any] = [0, -1, -0.5, 1e-9, 0.5, 1, 2, 3, 5, 16, 2.5, 1e6, 10**9, 10**400, [0, 3], [3, 4]]
+VALUES = st.sampled_from(NO_NUMBERS + ODD)
+MODEL_NUMBERS = (
+    "image_size", "target_embed_dim", "smooth", "grid", "tile", "tile_overlap", "coupling_layers",
+    "clamp_alpha", "lora_rank", "lora_alpha", "bank_size", "patch_fraction", "image_quantile",
+)  # fmt: skip
+PARTS: dict[str, tuple[Callable[..., object], tuple[str, ...]]] = {
+    "schedule": (
+        TaskSchedulerCallback,
+        ("epochs_per_task", "warmup_epochs", "final_lr_factor", "false_alarm_rate"),
+    ),
+    "evaluation": (EvaluationCallback, ("map_size", "blur_sigma", "aupro_limit")),
+    "data": (
+        partial(ContinualDataModule, "x", ["a"]),
+        ("image_size", "batch_size", "num_workers", "val_fraction", "feature_memory_gb"),
+    ),
+    "flow": (
+        MoLESpatialAwareNF,
+        ("embed_dim", "coupling_layers", "clamp_alpha", "lora_rank", "lora_alpha"),
+    ),
+    "layer": (partial(LoRALinear, 4, 4), ("rank", "alpha")),
+}
+
+
+def refused_by_name(error: ConfigError, name: str, value: object) -> None:
+    """The message names the argument, what it got and what is allowed."""
+    said = str(error)
+    assert name in said or (name == "false_alarm_rate" and "false-alarm rate" in said)
+    assert any(repr(part) in said for part in (value if isinstance(value, list) else [value])), said
+    assert len(said.splitlines()) == 1
+    assert re.search("has to be|lies between|multiple|at most|odd|takes images|levels", said), said
+
+
+@given(st.sampled_from(MODEL_NUMBERS), VALUES)
+@settings(max_examples=120, deadline=None)
+def test_every_number_of_the_model_is_refused_by_name_or_learns_and_scores(
+    name: str, value: Any
+) -> None:
+    options = {"tile": 32, "image_size": 64} if name == "tile_overlap" else {}
     try:
-        module = ContinualDataModule(
-            "x", ["a"], batch_size=batch, num_workers=workers, val_fraction=held_out
-        )
-    except DataError:
-        assert batch < 1 or workers < 0 or not 0 <= held_out < 1
+        model = MoLEFlow(**{**TINY_MODEL, "score": "bank", **options, name: value})
+    except ConfigError as error:
+        refused_by_name(error, name, value)
         return
-    assert module.batch_size >= 1
-    assert 0 <= module.val_fraction < 1
+    assume(model.extractor.image_size[0] <= 64)  # a large one is no question of the arguments
+    model.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
+    model.schedule.extend([["a"]], epochs=1)
+    images = torch.randint(0, 256, (2, 3, *model.extractor.image_size), dtype=torch.uint8)
+    batch = {"image": images, "task": torch.zeros(2, dtype=torch.long)}
+    model.begin_task(0)
+    model.prepare_task(0, [batch])
+    assert model.training_step(batch, 0).isfinite()
+    model.finish_task(0, [batch])
+    with torch.no_grad():
+        assert model(images).score.isfinite().all()
+
+
+@given(st.data())
+@settings(max_examples=250, deadline=None)
+def test_every_number_of_the_other_parts_is_refused_by_name_or_taken(data: st.DataObject) -> None:
+    make, names = PARTS[data.draw(st.sampled_from(sorted(PARTS)))]
+    name, value = data.draw(st.sampled_from(names)), data.draw(VALUES)
+    try:
+        make(**{"embed_dim": 8, name: value} if make is MoLESpatialAwareNF else {name: value})
+    except ConfigError as error:
+        refused_by_name(error, name, value)
 
 
 NAMES = st.text(max_size=12) | st.integers(0, 99)

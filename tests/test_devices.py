@@ -3,11 +3,14 @@
 import csv
 import json
 import os
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+import cli
 from tests.conftest import draw_product
 from tests.story import MODEL, ROOT, moleflow
 
@@ -23,9 +26,11 @@ class Pair:
         for seed, name in enumerate("abc"):
             # one of six images is held out; the last batch of five leaves one process with nothing
             draw_product(where / "data", name, seed, train=6)
+        # so that the ranks' shares of what is tested are unequal too
+        (where / "data" / "b" / "test" / "good" / "002.png").unlink()
         fit = ["fit", f"--data.root={where / 'data'}", "--data.tasks=[a, b, c]", *MODEL]
         # of 4 x 4 patches
-        fit += ["--model.image_size=64", "--model.patch_fraction=0.5"]
+        fit += ["--model.image_size=64", "--model.patch_fraction=0.5", "--model.loss=tail"]
         fit += [f"--schedule.epochs_per_task={EPOCHS}"]
         self.one, self.two = where / "one", where / "two"
         moleflow(where, *fit, f"--trainer.default_root_dir={self.one}")
@@ -76,7 +81,7 @@ def test_two_processes_learn_what_one_does(pair: Pair) -> None:
 def test_each_test_image_is_scored_once_in_the_order_of_one_process(pair: Pair) -> None:
     one, two = (rows(run / "report" / "scores.csv") for run in (pair.one, pair.two))
     assert [row["path"] for row in two] == [row["path"] for row in one]
-    assert len({row["path"] for row in two}) == len(two) == 18
+    assert len({row["path"] for row in two}) == len(two) == 17
     for a, b in zip(one, two, strict=True):
         assert float(b["score"]) == pytest.approx(float(a["score"]), rel=1e-5)
     first, second = pair.summaries()
@@ -114,3 +119,46 @@ def test_two_processes_predict_what_one_tests(pair: Pair) -> None:
         assert float(b["score"]) == pytest.approx(float(a["score"]), rel=1e-5)
     pictures = (pair.two / "predictions" / "heatmaps").rglob("*.jpg")
     assert len(list(pictures)) == len(expected)
+
+
+def test_two_processes_test_what_one_does(pair: Pair, tmp_path: Path) -> None:
+    shutil.copytree(pair.one, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "report")
+    checkpoint = f"--ckpt_path={tmp_path / 'run' / 'last.ckpt'}"
+    told = moleflow(tmp_path, "test", checkpoint, *TWO, "--trainer.accelerator=cpu")
+    one, two = (run / "report" for run in (pair.one, tmp_path / "run"))
+    assert told.stdout.count("summary.json") == 1
+    assert sorted(p.name for p in two.iterdir()) == sorted(p.name for p in one.iterdir())
+    expected, found = rows(one / "scores.csv"), rows(two / "scores.csv")
+    assert [row["path"] for row in found] == [row["path"] for row in expected]
+    for a, b in zip(expected, found, strict=True):
+        assert b["routed_task"] == a["routed_task"]
+        for key in ("score", "oracle_score", "router_distance"):
+            assert float(b[key]) == pytest.approx(float(a[key]), rel=1e-5)
+    before, after = (json.loads((p / "summary.json").read_text()) for p in (one, two))
+    assert after["routing"] == before["routing"]
+    for metric, values in before["metrics"].items():
+        for way in ("routed", "oracle"):
+            assert after["metrics"][metric][way] == pytest.approx(values[way], abs=1e-6)
+
+
+def curves(told: str) -> dict[str, float]:
+    """What `validate` shows, by name."""
+    found = re.findall(r"(val/\S+)\W+?(-?[0-9][0-9.e+-]*)", told)
+    return {name: float(value) for name, value in found}
+
+
+def test_two_processes_validate_what_one_does(
+    pair: Pair, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = ["validate", f"--ckpt_path={pair.one / 'last.ckpt'}", "--trainer.accelerator=cpu"]
+    # narrower, the table cuts names and numbers
+    told = moleflow(pair.where, *args, *TWO, env={"COLUMNS": "200"}).stdout
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("sys.argv", ["moleflow"])
+    cli.main(args)
+    expected = curves(capsys.readouterr().out)
+    parts = ("nll_per_dim", "routing_accuracy")
+    assert set(expected) == {f"val/{task}/{part}" for task in "abc" for part in parts}
+    assert told.count("val/a/nll_per_dim") == 1
+    assert curves(told) == pytest.approx(expected, rel=1e-4)

@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from moleflow_pl import MoLEFlow
-from moleflow_pl.checkpoint import STATE_KEY, write_checkpoint
+from moleflow_pl.checkpoint import write_checkpoint
 from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.experts import Expert, add, base_hash, extract, remove, rename, settled
+from moleflow_pl.state import STATE_KEY
 from tests.conftest import SIZE, fit
 
 Checkpoint = dict[str, Any]
@@ -233,3 +235,58 @@ def test_what_is_no_experts_file_is_said(tmp_path: Path) -> None:
     for path in (tmp_path / "x", tmp_path / "nothing"):
         with pytest.raises(CheckpointError, match="no expert's file at"):
             Expert.load(path)
+
+
+def in_a_file(expert: Expert, place: Path, **changes: Any) -> Path:
+    """An expert's file in which some of what it says is other text, or (None) not there."""
+    said = {**expert.metadata(), **changes}
+    text = {key: value for key, value in said.items() if value is not None}
+    save_file({k: t.contiguous() for k, t in expert.tensors.items()}, place, text)
+    return place
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"task": None}, "'task'"),
+        ({"task": "{"}, "damaged: Expecting"),
+        ({"task": "3"}, "expected a dictionary, found 3"),
+        ({"task": '{"products": ["../../x"], "epochs": 1, "epochs_done": 1}'}, "no names of"),
+        ({"task": '{"products": ["/x"], "epochs": 1, "epochs_done": 1}'}, "no names of products"),
+        ({"task": '{"products": ["x"], "epochs": 9, "epochs_done": 1}'}, "is not learned"),
+        ({"task": '{"products": ["x"], "epochs": "1"}'}, "epochs: expected a whole number"),
+        ({"lists": '["tasks"]'}, "is not learned"),
+        ({"lists": "3"}, "lists: expected a list"),
+        ({"structure": "[]"}, "structure: expected a dictionary"),
+        ({"metrics": '{"a": {"b": NaN}}'}, "expected a finite number"),
+        ({"format": "7"}, "no expert of format"),
+    ],
+)
+def test_an_experts_file_that_is_not_whole_is_refused_in_one_sentence(
+    changes: dict, said: str, three: Checkpoint, tmp_path: Path
+) -> None:
+    path = in_a_file(extract(three, "b"), tmp_path / "b.safetensors", **changes)
+    with pytest.raises(CheckpointError, match=said) as error:
+        Expert.load(path)
+    assert "b.safetensors" in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("what", ["base", "missing", "shape"])
+def test_an_expert_cannot_bring_tensors_that_are_not_an_experts(
+    what: str, three: Checkpoint, tmp_path: Path
+) -> None:
+    expert = extract(three, "b")
+    remove(three := copy.deepcopy(three), "b")
+    own = next(key for key in expert.tensors if "lora_A" in key)
+    if what == "base":
+        # it would change what all experts stand on
+        expert.tensors["flow.reference_mean"] = torch.zeros(64)
+    elif what == "missing":
+        del expert.tensors[own]
+    else:
+        expert.tensors[own] = torch.zeros(7)
+    before = base_hash(three)
+    with pytest.raises(CheckpointError, match="'b' has other tensors"):
+        add(three, through_a_file(expert, tmp_path / "b.safetensors"))
+    assert base_hash(three) == before

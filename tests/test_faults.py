@@ -2,54 +2,112 @@
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
 import cli
+from callbacks import PredictionWriter
 from callbacks.run_folder import check_writable
-from moleflow_pl.checkpoint import STATE_KEY
 from moleflow_pl.errors import OutputError
+from moleflow_pl.files import REMEDIES, writing
+from moleflow_pl.state import STATE_KEY
+from tests.faults import full_at, refused
 from tests.story import MODEL, Story
 
-FULL = Path("/dev/full")  # every write to it finds no space
-WRITES = (
-    "config.yaml.part", "last.ckpt.part", "tasks/00-b.ckpt.part", "metrics.csv",
+SHORT = ("report", "calibrate", "experts", "export")  # verbs without a trainer
+
+NUMBERS = (errno.ENOSPC, errno.EACCES)
+FIT = (
+    ".writable.part", "config.yaml.part", "last.ckpt.part", "tasks/00-b.ckpt.part", "metrics.csv",
     "report/report.html.part", "report/matrix.csv.part", "report/scores.csv.part",
     "report/summary.json.part",
 )  # fmt: skip
+PREDICT = (
+    "run.json.part", "predictions.csv.part", "skipped.csv.part", "boxes.csv.part",
+    "heatmaps/b/test/good/000.png.jpg", "maps/b/test/good/000.png.npy",
+    "maps/b/test/good/000.png.tiff",
+)  # fmt: skip
+# arguments of a verb that changes a checkpoint, and a file that it writes
+OTHERS = (
+    ("calibrate --false-alarm-rate 0.1", "last.ckpt.part"),
+    ("experts export b", "experts/b.safetensors.part"),
+    ("experts remove b", "experts/b~1.safetensors.part"),
+    ("experts remove b", "last.ckpt.part"),
+    ("experts rename b x", "last.ckpt.part"),
+    ("experts import b.safetensors --name x", "last.ckpt.part"),
+    ("experts update b", "updates/b~1/last.ckpt.part"),
+    ("report", "comparison/comparison.html.part"),
+    ("report", "comparison/comparison.tex.part"),
+    ("report", "comparison/comparison.csv.part"),
+)
 
 
 def failure(monkeypatch: pytest.MonkeyPatch, where: Path, *args: object) -> str:
     monkeypatch.chdir(where)
     monkeypatch.setattr("sys.argv", ["moleflow"])
+    quiet = [] if args[0] in SHORT else ["--trainer.enable_progress_bar=false"]
     with pytest.raises(SystemExit) as error:
-        cli.main([*map(str, args), "--trainer.enable_progress_bar=false"])
-    return str(error.value)
+        cli.main([*map(str, args), *quiet])
+    assert isinstance(error.value.code, str)  # which Python shows, and exits by 1
+    return error.value.code
 
 
-def full_at(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.symlink_to(FULL)
-    return path
+@contextmanager
+def broken(path: Path, number: int) -> Iterator[None]:
+    """A disk that is full once a file is written, or that does not let it be opened."""
+    if number == errno.ENOSPC:
+        full_at(path)
+        yield
+    else:
+        with refused(path, number):
+            yield
 
 
-@pytest.mark.parametrize("name", WRITES)
-def test_full_disk_stops_a_fit_with_the_name_of_the_file(
-    name: str, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def told(path: Path, number: int) -> str:
+    """How the message begins."""
+    place = str(path).removesuffix(".part")
+    return f"moleflow: cannot write {place}: {os.strerror(number)}; "
+
+
+def anew(data: Path, run: Path) -> list[str]:
+    flags = [f"--data.root={data}", "--data.tasks=[b]", *MODEL, "--schedule.epochs_per_task=1"]
+    return [*flags, f"--trainer.default_root_dir={run}"]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("name", FIT)
+def test_disk_that_fails_stops_a_fit_with_the_name_of_the_file(
+    name: str, number: int, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
-    full_at(run / name)
-    flags = [f"--data.root={data_root}", "--data.tasks=[b]", *MODEL]
-    flags += [f"--trainer.default_root_dir={run}", "--schedule.epochs_per_task=1"]
-    said = failure(monkeypatch, tmp_path, "fit", *flags)
-    assert said.startswith(f"moleflow: cannot write {run / name.removesuffix('.part')}: No space")
-    assert "make room there" in said
+    with broken(run / name, number):
+        said = failure(monkeypatch, tmp_path, "fit", *anew(data_root, run))
+    assert said.startswith(told(run / name, number))
+    assert REMEDIES[number] in said
     for path in run.rglob("*.ckpt"):
         assert STATE_KEY in torch.load(path, weights_only=True)
     # the curves are written last
     assert (run / "report" / "summary.json").exists() == (name == "metrics.csv")
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_disk_that_fails_at_the_features_stops_a_fit_and_says_what_does_without(
+    number: int, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    flags = [*anew(data_root, run), "--data.feature_memory_gb=0"]
+    with refused(f"{run / 'features'}{os.sep}", number):
+        said = failure(monkeypatch, tmp_path, "fit", *flags)
+    assert str(run / "features") in said
+    assert os.strerror(number) in said
+    assert "data.cache_features to false" in said
+    assert not list((run / "features").iterdir())
+    cli.main(["fit", *flags, "--data.cache_features=false"])
+    assert (run / "report" / "summary.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -70,19 +128,77 @@ def test_full_disk_leaves_what_a_run_had_and_the_command_goes_on_later(
     assert story.summary_now(run)["tasks"] == ["01", "b", "c"]
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["run.json.part", "predictions.csv.part", "b/test/good/000.png.jpg", "b/test/good/000.png.npy"],
-)
-def test_full_disk_stops_predict_with_the_name_of_the_file(
-    name: str, story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("name", PREDICT)
+def test_disk_that_fails_stops_predict_with_the_name_of_the_file(
+    name: str, number: int, story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = story.copy_to(tmp_path)
-    folder = {".jpg": "heatmaps", ".npy": "maps"}.get(Path(name).suffix, "")
-    path = full_at(run / "predictions" / folder / name)
-    flags = [f"--ckpt_path={run / 'last.ckpt'}", "--predictions.maps=npy"]
-    said = failure(monkeypatch, tmp_path, "predict", *flags)
-    assert said.startswith(f"moleflow: cannot write {str(path).removesuffix('.part')}: No space")
+    form = "tiff" if name.endswith(".tiff") else "npy"
+    flags = [f"--ckpt_path={run / 'last.ckpt'}", f"--predictions.maps={form}"]
+    path = run / "predictions" / name
+    with broken(path, number):
+        said = failure(monkeypatch, tmp_path, "predict", *flags, "--predictions.boxes=true")
+    assert said.startswith(told(path, number))
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_row_that_cannot_be_added_stops_predict_and_it_goes_on_later(
+    number: int, story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = story.copy_to(tmp_path)
+    flags = ["predict", f"--ckpt_path={run / 'last.ckpt'}", "--predictions.heatmaps=false"]
+    table = run / "predictions" / "predictions.csv"
+    write = PredictionWriter._write
+
+    def failing(self: PredictionWriter, name: str, rows: list) -> None:
+        with writing(table):
+            if table.read_text().count("\n") > 4:
+                raise OSError(number, os.strerror(number))
+        write(self, name, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PredictionWriter, "_write", failing)
+        assert failure(patch, tmp_path, *flags).startswith(told(table, number))
+    cli.main(flags)
+    paths = [row.split(",")[0] for row in table.read_text().splitlines()[1:]]
+    assert len(paths) == len(set(paths)) == 12
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize(("args", "name"), OTHERS)
+def test_disk_that_fails_leaves_the_model_as_it_was(
+    args: str, name: str, number: int, story: Story, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    run = story.copy_to(tmp_path)
+    before = (run / "last.ckpt").read_bytes()
+    given = args.split()
+    if "import" in given:
+        export = ["experts", "export", "b", "--output", str(tmp_path / "b.safetensors")]
+        cli.main([*export, f"--ckpt_path={run / 'last.ckpt'}"])
+    if given == ["report"]:
+        given += [f"--run={run}", f"--output={run / 'comparison'}"]
+    else:
+        given.append(f"--ckpt_path={run / 'last.ckpt'}")
+    path = run / name
+    with broken(path, number):
+        said = failure(monkeypatch, tmp_path, *given)
+    assert said.startswith(told(path, number))
+    assert (run / "last.ckpt").read_bytes() == before
+    assert not list(run.rglob("*.part"))
+
+
+@pytest.mark.parametrize(("kind", "number"), zip(("onnx", "torch"), NUMBERS, strict=True))
+def test_disk_that_fails_leaves_no_half_export(
+    kind: str, number: int, story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out" / "model"
+    args = ["export", f"--ckpt_path={story.moved / 'last.ckpt'}", f"--output={output}"]
+    with refused(f"{output.parent}{os.sep}", number):
+        said = failure(monkeypatch, tmp_path, *args, f"--format={kind}")
+    assert said.startswith(told(output, number))
+    assert not list(output.parent.iterdir())
 
 
 @pytest.mark.parametrize("name", ["run", "metrics.csv", ".writable"])
@@ -100,9 +216,8 @@ def test_closed_folder_stops_a_fit_before_it_begins(
     monkeypatch.setattr(os, "rename", closed)
     monkeypatch.setattr(os, "replace", closed)
     goes_on = [f"--ckpt_path={run / 'last.ckpt'}"]
-    anew = [f"--data.root={story.data}", "--data.tasks=[b]", *MODEL]
-    anew += [f"--trainer.default_root_dir={run}"]
-    said = failure(monkeypatch, tmp_path, "fit", *(anew if name == "run" else goes_on))
+    args = anew(story.data, run) if name == "run" else goes_on
+    said = failure(monkeypatch, tmp_path, "fit", *args)
     assert "Permission denied" in said
     assert "allow writing there" in said
     assert (run / "last.ckpt").read_bytes() == (story.moved / "last.ckpt").read_bytes()

@@ -8,7 +8,7 @@ import torch
 
 from moleflow_pl import MoLEFlow
 from tests.conftest import fit
-from tests.formats.make import MODEL, TASKS, answers
+from tests.formats.make import TASKS, answers
 
 VERSIONS = sorted(path.parent for path in (Path(__file__).parent / "formats").glob("*/last.ckpt"))
 
@@ -28,10 +28,11 @@ def test_old_checkpoint_answers_as_it_did(version: Path) -> None:
 @pytest.mark.parametrize("version", VERSIONS, ids=lambda path: path.name)
 def test_old_checkpoint_learns_on(version: Path, data_root: Path, tmp_path: Path) -> None:
     path = version / "last.ckpt"
-    tasks = [*TASKS, "c"]
-    model = fit(tmp_path, data_root, tasks, epochs=1, ckpt_path=path, model=MODEL)
+    tasks, stored = [*TASKS, "c"], torch.load(path, weights_only=True)
+    # as the command does: by the arguments of the file, whatever is the default now
+    options = stored["hyper_parameters"]
+    model = fit(tmp_path, data_root, tasks, epochs=1, ckpt_path=path, model=options)
     assert model.schedule.names == tasks
     assert model.schedule.current is None
-    old = torch.load(path, weights_only=True)["state_dict"]
     state = model.state_dict()
-    assert all(torch.equal(state[key], tensor) for key, tensor in old.items())
+    assert all(torch.equal(state[key], old) for key, old in stored["state_dict"].items())

@@ -5,14 +5,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 # a reader follows an image down this list; a module imports only from those above it
 LAYERS = [
-    "errors", "files", "hashing", "seeding", "ranks", "extractor", "tiling", "position", "fused",
-    "merged", "lora", "input_adapter", "statistics", "whitening", "flow", "losses", "bank",
-    "router", "novelty", "scoring", "metrics", "pixel_metrics", "calibration", "schedule",
-    "data.records", "data.tree_layouts", "data.listed_layouts", "data.layouts", "data.images",
-    "data.check", "data.datasets", "data.features", "data.unsorted", "data.datamodule", "data",
-    "checkpoint", "inspection", "learning", "module", "graph", "graph_files", "export",
-    "evaluation", "report", "provenance", "experts", "localisation", "predictor", "figures",
-    "heatmap", "gallery", "report_page", "comparison", "",
+    "errors", "arguments", "files", "forms", "names", "hashing", "seeding", "ranks", "extractor",
+    "tiling", "position", "fused", "merged", "lora", "input_adapter", "statistics", "whitening",
+    "flow", "losses", "bank", "sample", "router", "novelty", "scoring", "metrics", "pixel_metrics",
+    "calibration", "schedule", "state", "data.records", "data.tree_layouts", "data.listed_layouts",
+    "data.layouts", "data.images", "data.check", "data.datasets", "data.features", "data.unsorted",
+    "data.datamodule", "data", "checkpoint", "inspection", "learning", "module", "graph",
+    "graph_files", "export", "evaluation", "report", "provenance", "experts", "localisation",
+    "predictor", "figures", "heatmap", "gallery", "report_page", "comparison", "",
 ]  # fmt: skip
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from torch import Tensor
 from torch.optim import AdamW
 
@@ -12,7 +14,7 @@ from moleflow_pl import MoLEFlow
 from moleflow_pl.data import ImageRecord
 from moleflow_pl.data.datasets import FeatureDataset, PatchDraw
 from moleflow_pl.router import SPREAD_SHARE, SPREAD_STEP
-from tests.conftest import SEED_METHOD, SIZE, with_tasks
+from tests.conftest import SEED_METHOD, SIZE, TINY_MODEL, join, with_tasks
 
 Build = Callable[..., MoLEFlow]
 
@@ -102,6 +104,44 @@ def test_drift_is_in_standard_deviations_of_the_first_task(tiny_model: Build) ->
     mean = module.position(module.extractor(images)).mean((0, 1, 2))
     expected = ((mean - module.flow.reference_mean) / module.flow.reference_std).abs().mean()
     assert module.schedule.tasks[1].drift == pytest.approx(expected.item(), rel=1e-4)
+
+
+RANKS = 2
+FEATURES = torch.randn(7, 3, 5, 64, generator=torch.Generator().manual_seed(0))
+
+
+def learned_of(features: Tensor) -> dict[str, Tensor]:
+    """What two tasks leave behind in a model that is shown features in batches of 2."""
+    torch.manual_seed(0)
+    module = MoLEFlow(**{**TINY_MODEL, "score": "bank", "bank_size": 20})
+    module.schedule.extend([["a"], ["b"]], epochs=1)
+    for task in (0, 1):
+        batches = [{"features": part * (1 + task)} for part in features.split(2)]
+        module.begin_task(task)
+        module.prepare_task(task, batches)
+        module.finish_task(task, batches)
+    state = {k: v for k, v in module.state_dict().items() if "backbone" not in k}
+    drifts = [task.drift for task in module.schedule.tasks]
+    return {**state, "drift": torch.tensor(drifts, dtype=torch.float64)}
+
+
+def learn_share(rank: int, folder: Path) -> None:
+    join(rank, RANKS, folder)
+    torch.save(learned_of(FEATURES[rank::RANKS]), folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_ranks_with_unequal_shares_leave_behind_what_one_process_does(tmp_path: Path) -> None:
+    mp.spawn(learn_share, (tmp_path,), nprocs=RANKS)
+    expected = learned_of(FEATURES)
+    first, *others = (torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in range(RANKS))
+    assert list(first) == list(expected)
+    for key, tensor in expected.items():
+        assert all(torch.equal(other[key], first[key]) for other in others), key
+        # latents are kept in half precision
+        close = {"rtol": 1e-3, "atol": 1e-3} if "latents" in key else {}
+        torch.testing.assert_close(first[key], tensor, msg=key, **close)
+    assert {k.split(".")[0] for k in expected} >= {"banks", "router", "novelty", "drift"}
 
 
 def test_spread_prototype_knows_in_which_directions_patches_differ(tiny_model: Build) -> None:

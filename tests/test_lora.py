@@ -51,7 +51,7 @@ def test_unknown_task_is_an_error_that_lists_the_known() -> None:
 
 
 def test_rank_below_one_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least 1, got 0"):
+    with pytest.raises(ValueError, match="from 1 to 4096, got 0"):
         LoRALinear(4, 4, rank=0)
 
 

@@ -23,14 +23,12 @@ def product(seed: int, images: int = 60) -> torch.Tensor:
 def test_prototype_equals_numpys_from_all_images_at_once() -> None:
     features = product(0)
     statistics = NoveltyStatistics(5)
-    for part in features.split(16):  # of 36 patches an image: the step goes on over batches
+    for part in features.split(16):
         statistics.update(part)
     rows = features.numpy().reshape(60, 36, 5).astype(np.float64)
     unit = rows / np.linalg.norm(rows, axis=2, keepdims=True)
     typical = np.sort(unit, axis=1)[:, 17]  # torch's median: the lower of the two in the middle
-    patches = np.concatenate([
-        unit[start : start + 16].reshape(-1, 5)[::PATCH_STEP] for start in range(0, 60, 16)
-    ])  # fmt: skip
+    patches = unit[:, ::PATCH_STEP].reshape(-1, 5)
     covariance = np.cov(typical.T) + PATCH_SHARE * np.cov(patches.T)
     made = statistics.prototype()
     np.testing.assert_allclose(made.mean.numpy(), typical.mean(0), atol=1e-6)

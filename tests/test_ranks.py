@@ -1,4 +1,3 @@
-import os
 from pathlib import Path
 
 import numpy as np
@@ -6,32 +5,32 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from moleflow_pl.losses import LOSSES
 from moleflow_pl.ranks import (
     average,
     gather,
     interleave,
     is_first,
     rank_and_world,
-    share_of_mean,
-    total,
+    with_others,
 )
 from moleflow_pl.statistics import FeatureStatistics
+from tests.conftest import join
 
 ROWS = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
 SHARES = (ROWS[:5], ROWS[5:], ROWS[:0])
-CPU = torch.device("cpu")
 
 
 def tell(rank: int, folder: Path) -> None:
     """What one of three processes finds out."""
-    os.environ.update(MASTER_ADDR="127.0.0.1", GLOO_SOCKET_IFNAME="lo")
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=len(SHARES)
-    )
+    join(rank, len(SHARES), folder)
     own = SHARES[rank]
-    weight = torch.ones(3, requires_grad=True)
-    share = share_of_mean((own * weight).square().mean(), len(own), total(len(own), CPU))
-    share.backward()
+    learned = {}
+    for name, loss in LOSSES.items():
+        weight = torch.ones(3, requires_grad=True)
+        value = loss(with_others((own * weight).square()))
+        (value * len(SHARES)).backward()
+        learned[name] = (value.detach(), average(weight.grad))
     statistics = FeatureStatistics(3)
     statistics.update(own)
     merged = statistics.gathered()
@@ -39,8 +38,8 @@ def tell(rank: int, folder: Path) -> None:
     assert is_first() == (rank == 0)
     result = {
         "names": gather(f"rank {rank}"),
-        "mean": average(share.detach()),
-        "gradient": average(weight.grad),
+        "learned": learned,
+        "average": average(torch.tensor(float(rank))),
         "merged": [merged.mean, merged.covariance],
     }
     torch.save(result, folder / f"{rank}.pt")
@@ -49,21 +48,22 @@ def tell(rank: int, folder: Path) -> None:
 
 def test_unequal_shares_of_three_processes_add_up_to_those_of_one(tmp_path: Path) -> None:
     mp.spawn(tell, (tmp_path,), nprocs=len(SHARES))
-    weight = torch.ones(3, requires_grad=True)
-    loss = (ROWS * weight).square().mean()
-    loss.backward()
     for rank in range(len(SHARES)):
         result = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert result["names"] == ["rank 0", "rank 1", "rank 2"]
-        torch.testing.assert_close(result["mean"], loss.detach())
-        torch.testing.assert_close(result["gradient"], weight.grad)
+        assert result["average"] == 1
+        for name, loss in LOSSES.items():
+            weight = torch.ones(3, requires_grad=True)
+            value = loss((ROWS * weight).square())
+            value.backward()
+            torch.testing.assert_close(result["learned"][name], (value.detach(), weight.grad))
         mean, covariance = result["merged"]
         np.testing.assert_allclose(mean, ROWS.double().mean(0))
         np.testing.assert_allclose(covariance, np.cov(ROWS.double().numpy().T))
 
 
 def test_one_process_tells_itself() -> None:
-    assert (rank_and_world(), is_first(), gather(1), total(3, CPU)) == ((0, 1), True, [1], 3)
-    assert torch.equal(share_of_mean(ROWS.mean(), 7, 7), ROWS.mean())
+    assert (rank_and_world(), is_first(), gather(1)) == ((0, 1), True, [1])
+    assert with_others(ROWS) is ROWS
     assert average(ROWS.mean()) == ROWS.mean()
     assert interleave([[1, 2]]) == [1, 2]

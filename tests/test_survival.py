@@ -1,6 +1,7 @@
 """A run that is killed and goes on ends as the one that was not."""
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 import cli
 from callbacks import RunCheckpoint
-from moleflow_pl.checkpoint import CONFIG_KEY, STATE_KEY
+from moleflow_pl.state import CONFIG_KEY, STATE_KEY
 from tests.conftest import draw_product, fit
 from tests.killing import WRITES, draw_moment, kill_and_go_on
 from tests.story import Story
@@ -74,3 +75,47 @@ def test_checkpoint_cannot_send_a_command_elsewhere(
     cli.main(["fit", f"--ckpt_path={run / 'last.ckpt'}", *flags, "--schedule.epochs_per_task=1"])
     assert (run / "tasks" / "02-c.ckpt").exists()
     assert [path.name for path in outside.iterdir()] == ["victim"]
+
+
+LEARNED = {"products": ["x"], "epochs": 1, "epochs_done": 1}
+VERBS = ("fit", "test", "validate", "predict", "calibrate", "experts list", "export")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda state: state.pop("experts"), "moleflow lacks 'experts'"),
+        (lambda state: state["tasks"].append(LEARNED), "learned, and experts are of"),
+        (lambda state: state["experts"].append(2), "experts .* are not those of 2 tasks"),
+        (lambda state: state["tasks"][0].update(products=["../../out"]), "no names of products"),
+        (lambda state: state["tasks"][0].update(epochs="two"), "epochs: expected a whole number"),
+        (lambda state: state["tasks"][1]["calibration"].update(scores=[float("nan")]), "finite"),
+    ],
+)
+def test_every_command_refuses_a_checkpoint_that_contradicts_itself(
+    verb: str, change: Callable[[dict], object], said: str, story: Story, tmp_path: Path
+) -> None:
+    content = torch.load(story.moved / "last.ckpt", weights_only=True)
+    change(content[STATE_KEY])
+    path = tmp_path / "last.ckpt"
+    torch.save(content, path)
+    with pytest.raises(SystemExit, match=f"^moleflow: {path} cannot be used: .*{said}") as error:
+        cli.main([*verb.split(), f"--ckpt_path={path}"])
+    assert len(str(error.value).splitlines()) == 1
+    assert [one.name for one in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize("key", ["loops", "state_dict"])
+def test_checkpoint_without_what_a_fit_goes_on_from_is_refused_by_name(
+    key: str, story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = story.copy_to(tmp_path)
+    content = torch.load(run / "last.ckpt", weights_only=True)
+    content[key] = {}
+    torch.save(content, run / "last.ckpt")
+    monkeypatch.setattr("sys.argv", ["moleflow"])
+    args = ["fit", f"--ckpt_path={run / 'last.ckpt'}", "--data.tasks=[01, b, c]"]
+    with pytest.raises(SystemExit, match=f"^moleflow: {run / 'last.ckpt'} ") as error:
+        cli.main([*args, "--trainer.enable_progress_bar=false"])
+    assert "tasks/01-b.ckpt" in str(error.value)

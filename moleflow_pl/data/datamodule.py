@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from moleflow_pl.arguments import check_number, check_whole
 from moleflow_pl.data.check import ImageCheck, OnError
 from moleflow_pl.data.datasets import (
     FeatureDataset,
@@ -36,6 +37,11 @@ from moleflow_pl.errors import DataError
 from moleflow_pl.extractor import image_shape
 from moleflow_pl.ranks import is_first, rank_and_world
 from moleflow_pl.schedule import TaskSchedule
+
+MOST_HELD_OUT = 0.99
+LARGEST_BATCH = 65536
+MOST_WORKERS = 1024
+MOST_MEMORY = 1e6  # GB
 
 
 class ContinualDataModule(LightningDataModule):
@@ -71,7 +77,8 @@ class ContinualDataModule(LightningDataModule):
             default the test images.
 
     Raises:
-        DataError: names, folders or shares that cannot be.
+        ConfigError: a number that cannot be.
+        DataError: names or folders that cannot be.
     """
 
     def __init__(
@@ -95,13 +102,10 @@ class ContinualDataModule(LightningDataModule):
         self.groups = task_groups(tasks)
         if layout not in LAYOUTS:
             raise DataError(f"layout {layout!r} is not one of {sorted(LAYOUTS)}")
-        if not 0 <= val_fraction < 1:
-            raise DataError(f"val_fraction is a share below 1, got {val_fraction}")
-        if batch_size < 1 or num_workers < 0:
-            raise DataError(
-                f"batch_size is at least 1 and num_workers at least 0, got {batch_size} and "
-                f"{num_workers}"
-            )
+        check_number("val_fraction", val_fraction, 0, MOST_HELD_OUT)
+        check_whole("batch_size", batch_size, 1, LARGEST_BATCH)
+        check_whole("num_workers", num_workers, 0, MOST_WORKERS)
+        check_number("feature_memory_gb", feature_memory_gb, 0, MOST_MEMORY)
         if on_error == "skip" and not check_files:
             raise DataError("on_error skip leaves out what check_files finds: switch that on")
         self.root = root

@@ -105,6 +105,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
         DataError: anything fails until the end of the block.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("no file")  # a pipe would keep its reader waiting
         if path.is_file() and not path.stat().st_size:
             raise ValueError("the file is empty")
         with Image.open(path) as image:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Iterable
 from typing import Literal
 
@@ -16,9 +15,8 @@ from moleflow_pl.data.tree_layouts import (
     MVTecLayout,
 )
 from moleflow_pl.errors import DataError
+from moleflow_pl.names import LONGEST_NAME, check_name
 from moleflow_pl.schedule import GROUP_JOINT
-
-LONGEST_NAME = 200  # bytes: a checkpoint's file has a number and an ending as well
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -33,7 +31,6 @@ __all__ = [
     "MVTec2Layout",
     "MVTecLayout",
     "VisALayout",
-    "check_name",
     "task_groups",
 ]
 
@@ -44,27 +41,6 @@ LAYOUTS: dict[str, Callable[[str | None], Layout]] = {
         MVTecLayout, MVTec2Layout, VisALayout, BTADLayout, MPDDLayout, ELPVLayout, FolderLayout,
     )
 }  # fmt: skip
-
-
-def check_name(name: str) -> None:
-    """Refuse what cannot be both a folder's name and part of a file's, here and elsewhere.
-
-    Raises:
-        DataError: empty or blank at an end, `.` or `..`, with a slash, a backslash or a control
-            character, or longer than 200 bytes in UTF-8.
-
-    Example:
-        >>> check_name("Schraube M3 <b>'neu'</b>".replace("/", "|"))
-    """
-    printable = all(unicodedata.category(character) != "Cc" for character in name)
-    encodable = not any(0xD800 <= ord(character) <= 0xDFFF for character in name)
-    good = name == name.strip() and name not in {"", ".", ".."} and not set(name) & set("/\\")
-    if not (good and printable and encodable and len(name.encode()) <= LONGEST_NAME):
-        shown = name if len(name) <= 40 else f"{name[:40]}…"
-        raise DataError(
-            f"{shown!r} is no name for a product: it has to be a folder's name of at most "
-            f"{LONGEST_NAME} bytes, without slashes, control characters and blanks at its ends"
-        )
 
 
 def task_groups(tasks: Iterable[str | int | list[str | int]]) -> list[list[str]]:

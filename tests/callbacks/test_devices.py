@@ -27,6 +27,12 @@ def test_weights_in_half_precision_are_refused(precision: str) -> None:
         check_precision(trainer(devices=1, precision=precision))
 
 
+def test_half_precision_that_a_processor_lacks_is_told_and_becomes_bfloat16() -> None:
+    with pytest.warns(UserWarning, match="AMP with fp16 is not supported on CPU"):
+        made = trainer(devices=1, precision="16-mixed")
+    assert made.precision == "bf16-mixed"
+
+
 def test_precision_the_processor_lacks_is_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 

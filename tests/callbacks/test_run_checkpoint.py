@@ -1,12 +1,17 @@
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Callback
+from torch.optim import LBFGS, SGD, Adafactor, AdamW
 
+from callbacks.run_checkpoint import check_optimizer
 from moleflow_pl import MoLEFlow
-from moleflow_pl.checkpoint import STATE_KEY
 from moleflow_pl.errors import CheckpointError
+from moleflow_pl.state import STATE_KEY
 from tests.conftest import fit
 from tests.test_checkpoint import Bomb
 
@@ -47,3 +52,46 @@ def test_trainer_loads_no_code_of_a_checkpoint(tmp_path: Path, data_root: Path) 
     with pytest.raises(Exception, match="weights_only"):
         MoLEFlow.load_from_checkpoint(tmp_path / "bomb.ckpt")
     assert not touched.exists()
+
+
+def stepped(kind: Callable[..., Any], change: Callable[[dict], object]) -> Any:
+    """An optimizer that has taken over the state of another, as a checkpoint has changed it."""
+    made = []
+    for _ in range(2):
+        layer = torch.nn.Linear(2, 3)
+        optimizer = kind(layer.parameters(), lr=0.1)
+        for group in optimizer.param_groups:
+            group["initial_lr"] = 0.1
+        layer(torch.ones(2)).sum().backward()
+        optimizer.step(lambda: 1.0)
+        made.append(optimizer)
+    state = made[0].state_dict()
+    change(state)
+    made[1].load_state_dict(state)
+    return made[1]
+
+
+@pytest.mark.parametrize("kind", [AdamW, SGD, Adafactor, LBFGS, partial(SGD, momentum=0.9)])
+def test_state_of_an_optimizer_is_taken(kind: Callable[..., Any]) -> None:
+    check_optimizer(stepped(kind, lambda state: state), partial(kind, lr=0.1))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: state["param_groups"][0].pop("weight_decay"),
+        lambda state: state["param_groups"][0].update(eps="x"),
+        lambda state: state["param_groups"][0].update(lr=float("nan")),
+        lambda state: state["param_groups"][0].update(initial_lr=None),
+        lambda state: state["param_groups"][0].update(betas=(0.9,)),
+        lambda state: state["param_groups"][0].update(capturable=-1),
+        lambda state: state["param_groups"][0].update(params=["x", 1]),
+        lambda state: state["state"].update({0: []}),
+        lambda state: state["state"][1].pop("exp_avg"),
+        lambda state: state["state"][0].update(step=-1),
+        lambda state: state["state"][0].update(exp_avg_sq=torch.ones(7)),
+    ],
+)
+def test_state_that_no_optimizer_leaves_is_refused(change: Callable[[dict], object]) -> None:
+    with pytest.raises(CheckpointError, match="the checkpoint's optimizer is damaged: "):
+        check_optimizer(stepped(AdamW, change), AdamW)

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from callbacks.run_folder import free_name, prepare_run
-from moleflow_pl.checkpoint import STATE_KEY, run_of
+from moleflow_pl.checkpoint import run_of
 from moleflow_pl.errors import ConfigError
+from tests.conftest import bare_checkpoint
 
 
 def old_run(folder: Path) -> Path:
@@ -39,7 +40,7 @@ def test_fit_that_goes_on_stays_and_keeps_the_old_curves(tmp_path: Path) -> None
 def checkpoint_of(path: Path, epochs: int) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     tasks = [{"products": ["a"], "epochs": 9, "epochs_done": epochs}]
-    torch.save({STATE_KEY: {"tasks": tasks}}, path)
+    torch.save(bare_checkpoint(tasks=tasks), path)
     return path
 
 

@@ -4,8 +4,9 @@ import pytest
 import yaml
 
 from commands.stored import stored_config
-from moleflow_pl.checkpoint import CONFIG_KEY, STATE_KEY, write_checkpoint
+from moleflow_pl.checkpoint import write_checkpoint
 from moleflow_pl.errors import CheckpointError
+from tests.conftest import bare_checkpoint
 
 CONFIG = {
     "seed_everything": 3,
@@ -18,7 +19,7 @@ CONFIG = {
 
 
 def stored(folder: Path, config: object, verb: str = "fit") -> dict:
-    write_checkpoint({STATE_KEY: {}, CONFIG_KEY: yaml.safe_dump(config)}, folder / "last.ckpt")
+    write_checkpoint(bare_checkpoint(yaml.safe_dump(config)), folder / "last.ckpt")
     return yaml.safe_load(stored_config(folder / "last.ckpt", verb))
 
 
@@ -81,7 +82,7 @@ def test_arguments_that_are_none_are_refused(config: object, tmp_path: Path) -> 
 def test_yaml_that_would_build_an_object_is_refused(tmp_path: Path) -> None:
     touched = tmp_path / "touched"
     text = f"model: !!python/object/apply:pathlib.Path.touch [{touched}]"
-    write_checkpoint({STATE_KEY: {}, CONFIG_KEY: text}, tmp_path / "last.ckpt")
+    write_checkpoint(bare_checkpoint(text), tmp_path / "last.ckpt")
     with pytest.raises(CheckpointError, match="holds no arguments of a run"):
         stored_config(tmp_path / "last.ckpt", "fit")
     assert not touched.exists()

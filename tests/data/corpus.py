@@ -2,6 +2,8 @@
 
 import io
 import os
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,15 +59,24 @@ def rotated(kind: str, orientation: int) -> Make:
     return lambda path: flat("RGB").save(path, kind, exif=exif)
 
 
-def half(kind: str) -> Make:
+def cut(kind: str, share: float) -> Make:
     data = encoded(kind)
-    return content(data[: len(data) // 2])
+    return content(data[: int(len(data) * share)])
 
 
-def flipped_byte(path: Path) -> None:
+def flipped(place: int) -> Make:
+    """A PNG with one byte changed; a negative place counts from the end."""
     data = bytearray(encoded("PNG"))
-    data[len(data) // 2] ^= 0xFF
-    path.write_bytes(data)
+    data[place] ^= 0xFF
+    return content(bytes(data))
+
+
+def claiming(width: int, height: int) -> bytes:
+    """A PNG whose header claims another size than its data has."""
+    data = bytearray(encoded("PNG"))
+    data[16:24] = struct.pack(">II", width, height)
+    data[29:33] = struct.pack(">I", zlib.crc32(bytes(data[12:29])))
+    return bytes(data)
 
 
 def loop(path: Path) -> None:
@@ -117,9 +128,36 @@ READABLE |= {
     "link.png": linked,
 }
 
+# what a power cut leaves: the right length, and zeros from some place on
+EMPTIED = encoded("PNG")[:5000] + bytes(len(encoded("PNG")) - 5000)
+ZIPPED = zlib.compress(encoded("PNG"))
 # by file name, with the reason that has to be given
 UNREADABLE: dict[str, tuple[Make, str]] = {
-    **{f"half.{SUFFIX[kind]}": (half(kind), "") for kind in ("PNG", "JPEG", "TIFF", "BMP", "WEBP")},
+    **{
+        f"cut at {share}.{suffix}": (cut(kind, share), "")
+        for kind, suffix in SUFFIX.items()
+        for share in (0.02, 0.3, 0.5, 0.8)
+    },
+    "emptied.png": (content(EMPTIED), ""),
+    **{f"flipped at {i}.png": (flipped(i), "") for i in (0, 5, 13, 20, 30, 37, 400, -20)},
+    **{
+        f"{name}.png": (content(data), "cannot identify")
+        for name, data in {
+            "page": b"%PDF-1.7 none",
+            "archive": b"PK\x03\x04" + bytes(60),
+            "zip of it": ZIPPED,
+            "film": b"\0\0\0\x18ftypmp42" + bytes(60),
+            "program": b"\x7fELF" + bytes(60),
+            "drawing": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+            "base": b"SQLite format 3\0",
+            "numbers": b"1,2,3",
+            "late": b"\0" * 10 + encoded("PNG"),
+            "zeros": bytes(4096),
+        }.items()
+    },
+    "no width.png": (content(claiming(0, 64)), ""),
+    "bomb.png": (content(claiming(100_000, 100_000)), "exceeds limit"),
+    "pipe.png": (os.mkfifo, "no file"),
     "empty.png": (content(b""), "the file is empty"),
     "empty.jpg": (content(b""), "the file is empty"),
     "text.png": (content(b"no image"), "cannot identify"),
@@ -127,9 +165,8 @@ UNREADABLE: dict[str, tuple[Make, str]] = {
     "noise.bmp": (content(np.random.default_rng(1).bytes(500)), "cannot identify"),
     "header.png": (content(encoded("PNG")[:33]), ""),
     "signature.png": (content(b"\x89PNG\r\n\x1a\n"), ""),
-    "flipped.png": (flipped_byte, ""),
     "zeros.tif": (content(b"II*\0" + bytes(100)), ""),
-    "folder.png": (Path.mkdir, "directory"),
+    "folder.png": (Path.mkdir, "no file"),
     "loop.png": (loop, "symbolic links"),
     "dangling.png": (dangling, "No such file"),
     "huge.png": (save("PNG", Image.new("1", (20000, 20000))), "exceeds limit"),

@@ -17,8 +17,9 @@ from tests.data.corpus import GREY, IGNORED, READABLE, UNREADABLE, flat, rotated
 TARGET = (8, 12)
 
 
-def test_the_corpus_has_at_least_sixty_files() -> None:
-    assert len(READABLE) + len(UNREADABLE) + len(IGNORED) >= 60
+def test_the_corpus_has_at_least_sixty_files_that_are_bad() -> None:
+    assert len(UNREADABLE) >= 60
+    assert len(READABLE) >= 50
 
 
 @pytest.mark.parametrize("name", READABLE)

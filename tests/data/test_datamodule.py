@@ -7,7 +7,7 @@ import torch
 from torchvision.transforms import RandomErasing
 
 from moleflow_pl import ContinualDataModule, MoLEFlow
-from moleflow_pl.errors import DataError
+from moleflow_pl.errors import DataError, MoLEFlowError
 from tests.conftest import TINY_MODEL, draw_product
 
 
@@ -199,13 +199,13 @@ def test_a_share_is_held_out_unless_told_otherwise(data_root: Path) -> None:
     ("options", "message"),
     [
         ({"layout": "coco"}, r"layout 'coco' is not one of \['btad', 'elpv', 'folder', 'mpdd',"),
-        ({"val_fraction": 1.0}, "share below 1"),
+        ({"val_fraction": 1.0}, "val_fraction has to be a number of at least 0, up to 0.99"),
         ({"tasks": ["a", "a"]}, "more than once"),
         ({"tasks": []}, "at least one product"),
     ],
 )
 def test_bad_arguments_are_refused_in_words(options: dict, message: str) -> None:
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(MoLEFlowError, match=message):
         ContinualDataModule(**{"tasks": ["a"], **options})
 
 

@@ -46,3 +46,10 @@ def test_names_are_told_from_the_common_folder_whatever_is_done(tmp_path: Path) 
     dataset = UnsortedImages(paths, (8, 8), done={paths[0]})
     assert dataset.root == str(tmp_path)
     assert dataset.paths == paths[1:]
+
+
+def test_links_that_lead_in_circles_are_no_images(data_root: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes((data_root / "b/test/good/000.png").read_bytes())
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    (tmp_path / "self").symlink_to(tmp_path)
+    assert find_files(str(tmp_path)) == ([str(tmp_path / "a.png")], [])
