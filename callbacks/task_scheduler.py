@@ -156,7 +156,8 @@ class TaskSchedulerCallback(Callback):
             pl_module.finish_task(current, loader)
             held_out = trainer.datamodule.held_out_loader(current)  # type: ignore[attr-defined]
             if held_out is not None:
-                pl_module.calibrate_task(current, held_out, self.false_alarm_rate)
+                images = trainer.datamodule.held_out_images(current)  # type: ignore[attr-defined]
+                pl_module.calibrate_task(current, held_out, self.false_alarm_rate, images)
         task.epochs_done += 1
         task.fit_seconds += time.monotonic() - self._epoch_started
         self._epoch_started = None

@@ -17,7 +17,6 @@ FALSE_ALARM_RATE = 0.01
 CONFIDENCE = 0.99  # of an interval
 TAIL_SHARE = 0.2  # of the images: their highest scores make the tail
 TAIL_IMAGES = 10  # fewer make no tail, where there are more
-UNKNOWN_FACTOR = 4.25  # defects move an image too, but not as far as most other products
 MIDDLE_VALUE = 0.05  # of the comparable score, for the middle good image
 
 
@@ -155,6 +154,7 @@ class Calibration:
         peaks: The highest score of a patch of each.
         levels: The middle score of a patch of each.
         distances: How far each is from the product's good images.
+        damaged: The same after damage that leaves a product known, the farthest of each image.
         false_alarm_rate: Share of good images that may be called defective.
     """
 
@@ -162,6 +162,7 @@ class Calibration:
     peaks: list[float] = field(default_factory=list)
     levels: list[float] = field(default_factory=list)
     distances: list[float] = field(default_factory=list)
+    damaged: list[float] = field(default_factory=list)
     false_alarm_rate: float = FALSE_ALARM_RATE
 
     def add(self, scores: Tensor, patch_scores: Tensor, distances: Tensor) -> None:
@@ -186,12 +187,12 @@ class Calibration:
     def distance_limit(self) -> float:
         """Limit on the distance to the product's good images, beyond which it is another product.
 
-        Good images would allow a lower one: defects move an image too. So it is a multiple of the
-        middle distance, by a constant, and no lower than what a hundredth of good images exceeds.
+        Good images would allow a lower one, but a damaged part is far from them too. So it is what
+        a hundredth of good images exceeds after damage, and infinite where none was tried.
         """
-        return max(
-            UNKNOWN_FACTOR * float(np.median(self.distances)), threshold(self.distances).value
-        )
+        if not self.damaged:
+            return math.inf
+        return max(threshold(self.damaged).value, threshold(self.distances).value)
 
     def limits(self) -> Limits:
         """The numbers that decisions are made by."""

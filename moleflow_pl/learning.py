@@ -10,7 +10,7 @@ from torch import Tensor
 
 from moleflow_pl.calibration import Calibration
 from moleflow_pl.inspection import Inspector
-from moleflow_pl.novelty import NoveltyStatistics
+from moleflow_pl.novelty import DAMAGES, NoveltyStatistics, most_ordinary, some_patches
 from moleflow_pl.ranks import gather
 from moleflow_pl.router import TaskPrototype
 from moleflow_pl.schedule import TaskSchedule
@@ -61,14 +61,14 @@ class TaskLearner(Inspector):
         """
         images = FeatureStatistics(self.extractor.dim)
         patches = FeatureStatistics(self.extractor.dim)
-        typical = NoveltyStatistics(self.extractor.dim)
+        ordinary = NoveltyStatistics(self.extractor.dim)
         means = torch.zeros(self.extractor.dim, dtype=torch.float64)
         latents = []
         with torch.no_grad():
             for index, batch in enumerate(batches):
                 features = self.features(self.transfer_batch_to_device(batch, self.device, 0))
                 images.update(self.image_features(features))
-                typical.update(features)
+                ordinary.update(features)
                 positioned = self.position(features)
                 # in float64 on the CPU: some devices have none
                 means += positioned.mean((1, 2)).cpu().double().sum(0)
@@ -76,7 +76,7 @@ class TaskLearner(Inspector):
                     patches.update(positioned)
                 if self.score == "bank":
                     latents.append(self._some_latents(positioned, task, index))
-        images, patches, typical = images.gathered(), patches.gathered(), typical.gathered()
+        images, patches, ordinary = images.gathered(), patches.gathered(), ordinary.gathered()
         means = torch.stack(gather(means)).sum(0)
         if self.score == "bank":
             generator = derive_generator(self.seed, self.schedule.tasks[task].name, "bank")
@@ -85,7 +85,7 @@ class TaskLearner(Inspector):
         prototype = TaskPrototype(self.extractor.dim).to(self.device)
         prototype.set(images)
         self.router.add_prototype(task, prototype)
-        self.novelty.add_prototype(task, typical.prototype().to(self.device))
+        self.novelty.add_prototype(task, ordinary.prototype().to(self.device))
         if task == 0:
             self.flow.set_reference(patches.mean, patches.std)
         shift = means / images.count - self.flow.reference_mean.cpu().double()
@@ -93,7 +93,11 @@ class TaskLearner(Inspector):
         self.schedule.tasks[task].drift = drift
 
     def calibrate_task(
-        self, task: int, batches: Iterable[Mapping[str, Any]], false_alarm_rate: float
+        self,
+        task: int,
+        batches: Iterable[Mapping[str, Any]],
+        false_alarm_rate: float,
+        pictures: Iterable[Mapping[str, Any]] = (),
     ) -> None:
         """Keep what a finished task's expert says of good images that it has not seen.
 
@@ -101,6 +105,7 @@ class TaskLearner(Inspector):
             task: The task.
             batches: Its held-out images or features, each once; on several ranks, all on each.
             false_alarm_rate: Share of good images that may be called defective.
+            pictures: The same images as such, to be damaged; without them nothing is unknown.
         """
         found = Calibration(false_alarm_rate=false_alarm_rate)
         column = self.router.tasks.index(task)
@@ -110,7 +115,16 @@ class TaskLearner(Inspector):
                 inspection = self.inspect(features, task)
                 distances = inspection.novelty[:, column]
                 found.add(inspection.score, inspection.patch_scores, distances)
+            for batch in pictures:
+                images = self.transfer_batch_to_device(batch, self.device, 0)["image"]
+                found.damaged += self._damaged(task, images).tolist()
         self.schedule.tasks[task].calibration = found
+
+    def _damaged(self, task: int, images: Tensor) -> Tensor:
+        """How far damage takes images (B, 3, H, W) from a task's good ones, at worst (B,)."""
+        patches = [some_patches(self.extractor(damage(images))) for damage in DAMAGES]
+        found = [most_ordinary(self.novelty.distances_to(task, some)) for some in patches]
+        return torch.stack(found).amax(0)
 
     def _some_latents(self, positioned: Tensor, task: int, index: int) -> Tensor:
         """Latents of some patches of a batch: enough for a bank, also where images are few."""
