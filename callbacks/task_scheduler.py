@@ -85,7 +85,13 @@ class TaskSchedulerCallback(Callback):
         trainer.datamodule.check_images(schedule.todo)  # type: ignore[attr-defined]
         counts = trainer.datamodule.check(schedule.todo)  # type: ignore[attr-defined]
         for index in schedule.todo:
-            schedule.tasks[index].split = trainer.datamodule.split_hash(index)  # type: ignore[attr-defined]
+            task, split = schedule.tasks[index], trainer.datamodule.split_hash(index)  # type: ignore[attr-defined]
+            if task.epochs_done and task.split != split:
+                rank_zero_info(
+                    f"the images of {task.name!r} are not those of its first {task.epochs_done} "
+                    "epochs: for one that learns from these alone, begin it anew"
+                )
+            task.split = split
         if counts and trainer.is_global_zero:
             Console().print(counts_table(counts))
         elif not counts:

@@ -18,6 +18,7 @@ TASKS = "tasks"
 STATE_KEY = "moleflow"
 CONFIG_KEY = "moleflow_config"
 CONTAINERS_KEY = "per_task"
+SAID_LATER = ("score", "image_quantile")  # files of an earlier day say nothing of them
 
 
 def run_of(checkpoint: Path) -> Path:
@@ -118,6 +119,18 @@ def differences(stored: Mapping[str, Any], own: Mapping[str, Any]) -> str:
     )
 
 
+def other_structure(stored: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+    """What two models' arguments disagree about, in words; empty where they agree.
+
+    Example:
+        >>> other_structure({"rank": 4}, {"rank": 4, "score": "nll"})
+        ''
+    """
+    unsaid = [key for key in SAID_LATER if key not in stored or key not in own]
+    parts = [{k: v for k, v in one.items() if k not in unsaid} for one in (stored, own)]
+    return differences(*parts)
+
+
 def check_state(
     checkpoint: Mapping[str, Any], backbone: Mapping[str, Any], structure: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -135,11 +148,11 @@ def check_state(
             f"the checkpoint was made on another backbone ({other}): its experts mean nothing to "
             "this one; set the model's backbone arguments as they were"
         )
-    other = differences(state.get("structure") or {}, structure)
+    other = other_structure(state.get("structure") or {}, structure)
     if other:
         raise CheckpointError(
-            f"the checkpoint has other model arguments ({other}): leave them as they were, or "
-            "start a new run without --ckpt_path"
+            f"the checkpoint has other model arguments ({other}): its tensors and thresholds hold "
+            "for its own; leave them as they were, or start a new run without --ckpt_path"
         )
     return state
 

@@ -311,10 +311,11 @@ class MoLEFlow(TaskLearner):
         return check_state(checkpoint, self.extractor.fingerprint(), self._structure())
 
     def _structure(self) -> dict[str, Any]:
-        """Arguments that decide which tensors there are and what they mean."""
+        """Arguments that decide which tensors and thresholds there are and what they mean."""
         names = (
             "use_position", "coupling_layers", "clamp_alpha", "lora_rank", "lora_alpha",
-            "use_lora", "use_task_adapter", "use_task_bias", "adapter", "prototype",
+            "use_lora", "use_task_adapter", "use_task_bias", "adapter", "prototype", "score",
+            "image_quantile",
         )  # fmt: skip
         kept = self.bank_size if self.score == "bank" else 0
         return {name: self.hparams[name] for name in names} | {"bank_size": kept}
