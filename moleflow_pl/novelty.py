@@ -14,7 +14,6 @@ from torch import Tensor
 from moleflow_pl.router import TaskPrototype
 from moleflow_pl.statistics import FeatureStatistics
 
-PATCH_STEP = 8  # every so many patches are enough for their covariance
 ASKED = 64  # patches of an image that are looked at, at most: what is asked for is no detail
 ORDINARY = 0.05  # quantile of an image's patches that stands for its most ordinary ones
 
@@ -61,8 +60,7 @@ class NoveltyStatistics:
 
     def update(self, features: Tensor) -> None:
         """Take in good images' features (B, h, w, D)."""
-        some = features.flatten(0, 2)[::PATCH_STEP]
-        self.patches.update(F.normalize(some, dim=-1))
+        self.patches.update(some_patches(features))
 
     def gathered(self) -> NoveltyStatistics:
         """What all ranks have taken in together, the same on each."""
