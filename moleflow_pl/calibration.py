@@ -116,14 +116,12 @@ class Limits:
         middle: Score of the middle good image.
         pixel: Pixels with a higher score are anomalous.
         level: Score of an ordinary patch.
-        distance: Images that are farther show another product.
     """
 
     score: float
     middle: float
     pixel: float
     level: float
-    distance: float
 
     def comparable(self, score: float) -> float:
         """A score in 0..1 that means the same for every product.
@@ -131,7 +129,7 @@ class Limits:
         The threshold becomes 0.5 and the middle good image 0.05, on a logistic curve.
 
         Example:
-            >>> limits = Limits(score=20.0, middle=10.0, pixel=0.0, level=0.0, distance=1.0)
+            >>> limits = Limits(score=20.0, middle=10.0, pixel=0.0, level=0.0)
             >>> limits.comparable(20.0), round(limits.comparable(10.0), 2)
             (0.5, 0.05)
         """
@@ -201,5 +199,4 @@ class Calibration:
             middle=float(np.median(self.scores)),
             pixel=self.pixel_threshold.value,
             level=float(np.median(self.levels)),
-            distance=self.distance_limit,
         )

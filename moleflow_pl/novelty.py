@@ -41,11 +41,7 @@ def most_ordinary(distances: Tensor) -> Tensor:
         >>> most_ordinary(torch.tensor([[1.0, 9.0, 9.0], [9.0, 9.0, 9.0]])).round()
         tensor([2., 9.])
     """
-    # written out: ONNX has no operator for a quantile
-    place = ORDINARY * (distances.shape[1] - 1)
-    low = math.floor(place)
-    ordered = distances.topk(min(low + 2, distances.shape[1]), dim=1, largest=False).values
-    return ordered[:, low] + (place - low) * (ordered[:, -1] - ordered[:, low])
+    return torch.quantile(distances, ORDINARY, dim=1)
 
 
 class NoveltyStatistics:

@@ -94,7 +94,7 @@ class Judge:
                 self.limits[index] = found.limits()
         # in the order of a model's distances; a product without a limit makes no image known
         self.distance_limits = torch.tensor(
-            [self.limits[i].distance if i in self.limits else torch.nan for i in schedule.learned]
+            [schedule.tasks[index].distance_limit for index in schedule.learned]
         )
 
     def judge(self, found: Inspection, sizes: Sequence[tuple[int, int]]) -> list[Prediction]:

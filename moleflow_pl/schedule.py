@@ -71,6 +71,12 @@ class Task:
         """Whether all its epochs are done."""
         return self.epochs_done >= self.epochs
 
+    @property
+    def distance_limit(self) -> float:
+        """The distance beyond which an image shows another product; NaN where none was found."""
+        found = self.calibration
+        return math.nan if found is None else found.distance_limit
+
 
 @dataclass
 class TaskSchedule:
