@@ -71,7 +71,7 @@ class InspectionGraph(nn.Module):
         self.scored_by = model.score
         self.bank = StackedBank(model.banks, self.tasks) if model.score == "bank" else None
         self.patch_score = patch_nll if model.score == "nll" else patch_norm
-        self.image_features = model.image_features if model.prototype == "mean" else patch_median
+        self.image_features = patch_median if model.prototype == "median" else model.image_features
         self.quantile = model.image_quantile
         self.map_options: dict[str, Any] = {
             "size": (map_size, map_size), "sigma": blur_sigma, "upsampling": upsampling,

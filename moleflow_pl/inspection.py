@@ -15,7 +15,7 @@ from moleflow_pl.extractor import PatchExtractor
 from moleflow_pl.flow import MoLESpatialAwareNF
 from moleflow_pl.novelty import most_ordinary, some_patches
 from moleflow_pl.position import NoPosition, PositionalGrid
-from moleflow_pl.router import PrototypeRouter
+from moleflow_pl.router import PrototypeName, PrototypeRouter
 from moleflow_pl.scoring import ScoreName, image_score, patch_nll, patch_norm
 
 NEAREST = 4  # tasks that an image may turn out to be like
@@ -56,7 +56,7 @@ class Inspector(LightningModule):
     score: ScoreName
     banks: nn.ModuleDict
     bank_size: int
-    prototype: str
+    prototype: PrototypeName
     image_quantile: float
 
     def forward(self, images: Tensor) -> Inspection:
@@ -124,9 +124,9 @@ class Inspector(LightningModule):
         The median over patches keeps a defect, however bright, from moving the image; the mean
         told the three real products apart better on both backbones measured.
         """
-        if self.prototype == "mean":
-            return features.mean((1, 2))
-        return features.flatten(1, 2).median(1).values
+        if self.prototype == "median":
+            return features.flatten(1, 2).median(1).values
+        return features.mean((1, 2))
 
     def features(self, batch: Mapping[str, Any]) -> Tensor:
         """Features (B, h, w, D) of a batch, stored or fresh."""

@@ -12,7 +12,7 @@ from moleflow_pl.calibration import Calibration
 from moleflow_pl.inspection import Inspector
 from moleflow_pl.novelty import DAMAGES, NoveltyStatistics, most_ordinary, some_patches
 from moleflow_pl.ranks import gather
-from moleflow_pl.router import TaskPrototype
+from moleflow_pl.router import SPREAD_SHARE, SPREAD_STEP, TaskPrototype
 from moleflow_pl.schedule import TaskSchedule
 from moleflow_pl.scoring import patch_nll
 from moleflow_pl.seeding import derive_generator, derive_seed
@@ -60,6 +60,7 @@ class TaskLearner(Inspector):
             batches: Its training images or features, each once; on several ranks, their shares.
         """
         images = FeatureStatistics(self.extractor.dim)
+        spread = FeatureStatistics(self.extractor.dim)
         patches = FeatureStatistics(self.extractor.dim)
         ordinary = NoveltyStatistics(self.extractor.dim)
         means = torch.zeros(self.extractor.dim, dtype=torch.float64)
@@ -69,6 +70,8 @@ class TaskLearner(Inspector):
                 features = self.features(self.transfer_batch_to_device(batch, self.device, 0))
                 images.update(self.image_features(features))
                 ordinary.update(features)
+                if self.prototype == "spread":
+                    spread.update(features.flatten(1, 2)[:, ::SPREAD_STEP])
                 positioned = self.position(features)
                 # in float64 on the CPU: some devices have none
                 means += positioned.mean((1, 2)).cpu().double().sum(0)
@@ -83,7 +86,7 @@ class TaskLearner(Inspector):
             all_latents = [some for part in gather(latents) for some in part]
             self._bank(task).fill(torch.cat(all_latents), generator)
         prototype = TaskPrototype(self.extractor.dim).to(self.device)
-        prototype.set(images)
+        prototype.set(images.widened(spread.gathered(), SPREAD_SHARE))
         self.router.add_prototype(task, prototype)
         self.novelty.add_prototype(task, ordinary.prototype().to(self.device))
         if task == 0:

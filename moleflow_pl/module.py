@@ -26,7 +26,7 @@ from moleflow_pl.learning import TaskLearner
 from moleflow_pl.losses import LOSSES, LossName
 from moleflow_pl.position import NoPosition, PositionalGrid
 from moleflow_pl.ranks import average, share_of_mean, total
-from moleflow_pl.router import Distance, PrototypeRouter, TaskPrototype
+from moleflow_pl.router import Distance, PrototypeName, PrototypeRouter, TaskPrototype
 from moleflow_pl.schedule import TaskSchedule
 from moleflow_pl.scoring import ScoreName, patch_nll
 from moleflow_pl.tiling import TiledExtractor
@@ -77,7 +77,8 @@ class MoLEFlow(TaskLearner):
         bank_size: Latents of each product that a bank keeps.
         router: Distance to a product's prototype: `pooled`, `mahalanobis` or `euclidean`; with
             `none`, all images go to the first task.
-        prototype: What of an image's patches the router looks at: their `mean` or `median`.
+        prototype: What of an image's patches the router looks at: their `mean` or `median`, or,
+            with `spread`, the mean in a covariance that also knows how patches differ.
         patch_fraction: Share of every image's patches that a training step sees, drawn at random.
         image_quantile: Quantile of its patches' scores that is an image's score.
         optimizer: Builds an optimizer from a list of parameters.
@@ -108,7 +109,7 @@ class MoLEFlow(TaskLearner):
         score: ScoreName = "norm",
         bank_size: int = 4000,
         router: Distance | Literal["none"] = "pooled",
-        prototype: Literal["mean", "median"] = "mean",
+        prototype: PrototypeName = "spread",
         patch_fraction: float = 0.25,
         image_quantile: float = 0.99,
         optimizer: OptimizerCallable = adamw,

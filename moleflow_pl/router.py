@@ -18,6 +18,13 @@ OWN_SHRINKAGE = 0.1  # holds where a task has fewer images than channels, and is
 SINGLE = 256  # roots of single tasks to keep: 1.2 MB each at 384 channels
 
 Distance = Literal["pooled", "mahalanobis", "euclidean", "shrunk"]
+PrototypeName = Literal["spread", "mean", "median"]
+
+# of the patches' covariance that a prototype of the kind `spread` adds to the images': a defect
+# moves an image's mean where patches of one image differ. Chosen on one backbone of three real
+# products, confirmed on the other (`python -m benchmarks.accuracy`).
+SPREAD_SHARE = 0.3
+SPREAD_STEP = 7  # every so many patches of an image: enough for it, and no column left out
 
 
 class TaskPrototype(nn.Module):

@@ -67,6 +67,21 @@ class FeatureStatistics:
             merged.merge(part)
         return merged
 
+    def widened(self, other: FeatureStatistics, share: float) -> FeatureStatistics:
+        """The same with a share of the other's covariance added to the own.
+
+        Example:
+            >>> stats, wide = FeatureStatistics(1), FeatureStatistics(1)
+            >>> stats.update(torch.tensor([[1.0], [3.0]]))
+            >>> wide.update(torch.tensor([[0.0], [10.0]]))
+            >>> stats.widened(wide, share=0.1).covariance.item()
+            7.0
+        """
+        result = FeatureStatistics(self.mean.numel())
+        result.count, result.mean = self.count, self.mean
+        result.scatter = self.scatter + share * max(self.count - 1, 1) * other.covariance
+        return result
+
     @property
     def covariance(self) -> Tensor:
         """Unbiased covariance (D, D); zero while fewer than two rows were seen."""

@@ -2,6 +2,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch.optim import AdamW
 from moleflow_pl import MoLEFlow
 from moleflow_pl.data import ImageRecord
 from moleflow_pl.data.datasets import FeatureDataset, PatchDraw
+from moleflow_pl.router import SPREAD_SHARE, SPREAD_STEP
 from tests.conftest import SEED_METHOD, SIZE, with_tasks
 
 Build = Callable[..., MoLEFlow]
@@ -100,3 +102,22 @@ def test_drift_is_in_standard_deviations_of_the_first_task(tiny_model: Build) ->
     mean = module.position(module.extractor(images)).mean((0, 1, 2))
     expected = ((mean - module.flow.reference_mean) / module.flow.reference_std).abs().mean()
     assert module.schedule.tasks[1].drift == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_spread_prototype_knows_in_which_directions_patches_differ(tiny_model: Build) -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(20, 4, 4, 64, generator=generator)
+    found = {}
+    for kind in ("mean", "spread"):
+        module = tiny_model(prototype=kind)
+        module.schedule.extend([["a"]], epochs=1)
+        module.begin_task(0)
+        batches = [{"features": part} for part in features.split(8)]
+        module.finish_task(0, batches)
+        found[kind] = module.router.prototypes["0"]
+    means = features.double().mean((1, 2)).numpy()
+    patches = features.double().reshape(20, 16, 64)[:, ::SPREAD_STEP].reshape(-1, 64).numpy()
+    expected = np.cov(means.T) + SPREAD_SHARE * np.cov(patches.T)
+    np.testing.assert_allclose(found["spread"].covariance, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found["mean"].covariance, np.cov(means.T), rtol=1e-4, atol=1e-6)
+    assert torch.equal(found["mean"].mean, found["spread"].mean)
