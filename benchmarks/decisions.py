@@ -106,7 +106,7 @@ def unknown(names: Sequence[str], seen: Sequence[Seen]) -> Iterator[Row]:
                 novelty = one.shares[:, chosen].amin(1)
                 what = f"{before} known: {names[task]}"
                 if task not in known:
-                    note = why_alike(novelty, [(seen[i], i) for i in known])
+                    note = why_alike(one, [seen[i] for i in known], chosen)
                     yield Row(f"{what} unknown", percent(novelty), "%", LEFT_OUT, note=note)
                     continue
                 good, bad = novelty[~one.defective], novelty[one.defective]
@@ -119,18 +119,20 @@ def percent(novelty: Tensor) -> float:
     return 100 * (novelty > 1).float().mean().item()
 
 
-def why_alike(novelty: Tensor, known: Sequence[tuple[Seen, int]]) -> str:
-    """What a product that is left out cannot be told from, where the known ones' defects are.
+def why_alike(one: Seen, known: Sequence[Seen], columns: Sequence[int]) -> str:
+    """Why a product that is left out cannot be told, where the known ones' defects are as far.
 
-    No limit could call nearly all of its images unknown and leave those known.
+    Chosen with open eyes: the lowest limits that leave the known products known.
     """
-    lowest = novelty.quantile(1 - LEFT_OUT / 100)
-    for one, column in known:
-        defects = one.shares[one.defective, column]
-        if len(defects) and defects.quantile(1 - KNOWN_DEFECTIVE / 100) >= lowest:
-            farther = (defects > novelty.median()).float().mean()
-            return f"no limit could: {farther:.1%} of known defects are farther than its middle"
-    return ""
+    lowest = [
+        torch.maximum(
+            own.shares[own.defective, column].quantile(1 - KNOWN_DEFECTIVE / 100),
+            own.shares[~own.defective, column].quantile(1 - KNOWN_GOOD / 100),
+        )
+        for own, column in zip(known, columns, strict=True)
+    ]
+    found = percent((one.shares[:, columns] / torch.stack(lowest)).amin(1))
+    return "" if found >= LEFT_OUT else f"any limit that leaves known defects known: {found:.1f} %"
 
 
 def main() -> int:

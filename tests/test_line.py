@@ -10,7 +10,7 @@ import torch
 import yaml
 from PIL import Image
 
-from benchmarks import contamination, decisions
+from benchmarks import contamination
 from moleflow_pl import Predictor
 from moleflow_pl.checkpoint import read_checkpoint
 from moleflow_pl.data.layouts import ELPVLayout, MVTecLayout
@@ -118,6 +118,9 @@ def test_predict_by_a_forced_product_and_a_wrong_name(line: Line) -> None:
     said = moleflow(line.where, "predict", *options, "--product=solar", fails=True)
     assert "no product 'solar': the model knows ['solar_mono', 'solar_poly']" in said.stderr
     assert "Traceback" not in said.stderr
+    said = moleflow(line.where, "predict", *options, "--model.score=nll", fails=True)
+    assert "score: file 'norm', model 'nll'): its tensors and thresholds hold" in said.stderr
+    assert "Traceback" not in said.stderr
 
 
 def test_calibrate_moves_thresholds_without_images_or_training(line: Line) -> None:
@@ -185,18 +188,6 @@ def test_an_update_learns_again_beside_the_old_version_and_rolls_back(line: Line
     # and forward again
     moleflow(line.where, "experts", "rollback", product, *options)
     assert own_scores(path, images, product) == new
-
-
-def test_decisions_of_a_run_can_be_measured(
-    line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sys.argv", ["decisions", str(line.path)])
-    decisions.main()
-    shown = capsys.readouterr().out
-    assert shown.count("extrapolated") >= 4  # of two images
-    # two products known by turns, then both
-    assert shown.count("left out") == 2
-    assert shown.count("│ known ") == 4
 
 
 def test_defective_images_to_learn_from_are_a_share_and_are_not_tested_with(
