@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from scipy.stats import beta
@@ -153,6 +154,7 @@ class Calibration:
         levels: The middle score of a patch of each.
         distances: How far each is from the product's good images.
         damaged: The same after damage that leaves a product known, the farthest of each image.
+        products: Which of the task's products each shows.
         false_alarm_rate: Share of good images that may be called defective.
     """
 
@@ -161,15 +163,32 @@ class Calibration:
     levels: list[float] = field(default_factory=list)
     distances: list[float] = field(default_factory=list)
     damaged: list[float] = field(default_factory=list)
+    products: list[str] = field(default_factory=list)
     false_alarm_rate: float = FALSE_ALARM_RATE
 
-    def add(self, scores: Tensor, patch_scores: Tensor, distances: Tensor) -> None:
-        """Take in images: scores (B,), patch scores (B, h, w) and distances (B,)."""
+    def add(
+        self, scores: Tensor, patch_scores: Tensor, distances: Tensor, products: Sequence[str]
+    ) -> None:
+        """Take in images: scores (B,), patch scores (B, h, w), distances (B,) and products, B."""
         patches = patch_scores.flatten(1)
         self.scores += scores.tolist()
         self.peaks += patches.amax(1).tolist()
         self.levels += patches.median(1).values.tolist()
         self.distances += distances.tolist()
+        self.products += products
+
+    def of(self, product: str) -> Calibration:
+        """The part of one product of a task; all where no image is known to show it.
+
+        Example:
+            >>> both = Calibration(scores=[1.0, 2.0, 3.0], products=["a", "b", "a"])
+            >>> both.of("a").scores, both.of("a+b").scores
+            ([1.0, 3.0], [1.0, 2.0, 3.0])
+        """
+        chosen = [i for i, one in enumerate(self.products) if one == product]
+        lists = {name: value for name, value in vars(self).items() if isinstance(value, list)}
+        parts: Any = {name: [v[i] for i in chosen] for name, v in lists.items() if v}
+        return replace(self, **parts) if chosen else self
 
     @property
     def score_threshold(self) -> Threshold:

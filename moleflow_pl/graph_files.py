@@ -176,7 +176,7 @@ def difference(found: Answers, expected: Answers) -> dict[str, float]:
 
 
 def apart(found: Tensor, expected: Tensor, scale: Tensor) -> float:
-    """The largest relative difference; equal values are not apart, zero and infinite ones either."""
+    """The largest relative difference; equal values are not apart, infinite ones either."""
     relative = (found - expected).abs() / scale
     return torch.where(found == expected, 0.0, relative).max().item()
 

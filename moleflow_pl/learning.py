@@ -117,7 +117,8 @@ class TaskLearner(Inspector):
                 features = self.features(self.transfer_batch_to_device(batch, self.device, 0))
                 inspection = self.inspect(features, task)
                 distances = inspection.novelty[:, column]
-                found.add(inspection.score, inspection.patch_scores, distances)
+                products = batch.get("product", [self.schedule.tasks[task].name] * len(features))
+                found.add(inspection.score, inspection.patch_scores, distances, products)
             for batch in pictures:
                 images = self.transfer_batch_to_device(batch, self.device, 0)["image"]
                 found.damaged += self._damaged(task, images).tolist()

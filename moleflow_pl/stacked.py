@@ -101,7 +101,7 @@ class StackedFilm(Stack):
     """
 
     def __init__(self, adapters: Sequence[TaskInputAdapter]) -> None:
-        layers = [[one.mlp[i] for i in (0, 2, 4)] for one in adapters]
+        layers: list[list[Any]] = [[one.mlp[i] for i in (0, 2, 4)] for one in adapters]
         norms: list[Any] = [one.layer_norm for one in adapters]
         kept = [0.0 if one.has_reference else IDENTITY_BLEND for one in adapters]
         super().__init__(

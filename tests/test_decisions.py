@@ -58,7 +58,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, cells: Path) -> Path:
 def test_decisions_about_real_cells_are_as_promised(
     run: Path, cells: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """False alarms in their interval, known products known; the twins are told apart by no limit."""
+    """False alarms in their interval, known products known; no limit tells the twins apart."""
     data = {"layout": "mvtec", "root": str(cells)}
     model = MoLEFlow.load_from_checkpoint(run / "last.ckpt").eval()
     monkeypatch.setattr(decisions, "checkpoint_argument", lambda _: run / "last.ckpt")
@@ -98,7 +98,9 @@ def crops(name: str) -> list[np.ndarray]:
     image = load_sample_image(name)
     side = image.shape[1] // 4
     return [
-        image[y : y + side, x : x + side] for y in range(0, 3 * 133, 133) for x in range(0, 640, 160)
+        image[y : y + side, x : x + side]
+        for y in range(0, 3 * 133, 133)
+        for x in range(0, 640, 160)
     ]
 
 

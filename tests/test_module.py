@@ -151,7 +151,8 @@ def test_loading_needs_the_same_backbone_and_structure(learned: tuple[Path, MoLE
     with pytest.raises(CheckpointError, match="lora_rank: file 2, model 3"):
         MoLEFlow.load_from_checkpoint(path, lora_rank=3)
     for argument in ({"score": "nll"}, {"image_quantile": 0.9}):
-        with pytest.raises(CheckpointError, match=f"{next(iter(argument))}: file .*thresholds hold"):
+        (name,) = argument
+        with pytest.raises(CheckpointError, match=f"{name}: file .*thresholds hold"):
             MoLEFlow.load_from_checkpoint(path, **argument)
 
 

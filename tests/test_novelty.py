@@ -105,7 +105,7 @@ def test_limit_comes_from_damaged_held_out_images(tiny_model: Build) -> None:
     module.schedule.extend([["a"]], epochs=1)
     module.begin_task(0)
     module.finish_task(0, [{"image": images[:6]}])
-    held_out = [{"image": images[6:8]}, {"image": images[8:]}]
+    held_out = [{"image": images[6:8], "product": ["b", "c"]}, {"image": images[8:]}]
     module.calibrate_task(0, held_out, 0.01, held_out)
     found = module.schedule.tasks[0].calibration
     assert found is not None
@@ -119,6 +119,7 @@ def test_limit_comes_from_damaged_held_out_images(tiny_model: Build) -> None:
             for part in (images[6:8], images[8:])
         ]
     assert found.damaged == pytest.approx(torch.cat(worst).tolist(), rel=1e-5)
+    assert found.products == ["b", "c", "a"]
     module.calibrate_task(0, held_out, 0.01)
     assert module.schedule.tasks[0].calibration.damaged == []
 

@@ -7,8 +7,10 @@ import torch
 from PIL import Image
 
 from moleflow_pl import MoLEFlow, Predictor
+from moleflow_pl.calibration import Calibration, threshold
 from moleflow_pl.errors import CheckpointError, ConfigError, DataError
-from moleflow_pl.predictor import ImageLike, as_bytes, as_rgb
+from moleflow_pl.predictor import ImageLike, Judge, as_bytes, as_rgb
+from moleflow_pl.schedule import TaskSchedule
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +87,22 @@ def test_a_product_can_be_forced(learned: tuple[Path, MoLEFlow], paths: list[Pat
     assert found.label in ("normal", "anomalous")
     with pytest.raises(ConfigError, match=r"no product '1': the model knows \['01', 'b'\]"):
         Predictor.load(learned[0], product="1")
+
+
+def test_a_product_of_a_group_has_its_own_threshold_where_it_is_told() -> None:
+    numbers = [1.0, 2.0, 30.0, 40.0]
+    products = ["a", "b", "b", "a"]
+    schedule = TaskSchedule()
+    schedule.extend([["a", "b"]], epochs=1)
+    schedule.tasks[0].epochs_done = 1
+    schedule.tasks[0].calibration = Calibration(
+        numbers, numbers, numbers, numbers, numbers, products
+    )
+    for told, scores in (("a", [1.0, 40.0]), ("b", [2.0, 30.0]), ("a+b", numbers), (None, numbers)):
+        limits = Judge(schedule, told).limits[0]
+        assert limits.score == threshold(scores).value
+        assert limits.pixel == threshold(scores).value
+        assert limits.middle == np.median(scores)
 
 
 def test_where_there_is_no_model_is_said(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from moleflow_pl import MoLEFlow
 from moleflow_pl.inspection import NEAREST
@@ -37,9 +38,7 @@ def test_each_image_of_a_mixed_batch_gets_its_own_expert(options: dict, tiny_mod
 
 @torch.no_grad()
 def test_the_cost_of_an_image_does_not_grow_with_the_number_of_experts(tiny_model: Build) -> None:
-    """Every matrix product of the stacked flow, adapters included, is of the images' own experts."""
-    from torch.utils.flop_counter import FlopCounterMode
-
+    """Every matrix product, adapters included, is of the images' own experts."""
     for adapter in ("whitening", "film"):
         cost = {}
         for count in (1, 6):
