@@ -114,9 +114,14 @@ def unknown(names: Sequence[str], seen: Sequence[Seen]) -> Iterator[Row]:
                 yield Row(f"{what}, defective, unknown", percent(bad), "%", most=KNOWN_DEFECTIVE)
 
 
-def percent(novelty: Tensor) -> float:
-    """The share of images that are beyond the limit, in percent."""
-    return 100 * (novelty > 1).float().mean().item()
+def percent(novelty: Tensor) -> float | None:
+    """The share of images that are beyond the limit, in percent; None where there is none."""
+    return 100 * (novelty > 1).float().mean().item() if len(novelty) else None
+
+
+def farther(shares: Tensor, most: float) -> float:
+    """The share of a limit that `most` percent of images are beyond; 0 where there is none."""
+    return shares.quantile(1 - most / 100).item() if len(shares) else 0.0
 
 
 def why_alike(one: Seen, known: Sequence[Seen], columns: Sequence[int]) -> str:
@@ -125,14 +130,16 @@ def why_alike(one: Seen, known: Sequence[Seen], columns: Sequence[int]) -> str:
     Chosen with open eyes: the lowest limits that leave the known products known.
     """
     lowest = [
-        torch.maximum(
-            own.shares[own.defective, column].quantile(1 - KNOWN_DEFECTIVE / 100),
-            own.shares[~own.defective, column].quantile(1 - KNOWN_GOOD / 100),
+        max(
+            farther(own.shares[own.defective, column], KNOWN_DEFECTIVE),
+            farther(own.shares[~own.defective, column], KNOWN_GOOD),
         )
         for own, column in zip(known, columns, strict=True)
     ]
-    found = percent((one.shares[:, columns] / torch.stack(lowest)).amin(1))
-    return "" if found >= LEFT_OUT else f"any limit that leaves known defects known: {found:.1f} %"
+    found = percent((one.shares[:, columns] / torch.tensor(lowest)).amin(1))
+    if found is None or found >= LEFT_OUT:
+        return ""
+    return f"any limit that leaves known defects known: {found:.1f} %"
 
 
 def main() -> int:

@@ -57,8 +57,8 @@ def threshold_table(schedule: TaskSchedule) -> Any:
             table.add_row(task.name, "0", "-", "-", "-", "nothing was held out")
             continue
         # a group's threshold is for images of which it is not told which product they show
-        names = [task.name, *(task.products if len(task.products) > 1 else [])]
-        for name in names:
+        parts = dict.fromkeys(task.calibration.products)
+        for name in [task.name, *(parts if len(task.products) > 1 else ())]:
             table.add_row(name, *threshold_row(task.calibration.of(name).score_threshold))
     return table
 

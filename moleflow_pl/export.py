@@ -59,7 +59,7 @@ def export_checkpoint(
     evaluation = config.get("evaluation", {})
     options = {name: evaluation[name] for name in MAP_OPTIONS if name in evaluation}
     graph = InspectionGraph(model, tasks, **options)
-    about = describe(graph, model.schedule)
+    about = describe(graph, model.schedule, product)
     chosen, source = trial_images(model, graph.tasks, config.get("data", {}), images)
     output.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=output.parent) as folder, warnings.catch_warnings():

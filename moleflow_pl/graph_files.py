@@ -45,17 +45,20 @@ def check_packages() -> None:
         )
 
 
-def describe(graph: InspectionGraph, schedule: TaskSchedule) -> dict[str, Any]:
+def describe(
+    graph: InspectionGraph, schedule: TaskSchedule, product: str | None = None
+) -> dict[str, Any]:
     """What a user of the file has to know to decide by it alone; it travels in the file.
 
     Args:
         graph: The graph.
         schedule: The model's tasks, whose thresholds hold as they are now.
+        product: The one product the file is for; of a group, it has thresholds of its own.
     """
     tasks = [schedule.tasks[task] for task in graph.tasks]
     return {
         "products": [task.name for task in tasks],
-        "thresholds": [thresholds_of(task.calibration) for task in tasks],
+        "thresholds": [thresholds_of(task.calibration, product) for task in tasks],
         "decision": DECISION,
         "image_size": list(graph.extractor.image_size),
         "image": "uint8, RGB, (batch, 3, height, width), resized by a bicubic filter (Pillow's)",
@@ -73,10 +76,11 @@ def describe(graph: InspectionGraph, schedule: TaskSchedule) -> dict[str, Any]:
     }
 
 
-def thresholds_of(found: Calibration | None) -> dict[str, Any] | None:
-    """A product's thresholds as a file says them; None where nothing was held out."""
+def thresholds_of(found: Calibration | None, product: str | None) -> dict[str, Any] | None:
+    """A task's or product's thresholds as a file says them; None where nothing was held out."""
     if found is None:
         return None
+    found = found if product is None else found.of(product)
     score = found.score_threshold
     return {
         "score": score.value,

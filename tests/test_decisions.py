@@ -129,3 +129,10 @@ def test_more_false_alarms_than_chance_allows_are_a_miss(run: Path) -> None:
     all_above = Seen(torch.full((60,), 1e9), torch.zeros(60, 2), torch.zeros(60, dtype=torch.bool))
     all_above.defective[50:] = True
     assert not any(row.holds for row in alarms(model, [all_above, all_above]))
+
+
+def test_where_there_is_no_image_nothing_is_measured() -> None:
+    good = seen([[0.5, 3.0]] * 10, [False] * 10)
+    rows = {row.what: row for row in unknown(["a", "b"], [good, good])}
+    assert rows["a known: a, defective, unknown"].value is None
+    assert rows["a known: b unknown"].note == "any limit that leaves known defects known: 0.0 %"

@@ -124,6 +124,10 @@ def test_an_onnx_file_says_what_it_is(vit: Exported) -> None:
         "false_alarm_rate": 0.01, "images": 3, "extrapolated": True,
     }  # fmt: skip
     assert about["thresholds"][2] is None
+    found.products = ["p1", "x", "p1"]
+    (own,) = describe(InspectionGraph(vit.model, [1]), vit.model.schedule, "x")["thresholds"]
+    assert own["score"] == 2.0  # of the one image that shows it
+    found.products = []
     assert about["image_size"] == [28, 42]
     image = model.graph.input[0]
     assert (image.name, image.type.tensor_type.elem_type) == ("image", onnx.TensorProto.UINT8)

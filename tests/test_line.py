@@ -10,7 +10,7 @@ import torch
 import yaml
 from PIL import Image
 
-from benchmarks import contamination
+from benchmarks import contamination, predict_memory
 from moleflow_pl import Predictor
 from moleflow_pl.checkpoint import read_checkpoint
 from moleflow_pl.data.layouts import ELPVLayout, MVTecLayout
@@ -188,6 +188,19 @@ def test_an_update_learns_again_beside_the_old_version_and_rolls_back(line: Line
     # and forward again
     moleflow(line.where, "experts", "rollback", product, *options)
     assert own_scores(path, images, product) == new
+
+
+def test_memory_of_predict_can_be_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["predict_memory", "--images=90"])
+    assert predict_memory.main() == 0
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
+    assert [row["value"] for row in figures[1:]] == [90, 90]
+    log = predict_memory.MemoryLog()
+    log.seen = [float(batch) for batch in range(100)]  # a megabyte a batch
+    assert log.grown_mb == 80
+    assert log.grown_mb > predict_memory.MOST_MB
 
 
 def test_defective_images_to_learn_from_are_a_share_and_are_not_tested_with(
