@@ -1,77 +1,82 @@
-"""What it costs to learn from a part of every image's patches.
+"""What it costs to learn from a part of every image's patches, and from fewer epochs.
 
-    python -m benchmarks.fraction --config configs/demo.yaml
+    python -m benchmarks.fraction --root DATA
 
-Fits the same run with all patches in every step and with shares of them, on the same stored
-features, and prints image AUROC, pixel AP and seconds of each task. All arguments but `--shares`
-and `--seeds` are those of `moleflow fit`. Prints a table, and one line of JSON last.
+Fits the three products of `benchmarks.accuracy` on the small backbone with all patches in every
+step and with a quarter of them, for 40 epochs and fewer, and compares image AUROC and pixel AP,
+each by its own expert, means over seeds. Goes on where it was stopped. Prints a table, and one line
+of JSON last; exits with 1 where a quarter costs more than 0.005 in as many epochs.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import subprocess
 import sys
-import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from benchmarks.accuracy import BACKBONES
+from benchmarks.accuracy_runs import PRODUCTS, Recipe, Study
+from benchmarks.products import METRICS
+from benchmarks.timing import Report, Row, benchmark
 
-from moleflow_pl.report import shown
-
-METRICS = ("image_auroc", "pixel_ap")
-
-
-def fit(arguments: list[str], share: float, seed: int, folder: Path) -> dict[str, Any]:
-    """The summary of one run."""
-    run = folder / f"{share}-{seed}"
-    command = [
-        sys.executable, "cli.py", "fit", *arguments, f"--model.patch_fraction={share}",
-        f"--seed_everything={seed}", f"--trainer.default_root_dir={run}",
-        f"--data.feature_store={folder / 'features'}", "--trainer.enable_progress_bar=false",
-        "--evaluation.evaluate_every_task=false",
-    ]  # fmt: skip
-    subprocess.run(command, check=True, capture_output=True)
-    return json.loads((run / "report" / "summary.json").read_text())
+EPOCHS = 40
+WAYS = ("norm, told", "bank, told")
+OTHERS = [(0.25, 40), (0.25, 20), (0.25, 10)]
 
 
-def main() -> None:
+def recipe(share: float, epochs: int) -> Recipe:
+    """The method's defaults but for these."""
+    options = {"score": "bank", "patch_fraction": share}
+    return Recipe(f"share{share}-{epochs}", options, epochs, scores=("norm", "bank"))
+
+
+def figures(study: Study, one: Recipe, seeds: list[int]) -> dict[str, list[float]]:
+    """Every metric by what it is of, over seeds, and the seconds of a later product."""
+    found: dict[str, list[float]] = {}
+    for seed in seeds:
+        run = study.run(one, seed, PRODUCTS[0])
+        for product in PRODUCTS:
+            for way in WAYS:
+                for metric in METRICS:
+                    value = run["products"][product][way][metric]
+                    if value is not None:
+                        found.setdefault(f"{metric} of {product}, {way}", []).append(value)
+        found.setdefault("seconds", []).extend(run["fit_seconds"][1:])
+    return found
+
+
+def compare(report: Report, study: Study, seeds: list[int]) -> None:
+    """Shares and epochs against all patches in the most epochs."""
+    whole = figures(study, recipe(1.0, EPOCHS), seeds)
+    for share, epochs in OTHERS:
+        found = figures(study, recipe(share, epochs), seeds)
+        title = f"{share:g} of the patches, {epochs} epochs"
+        for what, values in found.items():
+            mean, full = statistics.mean(values), statistics.mean(whole[what])
+            if what == "seconds":
+                note = f"{mean:.0f} s a product against {full:.0f}"
+                report.add(Row(f"{title}: time", mean / full, "x", note=note))
+                continue
+            bound: dict[str, Any] = {"least": -0.005} if epochs == EPOCHS else {}
+            apart = [a - b for a, b in zip(values, whole[what], strict=True)]
+            note = f"{mean:.3f} against {full:.3f}; by seed {min(apart):+.3f} to {max(apart):+.3f}"
+            report.add(Row(f"{title}: {what}", round(mean - full, 4), "", note=note, **bound))
+
+
+def main() -> int:
     """Fit, compare, print."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--shares", type=float, nargs="+", default=[1.0, 0.5, 0.25, 0.125])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    given, arguments = parser.parse_known_args()
-    rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for share in given.shares:
-            runs = [fit(arguments, share, seed, Path(folder)) for seed in given.seeds]
-            row: dict[str, Any] = {"share": share, "tasks": runs[0]["tasks"]}
-            for metric in METRICS:
-                columns = zip(*(run["metrics"][metric]["oracle"] for run in runs), strict=True)
-                row[metric] = [None if None in c else statistics.mean(c) for c in columns]
-            columns = zip(*(run["cost"]["fit_seconds"] for run in runs), strict=True)
-            row["fit_seconds"] = [statistics.mean(column) for column in columns]
-            rows.append(row)
-            print(json.dumps(row), file=sys.stderr, flush=True)
-    table = Table(title=f"mean of {len(given.seeds)} seeds: image AUROC / pixel AP / seconds")
-    table.add_column("share")
-    for task in rows[0]["tasks"]:
-        table.add_column(task)
-    for row in rows:
-        cells = [
-            f"{shown(auroc)} / {shown(ap)} / {seconds:.0f}"
-            for auroc, ap, seconds in zip(
-                *(row[name] for name in (*METRICS, "fit_seconds")), strict=True
-            )
-        ]
-        table.add_row(f"{row['share']:g}", *cells)
-    Console().print(table)
-    print(json.dumps({"arguments": arguments, "seeds": given.seeds, "rows": rows}))
+    parser.add_argument("--root", required=True, help="data set with magnetic_tile, as MVTec AD")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--folder", type=Path, default=Path("runs/accuracy"), help="what is kept")
+    given = parser.parse_args()
+    name, (backbone, _) = next(iter(BACKBONES.items()))
+    study = Study(name, backbone, given.root, given.folder)
+    return benchmark("fraction", partial(compare, study=study, seeds=given.seeds))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

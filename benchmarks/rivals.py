@@ -13,72 +13,34 @@ one line of JSON last.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from benchmarks.products import (
+    BANK,
+    BATCH,
+    METRICS,
+    Product,
+    Scorer,
+    Values,
+    nearest_in,
+    some_patches,
+)
 from benchmarks.runs import checkpoint_argument, load_run
 from moleflow_pl import MoLEFlow, MoLESpatialAwareNF
-from moleflow_pl.data.datasets import ImageDataset
-from moleflow_pl.data.features import extract_features
 from moleflow_pl.data.layouts import LAYOUTS
-from moleflow_pl.evaluation import EvaluationOptions, TaskScores
 from moleflow_pl.module import adamw
 from moleflow_pl.report import shown
 from moleflow_pl.schedule import lr_factor
-from moleflow_pl.scoring import image_score, patch_nll
+from moleflow_pl.scoring import patch_nll
 from moleflow_pl.seeding import derive_generator
 
-BANK = 8000  # patches of a product
-METRICS = ("image_auroc", "pixel_ap")
-BATCH = 16
 CLIP = 0.5
-
-Scorer = Callable[[Tensor], Tensor]
-
-
-class Product:
-    """Features of a product's training and test images, and what the test images are."""
-
-    def __init__(self, model: MoLEFlow, config: dict[str, Any], name: str, task: int) -> None:
-        layout = LAYOUTS[config["layout"]](config["root"])
-        self.name = name
-        size = model.extractor.image_size
-        sets = {
-            part: ImageDataset(records, task, size, masks=part == "test")
-            for part, records in (("train", layout.train(name)), ("test", layout.test(name)))
-        }
-        self.features = {
-            part: extract_features(
-                model.extractor,
-                DataLoader(one, BATCH, collate_fn=one.collate),
-                f"features of {name} ({part})",
-            )
-            for part, one in sets.items()
-        }
-        self.batches = DataLoader(sets["test"], BATCH, collate_fn=sets["test"].collate)
-
-    def evaluate(self, scorer: Scorer) -> dict[str, float | None]:
-        """Metrics of a function from features (B, h, w, D) to patch scores (B, h, w)."""
-        scores = TaskScores(0, EvaluationOptions())
-        parts = iter(self.features["test"].split(BATCH))
-        for batch in self.batches:
-            with torch.no_grad():
-                patches = scorer(next(parts))
-            one, none = image_score(patches), torch.zeros(len(patches))
-            output = {"routed_task": none.long(), "router_distance": none}
-            output["distances"] = none[:, None]
-            output |= {f"{way}_score": one for way in ("routed", "oracle")}
-            output |= {f"{way}_map": patches for way in ("routed", "oracle")}
-            scores.update(batch, output)
-        values = scores.metrics()["values"]
-        return {metric: values[metric]["routed"] for metric in METRICS}
 
 
 def train(
@@ -114,48 +76,39 @@ def plain_flow(dim: int, coupling_layers: int) -> MoLESpatialAwareNF:
     return flow
 
 
-def bank_scorer(features: Tensor, seed: int) -> Scorer:
-    """Distance of each patch to the nearest of some training patches."""
-    rows = features.flatten(0, 2)
-    chosen = torch.randperm(len(rows), generator=derive_generator(seed, "bank"))[:BANK]
-    bank = rows[chosen]
-
-    def score(patches: Tensor) -> Tensor:
-        flat = patches.flatten(0, 2)
-        nearest = [torch.cdist(part, bank).amin(1) for part in flat.split(2048)]
-        return torch.cat(nearest).reshape(patches.shape[:-1])
-
-    return score
-
-
 def flow_scorer(flow: MoLESpatialAwareNF, position: nn.Module) -> Scorer:
     """NLL of each patch."""
     return lambda features: patch_nll(*flow(position(features), 0))
 
 
+def evaluate(product: Product, scorer: Scorer) -> Values:
+    """Metrics of a product by a function from features to patch scores."""
+    return product.metrics(product.scores(scorer))
+
+
 def rivals(
     model: MoLEFlow, products: list[Product], epochs: int
-) -> Iterator[tuple[str, list[dict[str, float | None]]]]:
+) -> Iterator[tuple[str, list[Values]]]:
     """Every rival's name and its metrics by product."""
     layers, patches = (
         model.hparams["coupling_layers"],
         round(model.patch_fraction * model.extractor.patches),
     )
     shared = plain_flow(model.extractor.dim, layers)
-    learn = {product.name: model.position(product.features["train"]) for product in products}
+    learn = {product.name: model.position(product.train) for product in products}
     for name, features in learn.items():
         train(shared, features, epochs, patches, f"fine-tuning on {name}")
     scorer = flow_scorer(shared, model.position)
-    yield "naive fine-tuning", [product.evaluate(scorer) for product in products]
+    yield "naive fine-tuning", [evaluate(product, scorer) for product in products]
     found = []
     for product in products:
         flow = plain_flow(model.extractor.dim, layers)
         train(flow, learn[product.name], epochs, patches, f"a flow for {product.name}")
-        found.append(product.evaluate(flow_scorer(flow, model.position)))
+        found.append(evaluate(product, flow_scorer(flow, model.position)))
     yield "a flow for each product (told)", found
     yield (
         f"bank of {BANK} patches (told)",
-        [product.evaluate(bank_scorer(product.features["train"], 0)) for product in products],
+        [evaluate(one, nearest_in(some_patches(one.train, 0))) for one in products],
     )
 
 
@@ -166,7 +119,10 @@ def main() -> None:
     summary = json.loads((path.parent / "report" / "summary.json").read_text())
     # products by themselves: a rival knows no groups
     names = [(name, i) for i, task in enumerate(model.schedule.tasks) for name in task.products]
-    products = [Product(model, config, name, task) for name, task in names]
+    layout = LAYOUTS[config["layout"]](config["root"])
+    products = [
+        Product(name, model.extractor, layout.train(name), layout.test(name)) for name, _ in names
+    ]
     ours = [{m: summary["metrics"][m]["routed"][task] for m in METRICS} for _, task in names]
     lines = {"this run, routed": ours}
     lines |= dict(rivals(model, products, model.schedule.tasks[0].epochs))

@@ -250,6 +250,6 @@ def say_what_is_missing(judge: Judge, schedule: TaskSchedule, heatmaps: bool) ->
     endless = [task.name for task in judged if math.isinf(task.distance_limit)]
     if endless:
         print(
-            f"no image is called unknown: an earlier version made the thresholds of {endless}; "
-            "`moleflow experts update` makes them anew"
+            f"no image is called unknown: no damage was tried on the held-out images of {endless}, "
+            "`moleflow experts update` does so"
         )

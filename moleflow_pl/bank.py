@@ -26,8 +26,8 @@ class LatentBank(nn.Module):
     Example:
         >>> bank = LatentBank(2, size=1)
         >>> bank.fill(torch.zeros(1, 2), torch.Generator())
-        >>> bank.squared_distance(torch.tensor([[3.0, 4.0]]))
-        tensor([25.])
+        >>> bank.distance(torch.tensor([[3.0, 4.0]]))
+        tensor([5.])
     """
 
     def __init__(self, channels: int, size: int) -> None:
@@ -46,12 +46,12 @@ class LatentBank(nn.Module):
         order = order.repeat(-(-self.size // len(order)))[: self.size]
         self.latents.copy_(latents[order.to(latents.device)])
 
-    def squared_distance(self, latent: Tensor) -> Tensor:
-        """Squared distance of latents (..., D) to the nearest kept one, (...)."""
+    def distance(self, latent: Tensor) -> Tensor:
+        """Distance of latents (..., D) to the nearest kept one, (...)."""
         kept = self.latents.to(latent.dtype)
         norms = kept.square().sum(1)
         nearest = [
             torch.addmm(norms, rows, kept.T, alpha=-2).amin(1) + rows.square().sum(1)
             for rows in latent.flatten(0, -2).split(ROWS)
         ]
-        return torch.cat(nearest).clamp_min(0).reshape(latent.shape[:-1])
+        return torch.cat(nearest).clamp_min(0).sqrt().reshape(latent.shape[:-1])

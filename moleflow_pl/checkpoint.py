@@ -18,7 +18,7 @@ TASKS = "tasks"
 STATE_KEY = "moleflow"
 CONFIG_KEY = "moleflow_config"
 CONTAINERS_KEY = "per_task"
-SAID_LATER = ("score", "image_quantile")  # files of an earlier day say nothing of them
+SAID_LATER = ("score", "image_quantile")  # files say them since a score is a distance
 
 
 def run_of(checkpoint: Path) -> Path:
@@ -119,18 +119,6 @@ def differences(stored: Mapping[str, Any], own: Mapping[str, Any]) -> str:
     )
 
 
-def other_structure(stored: Mapping[str, Any], own: Mapping[str, Any]) -> str:
-    """What two models' arguments disagree about, in words; empty where they agree.
-
-    Example:
-        >>> other_structure({"rank": 4}, {"rank": 4, "score": "nll"})
-        ''
-    """
-    unsaid = [key for key in SAID_LATER if key not in stored or key not in own]
-    parts = [{k: v for k, v in one.items() if k not in unsaid} for one in (stored, own)]
-    return differences(*parts)
-
-
 def check_state(
     checkpoint: Mapping[str, Any], backbone: Mapping[str, Any], structure: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -148,7 +136,9 @@ def check_state(
             f"the checkpoint was made on another backbone ({other}): its experts mean nothing to "
             "this one; set the model's backbone arguments as they were"
         )
-    other = other_structure(state.get("structure") or {}, structure)
+    stored = state.get("structure") or {}
+    unsaid = [key for key in SAID_LATER if key not in stored]
+    other = differences(stored, {k: v for k, v in structure.items() if k not in unsaid})
     if other:
         raise CheckpointError(
             f"the checkpoint has other model arguments ({other}): its tensors and thresholds hold "

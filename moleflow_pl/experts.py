@@ -17,13 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from moleflow_pl.checkpoint import (
-    CONFIG_KEY,
-    CONTAINERS_KEY,
-    STATE_KEY,
-    differences,
-    other_structure,
-)
+from moleflow_pl.checkpoint import CONFIG_KEY, CONTAINERS_KEY, STATE_KEY, differences
 from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.files import replacing
 from moleflow_pl.hashing import tensors_hash
@@ -196,10 +190,8 @@ def check_fit(checkpoint: Checkpoint, expert: Expert) -> None:
         CheckpointError: backbone, structure or base differ.
     """
     state = checkpoint[STATE_KEY]
-    for what, other in (
-        ("backbone", differences(expert.backbone, state["backbone"])),
-        ("structure", other_structure(expert.structure, state["structure"])),
-    ):
+    for what, theirs in (("backbone", expert.backbone), ("structure", expert.structure)):
+        other = differences(theirs, state[what])
         if other:
             raise CheckpointError(f"the expert was learned on another {what} ({other})")
     own = base_hash(checkpoint)

@@ -40,7 +40,7 @@ class Wall:
 
     Attributes:
         product: Its name.
-        low: Score of the scale's dark end, in nats.
+        low: Score of the scale's dark end.
         high: Score of its bright end.
         groups: Exhibits by what they show.
     """

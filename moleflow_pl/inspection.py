@@ -26,8 +26,9 @@ class Inspection:
     """What the model says of a batch of images.
 
     Attributes:
-        score: Anomaly score of each image (B,), in nats.
-        patch_scores: Score of each patch (B, h, w), in nats.
+        score: Anomaly score of each image (B,).
+        patch_scores: Score of each patch (B, h, w): in nats where it is the NLL, else a distance
+            in the latent space.
         task: The task each image was sent to (B,).
         distances: Router distances (B, T), in the order of `router.tasks`.
         novelty: How far the most ordinary patches of each image are from those of good ones of the
@@ -106,11 +107,11 @@ class Inspector(LightningModule):
 
     def _bank_scores(self, latent: Tensor, task: int | Tensor) -> Tensor:
         if not isinstance(task, Tensor):
-            return self._bank(task).squared_distance(latent)
+            return self._bank(task).distance(latent)
         scores = latent.new_empty(latent.shape[:-1])
         for one in task.unique().tolist():
             rows = (task == one).to(latent.device)
-            scores[rows] = self._bank(one).squared_distance(latent[rows])
+            scores[rows] = self._bank(one).distance(latent[rows])
         return scores
 
     def _bank(self, task: int) -> Any:

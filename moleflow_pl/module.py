@@ -283,6 +283,8 @@ class MoLEFlow(TaskLearner):
         state = self.check(checkpoint)
         planned = self.schedule.tasks
         self.schedule = TaskSchedule.from_state(state["tasks"])
+        if "score" not in state["structure"]:
+            self.schedule.forget_calibrations()
         if planned:
             groups = [task.products for task in planned]
             self.schedule = self.schedule.replanned(groups, planned[-1].epochs)

@@ -30,18 +30,19 @@ def patch_nll(latent: Tensor, log_det: Tensor) -> Tensor:
 
 
 def patch_norm(latent: Tensor, log_det: Tensor) -> Tensor:
-    """Half the squared norm of every patch's latent: its NLL without what the map's volume adds.
+    """Norm of every patch's latent: its distance from the mode.
 
-    The volume tells where a density is spread thin, which rare normal patches share with defects;
-    measured, the norm alone ranks better.
+    The NLL without what the map's volume adds: that tells where a density is spread thin, which
+    rare normal patches share with defects; measured, the norm alone ranks better. Not squared: in a
+    map that is blurred, single patches far out would outshine their surroundings.
 
-    Shape: latent (B, h, w, D), log_det (B, h, w) -> (B, h, w), in nats.
+    Shape: latent (B, h, w, D), log_det (B, h, w) -> (B, h, w).
 
     Example:
-        >>> patch_norm(torch.full((1, 1, 1, 2), 2.0), torch.zeros(1, 1, 1))
-        tensor([[[4.]]])
+        >>> patch_norm(torch.tensor([[[[3.0, 4.0]]]]), torch.zeros(1, 1, 1))
+        tensor([[[5.]]])
     """
-    return 0.5 * latent.square().sum(-1)
+    return torch.linalg.vector_norm(latent, dim=-1)
 
 
 def image_score(patch_scores: Tensor, quantile: float = 0.99) -> Tensor:

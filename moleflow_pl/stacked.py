@@ -165,7 +165,7 @@ class StackedFlow(nn.Module):
 class StackedBank(Stack):
     """The `LatentBank`s of several tasks.
 
-    Shape: latent (B, h, w, D), place (B,) -> squared distance to the nearest kept one (B, h, w).
+    Shape: latent (B, h, w, D), place (B,) -> distance to the nearest kept one (B, h, w).
     """
 
     def __init__(self, banks: nn.ModuleDict, tasks: Sequence[int]) -> None:
@@ -178,7 +178,8 @@ class StackedBank(Stack):
         rows = latent.flatten(1, 2)
         products = rows @ kept.transpose(1, 2)
         nearest = (kept.square().sum(-1)[:, None] - 2 * products).amin(-1)
-        return (nearest + rows.square().sum(-1)).clamp_min(0).reshape(latent.shape[:-1])
+        squared = (nearest + rows.square().sum(-1)).clamp_min(0)
+        return squared.sqrt().reshape(latent.shape[:-1])
 
 
 class StackedNovelty(Stack):

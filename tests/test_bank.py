@@ -11,9 +11,9 @@ def test_distance_is_that_to_the_nearest_kept_latent() -> None:
     queries = torch.randn(2, ROWS // 50, 50, 8)  # more rows than go at once
     search = NearestNeighbors(n_neighbors=1).fit(bank.latents.double().numpy())
     nearest, _ = search.kneighbors(queries.reshape(-1, 8).double().numpy())
-    found = bank.squared_distance(queries)
+    found = bank.distance(queries)
     assert found.shape == queries.shape[:-1]
-    expected = torch.from_numpy(nearest[:, 0] ** 2).float().reshape(found.shape)
+    expected = torch.from_numpy(nearest[:, 0]).float().reshape(found.shape)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 

@@ -1,0 +1,243 @@
+"""The runs behind `benchmarks.accuracy`: fits of the method and its rivals on three real products.
+
+Each result is a small JSON file, and each fit a run folder with checkpoints, so that a stopped
+benchmark goes on where it was. With the base given, an expert depends on seed and product alone:
+the orders that begin with the same product share their fits, and one fit serves both.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor
+
+from benchmarks.fit import new_trainer
+from benchmarks.products import BATCH, Product, nearest_in, some_patches
+from moleflow_pl import ContinualDataModule, MoLEFlow, PatchExtractor
+from moleflow_pl.checkpoint import TASKS
+from moleflow_pl.data.layouts import LAYOUTS, ImageRecord
+from moleflow_pl.files import replacing
+from moleflow_pl.scoring import image_score
+from moleflow_pl.statistics import FeatureStatistics
+from moleflow_pl.whitening import WhiteningAdapter
+
+PRODUCTS = ("solar_mono", "solar_poly", "magnetic_tile")
+TRAIN_IMAGES = 250  # of each product
+SEED_METHOD = Path(__file__).parent.parent / "configs" / "seed.yaml"
+RECIPE = (
+    "use_position", "lora_alpha", "adapter", "loss", "score", "router", "prototype",
+)  # fmt: skip
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained: arguments of `MoLEFlow`, and epochs for each task."""
+
+    name: str
+    model: dict[str, Any] = field(default_factory=dict)
+    epochs: int = 10
+    scores: tuple[str, ...] = ("norm",)
+    lr: float | None = None
+
+
+def seed_recipe() -> Recipe:
+    """The method as it was first written down, on the features that its rivals have.
+
+    A quarter of the patches in each step: the same gradient in expectation.
+    """
+    model = yaml.safe_load(SEED_METHOD.read_text())["model"]
+    arguments = {name: model[name] for name in RECIPE}
+    lr = model["optimizer"]["init_args"]["lr"]
+    return Recipe("seed", arguments, epochs=40, scores=("nll",), lr=lr)
+
+
+def records_of(
+    product: str, root: str, count: int = TRAIN_IMAGES
+) -> tuple[list[ImageRecord], list[ImageRecord]]:
+    """Images of a product to learn from, evenly spread over all there are, and to test with."""
+    elpv = product.startswith("solar")
+    layout = LAYOUTS["elpv" if elpv else "mvtec"](None if elpv else root)
+    train = layout.train(product)
+    chosen = np.linspace(0, len(train) - 1, min(count, len(train))).round().astype(int)
+    return [train[i] for i in chosen], layout.test(product)
+
+
+class Study:
+    """All runs on one backbone.
+
+    Args:
+        name: Of the backbone.
+        backbone: Arguments of `MoLEFlow` that say which features there are.
+        root: Data set of the products in MVTec AD's layout.
+        folder: Where features, runs and results are kept.
+    """
+
+    def __init__(self, name: str, backbone: dict[str, Any], root: str, folder: Path) -> None:
+        self.name, self.backbone, self.folder, self.root = name, backbone, folder, root
+        self.key = re.sub(r"\W+", "-", name)
+        self.images = {product: records_of(product, root) for product in PRODUCTS}
+        self.extractor: PatchExtractor = MoLEFlow(**backbone).extractor
+        self._products: dict[str, Product] = {}
+
+    def product(self, name: str) -> Product:
+        """Features of a product."""
+        if name not in self._products:
+            self._products[name] = Product(
+                name, self.extractor, *self.images[name], self.folder / "features"
+            )
+        return self._products[name]
+
+    def result(self, key: str, make: Callable[[], Result]) -> Result:
+        """The result of that name, made unless it is there."""
+        path = self.folder / "results" / f"{self.key}-{key}.json"
+        if not path.exists():
+            made = json.dumps(make())
+            with replacing(path, "w") as file:
+                file.write(made)
+        return json.loads(path.read_text())
+
+    def run(self, recipe: Recipe, seed: int, first: str) -> Result:
+        """All three products learned, `first` first: metrics, image scores and routing of each."""
+        key = f"{recipe.name}-{seed}-{first}"
+        return self.result(key, partial(self._run, recipe, seed, first))
+
+    def _run(self, recipe: Recipe, seed: int, first: str) -> Result:
+        order = [first, *(name for name in PRODUCTS if name != first)]
+        run = self.run_folder(recipe, seed, first)
+        model = self._fitted(recipe, seed, order, run)
+        alone = self._load(run / TASKS / f"00-{first}.ckpt")
+        probe = self.product(first).test[:64]
+        with torch.inference_mode():
+            same = torch.equal(
+                model.inspect(probe, 0).patch_scores, alone.inspect(probe, 0).patch_scores
+            )
+        found: Result = {"order": order, "first_unchanged": same, "products": {}}
+        found["drift"] = [task.drift for task in model.schedule.tasks]
+        found["fit_seconds"] = [task.fit_seconds for task in model.schedule.tasks]
+        for name in PRODUCTS:
+            found["products"][name] = self._inspected(model, recipe, name, order.index(name))
+        return found
+
+    def run_folder(self, recipe: Recipe, seed: int, first: str) -> Path:
+        """Where a run's checkpoints are."""
+        return self.folder / "runs" / f"{self.key}-{recipe.name}-{seed}-{first}"
+
+    def _fitted(self, recipe: Recipe, seed: int, order: Sequence[str], run: Path) -> MoLEFlow:
+        options = dict(recipe.model)
+        if recipe.lr is not None:
+            options["optimizer"] = partial(torch.optim.AdamW, lr=recipe.lr, weight_decay=1e-4)
+        torch.manual_seed(seed)
+        model = MoLEFlow(**self.backbone, **options)
+        data = ContinualDataModule(
+            str(self._tree()), list(order), layout="folder", val_fraction=0.0, num_workers=0,
+            feature_store=str(self.folder / "features"), check_files=False,
+        )  # fmt: skip
+        last = run / "last.ckpt"
+        new_trainer(run, recipe.epochs).fit(model, data, ckpt_path=last if last.exists() else None)
+        return self._load(last)
+
+    def _load(self, path: Path) -> MoLEFlow:
+        return MoLEFlow.load_from_checkpoint(path, map_location="cpu").eval()
+
+    def _tree(self) -> Path:
+        root = self.folder / "images"
+        for name, (train, _) in self.images.items():
+            link_images(train, root / name)
+        return root
+
+    def _inspected(self, model: MoLEFlow, recipe: Recipe, name: str, own: int) -> Result:
+        product, found = self.product(name), Result()
+        for score in recipe.scores:
+            model.score = score  # type: ignore[assignment]
+            tasks = torch.zeros(len(product.test), dtype=torch.long)
+            routed = product.scores(partial(routed_scores, model, iter(tasks.split(BATCH))))
+            found[f"{score}, routed"] = found[f"{score}, told"] = measured(product, routed)
+            astray = (tasks != own).nonzero()[:, 0]
+            if len(astray):
+                with torch.inference_mode():
+                    routed[astray] = model.inspect(product.test[astray], own).patch_scores
+                found[f"{score}, told"] = measured(product, routed)
+        right = (tasks == own).double()
+        found["routing"] = {
+            "good": right[~product.defective].mean().item(),
+            "defective": right[product.defective].mean().item(),
+        }
+        return found
+
+    def rival(self, name: str, seed: int) -> Result:
+        """A rival that is told the product: metrics and image scores of each product."""
+        return self.result(f"{name.replace(' ', '_')}-{seed}", partial(self._rival, name, seed))
+
+    def _rival(self, name: str, seed: int) -> Result:
+        found = {}
+        for product in map(self.product, PRODUCTS):
+            patches = product.scores(RIVALS[name](product.train, seed))
+            found[product.name] = {name: measured(product, patches)}
+        return {"products": found}
+
+
+def link_images(records: Sequence[ImageRecord], folder: Path) -> None:
+    """A folder of links to images."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, record in enumerate(records):
+        link = folder / f"{i:04d}{record.path.suffix}"
+        if not link.is_symlink():
+            link.symlink_to(record.path.resolve())
+
+
+def routed_scores(model: MoLEFlow, tasks: Iterator[Tensor], features: Tensor) -> Tensor:
+    """Patch scores by the experts that the router picks, which are written down in `tasks`."""
+    inspection = model.inspect(features)
+    next(tasks).copy_(inspection.task)
+    return inspection.patch_scores
+
+
+def measured(product: Product, patches: Tensor) -> Result:
+    """Metrics of patch scores (N, h, w), and the image scores."""
+    return {**product.metrics(patches), "scores": image_score(patches).double().tolist()}
+
+
+def whitened(features: Tensor) -> WhiteningAdapter:
+    """Whitening by the statistics of features (N, h, w, D)."""
+    statistics = FeatureStatistics(features.shape[-1])
+    for part in features.split(64):
+        statistics.update(part)
+    adapter = WhiteningAdapter(features.shape[-1]).requires_grad_(False)
+    adapter.fit(statistics)
+    return adapter
+
+
+def raw_bank(train: Tensor, seed: int) -> Callable[[Tensor], Tensor]:
+    """Distance to the nearest of some training patches."""
+    return nearest_in(some_patches(train, seed))
+
+
+def whitened_bank(train: Tensor, seed: int) -> Callable[[Tensor], Tensor]:
+    """The same among whitened patches."""
+    adapter = whitened(train)
+    nearest = nearest_in(adapter(some_patches(train, seed)))
+    return lambda features: nearest(adapter(features))
+
+
+def gaussian(train: Tensor, seed: int) -> Callable[[Tensor], Tensor]:
+    """Mahalanobis distance of each patch: one Gaussian for all patches of a product."""
+    adapter = whitened(train)
+    return lambda features: adapter(features).square().sum(-1)
+
+
+RIVALS: Mapping[str, Callable[[Tensor, int], Callable[[Tensor], Tensor]]] = {
+    "raw bank": raw_bank,
+    "whitened bank": whitened_bank,
+    "gaussian": gaussian,
+}
