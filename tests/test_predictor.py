@@ -6,10 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
-from moleflow_pl import MoLEFlow, Predictor
+from moleflow_pl import ContinualDataModule, MoLEFlow, Predictor
 from moleflow_pl.calibration import Calibration, threshold
 from moleflow_pl.errors import CheckpointError, ConfigError, DataError
-from moleflow_pl.predictor import ImageLike, Judge, as_bytes, as_rgb
+from moleflow_pl.predictor import BATCH, ImageLike, Judge, as_bytes, as_rgb
 from moleflow_pl.schedule import TaskSchedule
 
 
@@ -38,6 +38,20 @@ def test_scores_are_those_of_test_from_the_run_folder_alone(
 def test_equal_batches_score_bit_for_bit(predictor: Predictor, paths: list[Path]) -> None:
     first, second = predictor(paths), predictor([Image.open(path) for path in paths])
     assert [one.score for one in first] == [one.score for one in second]
+
+
+def test_scores_are_those_of_test_bit_for_bit_at_equal_batches(
+    predictor: Predictor, data_root: Path
+) -> None:
+    data = ContinualDataModule(str(data_root), ["01", "b"], batch_size=BATCH, num_workers=0)
+    data.trainer = type("T", (), {"lightning_module": predictor.model})  # type: ignore[assignment]
+    data.setup("test")
+    (batch,) = data.test_loader(1)
+    with torch.inference_mode():
+        tested = predictor.model.test_step(batch, 0)
+    found = predictor([Path(path) for path in batch["path"]])
+    assert [one.score for one in found] == tested["routed_score"].tolist()
+    assert torch.equal(torch.stack([one.patch_scores for one in found]), tested["routed_map"])
 
 
 def test_every_form_of_an_image_is_the_same_image(predictor: Predictor, paths: list[Path]) -> None:
