@@ -143,10 +143,16 @@ class PatchExtractor(nn.Module):
         return has_bfloat16(device)
 
     @cached_property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of an image's features, (h, w, D)."""
+        image = torch.zeros(1, 3, *self.image_size, device=self.mean.device)
+        height, width, dim = self(image)[0].shape
+        return height, width, dim
+
+    @property
     def patches(self) -> int:
         """Patches of an image, h w."""
-        image = torch.zeros(1, 3, *self.image_size, device=self.mean.device)
-        return self(image)[0, ..., 0].numel()
+        return self.shape[0] * self.shape[1]
 
     @cached_property
     def _weights_hash(self) -> str:

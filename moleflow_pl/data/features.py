@@ -22,7 +22,7 @@ from moleflow_pl.data.images import READER
 from moleflow_pl.errors import DataError
 from moleflow_pl.extractor import PatchExtractor
 from moleflow_pl.files import writing
-from moleflow_pl.ranks import is_first, wait_for_all
+from moleflow_pl.ranks import gather, is_first, rank_and_world, wait_for_all
 
 
 class FeatureStore:
@@ -58,26 +58,37 @@ class FeatureStore:
         dataset = loader.dataset
         assert isinstance(dataset, ImageDataset)
         size = 4 * len(dataset) * extractor.patches * extractor.dim
-        if size <= self.memory_limit and not self.keep:
+        alone = rank_and_world()[1] == 1
+        if size <= self.memory_limit and not self.keep and alone:
             return extract_features(extractor, loader, title)
         path = self.folder / f"{features_key(extractor, dataset)}.npy"
-        if is_first() and not path.exists():
+        if any(gather(not path.exists())):  # all ranks have looked before one writes
             self._fill(path, extractor, loader, title)
-        wait_for_all()
         # copy-on-write: torch wants memory it could write to, and no one does
         features = torch.from_numpy(np.load(path, mmap_mode="c"))
         return features.clone() if size <= self.memory_limit else features
 
     def _fill(self, path: Path, extractor: PatchExtractor, loader: DataLoader, title: str) -> None:
-        with writing(path):
-            self.folder.mkdir(parents=True, exist_ok=True)
+        """Write a file of features, each rank its share."""
         # under another name until it is whole
-        part = path.with_name(f"{path.name}.{os.getpid()}")
+        part = path.with_name(f"{path.name}.{gather(os.getpid())[0]}")
         try:
-            extract_features(extractor, loader, title, part)
-            part.replace(path)
+            if is_first():
+                with writing(path):
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                new_block(len(loader.dataset), extractor, part)  # type: ignore[arg-type]
+            wait_for_all()
+            block = np.load(part, mmap_mode="r+")
+            fill(torch.from_numpy(block), extractor, loader, title)
+            block.flush()
+            wait_for_all()
+            if is_first():
+                with writing(path):
+                    part.replace(path)
         finally:
-            part.unlink(missing_ok=True)
+            if is_first():
+                part.unlink(missing_ok=True)
+        wait_for_all()
 
     def clear(self) -> None:
         """Remove the files, unless they are to be kept."""
@@ -92,46 +103,51 @@ class FeatureStore:
             self.folder.rmdir()
 
 
-def extract_features(
-    extractor: PatchExtractor, loader: DataLoader, title: str, path: Path | None = None
-) -> Tensor:
+def extract_features(extractor: PatchExtractor, loader: DataLoader, title: str) -> Tensor:
     """Run the backbone once over all images of a loader, with a progress bar.
 
     Args:
         extractor: The frozen backbone, on the device it is to run on.
         loader: Batches with `image`, in the order of the result.
         title: What the bar says.
-        path: A `.npy` file to write to instead of memory.
 
     Shape: (N, h, w, D), on the CPU.
     """
-    dataset = loader.dataset
-    assert isinstance(dataset, ImageDataset)
-    store: Tensor | None = None
-    done = 0
-    with tqdm(total=len(dataset), desc=title, unit="image", disable=not is_first()) as bar:
-        for batch in loader:
-            features = extractor(batch["image"].to(extractor.mean.device)).cpu()
-            if store is None:
-                # one block from the start: a list would need twice as much at the end
-                store = new_block((len(dataset), *features.shape[1:]), path)
-            store[done : done + len(features)] = features
-            done += len(features)
-            bar.update(len(features))
-    assert store is not None
-    return store
+    # one block from the start: a list would need twice as much at the end
+    block = torch.empty(len(loader.dataset), *extractor.shape)  # type: ignore[arg-type]
+    fill(block, extractor, loader, title)
+    return block
 
 
-def new_block(shape: tuple[int, ...], path: Path | None) -> Tensor:
-    """Room for float32 numbers, in memory or in a `.npy` file.
+def fill(block: Tensor, extractor: PatchExtractor, loader: DataLoader, title: str) -> None:
+    """Write features into a block (N, h, w, D): of several ranks, each those of its batches.
+
+    The batches are those of one process, so the numbers are, too.
+    """
+    rank, world = rank_and_world()
+    batches: list[list[int]] = list(loader.batch_sampler)[rank::world]  # type: ignore[arg-type]
+    own = DataLoader(
+        loader.dataset,
+        batch_sampler=batches,
+        num_workers=loader.num_workers,
+        pin_memory=loader.pin_memory,
+        collate_fn=loader.collate_fn,
+    )
+    with tqdm(total=sum(map(len, batches)), desc=title, unit="image", disable=rank > 0) as bar:
+        for indices, batch in zip(batches, own, strict=True):
+            block[indices] = extractor(batch["image"].to(extractor.mean.device)).cpu()
+            bar.update(len(indices))
+
+
+def new_block(images: int, extractor: PatchExtractor, path: Path) -> None:
+    """Make a `.npy` file for the features of as many images.
 
     Raises:
-        DataError: there is no room for the file.
+        DataError: there is no room for it.
     """
-    if path is None:
-        return torch.empty(shape)
+    shape = (images, *extractor.shape)
     try:
-        block = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
         if hasattr(os, "posix_fallocate"):
             # writing to a sparse file on a full disk would kill the process
             with path.open("r+b") as file:
@@ -142,7 +158,6 @@ def new_block(shape: tuple[int, ...], path: Path | None) -> Tensor:
             f"({error.strerror}): free some, set data.feature_store to a folder elsewhere, or "
             "data.cache_features to false, which runs the backbone in every epoch"
         ) from error
-    return torch.from_numpy(block)
 
 
 def features_key(extractor: PatchExtractor, dataset: ImageDataset) -> str:

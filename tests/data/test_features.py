@@ -1,9 +1,12 @@
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from torch.utils.data import DataLoader
 
 from moleflow_pl.data import features
@@ -41,7 +44,7 @@ def test_kept_features_are_read_back_bit_for_bit(
     fresh = extract_features(extractor, loader, "test")
     store = FeatureStore(tmp_path, keep=True, memory_limit=limit)
     assert torch.equal(store.get(extractor, loader, "miss"), fresh)
-    monkeypatch.setattr(features, "extract_features", None)  # a hit runs no backbone
+    monkeypatch.setattr(features, "fill", None)  # a hit runs no backbone
     assert torch.equal(store.get(extractor, loader, "hit"), fresh)
     store.clear()
     assert [path.suffix for path in tmp_path.iterdir()] == [".npy"]
@@ -57,6 +60,36 @@ def test_features_over_the_limit_are_on_disk_until_they_are_let_go(
     assert np.array_equal(np.load(path), kept.numpy())
     store.clear()
     assert not folder.exists()
+
+
+def fill_share(rank: int, data_root: Path, folder: Path) -> None:
+    """What one of two processes does; the images it ran the backbone on are written down."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", GLOO_SOCKET_IFNAME="lo")
+    meeting = f"file://{folder / 'meeting'}"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    extractor = PatchExtractor("test_vit", [0], 48, "random")
+    seen: list[int] = []
+    hook = extractor.register_forward_hook(lambda _, images, __: seen.append(len(images[0])))
+    extractor.shape  # noqa: B018  # looks at an image of its own
+    seen.clear()
+    store = FeatureStore(folder / "store", keep=True)
+    for name in ("miss", "hit"):
+        torch.save(store.get(extractor, loader_of(data_root), "test"), folder / f"{name}{rank}.pt")
+    hook.remove()
+    torch.save(seen, folder / f"seen{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_ranks_fill_a_file_together_as_one_does(tmp_path: Path, data_root: Path) -> None:
+    loader = loader_of(data_root)
+    mp.spawn(fill_share, (data_root, tmp_path), nprocs=2)
+    torch.manual_seed(0)
+    fresh = extract_features(PatchExtractor("test_vit", [0], 48, "random"), loader, "test")
+    for name in ("miss0", "miss1", "hit0", "hit1"):
+        assert torch.equal(torch.load(tmp_path / f"{name}.pt", weights_only=True), fresh)
+    seen = [torch.load(tmp_path / f"seen{rank}.pt", weights_only=True) for rank in (0, 1)]
+    sizes = [len(batch["image"]) for batch in loader]
+    assert seen == [sizes[0::2], sizes[1::2]]
 
 
 def test_features_under_the_limit_leave_no_file(
