@@ -179,7 +179,9 @@ def some_tasks(model: MoLEFlow, count: int) -> MoLEFlow:
     for task in model.schedule.tasks:
         task.epochs_done = 1
     for task in model.schedule.tasks[:2]:  # nothing of the others was held out
-        task.calibration = Calibration([1.0, 2.0, 4.0], [2.0], [1.0], [8.0, 9.0], [9.0, 12.0])
+        task.calibration = Calibration(
+            [1.0, 2.0, 4.0], [2.0, 3.0, 5.0], [1.0, 1.0, 1.0], [8.0, 9.0, 9.0], [9.0, 12.0, 10.0]
+        )
     return model.eval()
 
 
