@@ -81,7 +81,7 @@ def learn(config: dict[str, Any], share: float, run: Path) -> MoLEFlow:
     module, data = MoLEFlow(**config["model"]), ContaminatedData(**config["data"])
     data.share = share
     callbacks = [
-        TaskSchedulerCallback(**config["schedule"]),
+        TaskSchedulerCallback(**config.get("schedule", {})),
         EvaluationCallback(evaluate_every_task=False),
     ]
     options = {**TRAINER_DEFAULTS, **config["trainer"], "default_root_dir": run}

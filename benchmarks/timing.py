@@ -121,6 +121,8 @@ def shown(row: Row) -> str:
 
 def limit(row: Row) -> str:
     """A limit as it is printed."""
+    if row.least is not None and row.most is not None:
+        return f"{row.least:g} to {row.most:g}"
     if row.least is not None:
         return f"at least {row.least:g}"
     return "" if row.most is None else f"at most {row.most:g}"

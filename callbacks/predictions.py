@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -244,4 +245,11 @@ def say_what_is_missing(judge: Judge, schedule: TaskSchedule, heatmaps: bool) ->
         print(
             f"{what} for {bare}: nothing was held out for their thresholds "
             "(fit with data.val_fraction above 0)"
+        )
+    judged = [schedule.tasks[i] for i in judge.limits]
+    endless = [task.name for task in judged if math.isinf(task.distance_limit)]
+    if endless:
+        print(
+            f"no image is called unknown: no damage was tried on the held-out images of {endless}, "
+            "`moleflow experts update` does so"
         )

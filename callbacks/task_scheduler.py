@@ -83,7 +83,13 @@ class TaskSchedulerCallback(Callback):
         trainer.datamodule.check_images(schedule.todo)  # type: ignore[attr-defined]
         counts = trainer.datamodule.check(schedule.todo)  # type: ignore[attr-defined]
         for index in schedule.todo:
-            schedule.tasks[index].split = trainer.datamodule.split_hash(index)  # type: ignore[attr-defined]
+            task, split = schedule.tasks[index], trainer.datamodule.split_hash(index)  # type: ignore[attr-defined]
+            if task.epochs_done and task.split != split:
+                rank_zero_info(
+                    f"the images of {task.name!r} are not those of its first {task.epochs_done} "
+                    "epochs: for one that learns from these alone, begin it anew"
+                )
+            task.split = split
         if counts and trainer.is_global_zero:
             Console().print(counts_table(counts))
         elif not counts:
@@ -154,7 +160,8 @@ class TaskSchedulerCallback(Callback):
             pl_module.finish_task(current, loader)
             held_out = trainer.datamodule.held_out_loader(current)  # type: ignore[attr-defined]
             if held_out is not None:
-                pl_module.calibrate_task(current, held_out, self.false_alarm_rate)
+                images = trainer.datamodule.held_out_images(current)  # type: ignore[attr-defined]
+                pl_module.calibrate_task(current, held_out, self.false_alarm_rate, images)
         task.epochs_done += 1
         task.fit_seconds += time.monotonic() - self._epoch_started
         self._epoch_started = None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from moleflow_pl.calibration import Threshold
     from moleflow_pl.schedule import TaskSchedule
 
 EXAMPLE = "example: moleflow calibrate --ckpt_path runs/demo/last.ckpt --false-alarm-rate 0.001"
@@ -56,13 +57,19 @@ def threshold_table(schedule: TaskSchedule) -> Any:
         if task.calibration is None or not task.calibration.scores:
             table.add_row(task.name, "0", "-", "-", "-", "nothing was held out")
             continue
-        found = task.calibration.score_threshold
-        table.add_row(
-            task.name,
-            str(found.images),
-            f"{found.value:.4g}",
-            f"{found.rate:.3%}",
-            f"{found.low:.3%} to {found.high:.3%}",
-            "extrapolated" if found.extrapolated else "",
-        )
+        # a group's threshold is for images of which it is not told which product they show
+        parts = dict.fromkeys(task.calibration.products)
+        for name in [task.name, *(parts if len(task.products) > 1 else ())]:
+            table.add_row(name, *threshold_row(task.calibration.of(name).score_threshold))
     return table
+
+
+def threshold_row(found: Threshold) -> list[str]:
+    """A threshold as the table shows it."""
+    return [
+        str(found.images),
+        f"{found.value:.4g}",
+        f"{found.rate:.3%}",
+        f"{found.low:.3%} to {found.high:.3%}",
+        "extrapolated" if found.extrapolated else "",
+    ]

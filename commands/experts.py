@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from moleflow_pl.experts import Checkpoint, Expert
 
+ASKED = "update.json"  # the options of an update, beside its checkpoint
 EXAMPLES = """\
 examples:
   moleflow experts list --ckpt_path runs/demo/last.ckpt
@@ -133,7 +134,7 @@ def learn_again(path: Path, name: str, options: Sequence[str]) -> None:
     checkpoint = read_checkpoint(path)
     schedule = settled(checkpoint)
     products = schedule.tasks[index_of(schedule, name)].products
-    if not work.exists():  # else an update that was stopped goes on
+    if not goes_on(work.parent, options):
         for product in products:
             rename(checkpoint, product, f"{product}~{number}")
         write_checkpoint(checkpoint, work)
@@ -145,6 +146,22 @@ def learn_again(path: Path, name: str, options: Sequence[str]) -> None:
     checkpoint = read_checkpoint(path)
     replace(checkpoint, new, run)
     write_checkpoint(checkpoint, path)
+
+
+def goes_on(folder: Path, options: Sequence[str]) -> bool:
+    """Whether an update that was stopped had these options; one of others is moved aside."""
+    from callbacks.run_folder import move_aside
+    from moleflow_pl.checkpoint import LAST
+    from moleflow_pl.files import write_text
+
+    mark, asked = folder / ASKED, json.dumps(list(options))
+    if mark.is_file() and mark.read_text(encoding="utf-8") == asked:
+        return (folder / LAST).exists()
+    if folder.exists():
+        aside = move_aside(folder)
+        print(f"an update with other options was stopped: it is now in {aside}, a new one begins")
+    write_text(mark, asked)
+    return False
 
 
 def keep(expert: Expert, run: Path) -> Path:

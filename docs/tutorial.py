@@ -146,9 +146,12 @@ import onnxruntime
 
 moleflow("export", f"--ckpt_path={CHECKPOINT}")
 session = onnxruntime.InferenceSession(RUN / "export" / "moleflow.onnx")
-products = json.loads(session.get_modelmeta().custom_metadata_map["moleflow"])["products"]
-_, scores, product_of, _ = session.run(None, {"image": images.numpy()})
-for path, score, place in zip(paths, scores, product_of, strict=True):
-    print(f"{path.name}: {products[place]}, score {score:.1f}")
+about = json.loads(session.get_modelmeta().custom_metadata_map["moleflow"])
+_, scores, product_of, _, novelty = session.run(None, {"image": images.numpy()})
+for path, score, place, strange in zip(paths, scores, product_of, novelty, strict=True):
+    limit = about["thresholds"][place]["score"]
+    known = "anomalous" if score > limit else "normal"
+    label = "unknown_product" if strange > 1 else known
+    print(f"{path.name}: {about['products'][place]}, score {score:.1f} of {limit:.1f}: {label}")
 np.testing.assert_allclose(scores, inspection.score.numpy(), rtol=1e-4)
 print(f"\nDone. Open {RUN / 'report' / 'report.html'}.")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from scipy.stats import beta
@@ -17,7 +18,6 @@ FALSE_ALARM_RATE = 0.01
 CONFIDENCE = 0.99  # of an interval
 TAIL_SHARE = 0.2  # of the images: their highest scores make the tail
 TAIL_IMAGES = 10  # fewer make no tail, where there are more
-UNKNOWN_FACTOR = 4.25  # defects move an image too, but not as far as most other products
 MIDDLE_VALUE = 0.05  # of the comparable score, for the middle good image
 
 
@@ -117,14 +117,12 @@ class Limits:
         middle: Score of the middle good image.
         pixel: Pixels with a higher score are anomalous.
         level: Score of an ordinary patch.
-        distance: Images that are farther show another product.
     """
 
     score: float
     middle: float
     pixel: float
     level: float
-    distance: float
 
     def comparable(self, score: float) -> float:
         """A score in 0..1 that means the same for every product.
@@ -132,7 +130,7 @@ class Limits:
         The threshold becomes 0.5 and the middle good image 0.05, on a logistic curve.
 
         Example:
-            >>> limits = Limits(score=20.0, middle=10.0, pixel=0.0, level=0.0, distance=1.0)
+            >>> limits = Limits(score=20.0, middle=10.0, pixel=0.0, level=0.0)
             >>> limits.comparable(20.0), round(limits.comparable(10.0), 2)
             (0.5, 0.05)
         """
@@ -155,6 +153,8 @@ class Calibration:
         peaks: The highest score of a patch of each.
         levels: The middle score of a patch of each.
         distances: How far each is from the product's good images.
+        damaged: The same after damage that leaves a product known, the farthest of each image.
+        products: Which of the task's products each shows.
         false_alarm_rate: Share of good images that may be called defective.
     """
 
@@ -162,15 +162,33 @@ class Calibration:
     peaks: list[float] = field(default_factory=list)
     levels: list[float] = field(default_factory=list)
     distances: list[float] = field(default_factory=list)
+    damaged: list[float] = field(default_factory=list)
+    products: list[str] = field(default_factory=list)
     false_alarm_rate: float = FALSE_ALARM_RATE
 
-    def add(self, scores: Tensor, patch_scores: Tensor, distances: Tensor) -> None:
-        """Take in images: scores (B,), patch scores (B, h, w) and distances (B,)."""
+    def add(
+        self, scores: Tensor, patch_scores: Tensor, distances: Tensor, products: Sequence[str]
+    ) -> None:
+        """Take in images: scores (B,), patch scores (B, h, w), distances (B,) and products, B."""
         patches = patch_scores.flatten(1)
         self.scores += scores.tolist()
         self.peaks += patches.amax(1).tolist()
         self.levels += patches.median(1).values.tolist()
         self.distances += distances.tolist()
+        self.products += products
+
+    def of(self, product: str) -> Calibration:
+        """The part of one product of a task; all where no image is known to show it.
+
+        Example:
+            >>> both = Calibration(scores=[1.0, 2.0, 3.0], products=["a", "b", "a"])
+            >>> both.of("a").scores, both.of("a+b").scores
+            ([1.0, 3.0], [1.0, 2.0, 3.0])
+        """
+        chosen = [i for i, one in enumerate(self.products) if one == product]
+        lists = {name: value for name, value in vars(self).items() if isinstance(value, list)}
+        parts: Any = {name: [v[i] for i in chosen] for name, v in lists.items() if v}
+        return replace(self, **parts) if chosen else self
 
     @property
     def score_threshold(self) -> Threshold:
@@ -186,12 +204,12 @@ class Calibration:
     def distance_limit(self) -> float:
         """Limit on the distance to the product's good images, beyond which it is another product.
 
-        Good images would allow a lower one: defects move an image too. So it is a multiple of the
-        middle distance, by a constant, and no lower than what a hundredth of good images exceeds.
+        Good images would allow a lower one, but a damaged part is far from them too. So it is what
+        a hundredth of good images exceeds after damage, and infinite where none was tried.
         """
-        return max(
-            UNKNOWN_FACTOR * float(np.median(self.distances)), threshold(self.distances).value
-        )
+        if not self.damaged:
+            return math.inf
+        return max(threshold(self.damaged).value, threshold(self.distances).value)
 
     def limits(self) -> Limits:
         """The numbers that decisions are made by."""
@@ -200,5 +218,4 @@ class Calibration:
             middle=float(np.median(self.scores)),
             pixel=self.pixel_threshold.value,
             level=float(np.median(self.levels)),
-            distance=self.distance_limit,
         )

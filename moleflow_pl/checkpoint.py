@@ -17,6 +17,7 @@ from moleflow_pl.state import STATE_KEY, check_checkpoint
 
 LAST = "last.ckpt"
 TASKS = "tasks"
+SAID_LATER = ("score", "image_quantile")  # files say them since a score is a distance
 
 
 def run_of(checkpoint: Path) -> Path:
@@ -128,11 +129,13 @@ def check_state(
             f"the checkpoint was made on another backbone ({other}): its experts mean nothing to "
             "this one; set the model's backbone arguments as they were"
         )
-    other = differences(state["structure"], structure)
+    stored = state["structure"]
+    unsaid = [key for key in SAID_LATER if key not in stored]
+    other = differences(stored, {k: v for k, v in structure.items() if k not in unsaid})
     if other:
         raise CheckpointError(
-            f"the checkpoint has other model arguments ({other}): leave them as they were, or "
-            "start a new run without --ckpt_path"
+            f"the checkpoint has other model arguments ({other}): its tensors and thresholds hold "
+            "for its own; leave them as they were, or start a new run without --ckpt_path"
         )
     return state
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -313,9 +313,10 @@ def with_name(task: Task, old: str, new: str) -> Task:
         raise ConfigError(f"{new!r} is no name for a product: it has to be a folder's name")
     if old not in task.products:
         raise ConfigError(f"{old!r} covers {task.products}: rename one of them")
-    products = [new if product == old else product for product in task.products]
-    state: Mapping[str, Any] = asdict(task)
-    return TaskSchedule.from_state([{**state, "products": products}]).tasks[0]
+    (renamed,) = TaskSchedule.from_state([asdict(task)]).tasks
+    for names in (renamed.products, renamed.calibration.products if renamed.calibration else []):
+        names[:] = [new if product == old else product for product in names]
+    return renamed
 
 
 def check_new(schedule: TaskSchedule, products: list[str]) -> None:

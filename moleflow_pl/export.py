@@ -62,7 +62,7 @@ def export_checkpoint(
     evaluation = config.get("evaluation", {})
     options = {name: evaluation[name] for name in MAP_OPTIONS if name in evaluation}
     graph = InspectionGraph(model, tasks, **options)
-    names = [model.schedule.names[task] for task in graph.tasks]
+    about = describe(graph, model.schedule, product)
     chosen, source = trial_images(model, graph.tasks, config.get("data", {}), images)
     with writing(output):
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -73,13 +73,13 @@ def export_checkpoint(
     ):
         warnings.filterwarnings("ignore", module="torch")  # about its own inner workings
         draft = Path(folder) / output.name
-        write(graph, draft, kind, describe(graph, names))
+        write(graph, draft, kind, about)
         found = verify(open_file(draft, kind), model, graph, chosen, tolerance)
         for file in Path(folder).iterdir():  # weights too many for ONNX lie beside it
             os.replace(file, output.parent / file.name)
     differences = ", ".join(f"{key} {value:.1e}" for key, value in found.items())
     return (
-        f"{output}: {output.stat().st_size / 1e6:.1f} MB, products {names}\n"
+        f"{output}: {output.stat().st_size / 1e6:.1f} MB, products {about['products']}\n"
         f"verified on {len(chosen)} {source}: relative differences of at most {differences}"
     )
 

@@ -12,15 +12,21 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from moleflow_pl.calibration import Calibration
 from moleflow_pl.errors import ExportError
 from moleflow_pl.graph import InspectionGraph
 from moleflow_pl.module import MoLEFlow
+from moleflow_pl.schedule import TaskSchedule
 from moleflow_pl.scoring import anomaly_map
 
 Format = Literal["onnx", "torch"]
-OUTPUTS = ("map", "score", "product", "distance")
-MEASURED = ("map", "score", "distance", "experts")  # by their differences
+OUTPUTS = ("map", "score", "product", "distance", "novelty")
+MEASURED = ("map", "score", "distance", "novelty", "experts")  # by their differences
 METADATA = "moleflow"  # under this name a file says what it is, as JSON
+DECISION = (
+    "unknown_product where novelty > 1, else anomalous where score > thresholds[product].score, "
+    "else normal; a pixel of the map is anomalous above thresholds[product].pixel"
+)
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 Answers = dict[str, Tensor]
 Runner = Callable[[Tensor], Answers]
@@ -40,15 +46,21 @@ def check_packages() -> None:
         )
 
 
-def describe(graph: InspectionGraph, names: list[str]) -> dict[str, Any]:
-    """What a user of the file has to know; it travels in the file.
+def describe(
+    graph: InspectionGraph, schedule: TaskSchedule, product: str | None = None
+) -> dict[str, Any]:
+    """What a user of the file has to know to decide by it alone; it travels in the file.
 
     Args:
         graph: The graph.
-        names: Names of its products, in the order of the output `product`.
+        schedule: The model's tasks, whose thresholds hold as they are now.
+        product: The one product the file is for; of a group, it has thresholds of its own.
     """
+    tasks = [schedule.tasks[task] for task in graph.tasks]
     return {
-        "products": names,
+        "products": [task.name for task in tasks],
+        "thresholds": [thresholds_of(task.calibration, product) for task in tasks],
+        "decision": DECISION,
         "image_size": list(graph.extractor.image_size),
         "image": "uint8, RGB, (batch, 3, height, width), resized by a bicubic filter (Pillow's)",
         "map": {
@@ -60,6 +72,23 @@ def describe(graph: InspectionGraph, names: list[str]) -> dict[str, Any]:
         "score": f"(batch,), higher is more anomalous, no fixed range, by the {graph.scored_by}",
         "product": "(batch,), place in `products`",
         "distance": f"(batch,), the router's to that product, {graph.router.distance}",
+        "novelty": "(batch,), above 1 for an image that shows none of the products; always below "
+        "where a product has no limit, infinite where none was finished",
+    }
+
+
+def thresholds_of(found: Calibration | None, product: str | None) -> dict[str, Any] | None:
+    """A task's or product's thresholds as a file says them; None where nothing was held out."""
+    if found is None:
+        return None
+    found = found if product is None else found.of(product)
+    score = found.score_threshold
+    return {
+        "score": score.value,
+        "pixel": found.pixel_threshold.value,
+        "false_alarm_rate": score.rate,
+        "images": score.images,
+        "extrapolated": score.extrapolated,
     }
 
 
@@ -111,28 +140,32 @@ def answers(model: MoLEFlow, images: Tensor, graph: InspectionGraph) -> Answers:
     only = graph.tasks[0] if len(graph.tasks) == 1 else None
     found = model.inspect(model.extractor(images), only)
     column = torch.tensor([model.router.tasks.index(task) for task in found.task.tolist()])
+    limits = torch.tensor([model.schedule.tasks[task].distance_limit for task in graph.tasks])
+    shares = found.novelty[:, graph.columns] / limits
     return {
         "map": anomaly_map(found.patch_scores, **graph.map_options),
         "score": found.score,
         "product": torch.tensor([graph.tasks.index(task) for task in found.task.tolist()]),
         "distance": found.distances[torch.arange(len(column)), column],
+        "novelty": shares.nan_to_num(torch.inf, posinf=torch.inf).amin(1),
     }
 
 
 def difference(found: Answers, expected: Answers) -> dict[str, float]:
-    """Largest relative differences of `map`, `score` and `distance`.
+    """Largest relative differences of `map`, `score`, `distance` and `novelty`.
 
     A score may be zero, so map and score are measured by the largest value, without its sign, of
-    the image's map; a distance is measured by itself.
+    the image's map; the others are measured by themselves.
 
     Raises:
         ExportError: an image was taken for another product.
 
     Example:
         >>> one = {"map": torch.tensor([[[2.0, -4.0]]]), "score": torch.tensor([2.0]),
-        ...        "product": torch.tensor([0]), "distance": torch.tensor([8.0])}
+        ...        "product": torch.tensor([0]), "distance": torch.tensor([8.0]),
+        ...        "novelty": torch.tensor([torch.inf])}
         >>> difference({**one, "score": torch.tensor([3.0]), "distance": torch.tensor([6.0])}, one)
-        {'map': 0.0, 'score': 0.25, 'distance': 0.25}
+        {'map': 0.0, 'score': 0.25, 'distance': 0.25, 'novelty': 0.0}
     """
     wrong = (found["product"] != expected["product"]).nonzero().flatten().tolist()
     if wrong:
@@ -142,11 +175,17 @@ def difference(found: Answers, expected: Answers) -> dict[str, float]:
             f"{expected['distance'][wrong].tolist()}"
         )
     peak = expected["map"].abs().amax((1, 2))
-    scales = {"map": peak[:, None, None], "score": peak, "distance": expected["distance"]}
+    itself = {name: expected[name] for name in ("distance", "novelty")}
     return {
-        name: ((found[name] - expected[name]).abs() / scale).max().item()
-        for name, scale in scales.items()
+        name: apart(found[name], expected[name], scale)
+        for name, scale in {"map": peak[:, None, None], "score": peak, **itself}.items()
     }
+
+
+def apart(found: Tensor, expected: Tensor, scale: Tensor) -> float:
+    """The largest relative difference; equal values are not apart, infinite ones either."""
+    relative = (found - expected).abs() / scale
+    return torch.where(found == expected, 0.0, relative).max().item()
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from moleflow_pl.bank import LatentBank
 from moleflow_pl.extractor import PatchExtractor
 from moleflow_pl.flow import MoLESpatialAwareNF
-from moleflow_pl.novelty import typical_direction
+from moleflow_pl.novelty import most_ordinary, some_patches
 from moleflow_pl.position import NoPosition, PositionalGrid
 from moleflow_pl.router import PrototypeName, PrototypeRouter
 from moleflow_pl.scoring import ScoreName, image_score, patch_nll, patch_norm
@@ -31,8 +31,8 @@ class Inspection:
             in the latent space.
         task: The task each image was sent to (B,).
         distances: Router distances (B, T), in the order of `router.tasks`.
-        novelty: How far each image is from the good ones of the tasks that the router finds nearest
-            (B, T), in the same order, infinite for the others.
+        novelty: How far the most ordinary patches of each image are from those of good ones of the
+            tasks that the router finds nearest (B, T), in the same order, infinite for the others.
     """
 
     score: Tensor
@@ -90,11 +90,12 @@ class Inspector(LightningModule):
         asked = torch.tensor(tasks, device=chosen.device) == chosen[:, None]
         near = distances.topk(min(NEAREST, len(tasks)), largest=False).indices
         asked = asked.scatter(1, near, True)
-        direction = typical_direction(features)
+        patches = some_patches(features)
         found = torch.full_like(distances, torch.inf)
         for column in asked.any(0).nonzero()[:, 0].tolist():
             rows = asked[:, column]
-            found[rows, column] = self.novelty.distances_to(tasks[column], direction[rows])
+            distance = self.novelty.distances_to(tasks[column], patches[rows])
+            found[rows, column] = most_ordinary(distance)
         return found
 
     def patch_scores(self, features: Tensor, task: int | Tensor) -> Tensor:

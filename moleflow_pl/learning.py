@@ -10,7 +10,7 @@ from torch import Tensor
 
 from moleflow_pl.calibration import Calibration
 from moleflow_pl.inspection import Inspector
-from moleflow_pl.novelty import NoveltyStatistics
+from moleflow_pl.novelty import DAMAGES, NoveltyStatistics, most_ordinary, some_patches
 from moleflow_pl.ranks import gather
 from moleflow_pl.router import SPREAD_SHARE, SPREAD_STEP, TaskPrototype
 from moleflow_pl.sample import PatchSample
@@ -64,7 +64,7 @@ class TaskLearner(Inspector):
         images = FeatureStatistics(self.extractor.dim)
         spread = FeatureStatistics(self.extractor.dim)
         patches = FeatureStatistics(self.extractor.dim)
-        typical = NoveltyStatistics(self.extractor.dim)
+        ordinary = NoveltyStatistics(self.extractor.dim)
         means = torch.zeros(self.extractor.dim, dtype=torch.float64)
         name = self.schedule.tasks[task].name
         latents = PatchSample(self.extractor.dim, self.bank_size, self.seed, name, "latents")
@@ -72,9 +72,9 @@ class TaskLearner(Inspector):
             for batch in batches:
                 features = self.features(self.transfer_batch_to_device(batch, self.device, 0))
                 images.update(self.image_features(features))
+                ordinary.update(features)
                 if self.prototype == "spread":
                     spread.update(features.flatten(1, 2)[:, ::SPREAD_STEP])
-                typical.update(features)
                 positioned = self.position(features)
                 # in float64 on the CPU: some devices have none
                 means += positioned.mean((1, 2)).cpu().double().sum(0)
@@ -82,7 +82,7 @@ class TaskLearner(Inspector):
                     patches.update(positioned)
                 if self.score == "bank":
                     latents.update(self.flow(positioned, task)[0])
-        images, patches, typical = images.gathered(), patches.gathered(), typical.gathered()
+        images, patches, ordinary = images.gathered(), patches.gathered(), ordinary.gathered()
         means = torch.stack(gather(means)).sum(0)
         if self.score == "bank":
             generator = derive_generator(self.seed, name, "bank")
@@ -90,7 +90,7 @@ class TaskLearner(Inspector):
         prototype = TaskPrototype(self.extractor.dim).to(self.device)
         prototype.set(images.widened(spread.gathered(), SPREAD_SHARE))
         self.router.add_prototype(task, prototype)
-        self.novelty.add_prototype(task, typical.prototype().to(self.device))
+        self.novelty.add_prototype(task, ordinary.prototype().to(self.device))
         if task == 0:
             self.flow.set_reference(patches.mean, patches.std)
         shift = means / images.count - self.flow.reference_mean.cpu().double()
@@ -98,7 +98,11 @@ class TaskLearner(Inspector):
         self.schedule.tasks[task].drift = drift
 
     def calibrate_task(
-        self, task: int, batches: Iterable[Mapping[str, Any]], false_alarm_rate: float
+        self,
+        task: int,
+        batches: Iterable[Mapping[str, Any]],
+        false_alarm_rate: float,
+        pictures: Iterable[Mapping[str, Any]] = (),
     ) -> None:
         """Keep what a finished task's expert says of good images that it has not seen.
 
@@ -106,6 +110,7 @@ class TaskLearner(Inspector):
             task: The task.
             batches: Its held-out images or features, each once; on several ranks, all on each.
             false_alarm_rate: Share of good images that may be called defective.
+            pictures: The same images as such, to be damaged; without them nothing is unknown.
         """
         found = Calibration(false_alarm_rate=false_alarm_rate)
         column = self.router.tasks.index(task)
@@ -114,8 +119,18 @@ class TaskLearner(Inspector):
                 features = self.features(self.transfer_batch_to_device(batch, self.device, 0))
                 inspection = self.inspect(features, task)
                 distances = inspection.novelty[:, column]
-                found.add(inspection.score, inspection.patch_scores, distances)
+                products = batch.get("product", [self.schedule.tasks[task].name] * len(features))
+                found.add(inspection.score, inspection.patch_scores, distances, products)
+            for batch in pictures:
+                images = self.transfer_batch_to_device(batch, self.device, 0)["image"]
+                found.damaged += self._damaged(task, images).tolist()
         self.schedule.tasks[task].calibration = found
+
+    def _damaged(self, task: int, images: Tensor) -> Tensor:
+        """How far damage takes images (B, 3, H, W) from a task's good ones, at worst (B,)."""
+        patches = [some_patches(self.extractor(damage(images))) for damage in DAMAGES]
+        found = [most_ordinary(self.novelty.distances_to(task, some)) for some in patches]
+        return torch.stack(found).amax(0)
 
     def training_nll(self, batch: Mapping[str, Any], task: int) -> Tensor:
         """NLL of the patches that a step sees: of all (B, h, w), or of those drawn (B, 1, n)."""

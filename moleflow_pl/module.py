@@ -282,6 +282,8 @@ class MoLEFlow(TaskLearner):
         state = self.check(checkpoint)
         planned = self.schedule.tasks
         self.schedule = TaskSchedule.from_state(state["tasks"])
+        if "score" not in state["structure"]:
+            self.schedule.forget_calibrations()
         if planned:
             groups = [task.products for task in planned]
             self.schedule = self.schedule.replanned(groups, planned[-1].epochs)
@@ -312,10 +314,11 @@ class MoLEFlow(TaskLearner):
         return check_state(checkpoint, self.extractor.fingerprint(), self._structure())
 
     def _structure(self) -> dict[str, Any]:
-        """Arguments that decide which tensors there are and what they mean."""
+        """Arguments that decide which tensors and thresholds there are and what they mean."""
         names = (
             "use_position", "coupling_layers", "clamp_alpha", "lora_rank", "lora_alpha",
-            "use_lora", "use_task_adapter", "use_task_bias", "adapter", "prototype",
+            "use_lora", "use_task_adapter", "use_task_bias", "adapter", "prototype", "score",
+            "image_quantile",
         )  # fmt: skip
         kept = self.bank_size if self.score == "bank" else 0
         return {name: self.hparams[name] for name in names} | {"bank_size": kept}

@@ -1,60 +1,110 @@
-"""How far an image is from a product's good ones, by what defects change least."""
+"""How far an image is from a product's good ones, by the patches that are most like them.
+
+A defect changes some patches, another product all: even its most ordinary patches are strange.
+"""
 
 from __future__ import annotations
 
+import math
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from moleflow_pl.router import TaskPrototype
 from moleflow_pl.statistics import FeatureStatistics
 
-PATCH_SHARE = 0.1  # of the patches' covariance that is added to the images'
-PATCH_STEP = 8  # every so many patches of an image are enough for it
+ASKED = 64  # patches of an image that are looked at, at most: what is asked for is no detail
+ORDINARY = 0.05  # quantile of an image's patches that stands for its most ordinary ones
 
 
-def typical_direction(features: Tensor) -> Tensor:
-    """The middle of an image's patches, each brought to length one: (B, h, w, D) -> (B, D).
+def some_patches(features: Tensor) -> Tensor:
+    """At most 64 patches of each image, evenly spread, brought to length one.
 
-    A defect that covers less than half of an image hardly moves a median; length is where shade and
-    contrast are.
+    Length is where shade and contrast are.
+
+    Shape: features (B, h, w, D) -> (B, n, D).
 
     Example:
-        >>> import torch
-        >>> typical_direction(torch.ones(1, 2, 2, 4))
-        tensor([[0.5000, 0.5000, 0.5000, 0.5000]])
+        >>> some_patches(torch.ones(1, 16, 16, 4)).shape
+        torch.Size([1, 64, 4])
     """
-    return F.normalize(features, dim=-1).flatten(1, 2).median(1).values
+    step = math.ceil(math.sqrt(features.shape[1] * features.shape[2] / ASKED))
+    first = step // 2
+    return F.normalize(features[:, first::step, first::step], dim=-1).flatten(1, 2)
+
+
+def most_ordinary(distances: Tensor) -> Tensor:
+    """How strange an image's most ordinary patches are: (B,) of their distances (B, n).
+
+    Example:
+        >>> most_ordinary(torch.tensor([[1.0, 9.0, 9.0], [9.0, 9.0, 9.0]])).round()
+        tensor([2., 9.])
+    """
+    return torch.quantile(distances, ORDINARY, dim=1)
 
 
 class NoveltyStatistics:
-    """Gathers a product's good images for its prototype of what is typical.
-
-    Its covariance is that of the images' typical directions plus a share of that of their patches:
-    the directions in which patches of one image differ are those in which defects move it.
+    """Gathers the patches of a product's good images for its prototype of what is ordinary.
 
     Args:
         dim: Channels, D.
     """
 
     def __init__(self, dim: int) -> None:
-        self.images = FeatureStatistics(dim)
         self.patches = FeatureStatistics(dim)
 
     def update(self, features: Tensor) -> None:
         """Take in good images' features (B, h, w, D)."""
-        self.images.update(typical_direction(features))
-        # of each image by itself: batches may be any, and each rank's its own
-        some = features.flatten(1, 2)[:, ::PATCH_STEP]
-        self.patches.update(F.normalize(some, dim=-1))
+        self.patches.update(some_patches(features))
 
     def gathered(self) -> NoveltyStatistics:
         """What all ranks have taken in together, the same on each."""
-        merged = NoveltyStatistics(self.images.mean.numel())
-        merged.images, merged.patches = self.images.gathered(), self.patches.gathered()
+        merged = NoveltyStatistics(self.patches.mean.numel())
+        merged.patches = self.patches.gathered()
         return merged
 
     def prototype(self) -> TaskPrototype:
-        """The prototype of all images so far."""
-        made = TaskPrototype(self.images.mean.numel())
-        made.set(self.images.widened(self.patches, PATCH_SHARE))
+        """The prototype of all patches so far."""
+        made = TaskPrototype(self.patches.mean.numel())
+        made.set(self.patches)
         return made
+
+
+def doubled_contrast(images: Tensor) -> Tensor:
+    """Images (B, 3, H, W) uint8 in a harsh light: twice as far from their mean.
+
+    Example:
+        >>> doubled_contrast(torch.tensor([100, 120]).byte().reshape(1, 1, 1, 2)).tolist()
+        [[[[90, 130]]]]
+    """
+    values = images.float()
+    mean = values.mean((1, 2, 3), keepdim=True)
+    return (mean + 2 * (values - mean)).round().clamp(0, 255).to(torch.uint8)
+
+
+def half_destroyed(images: Tensor) -> Tensor:
+    """Images (B, 3, H, W) uint8 of which a half is grey noise: by turns upper, left, lower, right.
+
+    Example:
+        >>> damaged = half_destroyed(torch.zeros(2, 3, 4, 4, dtype=torch.uint8))
+        >>> bool(damaged[0, :, 2:].any()), bool(damaged[1, :, :, 2:].any())
+        (False, False)
+    """
+    height, width = images.shape[2:]
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 256, (1, height, width), generator=generator, dtype=torch.uint8)
+    noise = noise.to(images.device).expand(3, -1, -1)
+    upper, left = slice(0, height // 2), slice(0, width // 2)
+    lower, right = slice(height // 2, None), slice(width // 2, None)
+    everything = slice(None)
+    halves = [(upper, everything), (everything, left), (lower, everything), (everything, right)]
+    damaged = images.clone()
+    for index, image in enumerate(damaged):
+        rows, columns = halves[index % len(halves)]
+        image[:, rows, columns] = noise[:, rows, columns]
+    return damaged
+
+
+# what may befall a known product and leaves it known
+DAMAGES = (doubled_contrast, half_destroyed)

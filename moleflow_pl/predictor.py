@@ -91,10 +91,11 @@ class Judge:
         for index in schedule.learned:
             found = schedule.tasks[index].calibration
             if found is not None:
-                self.limits[index] = found.limits()
+                # which product of a task an image shows is known where it is told
+                self.limits[index] = (found if product is None else found.of(product)).limits()
         # in the order of a model's distances; a product without a limit makes no image known
         self.distance_limits = torch.tensor(
-            [self.limits[i].distance if i in self.limits else torch.nan for i in schedule.learned]
+            [schedule.tasks[index].distance_limit for index in schedule.learned]
         )
 
     def judge(self, found: Inspection, sizes: Sequence[tuple[int, int]]) -> list[Prediction]:

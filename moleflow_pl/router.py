@@ -203,16 +203,25 @@ class PrototypeRouter(nn.Module):
         return distances.T.float().to(features.device)
 
     def distances_to(self, task: int, features: Tensor) -> Tensor:
-        """Distances (N,) of features (N, D) to the prototype of one task alone."""
-        prototype: Any = self.prototypes[str(task)]
-        root, mean = self._single.get(task, [prototype.mean, prototype.scatter])
-        rows = features.detach().to("cpu", torch.float64)
-        return torch.linalg.vector_norm(rows @ root - mean, dim=-1).float().to(features.device)
+        """Distances (...) of features (..., D) to the prototype of one task alone.
 
-    def _prepare_one(self, task: int) -> tuple[Tensor, Tensor]:
+        Reckoned in float32 where the features are, for they may be many.
+        """
+        device = features.device
+        mean: Any = self.prototypes[str(task)].mean
+        with torch.autocast(device.type, enabled=False):
+            turned = (features.float() - mean.to(device)) @ self.root(task).to(device)
+        return torch.linalg.vector_norm(turned, dim=-1)
+
+    def root(self, task: int) -> Tensor:
+        """Root L of a task's own precision L L^T, (D, D), in float32."""
+        prototype: Any = self.prototypes[str(task)]
+        return self._single.get(task, [prototype.mean, prototype.scatter])
+
+    def _prepare_one(self, task: int) -> Tensor:
         prototype: Any = self.prototypes[str(task)]
         root = torch.linalg.cholesky(PRECISIONS[self.distance]([prototype])[0])
-        return root, prototype.mean.detach().to("cpu", torch.float64) @ root
+        return root.to(prototype.mean.device, torch.float32)
 
     def route(self, features: Tensor) -> Tensor:
         """Task of the nearest prototype for features (N, D): ids (N,)."""

@@ -153,7 +153,9 @@ def check_task(task: Mapping[str, Any], where: str) -> None:
     if task.get("calibration") is None:
         return
     known = Calibration(**task["calibration"])
-    lengths = {len(one) for one in (known.scores, known.peaks, known.levels, known.distances)}
+    lists: list[list[Any]] = [known.scores, known.peaks, known.levels, known.distances]
+    lists += [later for later in (known.damaged, known.products) if later]  # not in every file
+    lengths = {len(one) for one in lists}
     if len(lengths) > 1 or not 0 < known.false_alarm_rate < 1:
         raise CheckpointError(f"{where}.calibration is not whole")
 

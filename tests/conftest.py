@@ -15,6 +15,8 @@ from PIL import Image
 from callbacks import EvaluationCallback, RunCheckpoint, TaskSchedulerCallback
 from moleflow_pl import ContinualDataModule, MoLEFlow, MoLESpatialAwareNF, TaskPrototype
 from moleflow_pl.bank import LatentBank
+from moleflow_pl.calibration import Calibration
+from moleflow_pl.novelty import NoveltyStatistics
 from moleflow_pl.state import CONFIG_KEY, CONTAINERS_KEY, STATE_KEY
 from moleflow_pl.statistics import FeatureStatistics
 from moleflow_pl.whitening import WhiteningAdapter
@@ -185,11 +187,20 @@ def some_tasks(model: MoLEFlow, count: int) -> MoLEFlow:
         prototype = TaskPrototype(dim)
         prototype.update(torch.randn(1, dim) + torch.randn(50, dim))
         model.router.add_prototype(task, prototype)
+        ordinary = NoveltyStatistics(dim)
+        ordinary.update(torch.randn(20, 4, 4, dim) + task)
+        model.novelty.add_prototype(task, ordinary.prototype())
         if model.score == "bank":
             bank = model.banks[str(task)] = LatentBank(dim, model.bank_size)
             bank.fill(torch.randn(model.bank_size, dim), torch.Generator().manual_seed(task))
     wake(model.flow)
     model.schedule.extend([[f"p{task}"] for task in range(count)], epochs=1)
+    for task in model.schedule.tasks:
+        task.epochs_done = 1
+    for task in model.schedule.tasks[:2]:  # nothing of the others was held out
+        task.calibration = Calibration(
+            [1.0, 2.0, 4.0], [2.0, 3.0, 5.0], [1.0, 1.0, 1.0], [8.0, 9.0, 9.0], [9.0, 12.0, 10.0]
+        )
     return model.eval()
 
 

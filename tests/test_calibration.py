@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import betabinom
 
-from moleflow_pl.calibration import UNKNOWN_FACTOR, Calibration, Limits, threshold
+from moleflow_pl.calibration import Calibration, Limits, threshold
 from moleflow_pl.errors import ConfigError
 
 
@@ -88,13 +88,16 @@ def limits_of(scores: list[float]) -> Limits:
     return Calibration(scores, scores, scores, scores).limits()
 
 
-def test_an_unknown_products_limit_is_far_beyond_good_images() -> None:
+def test_an_unknown_products_limit_is_what_damaged_images_hardly_exceed() -> None:
     generator = np.random.default_rng(0)
-    near = Calibration(distances=(10 + generator.normal(size=300)).tolist())
-    assert near.distance_limit == UNKNOWN_FACTOR * np.median(near.distances)
-    # and never below what a hundredth of good ones exceeds
-    wide = Calibration(distances=generator.lognormal(0, 3, 300).tolist())
-    assert wide.distance_limit == threshold(wide.distances).value
+    good, damaged = generator.normal(10, 1, 300).tolist(), generator.normal(20, 3, 300).tolist()
+    assert Calibration(distances=good, damaged=damaged).distance_limit == threshold(damaged).value
+    # never below what a hundredth of good ones exceeds
+    assert Calibration(distances=damaged, damaged=good).distance_limit == threshold(damaged).value
+
+
+def test_where_no_damage_was_tried_nothing_is_unknown() -> None:
+    assert Calibration(distances=[1.0, 2.0]).distance_limit == math.inf
 
 
 def test_comparable_score_is_a_half_at_every_products_threshold() -> None:

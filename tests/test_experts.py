@@ -9,9 +9,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from moleflow_pl import MoLEFlow
+from moleflow_pl.calibration import Calibration
 from moleflow_pl.checkpoint import write_checkpoint
 from moleflow_pl.errors import CheckpointError, ConfigError
-from moleflow_pl.experts import Expert, add, base_hash, extract, remove, rename, settled
+from moleflow_pl.experts import Expert, add, base_hash, extract, remove, rename, settled, with_name
+from moleflow_pl.schedule import Task
 from moleflow_pl.state import STATE_KEY
 from tests.conftest import SIZE, fit
 
@@ -197,6 +199,15 @@ def test_renaming_changes_a_name_and_no_tensor(three: Checkpoint, tmp_path: Path
     assert before.keys() == after.keys()
     assert all(torch.equal(after[key], tensor) for key, tensor in before.items())
     assert changed[STATE_KEY]["tasks"][1]["evaluation"]
+
+
+def test_a_product_of_a_group_keeps_its_threshold_under_another_name() -> None:
+    task = Task(["a", "b"], 1, calibration=Calibration([1.0, 2.0], products=["b", "a"]))
+    renamed = with_name(task, "b", "c")
+    assert renamed.products == ["a", "c"]
+    assert renamed.calibration == Calibration([1.0, 2.0], products=["c", "a"])
+    assert task.products == ["a", "b"]
+    assert task.calibration == Calibration([1.0, 2.0], products=["b", "a"])
 
 
 def test_names_that_cannot_be_are_refused(three: Checkpoint) -> None:

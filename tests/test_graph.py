@@ -5,34 +5,12 @@ import torch
 
 from moleflow_pl import MoLEFlow
 from moleflow_pl.errors import ConfigError
-from moleflow_pl.graph import InspectionGraph, StackedFlow
+from moleflow_pl.graph import InspectionGraph
+from moleflow_pl.predictor import Judge
 from moleflow_pl.scoring import anomaly_map
 from tests.conftest import SEED_METHOD, images_between, some_tasks
 
 Build = Callable[..., MoLEFlow]
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"adapter": "film"},
-        {"use_task_adapter": False},
-        {"use_lora": False},
-        {"use_task_bias": False},
-    ],
-    ids=["all", "film", "no adapter", "no lora", "no bias"],
-)
-def test_each_image_of_a_mixed_batch_gets_its_own_expert(options: dict, tiny_model: Build) -> None:
-    model = some_tasks(tiny_model(**options), 3)
-    features = torch.randn(5, 3, 2, model.extractor.dim)
-    # in another order than the tasks', and one task is left out
-    stacked, place = StackedFlow(model.flow, [2, 0]), torch.tensor([0, 1, 1, 0, 1])
-    latent, log_det = stacked(features, place)
-    for i, task in enumerate([2, 0, 0, 2, 0]):
-        own = model.flow(features[i : i + 1], task)
-        torch.testing.assert_close(latent[i : i + 1], own[0], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(log_det[i : i + 1], own[1], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -47,10 +25,12 @@ def test_the_graph_says_what_the_model_says(options: dict, tiny_model: Build) ->
     expected = model(images)
     assert set(expected.task.tolist()) == {0, 1}
     graph = InspectionGraph(model, map_size=64, blur_sigma=2.0)
-    anomaly, score, product, distance = graph(images)
+    anomaly, score, product, distance, novelty = graph(images)
     assert torch.equal(product, expected.task)
     assert torch.equal(distance, expected.distances.min(1).values)
     torch.testing.assert_close(score, expected.score, rtol=1e-5, atol=1e-4)
+    judged = Judge(model.schedule).judge(expected, [(48, 32)] * len(images))
+    torch.testing.assert_close(novelty, torch.tensor([one.novelty for one in judged]))
     wanted = anomaly_map(expected.patch_scores, (64, 64), 2.0)
     torch.testing.assert_close(anomaly, wanted, rtol=1e-5, atol=1e-4)
 
@@ -59,12 +39,25 @@ def test_the_graph_says_what_the_model_says(options: dict, tiny_model: Build) ->
 def test_a_graph_of_one_product_leaves_no_choice(tiny_model: Build) -> None:
     model = some_tasks(tiny_model(), 2)
     images = images_between(model)
-    _, score, product, distance = InspectionGraph(model, [1])(images)
+    _, score, product, distance, novelty = InspectionGraph(model, [1])(images)
     features = model.extractor(images)
     own = model.inspect(features, 1)
     assert product.tolist() == [0] * len(images)
     torch.testing.assert_close(score, own.score, rtol=1e-5, atol=1e-4)
     assert torch.equal(distance, own.distances[:, 1])
+    limit = model.schedule.tasks[1].distance_limit
+    torch.testing.assert_close(novelty, own.novelty[:, 1] / limit)
+
+
+@torch.no_grad()
+def test_nothing_is_known_to_a_graph_whose_products_have_no_limit(tiny_model: Build) -> None:
+    model = some_tasks(tiny_model(), 2)
+    images = images_between(model)
+    for task in model.schedule.tasks:
+        task.calibration = None
+    assert InspectionGraph(model)(images)[4].isinf().all()
+    model.novelty.prototypes.clear()
+    assert InspectionGraph(model)(images)[4].isinf().all()
 
 
 def test_a_model_without_a_router_sends_all_to_its_first_task(tiny_model: Build) -> None:

@@ -50,7 +50,7 @@ class Exported:
         self.graph = InspectionGraph(self.model, map_size=48, blur_sigma=1.0)
         self.expected = answers(self.model, self.images, self.graph)
         self.onnx, self.program = where / "m.onnx", where / "m.pt2"
-        self.about = describe(self.graph, ["p0", "p1", "p2"])
+        self.about = describe(self.graph, self.model.schedule)
         write(self.graph, self.onnx, "onnx", self.about)
 
 
@@ -74,8 +74,9 @@ def check(found: Answers, expected: Answers) -> None:
     """The same products, and numbers that are apart by no more than the tolerance of them."""
     assert torch.equal(found["product"], expected["product"])
     assert len(expected["product"].unique()) == 2 or len(expected["product"]) == 1
-    for name in ("score", "distance"):
+    for name in ("score", "distance", "novelty"):
         torch.testing.assert_close(found[name], expected[name], rtol=TOLERANCE, atol=0)
+    assert expected["novelty"].isfinite().all()
     scale = expected["map"].abs().max().item()
     torch.testing.assert_close(found["map"], expected["map"], rtol=0, atol=TOLERANCE * scale)
 
@@ -116,6 +117,17 @@ def test_an_onnx_file_says_what_it_is(vit: Exported) -> None:
     onnx.checker.check_model(model)
     about = json.loads({p.key: p.value for p in model.metadata_props}["moleflow"])
     assert about["products"] == ["p0", "p1", "p2"]
+    found = vit.model.schedule.tasks[1].calibration
+    assert found is not None
+    assert about["thresholds"][1] == {
+        "score": found.score_threshold.value, "pixel": found.pixel_threshold.value,
+        "false_alarm_rate": 0.01, "images": 3, "extrapolated": True,
+    }  # fmt: skip
+    assert about["thresholds"][2] is None
+    found.products = ["p1", "x", "p1"]
+    (own,) = describe(InspectionGraph(vit.model, [1]), vit.model.schedule, "x")["thresholds"]
+    assert own["score"] == 2.0  # of the one image that shows it
+    found.products = []
     assert about["image_size"] == [28, 42]
     image = model.graph.input[0]
     assert (image.name, image.type.tensor_type.elem_type) == ("image", onnx.TensorProto.UINT8)
@@ -126,7 +138,7 @@ def test_an_onnx_file_says_what_it_is(vit: Exported) -> None:
 
 def test_a_file_that_agrees_is_verified_with_its_differences(vit: Exported) -> None:
     found = verify(open_file(vit.onnx, "onnx"), vit.model, vit.graph, vit.images, TOLERANCE)
-    assert set(found) == {"map", "score", "distance", "experts"}
+    assert set(found) == {"map", "score", "distance", "novelty", "experts"}
     assert all(0 <= value <= TOLERANCE for value in found.values())
     with pytest.raises(ExportError, match=r"differs from the model by .*above 0"):
         verify(open_file(vit.onnx, "onnx"), vit.model, vit.graph, vit.images, 0.0)
@@ -145,7 +157,7 @@ def test_a_file_of_another_model_is_found_out(vit: Exported) -> None:
             verify(run_broken, vit.model, vit.graph, vit.images, TOLERANCE)
         return str(error.value)
 
-    for name in ("map", "score", "distance"):
+    for name in ("map", "score", "distance", "novelty"):
         assert f"'{name}': 0.001" in broken(name) or f"'{name}': 0.000" in broken(name)
     assert "are taken for another product" in broken("product")
     # no image of the trial goes to the third expert, and yet it is looked at
@@ -158,7 +170,7 @@ def test_a_file_of_another_model_is_found_out(vit: Exported) -> None:
 def test_values_that_are_no_numbers_do_not_pass() -> None:
     one = {
         "map": torch.ones(1, 2, 2), "score": torch.ones(1), "distance": torch.ones(1),
-        "product": torch.zeros(1, dtype=torch.long),
+        "product": torch.zeros(1, dtype=torch.long), "novelty": torch.ones(1),
     }  # fmt: skip
     found = difference({**one, "score": torch.tensor([float("nan")])}, one)
     assert not found["score"] <= TOLERANCE

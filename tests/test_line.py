@@ -10,7 +10,7 @@ import torch
 import yaml
 from PIL import Image
 
-from benchmarks import contamination, decisions
+from benchmarks import contamination, predict_memory
 from moleflow_pl import Predictor
 from moleflow_pl.checkpoint import read_checkpoint
 from moleflow_pl.data.layouts import ELPVLayout, MVTecLayout
@@ -118,6 +118,9 @@ def test_predict_by_a_forced_product_and_a_wrong_name(line: Line) -> None:
     said = moleflow(line.where, "predict", *options, "--product=solar", fails=True)
     assert "no product 'solar': the model knows ['solar_mono', 'solar_poly']" in said.stderr
     assert "Traceback" not in said.stderr
+    said = moleflow(line.where, "predict", *options, "--model.score=nll", fails=True)
+    assert "score: file 'norm', model 'nll'): its tensors and thresholds hold" in said.stderr
+    assert "Traceback" not in said.stderr
 
 
 def test_calibrate_moves_thresholds_without_images_or_training(line: Line) -> None:
@@ -187,16 +190,17 @@ def test_an_update_learns_again_beside_the_old_version_and_rolls_back(line: Line
     assert own_scores(path, images, product) == new
 
 
-def test_decisions_of_a_run_can_be_measured(
-    line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_memory_of_predict_can_be_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["decisions", str(line.path)])
-    decisions.main()
-    shown = capsys.readouterr().out
-    assert shown.count("extrapolated") >= 4  # of two images
-    # two products known by turns, then both
-    assert shown.count("left out") == 2
-    assert shown.count("│ known ") == 4
+    monkeypatch.setattr("sys.argv", ["predict_memory", "--images=90"])
+    assert predict_memory.main() == 0
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
+    assert [row["value"] for row in figures[1:]] == [90, 90]
+    log = predict_memory.MemoryLog()
+    log.seen = [float(batch) for batch in range(100)]  # a megabyte a batch
+    assert log.grown_mb == 80
+    assert log.grown_mb > predict_memory.MOST_MB
 
 
 def test_defective_images_to_learn_from_are_a_share_and_are_not_tested_with(

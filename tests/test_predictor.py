@@ -6,9 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
-from moleflow_pl import MoLEFlow, Predictor
+from moleflow_pl import ContinualDataModule, MoLEFlow, Predictor
+from moleflow_pl.calibration import Calibration, threshold
 from moleflow_pl.errors import CheckpointError, ConfigError, DataError
-from moleflow_pl.predictor import ImageLike, as_bytes, as_rgb
+from moleflow_pl.predictor import BATCH, ImageLike, Judge, as_bytes, as_rgb
+from moleflow_pl.schedule import TaskSchedule
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +38,20 @@ def test_scores_are_those_of_test_from_the_run_folder_alone(
 def test_equal_batches_score_bit_for_bit(predictor: Predictor, paths: list[Path]) -> None:
     first, second = predictor(paths), predictor([Image.open(path) for path in paths])
     assert [one.score for one in first] == [one.score for one in second]
+
+
+def test_scores_are_those_of_test_bit_for_bit_at_equal_batches(
+    predictor: Predictor, data_root: Path
+) -> None:
+    data = ContinualDataModule(str(data_root), ["01", "b"], batch_size=BATCH, num_workers=0)
+    data.trainer = type("T", (), {"lightning_module": predictor.model})  # type: ignore[assignment]
+    data.setup("test")
+    (batch,) = data.test_loader(1)
+    with torch.inference_mode():
+        tested = predictor.model.test_step(batch, 0)
+    found = predictor([Path(path) for path in batch["path"]])
+    assert [one.score for one in found] == tested["routed_score"].tolist()
+    assert torch.equal(torch.stack([one.patch_scores for one in found]), tested["routed_map"])
 
 
 def test_every_form_of_an_image_is_the_same_image(predictor: Predictor, paths: list[Path]) -> None:
@@ -85,6 +101,22 @@ def test_a_product_can_be_forced(learned: tuple[Path, MoLEFlow], paths: list[Pat
     assert found.label in ("normal", "anomalous")
     with pytest.raises(ConfigError, match=r"no product '1': the model knows \['01', 'b'\]"):
         Predictor.load(learned[0], product="1")
+
+
+def test_a_product_of_a_group_has_its_own_threshold_where_it_is_told() -> None:
+    numbers = [1.0, 2.0, 30.0, 40.0]
+    products = ["a", "b", "b", "a"]
+    schedule = TaskSchedule()
+    schedule.extend([["a", "b"]], epochs=1)
+    schedule.tasks[0].epochs_done = 1
+    schedule.tasks[0].calibration = Calibration(
+        numbers, numbers, numbers, numbers, numbers, products
+    )
+    for told, scores in (("a", [1.0, 40.0]), ("b", [2.0, 30.0]), ("a+b", numbers), (None, numbers)):
+        limits = Judge(schedule, told).limits[0]
+        assert limits.score == threshold(scores).value
+        assert limits.pixel == threshold(scores).value
+        assert limits.middle == np.median(scores)
 
 
 def test_where_there_is_no_model_is_said(tmp_path: Path) -> None:

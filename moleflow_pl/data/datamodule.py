@@ -256,6 +256,10 @@ class ContinualDataModule(LightningDataModule):
         """Good images of one task that it was not learned from; None where none was held out."""
         return self._loader(self._training_set(task, "val")) if self.val_fraction else None
 
+    def held_out_images(self, task: int) -> DataLoader | None:
+        """The same as images, whatever features are stored."""
+        return self._loader(self._images(task, "val")) if self.val_fraction else None
+
     def predict_dataloader(self) -> DataLoader:
         """Images to predict, but those in `predicted`: of `predict_path`, or the test images."""
         others: list[str] = []

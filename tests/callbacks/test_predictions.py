@@ -200,6 +200,21 @@ def test_without_a_calibration_there_is_a_score_and_no_decision(
     assert "nothing was held out" in capsys.readouterr().out
 
 
+def test_a_run_without_a_limit_on_novelty_calls_nothing_unknown_and_says_so(
+    tmp_path: Path, learned: tuple[Path, MoLEFlow], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = MoLEFlow.load_from_checkpoint(learned[0] / "last.ckpt")
+    for task in model.schedule.tasks:
+        assert task.calibration is not None
+        task.calibration.damaged = []
+    noise = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    predict(tmp_path, model, tmp_path / "noise.png")
+    (row,) = rows(tmp_path / "predictions" / "predictions.csv")
+    assert (row["label"], float(row["novelty"])) == ("anomalous", 0)
+    assert "no image is called unknown: no damage was tried" in capsys.readouterr().out
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the kernel's own count")
 def test_memory_of_predict_does_not_grow(model: MoLEFlow, tmp_path: Path, data_root: Path) -> None:
     folder = tmp_path / "in"

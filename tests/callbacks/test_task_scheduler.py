@@ -1,13 +1,14 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch import Callback
 
-from callbacks.task_scheduler import counts_table
+from callbacks.task_scheduler import TaskSchedulerCallback, counts_table
 from moleflow_pl import MoLEFlow
 from moleflow_pl.errors import ConfigError, DataError
-from tests.conftest import draw_product, fit
+from tests.conftest import TINY_MODEL, draw_product, fit
 
 
 class Watch(Callback):
@@ -54,6 +55,26 @@ def test_a_second_task_leaves_the_first_bit_equal(learned: tuple[Path, MoLEFlow]
     assert all(torch.equal(state[key], tensor) for key, tensor in first.items())
     rows = [task.evaluation["metrics"]["image_auroc"]["oracle"] for task in module.schedule.tasks]
     assert rows[0][0] == rows[1][0]
+
+
+def test_images_that_changed_while_a_task_was_half_learned_are_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("callbacks.task_scheduler.rank_zero_info", said.append)
+    module = MoLEFlow(**TINY_MODEL)
+    module.schedule.extend([["a"], ["b"]], epochs=4)
+    data = SimpleNamespace(
+        check_images=lambda todo: None, check=lambda todo: {"a": {}}, split_hash=lambda task: "new"
+    )
+    trainer = SimpleNamespace(datamodule=data, fit_loop=SimpleNamespace(), is_global_zero=False)
+    for split, done, count in (("old", 2, 1), ("new", 2, 0), ("old", 0, 0)):
+        module.schedule.tasks[0].split, module.schedule.tasks[0].epochs_done = split, done
+        said.clear()
+        TaskSchedulerCallback().on_fit_start(trainer, module)  # type: ignore[arg-type]
+        assert len(said) == count
+        assert module.schedule.tasks[0].split == "new"
+        assert all("the images of 'a' are not those of its first 2 epochs" in one for one in said)
 
 
 @pytest.mark.parametrize("stop", ["tasks/00-01.ckpt", "middle.ckpt"])

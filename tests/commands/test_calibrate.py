@@ -42,6 +42,18 @@ def test_table_says_what_can_be_promised_and_what_is_extrapolated() -> None:
     assert "nothing was held out" in three
 
 
+def test_products_of_a_group_are_shown_by_themselves_too() -> None:
+    scores = [*map(float, range(99)), *map(float, range(1000, 1200))]
+    schedule = TaskSchedule()
+    schedule.extend([["a", "b"]], epochs=1)
+    schedule.tasks[0].epochs_done = 1
+    schedule.tasks[0].calibration = Calibration(scores, products=["a"] * 99 + ["b"] * 200)
+    rows = [line.split("│")[1:4] for line in shown(schedule).splitlines() if "│" in line]
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        ["a+b", "299", "1197"], ["a", "99", "98"], ["b", "200", "1198"],
+    ]  # fmt: skip
+
+
 def test_one_product_can_have_a_rate_of_its_own() -> None:
     schedule = schedule_with(*(Calibration(scores=[1.0, 2.0]) for _ in range(2)))
     schedule.set_false_alarm_rate(0.05, "p1")

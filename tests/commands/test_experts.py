@@ -1,5 +1,6 @@
 """The verb's own part; `tests/test_line.py` runs it as users do."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,38 @@ def test_list_shows_what_is_known_of_each_expert(
     shown = capsys.readouterr().out
     assert "01" in shown
     assert "1.000" in shown
+
+
+class StoppedError(Exception):
+    """A stop in the middle of an update."""
+
+
+def test_a_stopped_update_goes_on_as_it_was_asked_and_begins_anew_otherwise(
+    learned: tuple[Path, MoLEFlow],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = shutil.copytree(learned[0], tmp_path / "run") / "last.ckpt"
+
+    def stop(args: list[str]) -> None:
+        raise StoppedError
+
+    def update(*options: str) -> str:
+        with pytest.raises(StoppedError):
+            main(["update", "b", "--ckpt_path", str(path), *options])
+        return capsys.readouterr().out
+
+    monkeypatch.setattr("commands.lightning.main", stop)
+    work = tmp_path / "run" / "updates" / "b~1"
+    assert update("--data.root=new") == ""
+    (work / "half learned").touch()
+    assert update("--data.root=new") == ""
+    assert (work / "half learned").exists()
+    said = update("--data.root=other")
+    assert f"other options was stopped: it is now in {work}~1" in said
+    assert sorted(file.name for file in work.iterdir()) == ["last.ckpt", "update.json"]
+    assert (work.parent / "b~1~1" / "half learned").exists()
 
 
 def test_options_of_a_fit_belong_to_update_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,10 @@ from torch import Tensor
 from moleflow_pl import MoLEFlow
 from tests.conftest import SIZE, draw_product, fit
 
-MODEL = {"backbone": "test_efficientnet", "layers": [1], "coupling_layers": 2, "lora_rank": 2}
+MODEL = {
+    "backbone": "test_efficientnet", "layers": [1], "coupling_layers": 2, "lora_rank": 2,
+    "prototype": "mean",
+}  # fmt: skip
 TASKS = ["01", "b"]
 
 
