@@ -49,10 +49,11 @@ def test_other_model_arguments_are_refused_and_named() -> None:
 
 def test_what_an_earlier_file_does_not_say_is_not_held_against_it() -> None:
     structure = {**STATE["structure"], "score": "nll"}
-    assert check_state({STATE_KEY: STATE}, STATE["backbone"], structure) == STATE
+    whole = bare_checkpoint(**STATE)
+    assert check_state(whole, STATE["backbone"], structure) == whole[STATE_KEY]
     said = {**STATE, "structure": {**STATE["structure"], "score": "norm"}}
     with pytest.raises(CheckpointError, match="score: file 'norm', model 'nll'.*thresholds"):
-        check_state({STATE_KEY: said}, STATE["backbone"], structure)
+        check_state(bare_checkpoint(**said), STATE["backbone"], structure)
 
 
 def test_foreign_checkpoint_is_refused() -> None:

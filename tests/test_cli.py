@@ -197,7 +197,8 @@ def test_folders_of_good_images_are_learned_and_have_no_metrics(
     run = tmp_path / "run"
     assert metric(run, "image_auroc") is None
     path = f"--ckpt_path={run / 'last.ckpt'}"
-    run_here(monkeypatch, tmp_path, "predict", path, f"--data.predict_path={data_root / 'b'}")
+    images = f"--data.predict_path={data_root / 'b' / 'test' / 'good'}"
+    run_here(monkeypatch, tmp_path, "predict", path, images)
     products = {row["product"] for row in rows(run / "predictions" / "predictions.csv")}
     assert products == {"b"}
     said = failure(monkeypatch, tmp_path, "test", path)
