@@ -18,7 +18,7 @@ import argparse
 
 parser = argparse.ArgumentParser(description="MoLE-Flow in 15 minutes.")
 parser.add_argument("--images", type=int, default=120, help="images of each kind (%(default)s)")
-parser.add_argument("--epochs", type=int, default=40, help="epochs a product (%(default)s)")
+parser.add_argument("--epochs", type=int, default=10, help="epochs a product (%(default)s)")
 given, _ = parser.parse_known_args()  # a notebook has arguments of its own
 
 # %% [markdown]
