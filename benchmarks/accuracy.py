@@ -263,7 +263,8 @@ def arguments() -> argparse.Namespace:
     """What the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--root", required=True, help="data set with magnetic_tile, as MVTec AD")
-    parser.add_argument("--weights", help="DINOv2's ViT-S/14; without, only the other backbone")
+    parser.add_argument("--weights", default="pretrained", help="of DINOv2's ViT-S/14")
+    parser.add_argument("--backbones", nargs="+", choices=list(BACKBONES), default=list(BACKBONES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
         "--seed-method",
@@ -281,9 +282,8 @@ def main() -> int:
     """Run, judge, write."""
     given, report, started = arguments(), Report("accuracy"), time.monotonic()
     lines = []
-    for name, (backbone, limits) in BACKBONES.items():
-        if "backbone_weights" not in backbone and not given.weights:
-            continue
+    for name in given.backbones:
+        backbone, limits = BACKBONES[name]
         options = {"backbone_weights": given.weights, **backbone}
         study = Study(name, options, given.root, given.folder)
         lines += look(report, study, limits, given.seeds, name in given.seed_method)
