@@ -280,7 +280,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     """Run, judge, write."""
-    given, report, started = arguments(), Report("accuracy"), time.monotonic()
+    given, report = arguments(), Report("accuracy")
     lines = []
     for name in given.backbones:
         backbone, limits = BACKBONES[name]
@@ -294,9 +294,8 @@ def main() -> int:
         cells = (row.what, shown(row), limit(row), "yes" if row.holds else "**no**", row.note)
         lines.append(f"| {' | '.join(cells)} |")
     head = (Path(__file__).parent / "accuracy.md").read_text().rstrip()
-    facts = ", ".join(f"{key} {value}" for key, value in versions().items())
-    seeds = ", ".join(map(str, given.seeds))
-    foot = f"Seeds {seeds}; {hardware()}; {facts}; {time.monotonic() - started:.0f} s."
+    facts = ", ".join(f"{key} {value}" for key, value in (hardware() | versions()).items())
+    foot = f"Seeds {', '.join(map(str, given.seeds))}. {facts}."
     given.output.write_text("\n".join([head, "", *lines, "", foot, ""]))
     return code
 
