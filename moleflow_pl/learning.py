@@ -10,7 +10,7 @@ from torch import Tensor
 
 from moleflow_pl.calibration import Calibration
 from moleflow_pl.inspection import Inspector
-from moleflow_pl.novelty import DAMAGES, NoveltyStatistics, most_ordinary, some_patches
+from moleflow_pl.novelty import DAMAGES, most_ordinary, some_patches
 from moleflow_pl.ranks import gather
 from moleflow_pl.router import SPREAD_SHARE, SPREAD_STEP, TaskPrototype
 from moleflow_pl.sample import PatchSample
@@ -64,7 +64,7 @@ class TaskLearner(Inspector):
         images = FeatureStatistics(self.extractor.dim)
         spread = FeatureStatistics(self.extractor.dim)
         patches = FeatureStatistics(self.extractor.dim)
-        ordinary = NoveltyStatistics(self.extractor.dim)
+        ordinary = FeatureStatistics(self.extractor.dim)
         means = torch.zeros(self.extractor.dim, dtype=torch.float64)
         name = self.schedule.tasks[task].name
         latents = PatchSample(self.extractor.dim, self.bank_size, self.seed, name, "latents")
@@ -72,7 +72,7 @@ class TaskLearner(Inspector):
             for batch in batches:
                 features = self.features(self.transfer_batch_to_device(batch, self.device, 0))
                 images.update(self.image_features(features))
-                ordinary.update(features)
+                ordinary.update(some_patches(features))
                 if self.prototype == "spread":
                     spread.update(features.flatten(1, 2)[:, ::SPREAD_STEP])
                 positioned = self.position(features)
@@ -87,10 +87,11 @@ class TaskLearner(Inspector):
         if self.score == "bank":
             generator = derive_generator(self.seed, name, "bank")
             self._bank(task).fill(latents.gathered().rows, generator)
-        prototype = TaskPrototype(self.extractor.dim).to(self.device)
-        prototype.set(images.widened(spread.gathered(), SPREAD_SHARE))
-        self.router.add_prototype(task, prototype)
-        self.novelty.add_prototype(task, ordinary.prototype().to(self.device))
+        widened = images.widened(spread.gathered(), SPREAD_SHARE)
+        for router, seen in ((self.router, widened), (self.novelty, ordinary)):
+            prototype = TaskPrototype(self.extractor.dim).to(self.device)
+            prototype.set(seen)
+            router.add_prototype(task, prototype)
         if task == 0:
             self.flow.set_reference(patches.mean, patches.std)
         shift = means / images.count - self.flow.reference_mean.cpu().double()

@@ -11,9 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moleflow_pl.router import TaskPrototype
-from moleflow_pl.statistics import FeatureStatistics
-
 ASKED = 64  # patches of an image that are looked at, at most: what is asked for is no detail
 ORDINARY = 0.05  # quantile of an image's patches that stands for its most ordinary ones
 
@@ -42,33 +39,6 @@ def most_ordinary(distances: Tensor) -> Tensor:
         tensor([2., 9.])
     """
     return torch.quantile(distances, ORDINARY, dim=1)
-
-
-class NoveltyStatistics:
-    """Gathers the patches of a product's good images for its prototype of what is ordinary.
-
-    Args:
-        dim: Channels, D.
-    """
-
-    def __init__(self, dim: int) -> None:
-        self.patches = FeatureStatistics(dim)
-
-    def update(self, features: Tensor) -> None:
-        """Take in good images' features (B, h, w, D)."""
-        self.patches.update(some_patches(features))
-
-    def gathered(self) -> NoveltyStatistics:
-        """What all ranks have taken in together, the same on each."""
-        merged = NoveltyStatistics(self.patches.mean.numel())
-        merged.patches = self.patches.gathered()
-        return merged
-
-    def prototype(self) -> TaskPrototype:
-        """The prototype of all patches so far."""
-        made = TaskPrototype(self.patches.mean.numel())
-        made.set(self.patches)
-        return made
 
 
 def doubled_contrast(images: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from callbacks import EvaluationCallback, RunCheckpoint, TaskSchedulerCallback
 from moleflow_pl import ContinualDataModule, MoLEFlow, MoLESpatialAwareNF, TaskPrototype
 from moleflow_pl.bank import LatentBank
 from moleflow_pl.calibration import Calibration
-from moleflow_pl.novelty import NoveltyStatistics
+from moleflow_pl.novelty import some_patches
 from moleflow_pl.state import CONFIG_KEY, CONTAINERS_KEY, STATE_KEY
 from moleflow_pl.statistics import FeatureStatistics
 from moleflow_pl.whitening import WhiteningAdapter
@@ -187,9 +187,9 @@ def some_tasks(model: MoLEFlow, count: int) -> MoLEFlow:
         prototype = TaskPrototype(dim)
         prototype.update(torch.randn(1, dim) + torch.randn(50, dim))
         model.router.add_prototype(task, prototype)
-        ordinary = NoveltyStatistics(dim)
-        ordinary.update(torch.randn(20, 4, 4, dim) + task)
-        model.novelty.add_prototype(task, ordinary.prototype())
+        ordinary = TaskPrototype(dim)
+        ordinary.update(some_patches(torch.randn(20, 4, 4, dim) + task))
+        model.novelty.add_prototype(task, ordinary)
         if model.score == "bank":
             bank = model.banks[str(task)] = LatentBank(dim, model.bank_size)
             bank.fill(torch.randn(model.bank_size, dim), torch.Generator().manual_seed(task))

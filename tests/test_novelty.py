@@ -9,7 +9,6 @@ from moleflow_pl.inspection import NEAREST
 from moleflow_pl.novelty import (
     ASKED,
     ORDINARY,
-    NoveltyStatistics,
     doubled_contrast,
     half_destroyed,
     most_ordinary,
@@ -30,13 +29,12 @@ def product(seed: int, images: int = 60) -> torch.Tensor:
 
 def test_prototype_equals_numpys_from_all_patches_at_once() -> None:
     features = product(0)
-    statistics = NoveltyStatistics(5)
+    made = TaskPrototype(5)
     for part in features.split(16):
-        statistics.update(part)
+        made.update(some_patches(part))
     rows = features.numpy().reshape(60, 36, 5).astype(np.float64)
     unit = rows / np.linalg.norm(rows, axis=2, keepdims=True)
     patches = unit.reshape(-1, 5)  # so small a grid is looked at whole
-    made = statistics.prototype()
     np.testing.assert_allclose(made.mean.numpy(), patches.mean(0), atol=1e-6)
     np.testing.assert_allclose(made.covariance.numpy(), np.cov(patches.T), rtol=1e-4, atol=1e-7)
 
@@ -64,10 +62,10 @@ def test_most_ordinary_is_numpys_quantile(patches: int) -> None:
 
 
 def test_shade_and_defects_are_not_novel_but_another_product_is() -> None:
-    statistics = NoveltyStatistics(5)
-    statistics.update(product(0))
+    prototype = TaskPrototype(5)
+    prototype.update(some_patches(product(0)))
     router = PrototypeRouter("shrunk")
-    router.add_prototype(0, statistics.prototype())
+    router.add_prototype(0, prototype)
 
     def distance(features: torch.Tensor) -> torch.Tensor:
         return most_ordinary(router.distances_to(0, some_patches(features)))
