@@ -10,12 +10,10 @@ line of JSON last.
 
 from __future__ import annotations
 
-import argparse
 import statistics
-from pathlib import Path
 
-from benchmarks.accuracy import BACKBONES, TILE
-from benchmarks.accuracy_runs import PRODUCTS, Recipe, Study
+from benchmarks.accuracy import TILE, small_study, study_parser
+from benchmarks.accuracy_runs import PRODUCTS, Recipe
 from benchmarks.timing import Report, Row
 
 PLAIN = Recipe("plain", scores=("norm", "nll"))
@@ -31,13 +29,8 @@ VARIANTS = {
 
 def main() -> None:
     """Fit, compare, print."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--root", required=True, help="data set with magnetic_tile, as MVTec AD")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--folder", type=Path, default=Path("runs/accuracy"), help="what is kept")
-    given = parser.parse_args()
-    name, (backbone, _) = next(iter(BACKBONES.items()))
-    study, report = Study(name, backbone, given.root, given.folder), Report("ablation")
+    given = study_parser(__doc__, seeds=[0, 1]).parse_args()
+    study, report = small_study(given), Report("ablation")
     lines = [("the defaults", PLAIN, "norm"), ("score NLL", PLAIN, "nll")]
     lines += [(what, recipe, "norm") for what, recipe in VARIANTS.items()]
     for what, recipe, score in lines:

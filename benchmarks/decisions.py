@@ -22,6 +22,7 @@ from scipy.stats import betabinom
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from benchmarks.products import BATCH
 from benchmarks.runs import checkpoint_argument, load_run
 from benchmarks.timing import Report, Row
 from moleflow_pl import MoLEFlow
@@ -29,7 +30,6 @@ from moleflow_pl.calibration import Calibration
 from moleflow_pl.data.datasets import ImageDataset
 from moleflow_pl.data.layouts import LAYOUTS
 
-BATCH = 16
 RATES = (0.05, 0.01, 0.001)
 OUTSIDE = 0.005  # on each side of an interval
 LEFT_OUT = 95.0  # % of a product's images that have to be unknown where it is

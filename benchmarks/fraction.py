@@ -10,14 +10,12 @@ of JSON last; exits with 1 where a quarter costs more than 0.005 in as many epoc
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from benchmarks.accuracy import BACKBONES
+from benchmarks.accuracy import small_study, study_parser
 from benchmarks.accuracy_runs import PRODUCTS, Recipe, Study
 from benchmarks.products import METRICS
 from benchmarks.timing import Report, Row, benchmark
@@ -63,19 +61,13 @@ def compare(report: Report, study: Study, seeds: list[int]) -> None:
             bound: dict[str, Any] = {"least": -0.005} if epochs == EPOCHS else {}
             apart = [a - b for a, b in zip(values, whole[what], strict=True)]
             note = f"{mean:.3f} against {full:.3f}; by seed {min(apart):+.3f} to {max(apart):+.3f}"
-            report.add(Row(f"{title}: {what}", round(mean - full, 4), "", note=note, **bound))
+            report.add(Row(f"{title}: {what}", mean - full, "", note=note, **bound))
 
 
 def main() -> int:
     """Fit, compare, print."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--root", required=True, help="data set with magnetic_tile, as MVTec AD")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--folder", type=Path, default=Path("runs/accuracy"), help="what is kept")
-    given = parser.parse_args()
-    name, (backbone, _) = next(iter(BACKBONES.items()))
-    study = Study(name, backbone, given.root, given.folder)
-    return benchmark("fraction", partial(compare, study=study, seeds=given.seeds))
+    given = study_parser(__doc__, seeds=[0, 1, 2]).parse_args()
+    return benchmark("fraction", partial(compare, study=small_study(given), seeds=given.seeds))
 
 
 if __name__ == "__main__":

@@ -21,9 +21,10 @@ import numpy as np
 from lightning.pytorch import Callback, Trainer
 from PIL import Image
 
+from benchmarks.fit import new_trainer
 from benchmarks.memory import anonymous_mb
 from benchmarks.timing import Report, Row
-from callbacks import PredictionWriter, RunCheckpoint, TaskSchedulerCallback
+from callbacks import PredictionWriter
 from commands.lightning import TRAINER_DEFAULTS
 from moleflow_pl import ContinualDataModule, MoLEFlow
 
@@ -73,17 +74,7 @@ def learn(where: Path) -> None:
     """Learn the images of one product."""
     draw(where / "data" / "product" / "train" / "good", LEARNED)
     data = ContinualDataModule(str(where / "data"), ["product"], num_workers=0)
-    callbacks = [TaskSchedulerCallback(epochs_per_task=1), RunCheckpoint()]
-    trainer(where, callbacks).fit(MoLEFlow(**MODEL), data)  # type: ignore[arg-type]
-
-
-def trainer(where: Path, callbacks: list[Callback]) -> Trainer:
-    """The command's trainer, on the CPU."""
-    options = {**TRAINER_DEFAULTS, "default_root_dir": where / "run", "logger": False}
-    return Trainer(
-        **options, accelerator="cpu", callbacks=callbacks, enable_progress_bar=False,
-        enable_model_summary=False,
-    )  # fmt: skip
+    new_trainer(where / "run", epochs=1).fit(MoLEFlow(**MODEL), data)  # type: ignore[arg-type]
 
 
 def predict(report: Report, where: Path, count: int) -> None:
@@ -93,7 +84,11 @@ def predict(report: Report, where: Path, count: int) -> None:
     data = ContinualDataModule(None, ["product"], num_workers=0, predict_path=str(where / "new"))
     log = MemoryLog()
     started = time.perf_counter()
-    trainer(where, [PredictionWriter(), log]).predict(model, data, return_predictions=False)
+    trainer = Trainer(
+        **{**TRAINER_DEFAULTS, "default_root_dir": where / "run"}, accelerator="cpu", logger=False,
+        callbacks=[PredictionWriter(), log], enable_progress_bar=False,
+    )  # fmt: skip
+    trainer.predict(model, data, return_predictions=False)
     each = 1000 * (time.perf_counter() - started) / count
     folder = where / "run" / "predictions"
     with (folder / "predictions.csv").open() as file:
