@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmarks.memory import Peak
 from benchmarks.timing import Report, Row, alternate, benchmark
-from moleflow_pl import MoLEFlow, TaskPrototype
+from moleflow_pl import MoLEFlow
 from moleflow_pl.experts import extract
 from moleflow_pl.statistics import FeatureStatistics
 
@@ -36,20 +36,19 @@ def learned_model(tasks: int, **options: object) -> MoLEFlow:
     model.schedule.extend([[f"product {i}"] for i in range(tasks)], epochs=1)
     for task in range(tasks):
         model.begin_task(task)
-        for router in (model.router, model.novelty):
-            router.add_prototype(task, prototype(model.extractor.dim, task))
+        draw_prototypes(model, task)
         model.schedule.tasks[task].epochs_done = 1
     return model.eval()
 
 
-def prototype(dim: int, task: int) -> TaskPrototype:
-    """Mean and scatter of some drawn image features."""
+def draw_prototypes(model: MoLEFlow, task: int) -> None:
+    """Give a task prototypes of drawn features."""
     generator = torch.Generator().manual_seed(task)
-    statistics = FeatureStatistics(dim)
-    statistics.update(torch.randn(4, dim, generator=generator) + 4 * (task % 7))
-    made = TaskPrototype(dim)
-    made.set(statistics)
-    return made
+    shift = 4 * (task % 7)
+    for made in model.add_prototypes(task):
+        statistics = FeatureStatistics(model.extractor.dim, made.regions)
+        statistics.update(torch.randn(4, *made.mean.shape, generator=generator) + shift)
+        made.set(statistics)
 
 
 def score(model: MoLEFlow, images: Tensor, tasks: Tensor) -> Tensor:
@@ -87,8 +86,7 @@ def routing(report: Report) -> None:
     dim = 384
     knowing = learned_model(0)
     for task in range(1000):
-        for router in (knowing.router, knowing.novelty):
-            router.add_prototype(task, prototype(dim, task))
+        draw_prototypes(knowing, task)
     model = learned_model(1)
     image = torch.randint(0, 256, (1, 3, 224, 224), dtype=torch.uint8)
     features = torch.randn(1, 16, 16, dim)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.module import MoLEFlow
+from moleflow_pl.regions import between
 from moleflow_pl.scoring import Upsampling, anomaly_map, image_score, patch_nll, patch_norm
 from moleflow_pl.stacked import StackedBank, StackedFlow, StackedNovelty
 
@@ -63,6 +64,9 @@ class InspectionGraph(nn.Module):
             raise ConfigError("no product has been learned: fit a task to its end first")
         self.columns = [model.router.tasks.index(task) for task in self.tasks]
         self.extractor, self.position, self.router = model.extractor, model.position, model.router
+        boundaries = model.router.boundaries()[self.columns][:, self.columns]
+        self.register_buffer("boundaries", boundaries, persistent=False)
+        self.boundaries: Tensor
         self.flow = StackedFlow(model.flow, self.tasks)
         limits = [model.schedule.tasks[task].distance_limit for task in self.tasks]
         # a model whose products were not finished knows none
@@ -83,7 +87,8 @@ class InspectionGraph(nn.Module):
         """Map, score, product, distance and novelty of each image."""
         features = self.extractor(image)
         distances = self.router.distances(self.image_features(features))[:, self.columns]
-        distance, place = distances.min(1)
+        place = between(distances, lambda first, second: self.boundaries[first, second])
+        distance = distances.gather(1, place[:, None])[:, 0]
         patch_scores = self.patch_scores(features, place)
         score = image_score(patch_scores, self.quantile)
         pixels = anomaly_map(patch_scores, **self.map_options)

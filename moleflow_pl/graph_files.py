@@ -139,7 +139,7 @@ def answers(model: MoLEFlow, images: Tensor, graph: InspectionGraph) -> Answers:
     """What the model itself says of images, in the form of the graph's outputs."""
     only = graph.tasks[0] if len(graph.tasks) == 1 else None
     found = model.inspect(model.extractor(images), only)
-    column = torch.tensor([model.router.tasks.index(task) for task in found.task.tolist()])
+    column = model.router.columns(found.task)
     limits = torch.tensor([model.schedule.tasks[task].distance_limit for task in graph.tasks])
     shares = found.novelty[:, graph.columns] / limits
     return {

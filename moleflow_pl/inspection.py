@@ -15,7 +15,8 @@ from moleflow_pl.extractor import PatchExtractor
 from moleflow_pl.flow import MoLESpatialAwareNF
 from moleflow_pl.novelty import most_ordinary, some_patches
 from moleflow_pl.position import NoPosition, PositionalGrid
-from moleflow_pl.router import PrototypeName, PrototypeRouter
+from moleflow_pl.regions import REGIONS, region_means
+from moleflow_pl.router import PrototypeName, PrototypeRouter, TaskPrototype
 from moleflow_pl.scoring import ScoreName, image_score, patch_nll, patch_norm
 
 NEAREST = 4  # tasks that an image may turn out to be like
@@ -120,14 +121,29 @@ class Inspector(LightningModule):
         return self.banks[str(task)]
 
     def image_features(self, features: Tensor) -> Tensor:
-        """What the router looks at: (B, D) of features (B, h, w, D).
+        """What the router looks at: (B, D), or (B, R, D) of regions, of features (B, h, w, D).
 
         The median over patches keeps a defect, however bright, from moving the image; the mean
-        told the three real products apart better on both backbones measured.
+        told the three real products apart better on both backbones measured, and regions best.
         """
+        if self.prototype == "regions":
+            return region_means(features)
         if self.prototype == "median":
             return features.flatten(1, 2).median(1).values
         return features.mean((1, 2))
+
+    @property
+    def regions(self) -> int | None:
+        """Regions of an image that the router looks at, if it does."""
+        return REGIONS if self.prototype == "regions" else None
+
+    def add_prototypes(self, task: int) -> tuple[TaskPrototype, TaskPrototype]:
+        """Empty prototypes of a task: for the router, and of what is ordinary."""
+        routed = TaskPrototype(self.extractor.dim, self.regions).to(self.device)
+        ordinary = TaskPrototype(self.extractor.dim).to(self.device)
+        self.router.add_prototype(task, routed)
+        self.novelty.add_prototype(task, ordinary)
+        return routed, ordinary
 
     def features(self, batch: Mapping[str, Any]) -> Tensor:
         """Features (B, h, w, D) of a batch, stored or fresh."""

@@ -12,7 +12,6 @@ from moleflow_pl.calibration import Calibration
 from moleflow_pl.inspection import Inspector
 from moleflow_pl.novelty import DAMAGES, most_ordinary, some_patches
 from moleflow_pl.ranks import gather
-from moleflow_pl.router import SPREAD_SHARE, SPREAD_STEP, TaskPrototype
 from moleflow_pl.sample import PatchSample
 from moleflow_pl.schedule import TaskSchedule
 from moleflow_pl.scoring import patch_nll
@@ -61,8 +60,7 @@ class TaskLearner(Inspector):
             batches: Its training images or features, each once and in order; on several ranks,
                 their shares.
         """
-        images = FeatureStatistics(self.extractor.dim)
-        spread = FeatureStatistics(self.extractor.dim)
+        images = FeatureStatistics(self.extractor.dim, self.regions)
         patches = FeatureStatistics(self.extractor.dim)
         ordinary = FeatureStatistics(self.extractor.dim)
         means = torch.zeros(self.extractor.dim, dtype=torch.float64)
@@ -73,8 +71,6 @@ class TaskLearner(Inspector):
                 features = self.features(self.transfer_batch_to_device(batch, self.device, 0))
                 images.update(self.image_features(features))
                 ordinary.update(some_patches(features))
-                if self.prototype == "spread":
-                    spread.update(features.flatten(1, 2)[:, ::SPREAD_STEP])
                 positioned = self.position(features)
                 # in float64 on the CPU: some devices have none
                 means += positioned.mean((1, 2)).cpu().double().sum(0)
@@ -87,11 +83,8 @@ class TaskLearner(Inspector):
         if self.score == "bank":
             generator = derive_generator(self.seed, name, "bank")
             self._bank(task).fill(latents.gathered().rows, generator)
-        widened = images.widened(spread.gathered(), SPREAD_SHARE)
-        for router, seen in ((self.router, widened), (self.novelty, ordinary)):
-            prototype = TaskPrototype(self.extractor.dim).to(self.device)
+        for prototype, seen in zip(self.add_prototypes(task), (images, ordinary), strict=True):
             prototype.set(seen)
-            router.add_prototype(task, prototype)
         if task == 0:
             self.flow.set_reference(patches.mean, patches.std)
         shift = means / images.count - self.flow.reference_mean.cpu().double()

@@ -20,7 +20,8 @@ from moleflow_pl.learning import TaskLearner
 from moleflow_pl.losses import LOSSES, LossName
 from moleflow_pl.position import NoPosition, PositionalGrid, check_channels
 from moleflow_pl.ranks import rank_and_world, with_others
-from moleflow_pl.router import Distance, PrototypeName, PrototypeRouter, TaskPrototype
+from moleflow_pl.regions import RegionRouter
+from moleflow_pl.router import Distance, PrototypeName, PrototypeRouter
 from moleflow_pl.schedule import TaskSchedule
 from moleflow_pl.scoring import ScoreName, patch_nll
 from moleflow_pl.state import CONFIG_KEY, CONTAINERS_KEY, STATE_KEY
@@ -73,8 +74,8 @@ class MoLEFlow(TaskLearner):
         bank_size: Latents of each product that a bank keeps.
         router: Distance to a product's prototype: `pooled`, `mahalanobis` or `euclidean`; with
             `none`, all images go to the first task.
-        prototype: What of an image's patches the router looks at: their `mean` or `median`, or,
-            with `spread`, the mean in a covariance that also knows how patches differ.
+        prototype: What of an image's patches the router looks at: the mean of each of 16
+            `regions`, or the `mean` or `median` of all.
         patch_fraction: Share of every image's patches that a training step sees, drawn at random.
         image_quantile: Quantile of its patches' scores that is an image's score.
         optimizer: Builds an optimizer from a list of parameters.
@@ -105,7 +106,7 @@ class MoLEFlow(TaskLearner):
         score: ScoreName = "norm",
         bank_size: int = 4000,
         router: Distance | Literal["none"] = "pooled",
-        prototype: PrototypeName = "spread",
+        prototype: PrototypeName = "regions",
         patch_fraction: float = 0.25,
         image_quantile: float = 0.99,
         optimizer: OptimizerCallable = adamw,
@@ -141,7 +142,9 @@ class MoLEFlow(TaskLearner):
         self.banks = torch.nn.ModuleDict()
         self.prototype = prototype
         self.routes = router != "none"
-        self.router = PrototypeRouter("pooled" if router == "none" else router)
+        distance: Distance = "pooled" if router == "none" else router
+        fair = prototype == "regions" and distance == "pooled"
+        self.router = RegionRouter() if fair else PrototypeRouter(distance)
         # to a product's own images, whatever other products there are
         self.novelty = PrototypeRouter("shrunk")
         self.patch_fraction = patch_fraction
@@ -164,9 +167,10 @@ class MoLEFlow(TaskLearner):
         # the very same numbers where the router is right, and where there is no own expert yet
         alike = own not in self.router.tasks or bool((routed.task == own).all())
         oracle = routed if alike else self.inspect(features, own)
+        column = self.router.columns(routed.task)
         return {
             "routed_task": routed.task,
-            "router_distance": routed.distances.min(1).values,
+            "router_distance": routed.distances.gather(1, column[:, None])[:, 0],
             "distances": routed.distances,
             "routed_score": routed.score,
             "oracle_score": oracle.score,
@@ -293,8 +297,7 @@ class MoLEFlow(TaskLearner):
             if task not in self.flow.tasks:
                 self.flow.add_task(task)
         for task in state["prototypes"]:
-            for router in (self.router, self.novelty):
-                router.add_prototype(task, TaskPrototype(self.extractor.dim).to(self.device))
+            self.add_prototypes(task)
             if self.score == "bank":
                 self._bank(task)
         own = {f"{BACKBONE_PREFIX}{k}": v for k, v in self.extractor.backbone.state_dict().items()}

@@ -36,7 +36,8 @@ class Prediction:
         product: The nearest of the known products, or the one that was asked for.
         score: Raw anomaly score; compare it within a product.
         router_distance: The router's distance to the product.
-        router_margin: How much farther the next product is; None where there is none.
+        router_margin: How much farther the nearest other product is, a little below 0 where the
+            likelier product is not the nearer one; None where there is none.
         patch_scores: (h, w).
         size: Height and width of the image.
         label: The decision; it and what follows are None where the product has no calibration.
@@ -108,14 +109,13 @@ class Judge:
         self, found: Inspection, i: int, size: tuple[int, int], novelty: float
     ) -> Prediction:
         task, score = int(found.task[i]), found.score[i].item()
-        nearest = found.distances[i].sort().values
-        own = nearest[0] if self.task is None else found.distances[i, self.task]
-        several = self.task is None and len(nearest) > 1
+        distances = found.distances[i].tolist()
+        own = distances.pop(task)
         return Prediction(
             product=self.names[task],
             score=score,
-            router_distance=own.item(),
-            router_margin=(nearest[1] - nearest[0]).item() if several else None,
+            router_distance=own,
+            router_margin=min(distances) - own if self.task is None and distances else None,
             patch_scores=found.patch_scores[i].cpu(),
             size=size,
             **self._decision(task, score, novelty),

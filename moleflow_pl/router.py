@@ -18,13 +18,7 @@ OWN_SHRINKAGE = 0.1  # holds where a task has fewer images than channels, and is
 SINGLE = 256  # roots of single tasks to keep: 1.2 MB each at 384 channels
 
 Distance = Literal["pooled", "mahalanobis", "euclidean", "shrunk"]
-PrototypeName = Literal["spread", "mean", "median"]
-
-# of the patches' covariance that a prototype of the kind `spread` adds to the images': a defect
-# moves an image's mean where patches of one image differ. Chosen on three real products: with a
-# small CNN it sends more of their defective images the right way than none, with a ViT a few less.
-SPREAD_SHARE = 0.3
-SPREAD_STEP = 7  # every so many patches of an image: enough for it, and no column left out
+PrototypeName = Literal["regions", "mean", "median"]
 
 
 class TaskPrototype(nn.Module):
@@ -32,8 +26,10 @@ class TaskPrototype(nn.Module):
 
     Args:
         dim: Channels of an image feature, D.
+        regions: Regions of an image, R, if each has a feature.
 
-    Shape: buffers `mean` (D,), `scatter` (D, D) and `count` ().
+    Shape: buffers `mean` (D,), or (R, D) of regions, `scatter` (D, D), about each region's own
+    mean, and `count` ().
 
     Example:
         >>> prototype = TaskPrototype(2)
@@ -42,9 +38,11 @@ class TaskPrototype(nn.Module):
         tensor([1., 2.])
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, regions: int | None = None) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(dim))
+        self.regions = regions
+        shape = (dim,) if regions is None else (regions, dim)
+        self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("scatter", torch.zeros(dim, dim))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
         self.mean: Tensor
@@ -52,8 +50,8 @@ class TaskPrototype(nn.Module):
         self.count: Tensor
 
     def update(self, features: Tensor) -> None:
-        """Take in the image features (N, D) of good images."""
-        statistics = FeatureStatistics(self.mean.numel())
+        """Take in the image features (N, D) of good images, or those of their regions."""
+        statistics = FeatureStatistics(self.mean.shape[-1], self.regions)
         statistics.count = int(self.count)
         statistics.mean = self.mean.detach().to("cpu", torch.float64)
         statistics.scatter = self.scatter.detach().to("cpu", torch.float64)
@@ -69,7 +67,12 @@ class TaskPrototype(nn.Module):
     @property
     def covariance(self) -> Tensor:
         """Unbiased covariance (D, D), in float64 on the CPU."""
-        return self.scatter.to("cpu", torch.float64) / max(int(self.count) - 1, 1)
+        return self.scatter.to("cpu", torch.float64) / max(self.freedom, 1)
+
+    @property
+    def freedom(self) -> int:
+        """Degrees of freedom of the covariance."""
+        return (int(self.count) - 1) * (self.regions or 1)
 
 
 def task_precisions(prototypes: Sequence[TaskPrototype]) -> Tensor:
@@ -77,7 +80,7 @@ def task_precisions(prototypes: Sequence[TaskPrototype]) -> Tensor:
 
     With fewer images than channels the ridge is all that holds the inverse up.
     """
-    ridge = TASK_RIDGE * torch.eye(prototypes[0].mean.numel(), dtype=torch.float64)
+    ridge = TASK_RIDGE * torch.eye(prototypes[0].mean.shape[-1], dtype=torch.float64)
     return torch.linalg.inv(torch.stack([p.covariance for p in prototypes]) + ridge)
 
 
@@ -94,7 +97,7 @@ def pooled_precision(prototypes: Sequence[TaskPrototype]) -> Tensor:
     scatter = torch.zeros_like(prototypes[0].scatter, dtype=torch.float64, device="cpu")
     for prototype in prototypes:  # one after another: a stack of a thousand fills the memory
         scatter += prototype.scatter.to("cpu", torch.float64)
-    freedom = sum(int(p.count) for p in prototypes) - len(prototypes)
+    freedom = sum(p.freedom for p in prototypes)
     return torch.linalg.inv(shrink(scatter / max(freedom, 1), POOLED_SHRINKAGE))[None]
 
 
@@ -121,7 +124,7 @@ def shrink(covariance: Tensor, share: float) -> Tensor:
 
 def no_precision(prototypes: Sequence[TaskPrototype]) -> Tensor:
     """The unit matrix, (1, D, D): Euclidean distance."""
-    return torch.eye(prototypes[0].mean.numel(), dtype=torch.float64)[None]
+    return torch.eye(prototypes[0].mean.shape[-1], dtype=torch.float64)[None]
 
 
 PRECISIONS: dict[str, Callable[[Sequence[TaskPrototype]], Tensor]] = {
@@ -135,14 +138,15 @@ PRECISIONS: dict[str, Callable[[Sequence[TaskPrototype]], Tensor]] = {
 class PrototypeRouter(nn.Module):
     """Sends an image to the task whose prototype is nearest.
 
-    Distance to task t: sqrt((x - mu_t)^T P_t (x - mu_t)), with P_t by `distance`.
+    Distance to task t: sqrt((x - mu_t)^T P_t (x - mu_t)), with P_t by `distance`; of regions, the
+    root of the mean square.
 
     Args:
         distance: `mahalanobis`: each task's own covariance, as the method was published.
             `pooled`: one covariance within tasks, from all of them (streaming LDA).
             `euclidean`: none. `shrunk`: each task's own, drawn towards its mean variance.
 
-    Shape: features (N, D) -> task ids (N,).
+    Shape: features (N, D), or (N, R, D) of regions -> task ids (N,).
 
     References: Lee et al. 2018, arXiv:1807.03888, section 2.1, for Mahalanobis prototypes.
 
@@ -162,9 +166,7 @@ class PrototypeRouter(nn.Module):
             raise ValueError(f"distance must be one of {sorted(PRECISIONS)}, got {distance!r}")
         self.distance = distance
         self.prototypes = nn.ModuleDict()
-        # prepared when first asked for: roots L of the precisions L L^T, (T or 1, D, D), and the
-        # means times them (T, 1, D)
-        self._prepared: tuple[Tensor, Tensor] | None = None
+        self._prepared: tuple[Tensor, Tensor, Tensor] | None = None
         self._single = TensorCache(self._prepare_one, size=SINGLE)
         self.register_load_state_dict_post_hook(lambda *_: self.forget())
 
@@ -183,24 +185,27 @@ class PrototypeRouter(nn.Module):
         self._prepared = None
 
     def distances(self, features: Tensor) -> Tensor:
-        """Distances (N, T) of features (N, D) to all prototypes, in the order of `tasks`.
+        """Distances (N, T) of features (N, D) or (N, R, D) to all prototypes, in order of `tasks`.
 
         Reckoned in float64, returned in float32.
 
         Raises:
             RuntimeError: there is no prototype yet.
         """
-        if not self.prototypes:
-            raise RuntimeError("the router has no prototype yet: fit a task first")
-        if self._prepared is None:
-            self._prepared = self._prepare()
-        roots, means = self._prepared
+        roots, means, centre = self.prepared()
         # float64 on the CPU: some devices lack it, and the numbers are few
         rows = features.detach().to("cpu", torch.float64)
-        # a shared precision turns the image once, however many products there are
-        turned = torch.einsum("nd,tde->tne", rows, roots)
-        distances = torch.linalg.vector_norm(turned - means, dim=-1)
-        return distances.T.float().to(features.device)
+        rows = rows.reshape(rows.shape[0], -1, rows.shape[-1]) - centre
+        turned, places = (rows @ roots[:, None]).flatten(2), means.flatten(1)
+        if len(roots) > 1:
+            squared = (turned - places[:, None]).square().sum(-1).T
+        else:
+            # one turn for however many products; the square taken apart spares a difference for
+            # each, and near the centre it costs no digits
+            apart = turned[0].square().sum(1, keepdim=True) + places.square().sum(1)
+            squared = (apart - 2 * turned[0] @ places.T).clamp_min(0)
+        distances = (squared / rows.shape[1]).sqrt()
+        return distances.float().to(features.device)
 
     def distances_to(self, task: int, features: Tensor) -> Tensor:
         """Distances (...) of features (..., D) to the prototype of one task alone.
@@ -224,17 +229,43 @@ class PrototypeRouter(nn.Module):
         return root.to(prototype.mean.device, torch.float32)
 
     def route(self, features: Tensor) -> Tensor:
-        """Task of the nearest prototype for features (N, D): ids (N,)."""
+        """Task for features (N, D) or (N, R, D): ids (N,)."""
         return self.nearest(self.distances(features))
 
     def nearest(self, distances: Tensor) -> Tensor:
-        """Task of the smallest of an image's `distances` (N, T): ids (N,)."""
+        """Task that an image's `distances` (N, T) speak for, the smallest: ids (N,)."""
         return torch.tensor(self.tasks, device=distances.device)[distances.argmin(1)]
 
-    def _prepare(self) -> tuple[Tensor, Tensor]:
+    def columns(self, tasks: Tensor) -> Tensor:
+        """Where tasks (N,) stand among `distances`: (N,)."""
+        return torch.searchsorted(torch.tensor(self.tasks, device=tasks.device), tasks)
+
+    def boundaries(self) -> Tensor:
+        """How much nearer, squared, another prototype than a task's own may be (T, T)."""
+        return torch.zeros(len(self.tasks), len(self.tasks))
+
+    def prepared(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What distances are reckoned with.
+
+        Returns:
+            Roots L of the precisions L L^T, (T or 1, D, D); the means (T, R, D), about their
+            centre and times the roots; the centre (R, D).
+
+        Raises:
+            RuntimeError: there is no prototype yet.
+        """
+        if not self.prototypes:
+            raise RuntimeError("the router has no prototype yet: fit a task first")
+        if self._prepared is None:
+            self._prepared = self._prepare()
+        return self._prepared
+
+    def _prepare(self) -> tuple[Tensor, Tensor, Tensor]:
         prototypes: list[Any] = [self.prototypes[str(task)] for task in self.tasks]
         means = torch.stack([p.mean.detach().to("cpu", torch.float64) for p in prototypes])
         # not by Cholesky: a task's own covariance of few images may have lost its last directions
         values, vectors = torch.linalg.eigh(PRECISIONS[self.distance](prototypes))
         roots = vectors * values.clamp_min(0).sqrt()[..., None, :]
-        return roots, means[:, None] @ roots
+        means = means.reshape(len(means), -1, means.shape[-1])
+        centre = means.mean(0)
+        return roots, (means - centre) @ roots, centre

@@ -18,6 +18,8 @@ class FeatureStatistics:
 
     Args:
         dim: Channels, D.
+        regions: Regions of an image, R, with a mean each: then a row is the R features of one
+            image, and the scatter is about each region's own mean, summed over regions.
 
     References: Chan, Golub & LeVeque 1979, "Updating formulae and a pairwise algorithm for
     computing sample variances", eq. 2.1.
@@ -30,20 +32,21 @@ class FeatureStatistics:
         (3.0, 7.0)
     """
 
-    def __init__(self, dim: int) -> None:
-        self.count = 0
-        self.mean = torch.zeros(dim, dtype=torch.float64)
+    def __init__(self, dim: int, regions: int | None = None) -> None:
+        self.count, self.regions = 0, regions
+        shape = (dim,) if regions is None else (regions, dim)
+        self.mean = torch.zeros(shape, dtype=torch.float64)
         self.scatter = torch.zeros(dim, dim, dtype=torch.float64)
 
     def update(self, features: Tensor) -> None:
-        """Take in features (..., D)."""
+        """Take in features (..., D), or (N, R, D) of regions."""
         # on the CPU: some devices have no float64
-        rows = features.detach().reshape(-1, self.mean.numel()).to("cpu", torch.float64)
+        rows = features.detach().reshape(-1, *self.mean.shape).to("cpu", torch.float64)
         if not len(rows):
             return
-        batch = FeatureStatistics(self.mean.numel())
+        batch = self._empty()
         batch.count, batch.mean = len(rows), rows.mean(0)
-        centred = rows - batch.mean
+        centred = (rows - batch.mean).reshape(-1, rows.shape[-1])
         batch.scatter = centred.T @ centred
         self.merge(batch)
 
@@ -54,38 +57,25 @@ class FeatureStatistics:
             return
         delta = other.mean - self.mean
         weight = other.count / total
-        self.scatter = (
-            self.scatter + other.scatter + torch.outer(delta, delta) * (self.count * weight)
-        )
+        between = delta.reshape(-1, delta.shape[-1])
+        self.scatter = self.scatter + other.scatter + between.T @ between * (self.count * weight)
         self.mean = self.mean + delta * weight
         self.count = total
 
     def gathered(self) -> FeatureStatistics:
         """What all ranks have seen together, the same on each."""
-        merged = FeatureStatistics(self.mean.numel())
+        merged = self._empty()
         for part in gather(self):
             merged.merge(part)
         return merged
 
-    def widened(self, other: FeatureStatistics, share: float) -> FeatureStatistics:
-        """The same with a share of the other's covariance added to the own.
-
-        Example:
-            >>> stats, wide = FeatureStatistics(1), FeatureStatistics(1)
-            >>> stats.update(torch.tensor([[1.0], [3.0]]))
-            >>> wide.update(torch.tensor([[0.0], [10.0]]))
-            >>> stats.widened(wide, share=0.1).covariance.item()
-            7.0
-        """
-        result = FeatureStatistics(self.mean.numel())
-        result.count, result.mean = self.count, self.mean
-        result.scatter = self.scatter + share * max(self.count - 1, 1) * other.covariance
-        return result
+    def _empty(self) -> FeatureStatistics:
+        return FeatureStatistics(self.mean.shape[-1], self.regions)
 
     @property
     def covariance(self) -> Tensor:
         """Unbiased covariance (D, D); zero while fewer than two rows were seen."""
-        return self.scatter / max(self.count - 1, 1)
+        return self.scatter / (max(self.count - 1, 1) * (self.regions or 1))
 
     @property
     def std(self) -> Tensor:

@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, Trainer
 from PIL import Image
 
 from callbacks import EvaluationCallback, RunCheckpoint, TaskSchedulerCallback
-from moleflow_pl import ContinualDataModule, MoLEFlow, MoLESpatialAwareNF, TaskPrototype
+from moleflow_pl import ContinualDataModule, MoLEFlow, MoLESpatialAwareNF
 from moleflow_pl.bank import LatentBank
 from moleflow_pl.calibration import Calibration
 from moleflow_pl.novelty import some_patches
@@ -184,12 +184,10 @@ def some_tasks(model: MoLEFlow, count: int) -> MoLEFlow:
         patches.update(torch.randn(2 * dim, dim) * (task + 1) + task)
         if isinstance(adapter, WhiteningAdapter):
             adapter.fit(patches)
-        prototype = TaskPrototype(dim)
-        prototype.update(torch.randn(1, dim) + torch.randn(50, dim))
-        model.router.add_prototype(task, prototype)
-        ordinary = TaskPrototype(dim)
+        routed, ordinary = model.add_prototypes(task)
+        centre = torch.randn(1, 4, 4, dim)
+        routed.update(model.image_features(centre + torch.randn(50, 4, 4, dim)))
         ordinary.update(some_patches(torch.randn(20, 4, 4, dim) + task))
-        model.novelty.add_prototype(task, ordinary)
         if model.score == "bank":
             bank = model.banks[str(task)] = LatentBank(dim, model.bank_size)
             bank.fill(torch.randn(model.bank_size, dim), torch.Generator().manual_seed(task))

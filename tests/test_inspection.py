@@ -41,7 +41,7 @@ def test_median_prototype_is_the_median_over_patches_without_position(tiny_model
 
 
 def test_router_is_told_the_mean_over_patches_without_position(tiny_model: Build) -> None:
-    module = with_tasks(tiny_model())
+    module = with_tasks(tiny_model(prototype="mean"))
     images = torch.rand(2, 3, SIZE, SIZE)
     expected = module.router.distances(module.extractor(images).mean((1, 2)))
     assert torch.equal(module(images).distances, expected)

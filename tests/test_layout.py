@@ -7,8 +7,9 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     "errors", "arguments", "files", "forms", "names", "hashing", "seeding", "ranks", "extractor",
     "tiling", "position", "fused", "merged", "lora", "input_adapter", "statistics", "whitening",
-    "flow", "losses", "bank", "sample", "router", "novelty", "scoring", "metrics", "pixel_metrics",
-    "calibration", "schedule", "state", "data.records", "data.tree_layouts", "data.listed_layouts",
+    "flow", "losses", "bank", "sample", "router", "regions", "novelty", "scoring", "metrics",
+    "pixel_metrics", "calibration", "schedule", "state", "data.records",
+    "data.tree_layouts", "data.listed_layouts",
     "data.layouts", "data.images", "data.check", "data.datasets", "data.features", "data.unsorted",
     "data.datamodule", "data", "checkpoint", "inspection", "learning", "module", "stacked", "graph",
     "graph_files", "export", "evaluation", "report", "provenance", "experts", "localisation",

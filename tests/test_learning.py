@@ -13,7 +13,6 @@ from torch.optim import AdamW
 from moleflow_pl import MoLEFlow
 from moleflow_pl.data import ImageRecord
 from moleflow_pl.data.datasets import FeatureDataset, PatchDraw
-from moleflow_pl.router import SPREAD_SHARE, SPREAD_STEP
 from tests.conftest import SEED_METHOD, SIZE, TINY_MODEL, join, with_tasks
 
 Build = Callable[..., MoLEFlow]
@@ -144,20 +143,15 @@ def test_ranks_with_unequal_shares_leave_behind_what_one_process_does(tmp_path: 
     assert {k.split(".")[0] for k in expected} >= {"banks", "router", "novelty", "drift"}
 
 
-def test_spread_prototype_knows_in_which_directions_patches_differ(tiny_model: Build) -> None:
+def test_prototype_of_regions_equals_numpys(tiny_model: Build) -> None:
     generator = torch.Generator().manual_seed(0)
-    features = torch.randn(20, 4, 4, 64, generator=generator)
-    found = {}
-    for kind in ("mean", "spread"):
-        module = tiny_model(prototype=kind)
-        module.schedule.extend([["a"]], epochs=1)
-        module.begin_task(0)
-        batches = [{"features": part} for part in features.split(8)]
-        module.finish_task(0, batches)
-        found[kind] = module.router.prototypes["0"]
-    means = features.double().mean((1, 2)).numpy()
-    patches = features.double().reshape(20, 16, 64)[:, ::SPREAD_STEP].reshape(-1, 64).numpy()
-    expected = np.cov(means.T) + SPREAD_SHARE * np.cov(patches.T)
-    np.testing.assert_allclose(found["spread"].covariance, expected, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(found["mean"].covariance, np.cov(means.T), rtol=1e-4, atol=1e-6)
-    assert torch.equal(found["mean"].mean, found["spread"].mean)
+    features = torch.randn(20, 8, 8, 64, generator=generator)
+    module = tiny_model()
+    module.schedule.extend([["a"]], epochs=1)
+    module.begin_task(0)
+    module.finish_task(0, [{"features": part} for part in features.split(8)])
+    found = module.router.prototypes["0"]
+    regions = features.double().numpy().reshape(20, 4, 2, 4, 2, 64).mean((2, 4)).reshape(20, 16, 64)
+    np.testing.assert_allclose(found.mean, regions.mean(0), atol=1e-6)
+    expected = np.mean([np.cov(regions[:, r].T) for r in range(16)], 0)
+    np.testing.assert_allclose(found.covariance, expected, rtol=1e-4, atol=1e-6)

@@ -123,7 +123,7 @@ def test_limit_comes_from_damaged_held_out_images(tiny_model: Build) -> None:
 
 
 def test_image_is_set_against_the_nearest_products_and_the_one_asked_for() -> None:
-    module = MoLEFlow(**TINY_MODEL)
+    module = MoLEFlow(**TINY_MODEL, prototype="mean")
     for task in range(NEAREST + 3):
         module.router.add_prototype(task, prototype_of(task))
         module.novelty.add_prototype(task, prototype_of(task))

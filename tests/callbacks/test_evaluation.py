@@ -94,7 +94,8 @@ def test_cost_counts_what_is_stored(learned: tuple[Path, MoLEFlow]) -> None:
     assert numbers["shared_parameters"] == sum(shared)
     dim = 64
     expert = sum(p.numel() for p in module.flow.expert_parameters(1))
-    prototypes = 2 * (dim + dim * dim + 1)  # of the router, and of what is typical
+    # of the router's regions, and of what is typical
+    prototypes = (16 * dim + dim * dim + 1) + (dim + dim * dim + 1)
     assert numbers["parameters_per_task"] == [expert + prototypes] * 2
     assert numbers["peak_memory_mb"] > 10
 

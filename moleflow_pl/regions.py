@@ -1,0 +1,127 @@
+"""Which product an image shows, by what its regions look like.
+
+Twins differ in some places, and a defect is in few: prototypes of regions see the first and are
+hardly moved by the second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from moleflow_pl.router import PrototypeRouter
+
+SIDE = 4  # regions along each side of an image
+REGIONS = SIDE * SIDE
+
+# of the variance between a product's regions that counts towards its images' own: a defect makes a
+# region look like another. From .1 to .3 the limits of `benchmarks.accuracy` hold on both backbones
+PLACE_SHARE = 0.15
+
+
+def region_means(features: Tensor) -> Tensor:
+    """Mean feature of each region of an image.
+
+    Shape: (B, h, w, D) -> (B, 16, D), whatever h and w.
+
+    Example:
+        >>> region_means(torch.arange(16.0).reshape(1, 4, 4, 1)).flatten().tolist()[:3]
+        [0.0, 1.0, 2.0]
+    """
+    pooled = F.adaptive_avg_pool2d(features.permute(0, 3, 1, 2), SIDE)
+    return pooled.flatten(2).transpose(1, 2)
+
+
+def between(distances: Tensor, boundary: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Column of the nearest prototype, or of the second where the boundary lies beyond the image.
+
+    Args:
+        distances: (N, T).
+        boundary: How much nearer, squared, the second may be and the first is still the one, for
+            two columns (N,) and (N,).
+
+    Example:
+        >>> distances = torch.tensor([[2.0, 1.9, 5.0]])
+        >>> [between(distances, lambda *_: torch.full((1,), b)).item() for b in (0.0, 1.0)]
+        [1, 0]
+    """
+    near = distances.topk(min(2, distances.shape[1]), largest=False)
+    if near.indices.shape[1] == 1:
+        return near.indices[:, 0]
+    first, second = near.indices.unbind(1)
+    squared = near.values.square()
+    return torch.where(squared[:, 1] - squared[:, 0] >= boundary(first, second), first, second)
+
+
+class RegionRouter(PrototypeRouter):
+    """Sends an image to the likelier of the two products whose regions are nearest to its own.
+
+    Half way between two prototypes is no fair boundary where images of one product vary more than
+    those of the other: it lies where both are equally many deviations away, each by its own
+    covariance along the line between them. A defect makes a region look like another one, so a
+    share of the variance between a product's regions is part of its covariance.
+
+    Shape: features (N, R, D) -> task ids (N,).
+
+    References: Anderson & Bahadur 1962, "Classification into two multivariate normal distributions
+    with different covariance matrices", section 4 (minimax); the pooled covariance is that of
+    `PrototypeRouter`.
+
+    Example:
+        >>> from moleflow_pl.router import TaskPrototype
+        >>> router = RegionRouter()
+        >>> for task, (centre, width) in enumerate([(0.0, 1.0), (8.0, 3.0)]):
+        ...     prototype = TaskPrototype(1, regions=1)
+        ...     prototype.update(centre + width * torch.tensor([[[-1.0]], [[1.0]]]))
+        ...     router.add_prototype(task, prototype)
+        >>> router.route(torch.tensor([[[1.9]], [[2.1]], [[3.9]]]))
+        tensor([0, 1, 1])
+    """
+
+    def __init__(self) -> None:
+        super().__init__("pooled")
+        self._boundaries: dict[tuple[int, int], float] = {}
+
+    def forget(self) -> None:
+        """Drop what was prepared from the prototypes: they have changed."""
+        super().forget()
+        self._boundaries = {}
+
+    def nearest(self, distances: Tensor) -> Tensor:
+        """Task that an image's `distances` (N, T) speak for: ids (N,)."""
+        return torch.tensor(self.tasks, device=distances.device)[between(distances, self._between)]
+
+    def boundaries(self) -> Tensor:
+        """How much nearer, squared, another prototype than a task's own may be (T, T)."""
+        columns = range(len(self.tasks))
+        return torch.tensor([[self._boundary(a, b) for b in columns] for a in columns])
+
+    def _between(self, first: Tensor, second: Tensor) -> Tensor:
+        pairs = zip(first.tolist(), second.tolist(), strict=True)
+        return torch.tensor([self._boundary(a, b) for a, b in pairs], device=first.device)
+
+    def _boundary(self, a: int, b: int) -> float:
+        # kept when first asked for: of a thousand products few pairs are ever neighbours
+        if (a, b) not in self._boundaries:
+            self._boundaries[a, b] = self._fair(a, b) if a != b else 0.0
+        return self._boundaries[a, b]
+
+    def _fair(self, a: int, b: int) -> float:
+        roots, means, _ = self.prepared()
+        line = means[a] - means[b]
+        normals = line @ roots[0].T  # of the plane half way, in the space of features
+        wide = [deviation(self.prototypes[str(self.tasks[one])], normals) for one in (a, b)]
+        apart = line.square().sum().item() / len(line)
+        return apart * (wide[1] - wide[0]) / (sum(wide) or 1.0)
+
+
+def deviation(prototype: Any, normals: Tensor) -> float:
+    """How far a product's images lie about along the normals (R, D) of its regions."""
+    mean = prototype.mean.detach().to("cpu", torch.float64)
+    own = ((normals @ prototype.covariance) * normals).sum()
+    places = (normals @ (mean - mean.mean(0)).T).square().mean(1).sum()
+    return (own + PLACE_SHARE * places).sqrt().item()
