@@ -111,9 +111,9 @@ class RegionRouter(PrototypeRouter):
         return self._boundaries[a, b]
 
     def _fair(self, a: int, b: int) -> float:
-        roots, means, _ = self.prepared()
-        line = means[a] - means[b]
-        normals = line @ roots[0].T  # of the plane half way, in the space of features
+        known = self.prepared()
+        line = known.means[a] - known.means[b]
+        normals = line @ known.roots[0].T  # of the plane half way, in the space of features
         wide = [deviation(self.prototypes[str(self.tasks[one])], normals) for one in (a, b)]
         apart = line.square().sum().item() / len(line)
         return apart * (wide[1] - wide[0]) / (sum(wide) or 1.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -135,6 +135,22 @@ PRECISIONS: dict[str, Callable[[Sequence[TaskPrototype]], Tensor]] = {
 }
 
 
+class Prepared(NamedTuple):
+    """What distances to prototypes are reckoned with, in float64 on the CPU.
+
+    Attributes:
+        roots: Roots L of the precisions L L^T, (T or 1, D, D).
+        means: Means about their centre, times the roots, (T, R, D).
+        squares: Their squared lengths (T,).
+        centre: Mean of all means (R, D).
+    """
+
+    roots: Tensor
+    means: Tensor
+    squares: Tensor
+    centre: Tensor
+
+
 class PrototypeRouter(nn.Module):
     """Sends an image to the task whose prototype is nearest.
 
@@ -166,7 +182,7 @@ class PrototypeRouter(nn.Module):
             raise ValueError(f"distance must be one of {sorted(PRECISIONS)}, got {distance!r}")
         self.distance = distance
         self.prototypes = nn.ModuleDict()
-        self._prepared: tuple[Tensor, Tensor, Tensor] | None = None
+        self._prepared: Prepared | None = None
         self._single = TensorCache(self._prepare_one, size=SINGLE)
         self.register_load_state_dict_post_hook(lambda *_: self.forget())
 
@@ -192,17 +208,17 @@ class PrototypeRouter(nn.Module):
         Raises:
             RuntimeError: there is no prototype yet.
         """
-        roots, means, centre = self.prepared()
+        known = self.prepared()
         # float64 on the CPU: some devices lack it, and the numbers are few
         rows = features.detach().to("cpu", torch.float64)
-        rows = rows.reshape(rows.shape[0], -1, rows.shape[-1]) - centre
-        turned, places = (rows @ roots[:, None]).flatten(2), means.flatten(1)
-        if len(roots) > 1:
+        rows = rows.reshape(rows.shape[0], -1, rows.shape[-1]) - known.centre
+        turned, places = (rows @ known.roots[:, None]).flatten(2), known.means.flatten(1)
+        if len(known.roots) > 1:
             squared = (turned - places[:, None]).square().sum(-1).T
         else:
             # one turn for however many products; the square taken apart spares a difference for
             # each, and near the centre it costs no digits
-            apart = turned[0].square().sum(1, keepdim=True) + places.square().sum(1)
+            apart = turned[0].square().sum(1, keepdim=True) + known.squares
             squared = (apart - 2 * turned[0] @ places.T).clamp_min(0)
         distances = (squared / rows.shape[1]).sqrt()
         return distances.float().to(features.device)
@@ -244,12 +260,8 @@ class PrototypeRouter(nn.Module):
         """How much nearer, squared, another prototype than a task's own may be (T, T)."""
         return torch.zeros(len(self.tasks), len(self.tasks))
 
-    def prepared(self) -> tuple[Tensor, Tensor, Tensor]:
+    def prepared(self) -> Prepared:
         """What distances are reckoned with.
-
-        Returns:
-            Roots L of the precisions L L^T, (T or 1, D, D); the means (T, R, D), about their
-            centre and times the roots; the centre (R, D).
 
         Raises:
             RuntimeError: there is no prototype yet.
@@ -260,7 +272,7 @@ class PrototypeRouter(nn.Module):
             self._prepared = self._prepare()
         return self._prepared
 
-    def _prepare(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _prepare(self) -> Prepared:
         prototypes: list[Any] = [self.prototypes[str(task)] for task in self.tasks]
         means = torch.stack([p.mean.detach().to("cpu", torch.float64) for p in prototypes])
         # not by Cholesky: a task's own covariance of few images may have lost its last directions
@@ -268,4 +280,5 @@ class PrototypeRouter(nn.Module):
         roots = vectors * values.clamp_min(0).sqrt()[..., None, :]
         means = means.reshape(len(means), -1, means.shape[-1])
         centre = means.mean(0)
-        return roots, (means - centre) @ roots, centre
+        turned = (means - centre) @ roots
+        return Prepared(roots, turned, turned.square().sum((1, 2)), centre)
