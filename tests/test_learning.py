@@ -151,7 +151,9 @@ def test_prototype_of_regions_equals_numpys(tiny_model: Build) -> None:
     module.begin_task(0)
     module.finish_task(0, [{"features": part} for part in features.split(8)])
     found = module.router.prototypes["0"]
-    regions = features.double().numpy().reshape(20, 4, 2, 4, 2, 64).mean((2, 4)).reshape(20, 16, 64)
+    unit = features.double().numpy()
+    unit /= np.linalg.norm(unit, axis=-1, keepdims=True)
+    regions = unit.reshape(20, 4, 2, 4, 2, 64).mean((2, 4)).reshape(20, 16, 64)
     np.testing.assert_allclose(found.mean, regions.mean(0), atol=1e-6)
     expected = np.mean([np.cov(regions[:, r].T) for r in range(16)], 0)
     np.testing.assert_allclose(found.covariance, expected, rtol=1e-4, atol=1e-6)

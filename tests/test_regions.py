@@ -4,7 +4,7 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
-from moleflow_pl.regions import PLACE_SHARE, RegionRouter, between, region_means
+from moleflow_pl.regions import RegionRouter, between, region_means
 from moleflow_pl.router import PrototypeRouter, TaskPrototype
 
 REGIONS, DIM = 4, 3
@@ -44,7 +44,7 @@ def literal_choice(groups: list[Tensor], image: Tensor) -> int:
 
     def wide(t: int) -> float:
         rooms = np.cov(means[t].T, bias=True)
-        both = own[t] + PLACE_SHARE * rooms
+        both = own[t] + rooms
         return float(np.sqrt(np.einsum("rd,de,re->", direction, both, direction)))
 
     return int(a if (centre_a - at) / wide(a) <= (at - centre_b) / wide(b) else b)
@@ -145,12 +145,13 @@ def test_every_distance_knows_regions(distance: str) -> None:
 
 
 @pytest.mark.parametrize("side", [2, 4, 7, 16])
-def test_regions_are_the_means_of_their_patches(side: int) -> None:
+def test_regions_are_the_means_of_their_patches_directions(side: int) -> None:
     features = torch.randn(2, side, side, DIM)
+    unit = features / features.square().sum(-1, keepdim=True).sqrt()
     found = region_means(features).reshape(2, 4, 4, DIM)
     for row in range(4):
         for column in range(4):
             edges = [(side * i // 4, -(-side * (i + 1) // 4)) for i in (row, column)]
             (top, bottom), (left, right) = edges
-            expected = features[:, top:bottom, left:right].mean((1, 2))
+            expected = unit[:, top:bottom, left:right].mean((1, 2))
             torch.testing.assert_close(found[:, row, column], expected)
