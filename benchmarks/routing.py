@@ -1,0 +1,99 @@
+"""Which images of twins find their expert, by what the router looks at.
+
+    python -m benchmarks.routing --root DATA --weights vit_small_patch14_dinov2.safetensors
+
+Prototypes of the products of `benchmarks.accuracy`, on its images and backbones, of each kind that
+`MoLEFlow` knows. Kinds are chosen by good images of the twins that were not learned from, whole and
+damaged; defective test images confirm. No expert is trained. Prints a table, and one line of JSON
+last.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from benchmarks.accuracy import BACKBONES, study_parser
+from benchmarks.accuracy_runs import PRODUCTS, Study, records_of
+from benchmarks.products import BATCH
+from benchmarks.timing import Report, Row, benchmark
+from moleflow_pl import MoLEFlow, PatchExtractor
+from moleflow_pl.data.datasets import ImageDataset
+from moleflow_pl.novelty import DAMAGES
+from moleflow_pl.router import PrototypeName
+
+TWINS = PRODUCTS[:2]
+HELD_OUT = 120  # good images of a twin, at most
+ALL = 10**6
+
+Features = dict[str, dict[str, Tensor]]  # by product and by what befell the images
+
+
+def held_out(study: Study, product: str, extractor: PatchExtractor) -> dict[str, Tensor]:
+    """Features of good images that were not learned from, whole and damaged."""
+    learned = {record.path for record in study.images[product][0]}
+    every, _ = records_of(product, study.root, ALL)
+    images = ImageDataset(
+        [r for r in every if r.path not in learned][:HELD_OUT], 0, extractor.image_size
+    )
+    found: dict[str, list[Tensor]] = {}
+    with torch.inference_mode():
+        for batch in DataLoader(images, BATCH, collate_fn=images.collate):
+            ways = {"whole": batch["image"]}
+            ways |= {damage.__name__: damage(batch["image"]) for damage in DAMAGES}
+            for way, pixels in ways.items():
+                found.setdefault(way, []).append(extractor(pixels))
+    return {way: torch.cat(parts) for way, parts in found.items()}
+
+
+def routing(model: MoLEFlow, study: Study, asked: Features) -> dict[tuple[str, str], float]:
+    """Share of images that find their product, by product and by what befell them."""
+    for task, product in enumerate(PRODUCTS):
+        prototype, _ = model.add_prototypes(task)
+        for part in study.product(product).train.split(BATCH):
+            prototype.update(model.image_features(part))
+    model.router.forget()
+    found = {}
+    for task, product in enumerate(PRODUCTS):
+        for way, features in asked[product].items():
+            right = model.router.route(model.image_features(features)) == task
+            found[product, way] = right.double().mean().item()
+    return found
+
+
+def look(report: Report, name: str, backbone: dict[str, Any], given: Any) -> None:
+    """All kinds of prototypes on one backbone."""
+    study = Study(name, backbone, given.root, given.folder)
+    asked: Features = {product: {} for product in PRODUCTS}
+    for product in TWINS:
+        asked[product] = held_out(study, product, study.extractor)
+    for product in PRODUCTS:
+        features = study.product(product)
+        asked[product]["defective"] = features.test[features.defective]
+        asked[product]["good"] = features.test[~features.defective]
+    for kind in get_args(PrototypeName):
+        shares = routing(MoLEFlow(**backbone, prototype=kind), study, asked)
+        for (product, way), share in shares.items():
+            note = f"{len(asked[product][way])} images"
+            report.add(Row(f"{name}, {kind}: {product}, {way}", share, "", note=note))
+
+
+def main() -> int:
+    """Ask, print."""
+    parser = study_parser(__doc__, seeds=[0])
+    parser.add_argument("--weights", default="pretrained", help="of DINOv2's ViT-S/14")
+    given = parser.parse_args()
+    parts = [
+        partial(look, name=name, backbone={"backbone_weights": given.weights, **one}, given=given)
+        for name, (one, _) in BACKBONES.items()
+    ]
+    return benchmark("routing", *parts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
