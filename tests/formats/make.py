@@ -1,6 +1,6 @@
 """Makes the small checkpoint of a version that later ones have to load.
 
-    python -m tests.formats.make tests/formats/0.1.0
+    python -m tests.formats.make tests/formats/0.2.0
 
 Run it once for each version that changes what a checkpoint holds, and keep the older folders.
 """
@@ -18,7 +18,7 @@ from tests.conftest import SIZE, draw_product, fit
 
 MODEL = {
     "backbone": "test_efficientnet", "layers": [1], "coupling_layers": 2, "lora_rank": 2,
-    "prototype": "mean",
+    "score": "bank", "bank_size": 20,
 }  # fmt: skip
 TASKS = ["01", "b"]
 
