@@ -93,7 +93,7 @@ def routing(report: Report) -> None:
 
     def route() -> None:
         distances = knowing.router.distances(knowing.image_features(features))
-        knowing.novelty_among(features, distances, knowing.router.nearest(distances))
+        knowing.novelty_among(features, distances, knowing.router.choose(distances))
 
     taken = alternate(
         {
@@ -103,7 +103,10 @@ def routing(report: Report) -> None:
         rounds=15,
     )
     share = 100 * taken["route"] / taken["image"]
-    note = f"{1000 * taken['route']:.2f} ms of {1000 * taken['image']:.0f} ms, D = {dim}"
+    note = (
+        f"{1000 * taken['route']:.2f} ms of {1000 * taken['image']:.0f} ms, D = {dim}; the two "
+        "nearest were neighbours before"
+    )
     report.add(Row("routing among 1,000 products", share, "%", most=5, note=note))
 
 

@@ -64,7 +64,7 @@ class InspectionGraph(nn.Module):
             raise ConfigError("no product has been learned: fit a task to its end first")
         self.columns = [model.router.tasks.index(task) for task in self.tasks]
         self.extractor, self.position, self.router = model.extractor, model.position, model.router
-        boundaries = model.router.boundaries()[self.columns][:, self.columns]
+        boundaries = model.router.boundaries(self.columns).to(model.device)
         self.register_buffer("boundaries", boundaries, persistent=False)
         self.boundaries: Tensor
         self.flow = StackedFlow(model.flow, self.tasks)

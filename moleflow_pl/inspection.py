@@ -71,7 +71,7 @@ class Inspector(LightningModule):
         if task is not None:
             chosen = torch.full((len(features),), task, device=features.device)
         elif self.routes:
-            chosen = self.router.nearest(distances)
+            chosen = self.router.choose(distances)
         else:
             chosen = torch.zeros(len(features), dtype=torch.long, device=features.device)
         patch_scores = self.patch_scores(features, chosen)

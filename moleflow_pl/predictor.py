@@ -33,11 +33,11 @@ class Prediction:
     """What the model says of one image.
 
     Attributes:
-        product: The nearest of the known products, or the one that was asked for.
+        product: The known product that the router chose, or the one that was asked for.
         score: Raw anomaly score; compare it within a product.
         router_distance: The router's distance to the product.
-        router_margin: How much farther the nearest other product is, a little below 0 where the
-            likelier product is not the nearer one; None where there is none.
+        router_margin: Distance to the nearest other product, less that to this one: below 0 where
+            the other is nearer and yet more deviations away. None where there is no other.
         patch_scores: (h, w).
         size: Height and width of the image.
         label: The decision; it and what follows are None where the product has no calibration.
@@ -94,9 +94,10 @@ class Judge:
             if found is not None:
                 # which product of a task an image shows is known where it is told
                 self.limits[index] = (found if product is None else found.of(product)).limits()
-        # in the order of a model's distances; a product without a limit makes no image known
+        self.learned = list(schedule.learned)  # in the order of a model's distances
+        # a product without a limit makes no image known
         self.distance_limits = torch.tensor(
-            [schedule.tasks[index].distance_limit for index in schedule.learned]
+            [schedule.tasks[index].distance_limit for index in self.learned]
         )
 
     def judge(self, found: Inspection, sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
@@ -110,7 +111,7 @@ class Judge:
     ) -> Prediction:
         task, score = int(found.task[i]), found.score[i].item()
         distances = found.distances[i].tolist()
-        own = distances.pop(task)
+        own = distances.pop(self.learned.index(task))
         return Prediction(
             product=self.names[task],
             score=score,

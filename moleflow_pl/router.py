@@ -216,7 +216,8 @@ class PrototypeRouter(nn.Module):
         rows = rows.reshape(rows.shape[0], -1, rows.shape[-1]) - known.centre
         turned, places = (rows @ known.roots[:, None]).flatten(2), known.means.flatten(1)
         if len(known.roots) > 1:
-            squared = (turned - places[:, None]).square().sum(-1).T
+            pairs = zip(turned, places, strict=True)  # one by one: all at once fill the memory
+            squared = torch.stack([(rows - place).square().sum(-1) for rows, place in pairs], 1)
         else:
             # one turn for however many products; the square taken apart spares a difference for
             # each, and near the centre it costs no digits
@@ -248,19 +249,19 @@ class PrototypeRouter(nn.Module):
 
     def route(self, features: Tensor) -> Tensor:
         """Task for features (N, D) or (N, R, D): ids (N,)."""
-        return self.nearest(self.distances(features))
+        return self.choose(self.distances(features))
 
-    def nearest(self, distances: Tensor) -> Tensor:
-        """Task that an image's `distances` (N, T) speak for, the smallest: ids (N,)."""
+    def choose(self, distances: Tensor) -> Tensor:
+        """Task that an image's `distances` (N, T) speak for, the nearest: ids (N,)."""
         return torch.tensor(self.tasks, device=distances.device)[distances.argmin(1)]
 
     def columns(self, tasks: Tensor) -> Tensor:
         """Where tasks (N,) stand among `distances`: (N,)."""
         return torch.searchsorted(torch.tensor(self.tasks, device=tasks.device), tasks)
 
-    def boundaries(self) -> Tensor:
-        """How much nearer, squared, another prototype than a task's own may be (T, T)."""
-        return torch.zeros(len(self.tasks), len(self.tasks))
+    def boundaries(self, columns: Sequence[int]) -> Tensor:
+        """How much nearer, squared, another prototype than a task's own may be, of some (C, C)."""
+        return torch.zeros(len(columns), len(columns))
 
     def prepared(self) -> Prepared:
         """What distances are reckoned with.

@@ -109,21 +109,23 @@ def test_a_defect_like_the_twin_in_another_place_does_not_move_an_image() -> Non
 
 def test_table_of_boundaries_is_what_pairs_are_judged_by() -> None:
     router = router_of(three_groups())
-    table = router.boundaries()
+    table = router.boundaries(range(3))
     assert torch.equal(table, -table.T)
+    assert table[0, 1] != 0
+    assert torch.equal(router.boundaries([2, 0]), table[[2, 0]][:, [2, 0]])
     images = torch.randn(100, REGIONS, DIM)
     distances = router.distances(images)
     chosen = between(distances, lambda first, second: table[first, second])
-    assert torch.equal(chosen, router.nearest(distances))
+    assert torch.equal(chosen, router.choose(distances))
 
 
 def test_boundaries_follow_the_prototypes() -> None:
     groups = three_groups()
     router, other = router_of(groups), router_of(groups[::-1])
-    before = router.boundaries()
+    before = router.boundaries(range(3))
     router.load_state_dict(other.state_dict())
-    assert torch.equal(router.boundaries(), other.boundaries())
-    assert not torch.equal(router.boundaries(), before)
+    assert torch.equal(router.boundaries(range(3)), other.boundaries(range(3)))
+    assert not torch.equal(router.boundaries(range(3)), before)
 
 
 def test_one_image_a_product_is_enough_to_route() -> None:

@@ -10,10 +10,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from moleflow_pl import MoLEFlow
+from moleflow_pl.data.images import read_image
 from tests.conftest import SIZE, draw_product, fit
 
 MODEL = {
@@ -23,17 +25,16 @@ MODEL = {
 TASKS = ["01", "b"]
 
 
-def probe() -> Tensor:
-    """Images (4, 3, H, W) that are the same on every machine."""
-    ramp = torch.arange(4 * 3 * SIZE * SIZE) * 7919 % 256
-    return ramp.reshape(4, 3, SIZE, SIZE).to(torch.uint8)
-
-
-def answers(model: MoLEFlow) -> dict[str, list]:
-    """What a model says of them."""
+def answers(model: MoLEFlow, images: Tensor) -> dict[str, list]:
+    """What a model says of images (N, 3, H, W)."""
     with torch.no_grad():
-        inspection = model.eval()(probe())
-    return {"score": inspection.score.tolist(), "task": inspection.task.tolist()}
+        found = model.eval()(images)
+    return {
+        "score": found.score.tolist(),
+        "task": found.task.tolist(),
+        "distances": found.distances.tolist(),
+        "novelty": found.novelty.tolist(),
+    }
 
 
 def main(folder: Path) -> None:
@@ -43,7 +44,10 @@ def main(folder: Path) -> None:
         model = fit(Path(place) / "run", Path(place) / "data", list(TASKS), model=MODEL)
         folder.mkdir(parents=True)
         (folder / "last.ckpt").write_bytes((Path(place) / "run" / "last.ckpt").read_bytes())
-    (folder / "answers.json").write_text(json.dumps(answers(model), indent=1) + "\n")
+        paths = sorted(Path(place).glob("data/*/test/*/000.png"))
+        images = torch.stack([read_image(path, (SIZE, SIZE)) for path in paths])
+    np.save(folder / "probe.npy", images.numpy())
+    (folder / "answers.json").write_text(json.dumps(answers(model, images), indent=1) + "\n")
 
 
 if __name__ == "__main__":
