@@ -75,8 +75,7 @@ class MoLEFlow(TaskLearner):
         router: Distance to a product's prototype: `pooled`, `mahalanobis` or `euclidean`; with
             `none`, all images go to the first task.
         prototype: What of an image's patches the router looks at: the mean of each of 16
-            `regions`, with a boundary between products that is fair to both where the router is
-            `pooled`; or the `mean` or `median` of all.
+            `regions`, or the `mean` or `median` of all.
         patch_fraction: Share of every image's patches that a training step sees, drawn at random.
         image_quantile: Quantile of its patches' scores that is an image's score.
         optimizer: Builds an optimizer from a list of parameters.

@@ -1,7 +1,8 @@
 """Which product an image shows, by what its regions look like.
 
 Twins differ in some places, and a defect is in few: prototypes of regions see the first and are
-hardly moved by the second.
+hardly moved by the second. `MoLEFlow` takes the fair boundary where its router is `pooled`; other
+distances send an image to the nearest.
 """
 
 from __future__ import annotations
