@@ -54,7 +54,7 @@ def main() -> None:
             below.imshow(images[j].permute(1, 2, 0))
             below.imshow(maps[j], cmap="inferno", alpha=0.6, vmin=low, vmax=high)
             below.set_title(
-                f"{inspection.score[j]:.0f} nats, sent to\n{names[inspection.task[j]]}", fontsize=9
+                f"{inspection.score[j]:.0f}, sent to\n{names[inspection.task[j]]}", fontsize=9
             )
     for axis in axes.flat:
         axis.axis("off")

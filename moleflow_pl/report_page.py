@@ -60,7 +60,7 @@ def score_figures(
         name: [row["score"] for row in rows if row["gt_label"] == label]
         for label, name in ((0, "good"), (1, "defective"))
     }
-    pictures["scores"] = histogram_figure(groups, "image score (nats)", threshold)
+    pictures["scores"] = histogram_figure(groups, "image score", threshold)
     distances = {
         "its own images": [row["distances"][scores.task] for row in rows],
         "foreign images": [row["distances"][scores.task] for o in others for row in o.rows],
