@@ -68,9 +68,13 @@ def records_of(
     """Images of a product to learn from, evenly spread over all there are, and to test with."""
     elpv = product.startswith("solar")
     layout = LAYOUTS["elpv" if elpv else "mvtec"](None if elpv else root)
-    train = layout.train(product)
-    chosen = np.linspace(0, len(train) - 1, min(count, len(train))).round().astype(int)
-    return [train[i] for i in chosen], layout.test(product)
+    return evenly(layout.train(product), count), layout.test(product)
+
+
+def evenly(records: Sequence[ImageRecord], count: int) -> list[ImageRecord]:
+    """At most `count` of some images, evenly spread."""
+    chosen = np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int)
+    return [records[i] for i in chosen]
 
 
 class Study:

@@ -14,13 +14,12 @@ import sys
 from functools import partial
 from typing import Any, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from benchmarks.accuracy import BACKBONES, study_parser
-from benchmarks.accuracy_runs import PRODUCTS, Study, records_of
+from benchmarks.accuracy_runs import PRODUCTS, Study, evenly, records_of
 from benchmarks.products import BATCH
 from benchmarks.timing import Report, Row, benchmark
 from moleflow_pl import MoLEFlow, PatchExtractor
@@ -40,8 +39,7 @@ def held_out(study: Study, product: str, extractor: PatchExtractor) -> dict[str,
     learned = {record.path for record in study.images[product][0]}
     every, _ = records_of(product, study.root, ALL)
     rest = [record for record in every if record.path not in learned]
-    chosen = np.linspace(0, len(rest) - 1, min(HELD_OUT, len(rest))).round().astype(int)
-    images = ImageDataset([rest[i] for i in chosen], 0, extractor.image_size)
+    images = ImageDataset(evenly(rest, HELD_OUT), 0, extractor.image_size)
     found: dict[str, list[Tensor]] = {}
     with torch.inference_mode():
         for batch in DataLoader(images, BATCH, collate_fn=images.collate):

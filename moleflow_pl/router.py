@@ -217,7 +217,7 @@ class PrototypeRouter(nn.Module):
         turned, places = (rows @ known.roots[:, None]).flatten(2), known.means.flatten(1)
         if len(known.roots) > 1:
             pairs = zip(turned, places, strict=True)  # one by one: all at once fill the memory
-            squared = torch.stack([(rows - place).square().sum(-1) for rows, place in pairs], 1)
+            squared = torch.stack([(own - place).square().sum(-1) for own, place in pairs], 1)
         else:
             # one turn for however many products; the square taken apart spares a difference for
             # each, and near the centre it costs no digits
