@@ -16,6 +16,7 @@ TASK_RIDGE = 1e-5  # the method's own, absolute
 POOLED_SHRINKAGE = 1e-4  # streaming LDA's, relative to the mean variance
 OWN_SHRINKAGE = 0.1  # holds where a task has fewer images than channels, and is no one else's
 
+EXACT = 8  # prototypes nearest to an image, whose distances are reckoned in full
 SINGLE = 256  # roots of single tasks to keep: 1.2 MB each at 384 channels
 
 Distance = Literal["pooled", "mahalanobis", "euclidean", "shrunk"]
@@ -138,18 +139,20 @@ PRECISIONS: dict[str, Callable[[Sequence[TaskPrototype]], Tensor]] = {
 
 @dataclass(frozen=True)
 class Prepared:
-    """What distances to prototypes are reckoned with, in float64 on the CPU.
+    """What distances to prototypes are reckoned with, on the CPU, in float64 unless said.
 
     Attributes:
         roots: Roots L of the precisions L L^T, (T or 1, D, D).
         means: Means about their centre, times the roots, (T, R, D).
         squares: Their squared lengths (T,).
+        rough: The same means in float32, (T, R D).
         centre: Mean of all means (R, D).
     """
 
     roots: Tensor
     means: Tensor
     squares: Tensor
+    rough: Tensor
     centre: Tensor
 
 
@@ -205,7 +208,8 @@ class PrototypeRouter(nn.Module):
     def distances(self, features: Tensor) -> Tensor:
         """Distances (N, T) of features (N, D) or (N, R, D) to all prototypes, in order of `tasks`.
 
-        Reckoned in float64, returned in float32.
+        Reckoned in float64, with a covariance that all share for the nearest few alone, returned
+        in float32.
 
         Raises:
             RuntimeError: there is no prototype yet.
@@ -214,15 +218,12 @@ class PrototypeRouter(nn.Module):
         # float64 on the CPU: some devices lack it, and the numbers are few
         rows = features.detach().to("cpu", torch.float64)
         rows = rows.reshape(rows.shape[0], -1, rows.shape[-1]) - known.centre
-        turned, places = (rows @ known.roots[:, None]).flatten(2), known.means.flatten(1)
+        turned = (rows @ known.roots[:, None]).flatten(2)
         if len(known.roots) > 1:
-            pairs = zip(turned, places, strict=True)  # one by one: all at once fill the memory
+            pairs = zip(turned, known.means.flatten(1), strict=True)  # all at once fill the memory
             squared = torch.stack([(own - place).square().sum(-1) for own, place in pairs], 1)
         else:
-            # one turn for however many products; the square taken apart spares a difference for
-            # each, and near the centre it costs no digits
-            apart = turned[0].square().sum(1, keepdim=True) + known.squares
-            squared = (apart - 2 * turned[0] @ places.T).clamp_min(0)
+            squared = squared_distances(turned[0], known)
         distances = (squared / rows.shape[1]).sqrt()
         return distances.float().to(features.device)
 
@@ -284,4 +285,19 @@ class PrototypeRouter(nn.Module):
         means = means.reshape(len(means), -1, means.shape[-1])
         centre = means.mean(0)
         turned = (means - centre) @ roots
-        return Prepared(roots, turned, turned.square().sum((1, 2)), centre)
+        squares = turned.square().sum((1, 2))
+        return Prepared(roots, turned, squares, turned.flatten(1).float(), centre)
+
+
+def squared_distances(rows: Tensor, known: Prepared) -> Tensor:
+    """Squared distances (N, T) of rows (N, R D), turned as the means were, to all of them.
+
+    One turn for however many products; the square taken apart spares a difference for each. What
+    remains is the time to read the means, so it is done in float32, and again in full for those
+    that turn out to be near.
+    """
+    products = (rows.float() @ known.rough.T).double()
+    squared = rows.square().sum(1, keepdim=True) + known.squares - 2 * products
+    near = squared.topk(min(EXACT, squared.shape[1]), largest=False).indices
+    exact = (rows[:, None] - known.means.flatten(1)[near]).square().sum(-1)
+    return squared.clamp_min(0).scatter(1, near, exact)

@@ -122,3 +122,19 @@ def test_distance_to_one_task_is_that_among_all() -> None:
     router = router_of("shrunk", groups)
     alone = torch.stack([router.distances_to(task, groups[1]) for task in range(3)], 1)
     torch.testing.assert_close(alone, router.distances(groups[1]))
+
+
+def test_distances_to_the_nearest_of_many_are_exact_however_far_the_others() -> None:
+    # two neighbours a long way from the rest, whose centre lies elsewhere
+    groups = [torch.randn(30, 6) + 1e4 * (i // 2) + 0.01 * i for i in range(40)]
+    router = router_of("euclidean", groups)
+    features = torch.cat([group[:2] for group in groups])
+    means = torch.stack([prototype_of(group).mean for group in groups])
+    expected = torch.cdist(features.double(), means.double())
+    found = router.distances(features)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=0.0)
+    near = expected.argsort(1)[:, :2]
+    torch.testing.assert_close(
+        found.gather(1, near).double(), expected.gather(1, near), rtol=1e-6, atol=0.0
+    )
+    assert torch.equal(found.argmin(1), expected.argmin(1))
