@@ -6,14 +6,17 @@ import torch
 from torch import Tensor, nn
 
 ROWS = 4096  # distances of this many patches at once
+CANDIDATES = 8  # latents to choose from, for each that is kept
+SKETCH = 64  # random directions in which latents are compared when they are chosen
 
 
 class LatentBank(nn.Module):
-    """A random part of a product's training latents, in half precision.
+    """Some of a product's training latents that stand for all of them, in half precision.
 
     In the latent space of the flow neighbours tell more than in the features, and more than the
-    flow's own density. What is kept is no image and no feature, but it is data of the product: an
-    option beside the pure flow.
+    flow's own density. Kept are those of a `coreset`: a random part has many that are alike, and
+    lacks rare normal ones, which then raise false alarms. What is kept is no image and no feature,
+    but it is data of the product: an option beside the pure flow.
 
     Args:
         channels: Width of a latent, D.
@@ -38,11 +41,11 @@ class LatentBank(nn.Module):
         self.latents: Tensor
 
     def fill(self, latents: Tensor, generator: torch.Generator) -> None:
-        """Keep some of a product's training latents (N, D), drawn without repetition.
+        """Keep a coreset of a product's training latents (N, D).
 
         Where there are fewer than fit, all are kept, some twice.
         """
-        order = torch.randperm(len(latents), generator=generator)
+        order = coreset(latents, min(self.size, len(latents)), generator)
         order = order.repeat(-(-self.size // len(order)))[: self.size]
         self.latents.copy_(latents[order.to(latents.device)])
 
@@ -55,3 +58,31 @@ class LatentBank(nn.Module):
             for rows in latent.flatten(0, -2).split(ROWS)
         ]
         return torch.cat(nearest).clamp_min(0).sqrt().reshape(latent.shape[:-1])
+
+
+def coreset(rows: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """Places of some rows (N, D) to which all the others are near, (size,), none twice.
+
+    Each is the one that lies farthest from those before, as far as random directions tell: the
+    largest distance to a kept row is at most twice the smallest possible.
+
+    References: Gonzalez 1985, "Clustering to minimize the maximum intercluster distance"; Roth et
+    al. 2022, PatchCore, arXiv:2106.08265, section 3.2, with random projections.
+
+    Example:
+        >>> rows = torch.tensor([[0.0], [0.1], [0.2], [9.0]])
+        >>> sorted(coreset(rows, 2, torch.Generator().manual_seed(0)).tolist())[-1]
+        3
+    """
+    if rows.shape[1] > SKETCH:
+        rows = rows @ torch.randn(rows.shape[1], SKETCH, generator=generator).to(rows)
+    squares = rows.square().sum(1)
+    apart = torch.full_like(squares, torch.inf)  # from the nearest one chosen
+    chosen = torch.empty(size, dtype=torch.long, device=rows.device)
+    chosen[0] = torch.randint(len(rows), (), generator=generator)
+    for i in range(1, size):
+        last = chosen[i - 1]
+        apart = torch.minimum(apart, squares - 2 * (rows @ rows[last]) + squares[last])
+        apart[last] = -torch.inf
+        chosen[i] = apart.argmax()
+    return chosen.cpu()

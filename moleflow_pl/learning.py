@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moleflow_pl.bank import CANDIDATES
 from moleflow_pl.calibration import Calibration
 from moleflow_pl.inspection import Inspector
 from moleflow_pl.novelty import DAMAGES, most_ordinary, some_patches
@@ -65,7 +66,8 @@ class TaskLearner(Inspector):
         ordinary = FeatureStatistics(self.extractor.dim)
         means = torch.zeros(self.extractor.dim, dtype=torch.float64)
         name = self.schedule.tasks[task].name
-        latents = PatchSample(self.extractor.dim, self.bank_size, self.seed, name, "latents")
+        many = CANDIDATES * self.bank_size
+        latents = PatchSample(self.extractor.dim, many, self.seed, name, "latents")
         with torch.no_grad():
             for batch in batches:
                 features = self.features(self.transfer_batch_to_device(batch, self.device, 0))

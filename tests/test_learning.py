@@ -12,7 +12,8 @@ from torch.optim import AdamW
 
 from moleflow_pl import MoLEFlow
 from moleflow_pl.data import ImageRecord
-from moleflow_pl.data.datasets import FeatureDataset, PatchDraw
+from moleflow_pl.data.datasets import FeatureDataset
+from moleflow_pl.data.draws import PatchDraw
 from tests.conftest import SEED_METHOD, SIZE, TINY_MODEL, join, with_tasks
 
 Build = Callable[..., MoLEFlow]
@@ -72,7 +73,7 @@ def test_expert_starts_the_same_whatever_was_learned_before(tiny_model: Build) -
 def test_drawn_patches_get_the_position_of_their_place(tiny_model: Build) -> None:
     module = with_tasks(tiny_model(), 1)
     features = torch.randn(2, 3, 5, 64)
-    draw = PatchDraw(count=15, wanted=4, seed=0, purpose=("a", 0))
+    draw = PatchDraw(grid=(3, 5), wanted=4, seed=0, purpose=("a", 0))
     stored = FeatureDataset(features, [ImageRecord(Path("x"), "a")] * 2, 0)
     stored.draw = draw
     from_store = module._drawn(stored.__getitems__([1, 0]))

@@ -19,11 +19,11 @@ from moleflow_pl.data.check import ImageCheck, OnError
 from moleflow_pl.data.datasets import (
     FeatureDataset,
     ImageDataset,
-    PatchDraw,
     SeededOrder,
     SeededTransform,
     SharedBatches,
 )
+from moleflow_pl.data.draws import PatchDraw
 from moleflow_pl.data.features import FeatureStore
 from moleflow_pl.data.layouts import (
     LAYOUTS,
@@ -345,11 +345,11 @@ class ContinualDataModule(LightningDataModule):
 
     def _draw(self, seed: int, epoch: tuple[str, int]) -> PatchDraw | None:
         """The patches that an epoch of a task sees; None for all."""
-        count: int = self._module.extractor.patches
-        wanted = max(round(self._module.patch_fraction * count), 1)
-        if wanted >= count:
+        height, width, _ = self._module.extractor.shape
+        wanted = max(round(self._module.patch_fraction * height * width), 1)
+        if wanted >= height * width:
             return None
-        return PatchDraw(count, wanted, seed, epoch)
+        return PatchDraw((height, width), wanted, seed, epoch)
 
     @property
     def _store(self) -> FeatureStore:

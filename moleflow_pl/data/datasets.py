@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 
+from moleflow_pl.data.draws import PatchDraw
 from moleflow_pl.data.images import read_image, read_mask
 from moleflow_pl.data.layouts import ImageRecord
 from moleflow_pl.errors import DataError
@@ -31,40 +32,6 @@ def describe(records: Sequence[ImageRecord], task: int) -> Batch:
         "product": [record.product for record in records],
         "defect": [record.defect for record in records],
     }
-
-
-@dataclass(frozen=True)
-class PatchDraw:
-    """Which patches of an image a training step sees: some, drawn anew for each epoch.
-
-    What is drawn for an image depends on nothing but the seed, the purpose and the image's index:
-    not on the batch it is in.
-
-    Attributes:
-        count: Patches of an image.
-        wanted: How many of them are drawn, without repetition.
-        seed: Seed of the run.
-        purpose: What the draw is for, see `derive_seed`.
-
-    Example:
-        >>> draw = PatchDraw(count=9, wanted=3, seed=0, purpose=("leather", 1))
-        >>> draw([0, 5]).shape
-        torch.Size([2, 3])
-    """
-
-    count: int
-    wanted: int
-    seed: int
-    purpose: tuple[str | int, ...]
-
-    def __call__(self, indices: Sequence[int]) -> Tensor:
-        """Places of the patches of images by their index, (B, wanted)."""
-        drawn = [self._one(index) for index in indices]
-        return torch.stack(drawn) if drawn else torch.empty(0, self.wanted, dtype=torch.long)
-
-    def _one(self, index: int) -> Tensor:
-        generator = derive_generator(self.seed, "patches", *self.purpose, index)
-        return torch.randperm(self.count, generator=generator)[: self.wanted]
 
 
 @dataclass(frozen=True)

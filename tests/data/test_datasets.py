@@ -6,10 +6,10 @@ from torch.utils.data import DataLoader
 from moleflow_pl.data.datasets import (
     FeatureDataset,
     ImageDataset,
-    PatchDraw,
     SeededOrder,
     SharedBatches,
 )
+from moleflow_pl.data.draws import PatchDraw
 from moleflow_pl.data.layouts import MVTecLayout
 from moleflow_pl.ranks import interleave
 
@@ -58,7 +58,7 @@ def test_batch_of_no_image_has_the_shapes_of_one(data_root: Path) -> None:
 
 def test_batch_of_no_image_has_the_shape_of_drawn_patches(data_root: Path) -> None:
     records = MVTecLayout(data_root).test("b")
-    draw = PatchDraw(count=9, wanted=4, seed=0, purpose=("b", 0))
+    draw = PatchDraw(grid=(3, 3), wanted=4, seed=0, purpose=("b", 0))
     images = ImageDataset(records, 1, (32, 32))
     features = FeatureDataset(torch.randn(len(records), 3, 3, 5), records, 1)
     images.draw = features.draw = draw
