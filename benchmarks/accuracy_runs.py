@@ -21,8 +21,9 @@ import yaml
 from torch import Tensor
 
 from benchmarks.fit import new_trainer
-from benchmarks.products import BATCH, Product, nearest_in, some_patches
+from benchmarks.products import BANK, BATCH, Product, nearest_in, some_patches
 from moleflow_pl import ContinualDataModule, MoLEFlow, PatchExtractor
+from moleflow_pl.bank import CANDIDATES, coreset
 from moleflow_pl.checkpoint import TASKS
 from moleflow_pl.data.layouts import LAYOUTS, ImageRecord
 from moleflow_pl.files import replacing
@@ -85,12 +86,21 @@ class Study:
         backbone: Arguments of `MoLEFlow` that say which features there are.
         root: Data set of the products in MVTec AD's layout.
         folder: Where features, runs and results are kept.
+        products: What is learned.
     """
 
-    def __init__(self, name: str, backbone: dict[str, Any], root: str, folder: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        backbone: dict[str, Any],
+        root: str,
+        folder: Path,
+        products: Sequence[str] = PRODUCTS,
+    ) -> None:
         self.name, self.backbone, self.folder, self.root = name, backbone, folder, root
+        self.products = tuple(products)
         self.key = re.sub(r"\W+", "-", name)
-        self.images = {product: records_of(product, root) for product in PRODUCTS}
+        self.images = {product: records_of(product, root) for product in products}
         self.extractor: PatchExtractor = MoLEFlow(**backbone).extractor
         self._products: dict[str, Product] = {}
 
@@ -112,12 +122,12 @@ class Study:
         return json.loads(path.read_text())
 
     def run(self, recipe: Recipe, seed: int, first: str) -> Result:
-        """All three products learned, `first` first: metrics, image scores and routing of each."""
+        """All products learned, `first` first: metrics, image scores and routing of each."""
         key = f"{recipe.name}-{seed}-{first}"
         return self.result(key, partial(self._run, recipe, seed, first))
 
     def _run(self, recipe: Recipe, seed: int, first: str) -> Result:
-        order = [first, *(name for name in PRODUCTS if name != first)]
+        order = [first, *(name for name in self.products if name != first)]
         run = self.run_folder(recipe, seed, first)
         model = self._fitted(recipe, seed, order, run)
         alone = self._load(run / TASKS / f"00-{first}.ckpt")
@@ -129,7 +139,7 @@ class Study:
         found: Result = {"order": order, "first_unchanged": same, "products": {}}
         found["drift"] = [task.drift for task in model.schedule.tasks]
         found["fit_seconds"] = [task.fit_seconds for task in model.schedule.tasks]
-        for name in PRODUCTS:
+        for name in self.products:
             found["products"][name] = self._inspected(model, recipe, name, order.index(name))
         return found
 
@@ -185,7 +195,7 @@ class Study:
 
     def _rival(self, name: str, seed: int) -> Result:
         found = {}
-        for product in map(self.product, PRODUCTS):
+        for product in map(self.product, self.products):
             patches = product.scores(RIVALS[name](product.train, seed))
             found[product.name] = {name: measured(product, patches)}
         return {"products": found}
@@ -227,6 +237,12 @@ def raw_bank(train: Tensor, seed: int) -> Callable[[Tensor], Tensor]:
     return nearest_in(some_patches(train, seed))
 
 
+def coreset_bank(train: Tensor, seed: int) -> Callable[[Tensor], Tensor]:
+    """The same among training patches that stand for the others: PatchCore without its weights."""
+    rows = some_patches(train, seed, CANDIDATES * BANK)
+    return nearest_in(rows[coreset(rows, BANK, torch.Generator().manual_seed(seed))])
+
+
 def whitened_bank(train: Tensor, seed: int) -> Callable[[Tensor], Tensor]:
     """The same among whitened patches."""
     adapter = whitened(train)
@@ -242,6 +258,7 @@ def gaussian(train: Tensor, seed: int) -> Callable[[Tensor], Tensor]:
 
 RIVALS: Mapping[str, Callable[[Tensor, int], Callable[[Tensor], Tensor]]] = {
     "raw bank": raw_bank,
+    "coreset bank": coreset_bank,
     "whitened bank": whitened_bank,
     "gaussian": gaussian,
 }

@@ -90,8 +90,8 @@ def nearest_in(bank: Tensor) -> Scorer:
     return score
 
 
-def some_patches(features: Tensor, seed: int) -> Tensor:
-    """Patches of a bank, drawn from features (N, h, w, D) without repetition."""
+def some_patches(features: Tensor, seed: int, count: int = BANK) -> Tensor:
+    """Some patches, as many as a bank has, drawn from features (N, h, w, D) without repetition."""
     rows = features.flatten(0, 2)
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
-    return rows[order[:BANK]]
+    return rows[order[:count]]
