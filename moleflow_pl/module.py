@@ -70,13 +70,14 @@ class MoLEFlow(TaskLearner):
             the method was published.
         loss: What a step lowers: the `mean` NLL of its patches, or with most weight their `tail`.
         score: A patch's anomaly score: the latent's `norm`, its `nll`, or the distance to the
-            nearest of a `bank` of normal latents, which are then kept.
+            nearest of a `bank`, a coreset of normal latents, which are then kept.
         bank_size: Latents of each product that a bank keeps.
         router: Distance to a product's prototype: `pooled`, `mahalanobis` or `euclidean`; with
             `none`, all images go to the first task.
         prototype: What of an image's patches the router looks at: the mean of each of 16
             `regions`, or the `mean` or `median` of all.
-        patch_fraction: Share of every image's patches that a training step sees, drawn at random.
+        patch_fraction: Share of every image's patches that a training step sees, drawn anew for each
+            epoch and evenly over the image.
         image_quantile: Quantile of its patches' scores that is an image's score.
         optimizer: Builds an optimizer from a list of parameters.
     """
