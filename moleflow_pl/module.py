@@ -76,8 +76,8 @@ class MoLEFlow(TaskLearner):
             `none`, all images go to the first task.
         prototype: What of an image's patches the router looks at: the mean of each of 16
             `regions`, or the `mean` or `median` of all.
-        patch_fraction: Share of every image's patches that a training step sees, drawn anew for each
-            epoch and evenly over the image.
+        patch_fraction: Share of every image's patches that a training step sees, drawn evenly over
+            the image and anew for each epoch.
         image_quantile: Quantile of its patches' scores that is an image's score.
         optimizer: Builds an optimizer from a list of parameters.
     """
