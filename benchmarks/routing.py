@@ -3,16 +3,17 @@
     python -m benchmarks.routing --root DATA --weights vit_small_patch14_dinov2.safetensors
 
 Prototypes of the products of `benchmarks.accuracy`, on its images and backbones, of each kind that
-`MoLEFlow` knows. Kinds are chosen by good images of the twins that were not learned from, whole and
-damaged; defective test images confirm. No expert is trained. Prints a table, and one line of JSON
-last.
+`MoLEFlow` knows, and of regions of several sizes. Kinds and sizes are chosen by good images of the
+twins that were not learned from, whole and damaged; defective test images confirm. No expert is
+trained. Prints a table, and one line of JSON last.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,11 +26,14 @@ from benchmarks.timing import Report, Row, benchmark
 from moleflow_pl import MoLEFlow, PatchExtractor
 from moleflow_pl.data.datasets import ImageDataset
 from moleflow_pl.novelty import DAMAGES
-from moleflow_pl.router import PrototypeName
+from moleflow_pl.regions import RegionRouter, region_means
+from moleflow_pl.router import PrototypeName, PrototypeRouter, TaskPrototype
 
 TWINS = PRODUCTS[:2]
 HELD_OUT = 120  # good images of a twin, at most
 ALL = 10**6
+WHOLE: tuple[PrototypeName, ...] = ("mean", "median")  # kinds that look at an image as a whole
+SIDES = (1, 2, 4, 8, 16)  # regions along each side of an image
 
 Features = dict[str, dict[str, Tensor]]  # by product and by what befell the images
 
@@ -50,23 +54,29 @@ def held_out(study: Study, product: str, extractor: PatchExtractor) -> dict[str,
     return {way: torch.cat(parts) for way, parts in found.items()}
 
 
-def routing(model: MoLEFlow, study: Study, asked: Features) -> dict[tuple[str, str], float]:
+def routing(
+    router: PrototypeRouter,
+    look_at: Callable[[Tensor], Tensor],
+    regions: int | None,
+    study: Study,
+    asked: Features,
+) -> dict[tuple[str, str], float]:
     """Share of images that find their product, by product and by what befell them."""
     for task, product in enumerate(PRODUCTS):
-        prototype, _ = model.add_prototypes(task)
+        prototype = TaskPrototype(study.extractor.dim, regions)
         for part in study.product(product).train.split(BATCH):
-            prototype.update(model.image_features(part))
-    model.router.forget()
+            prototype.update(look_at(part))
+        router.add_prototype(task, prototype)
     found = {}
     for task, product in enumerate(PRODUCTS):
         for way, features in asked[product].items():
-            right = model.router.route(model.image_features(features)) == task
-            found[product, way] = right.double().mean().item()
+            routed = torch.cat([router.route(look_at(part)) for part in features.split(BATCH)])
+            found[product, way] = (routed == task).double().mean().item()
     return found
 
 
 def look(report: Report, name: str, backbone: dict[str, Any], given: Any) -> None:
-    """All kinds of prototypes on one backbone."""
+    """All kinds of prototypes and sizes of regions on one backbone."""
     study = Study(name, backbone, given.root, given.folder)
     asked: Features = {product: {} for product in PRODUCTS}
     for product in TWINS:
@@ -75,9 +85,18 @@ def look(report: Report, name: str, backbone: dict[str, Any], given: Any) -> Non
         features = study.product(product)
         asked[product]["defective"] = features.test[features.defective]
         asked[product]["good"] = features.test[~features.defective]
-    for kind in get_args(PrototypeName):
-        shares = routing(MoLEFlow(**backbone, prototype=kind), study, asked)
-        for (product, way), share in shares.items():
+    kinds: dict[str, tuple[PrototypeRouter, Callable[[Tensor], Tensor], int | None]] = {}
+    for whole in WHOLE:
+        model = MoLEFlow(**backbone, prototype=whole)
+        kinds[whole] = (model.router, model.image_features, None)
+    for side in SIDES:
+        kinds[f"regions {side} x {side}"] = (
+            RegionRouter(),
+            partial(region_means, side=side),
+            side**2,
+        )
+    for kind, parts in kinds.items():
+        for (product, way), share in routing(*parts, study, asked).items():
             note = f"{len(asked[product][way])} images"
             report.add(Row(f"{name}, {kind}: {product}, {way}", share, "", note=note))
 

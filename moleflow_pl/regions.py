@@ -21,17 +21,17 @@ SIDE = 4  # regions along each side of an image
 REGIONS = SIDE * SIDE
 
 
-def region_means(features: Tensor) -> Tensor:
+def region_means(features: Tensor, side: int = SIDE) -> Tensor:
     """Mean of each region's patches, brought to length one: length is where shade and contrast are.
 
-    Shape: (B, h, w, D) -> (B, 16, D), whatever h and w.
+    Shape: (B, h, w, D) -> (B, side^2, D), whatever h and w.
 
     Example:
         >>> region_means(torch.tensor([3.0, 4.0]).expand(1, 16, 16, 2))[0, 0]
         tensor([0.6000, 0.8000])
     """
     directions = F.normalize(features, dim=-1)
-    pooled = F.adaptive_avg_pool2d(directions.permute(0, 3, 1, 2), SIDE)
+    pooled = F.adaptive_avg_pool2d(directions.permute(0, 3, 1, 2), side)
     return pooled.flatten(2).transpose(1, 2)
 
 
