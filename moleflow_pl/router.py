@@ -16,7 +16,7 @@ TASK_RIDGE = 1e-5  # the method's own, absolute
 POOLED_SHRINKAGE = 1e-4  # streaming LDA's, relative to the mean variance
 OWN_SHRINKAGE = 0.1  # holds where a task has fewer images than channels, and is no one else's
 
-EXACT = 8  # prototypes nearest to an image, whose distances are reckoned in full
+EXACT = 4  # prototypes nearest to an image, whose distances are reckoned in full
 SINGLE = 256  # roots of single tasks to keep: 1.2 MB each at 384 channels
 
 Distance = Literal["pooled", "mahalanobis", "euclidean", "shrunk"]
