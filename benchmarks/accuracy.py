@@ -154,6 +154,7 @@ def judge(report: Report, study: Study, limits: Limits, tables: dict[str, Table]
         report.add(Row(f"{study.name}: {what}", value, "", note=note, **bounds))
 
     add("mean above the raw bank", bank.overall - raw.overall, least=limits.bank)
+    add("mean above a coreset bank", bank.overall - tables["coreset bank"].overall)
     white = tables["whitened bank"].overall
     add("mean above the whitened bank", bank.overall - white, least=0.0)
     add("the same without stored latents", pure.overall - raw.overall, least=limits.pure)
@@ -263,7 +264,9 @@ def study_parser(description: str | None, seeds: Sequence[int]) -> argparse.Argu
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     parser.add_argument("--root", required=True, help="data set with magnetic_tile, as MVTec AD")
     parser.add_argument("--seeds", type=int, nargs="+", default=seeds)
-    parser.add_argument("--folder", type=Path, default=Path("runs/accuracy"), help="what is kept")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs/accuracy"), help="what is kept, of one version"
+    )
     return parser
 
 

@@ -33,6 +33,7 @@ from benchmarks.products import (
 )
 from benchmarks.runs import checkpoint_argument, load_run
 from moleflow_pl import MoLEFlow, MoLESpatialAwareNF
+from moleflow_pl.data.draws import PatchDraw
 from moleflow_pl.data.layouts import LAYOUTS
 from moleflow_pl.module import adamw
 from moleflow_pl.report import shown
@@ -44,22 +45,22 @@ CLIP = 0.5
 
 
 def train(
-    flow: MoLESpatialAwareNF, features: Tensor, epochs: int, patches: int | None, title: str
+    flow: MoLESpatialAwareNF, features: Tensor, epochs: int, patches: int, title: str
 ) -> None:
     """Train all of a flow without experts, as the first task of a run is trained."""
     flow.requires_grad_(True)
     optimizer = adamw(flow.base_parameters())
     base = [group["lr"] for group in optimizer.param_groups]
-    rows = features.flatten(1, 2)
+    rows, grid = features.flatten(1, 2), (features.shape[1], features.shape[2])
     for epoch in tqdm(range(epochs), desc=title):
         generator = derive_generator(0, title, epoch)
         for group, lr in zip(optimizer.param_groups, base, strict=True):
             group["lr"] = lr * lr_factor(epoch, epochs)
         for batch in torch.randperm(len(rows), generator=generator).split(BATCH):
             chosen = rows[batch]
-            if patches is not None and patches < chosen.shape[1]:
-                order = torch.rand(chosen.shape[:2], generator=generator).argsort(1)[:, :patches]
-                chosen = chosen[torch.arange(len(chosen))[:, None], order]
+            if patches < chosen.shape[1]:
+                draw = PatchDraw(grid, patches, 0, (title, epoch))
+                chosen = chosen[torch.arange(len(chosen))[:, None], draw(batch.tolist())]
             optimizer.zero_grad()
             patch_nll(*flow(chosen[:, None], 0)).mean().backward()
             torch.nn.utils.clip_grad_norm_(flow.base_parameters(), CLIP)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 ROWS = 4096  # distances of this many patches at once
 CANDIDATES = 8  # latents to choose from, for each that is kept
-SKETCH = 64  # random directions in which latents are compared when they are chosen
+SKETCH = 64  # random directions in which latents are compared when a coreset is chosen
 
 
 class LatentBank(nn.Module):
@@ -47,24 +47,28 @@ class LatentBank(nn.Module):
         """
         order = coreset(latents, min(self.size, len(latents)), generator)
         order = order.repeat(-(-self.size // len(order)))[: self.size]
-        self.latents.copy_(latents[order.to(latents.device)])
+        # an outlier may lie beyond what half precision holds
+        most = torch.finfo(self.latents.dtype).max
+        self.latents.copy_(latents[order.to(latents.device)].clamp(-most, most))
 
     def distance(self, latent: Tensor) -> Tensor:
         """Distance of latents (..., D) to the nearest kept one, (...)."""
         kept = self.latents.to(latent.dtype)
         norms = kept.square().sum(1)
-        nearest = [
-            torch.addmm(norms, rows, kept.T, alpha=-2).amin(1) + rows.square().sum(1)
-            for rows in latent.flatten(0, -2).split(ROWS)
-        ]
+        with torch.autocast(latent.device.type, enabled=False):
+            nearest = [
+                torch.addmm(norms, rows, kept.T, alpha=-2).amin(1) + rows.square().sum(1)
+                for rows in latent.flatten(0, -2).split(ROWS)
+            ]
         return torch.cat(nearest).clamp_min(0).sqrt().reshape(latent.shape[:-1])
 
 
 def coreset(rows: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """Places of some rows (N, D) to which all the others are near, (size,), none twice.
 
-    Each is the one that lies farthest from those before, as far as random directions tell: the
-    largest distance to a kept row is at most twice the smallest possible.
+    Greedy k-center: each is the one that lies farthest from those before. So the largest distance
+    to a kept row is at most twice the smallest possible; of more than 64 channels, that between
+    random projections of the rows. Time grows with N times `size`.
 
     References: Gonzalez 1985, "Clustering to minimize the maximum intercluster distance"; Roth et
     al. 2022, PatchCore, arXiv:2106.08265, section 3.2, with random projections.
@@ -74,6 +78,8 @@ def coreset(rows: Tensor, size: int, generator: torch.Generator) -> Tensor:
         >>> sorted(coreset(rows, 2, torch.Generator().manual_seed(0)).tolist())[-1]
         3
     """
+    if size == len(rows):
+        return torch.randperm(size, generator=generator)
     if rows.shape[1] > SKETCH:
         rows = rows @ torch.randn(rows.shape[1], SKETCH, generator=generator).to(rows)
     squares = rows.square().sum(1)

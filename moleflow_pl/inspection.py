@@ -16,10 +16,8 @@ from moleflow_pl.flow import MoLESpatialAwareNF
 from moleflow_pl.novelty import most_ordinary, some_patches
 from moleflow_pl.position import NoPosition, PositionalGrid
 from moleflow_pl.regions import REGIONS, region_means
-from moleflow_pl.router import PrototypeName, PrototypeRouter, TaskPrototype
+from moleflow_pl.router import NEAREST, PrototypeName, PrototypeRouter, TaskPrototype
 from moleflow_pl.scoring import ScoreName, image_score, patch_nll, patch_norm
-
-NEAREST = 4  # tasks that an image may turn out to be like
 
 
 @dataclass

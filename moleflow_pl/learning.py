@@ -84,7 +84,10 @@ class TaskLearner(Inspector):
         means = torch.stack(gather(means)).sum(0)
         if self.score == "bank":
             generator = derive_generator(self.seed, name, "bank")
-            self._bank(task).fill(latents.gathered().rows, generator)
+            bank = self._bank(task)
+            bank.fill(latents.gathered().rows, generator)
+            # of nearly equal latents another machine may have chosen another
+            bank.latents.copy_(gather(bank.latents.cpu())[0])
         for prototype, seen in zip(self.add_prototypes(task), (images, ordinary), strict=True):
             prototype.set(seen)
         if task == 0:

@@ -28,7 +28,7 @@ from moleflow_pl.state import CONFIG_KEY, CONTAINERS_KEY, STATE_KEY
 from moleflow_pl.tiling import TiledExtractor
 
 LEARNING_RATE = 2e-3
-LARGEST_BANK = 1_000_000  # latents of a product
+LARGEST_BANK = 50_000  # latents of a product: chosen in minutes from eight times as many
 BACKBONE_PREFIX = "extractor.backbone."
 
 

@@ -16,7 +16,7 @@ TASK_RIDGE = 1e-5  # the method's own, absolute
 POOLED_SHRINKAGE = 1e-4  # streaming LDA's, relative to the mean variance
 OWN_SHRINKAGE = 0.1  # holds where a task has fewer images than channels, and is no one else's
 
-EXACT = 4  # prototypes nearest to an image, whose distances are reckoned in full
+NEAREST = 4  # tasks that an image may turn out to be like: distances to them are reckoned in full
 SINGLE = 256  # roots of single tasks to keep: 1.2 MB each at 384 channels
 
 Distance = Literal["pooled", "mahalanobis", "euclidean", "shrunk"]
@@ -296,8 +296,9 @@ def squared_distances(rows: Tensor, known: Prepared) -> Tensor:
     remains is the time to read the means, so it is done in float32, and again in full for those
     that turn out to be near.
     """
-    products = (rows.float() @ known.rough.T).double()
+    with torch.autocast("cpu", enabled=False):
+        products = (rows.float() @ known.rough.T).double()
     squared = rows.square().sum(1, keepdim=True) + known.squares - 2 * products
-    near = squared.topk(min(EXACT, squared.shape[1]), largest=False).indices
+    near = squared.topk(min(NEAREST, squared.shape[1]), largest=False).indices
     exact = (rows[:, None] - known.means.flatten(1)[near]).square().sum(-1)
     return squared.clamp_min(0).scatter(1, near, exact)

@@ -16,10 +16,9 @@ from torch import Tensor, nn
 
 from moleflow_pl.flow import MoLESpatialAwareNF
 from moleflow_pl.input_adapter import IDENTITY_BLEND, TaskInputAdapter
-from moleflow_pl.inspection import NEAREST
 from moleflow_pl.lora import LoRALinear, MoLESubnet
 from moleflow_pl.novelty import most_ordinary, some_patches
-from moleflow_pl.router import PrototypeRouter
+from moleflow_pl.router import NEAREST, PrototypeRouter
 from moleflow_pl.whitening import WhiteningAdapter
 
 

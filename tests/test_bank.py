@@ -1,3 +1,4 @@
+import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
@@ -17,15 +18,27 @@ def test_distance_is_that_to_the_nearest_kept_latent() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_kept_latents_are_within_twice_the_best_distance_of_all_others() -> None:
-    # groups of 40 around twelve centres: the best choice of twelve has one in each
-    centres = 20 * torch.randn(12, 8)
-    latents = (centres[:, None] + 0.1 * torch.randn(12, 40, 8)).flatten(0, 1)
-    chosen = coreset(latents, 12, torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("channels", [8, 200])
+def test_a_coreset_has_one_of_each_group(channels: int) -> None:
+    # as many groups as are kept: the best choice has one in each, and so has the greedy one
+    centres = 20 * torch.randn(12, channels)
+    rows = (centres[:, None] + 0.1 * torch.randn(12, 40, channels)).flatten(0, 1)
+    chosen = coreset(rows, 12, torch.Generator().manual_seed(0))
     assert sorted((chosen // 40).tolist()) == list(range(12))
-    far = torch.cdist(latents, latents[chosen]).amin(1).max()
-    within = torch.cdist(latents, centres).amin(1).max()
-    assert far <= 2 * within
+
+
+def test_coreset_equals_the_literal_farthest_points() -> None:
+    rows = torch.randn(60, 8)
+    chosen = coreset(rows, 9, torch.Generator().manual_seed(0)).tolist()
+    apart = torch.cdist(rows.double(), rows.double())
+    for i in range(1, 9):
+        assert chosen[i] == apart[:, chosen[:i]].amin(1).argmax()
+
+
+def test_a_latent_beyond_half_precision_leaves_the_others_their_distances() -> None:
+    bank = LatentBank(2, size=2)
+    bank.fill(torch.tensor([[0.0, 0.0], [1e6, 0.0]]), torch.Generator())
+    assert bank.distance(torch.tensor([[3.0, 4.0]])).item() == 5.0
 
 
 def test_bank_keeps_each_latent_once_and_the_rare_ones() -> None:

@@ -1,11 +1,14 @@
 import math
 from collections.abc import Callable
+from typing import get_args
 
 import pytest
 import torch
 
 from benchmarks import literal
 from moleflow_pl import MoLEFlow
+from moleflow_pl.router import NEAREST
+from moleflow_pl.scoring import ScoreName
 from tests.conftest import SEED_METHOD, SIZE, wake, with_tasks
 
 Build = Callable[..., MoLEFlow]
@@ -84,8 +87,11 @@ def test_without_position_the_place_of_a_patch_does_not_matter(tiny_model: Build
         assert torch.allclose(one, other, rtol=1e-4) == same
 
 
-def test_mixed_precision_changes_no_feature_and_no_score(tiny_model: Build) -> None:
-    module = with_tasks(tiny_model())
+@pytest.mark.parametrize("score", get_args(ScoreName))
+def test_mixed_precision_changes_no_feature_and_no_score(
+    tiny_model: Build, score: ScoreName
+) -> None:
+    module = with_tasks(tiny_model(score=score, bank_size=7), 2 * NEAREST)
     images = torch.rand(2, 3, SIZE, SIZE)
     with torch.no_grad():
         expected = module(images)

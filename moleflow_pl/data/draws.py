@@ -46,8 +46,9 @@ class PatchDraw:
         seed: Seed of the run.
         purpose: What the draw is for, see `derive_seed`.
 
-    References: Madow 1949, "On the theory of systematic sampling, II": equal steps through a list
-    from a random start. Here the list is shuffled within each stretch.
+    References: Madow & Madow 1944, "On the theory of systematic sampling, I": equal steps from a
+    random start; Stevens & Olsen 2004, "Spatially balanced sampling of natural resources", along a
+    curve on which neighbours are near, shuffled in parts.
 
     Example:
         >>> draw = PatchDraw(grid=(3, 3), wanted=3, seed=0, purpose=("leather", 1))
@@ -68,7 +69,8 @@ class PatchDraw:
     def _one(self, index: int) -> Tensor:
         generator = derive_generator(self.seed, "patches", *self.purpose, index)
         count = math.prod(self.grid)
-        stretch = torch.arange(count) // math.ceil(count / self.wanted)
+        # of two at least: steps through what is not shuffled would be a pattern
+        stretch = torch.arange(count) // max(round(count / self.wanted), 2)
         shuffled = (torch.rand(count, generator=generator, dtype=torch.float64) + stretch).argsort()
         start = torch.randint(count, (), generator=generator)
         # in whole numbers: none twice, and each as likely as any other
