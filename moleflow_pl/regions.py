@@ -64,9 +64,8 @@ class RegionRouter(PrototypeRouter):
     covariance along the line between them, as if regions varied independently. A defect makes a
     region look like another one, so that covariance is the whole one, over images and regions.
 
-    Lengths and that covariance were chosen by held-out good images of twins of which a half was
-    destroyed, the number of regions with sight of defective test images too; `benchmarks.routing`
-    measures it beside other kinds.
+    Lengths, that covariance and the number of regions were chosen by held-out good images of twins
+    of which a half was destroyed; `benchmarks.routing` measures them beside others.
 
     Shape: features (N, R, D) -> task ids (N,).
 
