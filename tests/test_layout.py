@@ -11,7 +11,8 @@ LAYERS = [
     "pixel_metrics", "calibration", "schedule", "state", "data.records",
     "data.tree_layouts", "data.listed_layouts",
     "data.layouts", "data.images", "data.check", "data.draws", "data.datasets", "data.features",
-    "data.unsorted", "data.datamodule", "data", "checkpoint", "inspection", "learning", "module", "stacked", "graph",
+    "data.unsorted", "data.datamodule", "data", "checkpoint", "inspection", "learning", "module",
+    "stacked", "graph",
     "graph_files", "export", "evaluation", "report", "provenance", "experts", "localisation",
     "predictor", "figures", "heatmap", "gallery", "report_page", "comparison", "",
 ]  # fmt: skip
