@@ -150,7 +150,7 @@ about = json.loads(session.get_modelmeta().custom_metadata_map["moleflow"])
 _, scores, product_of, _, novelty = session.run(None, {"image": images.numpy()})
 for path, score, place, strange in zip(paths, scores, product_of, novelty, strict=True):
     limit = about["thresholds"][place]["score"]
-    known = "anomalous" if score > limit else "normal"
+    known = "normal" if score <= limit else "anomalous"
     label = "unknown_product" if strange > 1 else known
     print(f"{path.name}: {about['products'][place]}, score {score:.1f} of {limit:.1f}: {label}")
 np.testing.assert_allclose(scores, inspection.score.numpy(), rtol=1e-4)

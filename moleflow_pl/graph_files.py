@@ -24,8 +24,8 @@ OUTPUTS = ("map", "score", "product", "distance", "novelty")
 MEASURED = ("map", "score", "distance", "novelty", "experts")  # by their differences
 METADATA = "moleflow"  # under this name a file says what it is, as JSON
 DECISION = (
-    "unknown_product where novelty > 1, else anomalous where score > thresholds[product].score, "
-    "else normal; a pixel of the map is anomalous above thresholds[product].pixel"
+    "unknown_product where novelty > 1, else normal where score <= thresholds[product].score, "
+    "else anomalous; a pixel of the map is anomalous above thresholds[product].pixel"
 )
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 Answers = dict[str, Tensor]

@@ -127,7 +127,8 @@ class Judge:
         limits = self.limits.get(task)
         if limits is None:
             return {}
-        label: Label = "anomalous" if score > limits.score else "normal"
+        # a score that is no number passes nothing
+        label: Label = "normal" if score <= limits.score else "anomalous"
         # whoever names the product knows it
         if self.task is None and novelty > 1:
             label = "unknown_product"

@@ -1,4 +1,5 @@
 import csv
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 from moleflow_pl import ContinualDataModule, MoLEFlow, Predictor
 from moleflow_pl.calibration import Calibration, threshold
 from moleflow_pl.errors import CheckpointError, ConfigError, DataError
+from moleflow_pl.inspection import Inspection
 from moleflow_pl.predictor import BATCH, ImageLike, Judge, as_bytes, as_rgb
 from moleflow_pl.schedule import TaskSchedule
 
@@ -117,6 +119,20 @@ def test_a_product_of_a_group_has_its_own_threshold_where_it_is_told() -> None:
         assert limits.score == threshold(scores).value
         assert limits.pixel == threshold(scores).value
         assert limits.middle == np.median(scores)
+
+
+def test_a_score_that_is_no_number_passes_nothing() -> None:
+    """Damaged weights, or an image beyond all numbers."""
+    numbers = [1.0, 2.0, 30.0, 40.0]
+    schedule = TaskSchedule()
+    schedule.extend([["a"]], epochs=1)
+    schedule.tasks[0].epochs_done = 1
+    schedule.tasks[0].calibration = Calibration(numbers, numbers, numbers, numbers, numbers)
+    scores = torch.tensor([math.nan, 1.0, 1e9])
+    zeros = torch.zeros(3)
+    found = Inspection(scores, torch.zeros(3, 2, 2), zeros.long(), zeros[:, None], zeros[:, None])
+    labels = [one.label for one in Judge(schedule).judge(found, [(8, 8)] * 3)]
+    assert labels == ["anomalous", "normal", "anomalous"]
 
 
 def test_where_there_is_no_model_is_said(tmp_path: Path) -> None:
