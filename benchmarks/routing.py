@@ -3,9 +3,9 @@
     python -m benchmarks.routing --root DATA --weights vit_small_patch14_dinov2.safetensors
 
 Prototypes of the products of `benchmarks.accuracy`, on its images and backbones, of each kind that
-`MoLEFlow` knows, and of regions of several sizes. Kinds and sizes are chosen by good images of the
-twins that were not learned from, whole and damaged; defective test images confirm. No expert is
-trained. Prints a table, and one line of JSON last.
+`MoLEFlow` knows, of regions of several sizes, and of the nearest of the default regions, whatever
+the boundary. They are chosen by good images that were not learned from, whole, damaged and in other
+light; defective test images confirm. No expert is trained. Prints a table, and one line of JSON last.
 """
 
 from __future__ import annotations
@@ -26,16 +26,22 @@ from benchmarks.timing import Report, Row, benchmark
 from moleflow_pl import MoLEFlow, PatchExtractor
 from moleflow_pl.data.datasets import ImageDataset
 from moleflow_pl.novelty import DAMAGES
-from moleflow_pl.regions import RegionRouter, region_means
+from moleflow_pl.regions import REGIONS, RegionRouter, region_means
 from moleflow_pl.router import PrototypeName, PrototypeRouter, TaskPrototype
 
-TWINS = PRODUCTS[:2]
-HELD_OUT = 120  # good images of a twin, at most
+HELD_OUT = 120  # good images of a product, at most
 ALL = 10**6
 WHOLE: tuple[PrototypeName, ...] = ("mean", "median")  # kinds that look at an image as a whole
 SIDES = (1, 2, 4, 8, 16)  # regions along each side of an image
 
+LIGHTS = {"twice the light": 2.0, "a third of it": 1 / 3}
+
 Features = dict[str, dict[str, Tensor]]  # by product and by what befell the images
+
+
+def lit(images: Tensor, light: float) -> Tensor:
+    """Images (B, 3, H, W) uint8 in other light; what is too bright is white."""
+    return (images.float() * light).clamp_max(255).to(images.dtype)
 
 
 def held_out(study: Study, product: str, extractor: PatchExtractor) -> dict[str, Tensor]:
@@ -49,6 +55,7 @@ def held_out(study: Study, product: str, extractor: PatchExtractor) -> dict[str,
         for batch in DataLoader(images, BATCH, collate_fn=images.collate):
             ways = {"whole": batch["image"]}
             ways |= {damage.__name__: damage(batch["image"]) for damage in DAMAGES}
+            ways |= {name: lit(batch["image"], light) for name, light in LIGHTS.items()}
             for way, pixels in ways.items():
                 found.setdefault(way, []).append(extractor(pixels))
     return {way: torch.cat(parts) for way, parts in found.items()}
@@ -78,10 +85,9 @@ def routing(
 def look(report: Report, name: str, backbone: dict[str, Any], given: Any) -> None:
     """All kinds of prototypes and sizes of regions on one backbone."""
     study = Study(name, backbone, given.root, given.folder)
-    asked: Features = {product: {} for product in PRODUCTS}
-    for product in TWINS:
-        asked[product] = held_out(study, product, study.extractor)
+    asked: Features = {}
     for product in PRODUCTS:
+        asked[product] = held_out(study, product, study.extractor)
         features = study.product(product)
         asked[product]["defective"] = features.test[features.defective]
         asked[product]["good"] = features.test[~features.defective]
@@ -95,6 +101,7 @@ def look(report: Report, name: str, backbone: dict[str, Any], given: Any) -> Non
             partial(region_means, side=side),
             side**2,
         )
+    kinds["regions, the nearest"] = (PrototypeRouter("pooled"), region_means, REGIONS)
     for kind, parts in kinds.items():
         for (product, way), share in routing(*parts, study, asked).items():
             note = f"{len(asked[product][way])} images"
