@@ -4,8 +4,9 @@
 
 Prototypes of the products of `benchmarks.accuracy`, on its images and backbones, of each kind that
 `MoLEFlow` knows, of regions of several sizes, and of the nearest of the default regions, whatever
-the boundary. They are chosen by good images that were not learned from, whole, damaged and in other
-light; defective test images confirm. No expert is trained. Prints a table, and one line of JSON last.
+the boundary. They are chosen by good images that were not learned from, whole, damaged and in
+other light; defective test images confirm. No expert is trained. Prints a table, and one line of
+JSON last.
 """
 
 from __future__ import annotations
