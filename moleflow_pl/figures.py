@@ -78,7 +78,11 @@ def histogram_figure(
         axis.axvline(threshold, color="black", linestyle="--", linewidth=1.2, label="best F1")
     axis.set_xlabel(label, fontsize=FONT)
     axis.set_ylabel("images", fontsize=FONT)
-    axis.legend(frameon=False, fontsize=FONT)
+    # above the axes: the search for a free place inside takes long, and warns of it
+    axis.legend(
+        loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, ncols=2, frameon=False,
+        fontsize=FONT,
+    )  # fmt: skip
     return svg_uri(figure)
 
 

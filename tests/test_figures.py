@@ -22,6 +22,17 @@ def content(uri: str) -> bytes:
     return base64.b64decode(uri.partition("base64,")[2])
 
 
+def test_no_figure_searches_a_place_for_its_legend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine the search takes seconds, and matplotlib warns."""
+
+    def searched(*_: object) -> None:
+        raise AssertionError("searched")
+
+    monkeypatch.setattr("matplotlib.legend.Legend._find_best_position", searched)
+    histogram_figure({"good": [1.0, 2.0], "defective": [3.0]}, "score", threshold=1.5)
+    roc_figure({"routed": torch.rand(4)}, torch.tensor([0, 1, 0, 1]))
+
+
 def test_figures_are_svg_that_asks_for_nothing_outside() -> None:
     labels = torch.tensor([0, 1, 0, 1])
     pictures = [
