@@ -80,8 +80,8 @@ def histogram_figure(
     axis.set_ylabel("images", fontsize=FONT)
     # above the axes: the search for a free place inside takes long, and warns of it
     axis.legend(
-        loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, ncols=2, frameon=False,
-        fontsize=FONT,
+        loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, ncols=2, columnspacing=1,
+        handlelength=1.4, frameon=False, fontsize=FONT,
     )  # fmt: skip
     return svg_uri(figure)
 
