@@ -165,14 +165,17 @@ def test_a_missing_tensor_is_an_error(learned: tuple[Path, MoLEFlow], tmp_path: 
 
 
 def test_features_of_the_store_score_as_fresh_ones(tmp_path: Path, data_root: Path) -> None:
+    # AdamW would divide a gradient by its own size: where it is nearly zero, rounding of the
+    # features moves a weight by a part of the learning rate
+    plain = {"optimizer": partial(torch.optim.SGD, lr=0.1)}
     models = [
-        run_fit(tmp_path / str(cache), data_root, ["b"], data={"cache_features": cache})
+        run_fit(
+            tmp_path / str(cache), data_root, ["b"], data={"cache_features": cache}, model=plain
+        )
         for cache in (True, False)
     ]
-    # AdamW divides a gradient by its own size: where it is nearly zero, rounding of the features
-    # moves a weight by a part of the learning rate, 2e-3
     for key, tensor in models[0].state_dict().items():
-        torch.testing.assert_close(models[1].state_dict()[key], tensor, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(models[1].state_dict()[key], tensor, rtol=1e-4, atol=1e-5)
 
 
 def test_data_modules_size_follows_the_models(data_root: Path) -> None:
