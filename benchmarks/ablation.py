@@ -2,10 +2,10 @@
 
     python -m benchmarks.ablation --root DATA
 
-Takes the defaults and puts back one constant of `configs/seed.yaml` at a time, on the products and
-the small backbone of `benchmarks.accuracy`, solar_mono learned first. Goes on where it was stopped.
-Prints a table of image AUROC by own expert and pixel AP of the tiles, means over seeds, and one
-line of JSON last.
+Takes the defaults and changes one at a time, most of them back to `configs/seed.yaml`'s, on the
+products and the small backbone of `benchmarks.accuracy`, solar_mono learned first. Goes on where it
+was stopped. Prints a table of image AUROC by own expert and pixel AP of the tiles, means over
+seeds, and one line of JSON last.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torchvision.transforms.functional import adjust_brightness
 
 from benchmarks.accuracy import BACKBONES, study_parser
 from benchmarks.accuracy_runs import PRODUCTS, Study, evenly, records_of
@@ -34,19 +35,13 @@ HELD_OUT = 120  # good images of a product, at most
 ALL = 10**6
 WHOLE: tuple[PrototypeName, ...] = ("mean", "median")  # kinds that look at an image as a whole
 SIDES = (1, 2, 4, 8, 16)  # regions along each side of an image
-
 LIGHTS = {"twice the light": 2.0, "a third of it": 1 / 3}
 
 Features = dict[str, dict[str, Tensor]]  # by product and by what befell the images
 
 
-def lit(images: Tensor, light: float) -> Tensor:
-    """Images (B, 3, H, W) uint8 in other light; what is too bright is white."""
-    return (images.float() * light).clamp_max(255).to(images.dtype)
-
-
 def held_out(study: Study, product: str, extractor: PatchExtractor) -> dict[str, Tensor]:
-    """Features of good images that were not learned from, whole and damaged."""
+    """Features of good images that were not learned from, whole, damaged and in other light."""
     learned = {record.path for record in study.images[product][0]}
     every, _ = records_of(product, study.root, ALL)
     rest = [record for record in every if record.path not in learned]
@@ -56,7 +51,9 @@ def held_out(study: Study, product: str, extractor: PatchExtractor) -> dict[str,
         for batch in DataLoader(images, BATCH, collate_fn=images.collate):
             ways = {"whole": batch["image"]}
             ways |= {damage.__name__: damage(batch["image"]) for damage in DAMAGES}
-            ways |= {name: lit(batch["image"], light) for name, light in LIGHTS.items()}
+            ways |= {
+                name: adjust_brightness(batch["image"], light) for name, light in LIGHTS.items()
+            }
             for way, pixels in ways.items():
                 found.setdefault(way, []).append(extractor(pixels))
     return {way: torch.cat(parts) for way, parts in found.items()}
