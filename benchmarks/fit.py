@@ -24,7 +24,7 @@ from lightning.pytorch import Trainer
 from PIL import Image
 from torch import Tensor, nn
 
-from benchmarks.literal import LiteralFlow, nll_loss
+from benchmarks.literal import FEATURES, LiteralFlow, nll_loss
 from benchmarks.memory import Peak
 from benchmarks.timing import Report, Row, alternate, benchmark
 from callbacks import RunCheckpoint, TaskSchedulerCallback
@@ -65,7 +65,7 @@ def learn(
 ) -> None:  # fmt: skip
     """One `trainer.fit`, without the evaluation."""
     torch.manual_seed(0)
-    model = MoLEFlow(backbone=backbone, image_size=side, backbone_weights="random")
+    model = MoLEFlow(backbone, image_size=side, backbone_weights="random", **FEATURES)
     trainer = new_trainer(run, epochs)
     # none held out: the literal side learns from every image
     data = ContinualDataModule(str(root), tasks, num_workers=1, val_fraction=0.0)
@@ -146,7 +146,7 @@ def peak_memory() -> None:
         draw_images(root, 32, {"first": 1000})
         torch.manual_seed(0)
         backbone: dict[str, Any] = {"backbone": "vit_base_patch14_dinov2", "image_size": 518}
-        model = MoLEFlow(**backbone, backbone_weights="random")
+        model = MoLEFlow(**backbone, backbone_weights="random", **FEATURES)
         images = torch.zeros(16, 3, 518, 518, dtype=torch.uint8)
         trainer = new_trainer(Path(folder), epochs=1)
         with Peak() as peak:

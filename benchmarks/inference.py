@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.literal import LiteralFlow, infer, position_code
+from benchmarks.literal import FEATURES, LiteralFlow, infer, position_code
 from benchmarks.timing import Report, Row, alternate, benchmark
 from moleflow_pl import MoLEFlow, MoLESpatialAwareNF
 from moleflow_pl.extractor import Precision, has_bfloat16
@@ -40,7 +40,7 @@ class Pair:
     def __init__(self, backbone: str, side: int, precision: Precision = "float32") -> None:
         torch.manual_seed(0)
         self.model = MoLEFlow(
-            backbone=backbone, image_size=side, backbone_weights="random", precision=precision
+            backbone, image_size=side, backbone_weights="random", precision=precision, **FEATURES
         )
         dim = self.model.extractor.dim
         with warnings.catch_warnings():

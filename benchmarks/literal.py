@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 REFERENCE_BLEND = 0.9
+# what it looks at: a ViT's last blocks, with position
+FEATURES: dict[str, Any] = {"layers": [8, 9, 10, 11], "use_position": True}
 
 
 def position_code(channels: int, height: int, width: int) -> Tensor:

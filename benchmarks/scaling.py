@@ -18,13 +18,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.literal import FEATURES
 from benchmarks.memory import Peak
 from benchmarks.timing import Report, Row, alternate, benchmark
 from moleflow_pl import MoLEFlow
 from moleflow_pl.experts import extract
 from moleflow_pl.statistics import FeatureStatistics
 
-BACKBONE = {"backbone": "vit_small_patch14_dinov2", "image_size": 224, "backbone_weights": "random"}
+BACKBONE = {
+    "backbone": "vit_small_patch14_dinov2",
+    "image_size": 224,
+    "backbone_weights": "random",
+    **FEATURES,
+}
 BATCH = 16
 BACKBONE_IMPORT = "import lightning.pytorch.cli"
 
@@ -32,7 +38,7 @@ BACKBONE_IMPORT = "import lightning.pytorch.cli"
 def learned_model(tasks: int, **options: object) -> MoLEFlow:
     """A model that knows `tasks` products, their statistics drawn and not learned."""
     torch.manual_seed(0)
-    model = MoLEFlow(**{**BACKBONE, **options})  # type: ignore[arg-type]
+    model = MoLEFlow(**{**BACKBONE, **options})
     model.schedule.extend([[f"product {i}"] for i in range(tasks)], epochs=1)
     for task in range(tasks):
         model.begin_task(task)

@@ -16,7 +16,8 @@ class LatentBank(nn.Module):
     In the latent space of the flow neighbours tell more than in the features, and more than the
     flow's own density. Kept are those of a `coreset`: a random part has many that are alike, and
     lacks rare normal ones, which then raise false alarms. What is kept is no image and no feature,
-    but it is data of the product: an option beside the pure flow.
+    but it is data of the product: an option beside the pure flow. Half-way through the flow they
+    tell more of where a defect is, at its end more of whether there is one (BENCHMARKS.md).
 
     Args:
         channels: Width of a latent, D.
@@ -29,7 +30,7 @@ class LatentBank(nn.Module):
     Example:
         >>> bank = LatentBank(2, size=1)
         >>> bank.fill(torch.zeros(1, 2), torch.Generator())
-        >>> bank.distance(torch.tensor([[3.0, 4.0]]))
+        >>> nearest_distance(torch.tensor([[3.0, 4.0]]), bank.latents)
         tensor([5.])
     """
 
@@ -47,20 +48,25 @@ class LatentBank(nn.Module):
         """
         order = coreset(latents, min(self.size, len(latents)), generator)
         order = order.repeat(-(-self.size // len(order)))[: self.size]
-        # an outlier may lie beyond what half precision holds
-        most = torch.finfo(self.latents.dtype).max
-        self.latents.copy_(latents[order.to(latents.device)].clamp(-most, most))
+        self.latents.copy_(halved(latents[order.to(latents.device)]))
 
-    def distance(self, latent: Tensor) -> Tensor:
-        """Distance of latents (..., D) to the nearest kept one, (...)."""
-        kept = self.latents.to(latent.dtype)
-        norms = kept.square().sum(1)
-        with torch.autocast(latent.device.type, enabled=False):
-            nearest = [
-                torch.addmm(norms, rows, kept.T, alpha=-2).amin(1) + rows.square().sum(1)
-                for rows in latent.flatten(0, -2).split(ROWS)
-            ]
-        return torch.cat(nearest).clamp_min(0).sqrt().reshape(latent.shape[:-1])
+
+def halved(latents: Tensor) -> Tensor:
+    """Latents in half precision, beyond which an outlier may lie."""
+    most = torch.finfo(torch.half).max
+    return latents.clamp(-most, most).half()
+
+
+def nearest_distance(latent: Tensor, kept: Tensor) -> Tensor:
+    """Distance of latents (..., D) to the nearest of those that are kept (M, D), (...)."""
+    kept = kept.to(latent.dtype)
+    norms = kept.square().sum(1)
+    with torch.autocast(latent.device.type, enabled=False):
+        nearest = [
+            torch.addmm(norms, rows, kept.T, alpha=-2).amin(1) + rows.square().sum(1)
+            for rows in latent.flatten(0, -2).split(ROWS)
+        ]
+    return torch.cat(nearest).clamp_min(0).sqrt().reshape(latent.shape[:-1])
 
 
 def coreset(rows: Tensor, size: int, generator: torch.Generator) -> Tensor:

@@ -263,6 +263,24 @@ class MoLESpatialAwareNF(nn.Module):
         """
         return self._by_expert(self._forward, features, task)
 
+    @torch.no_grad()
+    def halfway(self, features: Tensor, task: int | Tensor) -> Tensor:
+        """Latents behind the first half of the blocks (B, h, w, D), without gradients.
+
+        Args:
+            features: (B, h, w, D).
+            task: One task, or a LongTensor (B,).
+
+        Raises:
+            KeyError: a task was never added.
+        """
+        return self._by_expert(self._halfway, features, task)[0]
+
+    @torch.no_grad()
+    def onward(self, halfway: Tensor, task: int | Tensor) -> Tensor:
+        """The latents (B, h, w, D) that such ones become behind the other half of the blocks."""
+        return self._by_expert(self._onward, halfway, task)[0]
+
     def inverse(self, latent: Tensor, task: int | Tensor) -> Tensor:
         """Map a latent (B, h, w, D) back to features.
 
@@ -277,18 +295,32 @@ class MoLESpatialAwareNF(nn.Module):
         return self._by_expert(inverse, latent, task)[0]
 
     def _forward(self, features: Tensor, task: int) -> tuple[Tensor, Tensor]:
+        latent, log_det = self._through(self._adapted(features, task), task)
         adapter = self.adapter_of(task)
-        adapted = features if adapter is None else adapter(features)
-        latent, log_det = self._through(adapted, task)
         return latent, log_det if adapter is None else log_det + adapter.log_det()
+
+    def _halfway(self, features: Tensor, task: int) -> tuple[Tensor, Tensor]:
+        return self._merged_run(self._expert(task).halves[0], self._adapted(features, task))
+
+    def _onward(self, halfway: Tensor, task: int) -> tuple[Tensor, Tensor]:
+        return self._merged_run(self._expert(task).halves[1], halfway)
+
+    def _adapted(self, features: Tensor, task: int) -> Tensor:
+        adapter = self.adapter_of(task)
+        return features if adapter is None else adapter(features)
 
     def _through(self, adapted: Tensor, task: int) -> tuple[Tensor, Tensor]:
         """The blocks; where no one asks for gradients, with merged weights."""
         if torch.is_grad_enabled():
             return self._run(adapted, task)
-        expert = self._merged.get(task, self.base_parameters() + self.expert_parameters(task))
-        latent, log_det = expert(adapted.reshape(-1, self.embed_dim))
-        return latent.reshape(adapted.shape), log_det.reshape(adapted.shape[:-1])
+        return self._merged_run(self._expert(task), adapted)
+
+    def _merged_run(self, expert: MergedExpert, x: Tensor) -> tuple[Tensor, Tensor]:
+        latent, log_det = expert(x.reshape(-1, self.embed_dim))
+        return latent.reshape(x.shape), log_det.reshape(x.shape[:-1])
+
+    def _expert(self, task: int) -> MergedExpert:
+        return self._merged.get(task, self.base_parameters() + self.expert_parameters(task))
 
     def _mix(self, _: int) -> list[Mix]:
         return [block.mix() for block in self.flow]

@@ -73,7 +73,7 @@ class InspectionGraph(nn.Module):
         finished = model.novelty.tasks == model.router.tasks
         self.novelty = StackedNovelty(model.novelty, self.tasks, limits) if finished else None
         self.scored_by = model.score
-        self.bank = StackedBank(model.banks, self.tasks) if model.score == "bank" else None
+        self.bank = self._bank(model)
         self.patch_score = patch_nll if model.score == "nll" else patch_norm
         self.image_features = patch_median if model.prototype == "median" else model.image_features
         self.quantile = model.image_quantile
@@ -82,6 +82,12 @@ class InspectionGraph(nn.Module):
         }  # fmt: skip
         self.requires_grad_(False)
         self.eval()
+
+    def _bank(self, model: MoLEFlow) -> StackedBank | None:
+        if not model.keeps_latents:
+            return None
+        with torch.no_grad():
+            return StackedBank([model.kept_latents(task) for task in self.tasks])
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Map, score, product, distance and novelty of each image."""
@@ -98,5 +104,8 @@ class InspectionGraph(nn.Module):
 
     def patch_scores(self, features: Tensor, place: Tensor) -> Tensor:
         """Scores (B, h, w) of features (B, h, w, D) by the experts at `place` (B,)."""
-        latent, log_det = self.flow(self.position(features), place)
+        positioned = self.position(features)
+        if self.bank is not None and self.scored_by == "depths":
+            return self.bank(self.flow.depths(positioned, place), place)
+        latent, log_det = self.flow(positioned, place)
         return self.patch_score(latent, log_det) if self.bank is None else self.bank(latent, place)

@@ -10,14 +10,17 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from moleflow_pl.bank import LatentBank
+from moleflow_pl.bank import LatentBank, halved, nearest_distance
 from moleflow_pl.extractor import PatchExtractor
 from moleflow_pl.flow import MoLESpatialAwareNF
+from moleflow_pl.merged import TensorCache
 from moleflow_pl.novelty import most_ordinary, some_patches
 from moleflow_pl.position import NoPosition, PositionalGrid
 from moleflow_pl.regions import REGIONS, region_means
 from moleflow_pl.router import NEAREST, PrototypeName, PrototypeRouter, TaskPrototype
 from moleflow_pl.scoring import ScoreName, image_score, patch_nll, patch_norm
+
+KEEPING: tuple[ScoreName, ...] = ("bank", "depths")  # scores that need latents of each product
 
 
 @dataclass
@@ -55,6 +58,7 @@ class Inspector(LightningModule):
     novelty: PrototypeRouter
     score: ScoreName
     banks: nn.ModuleDict
+    _kept: TensorCache[Tensor]
     bank_size: int
     prototype: PrototypeName
     image_quantile: float
@@ -99,19 +103,46 @@ class Inspector(LightningModule):
 
     def patch_scores(self, features: Tensor, task: int | Tensor) -> Tensor:
         """Scores (B, h, w) of features (B, h, w, D) by one expert or by one for each image."""
-        latent, log_det = self.flow(self.position(features), task)
-        if self.score == "bank":
-            return self._bank_scores(latent, task)
+        positioned = self.position(features)
+        if self.keeps_latents:
+            return self._bank_scores(positioned, task)
+        latent, log_det = self.flow(positioned, task)
         return (patch_nll if self.score == "nll" else patch_norm)(latent, log_det)
 
-    def _bank_scores(self, latent: Tensor, task: int | Tensor) -> Tensor:
+    @property
+    def keeps_latents(self) -> bool:
+        """Whether the score needs latents of each product."""
+        return self.score in KEEPING
+
+    def bank_latents(self, positioned: Tensor, task: int | Tensor) -> Tensor:
+        """What a bank keeps some of: latents (B, h, w, D) of features with position."""
+        if self.score == "depths":
+            return self.flow.halfway(positioned, task)
+        return self.flow(positioned, task)[0]
+
+    def _bank_scores(self, positioned: Tensor, task: int | Tensor) -> Tensor:
+        latent = self.bank_latents(positioned, task)
+        if self.score == "depths":
+            latent = torch.cat((latent, self.flow.onward(latent, task)), -1)
         if not isinstance(task, Tensor):
-            return self._bank(task).distance(latent)
+            return nearest_distance(latent, self.kept_latents(task))
         scores = latent.new_empty(latent.shape[:-1])
         for one in task.unique().tolist():
             rows = (task == one).to(latent.device)
-            scores[rows] = self._bank(one).distance(latent[rows])
+            scores[rows] = nearest_distance(latent[rows], self.kept_latents(one))
         return scores
+
+    def kept_latents(self, task: int) -> Tensor:
+        """What a task's patches are compared with, (M, D); at both depths (M, 2 D)."""
+        latents = self._bank(task).latents
+        if self.score != "depths":
+            return latents
+        expert = self.flow.base_parameters() + self.flow.expert_parameters(task)
+        return self._kept.get(task, [latents, *expert])
+
+    def _at_both_depths(self, task: int) -> Tensor:
+        halfway = self._bank(task).latents
+        return torch.cat((halfway, halved(self.flow.onward(halfway, task))), -1)
 
     def _bank(self, task: int) -> Any:
         if str(task) not in self.banks:

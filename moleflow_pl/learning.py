@@ -78,11 +78,11 @@ class TaskLearner(Inspector):
                 means += positioned.mean((1, 2)).cpu().double().sum(0)
                 if task == 0:
                     patches.update(positioned)
-                if self.score == "bank":
-                    latents.update(self.flow(positioned, task)[0])
+                if self.keeps_latents:
+                    latents.update(self.bank_latents(positioned, task))
         images, patches, ordinary = images.gathered(), patches.gathered(), ordinary.gathered()
         means = torch.stack(gather(means)).sum(0)
-        if self.score == "bank":
+        if self.keeps_latents:
             generator = derive_generator(self.seed, name, "bank")
             bank = self._bank(task)
             bank.fill(latents.gathered().rows, generator)

@@ -81,6 +81,12 @@ class MergedExpert:
 
     blocks: Sequence[MergedBlock]
 
+    @property
+    def halves(self) -> tuple[MergedExpert, MergedExpert]:
+        """The first half of the blocks and the others."""
+        middle = len(self.blocks) // 2
+        return MergedExpert(self.blocks[:middle]), MergedExpert(self.blocks[middle:])
+
     def __call__(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Latent (N, D) and log_det (N,) of rows (N, D), which stay as they are."""
         step = CPU_ROWS if rows.device.type == "cpu" else max(len(rows), 1)

@@ -18,6 +18,7 @@ from moleflow_pl.flow import AdapterName, MoLESpatialAwareNF
 from moleflow_pl.inspection import Inspection
 from moleflow_pl.learning import TaskLearner
 from moleflow_pl.losses import LOSSES, LossName
+from moleflow_pl.merged import TensorCache
 from moleflow_pl.position import NoPosition, PositionalGrid, check_channels
 from moleflow_pl.ranks import rank_and_world, with_others
 from moleflow_pl.regions import RegionRouter
@@ -46,7 +47,8 @@ class MoLEFlow(TaskLearner):
 
     Args:
         backbone: Name of a timm model, frozen.
-        layers: Its feature levels, from 0; equal ones are averaged, others concatenated.
+        layers: Its feature levels, from 0; equal ones are averaged, others concatenated. The middle
+            blocks of a ViT show defects that its last ones have lost.
         image_size: Side of the images, or height and width.
         backbone_weights: `pretrained` (timm's), a `.safetensors` or `.pth` file, `package:NAME` for
             an installed package that carries the weights, or `random`.
@@ -58,7 +60,8 @@ class MoLEFlow(TaskLearner):
         tile_overlap: Pixels that neighbouring tiles share at least.
         precision: What the backbone reckons in: `float32`, `bfloat16`, or `auto`: bfloat16 where
             the hardware has instructions for it.
-        use_position: Add the two-dimensional sine-cosine code.
+        use_position: Add the two-dimensional sine-cosine code, of size 1: a hint beside features
+            that spread by 3, as a CNN's; it would drown a ViT's, which spread by .04.
         coupling_layers: Coupling blocks of the flow.
         clamp_alpha: Largest log-scale of one coupling.
         lora_rank: Rank of an expert's low-rank factors.
@@ -70,7 +73,8 @@ class MoLEFlow(TaskLearner):
             the method was published.
         loss: What a step lowers: the `mean` NLL of its patches, or with most weight their `tail`.
         score: A patch's anomaly score: the latent's `norm`, its `nll`, or the distance to the
-            nearest of a `bank`, a coreset of normal latents, which are then kept.
+            nearest of a `bank`, a coreset of normal latents, which are then kept; `depths` keeps
+            those half-way through the flow, and compares there and at its end at once.
         bank_size: Latents of each product that a bank keeps.
         router: Distance to a product's prototype: `pooled`, `mahalanobis` or `euclidean`; with
             `none`, all images go to the first task.
@@ -85,7 +89,7 @@ class MoLEFlow(TaskLearner):
     def __init__(
         self,
         backbone: str = "vit_base_patch14_dinov2.lvd142m",
-        layers: Sequence[int] = (8, 9, 10, 11),
+        layers: Sequence[int] = (4, 5, 6, 7),
         image_size: int | list[int] = 518,
         backbone_weights: str = PRETRAINED,
         target_embed_dim: int | None = None,
@@ -94,7 +98,7 @@ class MoLEFlow(TaskLearner):
         tile: int | list[int] | None = None,
         tile_overlap: int = 64,
         precision: Precision = "float32",
-        use_position: bool = True,
+        use_position: bool = False,
         coupling_layers: int = 8,
         clamp_alpha: float = 1.9,
         lora_rank: int = 32,
@@ -141,6 +145,7 @@ class MoLEFlow(TaskLearner):
         self.score: ScoreName = score
         self.bank_size = bank_size
         self.banks = torch.nn.ModuleDict()
+        self._kept = TensorCache(self._at_both_depths)
         self.prototype = prototype
         self.routes = router != "none"
         distance: Distance = "pooled" if router == "none" else router
@@ -299,7 +304,7 @@ class MoLEFlow(TaskLearner):
                 self.flow.add_task(task)
         for task in state["prototypes"]:
             self.add_prototypes(task)
-            if self.score == "bank":
+            if self.keeps_latents:
                 self._bank(task)
         own = {f"{BACKBONE_PREFIX}{k}": v for k, v in self.extractor.backbone.state_dict().items()}
         checkpoint["state_dict"].update(own)
@@ -324,5 +329,5 @@ class MoLEFlow(TaskLearner):
             "use_lora", "use_task_adapter", "use_task_bias", "adapter", "prototype", "score",
             "image_quantile",
         )  # fmt: skip
-        kept = self.bank_size if self.score == "bank" else 0
+        kept = self.bank_size if self.keeps_latents else 0
         return {name: self.hparams[name] for name in names} | {"bank_size": kept}

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
-ScoreName = Literal["nll", "norm", "bank"]
+ScoreName = Literal["nll", "norm", "bank", "depths"]
 Upsampling = Literal["nearest", "bilinear", "bicubic"]
 BLUR_RADIUS = 4  # in standard deviations, as scipy.ndimage.gaussian_filter cuts its kernel
 

@@ -152,24 +152,36 @@ class StackedFlow(nn.Module):
 
     def forward(self, features: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
         """Map features to latent and log-determinant."""
-        rows = features.flatten(1, 2)
-        if self.adapter is not None:
-            rows = self.adapter(rows, place)
-        latent, log_det = self.flow(rows.flatten(0, 1), c=[place])
+        latent, log_det = self.flow(self._adapted(features, place), c=[place])
         log_det = log_det.reshape(features.shape[:-1])
         volume = self.volumes.of("log_det", place)
         return latent.reshape(features.shape), log_det + volume[:, None, None]
 
+    def depths(self, features: Tensor, place: Tensor) -> Tensor:
+        """Latents behind the first half of the blocks and behind all, (B, h, w, 2 D)."""
+        rows, blocks = self._adapted(features, place), list(self.flow)
+        halfway = rows
+        for i, block in enumerate(blocks, start=1):
+            (rows,), _ = block((rows,), c=[place])
+            halfway = rows if i == len(blocks) // 2 else halfway
+        return torch.cat([one.reshape(features.shape) for one in (halfway, rows)], dim=-1)
+
+    def _adapted(self, features: Tensor, place: Tensor) -> Tensor:
+        rows = features.flatten(1, 2)
+        return (rows if self.adapter is None else self.adapter(rows, place)).flatten(0, 1)
+
 
 class StackedBank(Stack):
-    """The `LatentBank`s of several tasks.
+    """Kept latents of several tasks.
+
+    Args:
+        latents: Those of each task (M, D).
 
     Shape: latent (B, h, w, D), place (B,) -> distance to the nearest kept one (B, h, w).
     """
 
-    def __init__(self, banks: nn.ModuleDict, tasks: Sequence[int]) -> None:
-        kept: list[Any] = [banks[str(task)] for task in tasks]
-        super().__init__(latents=[bank.latents for bank in kept])
+    def __init__(self, latents: Sequence[Tensor]) -> None:
+        super().__init__(latents=latents)
 
     def forward(self, latent: Tensor, place: Tensor) -> Tensor:
         """Ask each image's own bank."""

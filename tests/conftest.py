@@ -30,6 +30,7 @@ TINY_MODEL = {
     "layers": [0, 1],
     "image_size": SIZE,
     "backbone_weights": "random",
+    "use_position": True,
     "coupling_layers": 2,
     "lora_rank": 2,
 }
@@ -37,6 +38,7 @@ TINY_MODEL = {
 
 # the method as it was first written down
 SEED_METHOD = {
+    "use_position": True,
     "adapter": "film",
     "lora_alpha": 1.0,
     "score": "nll",
@@ -188,7 +190,7 @@ def some_tasks(model: MoLEFlow, count: int) -> MoLEFlow:
         centre = torch.randn(1, 4, 4, dim)
         routed.update(model.image_features(centre + torch.randn(50, 4, 4, dim)))
         ordinary.update(some_patches(torch.randn(20, 4, 4, dim) + task))
-        if model.score == "bank":
+        if model.keeps_latents:
             bank = model.banks[str(task)] = LatentBank(dim, model.bank_size)
             bank.fill(torch.randn(model.bank_size, dim), torch.Generator().manual_seed(task))
     wake(model.flow)

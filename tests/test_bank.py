@@ -2,7 +2,7 @@ import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from moleflow_pl.bank import ROWS, LatentBank, coreset
+from moleflow_pl.bank import ROWS, LatentBank, coreset, nearest_distance
 
 
 def test_distance_is_that_to_the_nearest_kept_latent() -> None:
@@ -12,7 +12,7 @@ def test_distance_is_that_to_the_nearest_kept_latent() -> None:
     queries = torch.randn(2, ROWS // 50, 50, 8)  # more rows than go at once
     search = NearestNeighbors(n_neighbors=1).fit(bank.latents.double().numpy())
     nearest, _ = search.kneighbors(queries.reshape(-1, 8).double().numpy())
-    found = bank.distance(queries)
+    found = nearest_distance(queries, bank.latents)
     assert found.shape == queries.shape[:-1]
     expected = torch.from_numpy(nearest[:, 0]).float().reshape(found.shape)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
@@ -38,7 +38,7 @@ def test_coreset_equals_the_literal_farthest_points() -> None:
 def test_a_latent_beyond_half_precision_leaves_the_others_their_distances() -> None:
     bank = LatentBank(2, size=2)
     bank.fill(torch.tensor([[0.0, 0.0], [1e6, 0.0]]), torch.Generator())
-    assert bank.distance(torch.tensor([[3.0, 4.0]])).item() == 5.0
+    assert nearest_distance(torch.tensor([[3.0, 4.0]]), bank.latents).item() == 5.0
 
 
 def test_bank_keeps_each_latent_once_and_the_rare_ones() -> None:

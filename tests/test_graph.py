@@ -15,8 +15,14 @@ Build = Callable[..., MoLEFlow]
 
 @pytest.mark.parametrize(
     "options",
-    [{}, SEED_METHOD, {"score": "bank", "bank_size": 20}, {"score": "nll"}],
-    ids=["default", "seed", "bank", "nll"],
+    [
+        {},
+        SEED_METHOD,
+        {"score": "bank", "bank_size": 20},
+        {"score": "depths", "bank_size": 20},
+        {"score": "nll"},
+    ],
+    ids=["default", "seed", "bank", "depths", "nll"],
 )
 @torch.no_grad()
 def test_the_graph_says_what_the_model_says(options: dict, tiny_model: Build) -> None:

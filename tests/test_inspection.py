@@ -50,7 +50,7 @@ def test_router_is_told_the_mean_over_patches_without_position(tiny_model: Build
     assert torch.equal(module(images).distances, expected)
 
 
-@pytest.mark.parametrize("score", ["nll", "norm", "bank"])
+@pytest.mark.parametrize("score", get_args(ScoreName))
 def test_patch_score_is_the_one_asked_for(tiny_model: Build, score: str) -> None:
     module = with_tasks(tiny_model(score=score, bank_size=7))
     features = torch.randn(2, 3, 3, 64)
@@ -58,9 +58,14 @@ def test_patch_score_is_the_one_asked_for(tiny_model: Build, score: str) -> None
     with torch.no_grad():
         found = module.patch_scores(features, tasks)
         latent, log_det = module.flow(module.position(features), tasks)
+        halfway = module.flow.halfway(module.position(features), tasks)
     squares = latent.square().sum(-1)
-    if score == "bank":
+    if module.keeps_latents:
         kept = [module.banks[str(task)].latents.float() for task in tasks.tolist()]
+        if score == "depths":
+            onward = [module.flow.onward(k, task) for k, task in zip(kept, [1, 0], strict=True)]
+            kept = [torch.cat(pair, 1) for pair in zip(kept, onward, strict=True)]
+            latent = torch.cat((halfway, latent), -1)
         pairs = zip(latent.flatten(1, 2), kept, strict=True)
         nearest = [torch.cdist(rows[None], bank[None])[0].amin(1) for rows, bank in pairs]
         expected = torch.stack(nearest).reshape(2, 3, 3)

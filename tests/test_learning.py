@@ -113,7 +113,7 @@ FEATURES = torch.randn(7, 3, 5, 64, generator=torch.Generator().manual_seed(0))
 def learned_of(features: Tensor) -> dict[str, Tensor]:
     """What two tasks leave behind in a model that is shown features in batches of 2."""
     torch.manual_seed(0)
-    module = MoLEFlow(**{**TINY_MODEL, "score": "bank", "bank_size": 20})
+    module = MoLEFlow(**{**TINY_MODEL, "score": "depths", "bank_size": 20})
     module.schedule.extend([["a"], ["b"]], epochs=1)
     for task in (0, 1):
         batches = [{"features": part * (1 + task)} for part in features.split(2)]
