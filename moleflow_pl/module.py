@@ -47,8 +47,7 @@ class MoLEFlow(TaskLearner):
 
     Args:
         backbone: Name of a timm model, frozen.
-        layers: Its feature levels, from 0; equal ones are averaged, others concatenated. The middle
-            blocks of a ViT show defects that its last ones have lost.
+        layers: Its feature levels, from 0; equal ones are averaged, others concatenated.
         image_size: Side of the images, or height and width.
         backbone_weights: `pretrained` (timm's), a `.safetensors` or `.pth` file, `package:NAME` for
             an installed package that carries the weights, or `random`.
@@ -60,8 +59,7 @@ class MoLEFlow(TaskLearner):
         tile_overlap: Pixels that neighbouring tiles share at least.
         precision: What the backbone reckons in: `float32`, `bfloat16`, or `auto`: bfloat16 where
             the hardware has instructions for it.
-        use_position: Add the two-dimensional sine-cosine code, of size 1: a hint beside features
-            that spread by 3, as a CNN's; it would drown a ViT's, which spread by .04.
+        use_position: Add the sine-cosine code of places, of size 1.
         coupling_layers: Coupling blocks of the flow.
         clamp_alpha: Largest log-scale of one coupling.
         lora_rank: Rank of an expert's low-rank factors.
@@ -73,8 +71,8 @@ class MoLEFlow(TaskLearner):
             the method was published.
         loss: What a step lowers: the `mean` NLL of its patches, or with most weight their `tail`.
         score: A patch's anomaly score: the latent's `norm`, its `nll`, or the distance to the
-            nearest of a `bank`, a coreset of normal latents, which are then kept; `depths` keeps
-            those half-way through the flow, and compares there and at its end at once.
+            nearest of a coreset of normal latents, which are then kept: at the flow's end (`bank`),
+            or half-way and there at once (`depths`).
         bank_size: Latents of each product that a bank keeps.
         router: Distance to a product's prototype: `pooled`, `mahalanobis` or `euclidean`; with
             `none`, all images go to the first task.

@@ -53,7 +53,7 @@ def test_a_group_shows_every_argument_of_its_class(group: str) -> None:
 
 def test_values_are_shown_as_they_are_typed() -> None:
     shown = {name: value for name, value, _ in options(*GROUPS["model"][:2])}
-    assert shown["layers"] == "[8, 9, 10, 11]"
+    assert shown["layers"] == "[4, 5, 6, 7]"
     assert (shown["grid"], shown["use_lora"], shown["router"]) == ("null", "true", "pooled")
     assert shown["backbone_weights"] == "pretrained"
 
