@@ -29,9 +29,8 @@ def look(report: Report, given: argparse.Namespace, size: int, least: float) -> 
     options = BACKBONES[f"{BACKBONE} at 224"][0] | {"image_size": size}
     options["backbone_weights"] = given.weights
     study = Study(f"{BACKBONE} at {size}, {TILE}", options, given.root, given.folder, [TILE])
-    ours = [
-        study.run(OURS[f"{BACKBONE} at 224"], seed, TILE)["products"][TILE] for seed in given.seeds
-    ]
+    recipe = OURS[f"{BACKBONE} at 224"]
+    ours = [study.run(recipe, seed, TILE)["products"][TILE] for seed in given.seeds]
     raw = [study.rival("raw bank", seed)["products"][TILE] for seed in given.seeds]
     for metric in METRICS:
         bank = statistics.mean(run["raw bank"][metric] for run in raw)

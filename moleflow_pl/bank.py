@@ -16,8 +16,7 @@ class LatentBank(nn.Module):
     In the latent space of the flow neighbours tell more than in the features, and more than the
     flow's own density. Kept are those of a `coreset`: a random part has many that are alike, and
     lacks rare normal ones, which then raise false alarms. What is kept is no image and no feature,
-    but it is data of the product: an option beside the pure flow. Half-way through the flow they
-    tell more of where a defect is, at its end more of whether there is one (BENCHMARKS.md).
+    but it is data of the product: an option beside the pure flow.
 
     Args:
         channels: Width of a latent, D.

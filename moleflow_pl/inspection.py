@@ -133,7 +133,11 @@ class Inspector(LightningModule):
         return scores
 
     def kept_latents(self, task: int) -> Tensor:
-        """What a task's patches are compared with, (M, D); at both depths (M, 2 D)."""
+        """What a task's patches are compared with, (M, D); at both depths (M, 2 D).
+
+        On a ViT the flow's end tells defects best and half-way shows best where they are. Those
+        half-way alone are stored; what they become is made once and kept while nothing changes.
+        """
         latents = self._bank(task).latents
         if self.score != "depths":
             return latents

@@ -75,6 +75,19 @@ def test_patch_score_is_the_one_asked_for(tiny_model: Build, score: str) -> None
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-2)
 
 
+@torch.no_grad()
+def test_what_kept_latents_become_follows_the_bank_and_the_expert(tiny_model: Build) -> None:
+    module = with_tasks(tiny_model(score="depths", bank_size=7))
+    first = module.kept_latents(0)
+    assert module.kept_latents(0) is first
+    module.flow.expert_parameters(0)[-1].add_(1)
+    second = module.kept_latents(0)
+    assert torch.equal(second[:, :64], first[:, :64])
+    assert not torch.equal(second[:, 64:], first[:, 64:])
+    module.banks["0"].fill(torch.randn(7, 64), torch.Generator().manual_seed(1))
+    assert not torch.equal(module.kept_latents(0)[:, :64], second[:, :64])
+
+
 def test_forced_task_is_obeyed_and_no_router_means_the_first(tiny_model: Build) -> None:
     features = torch.randn(3, 3, 3, 64)
     assert with_tasks(tiny_model()).inspect(features, 1).task.tolist() == [1, 1, 1]
