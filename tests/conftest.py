@@ -38,7 +38,6 @@ TINY_MODEL = {
 
 # the method as it was first written down
 SEED_METHOD = {
-    "use_position": True,
     "adapter": "film",
     "lora_alpha": 1.0,
     "score": "nll",
