@@ -76,9 +76,9 @@ BACKBONES: dict[str, tuple[dict[str, Any], Limits]] = {
     ),
 }  # fmt: skip
 # where a patch's latents are compared: on the CNN's stages both are alike
-KEPT = dict(zip(BACKBONES, ("bank", "depths"), strict=True))
 OURS = {
-    name: Recipe("ours", {"score": score}, scores=("norm", score)) for name, score in KEPT.items()
+    name: Recipe("ours", {"score": score}, scores=("norm", score))
+    for name, score in zip(BACKBONES, ("bank", "depths"), strict=True)
 }
 
 
@@ -250,9 +250,9 @@ def look(
     report: Report, study: Study, limits: Limits, seeds: Sequence[int], seed_method: bool
 ) -> list[str]:
     """All runs of a backbone; its table."""
-    recipe, kept = OURS[study.name], KEPT[study.name]
+    recipe = OURS[study.name]
     ours = {(seed, name): study.run(recipe, seed, name) for seed in seeds for name in PRODUCTS}
-    tables = {"kept, routed": Table(ours, f"{kept}, routed")}
+    tables = {"kept, routed": Table(ours, f"{recipe.model['score']}, routed")}
     tables |= {way: Table(ours, way) for way in ("norm, routed", "norm, told")}
     for rival in RIVALS:
         told = {(seed, ""): study.rival(rival, seed) for seed in seeds}
