@@ -1,23 +1,29 @@
 """What each difference from the method as first written down is worth.
 
-    python -m benchmarks.ablation --root DATA
+    python -m benchmarks.ablation --root DATA --weights vit_small_patch14_dinov2.safetensors
 
 Takes the defaults and changes one at a time, most of them back to `configs/seed.yaml`'s, on the
-products and the small backbone of `benchmarks.accuracy`, solar_mono learned first. Goes on where it
-was stopped. Prints a table of image AUROC by own expert and pixel AP of the tiles, means over
-seeds, and one line of JSON last.
+products of `benchmarks.accuracy`, solar_mono learned first: how an expert learns on the small CNN
+without latents, and what it looks at and compares on the ViT. Goes on where it was stopped. Prints
+a table of image AUROC by own expert and pixel AP of the tiles, means over seeds, and one line of
+JSON last.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
+import sys
+from collections.abc import Sequence
+from functools import partial
 
-from benchmarks.accuracy import TILE, small_study, study_parser
-from benchmarks.accuracy_runs import PRODUCTS, Recipe
-from benchmarks.timing import Report, Row
+from benchmarks.accuracy import BACKBONES, OURS, TILE, small_study, study_parser
+from benchmarks.accuracy_runs import PRODUCTS, Recipe, Study
+from benchmarks.timing import Report, Row, benchmark
 
+CNN, VIT = BACKBONES
 PLAIN = Recipe("plain", scores=("norm", "nll"))
-VARIANTS = {
+LEARNING = {
     "FiLM adapter, not counted": Recipe("film", {"adapter": "film"}),
     "no adapter": Recipe("no-adapter", {"use_task_adapter": False}),
     "LoRA strength 1 of 32": Recipe("alpha-1", {"lora_alpha": 1.0}),
@@ -25,22 +31,58 @@ VARIANTS = {
     "learning rate 1e-4, 40 epochs": Recipe("lr-1e-4-40", epochs=40, lr=1e-4),
     "tail loss": Recipe("tail", {"loss": "tail"}),
 }
+POSITION = Recipe("position", OURS[VIT].model | {"use_position": True}, scores=OURS[VIT].scores)
+END = Recipe("end", {"score": "bank"}, scores=("bank",))
+LAST_BLOCKS = [8, 9, 10, 11]
 
 
-def main() -> None:
-    """Fit, compare, print."""
-    given = study_parser(__doc__, seeds=[0, 1]).parse_args()
-    study, report = small_study(given), Report("ablation")
+def show(
+    report: Report, what: str, study: Study, recipe: Recipe, score: str, seeds: Sequence[int]
+) -> None:
+    """Metrics of every product by its own expert."""
+    runs = [study.run(recipe, seed, PRODUCTS[0])["products"] for seed in seeds]
+    for product in PRODUCTS:
+        for metric in ("image_auroc", *(["pixel_ap"] if product == TILE else [])):
+            value = statistics.mean(run[product][f"{score}, told"][metric] for run in runs)
+            report.add(Row(f"{what}: {product}, {metric}", value, ""))
+
+
+def learning(report: Report, given: argparse.Namespace) -> None:
+    """How an expert learns, on the small CNN."""
+    study = small_study(given)
     lines = [("the defaults", PLAIN, "norm"), ("score NLL", PLAIN, "nll")]
-    lines += [(what, recipe, "norm") for what, recipe in VARIANTS.items()]
+    lines += [(what, recipe, "norm") for what, recipe in LEARNING.items()]
     for what, recipe, score in lines:
-        runs = [study.run(recipe, seed, PRODUCTS[0])["products"] for seed in given.seeds]
-        for product in PRODUCTS:
-            for metric in ("image_auroc", *(["pixel_ap"] if product == TILE else [])):
-                value = statistics.mean(run[product][f"{score}, told"][metric] for run in runs)
-                report.add(Row(f"{what}: {product}, {metric}", value, ""))
-    report.finish()
+        show(report, f"{CNN}, {what}", study, recipe, score, given.seeds)
+
+
+def looking(report: Report, given: argparse.Namespace) -> None:
+    """Which blocks are looked at, and where latents are compared, on the ViT."""
+    backbone = {"backbone_weights": given.weights, **BACKBONES[VIT][0]}
+    study = Study(VIT, backbone, given.root, given.folder)
+    late = Study(
+        f"{VIT}, blocks 8 to 11", backbone | {"layers": LAST_BLOCKS}, given.root, given.folder
+    )
+    ours, kept = OURS[VIT], OURS[VIT].model["score"]
+    for what, place, recipe, score in (
+        ("the defaults", study, ours, kept),
+        ("latents compared at the flow's end alone", study, END, "bank"),
+        ("no latents stored", study, ours, "norm"),
+        ("position code", study, POSITION, kept),
+        ("blocks 8 to 11", late, ours, kept),
+    ):
+        show(report, f"{VIT}, {what}", place, recipe, score, given.seeds)
+
+
+def main() -> int:
+    """Fit, compare, print."""
+    parser = study_parser(__doc__, seeds=[0, 1])
+    parser.add_argument("--weights", default="pretrained", help="of DINOv2's ViT-S/14")
+    parser.add_argument("--backbones", nargs="+", choices=list(BACKBONES), default=list(BACKBONES))
+    given = parser.parse_args()
+    ways = {CNN: learning, VIT: looking}
+    return benchmark("ablation", *(partial(ways[name], given=given) for name in given.backbones))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -125,6 +125,19 @@ class Table:
         yield f"{self.mean(TILE, 'pixel_ap'):.3f}"
 
 
+class OwnFlows(Table):
+    """The same runs, of each product those that learned it first: the upper line.
+
+    All of the flow was trained on such a product, not an expert alone.
+    """
+
+    def values(
+        self, product: str, metric: str = "image_auroc", first: str | None = None
+    ) -> list[float]:
+        """A metric of a product, from the runs that learned it first."""
+        return super().values(product, metric, first=product)
+
+
 def wins(scores: np.ndarray, defective: np.ndarray) -> np.ndarray:
     """Share of runs in which a defective image scores higher than a good one, (defective, good)."""
     bad, good = scores[:, defective], scores[:, ~defective]
@@ -234,6 +247,8 @@ def show(study: Study, tables: dict[str, Table]) -> list[str]:
         "kept, routed": "the method, nearest of 4,000 stored latents",
         "norm, routed": "the method, no latents stored",
         "norm, told": "the same, product told",
+        "kept, own flows": "a flow for each product, latents stored, product told",
+        "norm, own flows": "the same, none stored",
         "seed, routed": "the method as first written down (1 seed)",
         "seed, told": "the same, product told",
     }
@@ -254,6 +269,8 @@ def look(
     ours = {(seed, name): study.run(recipe, seed, name) for seed in seeds for name in PRODUCTS}
     tables = {"kept, routed": Table(ours, f"{recipe.model['score']}, routed")}
     tables |= {way: Table(ours, way) for way in ("norm, routed", "norm, told")}
+    tables["kept, own flows"] = OwnFlows(ours, f"{recipe.model['score']}, told")
+    tables["norm, own flows"] = OwnFlows(ours, "norm, told")
     for rival in RIVALS:
         told = {(seed, ""): study.rival(rival, seed) for seed in seeds}
         tables[rival] = Table(told, rival)
