@@ -93,13 +93,17 @@ class Table:
     def __init__(self, runs: dict[tuple[int, str], Result], column: str) -> None:
         self.runs, self.column = runs, column
 
+    def of(self, product: str) -> dict[tuple[int, str], Result]:
+        """Runs that speak for a product."""
+        return self.runs
+
     def values(
         self, product: str, metric: str = "image_auroc", first: str | None = None
     ) -> list[float]:
-        """A metric of a product, from all runs or from those with that first product."""
+        """A metric of a product, from its runs or from those with that first product."""
         return [
             run["products"][product][self.column][metric]
-            for (_, name), run in self.runs.items()
+            for (_, name), run in self.of(product).items()
             if first in (None, name)
         ]
 
@@ -114,7 +118,8 @@ class Table:
 
     def scores(self, product: str) -> np.ndarray:
         """Image scores (runs, N)."""
-        return np.array([r["products"][product][self.column]["scores"] for r in self.runs.values()])
+        runs = self.of(product).values()
+        return np.array([run["products"][product][self.column]["scores"] for run in runs])
 
     def cells(self) -> Iterator[str]:
         """Mean and spread for each product, their mean, and the tiles' pixel AP."""
@@ -131,11 +136,9 @@ class OwnFlows(Table):
     All of the flow was trained on such a product, not an expert alone.
     """
 
-    def values(
-        self, product: str, metric: str = "image_auroc", first: str | None = None
-    ) -> list[float]:
-        """A metric of a product, from the runs that learned it first."""
-        return super().values(product, metric, first=product)
+    def of(self, product: str) -> dict[tuple[int, str], Result]:
+        """Runs that learned a product first."""
+        return {key: run for key, run in self.runs.items() if key[1] == product}
 
 
 def wins(scores: np.ndarray, defective: np.ndarray) -> np.ndarray:
