@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from benchmarks.accuracy import BACKBONES, OURS, TILE, small_study, study_parser
+from benchmarks.accuracy import BACKBONES, OURS, TILE, backbones_parser, small_study, study_of
 from benchmarks.accuracy_runs import PRODUCTS, Recipe, Study
 from benchmarks.timing import Report, Row, benchmark
 
@@ -58,14 +58,12 @@ def learning(report: Report, given: argparse.Namespace) -> None:
 
 def looking(report: Report, given: argparse.Namespace) -> None:
     """Which blocks are looked at, and where latents are compared, on the ViT."""
-    backbone = {"backbone_weights": given.weights, **BACKBONES[VIT][0]}
-    study = Study(VIT, backbone, given.root, given.folder)
-    late = Study(
-        f"{VIT}, blocks 8 to 11", backbone | {"layers": LAST_BLOCKS}, given.root, given.folder
-    )
+    study = study_of(given, VIT)
+    backbone = study.backbone | {"layers": LAST_BLOCKS}
+    late = Study(f"{VIT}, blocks 8 to 11", backbone, given.root, given.folder)
     ours, kept = OURS[VIT], OURS[VIT].model["score"]
     for what, place, recipe, score in (
-        ("the defaults", study, ours, kept),
+        ("the defaults, latents stored", study, ours, kept),
         ("latents compared at the flow's end alone", study, END, "bank"),
         ("no latents stored", study, ours, "norm"),
         ("position code", study, POSITION, kept),
@@ -76,10 +74,7 @@ def looking(report: Report, given: argparse.Namespace) -> None:
 
 def main() -> int:
     """Fit, compare, print."""
-    parser = study_parser(__doc__, seeds=[0, 1])
-    parser.add_argument("--weights", default="pretrained", help="of DINOv2's ViT-S/14")
-    parser.add_argument("--backbones", nargs="+", choices=list(BACKBONES), default=list(BACKBONES))
-    given = parser.parse_args()
+    given = backbones_parser(__doc__, seeds=[0, 1]).parse_args()
     ways = {CNN: learning, VIT: looking}
     return benchmark("ablation", *(partial(ways[name], given=given) for name in given.backbones))
 

@@ -298,6 +298,20 @@ def study_parser(description: str | None, seeds: Sequence[int]) -> argparse.Argu
     return parser
 
 
+def backbones_parser(description: str | None, seeds: Sequence[int]) -> argparse.ArgumentParser:
+    """What those on both backbones are asked for beside."""
+    parser = study_parser(description, seeds)
+    parser.add_argument("--weights", default="pretrained", help="of DINOv2's ViT-S/14")
+    parser.add_argument("--backbones", nargs="+", choices=list(BACKBONES), default=list(BACKBONES))
+    return parser
+
+
+def study_of(given: argparse.Namespace, name: str) -> Study:
+    """The runs on one backbone."""
+    options = {"backbone_weights": given.weights, **BACKBONES[name][0]}
+    return Study(name, options, given.root, given.folder)
+
+
 def small_study(given: argparse.Namespace) -> Study:
     """The runs on the small backbone."""
     name, (backbone, _) = next(iter(BACKBONES.items()))
@@ -306,9 +320,7 @@ def small_study(given: argparse.Namespace) -> Study:
 
 def arguments() -> argparse.Namespace:
     """What the command line says."""
-    parser = study_parser(__doc__, seeds=[0, 1, 2])
-    parser.add_argument("--weights", default="pretrained", help="of DINOv2's ViT-S/14")
-    parser.add_argument("--backbones", nargs="+", choices=list(BACKBONES), default=list(BACKBONES))
+    parser = backbones_parser(__doc__, seeds=[0, 1, 2])
     parser.add_argument(
         "--seed-method",
         nargs="*",
@@ -325,10 +337,8 @@ def main() -> int:
     given, report = arguments(), Report("accuracy")
     lines = []
     for name in given.backbones:
-        backbone, limits = BACKBONES[name]
-        options = {"backbone_weights": given.weights, **backbone}
-        study = Study(name, options, given.root, given.folder)
-        lines += look(report, study, limits, given.seeds, name in given.seed_method)
+        limits, seed_method = BACKBONES[name][1], name in given.seed_method
+        lines += look(report, study_of(given, name), limits, given.seeds, seed_method)
     code = report.finish()
     lines += ["## Figures and their limits", "", "| figure | measured | limit | holds | |"]
     lines.append("| --- | --- | --- | --- | --- |")

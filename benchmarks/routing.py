@@ -11,17 +11,17 @@ JSON last.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms.functional import adjust_brightness
 
-from benchmarks.accuracy import BACKBONES, study_parser
+from benchmarks.accuracy import backbones_parser, study_of
 from benchmarks.accuracy_runs import PRODUCTS, Study, evenly, records_of
 from benchmarks.products import BATCH
 from benchmarks.timing import Report, Row, benchmark
@@ -80,9 +80,9 @@ def routing(
     return found
 
 
-def look(report: Report, name: str, backbone: dict[str, Any], given: Any) -> None:
+def look(report: Report, name: str, given: argparse.Namespace) -> None:
     """All kinds of prototypes and sizes of regions on one backbone."""
-    study = Study(name, backbone, given.root, given.folder)
+    study = study_of(given, name)
     asked: Features = {}
     for product in PRODUCTS:
         asked[product] = held_out(study, product, study.extractor)
@@ -91,7 +91,7 @@ def look(report: Report, name: str, backbone: dict[str, Any], given: Any) -> Non
         asked[product]["good"] = features.test[~features.defective]
     kinds: dict[str, tuple[PrototypeRouter, Callable[[Tensor], Tensor], int | None]] = {}
     for whole in WHOLE:
-        model = MoLEFlow(**backbone, prototype=whole)
+        model = MoLEFlow(**study.backbone, prototype=whole)
         kinds[whole] = (model.router, model.image_features, None)
     for side in SIDES:
         kinds[f"regions {side} x {side}"] = (
@@ -108,13 +108,8 @@ def look(report: Report, name: str, backbone: dict[str, Any], given: Any) -> Non
 
 def main() -> int:
     """Ask, print."""
-    parser = study_parser(__doc__, seeds=[])  # nothing is drawn
-    parser.add_argument("--weights", default="pretrained", help="of DINOv2's ViT-S/14")
-    given = parser.parse_args()
-    parts = [
-        partial(look, name=name, backbone={"backbone_weights": given.weights, **one}, given=given)
-        for name, (one, _) in BACKBONES.items()
-    ]
+    given = backbones_parser(__doc__, seeds=[]).parse_args()  # nothing is drawn
+    parts = [partial(look, name=name, given=given) for name in given.backbones]
     return benchmark("routing", *parts)
 
 
