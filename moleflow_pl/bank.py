@@ -1,13 +1,19 @@
-"""Latents of normal patches that are kept, and the distance to the nearest of them."""
+"""Distances in the latent space: to the nearest latents that are kept, and within an image."""
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 ROWS = 4096  # distances of this many patches at once
 CANDIDATES = 8  # latents to choose from, for each that is kept
 SKETCH = 64  # random directions in which latents are compared when a coreset is chosen
+WINDOW = 2  # patches to each side of one that see nearly what it sees
+OTHERS = 5  # patches of its own image that one is compared with
+SIDE = 64  # places along each side of an image that are asked, at most
 
 
 class LatentBank(nn.Module):
@@ -66,6 +72,50 @@ def nearest_distance(latent: Tensor, kept: Tensor) -> Tensor:
             for rows in latent.flatten(0, -2).split(ROWS)
         ]
     return torch.cat(nearest).clamp_min(0).sqrt().reshape(latent.shape[:-1])
+
+
+def distance_within(latent: Tensor) -> Tensor:
+    """Mean distance of each patch to the nearest others of its own image.
+
+    What belongs on a product is mostly on it in several places, a defect in one: an image says
+    something of what is normal that no training image says. Compared with are patches outside a
+    window around each, of large images evenly spread ones, so that the time grows no faster than
+    that of a bank. Zero where an image has no patch outside the window.
+
+    Shape: latent (B, h, w, D) -> (B, h, w).
+
+    References: Luo et al. 2025, INP-Former, arXiv:2503.02424, section 3.2, for prototypes of normal
+    patches from the image under test; Li et al. 2024, MuSc, arXiv:2401.16753, for neighbours among
+    unlabelled patches as a score.
+
+    Example:
+        >>> row = torch.zeros(1, 1, 12, 1)
+        >>> row[..., 0, :] = 3.0  # nothing else in its image is like it
+        >>> distance_within(row)[0, 0, :3].tolist()
+        [3.0, 0.0, 0.0]
+    """
+    h, w = latent.shape[1:3]
+    window = patches_near(h, w)  # of sizes alone, so an exported graph has it as a constant
+    others = min(OTHERS, int((~window).sum(1).min()))
+    if not others:
+        return torch.zeros_like(latent[..., 0])
+    left_out = torch.from_numpy(np.where(window, np.inf, 0).astype(np.float32)).to(latent)
+    rows, asked = latent.flatten(1, 2), latent[:, :: step(h), :: step(w)].flatten(1, 2)
+    squares = asked.square().sum(-1)[:, None] - 2 * rows @ asked.transpose(1, 2) + left_out
+    nearest = squares.topk(others, dim=-1, largest=False).values + rows.square().sum(-1)[..., None]
+    return nearest.clamp_min(0).sqrt().mean(-1).reshape(latent.shape[:-1])
+
+
+def step(size: int) -> int:
+    """From one place that is asked to the next along a side of that many."""
+    return math.ceil(size / SIDE)
+
+
+def patches_near(h: int, w: int) -> np.ndarray:
+    """Whether an asked place lies in the window around a patch (h w, asked)."""
+    sides = (np.arange(size)[:, None] - np.arange(0, size, step(size)) for size in (h, w))
+    down, across = (np.abs(apart) <= WINDOW for apart in sides)
+    return np.kron(down, across)
 
 
 def coreset(rows: Tensor, size: int, generator: torch.Generator) -> Tensor:

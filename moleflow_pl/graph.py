@@ -12,10 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from moleflow_pl.bank import distance_within
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.module import MoLEFlow
 from moleflow_pl.regions import between
-from moleflow_pl.scoring import Upsampling, anomaly_map, image_score, patch_nll, patch_norm
+from moleflow_pl.scoring import (
+    OWN_IMAGE,
+    Upsampling,
+    anomaly_map,
+    image_score,
+    patch_nll,
+    patch_norm,
+)
 from moleflow_pl.stacked import StackedBank, StackedFlow, StackedNovelty
 
 
@@ -106,6 +114,7 @@ class InspectionGraph(nn.Module):
         """Scores (B, h, w) of features (B, h, w, D) by the experts at `place` (B,)."""
         positioned = self.position(features)
         if self.bank is not None and self.scored_by == "depths":
-            return self.bank(self.flow.depths(positioned, place), place)
+            both = self.flow.depths(positioned, place)
+            return self.bank(both, place) + OWN_IMAGE * distance_within(both)
         latent, log_det = self.flow(positioned, place)
         return self.patch_score(latent, log_det) if self.bank is None else self.bank(latent, place)

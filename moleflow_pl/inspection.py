@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from moleflow_pl.bank import LatentBank, halved, nearest_distance
+from moleflow_pl.bank import ROWS, LatentBank, distance_within, halved, nearest_distance
 from moleflow_pl.extractor import PatchExtractor
 from moleflow_pl.flow import MoLESpatialAwareNF
 from moleflow_pl.merged import TensorCache
@@ -18,7 +18,7 @@ from moleflow_pl.novelty import most_ordinary, some_patches
 from moleflow_pl.position import NoPosition, PositionalGrid
 from moleflow_pl.regions import REGIONS, region_means
 from moleflow_pl.router import NEAREST, PrototypeName, PrototypeRouter, TaskPrototype
-from moleflow_pl.scoring import ScoreName, image_score, patch_nll, patch_norm
+from moleflow_pl.scoring import OWN_IMAGE, ScoreName, image_score, patch_nll, patch_norm
 
 KEEPING: tuple[ScoreName, ...] = ("bank", "depths")  # scores that need latents of each product
 
@@ -122,8 +122,15 @@ class Inspector(LightningModule):
 
     def _bank_scores(self, positioned: Tensor, task: int | Tensor) -> Tensor:
         latent = self.bank_latents(positioned, task)
-        if self.score == "depths":
-            latent = torch.cat((latent, self.flow.onward(latent, task)), -1)
+        if self.score == "bank":
+            return self._to_kept(latent, task)
+        both = torch.cat((latent, self.flow.onward(latent, task)), -1)
+        images = max(1, ROWS**2 // both[0, ..., 0].numel() ** 2)  # at once
+        with torch.autocast(both.device.type, enabled=False):
+            within = torch.cat([distance_within(part) for part in both.split(images)])
+        return self._to_kept(both, task) + OWN_IMAGE * within
+
+    def _to_kept(self, latent: Tensor, task: int | Tensor) -> Tensor:
         if not isinstance(task, Tensor):
             return nearest_distance(latent, self.kept_latents(task))
         scores = latent.new_empty(latent.shape[:-1])

@@ -12,6 +12,7 @@ from torchvision.transforms.functional import gaussian_blur
 
 ScoreName = Literal["nll", "norm", "bank", "depths"]
 Upsampling = Literal["nearest", "bilinear", "bicubic"]
+OWN_IMAGE = 0.3  # weight of the distance within an image beside that to what is kept
 BLUR_RADIUS = 4  # in standard deviations, as scipy.ndimage.gaussian_filter cuts its kernel
 
 

@@ -19,14 +19,14 @@ Build = Callable[..., MoLEFlow]
         {},
         SEED_METHOD,
         {"score": "bank", "bank_size": 20},
-        {"score": "depths", "bank_size": 20},
+        {"score": "depths", "bank_size": 20, "image_size": [48, 112]},
         {"score": "nll"},
     ],
     ids=["default", "seed", "bank", "depths", "nll"],
 )
 @torch.no_grad()
 def test_the_graph_says_what_the_model_says(options: dict, tiny_model: Build) -> None:
-    model = some_tasks(tiny_model(image_size=[48, 32], **options), 3)
+    model = some_tasks(tiny_model(**{"image_size": [48, 32], **options}), 3)
     images = images_between(model)
     expected = model(images)
     assert set(expected.task.tolist()) == {0, 1}
@@ -35,7 +35,7 @@ def test_the_graph_says_what_the_model_says(options: dict, tiny_model: Build) ->
     assert torch.equal(product, expected.task)
     assert torch.equal(distance, expected.distances.min(1).values)
     torch.testing.assert_close(score, expected.score, rtol=1e-5, atol=1e-4)
-    judged = Judge(model.schedule).judge(expected, [(48, 32)] * len(images))
+    judged = Judge(model.schedule).judge(expected, [model.extractor.image_size] * len(images))
     torch.testing.assert_close(novelty, torch.tensor([one.novelty for one in judged]))
     wanted = anomaly_map(expected.patch_scores, (64, 64), 2.0)
     torch.testing.assert_close(anomaly, wanted, rtol=1e-5, atol=1e-4)

@@ -7,8 +7,9 @@ import torch
 
 from benchmarks import literal
 from moleflow_pl import MoLEFlow
+from moleflow_pl.bank import distance_within
 from moleflow_pl.router import NEAREST
-from moleflow_pl.scoring import ScoreName
+from moleflow_pl.scoring import OWN_IMAGE, ScoreName
 from tests.conftest import SEED_METHOD, SIZE, wake, with_tasks
 
 Build = Callable[..., MoLEFlow]
@@ -53,7 +54,7 @@ def test_router_is_told_the_mean_over_patches_without_position(tiny_model: Build
 @pytest.mark.parametrize("score", get_args(ScoreName))
 def test_patch_score_is_the_one_asked_for(tiny_model: Build, score: str) -> None:
     module = with_tasks(tiny_model(score=score, bank_size=7))
-    features = torch.randn(2, 3, 3, 64)
+    features = torch.randn(2, 1, 9, 64)
     tasks = torch.tensor([1, 0])
     with torch.no_grad():
         found = module.patch_scores(features, tasks)
@@ -68,7 +69,9 @@ def test_patch_score_is_the_one_asked_for(tiny_model: Build, score: str) -> None
             latent = torch.cat((halfway, latent), -1)
         pairs = zip(latent.flatten(1, 2), kept, strict=True)
         nearest = [torch.cdist(rows[None], bank[None])[0].amin(1) for rows, bank in pairs]
-        expected = torch.stack(nearest).reshape(2, 3, 3)
+        expected = torch.stack(nearest).reshape(2, 1, 9)
+        if score == "depths":
+            expected += OWN_IMAGE * distance_within(latent)
     else:
         constant = 32 * math.log(2 * math.pi)
         expected = squares.sqrt() if score == "norm" else squares / 2 + constant - log_det
