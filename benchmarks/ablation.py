@@ -16,12 +16,13 @@ import statistics
 import sys
 from collections.abc import Sequence
 from functools import partial
+from unittest.mock import patch
 
-from benchmarks.accuracy import BACKBONES, OURS, TILE, backbones_parser, small_study, study_of
-from benchmarks.accuracy_runs import PRODUCTS, Recipe, Study
+from benchmarks.accuracy import CNN, LATE, OURS, TILE, VIT, backbones_parser, small_study, study_of
+from benchmarks.accuracy_runs import PRODUCTS, Recipe, Result, Study, measured
 from benchmarks.timing import Report, Row, benchmark
+from moleflow_pl import MoLEFlow, inspection
 
-CNN, VIT = BACKBONES
 PLAIN = Recipe("plain", scores=("norm", "nll"))
 LEARNING = {
     "FiLM adapter, not counted": Recipe("film", {"adapter": "film"}),
@@ -33,18 +34,40 @@ LEARNING = {
 }
 POSITION = Recipe("position", OURS[VIT].model | {"use_position": True}, scores=OURS[VIT].scores)
 END = Recipe("end", {"score": "bank"}, scores=("bank",))
-LAST_BLOCKS = [8, 9, 10, 11]
 
 
 def show(
     report: Report, what: str, study: Study, recipe: Recipe, score: str, seeds: Sequence[int]
 ) -> None:
     """Metrics of every product by its own expert."""
-    runs = [study.run(recipe, seed, PRODUCTS[0])["products"] for seed in seeds]
+    found = [study.run(recipe, seed, PRODUCTS[0])["products"] for seed in seeds]
+    add(report, what, [{name: one[f"{score}, told"] for name, one in run.items()} for run in found])
+
+
+def add(report: Report, what: str, runs: Sequence[dict[str, Result]]) -> None:
+    """Means of what was measured of every product."""
     for product in PRODUCTS:
         for metric in ("image_auroc", *(["pixel_ap"] if product == TILE else [])):
-            value = statistics.mean(run[product][f"{score}, told"][metric] for run in runs)
+            value = statistics.mean(run[product][metric] for run in runs)
             report.add(Row(f"{what}: {product}, {metric}", value, ""))
+
+
+def kept_alone(study: Study, seed: int) -> dict[str, Result]:
+    """What the ViT's run makes of every product when an image says nothing of itself."""
+
+    def make() -> Result:
+        run = study.run_folder(OURS[VIT], seed, PRODUCTS[0])
+        model = MoLEFlow.load_from_checkpoint(run / "last.ckpt", map_location="cpu").eval()
+        with patch.object(inspection, "OWN_IMAGE", 0.0):
+            return {
+                product: measured(
+                    study.product(product),
+                    study.product(product).scores(partial(model.patch_scores, task=task)),
+                )
+                for task, product in enumerate(PRODUCTS)
+            }
+
+    return study.result(f"kept-alone-{seed}", make)
 
 
 def learning(report: Report, given: argparse.Namespace) -> None:
@@ -58,25 +81,25 @@ def learning(report: Report, given: argparse.Namespace) -> None:
 
 def looking(report: Report, given: argparse.Namespace) -> None:
     """Which blocks are looked at, and where latents are compared, on the ViT."""
-    study = study_of(given, VIT)
-    backbone = study.backbone | {"layers": LAST_BLOCKS}
-    late = Study(f"{VIT}, blocks 8 to 11", backbone, given.root, given.folder)
-    ours, kept = OURS[VIT], OURS[VIT].model["score"]
+    study, ours, kept = study_of(given, VIT), OURS[VIT], OURS[VIT].model["score"]
     for what, place, recipe, score in (
         ("the defaults, latents stored", study, ours, kept),
         ("latents compared at the flow's end alone", study, END, "bank"),
         ("no latents stored", study, ours, "norm"),
         ("position code", study, POSITION, kept),
-        ("blocks 8 to 11", late, ours, kept),
+        ("blocks 8 to 11", study_of(given, LATE), ours, kept),
     ):
         show(report, f"{VIT}, {what}", place, recipe, score, given.seeds)
+    alone = [kept_alone(study, seed) for seed in given.seeds]
+    add(report, f"{VIT}, latents compared with kept ones alone", alone)
 
 
 def main() -> int:
     """Fit, compare, print."""
     given = backbones_parser(__doc__, seeds=[0, 1]).parse_args()
-    ways = {CNN: learning, VIT: looking}
-    return benchmark("ablation", *(partial(ways[name], given=given) for name in given.backbones))
+    ways = {CNN: learning, VIT: looking}  # which looks at the last blocks too
+    parts = [partial(way, given=given) for name, way in ways.items() if name in given.backbones]
+    return benchmark("ablation", *parts)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
     python -m benchmarks.resolution --root DATA --weights W --seeds 0
 
 The magnetic tiles of `benchmarks.accuracy`, learned as a first product, beside the raw bank on the
-same features; both are told the product. Goes on where it was stopped. Prints a table, and one line
-of JSON last; exits with 1 where the pixel AP is below the bank's, or at 392 not .04 above it.
+same features, of the middle blocks and of the last; both are told the product. Goes on where it was
+stopped. Prints a table, and one line of JSON last; exits with 1 where the pixel AP is below the
+bank's, or at 392 not .04 above it.
 """
 
 from __future__ import annotations
@@ -14,33 +15,32 @@ import statistics
 import sys
 from functools import partial
 
-from benchmarks.accuracy import BACKBONES, OURS, TILE, study_parser
+from benchmarks.accuracy import BACKBONES, LATE, OURS, TILE, VIT, study_parser
 from benchmarks.accuracy_runs import Study
 from benchmarks.products import METRICS
 from benchmarks.timing import Report, Row, benchmark
 
-BACKBONE = "DINOv2 ViT-S/14"
 SIZES = {224: 0.0, 392: 0.04}  # pixels a side, and how far pixel AP has to be above the bank's
 WAYS = {"the method, latents stored": "depths, told", "the method, none stored": "norm, told"}
 
 
-def look(report: Report, given: argparse.Namespace, size: int, least: float) -> None:
-    """The method and the bank at one size."""
-    options = BACKBONES[f"{BACKBONE} at 224"][0] | {"image_size": size}
-    options["backbone_weights"] = given.weights
-    study = Study(f"{BACKBONE} at {size}, {TILE}", options, given.root, given.folder, [TILE])
-    recipe = OURS[f"{BACKBONE} at 224"]
+def look(report: Report, given: argparse.Namespace, backbone: str, size: int, least: float) -> None:
+    """The method and the bank on some blocks at one size."""
+    options = BACKBONES[backbone][0] | {"image_size": size, "backbone_weights": given.weights}
+    name = backbone.replace("224", str(size))
+    study = Study(f"{name}, {TILE}", options, given.root, given.folder, [TILE])
+    recipe = OURS[backbone]
     ours = [study.run(recipe, seed, TILE)["products"][TILE] for seed in given.seeds]
     raw = [study.rival("raw bank", seed)["products"][TILE] for seed in given.seeds]
     for metric in METRICS:
         bank = statistics.mean(run["raw bank"][metric] for run in raw)
-        report.add(Row(f"{size}: raw bank, {metric}", bank, ""))
-        for name, way in WAYS.items():
+        report.add(Row(f"{name}: raw bank, {metric}", bank, ""))
+        for what, way in WAYS.items():
             above = statistics.mean(run[way][metric] for run in ours) - bank
             judged = metric == "pixel_ap" and way.startswith("depths")
             bound = {"least": least} if judged else {}
             note = f"{above + bank:.3f}"
-            report.add(Row(f"{size}: {name}, {metric} above it", above, "", note=note, **bound))
+            report.add(Row(f"{name}: {what}, {metric} above it", above, "", note=note, **bound))
 
 
 def main() -> int:
@@ -48,7 +48,11 @@ def main() -> int:
     parser = study_parser(__doc__, seeds=[0])
     parser.add_argument("--weights", default="pretrained", help="of DINOv2's ViT-S/14")
     given = parser.parse_args()
-    parts = [partial(look, given=given, size=size, least=least) for size, least in SIZES.items()]
+    parts = [
+        partial(look, given=given, backbone=backbone, size=size, least=least)
+        for backbone in (VIT, LATE)
+        for size, least in SIZES.items()
+    ]
     return benchmark("resolution", *parts)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 ROWS = 4096  # distances of this many patches at once
 CANDIDATES = 8  # latents to choose from, for each that is kept
 SKETCH = 64  # random directions in which latents are compared when a coreset is chosen
-WINDOW = 2  # patches to each side of one that see nearly what it sees
+WINDOW = 1 / 8  # share of an image's side to each side of a patch that shows nearly what it shows
 OTHERS = 5  # patches of its own image that one is compared with
 SIDE = 64  # places along each side of an image that are asked, at most
 
@@ -84,9 +84,8 @@ def distance_within(latent: Tensor) -> Tensor:
 
     Shape: latent (B, h, w, D) -> (B, h, w).
 
-    References: Luo et al. 2025, INP-Former, arXiv:2503.02424, section 3.2, for prototypes of normal
-    patches from the image under test; Li et al. 2024, MuSc, arXiv:2401.16753, for neighbours among
-    unlabelled patches as a score.
+    References: Luo et al. 2025, INP-Former, arXiv:2503.02424, for normal prototypes from the image
+    under test; Li et al. 2024, MuSc, arXiv:2401.16753, for neighbours among unlabelled patches.
 
     Example:
         >>> row = torch.zeros(1, 1, 12, 1)
@@ -113,8 +112,10 @@ def step(size: int) -> int:
 
 def patches_near(h: int, w: int) -> np.ndarray:
     """Whether an asked place lies in the window around a patch (h w, asked)."""
-    sides = (np.arange(size)[:, None] - np.arange(0, size, step(size)) for size in (h, w))
-    down, across = (np.abs(apart) <= WINDOW for apart in sides)
+    down, across = (
+        np.abs(np.arange(size)[:, None] - np.arange(0, size, step(size))) <= round(WINDOW * size)
+        for size in (h, w)
+    )
     return np.kron(down, across)
 
 

@@ -72,7 +72,7 @@ class MoLEFlow(TaskLearner):
         loss: What a step lowers: the `mean` NLL of its patches, or with most weight their `tail`.
         score: A patch's anomaly score: the latent's `norm`, its `nll`, or the distance to the
             nearest of a coreset of normal latents, which are then kept: at the flow's end (`bank`),
-            or half-way and there at once (`depths`).
+            or half-way and there at once, and within the image (`depths`).
         bank_size: Latents of each product that a bank keeps.
         router: Distance to a product's prototype: `pooled`, `mahalanobis` or `euclidean`; with
             `none`, all images go to the first task.

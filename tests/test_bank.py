@@ -29,28 +29,30 @@ def test_distance_is_that_to_the_nearest_kept_latent() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("h", "w", "step"), [(9, 7, 1), (6, 6, 1), (8, SIDE + 1, 2)])
+@pytest.mark.parametrize(("h", "w", "step"), [(9, 7, 1), (16, 6, 1), (8, SIDE + 1, 2)])
 def test_distance_within_is_that_to_the_nearest_outside_the_window(
     h: int, w: int, step: int
 ) -> None:
     latents = torch.randn(2, h, w, 5)
     places = np.stack(np.meshgrid(range(h), range(w), indexing="ij"), -1)
     asked = places[:, ::step].reshape(-1, 2)
-    apart = cdist(places.reshape(-1, 2), asked, "chebyshev")
+    apart = np.abs(places.reshape(-1, 1, 2) - asked)
+    near = (apart[..., 0] <= round(WINDOW * h)) & (apart[..., 1] <= round(WINDOW * w))
     for found, image in zip(distance_within(latents), latents.double().numpy(), strict=True):
         distances = cdist(image.reshape(-1, 5), image[tuple(asked.T)])
-        distances[apart <= WINDOW] = np.inf
+        distances[near] = np.inf
         expected = np.sort(distances)[:, :OTHERS].mean(1).reshape(h, w)
         np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4)
 
 
-def test_distance_within_is_zero_where_all_patches_are_neighbours() -> None:
-    assert torch.equal(distance_within(torch.randn(2, 5, 4, 3)), torch.zeros(2, 5, 4))
+def test_a_patch_alone_in_its_image_is_unlike_nothing() -> None:
+    assert torch.equal(distance_within(torch.randn(2, 1, 1, 3)), torch.zeros(2, 1, 1))
 
 
 def test_all_patches_are_compared_with_as_many_as_the_middle_one() -> None:
-    row = torch.arange(7.0).reshape(1, 1, 7, 1)  # two lie outside the window around its middle
-    assert distance_within(row)[0, 0].tolist() == [3.5, 3.5, 3.5, 3.0, 3.5, 3.5, 3.5]
+    row = torch.arange(6.0).reshape(1, 1, 6, 1)  # three lie outside the window around its middle
+    found = distance_within(row)[0, 0]
+    torch.testing.assert_close(found, torch.tensor([3, 3, 7 / 3, 7 / 3, 3, 3]))
 
 
 @pytest.mark.parametrize("channels", [8, 200])
