@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks import literal
-from moleflow_pl import MoLEFlow
+from moleflow_pl import MoLEFlow, inspection
 from moleflow_pl.bank import distance_within
 from moleflow_pl.router import NEAREST
 from moleflow_pl.scoring import OWN_IMAGE, ScoreName
@@ -31,10 +31,10 @@ def test_inference_equals_the_literal_method(tiny_model: Build) -> None:
     images = torch.rand(6, 3, SIZE, SIZE) * torch.tensor([1, 0.5] * 3)[:, None, None, None]
     maps, scores, tasks = literal.infer(module.extractor, twin, seen, images)
     with torch.no_grad():
-        inspection = module(images)
-    assert inspection.task.tolist() == tasks.tolist() == [0, 1] * 3
-    torch.testing.assert_close(inspection.patch_scores, maps, rtol=1e-4, atol=1e-3)
-    torch.testing.assert_close(inspection.score, scores, rtol=1e-4, atol=1e-3)
+        found = module(images)
+    assert found.task.tolist() == tasks.tolist() == [0, 1] * 3
+    torch.testing.assert_close(found.patch_scores, maps, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(found.score, scores, rtol=1e-4, atol=1e-3)
 
 
 def test_median_prototype_is_the_median_over_patches_without_position(tiny_model: Build) -> None:
@@ -76,6 +76,22 @@ def test_patch_score_is_the_one_asked_for(tiny_model: Build, score: str) -> None
         constant = 32 * math.log(2 * math.pi)
         expected = squares.sqrt() if score == "norm" else squares / 2 + constant - log_det
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-2)
+
+
+@torch.no_grad()
+def test_large_images_are_compared_within_one_by_one(
+    tiny_model: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = with_tasks(tiny_model(score="depths", bank_size=7))
+    features = torch.randn(3, 4, 4, 64)
+    together = module.patch_scores(features, 0)
+    monkeypatch.setattr(inspection, "ROWS", 8)
+    seen = []
+    monkeypatch.setattr(
+        inspection, "distance_within", lambda x: (seen.append(len(x)), distance_within(x))[1]
+    )
+    torch.testing.assert_close(module.patch_scores(features, 0), together)
+    assert seen == [1, 1, 1]
 
 
 @torch.no_grad()
