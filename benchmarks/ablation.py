@@ -60,11 +60,8 @@ def kept_alone(study: Study, seed: int) -> dict[str, Result]:
         model = MoLEFlow.load_from_checkpoint(run / "last.ckpt", map_location="cpu").eval()
         with patch.object(inspection, "OWN_IMAGE", 0.0):
             return {
-                product: measured(
-                    study.product(product),
-                    study.product(product).scores(partial(model.patch_scores, task=task)),
-                )
-                for task, product in enumerate(PRODUCTS)
+                one.name: measured(one, one.scores(partial(model.patch_scores, task=task)))
+                for task, one in enumerate(map(study.product, PRODUCTS))
             }
 
     return study.result(f"kept-alone-{seed}", make)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -110,6 +111,7 @@ def step(size: int) -> int:
     return math.ceil(size / SIDE)
 
 
+@lru_cache(maxsize=4)  # the same for every batch
 def patches_near(h: int, w: int) -> np.ndarray:
     """Whether an asked place lies in the window around a patch (h w, asked)."""
     down, across = (
