@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from functools import partial
 from unittest.mock import patch
 
-from benchmarks.accuracy import CNN, LATE, OURS, TILE, VIT, backbones_parser, small_study, study_of
+from benchmarks.accuracy import CNN, OURS, TILE, VIT, backbones_parser, small_study, study_of
 from benchmarks.accuracy_runs import PRODUCTS, Recipe, Result, Study, measured
 from benchmarks.timing import Report, Row, benchmark
 from moleflow_pl import MoLEFlow, inspection
@@ -79,12 +79,14 @@ def learning(report: Report, given: argparse.Namespace) -> None:
 def looking(report: Report, given: argparse.Namespace) -> None:
     """Which blocks are looked at, and where latents are compared, on the ViT."""
     study, ours, kept = study_of(given, VIT), OURS[VIT], OURS[VIT].model["score"]
+    options = study.backbone | {"layers": [8, 9, 10, 11]}
+    last = Study(f"{VIT}, blocks 8 to 11", options, given.root, given.folder)
     for what, place, recipe, score in (
         ("the defaults, latents stored", study, ours, kept),
         ("latents compared at the flow's end alone", study, END, "bank"),
         ("no latents stored", study, ours, "norm"),
         ("position code", study, POSITION, kept),
-        ("blocks 8 to 11", study_of(given, LATE), ours, kept),
+        ("blocks 8 to 11", last, ours, kept),
     ):
         show(report, f"{VIT}, {what}", place, recipe, score, given.seeds)
     alone = [kept_alone(study, seed) for seed in given.seeds]
