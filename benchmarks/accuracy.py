@@ -76,7 +76,7 @@ BACKBONES: dict[str, tuple[dict[str, Any], Limits]] = {
     ),
 }  # fmt: skip
 CNN, VIT = BACKBONES
-LATE = f"{VIT}, blocks 8 to 11, position"  # as the method was first written, and its limits set
+LATE = f"{VIT}, blocks 8 to 11, position"  # as the method was first written
 BACKBONES[LATE] = (
     BACKBONES[VIT][0] | {"layers": [8, 9, 10, 11], "use_position": True},
     BACKBONES[VIT][1],

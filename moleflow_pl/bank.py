@@ -43,8 +43,9 @@ class LatentBank(nn.Module):
     def __init__(self, channels: int, size: int) -> None:
         super().__init__()
         self.size = size
-        # beyond every latent until it is filled
-        self.register_buffer("latents", torch.full((size, channels), torch.inf).half())
+        # far from every latent until it is filled; infinity would make a distance NaN
+        most = torch.finfo(torch.half).max
+        self.register_buffer("latents", torch.full((size, channels), most).half())
         self.latents: Tensor
 
     def fill(self, latents: Tensor, generator: torch.Generator) -> None:
@@ -99,11 +100,17 @@ def distance_within(latent: Tensor) -> Tensor:
     others = min(OTHERS, int((~window).sum(1).min()))
     if not others:
         return torch.zeros_like(latent[..., 0])
-    left_out = torch.from_numpy(np.where(window, np.inf, 0).astype(np.float32)).to(latent)
-    rows, asked = latent.flatten(1, 2), latent[:, :: step(h), :: step(w)].flatten(1, 2)
-    squares = asked.square().sum(-1)[:, None] - 2 * rows @ asked.transpose(1, 2) + left_out
-    nearest = squares.topk(others, dim=-1, largest=False).values + rows.square().sum(-1)[..., None]
-    return nearest.clamp_min(0).sqrt().mean(-1).reshape(latent.shape[:-1])
+    asked = latent[:, :: step(h), :: step(w)].flatten(1, 2)
+    norms = asked.square().sum(-1)[:, None]
+    means = []
+    for i, rows in enumerate(latent.flatten(1, 2).split(ROWS, dim=1)):
+        near = window[i * ROWS : (i + 1) * ROWS]
+        left_out = torch.from_numpy(np.where(near, np.inf, 0).astype(np.float32)).to(latent)
+        squares = norms - 2 * rows @ asked.transpose(1, 2) + left_out
+        nearest = squares.topk(others, dim=-1, largest=False).values
+        nearest = nearest + rows.square().sum(-1)[..., None]
+        means.append(nearest.clamp_min(0).sqrt().mean(-1))
+    return torch.cat(means, 1).reshape(latent.shape[:-1])
 
 
 def step(size: int) -> int:

@@ -125,7 +125,7 @@ class Inspector(LightningModule):
         if self.score == "bank":
             return self._to_kept(latent, task)
         both = torch.cat((latent, self.flow.onward(latent, task)), -1)
-        images = max(1, ROWS**2 // both[0, ..., 0].numel() ** 2)  # at once
+        images = max(1, ROWS**2 // both.shape[1:3].numel() ** 2)  # at once
         with torch.autocast(both.device.type, enabled=False):
             within = torch.cat([distance_within(part) for part in both.split(images)])
         return self._to_kept(both, task) + OWN_IMAGE * within
@@ -145,10 +145,10 @@ class Inspector(LightningModule):
         On a ViT the flow's end tells defects best and half-way shows best where they are. Those
         half-way alone are stored; what they become is made once and kept while nothing changes.
         """
-        latents = self._bank(task).latents
         if self.score != "depths":
-            return latents
+            return self._bank(task).latents
         expert = self.flow.base_parameters() + self.flow.expert_parameters(task)
+        latents = self._bank(task).latents
         return self._kept.get(task, [latents, *expert])
 
     def _at_both_depths(self, task: int) -> Tensor:
@@ -164,7 +164,8 @@ class Inspector(LightningModule):
         """What the router looks at: (B, D), or (B, R, D) of regions, of features (B, h, w, D).
 
         The median over patches keeps a defect, however bright, from moving the image; the mean
-        told the three real products apart better on both backbones measured, and regions best.
+        moves less where a half is destroyed, on one of two backbones; regions tell three real
+        products apart best (BENCHMARKS.md, Routing).
         """
         if self.prototype == "regions":
             return region_means(features)

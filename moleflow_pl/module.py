@@ -29,6 +29,7 @@ from moleflow_pl.state import CONFIG_KEY, CONTAINERS_KEY, STATE_KEY
 from moleflow_pl.tiling import TiledExtractor
 
 LEARNING_RATE = 2e-3
+BOTH_DEPTHS = 128  # products whose kept latents are ready: 6 MB each at 384 channels
 LARGEST_BANK = 50_000  # latents of a product: chosen in minutes from eight times as many
 BACKBONE_PREFIX = "extractor.backbone."
 
@@ -143,7 +144,7 @@ class MoLEFlow(TaskLearner):
         self.score: ScoreName = score
         self.bank_size = bank_size
         self.banks = torch.nn.ModuleDict()
-        self._kept = TensorCache(self._at_both_depths)
+        self._kept = TensorCache(self._at_both_depths, size=BOTH_DEPTHS)
         self.prototype = prototype
         self.routes = router != "none"
         distance: Distance = "pooled" if router == "none" else router

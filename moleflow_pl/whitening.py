@@ -50,6 +50,8 @@ class WhiteningAdapter(nn.Module):
         """Take the statistics of a product's training patches."""
         covariance = patches.covariance
         level = covariance.diagonal().mean()
+        if not level > 0:
+            level = torch.ones_like(level)  # features that never vary: nothing to scale by
         eye = torch.eye(len(covariance), dtype=covariance.dtype)
         values, vectors = torch.linalg.eigh((1 - SHRINKAGE) * covariance + SHRINKAGE * level * eye)
         self.mean.copy_(patches.mean)

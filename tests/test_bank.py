@@ -97,3 +97,9 @@ def test_few_latents_are_all_kept() -> None:
     bank = LatentBank(1, size=10)
     bank.fill(torch.arange(4.0)[:, None], torch.Generator())
     assert set(bank.latents.flatten().tolist()) == {0.0, 1.0, 2.0, 3.0}
+
+
+def test_a_bank_that_is_not_filled_is_far_from_every_latent() -> None:
+    distances = nearest_distance(torch.randn(5, 4), LatentBank(4, size=3).latents)
+    assert distances.isfinite().all()
+    assert distances.min() > 1e5

@@ -10,6 +10,7 @@ from torch import Tensor
 from benchmarks.literal import LiteralFlow
 from moleflow_pl.flow import MoLESpatialAwareNF, random_rotation
 from moleflow_pl.scoring import image_score, patch_nll
+from moleflow_pl.statistics import FeatureStatistics
 from tests.conftest import wake
 
 SWITCHES = [
@@ -285,3 +286,22 @@ def test_a_task_is_added_once() -> None:
     flow = awake_flow(tasks=1)
     with pytest.raises(ValueError, match="task 0 has an expert already"):
         flow.add_task(0)
+
+
+def test_whole_path_with_whitening_is_invertible_and_its_log_det_is_autograds() -> None:
+    flow = awake_flow(adapter="whitening")
+    for task in flow.tasks:
+        statistics = FeatureStatistics(12)
+        mix = torch.randn(12, 12, dtype=torch.float64) + 3 * torch.eye(12)
+        statistics.update(torch.randn(500, 12, dtype=torch.float64) @ mix * (1 + task) + 5)
+        flow.adapter_of(task).fit(statistics)
+    features = torch.randn(2, 3, 4, 12, dtype=torch.float64) + 5
+    tasks = torch.tensor([1, 0])
+    latent, log_det = flow(features, tasks)
+    torch.testing.assert_close(flow.inverse(latent, tasks), features, rtol=1e-5, atol=1e-5)
+
+    def patch(row: torch.Tensor) -> torch.Tensor:
+        return flow(row.reshape(1, 1, 1, 12), 1)[0].flatten()
+
+    jacobian = torch.autograd.functional.jacobian(patch, features[0, 1, 2])
+    torch.testing.assert_close(log_det[0, 1, 2], torch.linalg.slogdet(jacobian).logabsdet)

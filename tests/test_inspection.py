@@ -107,6 +107,31 @@ def test_what_kept_latents_become_follows_the_bank_and_the_expert(tiny_model: Bu
     assert not torch.equal(module.kept_latents(0)[:, :64], second[:, :64])
 
 
+@pytest.mark.parametrize("score", get_args(ScoreName))
+def test_adding_a_task_leaves_earlier_patch_scores_bit_equal(tiny_model: Build, score: str) -> None:
+    module = with_tasks(tiny_model(score=score, bank_size=7))
+    features = torch.randn(3, 2, 9, 64)
+    with torch.no_grad():
+        before = [module.patch_scores(features, task) for task in range(2)]
+        module.schedule.extend([["p0"], ["p1"], ["p2"]], epochs=1)
+        module.begin_task(2)
+        module.finish_task(2, [{"image": torch.rand(8, 3, SIZE, SIZE)}])
+        after = [module.patch_scores(features, task) for task in range(2)]
+    assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("score", ["bank", "depths"])
+def test_scores_of_no_image_are_none_and_an_unknown_task_leaves_no_bank(
+    tiny_model: Build, score: str
+) -> None:
+    module = with_tasks(tiny_model(score=score, bank_size=7))
+    with torch.no_grad():
+        assert module.patch_scores(torch.zeros(0, 2, 9, 64), 0).shape == (0, 2, 9)
+        with pytest.raises(KeyError):
+            module.patch_scores(torch.zeros(1, 2, 9, 64), 9)
+    assert "9" not in module.banks
+
+
 def test_forced_task_is_obeyed_and_no_router_means_the_first(tiny_model: Build) -> None:
     features = torch.randn(3, 3, 3, 64)
     assert with_tasks(tiny_model()).inspect(features, 1).task.tolist() == [1, 1, 1]

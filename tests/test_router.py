@@ -46,6 +46,17 @@ def test_pooled_distance_equals_that_of_the_within_task_covariance() -> None:
         )
 
 
+def test_distances_asked_between_two_tasks_do_not_hold_on_to_the_first() -> None:
+    groups, features = groups_of(), torch.randn(7, 5)
+    grown = PrototypeRouter("pooled")
+    for task, group in enumerate(groups):
+        prototype = TaskPrototype(5)
+        prototype.update(group)
+        grown.add_prototype(task, prototype)
+        grown.distances(features)
+    assert torch.equal(grown.distances(features), router_of("pooled", groups).distances(features))
+
+
 def test_euclidean_distance_is_that_of_the_means() -> None:
     groups = groups_of()
     features = torch.randn(7, 5)

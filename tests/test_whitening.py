@@ -55,3 +55,9 @@ def test_unfitted_adapter_is_the_identity() -> None:
     adapter = WhiteningAdapter(4)
     assert torch.equal(adapter(rows), rows)
     assert adapter.log_det().item() == 0
+
+
+def test_features_that_never_vary_stay_finite() -> None:
+    adapter = fitted(torch.ones(100, 4, dtype=torch.float64))
+    assert adapter(torch.ones(2, 4, dtype=torch.float64)).isfinite().all()
+    assert adapter.log_det().isfinite()
