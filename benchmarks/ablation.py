@@ -20,6 +20,7 @@ from unittest.mock import patch
 
 from benchmarks.accuracy import CNN, OURS, TILE, VIT, backbones_parser, small_study, study_of
 from benchmarks.accuracy_runs import PRODUCTS, Recipe, Result, Study, measured
+from benchmarks.literal import FEATURES
 from benchmarks.timing import Report, Row, benchmark
 from moleflow_pl import MoLEFlow, inspection
 
@@ -79,7 +80,7 @@ def learning(report: Report, given: argparse.Namespace) -> None:
 def looking(report: Report, given: argparse.Namespace) -> None:
     """Which blocks are looked at, and where latents are compared, on the ViT."""
     study, ours, kept = study_of(given, VIT), OURS[VIT], OURS[VIT].model["score"]
-    options = study.backbone | {"layers": [8, 9, 10, 11]}
+    options = study.backbone | {"layers": FEATURES["layers"]}
     last = Study(f"{VIT}, blocks 8 to 11", options, given.root, given.folder)
     for what, place, recipe, score in (
         ("the defaults, latents stored", study, ours, kept),

@@ -33,6 +33,7 @@ from benchmarks.accuracy_runs import (
     seed_recipe,
 )
 from benchmarks.fit import new_trainer
+from benchmarks.literal import FEATURES
 from benchmarks.timing import Report, Row, limit, shown
 from moleflow_pl import ContinualDataModule, MoLEFlow
 from moleflow_pl.checkpoint import TASKS, read_checkpoint
@@ -77,10 +78,7 @@ BACKBONES: dict[str, tuple[dict[str, Any], Limits]] = {
 }  # fmt: skip
 CNN, VIT = BACKBONES
 LATE = f"{VIT}, blocks 8 to 11, position"  # as the method was first written
-BACKBONES[LATE] = (
-    BACKBONES[VIT][0] | {"layers": [8, 9, 10, 11], "use_position": True},
-    BACKBONES[VIT][1],
-)
+BACKBONES[LATE] = (BACKBONES[VIT][0] | FEATURES, BACKBONES[VIT][1])
 # where a patch's latents are compared: on the CNN's stages both depths are alike
 OURS = {
     name: Recipe("ours", {"score": score}, scores=("norm", score))

@@ -44,8 +44,7 @@ class LatentBank(nn.Module):
         super().__init__()
         self.size = size
         # far from every latent until it is filled; infinity would make a distance NaN
-        most = torch.finfo(torch.half).max
-        self.register_buffer("latents", torch.full((size, channels), most).half())
+        self.register_buffer("latents", halved(torch.full((size, channels), torch.inf)))
         self.latents: Tensor
 
     def fill(self, latents: Tensor, generator: torch.Generator) -> None:
@@ -104,9 +103,8 @@ def distance_within(latent: Tensor) -> Tensor:
     norms = asked.square().sum(-1)[:, None]
     means = []
     for i, rows in enumerate(latent.flatten(1, 2).split(ROWS, dim=1)):
-        near = window[i * ROWS : (i + 1) * ROWS]
-        left_out = torch.from_numpy(np.where(near, np.inf, 0).astype(np.float32)).to(latent)
-        squares = norms - 2 * rows @ asked.transpose(1, 2) + left_out
+        near = torch.from_numpy(window[i * ROWS : (i + 1) * ROWS]).to(latent.device)
+        squares = (norms - 2 * rows @ asked.transpose(1, 2)).masked_fill(near, torch.inf)
         nearest = squares.topk(others, dim=-1, largest=False).values
         nearest = nearest + rows.square().sum(-1)[..., None]
         means.append(nearest.clamp_min(0).sqrt().mean(-1))

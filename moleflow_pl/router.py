@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from moleflow_pl.merged import TensorCache
-from moleflow_pl.statistics import FeatureStatistics
+from moleflow_pl.statistics import FeatureStatistics, shrink
 
 TASK_RIDGE = 1e-5  # the method's own, absolute
 POOLED_SHRINKAGE = 1e-4  # streaming LDA's, relative to the mean variance
@@ -110,18 +110,6 @@ def shrunk_precisions(prototypes: Sequence[TaskPrototype]) -> Tensor:
     come and go.
     """
     return torch.linalg.inv(torch.stack([shrink(p.covariance, OWN_SHRINKAGE) for p in prototypes]))
-
-
-def shrink(covariance: Tensor, share: float) -> Tensor:
-    """A covariance (D, D) drawn towards its mean variance in every direction.
-
-    Example:
-        >>> shrink(torch.diag(torch.tensor([0.0, 2.0], dtype=torch.float64)), 0.5).diagonal()
-        tensor([0.5000, 1.5000], dtype=torch.float64)
-    """
-    # an all-zero covariance (one image a task) leaves Euclidean distances
-    level = covariance.diagonal().mean().item() or 1.0
-    return (1 - share) * covariance + share * level * torch.eye(len(covariance)).to(covariance)
 
 
 def no_precision(prototypes: Sequence[TaskPrototype]) -> Tensor:

@@ -81,3 +81,15 @@ class FeatureStatistics:
     def std(self) -> Tensor:
         """Standard deviation (D,), with a small floor under the variance."""
         return (self.covariance.diagonal() + VARIANCE_FLOOR).sqrt()
+
+
+def shrink(covariance: Tensor, share: float) -> Tensor:
+    """A covariance (D, D) drawn towards its mean variance in every direction.
+
+    Example:
+        >>> shrink(torch.diag(torch.tensor([0.0, 2.0], dtype=torch.float64)), 0.5).diagonal()
+        tensor([0.5000, 1.5000], dtype=torch.float64)
+    """
+    # an all-zero covariance (one image a task, features that never vary) has no scale: take one
+    level = covariance.diagonal().mean().item() or 1.0
+    return (1 - share) * covariance + share * level * torch.eye(len(covariance)).to(covariance)

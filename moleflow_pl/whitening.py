@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from moleflow_pl.statistics import FeatureStatistics
+from moleflow_pl.statistics import FeatureStatistics, shrink
 
 SHRINKAGE = 1e-3  # of the covariance towards its mean variance
 
@@ -48,12 +48,7 @@ class WhiteningAdapter(nn.Module):
 
     def fit(self, patches: FeatureStatistics) -> None:
         """Take the statistics of a product's training patches."""
-        covariance = patches.covariance
-        level = covariance.diagonal().mean()
-        if not level > 0:
-            level = torch.ones_like(level)  # features that never vary: nothing to scale by
-        eye = torch.eye(len(covariance), dtype=covariance.dtype)
-        values, vectors = torch.linalg.eigh((1 - SHRINKAGE) * covariance + SHRINKAGE * level * eye)
+        values, vectors = torch.linalg.eigh(shrink(patches.covariance, SHRINKAGE))
         self.mean.copy_(patches.mean)
         self.whitening.copy_(vectors @ (values.rsqrt()[:, None] * vectors.T))
         self.whitening_log_det.copy_(-0.5 * values.log().sum())

@@ -4,6 +4,7 @@ import torch
 from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 
+from moleflow_pl import bank
 from moleflow_pl.bank import (
     OTHERS,
     ROWS,
@@ -43,6 +44,15 @@ def test_distance_within_is_that_to_the_nearest_outside_the_window(
         distances[near] = np.inf
         expected = np.sort(distances)[:, :OTHERS].mean(1).reshape(h, w)
         np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4)
+
+
+def test_parts_of_a_large_image_are_compared_within_as_the_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    latents = torch.randn(2, 9, 7, 5)
+    whole = distance_within(latents)
+    monkeypatch.setattr(bank, "ROWS", 10)  # of 63: the last part is a short one
+    torch.testing.assert_close(distance_within(latents), whole)
 
 
 def test_a_patch_alone_in_its_image_is_unlike_nothing() -> None:

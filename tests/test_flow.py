@@ -300,7 +300,7 @@ def test_whole_path_with_whitening_is_invertible_and_its_log_det_is_autograds() 
     latent, log_det = flow(features, tasks)
     torch.testing.assert_close(flow.inverse(latent, tasks), features, rtol=1e-5, atol=1e-5)
 
-    def patch(row: torch.Tensor) -> torch.Tensor:
+    def patch(row: Tensor) -> Tensor:
         return flow(row.reshape(1, 1, 1, 12), 1)[0].flatten()
 
     jacobian = torch.autograd.functional.jacobian(patch, features[0, 1, 2])
