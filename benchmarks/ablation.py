@@ -4,9 +4,9 @@
 
 Takes the defaults and changes one at a time, most of them back to `configs/seed.yaml`'s, on the
 products of `benchmarks.accuracy`, solar_mono learned first: how an expert learns on the small CNN
-without latents, and what it looks at and compares on the ViT. Goes on where it was stopped. Prints
-a table of image AUROC by own expert and pixel AP of the tiles, means over seeds, and one line of
-JSON last.
+without latents, and what it looks at and compares where latents are stored, on both backbones.
+Goes on where it was stopped. Prints image AUROC by own expert and pixel AP of the tiles, means over
+seeds, and how far they are from the defaults; one line of JSON last.
 """
 
 from __future__ import annotations
@@ -15,14 +15,27 @@ import argparse
 import statistics
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from unittest.mock import patch
+from typing import Any
 
-from benchmarks.accuracy import CNN, OURS, TILE, VIT, backbones_parser, small_study, study_of
+from torch import Tensor
+
+from benchmarks.accuracy import BACKBONES, CNN, OURS, TILE, VIT, backbones_parser, study_of
 from benchmarks.accuracy_runs import PRODUCTS, Recipe, Result, Study, measured
 from benchmarks.literal import FEATURES
 from benchmarks.timing import Report, Row, benchmark
-from moleflow_pl import MoLEFlow, inspection
+from moleflow_pl import MoLEFlow
+from moleflow_pl.patch_scores import (
+    BankScore,
+    DepthsScore,
+    Nearest,
+    NllScore,
+    NormScore,
+    PatchScore,
+    ScoreName,
+)
+from moleflow_pl.scoring import patch_nll
 
 PLAIN = Recipe("plain", scores=("norm", "nll"))
 LEARNING = {
@@ -32,72 +45,127 @@ LEARNING = {
     "learning rate 1e-4": Recipe("lr-1e-4", lr=1e-4),
     "learning rate 1e-4, 40 epochs": Recipe("lr-1e-4-40", epochs=40, lr=1e-4),
     "tail loss": Recipe("tail", {"loss": "tail"}),
+    "no position code": Recipe("no-position", {"use_position": False}),
+    "a tenth held out": Recipe("held-out", val_fraction=0.1),
 }
+FEATURES_OF_CNN: dict[str, dict[str, Any]] = {
+    "not averaged": {"smooth": 1},
+    "96 channels": {"target_embed_dim": 96},
+    "512 channels": {"target_embed_dim": 512},
+}
+DEPTHS = Recipe("depths", {"score": "depths"}, scores=("depths",))
 POSITION = Recipe("position", OURS[VIT].model | {"use_position": True}, scores=OURS[VIT].scores)
 END = Recipe("end", {"score": "bank"}, scores=("bank",))
 
 
-def show(
-    report: Report, what: str, study: Study, recipe: Recipe, score: str, seeds: Sequence[int]
-) -> None:
-    """Metrics of every product by its own expert."""
-    found = [study.run(recipe, seed, PRODUCTS[0])["products"] for seed in seeds]
-    add(report, what, [{name: one[f"{score}, told"] for name, one in run.items()} for run in found])
+class AveragedNll(NllScore):
+    """The NLL with its log-determinant averaged over the image, as the method was published."""
+
+    def of(self, flow: Any, features: Tensor, task: Any, nearest: Nearest) -> tuple[Tensor, Tensor]:
+        """In nats."""
+        latent, log_det = flow(features, task)
+        return patch_nll(latent, log_det.mean((1, 2), keepdim=True)), latent
 
 
-def add(report: Report, what: str, runs: Sequence[dict[str, Result]]) -> None:
-    """Means of what was measured of every product."""
-    for product in PRODUCTS:
-        for metric in ("image_auroc", *(["pixel_ap"] if product == TILE else [])):
-            value = statistics.mean(run[product][metric] for run in runs)
-            report.add(Row(f"{what}: {product}, {metric}", value, ""))
+@dataclass
+class Line:
+    """A change, and how it is read.
 
+    Attributes:
+        what: The change.
+        study: Runs on the features that it is made on.
+        recipe: How its model is trained.
+        score: Which of the recipe's scores, or another that the trained model is asked for.
+    """
 
-def kept_alone(study: Study, seed: int) -> dict[str, Result]:
-    """What the ViT's run makes of every product when an image says nothing of itself."""
+    what: str
+    study: Study
+    recipe: Recipe
+    score: ScoreName | PatchScore
 
-    def make() -> Result:
-        run = study.run_folder(OURS[VIT], seed, PRODUCTS[0])
+    def of(self, seed: int) -> dict[str, Result]:
+        """Metrics of every product by its own expert."""
+        found = self.study.run(self.recipe, seed, PRODUCTS[0])["products"]
+        if isinstance(self.score, str):
+            return {name: one[f"{self.score}, told"] for name, one in found.items()}
+        way = f"{type(self.score).__name__}-{self.score.own_image}"
+        return self.study.result(f"{self.recipe.name}-{way}-{seed}", partial(self._asked, seed))
+
+    def _asked(self, seed: int) -> Result:
+        run = self.study.run_folder(self.recipe, seed, PRODUCTS[0])
         model = MoLEFlow.load_from_checkpoint(run / "last.ckpt", map_location="cpu").eval()
-        with patch.object(inspection, "OWN_IMAGE", 0.0):
-            return {
-                one.name: measured(one, one.scores(partial(model.patch_scores, task=task)))
-                for task, one in enumerate(map(study.product, PRODUCTS))
-            }
-
-    return study.result(f"kept-alone-{seed}", make)
-
-
-def learning(report: Report, given: argparse.Namespace) -> None:
-    """How an expert learns, on the small CNN."""
-    study = small_study(given)
-    lines = [("the defaults", PLAIN, "norm"), ("score NLL", PLAIN, "nll")]
-    lines += [(what, recipe, "norm") for what, recipe in LEARNING.items()]
-    for what, recipe, score in lines:
-        show(report, f"{CNN}, {what}", study, recipe, score, given.seeds)
+        assert isinstance(self.score, PatchScore)
+        model.patch_score = self.score
+        return {
+            one.name: measured(one, one.scores(partial(model.patch_scores, task=task)))
+            for task, one in enumerate(map(self.study.product, PRODUCTS))
+        }
 
 
-def looking(report: Report, given: argparse.Namespace) -> None:
-    """Which blocks are looked at, and where latents are compared, on the ViT."""
-    study, ours, kept = study_of(given, VIT), OURS[VIT], OURS[VIT].model["score"]
-    options = study.backbone | {"layers": FEATURES["layers"]}
-    last = Study(f"{VIT}, blocks 8 to 11", options, given.root, given.folder)
-    for what, place, recipe, score in (
-        ("the defaults, latents stored", study, ours, kept),
-        ("latents compared at the flow's end alone", study, END, "bank"),
-        ("no latents stored", study, ours, "norm"),
-        ("position code", study, POSITION, kept),
-        ("blocks 8 to 11", last, ours, kept),
-    ):
-        show(report, f"{VIT}, {what}", place, recipe, score, given.seeds)
-    alone = [kept_alone(study, seed) for seed in given.seeds]
-    add(report, f"{VIT}, latents compared with kept ones alone", alone)
+def compare(report: Report, title: str, seeds: Sequence[int], lines: Sequence[Line]) -> None:
+    """Means over seeds, and how far they are from the first line's."""
+    first: dict[tuple[str, str], float] = {}
+    for line in lines:
+        runs = [line.of(seed) for seed in seeds]
+        for product in PRODUCTS:
+            for metric in ("image_auroc", *(["pixel_ap"] if product == TILE else [])):
+                value = statistics.mean(run[product][metric] for run in runs)
+                apart = value - first.setdefault((product, metric), value)
+                row = f"{title}, {line.what}: {product}, {metric}"
+                report.add(Row(row, value, "", note=f"{apart:+.3f}" if line != lines[0] else ""))
+
+
+def changed(given: argparse.Namespace, name: str, what: str, options: dict[str, Any]) -> Study:
+    """Runs on other features of a backbone."""
+    backbone = {"backbone_weights": given.weights, **BACKBONES[name][0], **options}
+    return Study(f"{name}, {what}", backbone, given.root, given.folder)
+
+
+def on_the_cnn(report: Report, given: argparse.Namespace) -> None:
+    """How an expert learns without latents, and what they are compared with where they are."""
+    study, ours = study_of(given, CNN), OURS[CNN]
+    others = {what: changed(given, CNN, what, new) for what, new in FEATURES_OF_CNN.items()}
+    pure = [
+        Line("the defaults", study, PLAIN, "norm"),
+        Line("score NLL", study, PLAIN, "nll"),
+        Line("score NLL, its log-det averaged", study, PLAIN, AveragedNll()),
+        Line("compared within the image", study, PLAIN, NormScore(0.3)),
+        *(Line(what, study, recipe, "norm") for what, recipe in LEARNING.items()),
+        *(Line(f"features {what}", other, PLAIN, "norm") for what, other in others.items()),
+    ]
+    kept = [
+        Line("latents stored, as in the demo", study, ours, "bank"),
+        Line("none stored", study, ours, "norm"),
+        Line("compared within the image", study, ours, BankScore(0.3)),
+        Line("compared half-way too", study, DEPTHS, DepthsScore()),
+        Line("features not averaged", others["not averaged"], ours, "bank"),
+    ]
+    compare(report, f"{CNN}, none stored", given.seeds, pure)
+    compare(report, f"{CNN}, stored", given.seeds, kept)
+
+
+def on_the_vit(report: Report, given: argparse.Namespace) -> None:
+    """Which blocks are looked at, and where latents are compared."""
+    study, ours = study_of(given, VIT), OURS[VIT]
+    last = changed(given, VIT, "blocks 8 to 11", {"layers": FEATURES["layers"]})
+    plain = changed(given, VIT, "not averaged", {"smooth": 1})
+    lines = [
+        Line("latents stored, as in the presets", study, ours, "depths"),
+        Line("compared with kept ones alone", study, ours, DepthsScore()),
+        Line("the same at the flow's end alone", study, END, "bank"),
+        Line("none stored", study, ours, "norm"),
+        Line("position code", study, POSITION, "depths"),
+        Line("blocks 8 to 11", last, ours, "depths"),
+        Line("features not averaged", plain, ours, "depths"),
+        Line("features not averaged, none stored", plain, ours, "norm"),
+    ]
+    compare(report, VIT, given.seeds, lines)
 
 
 def main() -> int:
     """Fit, compare, print."""
     given = backbones_parser(__doc__, seeds=[0, 1]).parse_args()
-    ways = {CNN: learning, VIT: looking}  # which looks at the last blocks too
+    ways = {CNN: on_the_cnn, VIT: on_the_vit}  # which looks at the last blocks too
     parts = [partial(way, given=given) for name, way in ways.items() if name in given.backbones]
     return benchmark("ablation", *parts)
 

@@ -79,10 +79,11 @@ BACKBONES: dict[str, tuple[dict[str, Any], Limits]] = {
 CNN, VIT = BACKBONES
 LATE = f"{VIT}, blocks 8 to 11, position"  # as the method was first written
 BACKBONES[LATE] = (BACKBONES[VIT][0] | FEATURES, BACKBONES[VIT][1])
-# where a patch's latents are compared: on the CNN's stages both depths are alike
+# what a patch's latent is compared with (BENCHMARKS.md, What each default is worth)
+BOTH = {"score": "depths", "own_image": 0.3}
 OURS = {
-    name: Recipe("ours", {"score": score}, scores=("norm", score))
-    for name, score in ((CNN, "bank"), (VIT, "depths"), (LATE, "depths"))
+    CNN: Recipe("ours", {"score": "bank"}, scores=("norm", "bank")),
+    **{name: Recipe("ours", BOTH, scores=("norm", "depths")) for name in (VIT, LATE)},
 }
 
 

@@ -27,6 +27,7 @@ from moleflow_pl.bank import CANDIDATES, coreset
 from moleflow_pl.checkpoint import TASKS
 from moleflow_pl.data.layouts import LAYOUTS, ImageRecord
 from moleflow_pl.files import replacing
+from moleflow_pl.patch_scores import SCORES, PatchScore, ScoreName
 from moleflow_pl.scoring import image_score
 from moleflow_pl.statistics import FeatureStatistics
 from moleflow_pl.whitening import WhiteningAdapter
@@ -43,13 +44,19 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is trained: arguments of `MoLEFlow`, and epochs for each task."""
+    """How a model is trained: arguments of `MoLEFlow`, epochs for each task, what is held out."""
 
     name: str
     model: dict[str, Any] = field(default_factory=dict)
     epochs: int = 10
-    scores: tuple[str, ...] = ("norm",)
+    scores: tuple[ScoreName, ...] = ("norm",)
     lr: float | None = None
+    val_fraction: float = 0.0
+
+    def score(self, name: ScoreName) -> PatchScore:
+        """A score of such a model: its own, or another by itself."""
+        own = self.model.get("own_image", 0.0) if name == self.model.get("score") else 0.0
+        return SCORES[name](own)
 
 
 def seed_recipe() -> Recipe:
@@ -154,8 +161,8 @@ class Study:
         torch.manual_seed(seed)
         model = MoLEFlow(**(self.backbone | options))
         data = ContinualDataModule(
-            str(self._tree()), list(order), layout="folder", val_fraction=0.0, num_workers=0,
-            feature_store=str(self.folder / "features"), check_files=False,
+            str(self._tree()), list(order), layout="folder", val_fraction=recipe.val_fraction,
+            num_workers=0, feature_store=str(self.folder / "features"), check_files=False,
         )  # fmt: skip
         last = run / "last.ckpt"
         new_trainer(run, recipe.epochs).fit(model, data, ckpt_path=last if last.exists() else None)
@@ -173,7 +180,7 @@ class Study:
     def _inspected(self, model: MoLEFlow, recipe: Recipe, name: str, own: int) -> Result:
         product, found = self.product(name), Result()
         for score in recipe.scores:
-            model.score = score  # type: ignore[assignment]
+            model.patch_score = recipe.score(score)
             tasks = torch.zeros(len(product.test), dtype=torch.long)
             routed = product.scores(partial(routed_scores, model, iter(tasks.split(BATCH))))
             found[f"{score}, routed"] = found[f"{score}, told"] = measured(product, routed)

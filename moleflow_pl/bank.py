@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 ROWS = 4096  # distances of this many patches at once
+WITHIN = 2**20  # distances within an image at once: 4 MB
 CANDIDATES = 8  # latents to choose from, for each that is kept
 SKETCH = 64  # random directions in which latents are compared when a coreset is chosen
 WINDOW = 1 / 8  # share of an image's side to each side of a patch that shows nearly what it shows
@@ -100,15 +101,22 @@ def distance_within(latent: Tensor) -> Tensor:
     if not others:
         return torch.zeros_like(latent[..., 0])
     asked = latent[:, :: step(h), :: step(w)].flatten(1, 2)
-    norms = asked.square().sum(-1)[:, None]
-    means = []
-    for i, rows in enumerate(latent.flatten(1, 2).split(ROWS, dim=1)):
-        near = torch.from_numpy(window[i * ROWS : (i + 1) * ROWS]).to(latent.device)
-        squares = (norms - 2 * rows @ asked.transpose(1, 2)).masked_fill(near, torch.inf)
-        nearest = squares.topk(others, dim=-1, largest=False).values
-        nearest = nearest + rows.square().sum(-1)[..., None]
-        means.append(nearest.clamp_min(0).sqrt().mean(-1))
+    part = max(1, WITHIN // window.shape[1])
+    rows, near = latent.flatten(1, 2).split(part, dim=1), torch.from_numpy(window).split(part)
+    with torch.autocast(latent.device.type, enabled=False):
+        means = [mean_distance(*pair, asked, others) for pair in zip(rows, near, strict=True)]
     return torch.cat(means, 1).reshape(latent.shape[:-1])
+
+
+def mean_distance(rows: Tensor, near: Tensor, asked: Tensor, others: int) -> Tensor:
+    """Mean distance (B, n) of rows (B, n, D) to the nearest of `asked` (B, m, D).
+
+    Those that are near (n, m) in the image do not count.
+    """
+    squares = asked.square().sum(-1)[:, None] - 2 * rows @ asked.transpose(1, 2)
+    squares = squares.masked_fill(near.to(rows.device), torch.inf)
+    nearest = squares.topk(others, dim=-1, largest=False).values
+    return (nearest + rows.square().sum(-1)[..., None]).clamp_min(0).sqrt().mean(-1)
 
 
 def step(size: int) -> int:

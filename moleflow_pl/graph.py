@@ -12,18 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from moleflow_pl.bank import distance_within
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.module import MoLEFlow
 from moleflow_pl.regions import between
-from moleflow_pl.scoring import (
-    OWN_IMAGE,
-    Upsampling,
-    anomaly_map,
-    image_score,
-    patch_nll,
-    patch_norm,
-)
+from moleflow_pl.scoring import Upsampling, anomaly_map, image_score
 from moleflow_pl.stacked import StackedBank, StackedFlow, StackedNovelty
 
 
@@ -80,9 +72,8 @@ class InspectionGraph(nn.Module):
         # a model whose products were not finished knows none
         finished = model.novelty.tasks == model.router.tasks
         self.novelty = StackedNovelty(model.novelty, self.tasks, limits) if finished else None
-        self.scored_by = model.score
+        self.patch_score, self.scored_by = model.patch_score, model.hparams["score"]
         self.bank = self._bank(model)
-        self.patch_score = patch_nll if model.score == "nll" else patch_norm
         self.image_features = patch_median if model.prototype == "median" else model.image_features
         self.quantile = model.image_quantile
         self.map_options: dict[str, Any] = {
@@ -112,9 +103,4 @@ class InspectionGraph(nn.Module):
 
     def patch_scores(self, features: Tensor, place: Tensor) -> Tensor:
         """Scores (B, h, w) of features (B, h, w, D) by the experts at `place` (B,)."""
-        positioned = self.position(features)
-        if self.bank is not None and self.scored_by == "depths":
-            both = self.flow.depths(positioned, place)
-            return self.bank(both, place) + OWN_IMAGE * distance_within(both)
-        latent, log_det = self.flow(positioned, place)
-        return self.patch_score(latent, log_det) if self.bank is None else self.bank(latent, place)
+        return self.patch_score(self.flow, self.position(features), place, self.bank)

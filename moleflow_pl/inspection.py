@@ -10,17 +10,16 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from moleflow_pl.bank import ROWS, LatentBank, distance_within, halved, nearest_distance
+from moleflow_pl.bank import LatentBank, nearest_distance
 from moleflow_pl.extractor import PatchExtractor
 from moleflow_pl.flow import MoLESpatialAwareNF
 from moleflow_pl.merged import TensorCache
 from moleflow_pl.novelty import most_ordinary, some_patches
+from moleflow_pl.patch_scores import PatchScore
 from moleflow_pl.position import NoPosition, PositionalGrid
 from moleflow_pl.regions import REGIONS, region_means
 from moleflow_pl.router import NEAREST, PrototypeName, PrototypeRouter, TaskPrototype
-from moleflow_pl.scoring import OWN_IMAGE, ScoreName, image_score, patch_nll, patch_norm
-
-KEEPING: tuple[ScoreName, ...] = ("bank", "depths")  # scores that need latents of each product
+from moleflow_pl.scoring import image_score
 
 
 @dataclass
@@ -56,9 +55,9 @@ class Inspector(LightningModule):
     routes: bool
     router: PrototypeRouter
     novelty: PrototypeRouter
-    score: ScoreName
+    patch_score: PatchScore
     banks: nn.ModuleDict
-    _kept: TensorCache[Tensor]
+    _compared: TensorCache[Tensor]
     bank_size: int
     prototype: PrototypeName
     image_quantile: float
@@ -103,34 +102,14 @@ class Inspector(LightningModule):
 
     def patch_scores(self, features: Tensor, task: int | Tensor) -> Tensor:
         """Scores (B, h, w) of features (B, h, w, D) by one expert or by one for each image."""
-        positioned = self.position(features)
-        if self.keeps_latents:
-            return self._bank_scores(positioned, task)
-        latent, log_det = self.flow(positioned, task)
-        return (patch_nll if self.score == "nll" else patch_norm)(latent, log_det)
+        return self.patch_score(self.flow, self.position(features), task, self._nearest)
 
     @property
     def keeps_latents(self) -> bool:
         """Whether the score needs latents of each product."""
-        return self.score in KEEPING
+        return self.patch_score.keeps
 
-    def bank_latents(self, positioned: Tensor, task: int | Tensor) -> Tensor:
-        """What a bank keeps some of: latents (B, h, w, D) of features with position."""
-        if self.score == "depths":
-            return self.flow.halfway(positioned, task)
-        return self.flow(positioned, task)[0]
-
-    def _bank_scores(self, positioned: Tensor, task: int | Tensor) -> Tensor:
-        latent = self.bank_latents(positioned, task)
-        if self.score == "bank":
-            return self._to_kept(latent, task)
-        both = torch.cat((latent, self.flow.onward(latent, task)), -1)
-        images = max(1, ROWS**2 // both.shape[1:3].numel() ** 2)  # at once
-        with torch.autocast(both.device.type, enabled=False):
-            within = torch.cat([distance_within(part) for part in both.split(images)])
-        return self._to_kept(both, task) + OWN_IMAGE * within
-
-    def _to_kept(self, latent: Tensor, task: int | Tensor) -> Tensor:
+    def _nearest(self, latent: Tensor, task: int | Tensor) -> Tensor:
         if not isinstance(task, Tensor):
             return nearest_distance(latent, self.kept_latents(task))
         scores = latent.new_empty(latent.shape[:-1])
@@ -140,20 +119,15 @@ class Inspector(LightningModule):
         return scores
 
     def kept_latents(self, task: int) -> Tensor:
-        """What a task's patches are compared with, (M, D); at both depths (M, 2 D).
+        """What a task's patches are compared with, (M, C).
 
-        On a ViT the flow's end tells defects best and half-way shows best where they are. Those
-        half-way alone are stored; what they become is made once and kept while nothing changes.
+        What kept latents become is made once, and stays while they and the expert do.
         """
-        if self.score != "depths":
-            return self._bank(task).latents
         expert = self.flow.base_parameters() + self.flow.expert_parameters(task)
-        latents = self._bank(task).latents
-        return self._kept.get(task, [latents, *expert])
+        return self._compared.get(task, [self._bank(task).latents, *expert])
 
-    def _at_both_depths(self, task: int) -> Tensor:
-        halfway = self._bank(task).latents
-        return torch.cat((halfway, halved(self.flow.onward(halfway, task))), -1)
+    def _made_of_kept(self, task: int) -> Tensor:
+        return self.patch_score.compared(self.flow, self._bank(task).latents, task)
 
     def _bank(self, task: int) -> Any:
         if str(task) not in self.banks:

@@ -79,7 +79,7 @@ class TaskLearner(Inspector):
                 if task == 0:
                     patches.update(positioned)
                 if self.keeps_latents:
-                    latents.update(self.bank_latents(positioned, task))
+                    latents.update(self.patch_score.kept(self.flow, positioned, task))
         images, patches, ordinary = images.gathered(), patches.gathered(), ordinary.gathered()
         means = torch.stack(gather(means)).sum(0)
         if self.keeps_latents:

@@ -19,17 +19,18 @@ from moleflow_pl.inspection import Inspection
 from moleflow_pl.learning import TaskLearner
 from moleflow_pl.losses import LOSSES, LossName
 from moleflow_pl.merged import TensorCache
+from moleflow_pl.patch_scores import SCORES, ScoreName
 from moleflow_pl.position import NoPosition, PositionalGrid, check_channels
 from moleflow_pl.ranks import rank_and_world, with_others
 from moleflow_pl.regions import RegionRouter
 from moleflow_pl.router import Distance, PrototypeName, PrototypeRouter
 from moleflow_pl.schedule import TaskSchedule
-from moleflow_pl.scoring import ScoreName, patch_nll
+from moleflow_pl.scoring import patch_nll
 from moleflow_pl.state import CONFIG_KEY, CONTAINERS_KEY, STATE_KEY
 from moleflow_pl.tiling import TiledExtractor
 
 LEARNING_RATE = 2e-3
-BOTH_DEPTHS = 128  # products whose kept latents are ready: 6 MB each at 384 channels
+COMPARED = 128  # products whose kept latents are ready: 6 MB each at 384 channels
 LARGEST_BANK = 50_000  # latents of a product: chosen in minutes from eight times as many
 BACKBONE_PREFIX = "extractor.backbone."
 
@@ -48,7 +49,7 @@ class MoLEFlow(TaskLearner):
 
     Args:
         backbone: Name of a timm model, frozen.
-        layers: Its feature levels, from 0; equal ones are averaged, others concatenated.
+        layers: Its feature levels; equal ones are averaged, others joined.
         image_size: Side of the images, or height and width.
         backbone_weights: `pretrained` (timm's), a `.safetensors` or `.pth` file, `package:NAME` for
             an installed package that carries the weights, or `random`.
@@ -73,7 +74,9 @@ class MoLEFlow(TaskLearner):
         loss: What a step lowers: the `mean` NLL of its patches, or with most weight their `tail`.
         score: A patch's anomaly score: the latent's `norm`, its `nll`, or the distance to the
             nearest of a coreset of normal latents, which are then kept: at the flow's end (`bank`),
-            or half-way and there at once, and within the image (`depths`).
+            or half-way and there at once (`depths`).
+        own_image: Weight of a patch's distance to the nearest others of its own image, added to
+            its score; 0 for none.
         bank_size: Latents of each product that a bank keeps.
         router: Distance to a product's prototype: `pooled`, `mahalanobis` or `euclidean`; with
             `none`, all images go to the first task.
@@ -108,6 +111,7 @@ class MoLEFlow(TaskLearner):
         adapter: AdapterName = "whitening",
         loss: LossName = "mean",
         score: ScoreName = "norm",
+        own_image: float = 0.0,
         bank_size: int = 4000,
         router: Distance | Literal["none"] = "pooled",
         prototype: PrototypeName = "regions",
@@ -141,10 +145,10 @@ class MoLEFlow(TaskLearner):
             use_lora, use_task_adapter, use_task_bias, adapter,
         )  # fmt: skip
         self.loss = LOSSES[loss]
-        self.score: ScoreName = score
+        self.patch_score = SCORES[score](own_image)
         self.bank_size = bank_size
         self.banks = torch.nn.ModuleDict()
-        self._kept = TensorCache(self._at_both_depths, size=BOTH_DEPTHS)
+        self._compared = TensorCache(self._made_of_kept, size=COMPARED)
         self.prototype = prototype
         self.routes = router != "none"
         distance: Distance = "pooled" if router == "none" else router
@@ -291,7 +295,9 @@ class MoLEFlow(TaskLearner):
         state = self.check(checkpoint)
         planned = self.schedule.tasks
         self.schedule = TaskSchedule.from_state(state["tasks"])
-        if "score" not in state["structure"]:
+        said = state["structure"]
+        # `depths` looked at the own image before that was said
+        if "score" not in said or (said["score"] == "depths" and "own_image" not in said):
             self.schedule.forget_calibrations()
         if planned:
             groups = [task.products for task in planned]
@@ -326,7 +332,7 @@ class MoLEFlow(TaskLearner):
         names = (
             "use_position", "coupling_layers", "clamp_alpha", "lora_rank", "lora_alpha",
             "use_lora", "use_task_adapter", "use_task_bias", "adapter", "prototype", "score",
-            "image_quantile",
+            "image_quantile", "own_image",
         )  # fmt: skip
         kept = self.bank_size if self.keeps_latents else 0
         return {name: self.hparams[name] for name in names} | {"bank_size": kept}

@@ -10,9 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
-ScoreName = Literal["nll", "norm", "bank", "depths"]
 Upsampling = Literal["nearest", "bilinear", "bicubic"]
-OWN_IMAGE = 0.3  # weight of the distance within an image beside that to what is kept
 BLUR_RADIUS = 4  # in standard deviations, as scipy.ndimage.gaussian_filter cuts its kernel
 
 
@@ -30,17 +28,17 @@ def patch_nll(latent: Tensor, log_det: Tensor) -> Tensor:
     return 0.5 * latent.square().sum(-1) + 0.5 * dim * math.log(2 * math.pi) - log_det
 
 
-def patch_norm(latent: Tensor, log_det: Tensor) -> Tensor:
+def patch_norm(latent: Tensor) -> Tensor:
     """Norm of every patch's latent: its distance from the mode.
 
     The NLL without what the map's volume adds: that tells where a density is spread thin, which
     rare normal patches share with defects; measured, the norm alone ranks better. Not squared: in a
     map that is blurred, single patches far out would outshine their surroundings.
 
-    Shape: latent (B, h, w, D), log_det (B, h, w) -> (B, h, w).
+    Shape: latent (B, h, w, D) -> (B, h, w).
 
     Example:
-        >>> patch_norm(torch.tensor([[[[3.0, 4.0]]]]), torch.zeros(1, 1, 1))
+        >>> patch_norm(torch.tensor([[[[3.0, 4.0]]]]))
         tensor([[[5.]]])
     """
     return torch.linalg.vector_norm(latent, dim=-1)

@@ -157,14 +157,26 @@ class StackedFlow(nn.Module):
         volume = self.volumes.of("log_det", place)
         return latent.reshape(features.shape), log_det + volume[:, None, None]
 
-    def depths(self, features: Tensor, place: Tensor) -> Tensor:
-        """Latents behind the first half of the blocks and behind all, (B, h, w, 2 D)."""
-        rows, blocks = self._adapted(features, place), list(self.flow)
-        halfway = rows
-        for i, block in enumerate(blocks, start=1):
+    def halfway(self, features: Tensor, place: Tensor) -> Tensor:
+        """Latents behind the first half of the blocks (B, h, w, D)."""
+        rows = self._through(self.halves[0], self._adapted(features, place), place)
+        return rows.reshape(features.shape)
+
+    def onward(self, halfway: Tensor, place: Tensor) -> Tensor:
+        """The latents (B, h, w, D) that such ones become behind the other half."""
+        return self._through(self.halves[1], halfway.flatten(0, 2), place).reshape(halfway.shape)
+
+    @property
+    def halves(self) -> tuple[Sequence[nn.Module], Sequence[nn.Module]]:
+        """The first half of the blocks and the others."""
+        blocks = list(self.flow)
+        middle = len(blocks) // 2
+        return blocks[:middle], blocks[middle:]
+
+    def _through(self, blocks: Sequence[nn.Module], rows: Tensor, place: Tensor) -> Tensor:
+        for block in blocks:
             (rows,), _ = block((rows,), c=[place])
-            halfway = rows if i == len(blocks) // 2 else halfway
-        return torch.cat([one.reshape(features.shape) for one in (halfway, rows)], dim=-1)
+        return rows
 
     def _adapted(self, features: Tensor, place: Tensor) -> Tensor:
         rows = features.flatten(1, 2)

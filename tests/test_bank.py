@@ -51,7 +51,7 @@ def test_parts_of_a_large_image_are_compared_within_as_the_whole(
 ) -> None:
     latents = torch.randn(2, 9, 7, 5)
     whole = distance_within(latents)
-    monkeypatch.setattr(bank, "ROWS", 10)  # of 63: the last part is a short one
+    monkeypatch.setattr(bank, "WITHIN", 10 * 63)  # ten of 63: the last part is a short one
     torch.testing.assert_close(distance_within(latents), whole)
 
 

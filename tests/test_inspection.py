@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from benchmarks import literal
-from moleflow_pl import MoLEFlow, inspection
+from moleflow_pl import MoLEFlow
 from moleflow_pl.bank import distance_within
+from moleflow_pl.module import COMPARED
+from moleflow_pl.patch_scores import ScoreName
 from moleflow_pl.router import NEAREST
-from moleflow_pl.scoring import OWN_IMAGE, ScoreName
 from tests.conftest import SEED_METHOD, SIZE, wake, with_tasks
 
 Build = Callable[..., MoLEFlow]
@@ -70,8 +71,6 @@ def test_patch_score_is_the_one_asked_for(tiny_model: Build, score: str) -> None
         pairs = zip(latent.flatten(1, 2), kept, strict=True)
         nearest = [torch.cdist(rows[None], bank[None])[0].amin(1) for rows, bank in pairs]
         expected = torch.stack(nearest).reshape(2, 1, 9)
-        if score == "depths":
-            expected += OWN_IMAGE * distance_within(latent)
     else:
         constant = 32 * math.log(2 * math.pi)
         expected = squares.sqrt() if score == "norm" else squares / 2 + constant - log_det
@@ -79,19 +78,27 @@ def test_patch_score_is_the_one_asked_for(tiny_model: Build, score: str) -> None
 
 
 @torch.no_grad()
-def test_large_images_are_compared_within_one_by_one(
-    tiny_model: Build, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("score", sorted({*get_args(ScoreName)} - {"nll"}))
+def test_own_image_adds_the_distance_within_of_the_latents_compared(
+    tiny_model: Build, score: str
 ) -> None:
-    module = with_tasks(tiny_model(score="depths", bank_size=7))
-    features = torch.randn(3, 4, 4, 64)
-    together = module.patch_scores(features, 0)
-    monkeypatch.setattr(inspection, "ROWS", 8)
-    seen = []
-    monkeypatch.setattr(
-        inspection, "distance_within", lambda x: (seen.append(len(x)), distance_within(x))[1]
-    )
-    torch.testing.assert_close(module.patch_scores(features, 0), together)
-    assert seen == [1, 1, 1]
+    module = with_tasks(tiny_model(score=score, bank_size=7, own_image=0.5))
+    alone = with_tasks(tiny_model(score=score, bank_size=7))
+    alone.load_state_dict(module.state_dict())
+    features = torch.randn(2, 6, 6, 64)
+    positioned = module.position(features)
+    latent = module.flow(positioned, 0)[0]
+    if score == "depths":
+        latent = torch.cat((module.flow.halfway(positioned, 0), latent), -1)
+    found = module.patch_scores(features, 0) - alone.patch_scores(features, 0)
+    torch.testing.assert_close(found, 0.5 * distance_within(latent), rtol=1e-3, atol=1e-2)
+
+
+@torch.no_grad()
+def test_kept_latents_of_many_products_stay_ready(tiny_model: Build) -> None:
+    module = with_tasks(tiny_model(score="depths", bank_size=7), COMPARED)
+    first = [module.kept_latents(task) for task in range(COMPARED)]
+    assert all(module.kept_latents(task) is one for task, one in enumerate(first))
 
 
 @torch.no_grad()

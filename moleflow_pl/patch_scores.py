@@ -1,0 +1,154 @@
+"""Anomaly scores of patches: choices behind one signature.
+
+Each asks a flow for latents, be it the model's or the stacked one of an exported graph.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from moleflow_pl.arguments import check_number
+from moleflow_pl.bank import distance_within, halved
+from moleflow_pl.errors import ConfigError
+from moleflow_pl.scoring import patch_nll, patch_norm
+
+ScoreName = Literal["nll", "norm", "bank", "depths"]
+Nearest = Callable[[Tensor, Any], Tensor]
+
+
+class Flow(Protocol):
+    """What a score asks of a flow; `task` is one, or one for each image."""
+
+    def __call__(self, features: Tensor, task: Any, /) -> tuple[Tensor, Tensor]:
+        """Latent and log-determinant."""
+
+    def halfway(self, features: Tensor, task: Any, /) -> Tensor:
+        """Latents behind the first half of the blocks."""
+
+    def onward(self, halfway: Tensor, task: Any, /) -> Tensor:
+        """What those become behind the other half."""
+
+
+@dataclass(frozen=True)
+class PatchScore(ABC):
+    """How anomalous a patch is, by the latents of its product's expert.
+
+    Args:
+        own_image: Weight of the mean distance to the nearest others of the same image, which is
+            added; 0 for none.
+
+    Raises:
+        ConfigError: it is no number from 0 to 10.
+    """
+
+    own_image: float = 0.0
+    keeps: ClassVar[bool] = False  # latents of each product
+
+    def __post_init__(self) -> None:
+        check_number("own_image", self.own_image, 0, 10)
+
+    def __call__(self, flow: Flow, features: Tensor, task: Any, nearest: Any) -> Tensor:
+        """Scores (B, h, w) of features with position (B, h, w, D).
+
+        Args:
+            flow: Gives their latents.
+            features: With position.
+            task: Whose expert, in the form that the flow and `nearest` know it by.
+            nearest: Distance (B, h, w) of latents to the nearest of a task's `compared`; asked by
+                scores that keep some.
+        """
+        scores, latents = self.of(flow, features, task, nearest)
+        return scores + self.own_image * distance_within(latents) if self.own_image else scores
+
+    @abstractmethod
+    def of(
+        self, flow: Flow, features: Tensor, task: Any, nearest: Nearest
+    ) -> tuple[Tensor, Tensor]:
+        """Scores without the own image (B, h, w), and the latents they are of (B, h, w, C)."""
+
+    def kept(self, flow: Flow, features: Tensor, task: Any) -> Tensor:
+        """Latents (B, h, w, D) of which a bank keeps some: those at the flow's end."""
+        return flow(features, task)[0]
+
+    def compared(self, flow: Flow, kept: Tensor, task: Any) -> Tensor:
+        """The latents (..., C) that are compared, of those that are kept (..., D): the same."""
+        return kept
+
+
+class NllScore(PatchScore):
+    """The negative log-likelihood, as the method was published; see `patch_nll`.
+
+    Raises:
+        ConfigError: a distance is to be added to it.
+    """
+
+    def __post_init__(self) -> None:
+        if self.own_image:
+            raise ConfigError(
+                f"own_image {self.own_image} is the weight of a distance, and the score nll is in "
+                "nats: set own_image to 0, or score to norm, bank or depths"
+            )
+
+    def of(
+        self, flow: Flow, features: Tensor, task: Any, nearest: Nearest
+    ) -> tuple[Tensor, Tensor]:
+        """In nats."""
+        latent, log_det = flow(features, task)
+        return patch_nll(latent, log_det), latent
+
+
+class NormScore(PatchScore):
+    """The latent's norm, which keeps nothing of a product beside its expert; see `patch_norm`."""
+
+    def of(
+        self, flow: Flow, features: Tensor, task: Any, nearest: Nearest
+    ) -> tuple[Tensor, Tensor]:
+        """As a distance."""
+        latent, _ = flow(features, task)
+        return patch_norm(latent), latent
+
+
+class BankScore(PatchScore):
+    """The distance to the nearest kept latent of the product; see `LatentBank`.
+
+    Better than the norm on each of three real products and two backbones (ACCURACY.md and
+    docs/accuracy_vit.md, latents stored against none).
+    """
+
+    keeps = True
+
+    def of(
+        self, flow: Flow, features: Tensor, task: Any, nearest: Nearest
+    ) -> tuple[Tensor, Tensor]:
+        """As a distance."""
+        latents = self.compared(flow, self.kept(flow, features, task), task)
+        return nearest(latents, task), latents
+
+
+class DepthsScore(BankScore):
+    """The same half-way through the flow and at its end at once.
+
+    On a ViT the end tells defects best and half-way shows best where they are; by the end alone
+    magnetic tiles lose .036 of their pixel AP (BENCHMARKS.md, What each default is worth). Those
+    half-way alone are kept: what they become, the flow says.
+    """
+
+    def kept(self, flow: Flow, features: Tensor, task: Any) -> Tensor:
+        """Latents half-way."""
+        return flow.halfway(features, task)
+
+    def compared(self, flow: Flow, kept: Tensor, task: Any) -> Tensor:
+        """Latents at both depths (..., 2 D)."""
+        end = flow.onward(kept, task)
+        return torch.cat((kept, halved(end) if kept.dtype == torch.half else end), -1)
+
+
+SCORES: dict[ScoreName, type[PatchScore]] = {
+    "nll": NllScore, "norm": NormScore, "bank": BankScore, "depths": DepthsScore,
+}  # fmt: skip
