@@ -33,7 +33,6 @@ from benchmarks.accuracy_runs import (
     seed_recipe,
 )
 from benchmarks.fit import new_trainer
-from benchmarks.literal import FEATURES
 from benchmarks.timing import Report, Row, limit, shown
 from moleflow_pl import ContinualDataModule, MoLEFlow
 from moleflow_pl.checkpoint import TASKS, read_checkpoint
@@ -72,18 +71,15 @@ BACKBONES: dict[str, tuple[dict[str, Any], Limits]] = {
         Limits(bank=0.01, pure=0.0, pixel=0.04, routing=0.98),
     ),
     "DINOv2 ViT-S/14 at 224": (
-        {"backbone": "vit_small_patch14_dinov2", "image_size": 224, "smooth": 3},
+        {"backbone": "vit_small_patch14_dinov2", "image_size": 224, "smooth": 1},
         Limits(bank=0.03, pure=0.01, pixel=0.0, routing=0.96),
     ),
 }  # fmt: skip
 CNN, VIT = BACKBONES
-LATE = f"{VIT}, blocks 8 to 11, position"  # as the method was first written
-BACKBONES[LATE] = (BACKBONES[VIT][0] | FEATURES, BACKBONES[VIT][1])
 # what a patch's latent is compared with (BENCHMARKS.md, What each default is worth)
-BOTH = {"score": "depths", "own_image": 0.3}
 OURS = {
     CNN: Recipe("ours", {"score": "bank"}, scores=("norm", "bank")),
-    **{name: Recipe("ours", BOTH, scores=("norm", "depths")) for name in (VIT, LATE)},
+    VIT: Recipe("ours", {"score": "depths"}, scores=("norm", "depths")),
 }
 
 

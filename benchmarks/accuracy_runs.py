@@ -27,7 +27,7 @@ from moleflow_pl.bank import CANDIDATES, coreset
 from moleflow_pl.checkpoint import TASKS
 from moleflow_pl.data.layouts import LAYOUTS, ImageRecord
 from moleflow_pl.files import replacing
-from moleflow_pl.patch_scores import SCORES, PatchScore, ScoreName
+from moleflow_pl.patch_scores import SCORES, ScoreName
 from moleflow_pl.scoring import image_score
 from moleflow_pl.statistics import FeatureStatistics
 from moleflow_pl.whitening import WhiteningAdapter
@@ -52,11 +52,6 @@ class Recipe:
     scores: tuple[ScoreName, ...] = ("norm",)
     lr: float | None = None
     val_fraction: float = 0.0
-
-    def score(self, name: ScoreName) -> PatchScore:
-        """A score of such a model: its own, or another by itself."""
-        own = self.model.get("own_image", 0.0) if name == self.model.get("score") else 0.0
-        return SCORES[name](own)
 
 
 def seed_recipe() -> Recipe:
@@ -180,7 +175,7 @@ class Study:
     def _inspected(self, model: MoLEFlow, recipe: Recipe, name: str, own: int) -> Result:
         product, found = self.product(name), Result()
         for score in recipe.scores:
-            model.patch_score = recipe.score(score)
+            model.patch_score = SCORES[score]()
             tasks = torch.zeros(len(product.test), dtype=torch.long)
             routed = product.scores(partial(routed_scores, model, iter(tasks.split(BATCH))))
             found[f"{score}, routed"] = found[f"{score}, told"] = measured(product, routed)

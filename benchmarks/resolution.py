@@ -3,7 +3,7 @@
     python -m benchmarks.resolution --root DATA --weights W --seeds 0
 
 The magnetic tiles of `benchmarks.accuracy`, learned as a first product, beside the raw bank on the
-same features, of the middle blocks and of the last; both are told the product. Goes on where it was
+same features; both are told the product. Goes on where it was
 stopped. Prints a table, and one line of JSON last; exits with 1 where the pixel AP is below the
 bank's, or at 392 not .04 above it.
 """
@@ -15,7 +15,7 @@ import statistics
 import sys
 from functools import partial
 
-from benchmarks.accuracy import BACKBONES, LATE, OURS, TILE, VIT, study_parser
+from benchmarks.accuracy import BACKBONES, OURS, TILE, VIT, study_parser
 from benchmarks.accuracy_runs import Study
 from benchmarks.products import METRICS
 from benchmarks.timing import Report, Row, benchmark
@@ -24,12 +24,12 @@ SIZES = {224: 0.0, 392: 0.04}  # pixels a side, and how far pixel AP has to be a
 WAYS = {"the method, latents stored": "depths, told", "the method, none stored": "norm, told"}
 
 
-def look(report: Report, given: argparse.Namespace, backbone: str, size: int, least: float) -> None:
-    """The method and the bank on some blocks at one size."""
-    options = BACKBONES[backbone][0] | {"image_size": size, "backbone_weights": given.weights}
-    name = backbone.replace("224", str(size))
+def look(report: Report, given: argparse.Namespace, size: int, least: float) -> None:
+    """The method and the bank at one size."""
+    options = BACKBONES[VIT][0] | {"image_size": size, "backbone_weights": given.weights}
+    name = VIT.replace("224", str(size))
     study = Study(f"{name}, {TILE}", options, given.root, given.folder, [TILE])
-    recipe = OURS[backbone]
+    recipe = OURS[VIT]
     ours = [study.run(recipe, seed, TILE)["products"][TILE] for seed in given.seeds]
     raw = [study.rival("raw bank", seed)["products"][TILE] for seed in given.seeds]
     for metric in METRICS:
@@ -48,11 +48,7 @@ def main() -> int:
     parser = study_parser(__doc__, seeds=[0])
     parser.add_argument("--weights", default="pretrained", help="of DINOv2's ViT-S/14")
     given = parser.parse_args()
-    parts = [
-        partial(look, given=given, backbone=backbone, size=size, least=least)
-        for backbone in (VIT, LATE)
-        for size, least in SIZES.items()
-    ]
+    parts = [partial(look, given=given, size=size, least=least) for size, least in SIZES.items()]
     return benchmark("resolution", *parts)
 
 

@@ -17,8 +17,7 @@ from moleflow_pl.state import STATE_KEY, check_checkpoint
 
 LAST = "last.ckpt"
 TASKS = "tasks"
-# files say them since a score is a distance, and since the own image is a choice
-SAID_LATER = ("score", "image_quantile", "own_image")
+SAID_LATER = ("score", "image_quantile")  # files say them since a score is a distance
 
 
 def run_of(checkpoint: Path) -> Path:

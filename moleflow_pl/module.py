@@ -75,8 +75,6 @@ class MoLEFlow(TaskLearner):
         score: A patch's anomaly score: the latent's `norm`, its `nll`, or the distance to the
             nearest of a coreset of normal latents, which are then kept: at the flow's end (`bank`),
             or half-way and there at once (`depths`).
-        own_image: Weight of a patch's distance to the nearest others of its own image, added to
-            its score; 0 for none.
         bank_size: Latents of each product that a bank keeps.
         router: Distance to a product's prototype: `pooled`, `mahalanobis` or `euclidean`; with
             `none`, all images go to the first task.
@@ -111,7 +109,6 @@ class MoLEFlow(TaskLearner):
         adapter: AdapterName = "whitening",
         loss: LossName = "mean",
         score: ScoreName = "norm",
-        own_image: float = 0.0,
         bank_size: int = 4000,
         router: Distance | Literal["none"] = "pooled",
         prototype: PrototypeName = "regions",
@@ -145,7 +142,7 @@ class MoLEFlow(TaskLearner):
             use_lora, use_task_adapter, use_task_bias, adapter,
         )  # fmt: skip
         self.loss = LOSSES[loss]
-        self.patch_score = SCORES[score](own_image)
+        self.patch_score = SCORES[score]()
         self.bank_size = bank_size
         self.banks = torch.nn.ModuleDict()
         self._compared = TensorCache(self._made_of_kept, size=COMPARED)
@@ -295,9 +292,7 @@ class MoLEFlow(TaskLearner):
         state = self.check(checkpoint)
         planned = self.schedule.tasks
         self.schedule = TaskSchedule.from_state(state["tasks"])
-        said = state["structure"]
-        # `depths` looked at the own image before that was said
-        if "score" not in said or (said["score"] == "depths" and "own_image" not in said):
+        if "score" not in state["structure"]:
             self.schedule.forget_calibrations()
         if planned:
             groups = [task.products for task in planned]
@@ -332,7 +327,7 @@ class MoLEFlow(TaskLearner):
         names = (
             "use_position", "coupling_layers", "clamp_alpha", "lora_rank", "lora_alpha",
             "use_lora", "use_task_adapter", "use_task_bias", "adapter", "prototype", "score",
-            "image_quantile", "own_image",
+            "image_quantile",
         )  # fmt: skip
         kept = self.bank_size if self.keeps_latents else 0
         return {name: self.hparams[name] for name in names} | {"bank_size": kept}

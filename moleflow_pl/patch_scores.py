@@ -6,20 +6,15 @@ Each asks a flow for latents, be it the model's or the stacked one of an exporte
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from moleflow_pl.arguments import check_number
-from moleflow_pl.bank import distance_within, halved
-from moleflow_pl.errors import ConfigError
+from moleflow_pl.bank import halved
 from moleflow_pl.scoring import patch_nll, patch_norm
 
 ScoreName = Literal["nll", "norm", "bank", "depths"]
-Nearest = Callable[[Tensor, Any], Tensor]
 
 
 class Flow(Protocol):
@@ -35,24 +30,12 @@ class Flow(Protocol):
         """What those become behind the other half."""
 
 
-@dataclass(frozen=True)
 class PatchScore(ABC):
-    """How anomalous a patch is, by the latents of its product's expert.
+    """How anomalous a patch is, by the latents of its product's expert."""
 
-    Args:
-        own_image: Weight of the mean distance to the nearest others of the same image, which is
-            added; 0 for none.
-
-    Raises:
-        ConfigError: it is no number from 0 to 10.
-    """
-
-    own_image: float = 0.0
     keeps: ClassVar[bool] = False  # latents of each product
 
-    def __post_init__(self) -> None:
-        check_number("own_image", self.own_image, 0, 10)
-
+    @abstractmethod
     def __call__(self, flow: Flow, features: Tensor, task: Any, nearest: Any) -> Tensor:
         """Scores (B, h, w) of features with position (B, h, w, D).
 
@@ -63,14 +46,6 @@ class PatchScore(ABC):
             nearest: Distance (B, h, w) of latents to the nearest of a task's `compared`; asked by
                 scores that keep some.
         """
-        scores, latents = self.of(flow, features, task, nearest)
-        return scores + self.own_image * distance_within(latents) if self.own_image else scores
-
-    @abstractmethod
-    def of(
-        self, flow: Flow, features: Tensor, task: Any, nearest: Nearest
-    ) -> tuple[Tensor, Tensor]:
-        """Scores without the own image (B, h, w), and the latents they are of (B, h, w, C)."""
 
     def kept(self, flow: Flow, features: Tensor, task: Any) -> Tensor:
         """Latents (B, h, w, D) of which a bank keeps some: those at the flow's end."""
@@ -82,36 +57,19 @@ class PatchScore(ABC):
 
 
 class NllScore(PatchScore):
-    """The negative log-likelihood, as the method was published; see `patch_nll`.
+    """The negative log-likelihood, as the method was published; see `patch_nll`."""
 
-    Raises:
-        ConfigError: a distance is to be added to it.
-    """
-
-    def __post_init__(self) -> None:
-        if self.own_image:
-            raise ConfigError(
-                f"own_image {self.own_image} is the weight of a distance, and the score nll is in "
-                "nats: set own_image to 0, or score to norm, bank or depths"
-            )
-
-    def of(
-        self, flow: Flow, features: Tensor, task: Any, nearest: Nearest
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, flow: Flow, features: Tensor, task: Any, nearest: Any) -> Tensor:
         """In nats."""
-        latent, log_det = flow(features, task)
-        return patch_nll(latent, log_det), latent
+        return patch_nll(*flow(features, task))
 
 
 class NormScore(PatchScore):
     """The latent's norm, which keeps nothing of a product beside its expert; see `patch_norm`."""
 
-    def of(
-        self, flow: Flow, features: Tensor, task: Any, nearest: Nearest
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, flow: Flow, features: Tensor, task: Any, nearest: Any) -> Tensor:
         """As a distance."""
-        latent, _ = flow(features, task)
-        return patch_norm(latent), latent
+        return patch_norm(flow(features, task)[0])
 
 
 class BankScore(PatchScore):
@@ -123,12 +81,9 @@ class BankScore(PatchScore):
 
     keeps = True
 
-    def of(
-        self, flow: Flow, features: Tensor, task: Any, nearest: Nearest
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, flow: Flow, features: Tensor, task: Any, nearest: Any) -> Tensor:
         """As a distance."""
-        latents = self.compared(flow, self.kept(flow, features, task), task)
-        return nearest(latents, task), latents
+        return nearest(self.compared(flow, self.kept(flow, features, task), task), task)
 
 
 class DepthsScore(BankScore):

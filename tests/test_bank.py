@@ -1,20 +1,8 @@
-import numpy as np
 import pytest
 import torch
-from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 
-from moleflow_pl import bank
-from moleflow_pl.bank import (
-    OTHERS,
-    ROWS,
-    SIDE,
-    WINDOW,
-    LatentBank,
-    coreset,
-    distance_within,
-    nearest_distance,
-)
+from moleflow_pl.bank import ROWS, LatentBank, coreset, nearest_distance
 
 
 def test_distance_is_that_to_the_nearest_kept_latent() -> None:
@@ -28,41 +16,6 @@ def test_distance_is_that_to_the_nearest_kept_latent() -> None:
     assert found.shape == queries.shape[:-1]
     expected = torch.from_numpy(nearest[:, 0]).float().reshape(found.shape)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(("h", "w", "step"), [(9, 7, 1), (16, 6, 1), (8, SIDE + 1, 2)])
-def test_distance_within_is_that_to_the_nearest_outside_the_window(
-    h: int, w: int, step: int
-) -> None:
-    latents = torch.randn(2, h, w, 5)
-    places = np.stack(np.meshgrid(range(h), range(w), indexing="ij"), -1)
-    asked = places[:, ::step].reshape(-1, 2)
-    apart = np.abs(places.reshape(-1, 1, 2) - asked)
-    near = (apart[..., 0] <= round(WINDOW * h)) & (apart[..., 1] <= round(WINDOW * w))
-    for found, image in zip(distance_within(latents), latents.double().numpy(), strict=True):
-        distances = cdist(image.reshape(-1, 5), image[tuple(asked.T)])
-        distances[near] = np.inf
-        expected = np.sort(distances)[:, :OTHERS].mean(1).reshape(h, w)
-        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4)
-
-
-def test_parts_of_a_large_image_are_compared_within_as_the_whole(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    latents = torch.randn(2, 9, 7, 5)
-    whole = distance_within(latents)
-    monkeypatch.setattr(bank, "WITHIN", 10 * 63)  # ten of 63: the last part is a short one
-    torch.testing.assert_close(distance_within(latents), whole)
-
-
-def test_a_patch_alone_in_its_image_is_unlike_nothing() -> None:
-    assert torch.equal(distance_within(torch.randn(2, 1, 1, 3)), torch.zeros(2, 1, 1))
-
-
-def test_all_patches_are_compared_with_as_many_as_the_middle_one() -> None:
-    row = torch.arange(6.0).reshape(1, 1, 6, 1)  # three lie outside the window around its middle
-    found = distance_within(row)[0, 0]
-    torch.testing.assert_close(found, torch.tensor([3, 3, 7 / 3, 7 / 3, 3, 3]))
 
 
 @pytest.mark.parametrize("channels", [8, 200])

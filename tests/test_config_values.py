@@ -67,7 +67,6 @@ VALUES = st.sampled_from(NO_NUMBERS + ODD)
 MODEL_NUMBERS = (
     "image_size", "target_embed_dim", "smooth", "grid", "tile", "tile_overlap", "coupling_layers",
     "clamp_alpha", "lora_rank", "lora_alpha", "bank_size", "patch_fraction", "image_quantile",
-    "own_image",
 )  # fmt: skip
 PARTS: dict[str, tuple[Callable[..., object], tuple[str, ...]]] = {
     "schedule": (

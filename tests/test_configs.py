@@ -5,6 +5,7 @@ import pytest
 import timm
 
 import commands.lightning as cli
+from benchmarks.accuracy import BACKBONES, CNN, OURS, VIT
 from moleflow_pl.data.layouts import task_groups
 from moleflow_pl.flow import MoLESpatialAwareNF
 from tests.conftest import SEED_METHOD
@@ -31,6 +32,21 @@ def test_every_config_parses(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert config.trainer.gradient_clip_val == 0.5
     assert timm.is_model(config.model.backbone)
     assert config.data.tasks
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in CONFIGS if path.stem != "seed"], ids=lambda path: path.stem
+)
+def test_presets_are_what_the_accuracy_was_measured_of(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = CNN if path.stem == "demo" else VIT
+    options = BACKBONES[measured][0] | OURS[measured].model
+    if measured == VIT:
+        # a larger one of the kind, at the size that it was trained with
+        options |= {"backbone": "vit_base_patch14_dinov2.lvd142m", "image_size": 518}
+    model = parse(monkeypatch, "fit", "--config", str(path)).config.fit.model
+    assert {name: model[name] for name in options} == options
 
 
 def test_there_are_the_promised_presets() -> None:

@@ -32,8 +32,7 @@ MODELS = {
         "backbone": "vit_small_patch14_reg4_dinov2", "layers": [0, 1], "image_size": [28, 42],
     },
     "vit, latents kept": {
-        "layers": [0, 1], "image_size": [48, 112], "score": "depths", "own_image": 0.3,
-        "bank_size": 40,
+        "layers": [0, 1], "image_size": [48, 112], "score": "depths", "bank_size": 40,
     },
     "tiled cnn": {
         "backbone": "test_efficientnet", "layers": [1, 2], "image_size": [64, 96], "smooth": 3,

@@ -7,7 +7,6 @@ import torch
 
 from benchmarks import literal
 from moleflow_pl import MoLEFlow
-from moleflow_pl.bank import distance_within
 from moleflow_pl.module import COMPARED
 from moleflow_pl.patch_scores import ScoreName
 from moleflow_pl.router import NEAREST
@@ -75,23 +74,6 @@ def test_patch_score_is_the_one_asked_for(tiny_model: Build, score: str) -> None
         constant = 32 * math.log(2 * math.pi)
         expected = squares.sqrt() if score == "norm" else squares / 2 + constant - log_det
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-2)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("score", sorted({*get_args(ScoreName)} - {"nll"}))
-def test_own_image_adds_the_distance_within_of_the_latents_compared(
-    tiny_model: Build, score: str
-) -> None:
-    module = with_tasks(tiny_model(score=score, bank_size=7, own_image=0.5))
-    alone = with_tasks(tiny_model(score=score, bank_size=7))
-    alone.load_state_dict(module.state_dict())
-    features = torch.randn(2, 6, 6, 64)
-    positioned = module.position(features)
-    latent = module.flow(positioned, 0)[0]
-    if score == "depths":
-        latent = torch.cat((module.flow.halfway(positioned, 0), latent), -1)
-    found = module.patch_scores(features, 0) - alone.patch_scores(features, 0)
-    torch.testing.assert_close(found, 0.5 * distance_within(latent), rtol=1e-3, atol=1e-2)
 
 
 @torch.no_grad()

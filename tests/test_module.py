@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.optim import AdamW
 
@@ -12,7 +11,7 @@ from benchmarks import literal
 from moleflow_pl import ContinualDataModule, MoLEFlow
 from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.module import BACKBONE_PREFIX
-from tests.conftest import SEED_METHOD, SIZE, TINY_MODEL, some_tasks, with_tasks
+from tests.conftest import SEED_METHOD, SIZE, TINY_MODEL, with_tasks
 from tests.conftest import fit as run_fit
 
 Build = Callable[..., MoLEFlow]
@@ -151,26 +150,10 @@ def test_loading_needs_the_same_backbone_and_structure(learned: tuple[Path, MoLE
         MoLEFlow.load_from_checkpoint(path, layers=[1])
     with pytest.raises(CheckpointError, match="lora_rank: file 2, model 3"):
         MoLEFlow.load_from_checkpoint(path, lora_rank=3)
-    for argument in ({"score": "nll"}, {"image_quantile": 0.9}, {"own_image": 0.3}):
+    for argument in ({"score": "nll"}, {"image_quantile": 0.9}):
         (name,) = argument
         with pytest.raises(CheckpointError, match=f"{name}: file .*thresholds hold"):
             MoLEFlow.load_from_checkpoint(path, **argument)
-
-
-def test_thresholds_of_scores_that_held_their_own_image_unsaid_are_left_out(
-    tiny_model: Build, tmp_path: Path
-) -> None:
-    model, path = some_tasks(tiny_model(score="depths", bank_size=7), 2), tmp_path / "x.ckpt"
-    trainer = Trainer(logger=False, accelerator="cpu", enable_model_summary=False)
-    trainer.strategy.connect(model)
-    trainer.save_checkpoint(path)
-    checkpoint = torch.load(path, weights_only=True)
-    known = [task["calibration"] is not None for task in checkpoint["moleflow"]["tasks"]]
-    del checkpoint["moleflow"]["structure"]["own_image"]
-    torch.save(checkpoint, path)
-    loaded = MoLEFlow.load_from_checkpoint(path)
-    assert any(known)
-    assert all(task.calibration is None for task in loaded.schedule.tasks)
 
 
 def test_a_missing_tensor_is_an_error(learned: tuple[Path, MoLEFlow], tmp_path: Path) -> None:
