@@ -21,12 +21,11 @@ from typing import Any
 
 from torch import Tensor
 
-from benchmarks.accuracy import BACKBONES, CNN, OURS, TILE, VIT, backbones_parser, study_of
+from benchmarks.accuracy import CNN, OURS, TILE, VIT, backbones_parser, study_of
 from benchmarks.accuracy_runs import PRODUCTS, Recipe, Result, Study, measured
 from benchmarks.literal import FEATURES
 from benchmarks.timing import Report, Row, benchmark
-from moleflow_pl import MoLEFlow
-from moleflow_pl.patch_scores import NllScore, PatchScore, ScoreName
+from moleflow_pl.patch_scores import Nearest, PatchScore, ScoreName
 from moleflow_pl.scoring import patch_nll
 
 PLAIN = Recipe("plain", scores=("norm", "nll"))
@@ -49,10 +48,12 @@ POSITION = Recipe("position", OURS[VIT].model | {"use_position": True}, scores=O
 END = Recipe("end", {"score": "bank"}, scores=("bank",))
 
 
-class AveragedNll(NllScore):
+class AveragedNll(PatchScore):
     """The NLL with its log-determinant averaged over the image, as the method was published."""
 
-    def __call__(self, flow: Any, features: Tensor, task: Any, nearest: Any) -> Tensor:
+    name = "nll-averaged"
+
+    def __call__(self, flow: Any, features: Tensor, task: Any, nearest: Nearest) -> Tensor:
         """In nats."""
         latent, log_det = flow(features, task)
         return patch_nll(latent, log_det.mean((1, 2), keepdim=True))
@@ -79,12 +80,12 @@ class Line:
         found = self.study.run(self.recipe, seed, PRODUCTS[0])["products"]
         if isinstance(self.score, str):
             return {name: one[f"{self.score}, told"] for name, one in found.items()}
-        key = f"{self.recipe.name}-{type(self.score).__name__}-{seed}"
+        key = f"{self.recipe.name}-{self.score.name}-{seed}"
         return self.study.result(key, partial(self._asked, seed))
 
     def _asked(self, seed: int) -> Result:
         run = self.study.run_folder(self.recipe, seed, PRODUCTS[0])
-        model = MoLEFlow.load_from_checkpoint(run / "last.ckpt", map_location="cpu").eval()
+        model = self.study.load(run / "last.ckpt")
         assert isinstance(self.score, PatchScore)
         model.patch_score = self.score
         return {
@@ -106,16 +107,10 @@ def compare(report: Report, title: str, seeds: Sequence[int], lines: Sequence[Li
                 report.add(Row(row, value, "", note=f"{apart:+.3f}" if line != lines[0] else ""))
 
 
-def changed(given: argparse.Namespace, name: str, what: str, options: dict[str, Any]) -> Study:
-    """Runs on other features of a backbone."""
-    backbone = {"backbone_weights": given.weights, **BACKBONES[name][0], **options}
-    return Study(f"{name}, {what}", backbone, given.root, given.folder)
-
-
 def on_the_cnn(report: Report, given: argparse.Namespace) -> None:
     """How an expert learns without latents, and what they are compared with where they are."""
     study, ours = study_of(given, CNN), OURS[CNN]
-    others = {what: changed(given, CNN, what, new) for what, new in FEATURES_OF_CNN.items()}
+    others = {what: study_of(given, CNN, what, new) for what, new in FEATURES_OF_CNN.items()}
     pure = [
         Line("the defaults", study, PLAIN, "norm"),
         Line("score NLL", study, PLAIN, "nll"),
@@ -136,8 +131,8 @@ def on_the_cnn(report: Report, given: argparse.Namespace) -> None:
 def on_the_vit(report: Report, given: argparse.Namespace) -> None:
     """Which blocks are looked at, and where latents are compared."""
     study, ours = study_of(given, VIT), OURS[VIT]
-    last = changed(given, VIT, "blocks 8 to 11", {"layers": FEATURES["layers"]})
-    averaged = changed(given, VIT, "averaged", {"smooth": 3})
+    last = study_of(given, VIT, "blocks 8 to 11", {"layers": FEATURES["layers"]})
+    averaged = study_of(given, VIT, "averaged", {"smooth": 3})
     lines = [
         Line("latents stored, as in the presets", study, ours, "depths"),
         Line("compared at the flow's end alone", study, END, "bank"),
@@ -145,15 +140,19 @@ def on_the_vit(report: Report, given: argparse.Namespace) -> None:
         Line("position code", study, POSITION, "depths"),
         Line("blocks 8 to 11", last, ours, "depths"),
         Line("features averaged", averaged, ours, "depths"),
-        Line("features averaged, none stored", averaged, ours, "norm"),
     ]
-    compare(report, VIT, given.seeds, lines)
+    compare(report, f"{VIT}, stored", given.seeds, lines)
+    pure = [
+        Line("the defaults", study, ours, "norm"),
+        Line("features averaged", averaged, ours, "norm"),
+    ]
+    compare(report, f"{VIT}, none stored", given.seeds, pure)
 
 
 def main() -> int:
     """Fit, compare, print."""
     given = backbones_parser(__doc__, seeds=[0, 1]).parse_args()
-    ways = {CNN: on_the_cnn, VIT: on_the_vit}  # which looks at the last blocks too
+    ways = {CNN: on_the_cnn, VIT: on_the_vit}
     parts = [partial(way, given=given) for name, way in ways.items() if name in given.backbones]
     return benchmark("ablation", *parts)
 

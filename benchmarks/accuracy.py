@@ -15,7 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -311,10 +311,12 @@ def backbones_parser(description: str | None, seeds: Sequence[int]) -> argparse.
     return parser
 
 
-def study_of(given: argparse.Namespace, name: str) -> Study:
-    """The runs on one backbone."""
-    options = {"backbone_weights": given.weights, **BACKBONES[name][0]}
-    return Study(name, options, given.root, given.folder)
+def study_of(
+    given: argparse.Namespace, name: str, what: str = "", other: Mapping[str, Any] = {}
+) -> Study:
+    """The runs on one backbone, or on its features with `other` options, called `what`."""
+    options = {"backbone_weights": given.weights, **BACKBONES[name][0], **other}
+    return Study(f"{name}, {what}" if what else name, options, given.root, given.folder)
 
 
 def small_study(given: argparse.Namespace) -> Study:

@@ -27,7 +27,7 @@ from moleflow_pl.bank import CANDIDATES, coreset
 from moleflow_pl.checkpoint import TASKS
 from moleflow_pl.data.layouts import LAYOUTS, ImageRecord
 from moleflow_pl.files import replacing
-from moleflow_pl.patch_scores import SCORES, ScoreName
+from moleflow_pl.patch_scores import ScoreName
 from moleflow_pl.scoring import image_score
 from moleflow_pl.statistics import FeatureStatistics
 from moleflow_pl.whitening import WhiteningAdapter
@@ -132,7 +132,7 @@ class Study:
         order = [first, *(name for name in self.products if name != first)]
         run = self.run_folder(recipe, seed, first)
         model = self._fitted(recipe, seed, order, run)
-        alone = self._load(run / TASKS / f"00-{first}.ckpt")
+        alone = self.load(run / TASKS / f"00-{first}.ckpt")
         probe = self.product(first).test[:64]
         with torch.inference_mode():
             same = torch.equal(
@@ -161,9 +161,9 @@ class Study:
         )  # fmt: skip
         last = run / "last.ckpt"
         new_trainer(run, recipe.epochs).fit(model, data, ckpt_path=last if last.exists() else None)
-        return self._load(last)
+        return self.load(last)
 
-    def _load(self, path: Path) -> MoLEFlow:
+    def load(self, path: Path) -> MoLEFlow:
         return MoLEFlow.load_from_checkpoint(path, map_location="cpu").eval()
 
     def _tree(self) -> Path:
@@ -175,7 +175,7 @@ class Study:
     def _inspected(self, model: MoLEFlow, recipe: Recipe, name: str, own: int) -> Result:
         product, found = self.product(name), Result()
         for score in recipe.scores:
-            model.patch_score = SCORES[score]()
+            model.score_by(score)
             tasks = torch.zeros(len(product.test), dtype=torch.long)
             routed = product.scores(partial(routed_scores, model, iter(tasks.split(BATCH))))
             found[f"{score}, routed"] = found[f"{score}, told"] = measured(product, routed)

@@ -3,9 +3,8 @@
     python -m benchmarks.resolution --root DATA --weights W --seeds 0
 
 The magnetic tiles of `benchmarks.accuracy`, learned as a first product, beside the raw bank on the
-same features; both are told the product. Goes on where it was
-stopped. Prints a table, and one line of JSON last; exits with 1 where the pixel AP is below the
-bank's, or at 392 not .04 above it.
+same features; both are told the product. Goes on where it was stopped. Prints a table, and one line
+of JSON last; exits with 1 where the pixel AP is below the bank's, or at 392 not .04 above it.
 """
 
 from __future__ import annotations

@@ -72,8 +72,8 @@ class InspectionGraph(nn.Module):
         # a model whose products were not finished knows none
         finished = model.novelty.tasks == model.router.tasks
         self.novelty = StackedNovelty(model.novelty, self.tasks, limits) if finished else None
-        self.patch_score, self.scored_by = model.patch_score, model.hparams["score"]
-        self.bank = self._bank(model)
+        self.patch_score = model.patch_score
+        self.bank: Any = self._bank(model)
         self.image_features = patch_median if model.prototype == "median" else model.image_features
         self.quantile = model.image_quantile
         self.map_options: dict[str, Any] = {

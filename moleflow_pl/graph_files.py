@@ -69,7 +69,7 @@ def describe(
             **graph.map_options,
             "size": list(graph.map_options["size"]),
         },
-        "score": f"(batch,), {graph.scored_by}: higher is more anomalous, no fixed range",
+        "score": f"(batch,), {graph.patch_score.name}: higher is more anomalous, no fixed range",
         "product": "(batch,), place in `products`",
         "distance": f"(batch,), the router's to that product, {graph.router.distance}",
         "novelty": "(batch,), above 1 for an image that shows none of the products; always below "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -15,11 +15,13 @@ from moleflow_pl.extractor import PatchExtractor
 from moleflow_pl.flow import MoLESpatialAwareNF
 from moleflow_pl.merged import TensorCache
 from moleflow_pl.novelty import most_ordinary, some_patches
-from moleflow_pl.patch_scores import PatchScore
+from moleflow_pl.patch_scores import SCORES, BankScore, PatchScore, ScoreName
 from moleflow_pl.position import NoPosition, PositionalGrid
 from moleflow_pl.regions import REGIONS, region_means
 from moleflow_pl.router import NEAREST, PrototypeName, PrototypeRouter, TaskPrototype
 from moleflow_pl.scoring import image_score
+
+COMPARED = 128  # products whose kept latents are ready: 6 MB each at 384 channels
 
 
 @dataclass
@@ -104,10 +106,15 @@ class Inspector(LightningModule):
         """Scores (B, h, w) of features (B, h, w, D) by one expert or by one for each image."""
         return self.patch_score(self.flow, self.position(features), task, self._nearest)
 
+    def score_by(self, score: ScoreName) -> None:
+        """Score patches by that from now on; one that keeps latents has to find its own."""
+        self.patch_score = SCORES[score]()
+        self._compared = TensorCache(self._made_of_kept, size=COMPARED)
+
     @property
     def keeps_latents(self) -> bool:
         """Whether the score needs latents of each product."""
-        return self.patch_score.keeps
+        return isinstance(self.patch_score, BankScore)
 
     def _nearest(self, latent: Tensor, task: int | Tensor) -> Tensor:
         if not isinstance(task, Tensor):
@@ -127,7 +134,9 @@ class Inspector(LightningModule):
         return self._compared.get(task, [self._bank(task).latents, *expert])
 
     def _made_of_kept(self, task: int) -> Tensor:
-        return self.patch_score.compared(self.flow, self._bank(task).latents, task)
+        score, latents = cast(BankScore, self.patch_score), self._bank(task).latents
+        with torch.autocast(latents.device.type, enabled=False):  # which joins no half precision
+            return score.compared(self.flow, latents, task)
 
     def _bank(self, task: int) -> Any:
         if str(task) not in self.banks:

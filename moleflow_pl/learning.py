@@ -12,6 +12,7 @@ from moleflow_pl.bank import CANDIDATES
 from moleflow_pl.calibration import Calibration
 from moleflow_pl.inspection import Inspector
 from moleflow_pl.novelty import DAMAGES, most_ordinary, some_patches
+from moleflow_pl.patch_scores import BankScore
 from moleflow_pl.ranks import gather
 from moleflow_pl.sample import PatchSample
 from moleflow_pl.schedule import TaskSchedule
@@ -78,7 +79,7 @@ class TaskLearner(Inspector):
                 means += positioned.mean((1, 2)).cpu().double().sum(0)
                 if task == 0:
                     patches.update(positioned)
-                if self.keeps_latents:
+                if isinstance(self.patch_score, BankScore):
                     latents.update(self.patch_score.kept(self.flow, positioned, task))
         images, patches, ordinary = images.gathered(), patches.gathered(), ordinary.gathered()
         means = torch.stack(gather(means)).sum(0)

@@ -18,8 +18,7 @@ from moleflow_pl.flow import AdapterName, MoLESpatialAwareNF
 from moleflow_pl.inspection import Inspection
 from moleflow_pl.learning import TaskLearner
 from moleflow_pl.losses import LOSSES, LossName
-from moleflow_pl.merged import TensorCache
-from moleflow_pl.patch_scores import SCORES, ScoreName
+from moleflow_pl.patch_scores import ScoreName
 from moleflow_pl.position import NoPosition, PositionalGrid, check_channels
 from moleflow_pl.ranks import rank_and_world, with_others
 from moleflow_pl.regions import RegionRouter
@@ -30,7 +29,6 @@ from moleflow_pl.state import CONFIG_KEY, CONTAINERS_KEY, STATE_KEY
 from moleflow_pl.tiling import TiledExtractor
 
 LEARNING_RATE = 2e-3
-COMPARED = 128  # products whose kept latents are ready: 6 MB each at 384 channels
 LARGEST_BANK = 50_000  # latents of a product: chosen in minutes from eight times as many
 BACKBONE_PREFIX = "extractor.backbone."
 
@@ -49,7 +47,7 @@ class MoLEFlow(TaskLearner):
 
     Args:
         backbone: Name of a timm model, frozen.
-        layers: Its feature levels; equal ones are averaged, others joined.
+        layers: Its feature levels from 0; equal ones are averaged, others joined.
         image_size: Side of the images, or height and width.
         backbone_weights: `pretrained` (timm's), a `.safetensors` or `.pth` file, `package:NAME` for
             an installed package that carries the weights, or `random`.
@@ -142,10 +140,9 @@ class MoLEFlow(TaskLearner):
             use_lora, use_task_adapter, use_task_bias, adapter,
         )  # fmt: skip
         self.loss = LOSSES[loss]
-        self.patch_score = SCORES[score]()
+        self.score_by(score)
         self.bank_size = bank_size
         self.banks = torch.nn.ModuleDict()
-        self._compared = TensorCache(self._made_of_kept, size=COMPARED)
         self.prototype = prototype
         self.routes = router != "none"
         distance: Distance = "pooled" if router == "none" else router

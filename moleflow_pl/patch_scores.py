@@ -6,6 +6,7 @@ Each asks a flow for latents, be it the model's or the stacked one of an exporte
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
@@ -15,6 +16,7 @@ from moleflow_pl.bank import halved
 from moleflow_pl.scoring import patch_nll, patch_norm
 
 ScoreName = Literal["nll", "norm", "bank", "depths"]
+Nearest = Callable[[Tensor, Any], Tensor]
 
 
 class Flow(Protocol):
@@ -33,33 +35,27 @@ class Flow(Protocol):
 class PatchScore(ABC):
     """How anomalous a patch is, by the latents of its product's expert."""
 
-    keeps: ClassVar[bool] = False  # latents of each product
+    name: ClassVar[str]
 
     @abstractmethod
-    def __call__(self, flow: Flow, features: Tensor, task: Any, nearest: Any) -> Tensor:
+    def __call__(self, flow: Flow, features: Tensor, task: Any, nearest: Nearest) -> Tensor:
         """Scores (B, h, w) of features with position (B, h, w, D).
 
         Args:
             flow: Gives their latents.
             features: With position.
             task: Whose expert, in the form that the flow and `nearest` know it by.
-            nearest: Distance (B, h, w) of latents to the nearest of a task's `compared`; asked by
-                scores that keep some.
+            nearest: Distance (B, h, w) of latents to the nearest of a task's `compared`, for a
+                `BankScore`.
         """
-
-    def kept(self, flow: Flow, features: Tensor, task: Any) -> Tensor:
-        """Latents (B, h, w, D) of which a bank keeps some: those at the flow's end."""
-        return flow(features, task)[0]
-
-    def compared(self, flow: Flow, kept: Tensor, task: Any) -> Tensor:
-        """The latents (..., C) that are compared, of those that are kept (..., D): the same."""
-        return kept
 
 
 class NllScore(PatchScore):
-    """The negative log-likelihood, as the method was published; see `patch_nll`."""
+    """The negative log-likelihood; see `patch_nll`."""
 
-    def __call__(self, flow: Flow, features: Tensor, task: Any, nearest: Any) -> Tensor:
+    name = "nll"
+
+    def __call__(self, flow: Flow, features: Tensor, task: Any, nearest: Nearest) -> Tensor:
         """In nats."""
         return patch_nll(*flow(features, task))
 
@@ -67,7 +63,9 @@ class NllScore(PatchScore):
 class NormScore(PatchScore):
     """The latent's norm, which keeps nothing of a product beside its expert; see `patch_norm`."""
 
-    def __call__(self, flow: Flow, features: Tensor, task: Any, nearest: Any) -> Tensor:
+    name = "norm"
+
+    def __call__(self, flow: Flow, features: Tensor, task: Any, nearest: Nearest) -> Tensor:
         """As a distance."""
         return patch_norm(flow(features, task)[0])
 
@@ -79,31 +77,40 @@ class BankScore(PatchScore):
     docs/accuracy_vit.md, latents stored against none).
     """
 
-    keeps = True
+    name = "bank"
 
-    def __call__(self, flow: Flow, features: Tensor, task: Any, nearest: Any) -> Tensor:
+    def __call__(self, flow: Flow, features: Tensor, task: Any, nearest: Nearest) -> Tensor:
         """As a distance."""
         return nearest(self.compared(flow, self.kept(flow, features, task), task), task)
+
+    def kept(self, flow: Flow, features: Tensor, task: Any) -> Tensor:
+        """Latents (B, h, w, D) of which some are kept: those at the flow's end."""
+        return flow(features, task)[0]
+
+    def compared(self, flow: Flow, kept: Tensor, task: Any) -> Tensor:
+        """The latents (..., C) that are compared, of those that are kept (..., D): the same."""
+        return kept
 
 
 class DepthsScore(BankScore):
     """The same half-way through the flow and at its end at once.
 
-    On a ViT the end tells defects best and half-way shows best where they are; by the end alone
-    magnetic tiles lose .036 of their pixel AP (BENCHMARKS.md, What each default is worth). Those
-    half-way alone are kept: what they become, the flow says.
+    On a ViT half-way shows better where defects are than the end does (BENCHMARKS.md, What each
+    default is worth). Those half-way alone are kept: what they become, the flow says.
     """
+
+    name = "depths"
 
     def kept(self, flow: Flow, features: Tensor, task: Any) -> Tensor:
         """Latents half-way."""
         return flow.halfway(features, task)
 
     def compared(self, flow: Flow, kept: Tensor, task: Any) -> Tensor:
-        """Latents at both depths (..., 2 D)."""
+        """Latents at both depths (..., 2 D), in the precision of those that are kept."""
         end = flow.onward(kept, task)
         return torch.cat((kept, halved(end) if kept.dtype == torch.half else end), -1)
 
 
-SCORES: dict[ScoreName, type[PatchScore]] = {
-    "nll": NllScore, "norm": NormScore, "bank": BankScore, "depths": DepthsScore,
-}  # fmt: skip
+SCORES: dict[str, type[PatchScore]] = {
+    score.name: score for score in (NllScore, NormScore, BankScore, DepthsScore)
+}

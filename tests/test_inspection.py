@@ -1,3 +1,4 @@
+import copy
 import math
 from collections.abc import Callable
 from typing import get_args
@@ -7,7 +8,7 @@ import torch
 
 from benchmarks import literal
 from moleflow_pl import MoLEFlow
-from moleflow_pl.module import COMPARED
+from moleflow_pl.inspection import COMPARED
 from moleflow_pl.patch_scores import ScoreName
 from moleflow_pl.router import NEAREST
 from tests.conftest import SEED_METHOD, SIZE, wake, with_tasks
@@ -77,6 +78,14 @@ def test_patch_score_is_the_one_asked_for(tiny_model: Build, score: str) -> None
 
 
 @torch.no_grad()
+def test_another_score_does_not_find_what_the_last_one_compared(tiny_model: Build) -> None:
+    module = with_tasks(tiny_model(score="depths", bank_size=7))
+    assert module.kept_latents(0).shape == (7, 128)
+    module.score_by("bank")
+    assert module.kept_latents(0).shape == (7, 64)
+
+
+@torch.no_grad()
 def test_kept_latents_of_many_products_stay_ready(tiny_model: Build) -> None:
     module = with_tasks(tiny_model(score="depths", bank_size=7), COMPARED)
     first = [module.kept_latents(task) for task in range(COMPARED)]
@@ -143,11 +152,13 @@ def test_mixed_precision_changes_no_feature_and_no_score(
     tiny_model: Build, score: ScoreName
 ) -> None:
     module = with_tasks(tiny_model(score=score, bank_size=7), 2 * NEAREST)
+    fresh = copy.deepcopy(module)  # what it makes once, it makes in mixed precision
     images = torch.rand(2, 3, SIZE, SIZE)
     with torch.no_grad():
         expected = module(images)
         with torch.autocast("cpu", torch.bfloat16):
-            actual = module(images)
+            actual = fresh(images)
+    assert torch.equal(actual.patch_scores, expected.patch_scores)
     assert actual.score.dtype == torch.float32
     assert torch.equal(actual.score, expected.score)
     assert torch.equal(actual.distances, expected.distances)

@@ -7,7 +7,8 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     "errors", "arguments", "files", "forms", "names", "hashing", "seeding", "ranks", "extractor",
     "tiling", "position", "fused", "merged", "lora", "input_adapter", "statistics", "whitening",
-    "flow", "losses", "bank", "sample", "router", "regions", "novelty", "scoring", "metrics",
+    "flow", "losses", "bank", "sample", "router", "regions", "novelty", "scoring", "patch_scores",
+    "metrics",
     "pixel_metrics", "calibration", "schedule", "state", "data.records",
     "data.tree_layouts", "data.listed_layouts",
     "data.layouts", "data.images", "data.check", "data.draws", "data.datasets", "data.features",
