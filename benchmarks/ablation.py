@@ -44,8 +44,9 @@ FEATURES_OF_CNN: dict[str, dict[str, Any]] = {
     "96 channels": {"target_embed_dim": 96},
 }
 DEPTHS = Recipe("depths", {"score": "depths"}, scores=("depths",))
-POSITION = Recipe("position", OURS[VIT].model | {"use_position": True}, scores=OURS[VIT].scores)
-END = Recipe("end", {"score": "bank"}, scores=("bank",))
+POSITION = Recipe("position", OURS[VIT].model | {"use_position": True}, scores=("depths",))
+END = Recipe("end", OURS[VIT].model | {"score": "bank"}, scores=("bank",))
+QUANTILE = Recipe("quantile", {"score": "depths"}, scores=OURS[VIT].scores)
 
 
 class AveragedNll(PatchScore):
@@ -89,7 +90,9 @@ class Line:
         assert isinstance(self.score, PatchScore)
         model.patch_score = self.score
         return {
-            one.name: measured(one, one.scores(partial(model.patch_scores, task=task)))
+            one.name: measured(
+                one, one.scores(partial(model.patch_scores, task=task)), model.image_score
+            )
             for task, one in enumerate(map(self.study.product, PRODUCTS))
         }
 
@@ -137,6 +140,7 @@ def on_the_vit(report: Report, given: argparse.Namespace) -> None:
         Line("latents stored, as in the presets", study, ours, "depths"),
         Line("compared at the flow's end alone", study, END, "bank"),
         Line("none stored", study, ours, "norm"),
+        Line("images scored by the quantile", study, QUANTILE, "depths"),
         Line("position code", study, POSITION, "depths"),
         Line("blocks 8 to 11", last, ours, "depths"),
         Line("features averaged", averaged, ours, "depths"),
@@ -144,6 +148,7 @@ def on_the_vit(report: Report, given: argparse.Namespace) -> None:
     compare(report, f"{VIT}, stored", given.seeds, lines)
     pure = [
         Line("the defaults", study, ours, "norm"),
+        Line("images scored by the quantile", study, QUANTILE, "norm"),
         Line("features averaged", averaged, ours, "norm"),
     ]
     compare(report, f"{VIT}, none stored", given.seeds, pure)

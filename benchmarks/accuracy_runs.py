@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,14 +21,14 @@ import yaml
 from torch import Tensor
 
 from benchmarks.fit import new_trainer
-from benchmarks.products import BANK, BATCH, Product, nearest_in, some_patches
+from benchmarks.products import BANK, BATCH, Product, Scorer, nearest_in, some_patches
 from moleflow_pl import ContinualDataModule, MoLEFlow, PatchExtractor
 from moleflow_pl.bank import CANDIDATES, coreset
 from moleflow_pl.checkpoint import TASKS
 from moleflow_pl.data.layouts import LAYOUTS, ImageRecord
 from moleflow_pl.files import replacing
 from moleflow_pl.patch_scores import ScoreName
-from moleflow_pl.scoring import image_score
+from moleflow_pl.scoring import IMAGE_SCORES, image_score
 from moleflow_pl.statistics import FeatureStatistics
 from moleflow_pl.whitening import WhiteningAdapter
 
@@ -36,7 +36,7 @@ PRODUCTS = ("solar_mono", "solar_poly", "magnetic_tile")
 TRAIN_IMAGES = 250  # of each product
 SEED_METHOD = Path(__file__).parent.parent / "configs" / "seed.yaml"
 RECIPE = (
-    "use_position", "lora_alpha", "adapter", "loss", "score", "router", "prototype",
+    "use_position", "lora_alpha", "adapter", "loss", "score", "image_score", "router", "prototype",
 )  # fmt: skip
 
 Result = dict[str, Any]
@@ -174,16 +174,18 @@ class Study:
 
     def _inspected(self, model: MoLEFlow, recipe: Recipe, name: str, own: int) -> Result:
         product, found = self.product(name), Result()
+        images = product.scores(model.image_features)
+        tasks = model.router.choose(model.router.distances(images))
         for score in recipe.scores:
             model.score_by(score)
-            tasks = torch.zeros(len(product.test), dtype=torch.long)
-            routed = product.scores(partial(routed_scores, model, iter(tasks.split(BATCH))))
-            found[f"{score}, routed"] = found[f"{score}, told"] = measured(product, routed)
+            chosen = iter(tasks.split(BATCH))
+            patches = product.scores(lambda part: model.patch_scores(part, next(chosen)))  # noqa: B023
+            found[f"{score}, routed"] = measured(product, patches, model.image_score)
             astray = (tasks != own).nonzero()[:, 0]
             if len(astray):
                 with torch.inference_mode():
-                    routed[astray] = model.inspect(product.test[astray], own).patch_scores
-                found[f"{score}, told"] = measured(product, routed)
+                    patches[astray] = model.patch_scores(product.test[astray], own)
+            found[f"{score}, told"] = measured(product, patches, model.image_score)
         right = (tasks == own).double()
         found["routing"] = {
             "good": right[~product.defective].mean().item(),
@@ -191,15 +193,23 @@ class Study:
         }
         return found
 
-    def rival(self, name: str, seed: int) -> Result:
-        """A rival that is told the product: metrics and image scores of each product."""
-        return self.result(f"{name.replace(' ', '_')}-{seed}", partial(self._rival, name, seed))
+    def rival(self, name: str, seed: int, image: str = "quantile") -> Result:
+        """A rival that is told the product: metrics and image scores of each product.
 
-    def _rival(self, name: str, seed: int) -> Result:
+        Args:
+            name: Of the rival.
+            seed: Of its random numbers.
+            image: How its patches' scores make an image's: as in the method as first written down.
+        """
+        key = f"{name.replace(' ', '_')}-{seed}"
+        key += "" if image == "quantile" else f"-{image}"
+        return self.result(key, partial(self._rival, name, seed, image))
+
+    def _rival(self, name: str, seed: int, image: str) -> Result:
         found = {}
         for product in map(self.product, self.products):
             patches = product.scores(RIVALS[name](product.train, seed))
-            found[product.name] = {name: measured(product, patches)}
+            found[product.name] = {name: measured(product, patches, IMAGE_SCORES[image])}
         return {"products": found}
 
 
@@ -212,16 +222,9 @@ def link_images(records: Sequence[ImageRecord], folder: Path) -> None:
             link.symlink_to(record.path.resolve())
 
 
-def routed_scores(model: MoLEFlow, tasks: Iterator[Tensor], features: Tensor) -> Tensor:
-    """Patch scores by the experts that the router picks, which are written down in `tasks`."""
-    inspection = model.inspect(features)
-    next(tasks).copy_(inspection.task)
-    return inspection.patch_scores
-
-
-def measured(product: Product, patches: Tensor) -> Result:
-    """Metrics of patch scores (N, h, w), and the image scores."""
-    return {**product.metrics(patches), "scores": image_score(patches).double().tolist()}
+def measured(product: Product, patches: Tensor, score: Scorer = image_score) -> Result:
+    """Metrics of patch scores (N, h, w), and the images' scores."""
+    return {**product.metrics(patches, score), "scores": score(patches).double().tolist()}
 
 
 def whitened(features: Tensor) -> WhiteningAdapter:

@@ -64,11 +64,16 @@ class Product:
         with torch.inference_mode():
             return torch.cat([scorer(part) for part in self.test.split(BATCH)])
 
-    def metrics(self, patches: Tensor) -> Values:
-        """Image AUROC, and pixel AP where there are masks, of patch scores (N, h, w)."""
+    def metrics(self, patches: Tensor, score: Scorer = image_score) -> Values:
+        """Image AUROC, and pixel AP where there are masks, of patch scores (N, h, w).
+
+        Args:
+            patches: The patches' scores.
+            score: Of images (N,), from them.
+        """
         gathered = TaskScores(0, EvaluationOptions())
         for batch, part in zip(self._batches, patches.split(BATCH), strict=True):
-            one, none = image_score(part), torch.zeros(len(part))
+            one, none = score(part), torch.zeros(len(part))
             output = {"routed_task": none.long(), "router_distance": none}
             output["distances"] = none[:, None]
             output |= {f"{way}_score": one for way in ("routed", "oracle")}

@@ -132,7 +132,8 @@ class EvaluationCallback(Callback):
         settings = {
             **asdict(self.options),
             "router": module.router.distance if module.routes else "none",
-            "image_quantile": module.image_quantile,
+            "image_score": module.hparams["image_score"],
+            "image_quantile": module.hparams["image_quantile"],
         }
         row = matrix_row(scores, len(tasks), settings) if trainer.is_global_zero else None
         tasks[-1].evaluation = trainer.strategy.broadcast(row)

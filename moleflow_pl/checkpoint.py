@@ -18,6 +18,7 @@ from moleflow_pl.state import STATE_KEY, check_checkpoint
 LAST = "last.ckpt"
 TASKS = "tasks"
 SAID_LATER = ("score", "image_quantile")  # files say them since a score is a distance
+UNSAID = {"image_score": "quantile"}  # what was so before files said it
 
 
 def run_of(checkpoint: Path) -> Path:
@@ -129,7 +130,7 @@ def check_state(
             f"the checkpoint was made on another backbone ({other}): its experts mean nothing to "
             "this one; set the model's backbone arguments as they were"
         )
-    stored = state["structure"]
+    stored = UNSAID | state["structure"]
     unsaid = [key for key in SAID_LATER if key not in stored]
     other = differences(stored, {k: v for k, v in structure.items() if k not in unsaid})
     if other:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.module import MoLEFlow
 from moleflow_pl.regions import between
-from moleflow_pl.scoring import Upsampling, anomaly_map, image_score
+from moleflow_pl.scoring import Upsampling, anomaly_map
 from moleflow_pl.stacked import StackedBank, StackedFlow, StackedNovelty
 
 
@@ -75,7 +75,7 @@ class InspectionGraph(nn.Module):
         self.patch_score = model.patch_score
         self.bank: Any = self._bank(model)
         self.image_features = patch_median if model.prototype == "median" else model.image_features
-        self.quantile = model.image_quantile
+        self.image_score = model.image_score
         self.map_options: dict[str, Any] = {
             "size": (map_size, map_size), "sigma": blur_sigma, "upsampling": upsampling,
         }  # fmt: skip
@@ -95,7 +95,7 @@ class InspectionGraph(nn.Module):
         place = between(distances, lambda first, second: self.boundaries[first, second])
         distance = distances.gather(1, place[:, None])[:, 0]
         patch_scores = self.patch_scores(features, place)
-        score = image_score(patch_scores, self.quantile)
+        score = self.image_score(patch_scores)
         pixels = anomaly_map(patch_scores, **self.map_options)
         if self.novelty is None:
             return pixels, score, place, distance, torch.full_like(distance, torch.inf)

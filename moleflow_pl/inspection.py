@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -19,7 +19,6 @@ from moleflow_pl.patch_scores import SCORES, BankScore, PatchScore, ScoreName
 from moleflow_pl.position import NoPosition, PositionalGrid
 from moleflow_pl.regions import REGIONS, region_means
 from moleflow_pl.router import NEAREST, PrototypeName, PrototypeRouter, TaskPrototype
-from moleflow_pl.scoring import image_score
 
 COMPARED = 128  # products whose kept latents are ready: 6 MB each at 384 channels
 
@@ -62,7 +61,7 @@ class Inspector(LightningModule):
     _compared: TensorCache[Tensor]
     bank_size: int
     prototype: PrototypeName
-    image_quantile: float
+    image_score: Callable[[Tensor], Tensor]
 
     def forward(self, images: Tensor) -> Inspection:
         """Score images (B, 3, H, W), uint8 or float in [0, 1], of any known products."""
@@ -78,7 +77,7 @@ class Inspector(LightningModule):
         else:
             chosen = torch.zeros(len(features), dtype=torch.long, device=features.device)
         patch_scores = self.patch_scores(features, chosen)
-        score = image_score(patch_scores, self.image_quantile)
+        score = self.image_score(patch_scores)
         novelty = self.novelty_among(features, distances, chosen)
         return Inspection(score, patch_scores, chosen, distances, novelty)
 

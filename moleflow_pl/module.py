@@ -24,7 +24,7 @@ from moleflow_pl.ranks import rank_and_world, with_others
 from moleflow_pl.regions import RegionRouter
 from moleflow_pl.router import Distance, PrototypeName, PrototypeRouter
 from moleflow_pl.schedule import TaskSchedule
-from moleflow_pl.scoring import patch_nll
+from moleflow_pl.scoring import IMAGE_SCORES, ImageScoreName, patch_nll
 from moleflow_pl.state import CONFIG_KEY, CONTAINERS_KEY, STATE_KEY
 from moleflow_pl.tiling import TiledExtractor
 
@@ -51,7 +51,7 @@ class MoLEFlow(TaskLearner):
         image_size: Side of the images, or height and width.
         backbone_weights: `pretrained` (timm's), a `.safetensors` or `.pth` file, `package:NAME` for
             an installed package that carries the weights, or `random`.
-        target_embed_dim: Width of a fixed random projection of the features; none by default.
+        target_embed_dim: Width of a fixed random projection; none by default.
         smooth: Side of the window that features are averaged over, odd; 1 for none.
         grid: Side of the grid that features are pooled to, or height and width; none by default.
         tile: Side of the tiles, or height and width, in which the backbone sees large images;
@@ -80,7 +80,8 @@ class MoLEFlow(TaskLearner):
             `regions`, or the `mean` or `median` of all.
         patch_fraction: Share of every image's patches that a training step sees, drawn evenly over
             the image and anew for each epoch.
-        image_quantile: Quantile of its patches' scores that is an image's score.
+        image_score: An image's score: the `quantile` of its patches' or the `tail`.
+        image_quantile: That quantile; the `tail` is the mean beyond it.
         optimizer: Builds an optimizer from a list of parameters.
     """
 
@@ -111,6 +112,7 @@ class MoLEFlow(TaskLearner):
         router: Distance | Literal["none"] = "pooled",
         prototype: PrototypeName = "regions",
         patch_fraction: float = 0.25,
+        image_score: ImageScoreName = "quantile",
         image_quantile: float = 0.99,
         optimizer: OptimizerCallable = adamw,
     ) -> None:
@@ -151,7 +153,7 @@ class MoLEFlow(TaskLearner):
         # to a product's own images, whatever other products there are
         self.novelty = PrototypeRouter("shrunk")
         self.patch_fraction = patch_fraction
-        self.image_quantile = image_quantile
+        self.image_score = partial(IMAGE_SCORES[image_score], quantile=image_quantile)
         self.optimizer = optimizer
         self.schedule = TaskSchedule()
         self.forced_task: int | None = None  # whose expert `predict` uses, whatever the router says
@@ -324,7 +326,7 @@ class MoLEFlow(TaskLearner):
         names = (
             "use_position", "coupling_layers", "clamp_alpha", "lora_rank", "lora_alpha",
             "use_lora", "use_task_adapter", "use_task_bias", "adapter", "prototype", "score",
-            "image_quantile",
+            "image_score", "image_quantile",
         )  # fmt: skip
         kept = self.bank_size if self.keeps_latents else 0
         return {name: self.hparams[name] for name in names} | {"bank_size": kept}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 Upsampling = Literal["nearest", "bilinear", "bicubic"]
+ImageScoreName = Literal["quantile", "tail"]
 BLUR_RADIUS = 4  # in standard deviations, as scipy.ndimage.gaussian_filter cuts its kernel
 
 
@@ -55,6 +57,30 @@ def image_score(patch_scores: Tensor, quantile: float = 0.99) -> Tensor:
         tensor([99.])
     """
     return torch.quantile(patch_scores.flatten(1), quantile, dim=1)
+
+
+def tail_score(patch_scores: Tensor, quantile: float = 0.99) -> Tensor:
+    """Score of an image: the mean over its patches beyond a quantile, of one at least.
+
+    The quantile of a small map looks past its highest scores, and that is where a small defect is.
+
+    Shape: (B, h, w) -> (B,).
+
+    References: Guo et al. 2025, Dinomaly, arXiv:2405.14325, section 4.1, takes the mean of the
+    highest 1 % of a map's pixels.
+
+    Example:
+        >>> tail_score(torch.arange(200.0).reshape(1, 1, 200))  # of 198 and 199
+        tensor([198.5000])
+    """
+    rows = patch_scores.flatten(1)
+    beyond = round((1 - quantile) * rows.shape[1], 6)  # of 100 patches one, whatever a float is
+    return rows.topk(max(1, math.ceil(beyond)), dim=1).values.mean(1)
+
+
+IMAGE_SCORES: dict[str, Callable[..., Tensor]] = {
+    "quantile": image_score, "tail": tail_score,
+}  # fmt: skip
 
 
 def anomaly_map(

@@ -150,7 +150,7 @@ def test_loading_needs_the_same_backbone_and_structure(learned: tuple[Path, MoLE
         MoLEFlow.load_from_checkpoint(path, layers=[1])
     with pytest.raises(CheckpointError, match="lora_rank: file 2, model 3"):
         MoLEFlow.load_from_checkpoint(path, lora_rank=3)
-    for argument in ({"score": "nll"}, {"image_quantile": 0.9}):
+    for argument in ({"score": "nll"}, {"image_score": "tail"}, {"image_quantile": 0.9}):
         (name,) = argument
         with pytest.raises(CheckpointError, match=f"{name}: file .*thresholds hold"):
             MoLEFlow.load_from_checkpoint(path, **argument)
