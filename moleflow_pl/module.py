@@ -47,7 +47,7 @@ class MoLEFlow(TaskLearner):
 
     Args:
         backbone: Name of a timm model, frozen.
-        layers: Its feature levels from 0; equal ones are averaged, others joined.
+        layers: Feature levels from 0; equal ones are averaged, others joined.
         image_size: Side of the images, or height and width.
         backbone_weights: `pretrained` (timm's), a `.safetensors` or `.pth` file, `package:NAME` for
             an installed package that carries the weights, or `random`.
@@ -80,7 +80,7 @@ class MoLEFlow(TaskLearner):
             `regions`, or the `mean` or `median` of all.
         patch_fraction: Share of every image's patches that a training step sees, drawn evenly over
             the image and anew for each epoch.
-        image_score: An image's score: the `quantile` of its patches' or the `tail`.
+        image_score: An image's score, of its patches': `quantile` or `tail`.
         image_quantile: That quantile; the `tail` is the mean beyond it.
         optimizer: Builds an optimizer from a list of parameters.
     """

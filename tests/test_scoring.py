@@ -6,7 +6,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch.distributions import Normal
 
-from moleflow_pl.scoring import anomaly_map, image_score, patch_nll
+from moleflow_pl.scoring import anomaly_map, image_score, patch_nll, tail_score
 
 
 def test_patch_nll_is_that_of_a_standard_normal_minus_log_det() -> None:
@@ -19,6 +19,15 @@ def test_image_score_is_numpys_quantile() -> None:
     scores = torch.randn(3, 16, 16)
     expected = np.quantile(scores.numpy().reshape(3, -1), 0.99, axis=1)
     np.testing.assert_allclose(image_score(scores), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("side", "quantile", "patches"), [(16, 0.99, 3), (10, 0.99, 1), (3, 0.99, 1), (10, 0.9, 10)]
+)
+def test_tail_score_is_the_mean_of_the_highest(side: int, quantile: float, patches: int) -> None:
+    scores = torch.randn(3, side, side)
+    expected = np.sort(scores.numpy().reshape(3, -1))[:, -patches:].mean(1)
+    np.testing.assert_allclose(tail_score(scores, quantile), expected, rtol=1e-5)
 
 
 def test_blur_equals_scipys_away_from_the_border() -> None:
