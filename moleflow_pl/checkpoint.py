@@ -130,7 +130,7 @@ def check_state(
             f"the checkpoint was made on another backbone ({other}): its experts mean nothing to "
             "this one; set the model's backbone arguments as they were"
         )
-    stored = UNSAID | state["structure"]
+    stored, structure = UNSAID | state["structure"], UNSAID | dict(structure)
     unsaid = [key for key in SAID_LATER if key not in stored]
     other = differences(stored, {k: v for k, v in structure.items() if k not in unsaid})
     if other:

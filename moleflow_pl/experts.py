@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from moleflow_pl.checkpoint import differences, shortened
+from moleflow_pl.checkpoint import UNSAID, differences, shortened
 from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.files import replacing
 from moleflow_pl.forms import conform
@@ -224,7 +224,8 @@ def check_fit(checkpoint: Checkpoint, expert: Expert) -> None:
     """
     state = checkpoint[STATE_KEY]
     for what, theirs in (("backbone", expert.backbone), ("structure", expert.structure)):
-        other = differences(theirs, state[what])
+        unsaid = UNSAID if what == "structure" else {}
+        other = differences(unsaid | theirs, unsaid | state[what])
         if other:
             raise CheckpointError(f"the expert was learned on another {what} ({other})")
     own = base_hash(checkpoint)

@@ -56,6 +56,12 @@ def test_what_an_earlier_file_does_not_say_is_not_held_against_it() -> None:
         check_state(bare_checkpoint(**said), STATE["backbone"], structure)
 
 
+def test_a_file_that_does_not_say_how_images_are_scored_meant_the_quantile() -> None:
+    whole = bare_checkpoint(**STATE)
+    with pytest.raises(CheckpointError, match="image_score: file 'quantile', model 'tail'"):
+        check_state(whole, STATE["backbone"], {**STATE["structure"], "image_score": "tail"})
+
+
 def test_foreign_checkpoint_is_refused() -> None:
     with pytest.raises(CheckpointError, match="no MoLE-Flow checkpoint"):
         check_state({"state_dict": {}}, {}, {})
