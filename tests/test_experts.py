@@ -184,6 +184,19 @@ def test_an_expert_of_another_base_is_refused_with_both_hashes(
         add(other, extract(three, "b"))
 
 
+def test_an_expert_that_does_not_say_how_images_are_scored_meant_the_quantile(
+    three: Checkpoint,
+) -> None:
+    expert, other = extract(three, "b"), copy.deepcopy(three)
+    del expert.structure["image_score"]
+    remove(other, "b")
+    add(other, expert)
+    other[STATE_KEY]["structure"]["image_score"] = "tail"
+    remove(other, "b")
+    with pytest.raises(CheckpointError, match="image_score: file 'quantile'"):
+        add(other, expert)
+
+
 def test_base_is_the_same_whatever_experts_stand_on_it(three: Checkpoint) -> None:
     expected = base_hash(three)
     fewer = copy.deepcopy(three)
