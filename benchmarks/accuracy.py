@@ -81,8 +81,6 @@ OURS = {
     CNN: Recipe("ours", {"score": "bank"}, scores=("norm", "bank")),
     VIT: Recipe("ours", {"score": "depths", "image_score": "tail"}, scores=("norm", "depths")),
 }
-
-
 SCORED_ALIKE = ("raw bank", "coreset bank")  # rivals that are shown with the method's own too
 
 

@@ -164,6 +164,7 @@ class Study:
         return self.load(last)
 
     def load(self, path: Path) -> MoLEFlow:
+        """The model of a checkpoint, to score with."""
         return MoLEFlow.load_from_checkpoint(path, map_location="cpu").eval()
 
     def _tree(self) -> Path:
@@ -180,12 +181,13 @@ class Study:
             model.score_by(score)
             chosen = iter(tasks.split(BATCH))
             patches = product.scores(lambda part: model.patch_scores(part, next(chosen)))  # noqa: B023
-            found[f"{score}, routed"] = measured(product, patches, model.image_score)
+            routed = measured(product, patches, model.image_score)
+            found[f"{score}, routed"] = found[f"{score}, told"] = routed
             astray = (tasks != own).nonzero()[:, 0]
             if len(astray):
                 with torch.inference_mode():
                     patches[astray] = model.patch_scores(product.test[astray], own)
-            found[f"{score}, told"] = measured(product, patches, model.image_score)
+                found[f"{score}, told"] = measured(product, patches, model.image_score)
         right = (tasks == own).double()
         found["routing"] = {
             "good": right[~product.defective].mean().item(),

@@ -223,9 +223,11 @@ def check_fit(checkpoint: Checkpoint, expert: Expert) -> None:
         CheckpointError: backbone, structure or base differ.
     """
     state = checkpoint[STATE_KEY]
-    for what, theirs in (("backbone", expert.backbone), ("structure", expert.structure)):
-        unsaid = UNSAID if what == "structure" else {}
-        other = differences(unsaid | theirs, unsaid | state[what])
+    for what, theirs, ours in (
+        ("backbone", expert.backbone, state["backbone"]),
+        ("structure", UNSAID | expert.structure, UNSAID | state["structure"]),
+    ):
+        other = differences(theirs, ours)
         if other:
             raise CheckpointError(f"the expert was learned on another {what} ({other})")
     own = base_hash(checkpoint)

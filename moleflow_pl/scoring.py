@@ -34,7 +34,7 @@ def patch_norm(latent: Tensor) -> Tensor:
     """Norm of every patch's latent: its distance from the mode.
 
     The NLL without what the map's volume adds: that tells where a density is spread thin, which
-    rare normal patches share with defects. By the NLL three real products lose .024, .008 and .095
+    rare normal patches share with defects. By the NLL three real products lose .023, .008 and .095
     of image AUROC (BENCHMARKS.md, What each default is worth). Not squared: in a map that is
     blurred, single patches far out would outshine their surroundings.
 
