@@ -26,7 +26,7 @@ from benchmarks.accuracy_runs import PRODUCTS, Recipe, Result, Study, measured
 from benchmarks.literal import FEATURES
 from benchmarks.timing import Report, Row, benchmark
 from moleflow_pl.patch_scores import Nearest, PatchScore, ScoreName
-from moleflow_pl.scoring import patch_nll
+from moleflow_pl.scoring import IMAGE_SCORES, ImageScoreName, patch_nll
 
 PLAIN = Recipe("plain", scores=("norm", "nll"))
 LEARNING = {
@@ -46,7 +46,6 @@ FEATURES_OF_CNN: dict[str, dict[str, Any]] = {
 DEPTHS = Recipe("depths", {"score": "depths"}, scores=("depths",))
 POSITION = Recipe("position", OURS[VIT].model | {"use_position": True}, scores=("depths",))
 END = Recipe("end", OURS[VIT].model | {"score": "bank"}, scores=("bank",))
-QUANTILE = Recipe("quantile", {"score": "depths"}, scores=OURS[VIT].scores)
 
 
 class AveragedNll(PatchScore):
@@ -69,30 +68,34 @@ class Line:
         study: Runs on the features that it is made on.
         recipe: How its model is trained.
         score: Which of the recipe's scores, or another that the trained model is asked for.
+        image: How an image is scored, if not as the recipe says; the trained model is asked.
     """
 
     what: str
     study: Study
     recipe: Recipe
     score: ScoreName | PatchScore
+    image: ImageScoreName | None = None
 
     def of(self, seed: int) -> dict[str, Result]:
         """Metrics of every product by its own expert."""
         found = self.study.run(self.recipe, seed, PRODUCTS[0])["products"]
-        if isinstance(self.score, str):
+        if isinstance(self.score, str) and self.image is None:
             return {name: one[f"{self.score}, told"] for name, one in found.items()}
-        key = f"{self.recipe.name}-{self.score.name}-{seed}"
-        return self.study.result(key, partial(self._asked, seed))
+        name = self.score if isinstance(self.score, str) else self.score.name
+        asked = f"{name}-{self.image}" if self.image else name
+        return self.study.result(f"{self.recipe.name}-{asked}-{seed}", partial(self._asked, seed))
 
     def _asked(self, seed: int) -> Result:
         run = self.study.run_folder(self.recipe, seed, PRODUCTS[0])
         model = self.study.load(run / "last.ckpt")
-        assert isinstance(self.score, PatchScore)
-        model.patch_score = self.score
+        if isinstance(self.score, str):
+            model.score_by(self.score)
+        else:
+            model.patch_score = self.score
+        score = IMAGE_SCORES[self.image] if self.image else model.image_score
         return {
-            one.name: measured(
-                one, one.scores(partial(model.patch_scores, task=task)), model.image_score
-            )
+            one.name: measured(one, one.scores(partial(model.patch_scores, task=task)), score)
             for task, one in enumerate(map(self.study.product, PRODUCTS))
         }
 
@@ -140,7 +143,7 @@ def on_the_vit(report: Report, given: argparse.Namespace) -> None:
         Line("latents stored, as in the presets", study, ours, "depths"),
         Line("compared at the flow's end alone", study, END, "bank"),
         Line("none stored", study, ours, "norm"),
-        Line("images scored by the quantile", study, QUANTILE, "depths"),
+        Line("images scored by the quantile", study, ours, "depths", "quantile"),
         Line("position code", study, POSITION, "depths"),
         Line("blocks 8 to 11", last, ours, "depths"),
         Line("features averaged", averaged, ours, "depths"),
@@ -148,7 +151,7 @@ def on_the_vit(report: Report, given: argparse.Namespace) -> None:
     compare(report, f"{VIT}, stored", given.seeds, lines)
     pure = [
         Line("the defaults", study, ours, "norm"),
-        Line("images scored by the quantile", study, QUANTILE, "norm"),
+        Line("images scored by the quantile", study, ours, "norm", "quantile"),
         Line("features averaged", averaged, ours, "norm"),
     ]
     compare(report, f"{VIT}, none stored", given.seeds, pure)

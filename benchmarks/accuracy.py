@@ -79,7 +79,7 @@ CNN, VIT = BACKBONES
 # what a patch's latent is compared with (BENCHMARKS.md, What each default is worth)
 OURS = {
     CNN: Recipe("ours", {"score": "bank"}, scores=("norm", "bank")),
-    VIT: Recipe("ours", {"score": "depths", "image_score": "tail"}, scores=("norm", "depths")),
+    VIT: Recipe("ours", {"score": "depths"}, scores=("norm", "depths")),
 }
 SCORED_ALIKE = ("raw bank", "coreset bank")  # rivals that are shown with the method's own too
 
@@ -283,10 +283,9 @@ def look(
     for rival in RIVALS:
         told = {(seed, ""): study.rival(rival, seed) for seed in seeds}
         tables[rival] = Table(told, rival)
-    if (image := recipe.model.get("image_score", "quantile")) != "quantile":
-        for rival in SCORED_ALIKE:
-            told = {(seed, ""): study.rival(rival, seed, image) for seed in seeds}
-            tables[f"{rival}, images scored by the {image}"] = Table(told, rival)
+    for rival in SCORED_ALIKE:
+        told = {(seed, ""): study.rival(rival, seed, "tail") for seed in seeds}
+        tables[f"{rival}, images scored by the tail"] = Table(told, rival)
     if seed_method:
         recipe, seed = seed_recipe(), seeds[0]
         runs = {(seed, name): study.run(recipe, seed, name) for name in PRODUCTS}

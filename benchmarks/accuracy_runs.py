@@ -201,7 +201,8 @@ class Study:
         Args:
             name: Of the rival.
             seed: Of its random numbers.
-            image: How its patches' scores make an image's: as in the method as first written down.
+            image: How its patches' scores make an image's: as the method as first written down
+                does, or as it does now.
         """
         key = f"{name.replace(' ', '_')}-{seed}"
         key += "" if image == "quantile" else f"-{image}"

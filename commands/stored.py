@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from moleflow_pl.checkpoint import read_checkpoint, run_of
+from moleflow_pl.checkpoint import UNSAID, read_checkpoint, run_of
 from moleflow_pl.errors import CheckpointError
 from moleflow_pl.state import CONFIG_KEY
 
@@ -39,6 +39,8 @@ def stored_config(checkpoint: Path, subcommand: str) -> str:
         parts = {k: dict(v) for k, v in taken.items() if k != "seed_everything"}
     except (yaml.YAMLError, TypeError, ValueError) as error:
         raise CheckpointError(f"{checkpoint} holds no arguments of a run: {error}") from error
+    if "model" in parts:
+        parts["model"] = UNSAID | parts["model"]
     taken |= {key: without_classes(key, part) for key, part in parts.items()}
     taken.setdefault("trainer", {})["default_root_dir"] = str(run_of(checkpoint))
     return yaml.safe_dump(taken)

@@ -18,7 +18,7 @@ from moleflow_pl.state import STATE_KEY, check_checkpoint
 LAST = "last.ckpt"
 TASKS = "tasks"
 SAID_LATER = ("score", "image_quantile")  # files say them since a score is a distance
-UNSAID = {"image_score": "quantile"}  # what was so before files said it
+UNSAID = {"image_score": "quantile"}  # what was so before files said it, whatever is now
 
 
 def run_of(checkpoint: Path) -> Path:
@@ -60,7 +60,20 @@ def read_checkpoint(path: Path, mmap: bool = True) -> dict[str, Any]:
     return checkpoint
 
 
-def load_plain(path: Path, mmap: bool = True) -> Any:
+def unsaid(file: Any) -> dict[str, Any]:
+    """Arguments of `MoLEFlow` that a checkpoint does not say, as they were before files did.
+
+    Args:
+        file: Its path, or an open file.
+    """
+    there = isinstance(file, (str, Path))
+    said = load_plain(file, mmap=there).get("hyper_parameters", {})
+    if not there:
+        file.seek(0)
+    return {name: value for name, value in UNSAID.items() if name not in said}
+
+
+def load_plain(path: Any, mmap: bool = True) -> Any:
     """What a file written by torch holds, if that is plain data; no code of it runs."""
     return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 

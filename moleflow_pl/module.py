@@ -11,7 +11,14 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from moleflow_pl.arguments import check_number, check_whole
-from moleflow_pl.checkpoint import check_state, check_tensors, plain, restoring, task_containers
+from moleflow_pl.checkpoint import (
+    check_state,
+    check_tensors,
+    plain,
+    restoring,
+    task_containers,
+    unsaid,
+)
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.extractor import PRETRAINED, PatchExtractor, Precision
 from moleflow_pl.flow import AdapterName, MoLESpatialAwareNF
@@ -24,7 +31,7 @@ from moleflow_pl.ranks import rank_and_world, with_others
 from moleflow_pl.regions import RegionRouter
 from moleflow_pl.router import Distance, PrototypeName, PrototypeRouter
 from moleflow_pl.schedule import TaskSchedule
-from moleflow_pl.scoring import IMAGE_SCORES, ImageScoreName, patch_nll
+from moleflow_pl.scoring import BEYOND, IMAGE_SCORES, ImageScoreName, patch_nll
 from moleflow_pl.state import CONFIG_KEY, CONTAINERS_KEY, STATE_KEY
 from moleflow_pl.tiling import TiledExtractor
 
@@ -80,8 +87,9 @@ class MoLEFlow(TaskLearner):
             `regions`, or the `mean` or `median` of all.
         patch_fraction: Share of every image's patches that a training step sees, drawn evenly over
             the image and anew for each epoch.
-        image_score: An image's score, of its patches': `quantile` or `tail`.
-        image_quantile: That quantile; the `tail` is the mean beyond it.
+        image_score: An image's score, of its patches': their `tail`, the mean beyond a quantile, or
+            the `quantile` itself.
+        image_quantile: That quantile.
         optimizer: Builds an optimizer from a list of parameters.
     """
 
@@ -112,8 +120,8 @@ class MoLEFlow(TaskLearner):
         router: Distance | Literal["none"] = "pooled",
         prototype: PrototypeName = "regions",
         patch_fraction: float = 0.25,
-        image_score: ImageScoreName = "quantile",
-        image_quantile: float = 0.99,
+        image_score: ImageScoreName = "tail",
+        image_quantile: float = BEYOND,
         optimizer: OptimizerCallable = adamw,
     ) -> None:
         super().__init__()
@@ -261,7 +269,8 @@ class MoLEFlow(TaskLearner):
         """Build the model a file holds from plain values alone: nothing it names is imported."""
         safe = {"weights_only": True, "_instantiator": None}
         with restoring(checkpoint_path):
-            return super().load_from_checkpoint(checkpoint_path, *args, **{**kwargs, **safe})
+            options = {**unsaid(checkpoint_path), **kwargs, **safe}
+            return super().load_from_checkpoint(checkpoint_path, *args, **options)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the frozen backbone out; say what the file belongs to and how far it is."""

@@ -13,6 +13,7 @@ from torchvision.transforms.functional import gaussian_blur
 
 Upsampling = Literal["nearest", "bilinear", "bicubic"]
 ImageScoreName = Literal["quantile", "tail"]
+BEYOND = 0.98  # of the patches lie below an image's tail
 BLUR_RADIUS = 4  # in standard deviations, as scipy.ndimage.gaussian_filter cuts its kernel
 
 
@@ -59,10 +60,12 @@ def image_score(patch_scores: Tensor, quantile: float = 0.99) -> Tensor:
     return torch.quantile(patch_scores.flatten(1), quantile, dim=1)
 
 
-def tail_score(patch_scores: Tensor, quantile: float = 0.99) -> Tensor:
+def tail_score(patch_scores: Tensor, quantile: float = BEYOND) -> Tensor:
     """Score of an image: the mean over its patches beyond a quantile, of one at least.
 
-    The quantile of a small map looks past its highest scores, and that is where a small defect is.
+    The quantile of a small map looks past its highest scores, and that is where a small defect is;
+    the highest alone is as often a normal patch that is rare (BENCHMARKS.md, What each default is
+    worth).
 
     Shape: (B, h, w) -> (B,).
 
@@ -70,8 +73,8 @@ def tail_score(patch_scores: Tensor, quantile: float = 0.99) -> Tensor:
     highest 1 % of a map's pixels.
 
     Example:
-        >>> tail_score(torch.arange(200.0).reshape(1, 1, 200))  # of 198 and 199
-        tensor([198.5000])
+        >>> tail_score(torch.arange(100.0).reshape(1, 1, 100))  # of 98 and 99
+        tensor([98.5000])
     """
     rows = patch_scores.flatten(1)
     beyond = round((1 - quantile) * rows.shape[1], 6)  # of 100 patches one, whatever a float is

@@ -190,9 +190,10 @@ def test_an_expert_that_does_not_say_how_images_are_scored_meant_the_quantile(
     expert, other = extract(three, "b"), copy.deepcopy(three)
     del expert.structure["image_score"]
     remove(other, "b")
+    other[STATE_KEY]["structure"]["image_score"] = "quantile"
     add(other, expert)
-    other[STATE_KEY]["structure"]["image_score"] = "tail"
     remove(other, "b")
+    other[STATE_KEY]["structure"]["image_score"] = "tail"
     with pytest.raises(CheckpointError, match="image_score: file 'quantile'"):
         add(other, expert)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from moleflow_pl import MoLEFlow
+from moleflow_pl.checkpoint import UNSAID
 from tests.conftest import fit
 from tests.formats.make import TASKS, answers
 
@@ -43,7 +44,7 @@ def test_old_checkpoint_learns_on(version: Path, data_root: Path, tmp_path: Path
     path = version / "last.ckpt"
     tasks, stored = [*TASKS, "c"], torch.load(path, weights_only=True)
     # as the command does: by the arguments of the file, whatever is the default now
-    options = stored["hyper_parameters"]
+    options = UNSAID | stored["hyper_parameters"]
     model = fit(tmp_path, data_root, tasks, epochs=1, ckpt_path=path, model=options)
     assert model.schedule.names == tasks
     assert model.schedule.current is None

@@ -11,6 +11,8 @@ from benchmarks import literal
 from moleflow_pl import ContinualDataModule, MoLEFlow
 from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.module import BACKBONE_PREFIX
+from moleflow_pl.scoring import image_score
+from moleflow_pl.state import STATE_KEY
 from tests.conftest import SEED_METHOD, SIZE, TINY_MODEL, with_tasks
 from tests.conftest import fit as run_fit
 
@@ -150,10 +152,25 @@ def test_loading_needs_the_same_backbone_and_structure(learned: tuple[Path, MoLE
         MoLEFlow.load_from_checkpoint(path, layers=[1])
     with pytest.raises(CheckpointError, match="lora_rank: file 2, model 3"):
         MoLEFlow.load_from_checkpoint(path, lora_rank=3)
-    for argument in ({"score": "nll"}, {"image_score": "tail"}, {"image_quantile": 0.9}):
+    for argument in ({"score": "nll"}, {"image_score": "quantile"}, {"image_quantile": 0.9}):
         (name,) = argument
         with pytest.raises(CheckpointError, match=f"{name}: file .*thresholds hold"):
             MoLEFlow.load_from_checkpoint(path, **argument)
+
+
+def test_a_file_that_does_not_say_how_images_are_scored_meant_the_quantile(
+    learned: tuple[Path, MoLEFlow], tmp_path: Path
+) -> None:
+    checkpoint = torch.load(learned[0] / "last.ckpt", weights_only=True)
+    del checkpoint["hyper_parameters"]["image_score"]
+    del checkpoint[STATE_KEY]["structure"]["image_score"]
+    torch.save(checkpoint, tmp_path / "x.ckpt")
+    with (tmp_path / "x.ckpt").open("rb") as file:
+        models = [MoLEFlow.load_from_checkpoint(one) for one in (tmp_path / "x.ckpt", file)]
+    patches = torch.randn(2, 6, 6)
+    quantile = checkpoint["hyper_parameters"]["image_quantile"]
+    for model in models:
+        assert torch.equal(model.image_score(patches), image_score(patches, quantile))
 
 
 def test_a_missing_tensor_is_an_error(learned: tuple[Path, MoLEFlow], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from tests.conftest import bare_checkpoint
 
 CONFIG = {
     "seed_everything": 3,
-    "model": {"lora_rank": 4, "optimizer": "moleflow_pl.module.adamw"},
+    "model": {"lora_rank": 4, "optimizer": "moleflow_pl.module.adamw", "image_score": "tail"},
     "data": {"tasks": ["a"]},
     "schedule": {"epochs_per_task": 5},
     "trainer": {"precision": "32-true", "default_root_dir": "/elsewhere", "logger": None},
@@ -37,6 +37,11 @@ def test_other_commands_take_over_no_hardware(tmp_path: Path) -> None:
     taken = stored(tmp_path, CONFIG, "test")
     assert taken["trainer"] == {"default_root_dir": str(tmp_path)}
     assert "schedule" not in taken
+
+
+def test_what_an_earlier_file_does_not_say_is_taken_as_it_was_then(tmp_path: Path) -> None:
+    earlier = {**CONFIG, "model": {"lora_rank": 4}}
+    assert stored(tmp_path, earlier)["model"] == {"lora_rank": 4, "image_score": "quantile"}
 
 
 @pytest.mark.parametrize(
@@ -68,9 +73,8 @@ def test_what_names_code_or_a_place_is_left_out_and_told(
 
 def test_optimizer_of_torch_is_kept(tmp_path: Path) -> None:
     optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}
-    assert stored(tmp_path, {"model": {"optimizer": optimizer}})["model"] == {
-        "optimizer": optimizer
-    }
+    taken = stored(tmp_path, {"model": {"optimizer": optimizer}})
+    assert taken["model"]["optimizer"] == optimizer
 
 
 @pytest.mark.parametrize("config", ["text", [1], {"model": "file.yaml"}, {"trainer": [1]}])
