@@ -36,7 +36,8 @@ PRODUCTS = ("solar_mono", "solar_poly", "magnetic_tile")
 TRAIN_IMAGES = 250  # of each product
 SEED_METHOD = Path(__file__).parent.parent / "configs" / "seed.yaml"
 RECIPE = (
-    "use_position", "lora_alpha", "adapter", "loss", "score", "image_score", "router", "prototype",
+    "use_position", "lora_alpha", "adapter", "loss", "score", "image_score", "image_quantile",
+    "router", "prototype",
 )  # fmt: skip
 
 Result = dict[str, Any]
