@@ -28,7 +28,7 @@ from moleflow_pl.checkpoint import TASKS
 from moleflow_pl.data.layouts import LAYOUTS, ImageRecord
 from moleflow_pl.files import replacing
 from moleflow_pl.patch_scores import ScoreName
-from moleflow_pl.scoring import IMAGE_SCORES, image_score
+from moleflow_pl.scoring import BEYOND, IMAGE_SCORES, ImageScoreName
 from moleflow_pl.statistics import FeatureStatistics
 from moleflow_pl.whitening import WhiteningAdapter
 
@@ -41,6 +41,27 @@ RECIPE = (
 )  # fmt: skip
 
 Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ImageScore:
+    """How patches' scores (N, h, w) make an image's (N,): see `moleflow_pl.scoring`."""
+
+    name: ImageScoreName
+    quantile: float
+
+    @property
+    def key(self) -> str:
+        """Of its results."""
+        return f"{self.name}-{self.quantile:g}"
+
+    def __call__(self, patches: Tensor) -> Tensor:
+        """Scores of images."""
+        return IMAGE_SCORES[self.name](patches, self.quantile)
+
+
+AS_PUBLISHED = ImageScore("quantile", 0.99)
+AS_DEFAULT = ImageScore("tail", BEYOND)
 
 
 @dataclass(frozen=True)
@@ -196,24 +217,23 @@ class Study:
         }
         return found
 
-    def rival(self, name: str, seed: int, image: str = "quantile") -> Result:
+    def rival(self, name: str, seed: int, image: ImageScore = AS_PUBLISHED) -> Result:
         """A rival that is told the product: metrics and image scores of each product.
 
         Args:
             name: Of the rival.
             seed: Of its random numbers.
-            image: How its patches' scores make an image's: as the method as first written down
-                does, or as it does now.
+            image: How its patches' scores make an image's.
         """
         key = f"{name.replace(' ', '_')}-{seed}"
-        key += "" if image == "quantile" else f"-{image}"
+        key += "" if image == AS_PUBLISHED else f"-{image.key}"
         return self.result(key, partial(self._rival, name, seed, image))
 
-    def _rival(self, name: str, seed: int, image: str) -> Result:
+    def _rival(self, name: str, seed: int, image: ImageScore) -> Result:
         found = {}
         for product in map(self.product, self.products):
             patches = product.scores(RIVALS[name](product.train, seed))
-            found[product.name] = {name: measured(product, patches, IMAGE_SCORES[image])}
+            found[product.name] = {name: measured(product, patches, image)}
         return {"products": found}
 
 
@@ -226,7 +246,7 @@ def link_images(records: Sequence[ImageRecord], folder: Path) -> None:
             link.symlink_to(record.path.resolve())
 
 
-def measured(product: Product, patches: Tensor, score: Scorer = image_score) -> Result:
+def measured(product: Product, patches: Tensor, score: Scorer) -> Result:
     """Metrics of patch scores (N, h, w), and the images' scores."""
     return {**product.metrics(patches, score), "scores": score(patches).double().tolist()}
 

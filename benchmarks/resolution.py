@@ -1,10 +1,11 @@
 """What a finer grid of patches is worth to the pixels: DINOv2's ViT-S/14 at 224 and at 392.
 
-    python -m benchmarks.resolution --root DATA --weights W --seeds 0
+    python -m benchmarks.resolution --root DATA --weights W
 
 The magnetic tiles of `benchmarks.accuracy`, learned as a first product, beside the raw bank on the
-same features; both are told the product. Goes on where it was stopped. Prints a table, and one line
-of JSON last; exits with 1 where the pixel AP is below the bank's, or at 392 not .04 above it.
+same features; both are told the product, and score images alike. Goes on where it was stopped.
+Prints a table, and one line of JSON last; exits with 1 where the pixel AP is below the bank's, or
+at 392 not .04 above it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 from functools import partial
 
 from benchmarks.accuracy import BACKBONES, OURS, TILE, VIT, study_parser
-from benchmarks.accuracy_runs import Study
+from benchmarks.accuracy_runs import AS_DEFAULT, Study
 from benchmarks.products import METRICS
 from benchmarks.timing import Report, Row, benchmark
 
@@ -30,7 +31,7 @@ def look(report: Report, given: argparse.Namespace, size: int, least: float) -> 
     study = Study(f"{name}, {TILE}", options, given.root, given.folder, [TILE])
     recipe = OURS[VIT]
     ours = [study.run(recipe, seed, TILE)["products"][TILE] for seed in given.seeds]
-    raw = [study.rival("raw bank", seed)["products"][TILE] for seed in given.seeds]
+    raw = [study.rival("raw bank", seed, AS_DEFAULT)["products"][TILE] for seed in given.seeds]
     for metric in METRICS:
         bank = statistics.mean(run["raw bank"][metric] for run in raw)
         report.add(Row(f"{name}: raw bank, {metric}", bank, ""))
@@ -44,7 +45,7 @@ def look(report: Report, given: argparse.Namespace, size: int, least: float) -> 
 
 def main() -> int:
     """Fit, compare, print."""
-    parser = study_parser(__doc__, seeds=[0])
+    parser = study_parser(__doc__, seeds=[0, 1, 2])
     parser.add_argument("--weights", default="pretrained", help="of DINOv2's ViT-S/14")
     given = parser.parse_args()
     parts = [partial(look, given=given, size=size, least=least) for size, least in SIZES.items()]

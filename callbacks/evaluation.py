@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from callbacks.run_folder import move_aside
+from moleflow_pl.checkpoint import UNSAID
 from moleflow_pl.evaluation import EvaluationOptions, TaskScores, matrix_row, zero_shot
 from moleflow_pl.files import write_text
 from moleflow_pl.module import MoLEFlow
@@ -184,7 +185,7 @@ def keep_unlike(folder: Path, summary: Mapping[str, Any]) -> None:
         return
     old = json.loads(path.read_text(encoding="utf-8"))
     grown = summary["tasks"][: len(old["tasks"])] == old["tasks"]
-    if grown and old.get("settings") == summary["settings"]:
+    if grown and UNSAID | old.get("settings", {}) == UNSAID | summary["settings"]:
         return
     aside = move_aside(folder)
     print(f"the report that was in {folder} is of other tasks or settings, and now in {aside}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,11 +65,13 @@ def unsaid(file: Any) -> dict[str, Any]:
     """Arguments of `MoLEFlow` that a checkpoint does not say, as they were before files did.
 
     Args:
-        file: Its path, or an open file.
+        file: Its path, or an open file; nothing is asked of one that is not on this machine.
     """
-    there = isinstance(file, (str, Path))
-    said = load_plain(file, mmap=there).get("hyper_parameters", {})
-    if not there:
+    opened = not isinstance(file, (str, os.PathLike))
+    if not opened and not Path(file).is_file():
+        return {}
+    said = load_plain(file, mmap=not opened).get(STATE_KEY, {}).get("structure", {})
+    if opened:
         file.seek(0)
     return {name: value for name, value in UNSAID.items() if name not in said}
 
@@ -144,8 +147,8 @@ def check_state(
             "this one; set the model's backbone arguments as they were"
         )
     stored, structure = UNSAID | state["structure"], UNSAID | dict(structure)
-    unsaid = [key for key in SAID_LATER if key not in stored]
-    other = differences(stored, {k: v for k, v in structure.items() if k not in unsaid})
+    later = [key for key in SAID_LATER if key not in stored]
+    other = differences(stored, {k: v for k, v in structure.items() if k not in later})
     if other:
         raise CheckpointError(
             f"the checkpoint has other model arguments ({other}): its tensors and thresholds hold "

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import stdev
 from typing import Any
 
+from moleflow_pl.checkpoint import UNSAID
 from moleflow_pl.errors import DataError
 from moleflow_pl.evaluation import WAYS
 from moleflow_pl.files import write_text
@@ -115,6 +116,19 @@ def overall(summaries: Sequence[dict[str, Any]]) -> dict[str, Spread]:
     }
 
 
+def unlike(summaries: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """What runs were not all evaluated by alike: a value a run.
+
+    Example:
+        >>> unlike([{"settings": {"router": "pooled"}}, {"settings": {"router": "none"}}])
+        {'router': ['pooled', 'none']}
+    """
+    settings = [UNSAID | summary["settings"] for summary in summaries]
+    names = dict.fromkeys(name for one in settings for name in one)
+    found = {name: [one.get(name) for one in settings] for name in names}
+    return {name: values for name, values in found.items() if values != values[:1] * len(values)}
+
+
 def tex(text: object) -> str:
     r"""Text for LaTeX.
 
@@ -140,6 +154,7 @@ def compare(runs: Sequence[Path], folder: Path) -> list[Path]:
         "orders": [" → ".join(summary["tasks"]) for summary in summaries],
         "table": table,
         "overall": overall(summaries),
+        "unlike": unlike(summaries),
         "measured": measured,
         "titles": TITLES,
     }

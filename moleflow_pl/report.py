@@ -11,6 +11,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from moleflow_pl.checkpoint import UNSAID
 from moleflow_pl.evaluation import WAYS, TaskScores, decisions_changed
 from moleflow_pl.files import replacing, write_text
 from moleflow_pl.metrics import (
@@ -34,9 +35,9 @@ SCORE_COLUMNS = (
 def comparable(tasks: Sequence[Task]) -> list[dict[str, Any] | None]:
     """The tasks' evaluations that were made as the last one was; None for others."""
     last = tasks[-1].evaluation
-    settings = None if last is None else last["settings"]
+    settings = None if last is None else UNSAID | last["settings"]
     evaluations = [task.evaluation for task in tasks]
-    return [one if one and one["settings"] == settings else None for one in evaluations]
+    return [one if one and UNSAID | one["settings"] == settings else None for one in evaluations]
 
 
 def task_matrix(tasks: Sequence[Task], metric: str, way: str) -> list[list[float | None]]:

@@ -43,6 +43,8 @@ SEED_METHOD = {
     "score": "nll",
     "prototype": "mean",
     "patch_fraction": 1.0,
+    "image_score": "quantile",
+    "image_quantile": 0.99,
 }
 
 

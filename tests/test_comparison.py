@@ -63,6 +63,19 @@ def test_whole_runs_are_compared_by_routing_and_forgetting(tmp_path: Path) -> No
     assert found["forgetting, image AUROC"].values == [0.0, 0.0]
 
 
+def test_what_runs_were_not_evaluated_by_alike_stands_beside_them(tmp_path: Path) -> None:
+    runs = runs_in(tmp_path)
+    path = runs[1] / "report" / "summary.json"
+    summary = json.loads(path.read_text())
+    assert "<th>image_score</th>" not in compare(runs, tmp_path / "out")[0].read_text()
+    summary["settings"]["image_score"] = "tail"
+    path.write_text(json.dumps(summary))
+    page = compare(runs, tmp_path / "out")[0].read_text()
+    assert "<th>image_score</th>" in page
+    assert "<td>quantile</td>" in page
+    assert "<td>tail</td>" in page
+
+
 def test_run_without_a_report_or_of_another_schema_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no report/summary.json"):
         read_summary(tmp_path)

@@ -19,7 +19,7 @@ Build = Callable[..., MoLEFlow]
         {},
         SEED_METHOD,
         {"score": "bank", "bank_size": 20},
-        {"score": "depths", "bank_size": 20, "image_size": [48, 112], "image_score": "tail"},
+        {"score": "depths", "bank_size": 20, "image_size": [48, 112]},
         {"score": "nll"},
     ],
     ids=["default", "seed", "bank", "depths", "nll"],

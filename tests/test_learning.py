@@ -52,7 +52,9 @@ def test_long_training_of_a_later_task_cannot_hide_its_defects(tiny_model: Build
         return (scores[1][:, None] > scores[0]).float().mean().item()
 
     assert auroc(**SEED_METHOD) < 0.6
+    assert auroc(**SEED_METHOD | {"adapter": "whitening"}) > 0.85
     assert auroc() > 0.85
+    assert auroc(adapter="film") < 0.6
 
 
 def test_expert_starts_the_same_whatever_was_learned_before(tiny_model: Build) -> None:

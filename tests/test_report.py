@@ -23,7 +23,12 @@ SHAPE = {
     "backward_transfer", "oracle_average", "oracle_backward_transfer",
 }  # fmt: skip
 OPTIONS = EvaluationOptions(map_size=32, blur_sigma=0.0)
-SETTINGS = {**asdict(OPTIONS), "router": "pooled", "image_quantile": 0.99}
+SETTINGS = {
+    **asdict(OPTIONS),
+    "router": "pooled",
+    "image_score": "quantile",
+    "image_quantile": 0.99,
+}
 
 
 def learned_tasks() -> list[Task]:
@@ -67,6 +72,14 @@ def test_metrics_without_masks_are_null_and_left_out_of_means() -> None:
 def test_row_that_was_not_evaluated_is_all_null() -> None:
     tasks = learned_tasks()
     tasks[0].evaluation = None
+    assert task_matrix(tasks, "image_auroc", "routed")[0] == [None, None]
+
+
+def test_rows_of_before_image_scores_were_said_were_by_the_quantile() -> None:
+    tasks = learned_tasks()
+    del tasks[0].evaluation["settings"]["image_score"]
+    assert task_matrix(tasks, "image_auroc", "routed")[0] == [1.0, None]
+    tasks[1].evaluation["settings"] = {**SETTINGS, "image_score": "tail"}
     assert task_matrix(tasks, "image_auroc", "routed")[0] == [None, None]
 
 
