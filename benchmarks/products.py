@@ -15,7 +15,6 @@ from moleflow_pl.data.datasets import ImageDataset
 from moleflow_pl.data.features import FeatureStore
 from moleflow_pl.data.layouts import ImageRecord
 from moleflow_pl.evaluation import EvaluationOptions, TaskScores
-from moleflow_pl.scoring import image_score
 
 BANK = 8000  # patches of a product that a bank keeps
 BATCH = 16
@@ -64,7 +63,7 @@ class Product:
         with torch.inference_mode():
             return torch.cat([scorer(part) for part in self.test.split(BATCH)])
 
-    def metrics(self, patches: Tensor, score: Scorer = image_score) -> Values:
+    def metrics(self, patches: Tensor, score: Scorer) -> Values:
         """Image AUROC, and pixel AP where there are masks, of patch scores (N, h, w).
 
         Args:

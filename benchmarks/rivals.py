@@ -6,8 +6,8 @@
 * a flow for each product, trained from nothing, product told (upper line);
 * a bank of patches for each product and the distance to the nearest of them, product told.
 
-The run itself is routed; its numbers are those of its `report/summary.json`. Prints a table, and
-one line of JSON last.
+The run itself is routed; its numbers are those of its `report/summary.json`. All score images
+alike. Prints a table, and one line of JSON last.
 """
 
 from __future__ import annotations
@@ -82,15 +82,14 @@ def flow_scorer(flow: MoLESpatialAwareNF, position: nn.Module) -> Scorer:
     return lambda features: patch_nll(*flow(position(features), 0))
 
 
-def evaluate(product: Product, scorer: Scorer) -> Values:
-    """Metrics of a product by a function from features to patch scores."""
-    return product.metrics(product.scores(scorer))
-
-
 def rivals(
     model: MoLEFlow, products: list[Product], epochs: int
 ) -> Iterator[tuple[str, list[Values]]]:
-    """Every rival's name and its metrics by product."""
+    """Every rival's name and its metrics by product, images scored as the model does."""
+
+    def evaluate(product: Product, scorer: Scorer) -> Values:
+        return product.metrics(product.scores(scorer), model.image_score)
+
     layers, patches = (
         model.hparams["coupling_layers"],
         round(model.patch_fraction * model.extractor.patches),

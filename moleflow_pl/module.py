@@ -89,7 +89,7 @@ class MoLEFlow(TaskLearner):
             the image and anew for each epoch.
         image_score: An image's score, of its patches': their `tail`, the mean beyond a quantile, or
             the `quantile` itself.
-        image_quantile: That quantile.
+        image_quantile: That quantile; as published, `quantile` and 0.99.
         optimizer: Builds an optimizer from a list of parameters.
     """
 
