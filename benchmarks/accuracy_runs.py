@@ -126,6 +126,8 @@ class Study:
         self.key = re.sub(r"\W+", "-", name)
         self.images = {product: records_of(product, root) for product in products}
         self.extractor: PatchExtractor = MoLEFlow(**backbone).extractor
+        said = {"image_score": AS_DEFAULT.name, "image_quantile": AS_DEFAULT.quantile} | backbone
+        self.image_score = ImageScore(said["image_score"], said["image_quantile"])
         self._products: dict[str, Product] = {}
 
     def product(self, name: str) -> Product:

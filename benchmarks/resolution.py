@@ -16,7 +16,7 @@ import sys
 from functools import partial
 
 from benchmarks.accuracy import BACKBONES, OURS, TILE, VIT, study_parser
-from benchmarks.accuracy_runs import AS_DEFAULT, Study
+from benchmarks.accuracy_runs import Study
 from benchmarks.products import METRICS
 from benchmarks.timing import Report, Row, benchmark
 
@@ -31,7 +31,9 @@ def look(report: Report, given: argparse.Namespace, size: int, least: float) -> 
     study = Study(f"{name}, {TILE}", options, given.root, given.folder, [TILE])
     recipe = OURS[VIT]
     ours = [study.run(recipe, seed, TILE)["products"][TILE] for seed in given.seeds]
-    raw = [study.rival("raw bank", seed, AS_DEFAULT)["products"][TILE] for seed in given.seeds]
+    raw = [
+        study.rival("raw bank", seed, study.image_score)["products"][TILE] for seed in given.seeds
+    ]
     for metric in METRICS:
         bank = statistics.mean(run["raw bank"][metric] for run in raw)
         report.add(Row(f"{name}: raw bank, {metric}", bank, ""))
