@@ -107,7 +107,8 @@ class Study:
 
     Args:
         name: Of the backbone.
-        backbone: Arguments of `MoLEFlow` that say which features there are.
+        backbone: Arguments of `MoLEFlow` that say which features there are, and how an image is
+            scored where that is not the default.
         root: Data set of the products in MVTec AD's layout.
         folder: Where features, runs and results are kept.
         products: What is learned.
