@@ -123,7 +123,7 @@ def unlike(summaries: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
         >>> unlike([{"settings": {"router": "pooled"}}, {"settings": {"router": "none"}}])
         {'router': ['pooled', 'none']}
     """
-    settings = [UNSAID | summary["settings"] for summary in summaries]
+    settings = [UNSAID | summary.get("settings", {}) for summary in summaries]
     names = dict.fromkeys(name for one in settings for name in one)
     found = {name: [one.get(name) for one in settings] for name in names}
     return {name: values for name, values in found.items() if values != values[:1] * len(values)}
