@@ -34,7 +34,7 @@ from benchmarks.accuracy_runs import (
     seed_recipe,
 )
 from benchmarks.fit import new_trainer
-from benchmarks.timing import Report, Row, limit, shown
+from benchmarks.timing import Report, Row, limit, shown, verdict
 from moleflow_pl import ContinualDataModule, MoLEFlow
 from moleflow_pl.checkpoint import TASKS, read_checkpoint
 from moleflow_pl.experts import extract
@@ -357,9 +357,7 @@ def main() -> int:
     lines += ["## Figures and their limits", "", "| figure | measured | limit | holds | |"]
     lines.append("| --- | --- | --- | --- | --- |")
     for row in report.rows:
-        verdict = "yes" if row.holds else "**no**"
-        bound = limit(row)
-        cells = (row.what, shown(row), bound, verdict if bound else "", row.note)
+        cells = (row.what, shown(row), limit(row), verdict(row), row.note)
         lines.append(f"| {' | '.join(cells)} |")
     head = (Path(__file__).parent / "accuracy.md").read_text().rstrip()
     facts = ", ".join(f"{key} {value}" for key, value in (hardware() | versions()).items())

@@ -97,8 +97,7 @@ class Report:
         for column in ("figure", "measured", "limit", "holds", "note"):
             table.add_column(column)
         for row in self.rows:
-            holds = "" if row.value is None else "yes" if row.holds else "NO"
-            table.add_row(row.what, shown(row), limit(row), holds, row.note)
+            table.add_row(row.what, shown(row), limit(row), verdict(row), row.note)
         Console(width=140).print(table)
         rows = [{**asdict(row), "holds": row.holds} for row in self.rows]
         facts = {"benchmark": self.name, "hardware": hardware(), "versions": versions()}
@@ -117,6 +116,18 @@ def benchmark(name: str, *parts: Callable[[Report], None]) -> int:
 def shown(row: Row) -> str:
     """A figure as it is printed."""
     return "not measured here" if row.value is None else f"{row.value:.3g} {row.unit}".strip()
+
+
+def verdict(row: Row) -> str:
+    """Whether it holds as it is printed: nothing where there is no limit or no figure.
+
+    Example:
+        >>> verdict(Row("ratio", 1.0, "x", least=1.8)), verdict(Row("ratio", 1.0, "x"))
+        ('**no**', '')
+    """
+    if row.value is None or not limit(row):
+        return ""
+    return "yes" if row.holds else "**no**"
 
 
 def limit(row: Row) -> str:
