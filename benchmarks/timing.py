@@ -73,7 +73,8 @@ class Report:
 
     Example:
         >>> report = Report("x")
-        >>> report.add(Row("ratio", 2.0, "x", least=1.8))
+        >>> report.add(Row("ratio", 2.0, "x", least=1.8, note="of two"))
+        ratio: 2 x (at least 1.8) of two
         >>> report.failed
         0
     """
