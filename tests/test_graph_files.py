@@ -38,6 +38,7 @@ MODELS = {
         "backbone": "test_efficientnet", "layers": [1, 2], "image_size": [64, 96], "smooth": 3,
         "grid": 4, "tile": 64, "tile_overlap": 32, "router": "mahalanobis",
         "adapter": "film", "score": "bank", "bank_size": 40, "prototype": "mean",
+        "image_score": "quantile", "image_quantile": 0.99,
     },
 }  # fmt: skip
 TOLERANCE = 1e-4
