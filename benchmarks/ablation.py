@@ -98,21 +98,30 @@ class Line:
         if isinstance(self.score, str) and self.image is None:
             return {name: one[f"{self.score}, told"] for name, one in found.items()}
         name = self.score if isinstance(self.score, str) else self.score.name
-        asked = f"{name}-{self.image.key}" if self.image else name
-        return self.study.result(f"{self.recipe.name}-{asked}-{seed}", partial(self._asked, seed))
+        key = f"{self.recipe.name}-{name}-asked-{seed}"
+        asked = self.study.result(key, partial(self._asked, seed))
+        return asked[(self.image or self.study.image_score).key]
 
     def _asked(self, seed: int) -> Result:
+        """The same by every way of scoring an image: patches are scored once for all."""
         run = self.study.run_folder(self.recipe, seed, PRODUCTS[0])
         model = self.study.load(run / "last.ckpt")
         if isinstance(self.score, str):
             model.score_by(self.score)
         else:
             model.patch_score = self.score
-        score = self.image or model.image_score
-        return {
-            one.name: measured(one, one.scores(partial(model.patch_scores, task=task)), score)
-            for task, one in enumerate(map(self.study.product, PRODUCTS))
-        }
+        found: Result = {image.key: {} for image in IMAGES.values()}
+        for task, one in enumerate(map(self.study.product, PRODUCTS)):
+            patches = one.scores(partial(model.patch_scores, task=task))
+            for image in IMAGES.values():
+                found[image.key][one.name] = measured(one, patches, image)
+        return found
+
+
+def by_image_scores(study: Study, recipe: Recipe, score: ScoreName) -> list[Line]:
+    """The other ways of scoring an image."""
+    others = {what: image for what, image in IMAGES.items() if image != study.image_score}
+    return [Line(what, study, recipe, score, image) for what, image in others.items()]
 
 
 def compare(report: Report, title: str, seeds: Sequence[int], lines: Sequence[Line]) -> None:
@@ -138,14 +147,14 @@ def on_the_cnn(report: Report, given: argparse.Namespace) -> None:
         Line("score NLL, its log-det averaged", study, PLAIN, AveragedNll()),
         *(Line(what, study, recipe, "norm") for what, recipe in LEARNING.items()),
         *(Line(f"features {what}", other, PLAIN, "norm") for what, other in others.items()),
-        *(Line(what, study, PLAIN, "norm", image) for what, image in IMAGES.items()),
+        *by_image_scores(study, PLAIN, "norm"),
     ]
     kept = [
         Line("latents stored, as in the demo", study, ours, "bank"),
         Line("none stored", study, ours, "norm"),
         Line("compared half-way too", study, DEPTHS, "depths"),
         Line("features not averaged", others["not averaged"], ours, "bank"),
-        *(Line(what, study, ours, "bank", image) for what, image in IMAGES.items()),
+        *by_image_scores(study, ours, "bank"),
     ]
     compare(report, f"{CNN}, none stored", given.seeds, pure)
     compare(report, f"{CNN}, stored", given.seeds, kept)
@@ -163,13 +172,13 @@ def on_the_vit(report: Report, given: argparse.Namespace) -> None:
         Line("position code", study, POSITION, "depths"),
         Line("blocks 8 to 11", last, ours, "depths"),
         Line("features averaged", averaged, ours, "depths"),
-        *(Line(what, study, ours, "depths", image) for what, image in IMAGES.items()),
+        *by_image_scores(study, ours, "depths"),
     ]
     compare(report, f"{VIT}, stored", given.seeds, lines)
     pure = [
         Line("the defaults", study, ours, "norm"),
         Line("features averaged", averaged, ours, "norm"),
-        *(Line(what, study, ours, "norm", image) for what, image in IMAGES.items()),
+        *by_image_scores(study, ours, "norm"),
     ]
     compare(report, f"{VIT}, none stored", given.seeds, pure)
 

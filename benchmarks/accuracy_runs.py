@@ -126,9 +126,9 @@ class Study:
         self.products = tuple(products)
         self.key = re.sub(r"\W+", "-", name)
         self.images = {product: records_of(product, root) for product in products}
-        self.extractor: PatchExtractor = MoLEFlow(**backbone).extractor
-        said = {"image_score": AS_DEFAULT.name, "image_quantile": AS_DEFAULT.quantile} | backbone
-        self.image_score = ImageScore(said["image_score"], said["image_quantile"])
+        model = MoLEFlow(**backbone)
+        self.extractor: PatchExtractor = model.extractor
+        self.image_score = ImageScore(model.hparams["image_score"], model.hparams["image_quantile"])
         self._products: dict[str, Product] = {}
 
     def product(self, name: str) -> Product:

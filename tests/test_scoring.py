@@ -22,7 +22,8 @@ def test_image_score_is_numpys_quantile() -> None:
 
 
 @pytest.mark.parametrize(
-    ("side", "quantile", "patches"), [(16, 0.98, 6), (10, 0.99, 1), (3, 0.98, 1), (10, 0.9, 10)]
+    ("side", "quantile", "patches"),
+    [(16, 0.98, 6), (16, 0.99, 3), (10, 0.99, 1), (3, 0.98, 1), (3, 0.99, 1), (10, 0.9, 10)],
 )
 def test_tail_score_is_the_mean_of_the_highest(side: int, quantile: float, patches: int) -> None:
     scores = torch.randn(3, side, side)

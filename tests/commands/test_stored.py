@@ -73,8 +73,10 @@ def test_what_names_code_or_a_place_is_left_out_and_told(
 
 def test_optimizer_of_torch_is_kept(tmp_path: Path) -> None:
     optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}
-    taken = stored(tmp_path, {"model": {"optimizer": optimizer}})
-    assert taken["model"]["optimizer"] == optimizer
+    assert stored(tmp_path, {"model": {"optimizer": optimizer}})["model"] == {
+        "image_score": "quantile",
+        "optimizer": optimizer,
+    }
 
 
 @pytest.mark.parametrize("config", ["text", [1], {"model": "file.yaml"}, {"trainer": [1]}])
