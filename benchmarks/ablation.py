@@ -34,8 +34,8 @@ from benchmarks.accuracy_runs import (
 )
 from benchmarks.literal import FEATURES
 from benchmarks.timing import Report, Row, benchmark
-from moleflow_pl.patch_scores import Nearest, PatchScore, ScoreName
-from moleflow_pl.scoring import patch_nll
+from moleflow_pl.scoring.functional import patch_nll
+from moleflow_pl.scoring.patch_scores import Nearest, PatchScore, ScoreName
 
 PLAIN = Recipe("plain", scores=("norm", "nll"))
 LEARNING = {

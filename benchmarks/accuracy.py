@@ -36,9 +36,10 @@ from benchmarks.accuracy_runs import (
 from benchmarks.fit import new_trainer
 from benchmarks.timing import Report, Row, limit, shown, verdict
 from moleflow_pl import ContinualDataModule, MoLEFlow
-from moleflow_pl.checkpoint import TASKS, read_checkpoint
-from moleflow_pl.experts import extract
-from moleflow_pl.provenance import hardware, versions
+from moleflow_pl._internal.provenance import hardware, versions
+from moleflow_pl.checkpoints.experts import extract
+from moleflow_pl.checkpoints.io import read_checkpoint
+from moleflow_pl.checkpoints.run_folder import TASKS
 
 RESAMPLES = 1000
 TILE = "magnetic_tile"

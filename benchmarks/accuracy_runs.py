@@ -21,16 +21,16 @@ import yaml
 from torch import Tensor
 
 from benchmarks.fit import new_trainer
-from benchmarks.products import BANK, BATCH, Product, Scorer, nearest_in, some_patches
+from benchmarks.products import BANK, BATCH, Product, Scorer, nearest_in, sample_patches
 from moleflow_pl import ContinualDataModule, MoLEFlow, PatchExtractor
-from moleflow_pl.bank import CANDIDATES, coreset
-from moleflow_pl.checkpoint import TASKS
-from moleflow_pl.data.layouts import LAYOUTS, ImageRecord
-from moleflow_pl.files import replacing
-from moleflow_pl.patch_scores import ScoreName
-from moleflow_pl.scoring import BEYOND, IMAGE_SCORES, ImageScoreName
-from moleflow_pl.statistics import FeatureStatistics
-from moleflow_pl.whitening import WhiteningAdapter
+from moleflow_pl._internal.files import replacing
+from moleflow_pl.checkpoints.run_folder import TASKS
+from moleflow_pl.data.layouts.registry import LAYOUTS, ImageRecord
+from moleflow_pl.features.statistics import FeatureStatistics
+from moleflow_pl.flow.whitening import WhiteningAdapter
+from moleflow_pl.scoring.functional import BEYOND, IMAGE_SCORES, ImageScoreName
+from moleflow_pl.scoring.memory_bank import CANDIDATES, coreset
+from moleflow_pl.scoring.patch_scores import ScoreName
 
 PRODUCTS = ("solar_mono", "solar_poly", "magnetic_tile")
 TRAIN_IMAGES = 250  # of each product
@@ -266,19 +266,19 @@ def whitened(features: Tensor) -> WhiteningAdapter:
 
 def raw_bank(train: Tensor, seed: int) -> Callable[[Tensor], Tensor]:
     """Distance to the nearest of some training patches."""
-    return nearest_in(some_patches(train, seed))
+    return nearest_in(sample_patches(train, seed))
 
 
 def coreset_bank(train: Tensor, seed: int) -> Callable[[Tensor], Tensor]:
     """The same among training patches that stand for the others: PatchCore without its weights."""
-    rows = some_patches(train, seed, CANDIDATES * BANK)
+    rows = sample_patches(train, seed, CANDIDATES * BANK)
     return nearest_in(rows[coreset(rows, BANK, torch.Generator().manual_seed(seed))])
 
 
 def whitened_bank(train: Tensor, seed: int) -> Callable[[Tensor], Tensor]:
     """The same among whitened patches."""
     adapter = whitened(train)
-    nearest = nearest_in(adapter(some_patches(train, seed)))
+    nearest = nearest_in(adapter(sample_patches(train, seed)))
     return lambda features: nearest(adapter(features))
 
 

@@ -24,10 +24,10 @@ from lightning.pytorch import Trainer
 from rich.console import Console
 from rich.table import Table
 
-from callbacks import EvaluationCallback, TaskSchedulerCallback
-from commands.lightning import TRAINER_DEFAULTS
 from moleflow_pl import ContinualDataModule, MoLEFlow
-from moleflow_pl.data.layouts import LAYOUTS, ImageRecord, Layout
+from moleflow_pl.callbacks import EvaluationCallback, TaskSchedulerCallback
+from moleflow_pl.cli.lightning import TRAINER_DEFAULTS
+from moleflow_pl.data.layouts.registry import LAYOUTS, ImageRecord, Layout
 
 SHARES = (0.0, 0.01, 0.05, 0.1)
 COLUMNS = ("image_auroc", "false_alarms", "found")

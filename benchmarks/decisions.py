@@ -26,9 +26,9 @@ from benchmarks.products import BATCH
 from benchmarks.runs import checkpoint_argument, load_run
 from benchmarks.timing import Report, Row
 from moleflow_pl import MoLEFlow
-from moleflow_pl.calibration import Calibration
 from moleflow_pl.data.datasets import ImageDataset
-from moleflow_pl.data.layouts import LAYOUTS
+from moleflow_pl.data.layouts.registry import LAYOUTS
+from moleflow_pl.tasks.calibration import Calibration
 
 RATES = (0.05, 0.01, 0.001)
 OUTSIDE = 0.005  # on each side of an interval
@@ -69,7 +69,7 @@ def look(model: MoLEFlow, config: dict[str, Any], task: int, limits: Tensor) -> 
         for batch in DataLoader(images, BATCH, collate_fn=images.collate):
             found = model.inspect(model.extractor(batch["image"]), task)
             scores.append(found.score)
-            shares.append(found.novelty / limits)
+            shares.append(found.novelty_distance / limits)
     labels = torch.tensor([bool(record.gt_label) for record in records])
     return Seen(torch.cat(scores), torch.cat(shares), labels)
 
@@ -146,7 +146,7 @@ def main() -> int:
     """Look, print."""
     model, config = load_run(checkpoint_argument(__doc__))
     tasks = range(len(model.schedule.tasks))
-    limits = torch.tensor([calibration_of(model, task).distance_limit for task in tasks])
+    limits = torch.tensor([calibration_of(model, task).novelty_limit for task in tasks])
     seen = [look(model, config, task, limits) for task in tasks]
     report = Report("decisions")
     for row in (*alarms(model, seen), *unknown(model.schedule.names, seen)):

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from benchmarks.literal import FEATURES, LiteralFlow, nll_loss
 from benchmarks.memory import Peak
 from benchmarks.timing import Report, Row, alternate, benchmark
-from callbacks import RunCheckpoint, TaskSchedulerCallback
 from moleflow_pl import ContinualDataModule, MoLEFlow, PatchExtractor
+from moleflow_pl.callbacks import RunCheckpoint, TaskSchedulerCallback
 
 EPOCHS = 40
 # name, timm model, side of the images, images of the product, images the literal side is timed on

@@ -21,7 +21,7 @@ from benchmarks.products import METRICS
 from benchmarks.timing import Report, Row, benchmark
 
 EPOCHS = 40
-WAYS = ("norm, told", "bank, told")
+ROUTING_MODES = ("norm, told", "bank, told")
 OTHERS = [(0.25, 40), (0.25, 20), (0.25, 10)]
 
 
@@ -37,7 +37,7 @@ def figures(study: Study, one: Recipe, seeds: list[int]) -> dict[str, list[float
     for seed in seeds:
         run = study.run(one, seed, PRODUCTS[0])
         for product in PRODUCTS:
-            for way in WAYS:
+            for way in ROUTING_MODES:
                 for metric in METRICS:
                     value = run["products"][product][way][metric]
                     if value is not None:

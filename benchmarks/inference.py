@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmarks.literal import FEATURES, LiteralFlow, infer, position_code
 from benchmarks.timing import Report, Row, alternate, benchmark
 from moleflow_pl import MoLEFlow, MoLESpatialAwareNF
-from moleflow_pl.extractor import Precision, has_bfloat16
+from moleflow_pl.features.extractor import Precision, has_bfloat16
 
 PRODUCTS = 3
 # name, timm model, side of the images, images in a batch

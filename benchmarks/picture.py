@@ -14,7 +14,7 @@ import torch
 
 from moleflow_pl import MoLEFlow
 from moleflow_pl.data.images import read_image
-from moleflow_pl.scoring import anomaly_map
+from moleflow_pl.scoring.functional import anomaly_map
 
 EXAMPLES = 4  # a product: two good images, two defective ones
 

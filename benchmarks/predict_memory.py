@@ -24,9 +24,9 @@ from PIL import Image
 from benchmarks.fit import new_trainer
 from benchmarks.memory import anonymous_mb
 from benchmarks.timing import Report, Row
-from callbacks import PredictionWriter
-from commands.lightning import TRAINER_DEFAULTS
 from moleflow_pl import ContinualDataModule, MoLEFlow
+from moleflow_pl.callbacks import PredictionWriter
+from moleflow_pl.cli.lightning import TRAINER_DEFAULTS
 
 IMAGES = 10_000
 LEARNED = 40

@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader
 
 from moleflow_pl import PatchExtractor
 from moleflow_pl.data.datasets import ImageDataset
-from moleflow_pl.data.features import FeatureStore
-from moleflow_pl.data.layouts import ImageRecord
-from moleflow_pl.evaluation import EvaluationOptions, TaskScores
+from moleflow_pl.data.feature_store import FeatureStore
+from moleflow_pl.data.layouts.registry import ImageRecord
+from moleflow_pl.metrics.task_scores import EvaluationOptions, TaskScores
 
 BANK = 8000  # patches of a product that a bank keeps
 BATCH = 16
@@ -94,7 +94,7 @@ def nearest_in(bank: Tensor) -> Scorer:
     return score
 
 
-def some_patches(features: Tensor, seed: int, count: int = BANK) -> Tensor:
+def sample_patches(features: Tensor, seed: int, count: int = BANK) -> Tensor:
     """Some patches, as many as a bank has, drawn from features (N, h, w, D) without repetition."""
     rows = features.flatten(0, 2)
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))

@@ -21,7 +21,10 @@ from benchmarks.products import METRICS
 from benchmarks.timing import Report, Row, benchmark
 
 SIZES = {224: 0.0, 392: 0.04}  # pixels a side, and how far pixel AP has to be above the bank's
-WAYS = {"the method, latents stored": "depths, told", "the method, none stored": "norm, told"}
+ROUTING_MODES = {
+    "the method, latents stored": "depths, told",
+    "the method, none stored": "norm, told",
+}
 
 
 def look(report: Report, given: argparse.Namespace, size: int, least: float) -> None:
@@ -37,7 +40,7 @@ def look(report: Report, given: argparse.Namespace, size: int, least: float) -> 
     for metric in METRICS:
         bank = statistics.mean(run["raw bank"][metric] for run in raw)
         report.add(Row(f"{name}: raw bank, {metric}", bank, ""))
-        for what, way in WAYS.items():
+        for what, way in ROUTING_MODES.items():
             above = statistics.mean(run[way][metric] for run in ours) - bank
             judged = metric == "pixel_ap" and way.startswith("depths")
             bound = {"least": least} if judged else {}

@@ -29,17 +29,17 @@ from benchmarks.products import (
     Scorer,
     Values,
     nearest_in,
-    some_patches,
+    sample_patches,
 )
 from benchmarks.runs import checkpoint_argument, load_run
 from moleflow_pl import MoLEFlow, MoLESpatialAwareNF
-from moleflow_pl.data.draws import PatchDraw
-from moleflow_pl.data.layouts import LAYOUTS
+from moleflow_pl._internal.seeding import derive_generator
+from moleflow_pl.data.layouts.registry import LAYOUTS
+from moleflow_pl.data.patch_sampler import PatchDraw
 from moleflow_pl.module import adamw
-from moleflow_pl.report import shown
-from moleflow_pl.schedule import lr_factor
-from moleflow_pl.scoring import patch_nll
-from moleflow_pl.seeding import derive_generator
+from moleflow_pl.report.summary import format_value
+from moleflow_pl.scoring.functional import patch_nll
+from moleflow_pl.tasks.schedule import lr_factor
 
 CLIP = 0.5
 
@@ -108,7 +108,7 @@ def rivals(
     yield "a flow for each product (told)", found
     yield (
         f"bank of {BANK} patches (told)",
-        [evaluate(one, nearest_in(some_patches(one.train, 0))) for one in products],
+        [evaluate(one, nearest_in(sample_patches(one.train, 0))) for one in products],
     )
 
 
@@ -131,7 +131,7 @@ def main() -> None:
     for product in products:
         table.add_column(product.name, justify="right")
     for name, values in lines.items():
-        table.add_row(name, *(" / ".join(shown(v[m]) for m in METRICS) for v in values))
+        table.add_row(name, *(" / ".join(format_value(v[m]) for m in METRICS) for v in values))
     Console().print(table)
     print(json.dumps({"products": [p.name for p in products], "lines": lines}))
 

@@ -27,9 +27,10 @@ from benchmarks.products import BATCH
 from benchmarks.timing import Report, Row, benchmark
 from moleflow_pl import MoLEFlow, PatchExtractor
 from moleflow_pl.data.datasets import ImageDataset
-from moleflow_pl.novelty import DAMAGES
-from moleflow_pl.regions import REGIONS, RegionRouter, region_means
-from moleflow_pl.router import PrototypeName, PrototypeRouter, TaskPrototype
+from moleflow_pl.routing.novelty import DAMAGES
+from moleflow_pl.routing.prototypes import PrototypeName, TaskPrototype
+from moleflow_pl.routing.region_router import REGIONS, RegionRouter, region_means
+from moleflow_pl.routing.router import PrototypeRouter
 
 HELD_OUT = 120  # good images of a product, at most
 ALL = 10**6

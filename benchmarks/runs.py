@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from moleflow_pl import MoLEFlow
-from moleflow_pl.checkpoint import read_checkpoint
-from moleflow_pl.state import CONFIG_KEY
+from moleflow_pl.checkpoints.io import read_checkpoint
+from moleflow_pl.checkpoints.schema import CONFIG_KEY
 
 
 def checkpoint_argument(description: str | None) -> Path:

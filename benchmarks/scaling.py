@@ -22,8 +22,8 @@ from benchmarks.literal import FEATURES
 from benchmarks.memory import Peak
 from benchmarks.timing import Report, Row, alternate, benchmark
 from moleflow_pl import MoLEFlow
-from moleflow_pl.experts import extract
-from moleflow_pl.statistics import FeatureStatistics
+from moleflow_pl.checkpoints.experts import extract
+from moleflow_pl.features.statistics import FeatureStatistics
 
 BACKBONE = {
     "backbone": "vit_small_patch14_dinov2",

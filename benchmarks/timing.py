@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from moleflow_pl.provenance import hardware, versions
+from moleflow_pl._internal.provenance import hardware, versions
 
 ROUNDS = 5
 

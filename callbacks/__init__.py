@@ -1,8 +1,10 @@
-"""Lightning callbacks of MoLE-Flow: when a task begins and ends, and what is written."""
+"""The callbacks of `moleflow_pl`, importable as `callbacks` in a checkout."""
 
-from callbacks.evaluation import EvaluationCallback
-from callbacks.predictions import PredictionWriter
-from callbacks.run_checkpoint import RunCheckpoint
-from callbacks.task_scheduler import TaskSchedulerCallback
+from moleflow_pl.callbacks import (
+    EvaluationCallback,
+    PredictionWriter,
+    RunCheckpoint,
+    TaskSchedulerCallback,
+)
 
 __all__ = ["EvaluationCallback", "PredictionWriter", "RunCheckpoint", "TaskSchedulerCallback"]

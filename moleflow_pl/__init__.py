@@ -9,40 +9,53 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moleflow_pl.data import ContinualDataModule
-    from moleflow_pl.extractor import PatchExtractor
-    from moleflow_pl.flow import MoLESpatialAwareNF
-    from moleflow_pl.input_adapter import TaskInputAdapter
-    from moleflow_pl.lora import LoRALinear, MoLESubnet
+    from moleflow_pl.data.datamodule import ContinualDataModule
+    from moleflow_pl.errors import MoLEFlowError
+    from moleflow_pl.features.extractor import PatchExtractor
+    from moleflow_pl.flow.film import TaskInputAdapter
+    from moleflow_pl.flow.lora import LoRALinear, MoLESubnet
+    from moleflow_pl.flow.spatial_nf import MoLESpatialAwareNF
+    from moleflow_pl.flow.whitening import WhiteningAdapter
+    from moleflow_pl.inference.decisions import Prediction
+    from moleflow_pl.inference.predictor import Predictor
     from moleflow_pl.module import MoLEFlow
-    from moleflow_pl.predictor import Predictor
-    from moleflow_pl.router import PrototypeRouter, TaskPrototype
+    from moleflow_pl.routing.prototypes import TaskPrototype
+    from moleflow_pl.routing.router import PrototypeRouter
+
+__version__ = "0.2.0"
 
 # imported when asked for: `moleflow --help` needs none of it, and torch alone takes seconds
 HOMES = {
-    "ContinualDataModule": "data",
-    "LoRALinear": "lora",
+    "ContinualDataModule": "data.datamodule",
+    "LoRALinear": "flow.lora",
     "MoLEFlow": "module",
-    "MoLESpatialAwareNF": "flow",
-    "MoLESubnet": "lora",
-    "PatchExtractor": "extractor",
-    "Predictor": "predictor",
-    "PrototypeRouter": "router",
-    "TaskInputAdapter": "input_adapter",
-    "TaskPrototype": "router",
+    "MoLEFlowError": "errors",
+    "MoLESpatialAwareNF": "flow.spatial_nf",
+    "MoLESubnet": "flow.lora",
+    "PatchExtractor": "features.extractor",
+    "Prediction": "inference.decisions",
+    "Predictor": "inference.predictor",
+    "PrototypeRouter": "routing.router",
+    "TaskInputAdapter": "flow.film",
+    "TaskPrototype": "routing.prototypes",
+    "WhiteningAdapter": "flow.whitening",
 }
 
 __all__ = [
     "ContinualDataModule",
     "LoRALinear",
     "MoLEFlow",
+    "MoLEFlowError",
     "MoLESpatialAwareNF",
     "MoLESubnet",
     "PatchExtractor",
+    "Prediction",
     "Predictor",
     "PrototypeRouter",
     "TaskInputAdapter",
     "TaskPrototype",
+    "WhiteningAdapter",
+    "__version__",
 ]
 
 

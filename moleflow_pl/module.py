@@ -10,8 +10,9 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from moleflow_pl.arguments import check_number, check_whole
-from moleflow_pl.checkpoint import (
+from moleflow_pl._internal.distributed import all_gather_rows, rank_and_world
+from moleflow_pl._internal.validation import require_int, require_number
+from moleflow_pl.checkpoints.io import (
     check_state,
     check_tensors,
     plain,
@@ -19,21 +20,22 @@ from moleflow_pl.checkpoint import (
     task_containers,
     unsaid,
 )
+from moleflow_pl.checkpoints.schema import CONFIG_KEY, CONTAINERS_KEY, STATE_KEY
 from moleflow_pl.errors import ConfigError
-from moleflow_pl.extractor import PRETRAINED, PatchExtractor, Precision
-from moleflow_pl.flow import AdapterName, MoLESpatialAwareNF
-from moleflow_pl.inspection import Inspection
-from moleflow_pl.learning import TaskLearner
-from moleflow_pl.losses import LOSSES, LossName
-from moleflow_pl.patch_scores import ScoreName
-from moleflow_pl.position import NoPosition, PositionalGrid, check_channels
-from moleflow_pl.ranks import rank_and_world, with_others
-from moleflow_pl.regions import RegionRouter
-from moleflow_pl.router import Distance, PrototypeName, PrototypeRouter
-from moleflow_pl.schedule import TaskSchedule
-from moleflow_pl.scoring import BEYOND, IMAGE_SCORES, ImageScoreName, patch_nll
-from moleflow_pl.state import CONFIG_KEY, CONTAINERS_KEY, STATE_KEY
-from moleflow_pl.tiling import TiledExtractor
+from moleflow_pl.features.backbone import PRETRAINED
+from moleflow_pl.features.extractor import PatchExtractor, Precision
+from moleflow_pl.features.position import NoPosition, PositionalGrid, check_channels
+from moleflow_pl.features.tiled_extractor import TiledExtractor
+from moleflow_pl.flow.losses import LOSSES, LossName
+from moleflow_pl.flow.spatial_nf import AdapterName, MoLESpatialAwareNF
+from moleflow_pl.model.inspector import Inspection
+from moleflow_pl.model.learner import TaskLearner
+from moleflow_pl.routing.prototypes import Distance, PrototypeName
+from moleflow_pl.routing.region_router import RegionRouter
+from moleflow_pl.routing.router import PrototypeRouter
+from moleflow_pl.scoring.functional import BEYOND, IMAGE_SCORES, ImageScoreName, patch_nll
+from moleflow_pl.scoring.patch_scores import ScoreName
+from moleflow_pl.tasks.schedule import TaskSchedule
 
 LEARNING_RATE = 2e-3
 LARGEST_BANK = 50_000  # latents of a product: chosen in minutes from eight times as many
@@ -126,9 +128,9 @@ class MoLEFlow(TaskLearner):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer"], logger=False)
-        check_whole("bank_size", bank_size, 1, LARGEST_BANK)
-        check_number("patch_fraction", patch_fraction, 0, 1, above=True)
-        check_number("image_quantile", image_quantile, 0, 1)
+        require_int("bank_size", bank_size, 1, LARGEST_BANK)
+        require_number("patch_fraction", patch_fraction, 0, 1, above=True)
+        require_number("image_quantile", image_quantile, 0, 1)
         kind: Any = PatchExtractor
         if tile is not None:
             kind = partial(TiledExtractor, tile=tile, overlap=tile_overlap)
@@ -253,7 +255,7 @@ class MoLEFlow(TaskLearner):
             raise RuntimeError(
                 f"a batch of task {batch['task'].tolist()} came while task {task} is learned"
             )
-        patches = with_others(self.training_nll(batch, task))
+        patches = all_gather_rows(self.training_nll(batch, task))
         # DDP takes the mean over ranks of gradients that are each of one rank's patches
         loss = self.loss(patches) * rank_and_world()[1]
         nll, size = patches.detach().mean() / self.extractor.dim, len(patches)
@@ -297,7 +299,7 @@ class MoLEFlow(TaskLearner):
         Raises:
             CheckpointError: the file is foreign, or of another backbone or structure.
         """
-        state = self.check(checkpoint)
+        state = self.validate_checkpoint(checkpoint)
         planned = self.schedule.tasks
         self.schedule = TaskSchedule.from_state(state["tasks"])
         if "score" not in state["structure"]:
@@ -322,7 +324,7 @@ class MoLEFlow(TaskLearner):
             # what is there belongs to a task that is done; by position it would fit the next one
             checkpoint["optimizer_states"] = []
 
-    def check(self, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    def validate_checkpoint(self, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         """The project's part of a checkpoint.
 
         Raises:

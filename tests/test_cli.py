@@ -12,9 +12,9 @@ import pytest
 import torch
 import yaml
 
-import cli
-from tests.conftest import draw_product
-from tests.story import MODEL, Story, moleflow
+from moleflow_pl.cli import main as cli
+from tests.helpers.products import draw_product
+from tests.helpers.story import MODEL, Story, moleflow
 
 ROOT = Path(__file__).parents[1]
 
@@ -357,7 +357,10 @@ def test_runs_are_set_side_by_side(
 
 
 def test_help_names_every_verb_and_imports_no_torch(capsys: pytest.CaptureFixture[str]) -> None:
-    code = "import cli, sys; cli.main(['--help']); sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys; from moleflow_pl.cli import main as cli; cli.main(['--help']);"
+        "sys.exit('torch' in sys.modules)"
+    )
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert shown.returncode == 0
     assert all(f"\n  {verb} " in shown.stdout for verb in cli.VERBS)

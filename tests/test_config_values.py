@@ -9,13 +9,13 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from callbacks import EvaluationCallback, TaskSchedulerCallback
 from moleflow_pl import ContinualDataModule, LoRALinear, MoLEFlow, MoLESpatialAwareNF
-from moleflow_pl.data.layouts import task_groups
+from moleflow_pl.callbacks import EvaluationCallback, TaskSchedulerCallback
+from moleflow_pl.data.layouts.registry import task_groups
 from moleflow_pl.errors import ConfigError, DataError
-from moleflow_pl.evaluation import EvaluationOptions, TaskScores
-from moleflow_pl.schedule import lr_factor
-from tests.conftest import TINY_MODEL
+from moleflow_pl.metrics.task_scores import EvaluationOptions, TaskScores
+from moleflow_pl.tasks.schedule import lr_factor
+from tests.helpers.models import TINY_MODEL
 
 NUMBERS = st.floats(-2, 20) | st.sampled_from([float("nan"), float("inf"), -float("inf")])
 

@@ -4,12 +4,12 @@ from pathlib import Path
 import pytest
 import timm
 
-import commands.lightning as cli
+import moleflow_pl.cli.lightning as cli
 from benchmarks.accuracy import BACKBONES, CNN, OURS, VIT
 from moleflow_pl import MoLEFlow
-from moleflow_pl.data.layouts import task_groups
-from moleflow_pl.flow import MoLESpatialAwareNF
-from tests.conftest import SEED_METHOD
+from moleflow_pl.data.layouts.registry import task_groups
+from moleflow_pl.flow.spatial_nf import MoLESpatialAwareNF
+from tests.helpers.models import SEED_METHOD
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-import cli
-from tests.conftest import draw_product
-from tests.story import MODEL, ROOT, moleflow
+from moleflow_pl.cli import main as cli
+from tests.helpers.products import draw_product
+from tests.helpers.story import MODEL, ROOT, moleflow
 
 EPOCHS = 2
 TWO = ["--data.batch_size=2", "--trainer.devices=2", "--trainer.strategy=ddp"]
@@ -37,7 +37,7 @@ class Pair:
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         # the second process reads what the first has written
         fit += ["--data.feature_memory_gb=0"]
-        fit += ["--trainer.callbacks=tests.keep_ranks.KeepRanks", *TWO]
+        fit += ["--trainer.callbacks=tests.helpers.keep_ranks.KeepRanks", *TWO]
         env = {"PYTHONPATH": path}
         self.fit = moleflow(where, *fit, f"--trainer.default_root_dir={self.two}", env=env)
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-import cli
-from callbacks import PredictionWriter
-from callbacks.run_folder import check_writable
+from moleflow_pl._internal.files import REMEDIES, writing
+from moleflow_pl.callbacks import PredictionWriter
+from moleflow_pl.checkpoints.run_folder import RunFolder
+from moleflow_pl.checkpoints.schema import STATE_KEY
+from moleflow_pl.cli import main as cli
 from moleflow_pl.errors import OutputError
-from moleflow_pl.files import REMEDIES, writing
-from moleflow_pl.state import STATE_KEY
-from tests.faults import full_at, refused
-from tests.story import MODEL, Story
+from tests.helpers.faults import full_at, refused
+from tests.helpers.story import MODEL, Story
 
 SHORT = ("report", "calibrate", "experts", "export")  # verbs without a trainer
 
@@ -236,4 +236,4 @@ def test_folder_that_takes_no_file_is_told(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(Path, "mkdir", closed)
     with pytest.raises(OutputError, match="read-only"):
-        check_writable(tmp_path / "run")
+        RunFolder(tmp_path / "run").check_writable()

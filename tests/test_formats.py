@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from moleflow_pl import MoLEFlow
-from moleflow_pl.checkpoint import UNSAID
-from tests.conftest import fit
+from moleflow_pl.checkpoints.io import UNSAID
 from tests.formats.make import TASKS, answers
+from tests.helpers.models import fit
 
 SQUARED = {"0.1.0"}  # whose score was half the square of a latent's distance
 VERSIONS = sorted(path.parent for path in (Path(__file__).parent / "formats").glob("*/last.ckpt"))

@@ -12,11 +12,12 @@ from PIL import Image
 
 from benchmarks import contamination, predict_memory
 from moleflow_pl import Predictor
-from moleflow_pl.checkpoint import read_checkpoint
-from moleflow_pl.data.layouts import ELPVLayout, MVTecLayout
-from moleflow_pl.schedule import TaskSchedule
-from tests.conftest import TINY_MODEL, draw_product
-from tests.test_cli import MODEL, moleflow
+from moleflow_pl.checkpoints.io import read_checkpoint
+from moleflow_pl.data.layouts.registry import ELPVLayout, MVTecLayout
+from moleflow_pl.tasks.schedule import TaskSchedule
+from tests.helpers.models import TINY_MODEL
+from tests.helpers.products import draw_product
+from tests.helpers.story import MODEL, moleflow
 
 PRODUCTS = ("solar_mono", "solar_poly")
 

@@ -9,12 +9,12 @@ from torch.optim import AdamW
 
 from benchmarks import literal
 from moleflow_pl import ContinualDataModule, MoLEFlow
+from moleflow_pl.checkpoints.schema import STATE_KEY
 from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.module import BACKBONE_PREFIX
-from moleflow_pl.scoring import image_score
-from moleflow_pl.state import STATE_KEY
-from tests.conftest import SEED_METHOD, SIZE, TINY_MODEL, with_tasks
-from tests.conftest import fit as run_fit
+from moleflow_pl.scoring.functional import quantile_score
+from tests.helpers.models import SEED_METHOD, TINY_MODEL, fit, with_tasks
+from tests.helpers.products import SIZE
 
 Build = Callable[..., MoLEFlow]
 
@@ -170,7 +170,7 @@ def test_a_file_that_does_not_say_how_images_are_scored_meant_the_quantile(
     patches = torch.randn(2, 6, 6)
     quantile = checkpoint["hyper_parameters"]["image_quantile"]
     for model in models:
-        assert torch.equal(model.image_score(patches), image_score(patches, quantile))
+        assert torch.equal(model.image_score(patches), quantile_score(patches, quantile))
 
 
 def test_a_missing_tensor_is_an_error(learned: tuple[Path, MoLEFlow], tmp_path: Path) -> None:
@@ -186,9 +186,7 @@ def test_features_of_the_store_score_as_fresh_ones(tmp_path: Path, data_root: Pa
     # features moves a weight by a part of the learning rate
     plain = {"optimizer": partial(torch.optim.SGD, lr=0.1)}
     models = [
-        run_fit(
-            tmp_path / str(cache), data_root, ["b"], data={"cache_features": cache}, model=plain
-        )
+        fit(tmp_path / str(cache), data_root, ["b"], data={"cache_features": cache}, model=plain)
         for cache in (True, False)
     ]
     for key, tensor in models[0].state_dict().items():

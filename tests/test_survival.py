@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-import cli
-from callbacks import RunCheckpoint
-from moleflow_pl.state import CONFIG_KEY, STATE_KEY
-from tests.conftest import draw_product, fit
-from tests.killing import WRITES, draw_moment, kill_and_go_on
-from tests.story import Story
-from tests.test_checkpoint import Bomb
+from moleflow_pl.callbacks import RunCheckpoint
+from moleflow_pl.checkpoints.schema import CONFIG_KEY, STATE_KEY
+from moleflow_pl.cli import main as cli
+from tests.helpers.checkpoints import Bomb
+from tests.helpers.killing import WRITES, draw_moment, kill_and_go_on
+from tests.helpers.models import fit
+from tests.helpers.products import draw_product
+from tests.helpers.story import Story
 
 
 def test_run_killed_at_three_moments_ends_as_the_unbroken_one(story: Story) -> None:

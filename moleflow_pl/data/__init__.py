@@ -1,6 +1,9 @@
-"""Data sets, their layouts, and the batches of a run."""
+"""From folders to batches: layouts, data sets, the features of a task, and the data module.
+
+Add a layout in `layouts`. Private: how features are kept (`feature_store`).
+"""
 
 from moleflow_pl.data.datamodule import ContinualDataModule
-from moleflow_pl.data.layouts import ImageRecord
+from moleflow_pl.data.layouts.base import ImageRecord
 
 __all__ = ["ContinualDataModule", "ImageRecord"]

@@ -14,8 +14,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from moleflow_pl.arguments import check_number, check_whole
-from moleflow_pl.data.check import ImageCheck, OnError
+from moleflow_pl._internal.distributed import is_first, rank_and_world
+from moleflow_pl._internal.validation import require_int, require_number
 from moleflow_pl.data.datasets import (
     FeatureDataset,
     ImageDataset,
@@ -23,20 +23,14 @@ from moleflow_pl.data.datasets import (
     SeededTransform,
     SharedBatches,
 )
-from moleflow_pl.data.draws import PatchDraw
-from moleflow_pl.data.features import FeatureStore
-from moleflow_pl.data.layouts import (
-    LAYOUTS,
-    ImageRecord,
-    Layout,
-    LayoutName,
-    task_groups,
-)
-from moleflow_pl.data.unsorted import UnsortedImages, find_files
+from moleflow_pl.data.feature_store import FeatureStore
+from moleflow_pl.data.integrity import ImageCheck, OnError
+from moleflow_pl.data.layouts.registry import LAYOUTS, ImageRecord, Layout, LayoutName, task_groups
+from moleflow_pl.data.patch_sampler import PatchDraw
+from moleflow_pl.data.predict_dataset import UnsortedImages, find_files
 from moleflow_pl.errors import DataError
-from moleflow_pl.extractor import image_shape
-from moleflow_pl.ranks import is_first, rank_and_world
-from moleflow_pl.schedule import TaskSchedule
+from moleflow_pl.features.extractor import image_shape
+from moleflow_pl.tasks.schedule import TaskSchedule
 
 MOST_HELD_OUT = 0.99
 LARGEST_BATCH = 65536
@@ -102,10 +96,10 @@ class ContinualDataModule(LightningDataModule):
         self.groups = task_groups(tasks)
         if layout not in LAYOUTS:
             raise DataError(f"layout {layout!r} is not one of {sorted(LAYOUTS)}")
-        check_number("val_fraction", val_fraction, 0, MOST_HELD_OUT)
-        check_whole("batch_size", batch_size, 1, LARGEST_BATCH)
-        check_whole("num_workers", num_workers, 0, MOST_WORKERS)
-        check_number("feature_memory_gb", feature_memory_gb, 0, MOST_MEMORY)
+        require_number("val_fraction", val_fraction, 0, MOST_HELD_OUT)
+        require_int("batch_size", batch_size, 1, LARGEST_BATCH)
+        require_int("num_workers", num_workers, 0, MOST_WORKERS)
+        require_number("feature_memory_gb", feature_memory_gb, 0, MOST_MEMORY)
         if on_error == "skip" and not check_files:
             raise DataError("on_error skip leaves out what check_files finds: switch that on")
         self.root = root
@@ -158,7 +152,7 @@ class ContinualDataModule(LightningDataModule):
     def _schedule(self) -> TaskSchedule:
         return self._module.schedule
 
-    def check(self, tasks: Sequence[int]) -> dict[str, dict[str, int]]:
+    def count_images(self, tasks: Sequence[int]) -> dict[str, dict[str, int]]:
         """Find the images of tasks that are to be learned, and count them.
 
         Returns:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 
-from moleflow_pl.data.draws import PatchDraw
+from moleflow_pl._internal.seeding import derive_generator, derive_seed
 from moleflow_pl.data.images import read_image, read_mask
-from moleflow_pl.data.layouts import ImageRecord
+from moleflow_pl.data.layouts.registry import ImageRecord
+from moleflow_pl.data.patch_sampler import PatchDraw
 from moleflow_pl.errors import DataError
-from moleflow_pl.seeding import derive_generator, derive_seed
 
 Batch = dict[str, Any]
 

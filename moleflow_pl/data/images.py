@@ -166,3 +166,67 @@ def to_tensor(rgb: Image.Image, size: tuple[int, int]) -> Tensor:
     height, width = size
     resized = rgb.resize((width, height), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
+
+
+ImageLike = Image.Image | np.ndarray | Tensor | str | Path
+CHANNELS = (1, 3, 4)
+
+
+def as_rgb(image: ImageLike) -> Image.Image:
+    """Anything that holds an image as 8-bit RGB.
+
+    Raises:
+        DataError: it holds none.
+
+    Example:
+        >>> as_rgb(torch.zeros(3, 4, 5)).size
+        (5, 4)
+    """
+    if isinstance(image, (str, Path)):
+        return read_rgb(Path(image))
+    if isinstance(image, Image.Image):
+        try:
+            return upright_rgb(image)
+        except ValueError as error:
+            raise DataError(f"this image cannot be used: {error}") from error
+    if isinstance(image, Tensor):
+        array = image.detach().cpu().numpy()
+        array = np.moveaxis(array, 0, -1) if array.ndim == 3 else array
+    else:
+        array = np.asarray(image)
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in CHANNELS):
+        raise DataError(
+            f"no image: an array is (H, W) or (H, W, C), a tensor (C, H, W), with C one of "
+            f"{CHANNELS}, got {type(image).__name__} of shape {tuple(image.shape)}"
+        )
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    return Image.fromarray(as_bytes(array)).convert("RGB")
+
+
+def as_bytes(array: np.ndarray) -> np.ndarray:
+    """Values of an image as 8 bits.
+
+    Raises:
+        DataError: floats beyond [0, 1], or another kind of number.
+
+    Example:
+        >>> as_bytes(np.array([[0.0, 1.0]])).tolist()
+        [[0, 255]]
+    """
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
+    if array.dtype == bool:
+        return array.astype(np.uint8) * 255
+    if array.dtype == np.uint16:
+        return deep_to_bytes(array)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise DataError(
+            f"an image holds uint8, uint16, bool or floats in [0, 1], got {array.dtype}"
+        )
+    if array.size and not (array.min() >= 0 and array.max() <= 1):
+        raise DataError(
+            f"an image of floats lies in [0, 1], got {array.min()} to {array.max()}: scale it, or "
+            "give uint8"
+        )
+    return np.round(array * 255).astype(np.uint8)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from callbacks.curves import RunCurves
+from moleflow_pl.callbacks.curves import RunCurves
 from moleflow_pl.errors import OutputError
 
 

@@ -1,7 +1,7 @@
 import pytest
 from lightning.pytorch import Trainer
 
-from callbacks.devices import check_devices, check_precision
+from moleflow_pl.callbacks.devices import check_devices, check_precision
 from moleflow_pl.errors import ConfigError
 
 

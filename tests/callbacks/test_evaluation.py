@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from callbacks import EvaluationCallback
-from callbacks.evaluation import cost, keep_unlike, peak_memory_mb
 from moleflow_pl import MoLEFlow
-from tests.conftest import fit
+from moleflow_pl.callbacks import EvaluationCallback
+from moleflow_pl.callbacks.evaluation import cost, keep_unlike, peak_memory_mb
+from tests.helpers.models import fit
 
 
 def summary_of(run: Path) -> dict:

@@ -6,7 +6,7 @@ from lightning.pytorch import Callback
 
 from moleflow_pl import MoLEFlow
 from moleflow_pl.errors import TrainingError
-from tests.conftest import fit
+from tests.helpers.models import fit
 
 
 class Spoil(Callback):

@@ -10,11 +10,11 @@ import torch
 from lightning.pytorch import Trainer
 from PIL import Image
 
-from callbacks import PredictionWriter
-from callbacks.predictions import COLUMNS
 from moleflow_pl import ContinualDataModule, MoLEFlow
+from moleflow_pl.callbacks import PredictionWriter
+from moleflow_pl.callbacks.predictions import COLUMNS
 from moleflow_pl.errors import ConfigError
-from tests.conftest import draw_product
+from tests.helpers.products import draw_product
 
 
 def rows(path: Path) -> list[dict[str, str]]:

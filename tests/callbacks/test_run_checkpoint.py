@@ -8,12 +8,12 @@ import torch
 from lightning.pytorch import Callback
 from torch.optim import LBFGS, SGD, Adafactor, AdamW
 
-from callbacks.run_checkpoint import check_optimizer
 from moleflow_pl import MoLEFlow
+from moleflow_pl.callbacks.run_checkpoint import check_optimizer
+from moleflow_pl.checkpoints.schema import STATE_KEY
 from moleflow_pl.errors import CheckpointError
-from moleflow_pl.state import STATE_KEY
-from tests.conftest import fit
-from tests.test_checkpoint import Bomb
+from tests.helpers.checkpoints import Bomb
+from tests.helpers.models import fit
 
 
 def test_last_checkpoint_keeps_its_name_in_a_used_folder(tmp_path: Path, data_root: Path) -> None:

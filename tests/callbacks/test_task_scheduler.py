@@ -5,10 +5,11 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from callbacks.task_scheduler import TaskSchedulerCallback, counts_table
 from moleflow_pl import MoLEFlow
+from moleflow_pl.callbacks.task_scheduler import TaskSchedulerCallback, counts_table
 from moleflow_pl.errors import ConfigError, DataError
-from tests.conftest import TINY_MODEL, draw_product, fit
+from tests.helpers.models import TINY_MODEL, fit
+from tests.helpers.products import draw_product
 
 
 class Watch(Callback):
@@ -61,7 +62,7 @@ def test_images_that_changed_while_a_task_was_half_learned_are_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr("callbacks.task_scheduler.rank_zero_info", said.append)
+    monkeypatch.setattr("moleflow_pl.callbacks.task_scheduler.rank_zero_info", said.append)
     module = MoLEFlow(**TINY_MODEL)
     module.schedule.extend([["a"], ["b"]], epochs=4)
     data = SimpleNamespace(

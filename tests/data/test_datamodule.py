@@ -8,7 +8,8 @@ from torchvision.transforms import RandomErasing
 
 from moleflow_pl import ContinualDataModule, MoLEFlow
 from moleflow_pl.errors import DataError, MoLEFlowError
-from tests.conftest import TINY_MODEL, draw_product
+from tests.helpers.models import TINY_MODEL
+from tests.helpers.products import draw_product
 
 
 def data_for(root: Path, tasks: list, fn: str = "fit", **options: object) -> ContinualDataModule:
@@ -117,9 +118,9 @@ def test_a_small_product_holds_out_at_least_one_image(tmp_path: Path) -> None:
     draw_product(tmp_path, "a", 0, train=3)
     draw_product(tmp_path, "lonely", 0, train=1)
     data = data_for(tmp_path, ["a", "lonely"], val_fraction=0.1)
-    assert data.check([0])["a"]["val"] == 1
+    assert data.count_images([0])["a"]["val"] == 1
     with pytest.raises(DataError, match="'lonely' has 1 good image.*hold none out"):
-        data.check([1])
+        data.count_images([1])
 
 
 def test_test_images_outlive_the_training_images(tmp_path: Path) -> None:
@@ -141,7 +142,7 @@ def test_time_of_the_features_counts(data_root: Path, monkeypatch: pytest.Monkey
 
 
 def test_counts_are_those_of_the_folders(data_root: Path) -> None:
-    counts = data_for(data_root, ["01", "b"], val_fraction=0.2).check([1])
+    counts = data_for(data_root, ["01", "b"], val_fraction=0.2).count_images([1])
     assert counts == {"b": {"train": 5, "val": 1, "test_good": 3, "test_defective": 3}}
 
 
@@ -149,9 +150,9 @@ def test_only_products_still_to_be_learned_have_to_be_there(tmp_path: Path) -> N
     draw_product(tmp_path, "b", 1)
     data = data_for(tmp_path, ["gone", "b"])
     schedule = data.trainer.lightning_module.schedule  # type: ignore[union-attr]
-    assert list(data.check([1])) == ["b"]
+    assert list(data.count_images([1])) == ["b"]
     with pytest.raises(DataError, match="no product 'gone'"):
-        data.check([0, 1])
+        data.count_images([0, 1])
     for task in schedule.tasks:
         task.epochs_done = 2
     assert data.tasks_on_disk() == [1]
@@ -232,7 +233,7 @@ def test_skipped_images_are_in_no_part(tmp_path: Path) -> None:
     (tmp_path / "a" / "ground_truth" / "square" / "001_mask.png").unlink()
     data = data_for(tmp_path, ["a"], on_error="skip")
     data.check_images([0])
-    counts = data.check([0])["a"]
+    counts = data.count_images([0])["a"]
     assert counts == {"train": 4, "val": 1, "test_good": 3, "test_defective": 2}
     assert str(bad) not in [p for batch in data.train_loader_in_order(0) for p in batch["path"]]
     assert sum(len(batch["path"]) for batch in data.test_loader(0)) == 5
@@ -244,7 +245,7 @@ def test_product_of_bad_images_alone_is_an_error(tmp_path: Path) -> None:
     data = data_for(tmp_path, ["a"], on_error="skip")
     data.check_images([0])
     with pytest.raises(DataError, match="no image of 'a' to learn from can be used"):
-        data.check([0])
+        data.count_images([0])
 
 
 def test_skipping_needs_the_check() -> None:
@@ -262,7 +263,7 @@ def test_without_memory_for_features_the_images_are_read_each_time(
     def full(*args: object) -> None:
         raise error
 
-    monkeypatch.setattr("moleflow_pl.data.features.extract_features", full)
+    monkeypatch.setattr("moleflow_pl.data.feature_store.extract_features", full)
     data = data_for(data_root, ["b"], batch_size=4)
     batch = next(iter(data.train_dataloader()))
     assert batch["image"].shape == (4, 3, 48, 48)
@@ -275,6 +276,6 @@ def test_other_errors_of_the_backbone_are_none_of_memory(
     def broken(*args: object) -> None:
         raise RuntimeError("shapes do not fit")
 
-    monkeypatch.setattr("moleflow_pl.data.features.extract_features", broken)
+    monkeypatch.setattr("moleflow_pl.data.feature_store.extract_features", broken)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         data_for(data_root, ["b"]).train_dataloader()

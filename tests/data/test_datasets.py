@@ -3,15 +3,10 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from moleflow_pl.data.datasets import (
-    FeatureDataset,
-    ImageDataset,
-    SeededOrder,
-    SharedBatches,
-)
-from moleflow_pl.data.draws import PatchDraw
-from moleflow_pl.data.layouts import MVTecLayout
-from moleflow_pl.ranks import interleave
+from moleflow_pl._internal.distributed import interleave
+from moleflow_pl.data.datasets import FeatureDataset, ImageDataset, SeededOrder, SharedBatches
+from moleflow_pl.data.layouts.registry import MVTecLayout
+from moleflow_pl.data.patch_sampler import PatchDraw
 
 
 def test_image_batch_says_what_its_images_are(data_root: Path) -> None:

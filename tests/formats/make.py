@@ -16,7 +16,8 @@ from torch import Tensor
 
 from moleflow_pl import MoLEFlow
 from moleflow_pl.data.images import read_image
-from tests.conftest import SIZE, draw_product, fit
+from tests.helpers.models import fit
+from tests.helpers.products import SIZE, draw_product
 
 MODEL = {
     "backbone": "test_efficientnet", "layers": [1], "coupling_layers": 2, "lora_rank": 2,
@@ -33,7 +34,7 @@ def answers(model: MoLEFlow, images: Tensor) -> dict[str, list]:
         "score": found.score.tolist(),
         "task": found.task.tolist(),
         "distances": found.distances.tolist(),
-        "novelty": found.novelty.tolist(),
+        "novelty": found.novelty_distance.tolist(),
     }
 
 

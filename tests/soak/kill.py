@@ -11,8 +11,8 @@ import random
 import tempfile
 from pathlib import Path
 
-from tests.killing import WRITES, draw_moment, kill_and_go_on
-from tests.story import Story
+from tests.helpers.killing import WRITES, draw_moment, kill_and_go_on
+from tests.helpers.story import Story
 
 KILLS_OF_ONE_RUN = 6
 

@@ -1,1 +1,0 @@
-"""The verbs of the command `moleflow`, a module each."""

@@ -1,0 +1,79 @@
+"""Whether data from a file has the form it should have, told in one sentence."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import MISSING, fields, is_dataclass
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
+
+from moleflow_pl.errors import CheckpointError
+
+NAMES = {int: "a whole number", float: "a finite number", str: "text", dict: "a dictionary"}
+SHOWN = 40  # characters of a wrong value
+
+
+def validate(value: Any, form: Any, where: str) -> None:
+    """Refuse plain data that is not of a form.
+
+    Args:
+        value: The data.
+        form: A type annotation: `int`, `float`, `str`, `list[…]`, `dict[…, …]`, `… | None`, a
+            `TypedDict`, a dataclass (whose fields are the keys of a dictionary), or any class.
+        where: What the data is called in the message.
+
+    Raises:
+        CheckpointError: it has another form.
+
+    Example:
+        >>> validate({"scores": [1.0, 2]}, dict[str, list[float]], "state")
+        >>> validate({"scores": [1.0, float("nan")]}, dict[str, list[float]], "state")
+        Traceback (most recent call last):
+        moleflow_pl.errors.CheckpointError: state.scores[1]: expected a finite number, found nan
+    """
+    if form is Any or (value is None and NoneType in get_args(form)):
+        return
+    optional = [one for one in get_args(form) if one is not NoneType]
+    if NoneType in get_args(form):
+        validate(value, optional[0], where)
+    elif get_origin(form) is list:
+        check_kind(value, list, where)
+        for i, item in enumerate(value):
+            validate(item, optional[0], f"{where}[{i}]")
+    elif get_origin(form) is dict:
+        check_kind(value, dict, where)
+        for key, item in value.items():
+            validate(key, optional[0], f"a key of {where}")
+            validate(item, optional[1], f"{where}.{key}")
+    elif is_dataclass(form) or is_typeddict(form):
+        check_keys(value, form, where)
+    else:
+        check_kind(value, form, where)
+
+
+def check_keys(value: Any, form: Any, where: str) -> None:
+    """Refuse a dictionary that lacks a key of a dataclass or a `TypedDict`, or has one more."""
+    check_kind(value, dict, where)
+    kinds = get_type_hints(form)
+    needed = set(getattr(form, "__required_keys__", ()))
+    if is_dataclass(form):
+        needed = {
+            f.name for f in fields(form) if f.default is MISSING and f.default_factory is MISSING
+        }
+    for key in sorted(needed - set(value)):
+        raise CheckpointError(f"{where} lacks {key!r}")
+    for key, item in value.items():
+        if key not in kinds:
+            raise CheckpointError(f"{where} has {key!r}, which this version does not know")
+        validate(item, kinds[key], f"{where}.{key}")
+
+
+def check_kind(value: Any, kind: type, where: str) -> None:
+    """Refuse a value of another class; a number has to be finite, and is no truth value."""
+    if kind is float:
+        good = isinstance(value, (int, float)) and math.isfinite(value)
+    else:
+        good = isinstance(value, kind)
+    if not good or (isinstance(value, bool) and kind in (int, float)):
+        named = NAMES.get(kind, f"a {kind.__name__.lower()}")
+        raise CheckpointError(f"{where}: expected {named}, found {repr(value)[:SHOWN]}")

@@ -1,0 +1,70 @@
+"""What several devices and reduced precision need, and what is refused."""
+
+from __future__ import annotations
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch.nn.parallel import DistributedDataParallel
+
+from moleflow_pl.errors import ConfigError
+
+
+def check_devices(trainer: Trainer) -> None:
+    """Refuse what would train or score each device's share apart from the others', without a word.
+
+    Raises:
+        ConfigError: several devices by another strategy than `ddp`, or shared out by Lightning.
+    """
+    if trainer.world_size == 1:
+        return
+    strategy = trainer.strategy
+    by_script = isinstance(strategy.launcher, _SubprocessScriptLauncher)
+    if not (isinstance(strategy, DDPStrategy) and by_script):
+        raise ConfigError(
+            f"{trainer.world_size} devices work with trainer.strategy ddp alone, got "
+            f"{type(strategy).__name__}"
+        )
+    if trainer._accelerator_connector.use_distributed_sampler:
+        raise ConfigError(
+            "set trainer.use_distributed_sampler to false: Lightning's sampler scores some test "
+            "images twice, and the data module shares them out itself"
+        )
+
+
+def check_precision(trainer: Trainer) -> None:
+    """Refuse a precision in which a density means nothing, or that the hardware lacks.
+
+    Raises:
+        ConfigError: weights in half precision, or bfloat16 on a GPU without it.
+    """
+    precision = str(trainer.precision)
+    if precision in ("bf16-true", "16-true", "transformer-engine", "transformer-engine-float16"):
+        raise ConfigError(
+            f"trainer.precision {precision}: a likelihood in half precision is off by more than "
+            "patches differ; use bf16-mixed, which keeps the flow in float32"
+        )
+    if precision != "bf16-mixed":
+        return
+    device = trainer.strategy.root_device.type
+    if device == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ConfigError("this GPU has no bfloat16: use trainer.precision 16-mixed or 32-true")
+    if device == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        rank_zero_warn("this CPU has no bfloat16 and may be far slower: use precision 32-true")
+
+
+def rewrap_ddp(trainer: Trainer) -> None:
+    """Let DDP see the parameters there are now.
+
+    It averages the gradients of those alone that asked for them when it wrapped the model; others
+    would drift apart from rank to rank, without a word.
+    """
+    strategy = trainer.strategy
+    if isinstance(strategy, DDPStrategy):
+        strategy.model = trainer.lightning_module
+        strategy.configure_ddp()
+        assert isinstance(strategy.model, DistributedDataParallel)
+        # no buffer changes in training, and the flow's rotations are large
+        strategy.model.broadcast_buffers = False

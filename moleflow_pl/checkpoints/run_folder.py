@@ -1,0 +1,142 @@
+"""Every path of a run, in one place."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from moleflow_pl._internal.files import write_text, writing
+
+logger = logging.getLogger(__name__)
+
+LAST = "last.ckpt"
+TASKS = "tasks"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of one run; nothing is read or created by asking for them.
+
+    Attributes:
+        root: The folder itself, `trainer.default_root_dir`.
+
+    Example:
+        >>> run = RunFolder.of(Path("runs/demo/tasks/00-a.ckpt"))
+        >>> run == RunFolder.of(Path("runs/demo/last.ckpt")) == RunFolder(Path("runs/demo"))
+        True
+    """
+
+    root: Path
+
+    @classmethod
+    def of(cls, checkpoint: Path) -> RunFolder:
+        """The run that a checkpoint lies in."""
+        folder = checkpoint.parent
+        return cls(folder.parent if folder.name == TASKS else folder)
+
+    @property
+    def last(self) -> Path:
+        """The newest checkpoint."""
+        return self.root / LAST
+
+    @property
+    def tasks(self) -> Path:
+        """Folder of the checkpoints written at the end of each task."""
+        return self.root / TASKS
+
+    def task_checkpoint(self, index: int, name: str) -> Path:
+        """Checkpoint written at the end of one task."""
+        return self.tasks / f"{index:02d}-{name}.ckpt"
+
+    @property
+    def config(self) -> Path:
+        """All arguments of the fit, resolved."""
+        return self.root / "config.yaml"
+
+    @property
+    def curves(self) -> Path:
+        """Curves of the fit."""
+        return self.root / "metrics.csv"
+
+    @property
+    def features(self) -> Path:
+        """Feature files of the task that is being learned."""
+        return self.root / "features"
+
+    @property
+    def report(self) -> Path:
+        """Folder of the evaluation's files."""
+        return self.root / "report"
+
+    @property
+    def summary(self) -> Path:
+        """The evaluation's numbers."""
+        return self.report / "summary.json"
+
+    @property
+    def predictions(self) -> Path:
+        """Folder of what `predict` writes."""
+        return self.root / "predictions"
+
+    @property
+    def experts(self) -> Path:
+        """Folder of exported experts and of earlier versions."""
+        return self.root / "experts"
+
+    def expert(self, name: str, version: int | None = None) -> Path:
+        """File of an exported expert, or of one of its earlier versions."""
+        return self.experts / f"{name if version is None else f'{name}~{version}'}.safetensors"
+
+    def update(self, name: str, version: int) -> RunFolder:
+        """The run that learns a product again."""
+        return RunFolder(self.root / "updates" / f"{name}~{version}")
+
+    @property
+    def export(self) -> Path:
+        """Folder of exported models."""
+        return self.root / "export"
+
+    @property
+    def holds_run(self) -> bool:
+        """Whether a fit has begun here."""
+        return self.config.exists() or self.last.exists()
+
+    def move_curves_aside(self) -> None:
+        """Let the curves of a resumed run begin a new file."""
+        if self.curves.exists():
+            move_aside(self.curves)
+
+    def check_writable(self) -> None:
+        """Find out before a fit begins whether the folder takes files.
+
+        Raises:
+            OutputError: it does not.
+        """
+        probe = self.root / ".writable"
+        write_text(probe, "x")
+        probe.unlink()
+
+
+def free_name(path: Path) -> Path:
+    """The first of `name~1`, `name~2`, … that is free; a file's suffix stays at the end."""
+    stem, suffix = (path.name, "") if path.is_dir() else (path.stem, path.suffix)
+    number = 1
+    while (other := path.with_name(f"{stem}~{number}{suffix}")).exists():
+        number += 1
+    return other
+
+
+def move_aside(path: Path) -> Path:
+    """Rename a file or folder to the first free name, so that its own name can be used again.
+
+    Returns:
+        Its new path.
+
+    Raises:
+        OutputError: it cannot be renamed.
+    """
+    aside = free_name(path)
+    with writing(aside):
+        path.rename(aside)
+    return aside

@@ -1,0 +1,76 @@
+"""The arguments a checkpoint's run had: plain values alone, for the file may come from anyone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from moleflow_pl.checkpoints.io import UNSAID, read_checkpoint
+from moleflow_pl.checkpoints.run_folder import RunFolder
+from moleflow_pl.checkpoints.schema import CONFIG_KEY
+from moleflow_pl.errors import CheckpointError
+
+# what `test` and its like take over from the run: not the hardware
+CARRIED = ("seed_everything", "model", "data", "evaluation")
+RESUMED = (*CARRIED, "schedule", "trainer")
+# arguments of the trainer that name a class to import, or take a name for one, or a place
+BUILT = ("callbacks", "logger", "profiler", "plugins", "model_registry", "default_root_dir")
+OPTIMIZERS = ("torch.optim.", "moleflow_pl.module.")
+
+
+def stored_config(checkpoint: Path, subcommand: str) -> str:
+    """What a command that goes on from a checkpoint takes over, as YAML.
+
+    Nothing in it names a class of others, and it writes to the run folder the file lies in.
+
+    Raises:
+        CheckpointError: the file cannot be used, or its arguments are none.
+    """
+    text = read_checkpoint(checkpoint).get(CONFIG_KEY) or "{}"
+    try:
+        config = yaml.safe_load(text)
+        if not isinstance(config, dict):
+            raise TypeError("no mapping")
+        kept = RESUMED if subcommand == "fit" else CARRIED
+        taken = {key: config[key] for key in kept if key in config}
+        parts = {k: dict(v) for k, v in taken.items() if k != "seed_everything"}
+    except (yaml.YAMLError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{checkpoint} holds no arguments of a run: {error}") from error
+    if "model" in parts:
+        parts["model"] = UNSAID | parts["model"]
+    taken |= {key: without_classes(key, part) for key, part in parts.items()}
+    taken.setdefault("trainer", {})["default_root_dir"] = str(RunFolder.of(checkpoint).root)
+    return yaml.safe_dump(taken)
+
+
+def without_classes(part: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a part that build nothing, and an optimizer of torch's.
+
+    Example:
+        >>> without_classes("trainer", {"precision": "32-true", "logger": None})
+        {'precision': '32-true'}
+    """
+    kept = {key: value for key, value in values.items() if is_plain(part, key, value)}
+    left = [f"{part}.{key}" for key in values if key not in kept and values[key] is not None]
+    left = [name for name in left if name != "trainer.default_root_dir"]
+    if left:
+        rank_zero_warn(
+            f"left out of the checkpoint's arguments: {', '.join(left)}. They name code or a place"
+            " to write to, and a file may come from anyone; give them again if you want them"
+        )
+    return kept
+
+
+def is_plain(part: str, key: str, value: Any) -> bool:
+    """Whether an argument is a value, not the name of code or of a place to write to."""
+    if (part, key) == ("model", "optimizer"):
+        path = value.get("class_path") if isinstance(value, dict) else value
+        return str(path).startswith(OPTIMIZERS)
+    if (part == "trainer" and key in BUILT) or (part, key) == ("data", "feature_store"):
+        return False
+    items = value if isinstance(value, list) else [value]
+    return not any(isinstance(item, dict) for item in items)

@@ -1,0 +1,172 @@
+"""Features of a frozen backbone, computed once and kept: in memory, or on disk where they are many.
+
+A file of features is a plain `.npy`, named by a hash of all that the numbers depend on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from moleflow_pl._internal.distributed import gather, is_first, rank_and_world, wait_for_all
+from moleflow_pl._internal.files import writing
+from moleflow_pl.data.datasets import ImageDataset
+from moleflow_pl.data.images import READER
+from moleflow_pl.errors import DataError
+from moleflow_pl.features.extractor import PatchExtractor
+
+
+class FeatureStore:
+    """Where the features of a task's images are while it is learned.
+
+    Args:
+        folder: Where files of features go.
+        keep: Keep the files, for other runs on the same images; else they go with `clear`.
+        memory_limit: Bytes of features that may be in memory; more are mapped from a file.
+
+    Example:
+        >>> store = FeatureStore(Path("features"), memory_limit=2**30)
+    """
+
+    def __init__(self, folder: Path, keep: bool = False, memory_limit: int = 2**30) -> None:
+        self.folder = folder
+        self.keep = keep
+        self.memory_limit = memory_limit
+
+    def get(self, extractor: PatchExtractor, loader: DataLoader, title: str) -> Tensor:
+        """Features of all images of a loader, in its order; computed unless they are there.
+
+        Args:
+            extractor: The frozen backbone, on the device it is to run on.
+            loader: Batches with `image`, of an `ImageDataset`, unshuffled.
+            title: What the progress bar says.
+
+        Shape: (N, h, w, D), float32, on the CPU.
+
+        Raises:
+            DataError: there is no room for the file.
+        """
+        dataset = loader.dataset
+        assert isinstance(dataset, ImageDataset)
+        size = 4 * len(dataset) * extractor.patches * extractor.dim
+        alone = rank_and_world()[1] == 1
+        if size <= self.memory_limit and not self.keep and alone:
+            return extract_features(extractor, loader, title)
+        path = self.folder / f"{features_key(extractor, dataset)}.npy"
+        if any(gather(not path.exists())):  # all ranks have looked before one writes
+            self._fill(path, extractor, loader, title)
+        # copy-on-write: torch wants memory it could write to, and no one does
+        features = torch.from_numpy(np.load(path, mmap_mode="c"))
+        return features.clone() if size <= self.memory_limit else features
+
+    def _fill(self, path: Path, extractor: PatchExtractor, loader: DataLoader, title: str) -> None:
+        """Write a file of features, each rank its share."""
+        # under another name until it is whole
+        part = path.with_name(f"{path.name}.{gather(os.getpid())[0]}")
+        try:
+            if is_first():
+                with writing(path):
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                new_block(len(loader.dataset), extractor, part)  # type: ignore[arg-type]
+            wait_for_all()
+            block = np.load(part, mmap_mode="r+")
+            fill(torch.from_numpy(block), extractor, loader, title)
+            block.flush()
+            wait_for_all()
+            if is_first():
+                with writing(path):
+                    part.replace(path)
+        finally:
+            if is_first():
+                part.unlink(missing_ok=True)
+        wait_for_all()
+
+    def clear(self) -> None:
+        """Remove the files, unless they are to be kept."""
+        if self.keep:
+            return
+        wait_for_all()
+        if not is_first() or not self.folder.is_dir():
+            return
+        for path in self.folder.glob("*.npy*"):
+            path.unlink()
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+
+def extract_features(extractor: PatchExtractor, loader: DataLoader, title: str) -> Tensor:
+    """Run the backbone once over all images of a loader, with a progress bar.
+
+    Args:
+        extractor: The frozen backbone, on the device it is to run on.
+        loader: Batches with `image`, in the order of the result.
+        title: What the bar says.
+
+    Shape: (N, h, w, D), on the CPU.
+    """
+    # one block from the start: a list would need twice as much at the end
+    block = torch.empty(len(loader.dataset), *extractor.shape)  # type: ignore[arg-type]
+    fill(block, extractor, loader, title)
+    return block
+
+
+def fill(block: Tensor, extractor: PatchExtractor, loader: DataLoader, title: str) -> None:
+    """Write features into a block (N, h, w, D): of several ranks, each those of its batches.
+
+    The batches are those of one process, so the numbers are, too.
+    """
+    rank, world = rank_and_world()
+    batches: list[list[int]] = list(loader.batch_sampler)[rank::world]  # type: ignore[arg-type]
+    own = DataLoader(
+        loader.dataset,
+        batch_sampler=batches,
+        num_workers=loader.num_workers,
+        pin_memory=loader.pin_memory,
+        collate_fn=loader.collate_fn,
+    )
+    with tqdm(total=sum(map(len, batches)), desc=title, unit="image", disable=rank > 0) as bar:
+        for indices, batch in zip(batches, own, strict=True):
+            block[indices] = extractor(batch["image"].to(extractor.mean.device)).cpu()
+            bar.update(len(indices))
+
+
+def new_block(images: int, extractor: PatchExtractor, path: Path) -> None:
+    """Make a `.npy` file for the features of as many images.
+
+    Raises:
+        DataError: there is no room for it.
+    """
+    shape = (images, *extractor.shape)
+    try:
+        np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        if hasattr(os, "posix_fallocate"):
+            # writing to a sparse file on a full disk would kill the process
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        raise DataError(
+            f"no room for {4e-9 * math.prod(shape):.1f} GB of features in {path.parent} "
+            f"({error.strerror}): free some, set data.feature_store to a folder elsewhere, or "
+            "data.cache_features to false, which runs the backbone in every epoch"
+        ) from error
+
+
+def features_key(extractor: PatchExtractor, dataset: ImageDataset) -> str:
+    """Hash of all that features depend on: backbone, preprocessing, contents of the files."""
+    digest = hashlib.sha256()
+    reduced = extractor.reduced(extractor.mean.device)
+    facts = {**extractor.fingerprint(), "bfloat16": reduced, "reader": READER}
+    digest.update(json.dumps(facts, sort_keys=True).encode())
+    for record in dataset.records:
+        with record.path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,62 @@
+"""Good images alone, a folder a product."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+from moleflow_pl.data.layouts.base import (
+    ImageRecord,
+    RootedLayout,
+    folders_in,
+    images_in,
+    is_image,
+)
+from moleflow_pl.errors import DataError
+
+
+class FolderLayout(RootedLayout):
+    """Good images alone: every folder in `root` is a product, and all images below it are good.
+
+    A folder that holds images itself and no folder of images is one product of its own name. There
+    is nothing to test with.
+
+    Raises:
+        DataError: a product's folder has the parts of another layout, so that some of its images
+            may be defective.
+    """
+
+    NAME: ClassVar[str] = "folder"
+    TREE: ClassVar[str] = """the expected tree:
+    <root>/<product>/**/*.png    good images to learn from, at any depth
+defective images or masks as well: lay them out as MVTec AD does, --data.layout mvtec"""
+    PARTS: ClassVar[set[str]] = {"train", "test", "test_public", "ground_truth"}
+
+    def products(self) -> list[str]:
+        found = [p.name for p in folders_in(self.root) if next(self._images(p), None)]
+        return found or ([self.root.resolve().name] if images_in(self.root) else [])
+
+    def train(self, product: str) -> list[ImageRecord]:
+        if product not in self.products():
+            raise self.no_product(product, self.products())
+        folder = self.root / product if (self.root / product).is_dir() else self.root
+        parts = sorted(self.PARTS & {path.name for path in folders_in(folder)})
+        if parts:
+            raise DataError(
+                f"{folder} has folders {parts}, and layout 'folder' would take all images below it "
+                "for good ones: use --data.layout mvtec, or name the folder of the good images"
+            )
+        return [ImageRecord(path, product) for path in sorted(self._images(folder))]
+
+    def test(self, product: str) -> list[ImageRecord]:
+        return []
+
+    @staticmethod
+    def _images(folder: Path) -> Iterator[Path]:
+        return (
+            path
+            for path in folder.rglob("*")
+            if is_image(path)
+            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        )

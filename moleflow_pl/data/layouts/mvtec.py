@@ -1,0 +1,125 @@
+"""Data sets whose folders say what an image is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from moleflow_pl.data.layouts.base import (
+    GOOD,
+    ImageRecord,
+    RootedLayout,
+    folders_in,
+    images_in,
+)
+
+
+class MVTecLayout(RootedLayout):
+    """`<root>/<product>/train/good`, `test/<defect>`, `ground_truth/<defect>/<stem>_mask.png`.
+
+    Raises:
+        DataError: `root` is missing or holds no product.
+    """
+
+    NAME: ClassVar[str] = "mvtec"
+    TREE: ClassVar[str] = """the expected tree:
+    <root>/<product>/train/good/*.png                    good images to learn from
+    <root>/<product>/test/good/*.png                     good images to test with
+    <root>/<product>/test/<defect>/*.png                 defective images to test with
+    <root>/<product>/ground_truth/<defect>/*_mask.png    their masks (optional)
+MVTec AD itself: https://www.mvtec.com/company/research/datasets/mvtec-ad
+good images alone, a folder a product: --data.layout folder"""
+    NORMAL: ClassVar[str] = "good"  # name of a folder of good images
+    TEST: ClassVar[str] = "test"
+    MASKS: ClassVar[str] = "ground_truth"
+    # MVTec's own name first; some sets in this layout keep the image's
+    MASK_NAMES: ClassVar[tuple[str, ...]] = ("{}_mask.png", "{}.png")
+
+    def products(self) -> list[str]:
+        return [folder.name for folder in folders_in(self.root) if self._is_product(folder)]
+
+    def train(self, product: str) -> list[ImageRecord]:
+        folder = self._folder(product) / "train" / self.NORMAL
+        records = [ImageRecord(path, product) for path in images_in(folder)]
+        if not records:
+            raise self.nothing_to_learn(product, folder)
+        return records
+
+    def test(self, product: str) -> list[ImageRecord]:
+        folder = self._folder(product)
+        masks = folder / self.MASKS
+        if not (folder / self.TEST).is_dir():
+            return []
+        return [
+            self._record(path, product, kind.name, masks)
+            for kind in folders_in(folder / self.TEST)
+            if kind != masks
+            for path in images_in(kind)
+        ]
+
+    def _record(self, path: Path, product: str, kind: str, masks: Path) -> ImageRecord:
+        has_masks = masks.is_dir()
+        if kind == self.NORMAL or not has_masks:
+            defect = GOOD if kind == self.NORMAL else kind
+            return ImageRecord(path, product, defect, None, has_masks)
+        places = [masks / kind / name.format(path.stem) for name in self.MASK_NAMES]
+        found = next((place for place in places if place.is_file()), None)
+        return ImageRecord(path, product, kind, found, True, places[0])
+
+    def _is_product(self, folder: Path) -> bool:
+        # training images may be gone while those to test with are kept
+        return (folder / "train").is_dir() or (folder / self.TEST).is_dir()
+
+    def _folder(self, product: str) -> Path:
+        folder = self.root / product
+        if not self._is_product(folder):
+            raise self.no_product(product, self.products())
+        return folder
+
+
+class MPDDLayout(MVTecLayout):
+    """Metal parts of MPDD: MVTec's tree under its own names.
+
+    References: Jezek et al. 2021, "Deep learning-based defect detection of metal parts", ICUMT.
+    """
+
+    NAME: ClassVar[str] = "mpdd"
+    TREE: ClassVar[str] = """the expected tree:
+    <root>/bracket_black/train/good/*.png
+    <root>/bracket_black/test/good/*.png, test/<defect>/*.png
+    <root>/bracket_black/ground_truth/<defect>/*_mask.png
+MPDD itself: https://github.com/stepanje/MPDD"""
+
+
+class MVTec2Layout(MVTecLayout):
+    """MVTec AD 2: learns from `train/good`, tests with `test_public`, whose labels are known.
+
+    `validation/good` and the private parts are left alone.
+
+    References: Heckler-Kram et al. 2025, arXiv:2503.21622.
+    """
+
+    NAME: ClassVar[str] = "mvtec2"
+    TREE: ClassVar[str] = """the expected tree:
+    <root>/can/train/good/*.png
+    <root>/can/test_public/good/*.png, test_public/bad/*.png
+    <root>/can/test_public/ground_truth/bad/*_mask.png
+MVTec AD 2 itself: https://www.mvtec.com/company/research/datasets/mvtec-ad-2"""
+    TEST: ClassVar[str] = "test_public"
+    MASKS: ClassVar[str] = "test_public/ground_truth"
+
+
+class BTADLayout(MVTecLayout):
+    """BTAD (beanTech): good images are `ok`, defective ones `ko`, masks keep the image's name.
+
+    References: Mishra et al. 2021, VT-ADL, arXiv:2104.10036.
+    """
+
+    NAME: ClassVar[str] = "btad"
+    TREE: ClassVar[str] = """the expected tree, in the archive's folder BTech_Dataset_transformed:
+    <root>/01/train/ok/*.bmp
+    <root>/01/test/ok/*.bmp, test/ko/*.bmp
+    <root>/01/ground_truth/ko/*.png
+BTAD itself: http://avires.dimi.uniud.it/papers/btad/btad.zip"""
+    NORMAL: ClassVar[str] = "ok"
+    MASK_NAMES: ClassVar[tuple[str, ...]] = ("{}.png", "{}.bmp")

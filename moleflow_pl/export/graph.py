@@ -1,0 +1,106 @@
+"""The way from image to decision as one graph, in which no number but the batch's size is open.
+
+Router and all experts are inside. Each image is scored by the weights of its own expert alone,
+picked from a stack of all of them: many experts cost as much as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from moleflow_pl.errors import ConfigError
+from moleflow_pl.export.stacked import StackedBank, StackedFlow, StackedNovelty
+from moleflow_pl.module import MoLEFlow
+from moleflow_pl.routing.region_router import choose_with_offset
+from moleflow_pl.scoring.functional import Upsampling, anomaly_map
+
+
+def patch_median(features: Tensor) -> Tensor:
+    """The lower median over patches, (B, D) of features (B, h, w, D); ONNX has no operator for it.
+
+    Example:
+        >>> patch_median(torch.tensor([4.0, 1.0, 3.0, 2.0]).reshape(1, 2, 2, 1))
+        tensor([[2.]])
+    """
+    rows = features.flatten(1, 2)
+    upper = rows.shape[1] - (rows.shape[1] - 1) // 2
+    return rows.topk(upper, dim=1, sorted=False).values.amin(1)
+
+
+class InspectionGraph(nn.Module):
+    """What `MoLEFlow` says of images, as tensors that any runtime can give.
+
+    Args:
+        model: A trained model.
+        tasks: The tasks it may choose from; all that have a prototype by default.
+        map_size: Side of the anomaly map.
+        blur_sigma: Standard deviation of the map's blur; 0 for none.
+        upsampling: How patch scores become the map.
+
+    Shape: image (B, 3, H, W), uint8 RGB -> map (B, map_size, map_size) and score (B,), in the
+    unit of the model's patch scores, product (B,), a place in `tasks`, distance (B,), the router's
+    to that product, and novelty (B,): above 1 the image shows none of the products.
+
+    Raises:
+        ConfigError: no task has been learned.
+    """
+
+    def __init__(
+        self,
+        model: MoLEFlow,
+        tasks: Sequence[int] | None = None,
+        map_size: int = 256,
+        blur_sigma: float = 4.0,
+        upsampling: Upsampling = "bilinear",
+    ) -> None:
+        super().__init__()
+        known = model.router.tasks if model.routes else model.router.tasks[:1]
+        self.tasks = known if tasks is None else list(tasks)
+        if not self.tasks:
+            raise ConfigError("no product has been learned: fit a task to its end first")
+        self.columns = [model.router.tasks.index(task) for task in self.tasks]
+        self.extractor, self.position, self.router = model.extractor, model.position, model.router
+        boundaries = model.router.boundaries(self.columns).to(model.device)
+        self.register_buffer("boundaries", boundaries, persistent=False)
+        self.boundaries: Tensor
+        self.flow = StackedFlow(model.flow, self.tasks)
+        limits = [model.schedule.tasks[task].novelty_limit for task in self.tasks]
+        # a model whose products were not finished knows none
+        finished = model.novelty.tasks == model.router.tasks
+        self.novelty = StackedNovelty(model.novelty, self.tasks, limits) if finished else None
+        self.patch_score = model.patch_score
+        self.bank: Any = self._bank(model)
+        self.image_features = patch_median if model.prototype == "median" else model.image_features
+        self.image_score = model.image_score
+        self.map_options: dict[str, Any] = {
+            "size": (map_size, map_size), "sigma": blur_sigma, "upsampling": upsampling,
+        }  # fmt: skip
+        self.requires_grad_(False)
+        self.eval()
+
+    def _bank(self, model: MoLEFlow) -> StackedBank | None:
+        if not model.keeps_latents:
+            return None
+        with torch.no_grad():
+            return StackedBank([model.kept_latents(task) for task in self.tasks])
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Map, score, product, distance and novelty of each image."""
+        features = self.extractor(image)
+        distances = self.router.distances(self.image_features(features))[:, self.columns]
+        place = choose_with_offset(distances, lambda first, second: self.boundaries[first, second])
+        distance = distances.gather(1, place[:, None])[:, 0]
+        patch_scores = self.patch_scores(features, place)
+        score = self.image_score(patch_scores)
+        pixels = anomaly_map(patch_scores, **self.map_options)
+        if self.novelty is None:
+            return pixels, score, place, distance, torch.full_like(distance, torch.inf)
+        return pixels, score, place, distance, self.novelty(features, distances)
+
+    def patch_scores(self, features: Tensor, place: Tensor) -> Tensor:
+        """Scores (B, h, w) of features (B, h, w, D) by the experts at `place` (B,)."""
+        return self.patch_score(self.flow, self.position(features), place, self.bank)

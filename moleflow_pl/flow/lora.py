@@ -1,0 +1,179 @@
+"""The layers of the coupling subnets: a shared base and a low-rank expert for each task."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moleflow_pl._internal.validation import require_int, require_number
+from moleflow_pl.flow.autograd import MergedLinear
+
+LARGEST_RANK = 4096
+LARGEST_ALPHA = 1e6
+
+
+class LoRALinear(nn.Module):
+    """Shared linear layer with a low-rank correction and a bias shift for each task.
+
+    For task t:  y = W x + b + s B_t A_t x + d_t,   s = alpha / rank.
+    W and b (`base_linear`) train with task 0 only. B_t (`lora_B`) and d_t (`task_biases`) start at
+    zero, so a task just added answers as the shared layer does; A_t (`lora_A`) starts Xavier
+    uniform.
+
+    Args:
+        in_features: Channels in, D_in.
+        out_features: Channels out, D_out.
+        rank: Inner size of the correction, at least 1.
+        alpha: Strength of the correction before division by the rank.
+        bias: Whether the layer, and so every task, has a bias.
+        use_lora: Give each task its A and B.
+        use_task_bias: Give each task its bias shift.
+
+    Shape: x (..., D_in) -> y (..., D_out); `task=None` is the shared layer alone.
+
+    Raises:
+        ConfigError: a rank or a strength that cannot be.
+        KeyError: the task was never added.
+
+    References: Hu et al. 2021, arXiv:2106.09685, section 4.1.
+
+    Example:
+        >>> layer = LoRALinear(4, 3, rank=2)
+        >>> layer.add_task(0)
+        >>> x = torch.ones(1, 4)
+        >>> torch.equal(layer(x, task=0), layer(x))
+        True
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        rank: int = 4,
+        alpha: float = 1.0,
+        bias: bool = True,
+        use_lora: bool = True,
+        use_task_bias: bool = True,
+    ) -> None:
+        super().__init__()
+        require_int("rank", rank, 1, LARGEST_RANK)
+        require_number("alpha", alpha, 0, LARGEST_ALPHA, above=True)
+        self.rank = rank
+        self.scaling = alpha / rank
+        self.use_lora = use_lora
+        self.use_task_bias = use_task_bias and bias
+        self.base_linear = nn.Linear(in_features, out_features, bias=bias)
+        self.lora_A = nn.ParameterDict()
+        self.lora_B = nn.ParameterDict()
+        self.task_biases = nn.ParameterDict()
+        self._tasks: set[int] = set()
+
+    def add_task(self, task: int) -> None:
+        """Create the expert of `task`, initialised so that it changes nothing."""
+        weight, key = self.base_linear.weight, str(task)
+        out_features, in_features = weight.shape
+        if self.use_lora:
+            # drawn on the CPU, so that an expert starts the same on every device
+            down = nn.init.xavier_uniform_(torch.empty(self.rank, in_features)).to(weight)
+            self.lora_A[key] = nn.Parameter(down)
+            self.lora_B[key] = nn.Parameter(weight.new_zeros(out_features, self.rank))
+        if self.use_task_bias:
+            self.task_biases[key] = nn.Parameter(weight.new_zeros(out_features))
+        self._tasks.add(task)
+
+    def forward(self, x: Tensor, task: int | None = None) -> Tensor:
+        """Answer as the expert of `task` does."""
+        if task is None:
+            return self.base_linear(x)
+        self._require_task(task)
+        weight, bias = self.base_linear.weight, self._bias(task)
+        if not self.use_lora:
+            return F.linear(x, weight, bias)
+        down, up = self.lora_A[str(task)], self.lora_B[str(task)]
+        rows = MergedLinear.apply(x.flatten(0, -2), weight, down, up, bias, self.scaling)
+        return rows.unflatten(0, x.shape[:-1])
+
+    def merged(self, task: int) -> tuple[Tensor, Tensor | None]:
+        """Dense weight and bias of a task, without gradients."""
+        bias = self._bias(task)
+        return self.get_merged_weight(task), None if bias is None else bias.detach()
+
+    def get_merged_weight(self, task: int) -> Tensor:
+        """Dense weight of a task, W + s B_t A_t, shape (D_out, D_in)."""
+        self._require_task(task)
+        weight = self.base_linear.weight.detach()
+        if not self.use_lora:
+            return weight.clone()
+        down, up = self.lora_A[str(task)].detach(), self.lora_B[str(task)].detach()
+        return torch.addmm(weight, up, down, alpha=self.scaling)
+
+    def base_parameters(self) -> list[nn.Parameter]:
+        """What task 0 trains and every later task finds frozen."""
+        return list(self.base_linear.parameters())
+
+    def expert_parameters(self, task: int) -> list[nn.Parameter]:
+        """What belongs to `task` alone."""
+        self._require_task(task)
+        owners = (self.lora_A, self.lora_B, self.task_biases)
+        return [owner[str(task)] for owner in owners if str(task) in owner]
+
+    def _bias(self, task: int) -> Tensor | None:
+        bias = self.base_linear.bias
+        return bias + self.task_biases[str(task)] if self.use_task_bias else bias
+
+    def _require_task(self, task: int) -> None:
+        if task not in self._tasks:
+            raise KeyError(f"no expert for task {task}: this layer knows {sorted(self._tasks)}")
+
+
+class MoLESubnet(nn.Module):
+    """Predicts a coupling's scales and shifts: linear, ReLU, linear, with experts in both.
+
+    Args:
+        dims_in: Channels in; the hidden layer has twice as many.
+        dims_out: Channels out.
+        rank: Rank of the experts.
+        alpha: Strength of the experts, see `LoRALinear`.
+        use_lora: Give each task low-rank factors.
+        use_task_bias: Give each task bias shifts.
+
+    Shape: (..., dims_in) -> (..., dims_out).
+    """
+
+    def __init__(
+        self,
+        dims_in: int,
+        dims_out: int,
+        rank: int = 4,
+        alpha: float = 1.0,
+        use_lora: bool = True,
+        use_task_bias: bool = True,
+    ) -> None:
+        super().__init__()
+        hidden = 2 * dims_in
+
+        def layer(width_in: int, width_out: int) -> LoRALinear:
+            return LoRALinear(
+                width_in, width_out, rank, alpha, use_lora=use_lora, use_task_bias=use_task_bias
+            )
+
+        self.layer1 = layer(dims_in, hidden)
+        self.layer2 = layer(hidden, dims_out)
+
+    def add_task(self, task: int) -> None:
+        """Create the expert of `task` in both layers."""
+        for layer in (self.layer1, self.layer2):
+            layer.add_task(task)
+
+    def forward(self, x: Tensor, task: int | None = None) -> Tensor:
+        """Answer as the expert of `task` does."""
+        return self.layer2(F.relu(self.layer1(x, task), inplace=True), task)
+
+    def base_parameters(self) -> list[nn.Parameter]:
+        """What task 0 trains and every later task finds frozen."""
+        return self.layer1.base_parameters() + self.layer2.base_parameters()
+
+    def expert_parameters(self, task: int) -> list[nn.Parameter]:
+        """What belongs to `task` alone."""
+        return self.layer1.expert_parameters(task) + self.layer2.expert_parameters(task)

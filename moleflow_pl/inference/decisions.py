@@ -1,0 +1,132 @@
+"""From what a model computed to decisions, by the calibration of each product."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from moleflow_pl.inference.localisation import Box, find_boxes, pixel_map
+from moleflow_pl.model.inspector import Inspection
+from moleflow_pl.tasks.calibration import Limits
+from moleflow_pl.tasks.schedule import TaskSchedule
+
+Label = Literal["normal", "anomalous", "unknown_product"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of one image.
+
+    Attributes:
+        product: The known product that the router chose, or the one that was asked for.
+        score: Raw anomaly score; compare it within a product.
+        router_distance: The router's distance to the product.
+        router_margin: Distance to the nearest other product, less that to this one: below 0 where
+            the other is nearer and yet more deviations away. None where there is no other.
+        patch_scores: (h, w).
+        size: Height and width of the image.
+        label: The decision; it and what follows are None where the product has no calibration.
+        threshold: Scores above it are anomalous.
+        normalised_score: The same for every product, in 0..1, 0.5 at the threshold.
+        novelty_ratio: Distance to the good images of the product they are most like, divided by
+            that product's limit; beyond 1 the image is of no known product.
+        pixel_threshold: Limit on a pixel's score.
+        median_patch_score: Score of an ordinary patch of the product, where a heatmap begins.
+    """
+
+    product: str
+    score: float
+    router_distance: float
+    router_margin: float | None
+    patch_scores: Tensor
+    size: tuple[int, int]
+    label: Label | None = None
+    threshold: float | None = None
+    normalised_score: float | None = None
+    novelty_ratio: float | None = None
+    pixel_threshold: float | None = None
+    median_patch_score: float | None = None
+
+    @cached_property
+    def anomaly_map(self) -> Tensor:
+        """Raw scores of the image's pixels (H, W)."""
+        return pixel_map(self.patch_scores, self.size)
+
+    @property
+    def boxes(self) -> list[Box]:
+        """Where pixels exceed the pixel threshold, the worst first."""
+        limit = self.pixel_threshold
+        return [] if limit is None else find_boxes(self.anomaly_map, limit)
+
+
+class DecisionMaker:
+    """Turns what a model computed into decisions, by the calibration of each product.
+
+    Args:
+        schedule: The model's tasks.
+        product: The product that all images show, whatever the router says.
+
+    Raises:
+        ConfigError: there is no such product.
+    """
+
+    def __init__(self, schedule: TaskSchedule, product: str | None = None) -> None:
+        self.names = schedule.names
+        self.task = None if product is None else schedule.find(product)
+        self.limits: dict[int, Limits] = {}
+        for index in schedule.learned:
+            found = schedule.tasks[index].calibration
+            if found is not None:
+                # which product of a task an image shows is known where it is told
+                self.limits[index] = (found if product is None else found.of(product)).limits()
+        self.learned = list(schedule.learned)  # in the order of a model's distances
+        # a product without a limit makes no image known
+        self.novelty_limits = torch.tensor(
+            [schedule.tasks[index].novelty_limit for index in self.learned]
+        )
+
+    def judge(self, found: Inspection, sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
+        """Decide about the images of a batch, of these heights and widths."""
+        shares = found.novelty_distance.cpu() / self.novelty_limits
+        novelty_ratio = shares.nan_to_num(torch.inf).amin(1).tolist()
+        return [self._judge(found, i, size, novelty_ratio[i]) for i, size in enumerate(sizes)]
+
+    def _judge(
+        self, found: Inspection, i: int, size: tuple[int, int], novelty_ratio: float
+    ) -> Prediction:
+        task, score = int(found.task[i]), found.score[i].item()
+        distances = found.distances[i].tolist()
+        own = distances.pop(self.learned.index(task))
+        return Prediction(
+            product=self.names[task],
+            score=score,
+            router_distance=own,
+            router_margin=min(distances) - own if self.task is None and distances else None,
+            patch_scores=found.patch_scores[i].cpu(),
+            size=size,
+            **self._decision(task, score, novelty_ratio),
+        )
+
+    def _decision(self, task: int, score: float, novelty_ratio: float) -> dict[str, Any]:
+        """What a calibration adds to an image's numbers; nothing without one."""
+        limits = self.limits.get(task)
+        if limits is None:
+            return {}
+        # a score that is no number passes nothing
+        label: Label = "normal" if score <= limits.score else "anomalous"
+        # whoever names the product knows it
+        if self.task is None and novelty_ratio > 1:
+            label = "unknown_product"
+        return {
+            "label": label,
+            "threshold": limits.score,
+            "normalised_score": limits.comparable(score),
+            "novelty_ratio": novelty_ratio,
+            "pixel_threshold": limits.pixel,
+            "median_patch_score": limits.median_patch_score,
+        }

@@ -1,0 +1,76 @@
+"""Where an image is defective: maps of its own size, and boxes around what exceeds a threshold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+from torch import Tensor
+
+from moleflow_pl._internal.files import writing
+from moleflow_pl.scoring.functional import anomaly_map
+
+MapFormat = Literal["npy", "tiff"]
+CONNECTED = np.ones((3, 3), dtype=int)  # pixels that touch at a corner are one defect
+
+
+@dataclass(frozen=True)
+class Box:
+    """A found defect, in pixels of the image.
+
+    Attributes:
+        left: First column.
+        top: First row.
+        width: Columns.
+        height: Rows.
+        peak: Highest score in it.
+    """
+
+    left: int
+    top: int
+    width: int
+    height: int
+    peak: float
+
+
+def pixel_map(patch_scores: Tensor, size: tuple[int, int]) -> Tensor:
+    """Scores (h, w) of an image's patches as a raw map (H, W) of its pixels, bilinear.
+
+    No pixel exceeds the highest patch, so a threshold on patches holds for pixels too.
+    """
+    return anomaly_map(patch_scores[None], size, sigma=0)[0]
+
+
+def find_boxes(scores: Tensor, threshold: float) -> list[Box]:
+    """Boxes around connected pixels of a map (H, W) above a threshold, the worst first.
+
+    Example:
+        >>> import torch
+        >>> find_boxes(torch.eye(3) * torch.tensor([1.0, 2.0, 0.0]), 0.5)
+        [Box(left=0, top=0, width=2, height=2, peak=2.0)]
+    """
+    values = scores.cpu().numpy()
+    labels, _ = ndimage.label(values > threshold, structure=CONNECTED)
+    boxes = []
+    for number, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
+        inside = labels[rows, columns] == number
+        peak = float(values[rows, columns][inside].max())
+        size = (columns.stop - columns.start, rows.stop - rows.start)
+        boxes.append(Box(columns.start, rows.start, *size, peak))
+    return sorted(boxes, key=lambda box: -box.peak)
+
+
+def save_map(scores: Tensor, path: Path, form: MapFormat) -> None:
+    """Write a map (H, W) as float32, as `<path>.npy` or a 32-bit `<path>.tiff`."""
+    values = scores.cpu().numpy().astype(np.float32)
+    target = path.with_name(f"{path.name}.{form}")
+    with writing(target):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if form == "npy":
+            np.save(target, values)
+        else:
+            Image.fromarray(values).save(target)

@@ -1,0 +1,84 @@
+"""What a model says of single images, as decisions; and a predictor that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moleflow_pl.data.images import ImageLike, as_rgb, to_tensor
+from moleflow_pl.errors import CheckpointError
+from moleflow_pl.inference.decisions import DecisionMaker, Prediction
+from moleflow_pl.module import MoLEFlow
+
+BATCH = 16
+
+
+class Predictor:
+    """A trained model that takes images and gives decisions: no trainer, no config, no data set.
+
+    Args:
+        model: A model with learned tasks.
+        product: The product that all images show; by default the router tells.
+
+    Example:
+        `Predictor.load("runs/demo")(Image.open("cell.png")).label`
+    """
+
+    def __init__(self, model: MoLEFlow, product: str | None = None) -> None:
+        self.model = model.eval()
+        self.judge = DecisionMaker(model.schedule, product)
+
+    @classmethod
+    def load(
+        cls, path: str | Path, product: str | None = None, device: str | torch.device = "cpu"
+    ) -> Predictor:
+        """Load a run folder or a checkpoint.
+
+        Raises:
+            CheckpointError: there is none, or it is of another backbone.
+            ConfigError: it knows no such product.
+        """
+        path = Path(path).expanduser()
+        file = path / "last.ckpt" if path.is_dir() else path
+        if not file.is_file():
+            raise CheckpointError(f"no checkpoint at {file}: give a run folder or a .ckpt file")
+        return cls(MoLEFlow.load_from_checkpoint(file, map_location=device), product)
+
+    @property
+    def products(self) -> list[str]:
+        """What the model knows."""
+        schedule = self.model.schedule
+        return [name for task in schedule.learned for name in schedule.tasks[task].products]
+
+    def __call__(self, images: ImageLike | Sequence[ImageLike]) -> Any:
+        """Inspect one image, or several of any sizes.
+
+        Args:
+            images: A PIL image, a path, an array (H, W) or (H, W, C), a tensor (C, H, W); or a list
+                of them, an array (B, H, W, C), a tensor (B, C, H, W). Values are 8- or 16-bit
+                integers, or floats in [0, 1].
+
+        Returns:
+            A prediction for a single image, a list for several.
+
+        Raises:
+            DataError: something is no image.
+        """
+        several = isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4
+        if not several:
+            return next(self.stream([images]))
+        return list(self.stream(images))  # type: ignore[arg-type]
+
+    def stream(self, images: Iterable[Any]) -> Iterator[Prediction]:
+        """Inspect images one after another, a batch in memory at a time."""
+        size, device = self.model.extractor.image_size, self.model.device
+        source = iter(images)
+        while batch := [as_rgb(image) for image in islice(source, BATCH)]:
+            tensors = torch.stack([to_tensor(rgb, size) for rgb in batch]).to(device)
+            with torch.inference_mode():
+                found = self.model.inspect(self.model.extractor(tensors), self.judge.task)
+            yield from self.judge.judge(found, [(rgb.height, rgb.width) for rgb in batch])

@@ -1,0 +1,183 @@
+"""Several runs side by side: seeds, orders of the tasks, ablations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import stdev
+from typing import Any
+
+from moleflow_pl._internal.files import write_text
+from moleflow_pl.checkpoints.io import UNSAID
+from moleflow_pl.errors import DataError
+from moleflow_pl.metrics.image import METRICS, mean_of
+from moleflow_pl.metrics.task_scores import ROUTING_MODES
+from moleflow_pl.report.page import TITLES, environment
+from moleflow_pl.report.summary import SCHEMA, write_rows
+
+MEAN = "mean over tasks"
+TEX_ESCAPES = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One number over several runs.
+
+    Attributes:
+        values: One a run, None where a run does not have it.
+
+    Example:
+        >>> str(Spread([0.5, 0.7])), str(Spread([None]))
+        ('0.600 ± 0.141', '-')
+    """
+
+    values: Sequence[float | None]
+
+    @property
+    def present(self) -> list[float]:
+        """The values there are."""
+        return [value for value in self.values if value is not None]
+
+    @property
+    def mean(self) -> float | None:
+        """Their mean; None of none."""
+        return mean_of(self.values)
+
+    @property
+    def deviation(self) -> float | None:
+        """Their standard deviation, n - 1 in its denominator; None of fewer than two."""
+        return stdev(self.present) if len(self.present) > 1 else None
+
+    def __str__(self) -> str:
+        if self.mean is None:
+            return "-"
+        spread = "" if self.deviation is None else f" ± {self.deviation:.3f}"
+        return f"{self.mean:.3f}{spread}"
+
+
+def read_summary(run: Path) -> dict[str, Any]:
+    """The `summary.json` of a run.
+
+    Raises:
+        DataError: there is none, or it is of another version.
+    """
+    path = run / "report" / "summary.json"
+    if not path.is_file():
+        raise DataError(f"{run} has no report/summary.json: run `moleflow test` on its checkpoint")
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    if summary.get("schema") != SCHEMA:
+        raise DataError(
+            f"{path} has schema {summary.get('schema')}, this version reads {SCHEMA}: "
+            "run `moleflow test` on its checkpoint"
+        )
+    return summary
+
+
+def tabulate(summaries: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, Spread]]]:
+    """Spreads over runs by task, metric and way; tasks are matched by name, in any order."""
+    names = list(dict.fromkeys(name for summary in summaries for name in summary["tasks"]))
+
+    def value(summary: dict[str, Any], name: str, metric: str, way: str) -> float | None:
+        if name not in summary["tasks"]:
+            return None
+        return summary["metrics"][metric][way][summary["tasks"].index(name)]
+
+    table: dict[str, dict[str, dict[str, Spread]]] = {
+        name: {
+            metric: {
+                way: Spread([value(s, name, metric, way) for s in summaries])
+                for way in ROUTING_MODES
+            }
+            for metric in METRICS
+        }
+        for name in names
+    }
+    table[MEAN] = {
+        metric: {
+            way: Spread([mean_of(s["metrics"][metric][way]) for s in summaries])
+            for way in ROUTING_MODES
+        }
+        for metric in METRICS
+    }
+    return table
+
+
+def overall(summaries: Sequence[dict[str, Any]]) -> dict[str, Spread]:
+    """What is said of a run as a whole, over runs."""
+    image = [summary["metrics"]["image_auroc"] for summary in summaries]
+    routing = [summary["routing"] for summary in summaries]
+    return {
+        "images routed right": Spread([r["accuracy"] for r in routing]),
+        "defective images routed right": Spread([r["accuracy_on_defects"] for r in routing]),
+        "forgetting, image AUROC": Spread([m["forgetting"] for m in image]),
+        "forgetting with the own expert": Spread([m["oracle_forgetting"] for m in image]),
+        "backward transfer, image AUROC": Spread([m["backward_transfer"] for m in image]),
+    }
+
+
+def differing_settings(summaries: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """What runs were not all evaluated by alike: a value a run.
+
+    Example:
+        >>> runs = [{"settings": {"router": "pooled"}}, {"settings": {"router": "none"}}]
+        >>> differing_settings(runs)
+        {'router': ['pooled', 'none']}
+    """
+    settings = [UNSAID | summary.get("settings", {}) for summary in summaries]
+    names = dict.fromkeys(name for one in settings for name in one)
+    found = {name: [one.get(name) for one in settings] for name in names}
+    return {name: values for name, values in found.items() if values != values[:1] * len(values)}
+
+
+def tex(text: object) -> str:
+    r"""Text for LaTeX.
+
+    Example:
+        >>> print(tex("metal_nut"))
+        metal\_nut
+    """
+    escaped = "".join(TEX_ESCAPES.get(character, character) for character in str(text))
+    return escaped.replace("±", r"$\pm$")
+
+
+def compare(runs: Sequence[Path], folder: Path) -> list[Path]:
+    """Write `comparison.html`, `.csv` and `.tex` of several runs into a folder.
+
+    Raises:
+        DataError: a run without a report.
+    """
+    summaries = [read_summary(run) for run in runs]
+    table = tabulate(summaries)
+    measured = [m for m in METRICS if any(row[m]["routed"].present for row in table.values())]
+    content = {
+        "runs": [str(run) for run in runs],
+        "orders": [" → ".join(summary["tasks"]) for summary in summaries],
+        "table": table,
+        "overall": overall(summaries),
+        "differing_settings": differing_settings(summaries),
+        "measured": measured,
+        "titles": TITLES,
+    }
+    made = environment()
+    made.filters["tex"] = tex
+    files = [folder / f"comparison.{kind}" for kind in ("html", "tex", "csv")]
+    for path in files[:2]:
+        write_text(path, made.get_template(path.name).render(content))
+    columns = ["task", "metric", "way", "mean", "deviation", "runs", *map(str, runs)]
+    rows: list[list[Any]] = [
+        [name, metric, way, s.mean, s.deviation, len(s.present), *s.values]
+        for name, metrics in table.items()
+        for metric, ways in metrics.items()
+        for way, s in ways.items()
+    ]
+    rows += [
+        [MEAN, title, "routed", s.mean, s.deviation, len(s.present), *s.values]
+        for title, s in overall(summaries).items()
+    ]
+    write_rows(files[2], columns, rows)
+    return files

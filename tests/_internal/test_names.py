@@ -1,0 +1,26 @@
+import pytest
+
+from moleflow_pl._internal.names import LONGEST_NAME, check_name, is_file_name
+from moleflow_pl.errors import DataError
+
+GOOD = ("a", "metal nut", "x.y", "..x", "<b>'\"", "ネジ", "a" * LONGEST_NAME)
+BAD = ("", " a", "a ", ".", "..", "a/b", "/a", "a\\b", "a\0b", "a\nb", "\ud800")
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_name_of_a_folder_is_taken(name: str) -> None:
+    assert is_file_name(name)
+    check_name(name)
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_name_that_leads_elsewhere_or_cannot_be_written_is_refused(name: str) -> None:
+    assert not is_file_name(name)
+    with pytest.raises(DataError, match="no name for a product"):
+        check_name(name)
+
+
+def test_name_that_is_too_long_is_refused_and_shortened() -> None:
+    with pytest.raises(DataError, match=f"'{'a' * 40}…' is no name") as error:
+        check_name("a" * (LONGEST_NAME + 1))
+    assert len(str(error.value)) < 250

@@ -1,0 +1,94 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from moleflow_pl.checkpoints.resume import prepare_run
+from moleflow_pl.checkpoints.run_folder import RunFolder, free_name
+from moleflow_pl.errors import ConfigError
+from tests.helpers.checkpoints import bare_checkpoint
+
+
+def old_run(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    for name in ("config.yaml", "last.ckpt", "metrics.csv"):
+        (folder / name).write_text(name)
+    return folder
+
+
+def test_new_fit_moves_the_old_run_aside_and_deletes_nothing(tmp_path: Path) -> None:
+    run = tmp_path / "v1.5"
+    for number in (1, 2):
+        old_run(run)
+        prepare_run(run, None)
+        assert not run.exists()
+        moved = tmp_path / f"v1.5~{number}"
+        assert sorted(p.name for p in moved.iterdir()) == [
+            "config.yaml",
+            "last.ckpt",
+            "metrics.csv",
+        ]
+
+
+def test_fit_that_goes_on_stays_and_keeps_the_old_curves(tmp_path: Path) -> None:
+    run = old_run(tmp_path / "run")
+    prepare_run(run, run / "last.ckpt")
+    names = sorted(path.name for path in run.iterdir())
+    assert names == ["config.yaml", "last.ckpt", "metrics~1.csv"]
+
+
+def checkpoint_of(path: Path, epochs: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tasks = [{"products": ["a"], "epochs": 9, "epochs_done": epochs}]
+    torch.save(bare_checkpoint(tasks=tasks), path)
+    return path
+
+
+def test_fit_from_an_earlier_task_moves_the_run_that_went_further_aside(tmp_path: Path) -> None:
+    run = old_run(tmp_path / "run")
+    last = checkpoint_of(run / "last.ckpt", 4)
+    early = checkpoint_of(run / "tasks" / "00-a.ckpt", 2)
+    moved = prepare_run(run, early)
+    assert moved == tmp_path / "run~1" / "tasks" / "00-a.ckpt"
+    assert moved.exists()
+    assert not run.exists()
+    assert not last.exists()
+
+
+def test_fit_from_a_task_stays_where_nothing_went_further(tmp_path: Path) -> None:
+    early = checkpoint_of(tmp_path / "run" / "tasks" / "00-a.ckpt", 2)
+    assert prepare_run(tmp_path / "run", early) == early
+    (tmp_path / "run" / "last.ckpt").write_bytes(b"damaged")
+    assert prepare_run(tmp_path / "run", early) == early
+
+
+def test_fit_from_another_runs_checkpoint_moves_what_is_in_its_way(tmp_path: Path) -> None:
+    run = old_run(tmp_path / "run")
+    prepare_run(run, tmp_path / "other" / "last.ckpt")
+    assert (tmp_path / "run~1" / "last.ckpt").exists()
+
+
+def test_folder_that_holds_no_run_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    prepare_run(tmp_path, None)
+    prepare_run(tmp_path / "missing", None)
+    assert (tmp_path / "notes.txt").exists()
+
+
+def test_working_folder_is_not_pulled_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = old_run(tmp_path / "run")
+    monkeypatch.chdir(run)
+    with pytest.raises(ConfigError, match="cannot be moved aside from within"):
+        prepare_run(Path(), None)
+    assert (run / "last.ckpt").exists()
+
+
+def test_run_of_a_checkpoint_and_free_names(tmp_path: Path) -> None:
+    assert (
+        RunFolder.of(tmp_path / "tasks" / "00-a.ckpt").root
+        == RunFolder.of(tmp_path / "last.ckpt").root
+        == tmp_path
+    )
+    (tmp_path / "a.csv").touch()
+    (tmp_path / "a~1.csv").touch()
+    assert free_name(tmp_path / "a.csv").name == "a~2.csv"

@@ -1,0 +1,135 @@
+import errno
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from moleflow_pl.checkpoints.io import (
+    check_state,
+    check_tensors,
+    differences,
+    earlier,
+    plain,
+    read_checkpoint,
+    restoring,
+    write_checkpoint,
+)
+from moleflow_pl.checkpoints.schema import STATE_KEY
+from moleflow_pl.errors import CheckpointError, OutputError
+from tests.helpers.checkpoints import Bomb, bare_checkpoint
+
+STATE = {"backbone": {"backbone": "a", "dim": 8}, "structure": {"lora_rank": 4}}
+
+
+def test_a_file_that_fits_is_taken() -> None:
+    whole = bare_checkpoint(**STATE)
+    assert check_state(whole, STATE["backbone"], STATE["structure"]) == whole[STATE_KEY]
+
+
+def test_another_backbone_is_refused_and_named() -> None:
+    with pytest.raises(CheckpointError, match="another backbone.*dim: file 8, model 16"):
+        check_state(bare_checkpoint(**STATE), {"backbone": "a", "dim": 16}, STATE["structure"])
+
+
+def test_other_model_arguments_are_refused_and_named() -> None:
+    with pytest.raises(CheckpointError, match="lora_rank: file 4, model 2"):
+        check_state(bare_checkpoint(**STATE), STATE["backbone"], {"lora_rank": 2})
+
+
+def test_what_an_earlier_file_does_not_say_is_not_held_against_it() -> None:
+    structure = {**STATE["structure"], "score": "nll"}
+    whole = bare_checkpoint(**STATE)
+    assert check_state(whole, STATE["backbone"], structure) == whole[STATE_KEY]
+    said = {**STATE, "structure": {**STATE["structure"], "score": "norm"}}
+    with pytest.raises(CheckpointError, match="score: file 'norm', model 'nll'.*thresholds"):
+        check_state(bare_checkpoint(**said), STATE["backbone"], structure)
+
+
+def test_a_file_that_does_not_say_how_images_are_scored_meant_the_quantile() -> None:
+    whole = bare_checkpoint(**STATE)
+    with pytest.raises(CheckpointError, match="image_score: file 'quantile', model 'tail'"):
+        check_state(whole, STATE["backbone"], {**STATE["structure"], "image_score": "tail"})
+
+
+def test_foreign_checkpoint_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="no MoLE-Flow checkpoint"):
+        check_state({"state_dict": {}}, {}, {})
+
+
+def test_foreign_damaged_and_missing_files_are_refused_by_name(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
+    (tmp_path / "empty.ckpt").touch()
+    (tmp_path / "text.ckpt").write_text("no checkpoint at all")
+    whole = (tmp_path / "foreign.ckpt").read_bytes()
+    (tmp_path / "half.ckpt").write_bytes(whole[: len(whole) // 2])
+    for name in ("foreign", "empty", "text", "half", "missing"):
+        with pytest.raises(CheckpointError, match=f"{name}.ckpt"):
+            read_checkpoint(tmp_path / f"{name}.ckpt")
+
+
+def test_reading_runs_no_code_of_the_file(tmp_path: Path) -> None:
+    touched = tmp_path / "touched"
+    torch.save({STATE_KEY: Bomb(touched)}, tmp_path / "bomb.ckpt")
+    with pytest.raises(CheckpointError, match="damaged or no checkpoint"):
+        read_checkpoint(tmp_path / "bomb.ckpt")
+    assert not touched.exists()
+
+
+def test_the_checkpoint_before_a_damaged_one_is_offered(tmp_path: Path) -> None:
+    tasks = tmp_path / "tasks"
+    for name in ("00-a", "01-b"):
+        write_checkpoint(bare_checkpoint(), tasks / f"{name}.ckpt")
+    (tasks / "02-c.ckpt").write_bytes((tasks / "00-a.ckpt").read_bytes()[:200])
+    (tmp_path / "last.ckpt").touch()
+    for path, before in ((tmp_path / "last.ckpt", "01-b"), (tasks / "02-c.ckpt", "01-b")):
+        with pytest.raises(CheckpointError, match=f"{path.name} is damaged.*--ckpt_path.*{before}"):
+            read_checkpoint(path)
+    assert earlier(tasks / "01-b.ckpt") == tasks / "00-a.ckpt"
+    assert earlier(tasks / "00-a.ckpt") is None
+
+
+def test_checkpoint_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "last.ckpt"
+    write_checkpoint(bare_checkpoint(seed=1), path)
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="last.ckpt: No space left on device"):
+        write_checkpoint(bare_checkpoint(seed=2), path)
+    assert read_checkpoint(path)[STATE_KEY]["seed"] == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_tensors_of_another_model_are_refused() -> None:
+    own = {"a": torch.zeros(2), "b": torch.zeros(1)}
+    check_tensors({"b": torch.ones(1), "a": torch.ones(2)}, own)
+    with pytest.raises(CheckpointError, match=r"a: file \[3\], model \[2\]; b: file None"):
+        check_tensors({"a": torch.zeros(3)}, own)
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("bad"), TypeError()])
+def test_what_breaks_a_restored_model_names_the_file(error: Exception, tmp_path: Path) -> None:
+    said = f"c.ckpt is damaged: {type(error).__name__}"
+    with pytest.raises(CheckpointError, match=said), restoring(tmp_path / "c.ckpt"):
+        raise error
+
+
+@pytest.mark.parametrize("error", [CheckpointError("said"), OSError("disk")])
+def test_what_is_no_fault_of_the_checkpoint_is_left_alone(error: Exception) -> None:
+    with pytest.raises(type(error), match="said|disk"), restoring("c.ckpt"):
+        raise error
+
+
+def test_differences_are_told_in_words() -> None:
+    assert differences({"a": 1}, {"a": 1}) == ""
+    assert differences({"a": 1}, {"b": 2}) == "a: file 1, model None; b: file None, model 2"
+
+
+def test_plain_leaves_dicts_lists_strings_and_numbers() -> None:
+    value = {"a": (1, 2.5, None), "b": {"c": Path("x")}, "d": True}
+    assert plain(value) == {"a": [1, 2.5, None], "b": {"c": "x"}, "d": True}

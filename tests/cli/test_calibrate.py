@@ -1,0 +1,86 @@
+import copy
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from moleflow_pl import MoLEFlow
+from moleflow_pl.cli.calibrate import main, threshold_table
+from moleflow_pl.errors import ConfigError
+from moleflow_pl.tasks.calibration import Calibration
+from moleflow_pl.tasks.schedule import TaskSchedule
+
+
+def shown(schedule: TaskSchedule) -> str:
+    console = Console(width=160)
+    with console.capture() as captured:
+        console.print(threshold_table(schedule))
+    return captured.get()
+
+
+def schedule_with(*calibrations: Calibration | None) -> TaskSchedule:
+    schedule = TaskSchedule()
+    schedule.extend([[f"p{i}"] for i in range(len(calibrations))], epochs=1)
+    for task, one in zip(schedule.tasks, calibrations, strict=True):
+        task.epochs_done, task.calibration = 1, one
+    return schedule
+
+
+def test_table_says_what_can_be_promised_and_what_is_extrapolated() -> None:
+    enough = Calibration(scores=list(range(199)))
+    few = Calibration(scores=list(range(20)), false_alarm_rate=0.001)
+    lines = shown(schedule_with(enough, few, None)).splitlines()
+    (one,) = [line for line in lines if "p0" in line]
+    assert "199" in one
+    assert "197" in one
+    assert "0.052% to 3.674%" in one  # Beta(2, 198)
+    assert "extrapolated" not in one
+    (two,) = [line for line in lines if "p1" in line]
+    assert "extrapolated" in two
+    assert "0.000% to 23.27" in two
+    (three,) = [line for line in lines if "p2" in line]
+    assert "nothing was held out" in three
+
+
+def test_products_of_a_group_are_shown_by_themselves_too() -> None:
+    scores = [*map(float, range(99)), *map(float, range(1000, 1200))]
+    schedule = TaskSchedule()
+    schedule.extend([["a", "b"]], epochs=1)
+    schedule.tasks[0].epochs_done = 1
+    schedule.tasks[0].calibration = Calibration(scores, products=["a"] * 99 + ["b"] * 200)
+    rows = [line.split("│")[1:4] for line in shown(schedule).splitlines() if "│" in line]
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        ["a+b", "299", "1197"], ["a", "99", "98"], ["b", "200", "1198"],
+    ]  # fmt: skip
+
+
+def test_one_product_can_have_a_rate_of_its_own() -> None:
+    schedule = schedule_with(*(Calibration(scores=[1.0, 2.0]) for _ in range(2)))
+    schedule.set_false_alarm_rate(0.05, "p1")
+    assert [task.calibration.false_alarm_rate for task in schedule.tasks] == [0.01, 0.05]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("rate", "product", "message"),
+    [
+        (2.0, None, "lies between 0 and 1, got 2.0"),
+        (0.1, "x", r"no product 'x': the model knows \['p0', 'p1'\]"),
+        (0.1, "p1", "no good image of 'p1' was held out"),
+    ],
+)
+def test_what_cannot_be_is_refused(rate: float, product: str | None, message: str) -> None:
+    schedule = schedule_with(Calibration(scores=[1.0]), None)
+    before = copy.deepcopy(schedule)
+    with pytest.raises(ConfigError, match=message):
+        schedule.set_false_alarm_rate(rate, product)
+    assert schedule == before
+
+
+def test_looking_changes_nothing(
+    learned: tuple[Path, MoLEFlow], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = learned[0] / "last.ckpt"
+    before = path.read_bytes()
+    main(["--ckpt_path", str(path)])
+    assert "1.000%" in capsys.readouterr().out
+    assert path.read_bytes() == before

@@ -1,0 +1,80 @@
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from lightning.pytorch import Trainer
+
+from moleflow_pl import ContinualDataModule, MoLEFlow
+from moleflow_pl.callbacks import EvaluationCallback, PredictionWriter, TaskSchedulerCallback
+from moleflow_pl.cli import main as cli
+from moleflow_pl.cli.help import GROUPS, TRAINER, VERBS, group_help, options, verb_help
+
+ROOT = Path(__file__).parents[2]
+SCREEN = (50, 100)  # lines and columns
+CLASSES = {
+    "model": MoLEFlow,
+    "data": ContinualDataModule,
+    "schedule": TaskSchedulerCallback,
+    "evaluation": EvaluationCallback,
+    "predictions": PredictionWriter,
+}
+
+
+def fits_a_screen(text: str) -> bool:
+    lines = text.splitlines()
+    return len(lines) <= SCREEN[0] and max(map(len, lines)) <= SCREEN[1]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_a_verb_fits_a_screen_and_has_an_example(verb: str) -> None:
+    text = verb_help(verb)
+    assert fits_a_screen(text)
+    assert f"\n  moleflow {verb} --c" in text
+    assert "model | data | schedule" in text
+
+
+@pytest.mark.parametrize("group", [*GROUPS, "trainer"])
+def test_help_of_a_group_fits_a_screen_and_has_an_example(group: str) -> None:
+    text = group_help("fit", group)
+    assert fits_a_screen(text)
+    assert f"example:\n  moleflow fit … --{group}." in text
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_group_shows_every_argument_of_its_class(group: str) -> None:
+    module, kind, _ = GROUPS[group]
+    assert CLASSES[group].__name__ == kind
+    shown = {name: (value, text) for name, value, text in options(module, kind)}
+    assert list(shown) == list(inspect.signature(CLASSES[group]).parameters)
+    assert all(text.endswith(".") and len(text) > 5 for _, text in shown.values())
+
+
+def test_values_are_shown_as_they_are_typed() -> None:
+    shown = {name: value for name, value, _ in options(*GROUPS["model"][:2])}
+    assert shown["layers"] == "[4, 5, 6, 7]"
+    assert (shown["grid"], shown["use_lora"], shown["router"]) == ("null", "true", "pooled")
+    assert shown["backbone_weights"] == "pretrained"
+
+
+def test_the_trainers_options_are_lightnings() -> None:
+    assert set(TRAINER) <= set(inspect.signature(Trainer).parameters)
+
+
+def test_every_verb_of_lightning_has_its_help() -> None:
+    assert {verb for verb, (module, _) in cli.VERBS.items() if module == "lightning"} == set(VERBS)
+
+
+def test_help_is_quick_for_it_imports_no_torch() -> None:
+    code = (
+        "import sys; from moleflow_pl.cli import main as cli;"
+        "cli.main(['fit', '--help', 'model']); cli.main(['test', '-h']);"
+        "sys.exit('torch' in sys.modules)"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert "--model.lora_rank 32" in shown.stdout
+    assert "usage: moleflow test" in shown.stdout

@@ -1,0 +1,90 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from moleflow_pl import MoLEFlow
+from moleflow_pl.errors import ConfigError
+from moleflow_pl.export.graph import InspectionGraph
+from moleflow_pl.inference.decisions import DecisionMaker
+from moleflow_pl.scoring.functional import anomaly_map
+from tests.helpers.models import SEED_METHOD, images_between, some_tasks
+
+Build = Callable[..., MoLEFlow]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        SEED_METHOD,
+        {"score": "bank", "bank_size": 20},
+        {"score": "depths", "bank_size": 20, "image_size": [48, 112]},
+        {"score": "nll"},
+    ],
+    ids=["default", "seed", "bank", "depths", "nll"],
+)
+@torch.no_grad()
+def test_the_graph_says_what_the_model_says(options: dict, tiny_model: Build) -> None:
+    model = some_tasks(tiny_model(**{"image_size": [48, 32], **options}), 3)
+    images = images_between(model)
+    expected = model(images)
+    assert set(expected.task.tolist()) == {0, 1}
+    graph = InspectionGraph(model, map_size=64, blur_sigma=2.0)
+    anomaly, score, product, distance, novelty = graph(images)
+    assert torch.equal(product, expected.task)
+    assert torch.equal(distance, expected.distances.min(1).values)
+    torch.testing.assert_close(score, expected.score, rtol=1e-5, atol=1e-4)
+    judged = DecisionMaker(model.schedule).judge(
+        expected, [model.extractor.image_size] * len(images)
+    )
+    torch.testing.assert_close(novelty, torch.tensor([one.novelty_ratio for one in judged]))
+    wanted = anomaly_map(expected.patch_scores, (64, 64), 2.0)
+    torch.testing.assert_close(anomaly, wanted, rtol=1e-5, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_graph_of_one_product_leaves_no_choice(tiny_model: Build) -> None:
+    model = some_tasks(tiny_model(), 2)
+    images = images_between(model)
+    _, score, product, distance, novelty = InspectionGraph(model, [1])(images)
+    features = model.extractor(images)
+    own = model.inspect(features, 1)
+    assert product.tolist() == [0] * len(images)
+    torch.testing.assert_close(score, own.score, rtol=1e-5, atol=1e-4)
+    assert torch.equal(distance, own.distances[:, 1])
+    limit = model.schedule.tasks[1].novelty_limit
+    torch.testing.assert_close(novelty, own.novelty_distance[:, 1] / limit)
+
+
+@torch.no_grad()
+def test_nothing_is_known_to_a_graph_whose_products_have_no_limit(tiny_model: Build) -> None:
+    model = some_tasks(tiny_model(), 2)
+    images = images_between(model)
+    for task in model.schedule.tasks:
+        task.calibration = None
+    assert InspectionGraph(model)(images)[4].isinf().all()
+    model.novelty.prototypes.clear()
+    assert InspectionGraph(model)(images)[4].isinf().all()
+
+
+def test_a_model_without_a_router_sends_all_to_its_first_task(tiny_model: Build) -> None:
+    model = some_tasks(tiny_model(router="none"), 2)
+    images = images_between(model)
+    assert InspectionGraph(model)(images)[2].tolist() == model(images).task.tolist()
+
+
+def test_the_graph_leaves_the_model_as_it_was(tiny_model: Build) -> None:
+    model = some_tasks(tiny_model(), 2)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    trained = [p.requires_grad for p in model.parameters()]
+    InspectionGraph(model)
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    assert [p.requires_grad for p in model.parameters()] == trained
+
+
+def test_a_model_that_learned_nothing_has_no_graph(tiny_model: Build) -> None:
+    with pytest.raises(ConfigError, match="no product has been learned"):
+        InspectionGraph(tiny_model())

@@ -1,0 +1,60 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from moleflow_pl import MoLEFlow
+from moleflow_pl.errors import ConfigError, ExportError
+from moleflow_pl.export.pipeline import (
+    IMAGES_EACH,
+    export_checkpoint,
+    own_images,
+    task_of,
+    trial_images,
+)
+
+Run = tuple[Path, MoLEFlow]
+
+
+def test_a_checkpoint_becomes_one_verified_file(
+    learned: Run, data_root: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "new" / "b.pt2"
+    images = str(data_root / "b" / "test")
+    said = export_checkpoint(learned[0] / "last.ckpt", output, "torch", "b", images)
+    assert "products ['b']" in said
+    assert f"verified on 6 images of {images}: relative differences of at most map" in said
+    assert [path.name for path in output.parent.iterdir()] == ["b.pt2"]
+    batch = torch.zeros(1, 3, 48, 48, dtype=torch.uint8)
+    assert torch.export.load(output).module()(batch)[0].shape == (1, 256, 256)
+
+
+def test_a_file_that_differs_is_not_kept(learned: Run, tmp_path: Path) -> None:
+    output = tmp_path / "m.pt2"
+    with pytest.raises(ExportError, match="differs from the model"):
+        export_checkpoint(learned[0] / "last.ckpt", output, "torch", tolerance=1e-30)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_products_go_by_their_own_name_or_their_tasks(learned: Run) -> None:
+    model = learned[1]
+    assert [task_of(model, name) for name in ("01", "b")] == [0, 1]
+    with pytest.raises(ConfigError, match=r"no product 'x' in this model: it knows \['01', 'b'\]"):
+        task_of(model, "x")
+
+
+def test_images_of_the_run_are_taken_evenly_from_each_product(data_root: Path) -> None:
+    data = {"layout": "mvtec", "root": str(data_root)}
+    paths = own_images(data, ["01", "b"])
+    assert len(paths) == 12
+    assert {path.parent.name for path in paths} == {"good", "square"}
+    assert own_images({**data, "root": "gone"}, ["01"]) == []
+    many = own_images({"layout": "elpv"}, ["solar_mono", "solar_poly"])
+    assert len(many) == 2 * IMAGES_EACH
+
+
+def test_noise_stands_in_for_images_that_are_gone(learned: Run) -> None:
+    images, source = trial_images(learned[1], [0, 1], {"root": "gone"}, None)
+    assert images.shape == (IMAGES_EACH, 3, 48, 48)
+    assert images.float().std() > 70
+    assert "--images" in source

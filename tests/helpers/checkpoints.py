@@ -1,0 +1,24 @@
+"""Checkpoints that tests make, whole and hostile."""
+
+from pathlib import Path
+
+from moleflow_pl.checkpoints.schema import CONFIG_KEY, CONTAINERS_KEY, STATE_KEY
+
+
+def bare_checkpoint(config: str = "", **state: object) -> dict[str, object]:
+    """The least that a checkpoint holds: a run before its first task."""
+    numbers: dict[str, object] = {
+        key: [] for key in ("experts", "prototypes", CONTAINERS_KEY, "tasks")
+    }
+    whole = {"seed": 0, "backbone": {}, "structure": {}, **numbers, **state}
+    return {"state_dict": {}, STATE_KEY: whole, CONFIG_KEY: config}
+
+
+class Bomb:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (self.path,))

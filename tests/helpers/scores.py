@@ -1,0 +1,112 @@
+"""Scores of test images, and tasks that were evaluated."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from moleflow_pl.data.datasets import ImageDataset
+from moleflow_pl.data.layouts.registry import MVTecLayout
+from moleflow_pl.metrics.task_matrix import matrix_row
+from moleflow_pl.metrics.task_scores import EvaluationOptions, TaskScores
+from moleflow_pl.tasks.schedule import Task
+
+
+def scored(
+    task: int, labels: list[int], routed: list[int], scores: list[float], masks: bool = True
+) -> TaskScores:
+    """Scores of images of 8 x 8 patches; a mask is the left half of a defective image."""
+    count = len(labels)
+    maps = torch.rand(count, 8, 8) + torch.tensor(scores)[:, None, None]
+    mask = [torch.zeros(16, 32, dtype=torch.uint8) for _ in labels]
+    for one, label in zip(mask, labels, strict=True):
+        one[:, :16] = label
+    result = TaskScores(task, EvaluationOptions(map_size=32, blur_sigma=0.0))
+    result.update(
+        {
+            "path": [f"{task}/{i}.png" for i in range(count)],
+            "product": ["p"] * count,
+            "defect": ["good" if not label else "hole" for label in labels],
+            "gt_label": torch.tensor(labels),
+            "gt_mask": mask if masks else [None] * count,
+        },
+        {
+            "routed_task": torch.tensor(routed),
+            "router_distance": torch.ones(count),
+            "distances": torch.ones(count, 2),
+            "routed_score": torch.tensor(scores),
+            "oracle_score": torch.tensor(scores) + torch.tensor(labels),
+            "routed_map": maps,
+            "oracle_map": maps,
+        },
+    )
+    return result
+
+
+def anonymous_mb(peak: bool = False) -> float:
+    """Anonymous memory of this process in MB, now or (for all memory) at its most."""
+    field = "VmHWM" if peak else "VmRSS"
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+
+
+def scored_at_1024(count: int) -> TaskScores:
+    """Scores of images of 37 x 37 patches with masks of 1024 x 1024, by two different ways."""
+    result = TaskScores(0, EvaluationOptions(map_size=1024))
+    for i in range(count):
+        mask = torch.zeros(1024, 1024, dtype=torch.uint8)
+        mask[100:300, 200:260] = i % 2
+        maps = torch.randn(1, 37, 37)
+        batch = {name: [str(i)] for name in ("path", "product", "defect")}
+        batch |= {"gt_label": torch.tensor([i % 2]), "gt_mask": [mask]}
+        one = torch.ones(1)
+        output = {
+            "routed_task": one.long(), "router_distance": one, "distances": one[:, None],
+            "routed_score": one, "oracle_score": one,
+            "routed_map": maps, "oracle_map": maps + 1,
+        }  # fmt: skip
+        result.update(batch, output)
+    return result
+
+
+def scores_on(root: Path, products: list[str]) -> TaskScores:
+    """Scores of the test images of products; the map of a defective one is high in its square."""
+    records = [record for product in products for record in MVTecLayout(root).test(product)]
+    dataset = ImageDataset(records, 0, (48, 48), masks=True)
+    batch = dataset.collate([dataset[i] for i in range(len(records))])
+    labels = batch["gt_label"]
+    maps = torch.zeros(len(records), 12, 12)
+    maps[:, 3:6, 4:7] = (
+        labels[:, None, None].float() * torch.arange(1.0, len(records) + 1)[:, None, None]
+    )
+    output = {
+        "routed_task": torch.where(labels.bool(), 1, 0),
+        "router_distance": torch.ones(len(records)),
+        "distances": torch.ones(len(records), 2),
+        "routed_score": maps.amax((1, 2)),
+        "oracle_score": maps.amax((1, 2)),
+        "routed_map": maps,
+        "oracle_map": maps,
+    }
+    scores = TaskScores(0, EvaluationOptions(map_size=48, blur_sigma=0.0))
+    scores.update(batch, output)
+    return scores
+
+
+COST = {"shared_parameters": 10, "parameters_per_task": [1, 2], "peak_memory_mb": 3.0}
+OPTIONS = EvaluationOptions(map_size=32, blur_sigma=0.0)
+SETTINGS = {
+    **asdict(OPTIONS),
+    "router": "pooled",
+    "image_score": "quantile",
+    "image_quantile": 0.99,
+}
+
+
+def learned_tasks() -> list[Task]:
+    first = scored(0, [0, 1, 1], [0, 0, 0], [1.0, 2.0, 3.0])
+    second = scored(1, [0, 1], [1, 1], [2.0, 1.0], masks=False)
+    tasks = [Task(["a"], 2, 2, 1.5), Task(["b"], 2, 2, 2.5)]
+    tasks[0].evaluation = matrix_row([first], 1, SETTINGS)
+    tasks[1].evaluation = matrix_row([first, second], 2, SETTINGS)
+    return tasks

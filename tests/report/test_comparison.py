@@ -1,0 +1,89 @@
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from moleflow_pl.errors import DataError
+from moleflow_pl.report.comparison import Spread, compare, overall, read_summary, tabulate, tex
+from moleflow_pl.report.summary import summarise
+from tests.helpers.scores import COST, learned_tasks
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """Two runs of the tasks `a` and `b`, the second in the other order and a little worse."""
+    first = summarise(learned_tasks(), COST)
+    second = json.loads(json.dumps(first))
+    second["tasks"] = ["b", "metal_nut & <co>"]
+    second["metrics"]["image_auroc"]["routed"] = [0.5, 0.25]
+    paths = [folder / "one", folder / "two"]
+    for path, summary in zip(paths, (first, second), strict=True):
+        (path / "report").mkdir(parents=True)
+        (path / "report" / "summary.json").write_text(json.dumps(summary))
+    return paths
+
+
+def test_tasks_are_matched_by_name_whatever_their_order(tmp_path: Path) -> None:
+    table = tabulate([read_summary(run) for run in runs_in(tmp_path)])
+    assert table["a"]["image_auroc"]["routed"].values == [1.0, None]
+    assert table["b"]["image_auroc"]["routed"].values == [0.0, 0.5]
+    assert table["mean over tasks"]["image_auroc"]["routed"].values == [0.5, 0.375]
+
+
+def test_spread_is_mean_and_sample_deviation() -> None:
+    spread = Spread([1.0, None, 3.0])
+    assert spread.mean == 2.0
+    assert spread.deviation == pytest.approx(2**0.5)
+    assert Spread([1.0]).deviation is None
+    assert str(Spread([0.25])) == "0.250"
+
+
+def test_files_say_the_same_in_three_forms(tmp_path: Path) -> None:
+    runs = runs_in(tmp_path)
+    files = compare(runs, tmp_path / "out")
+    assert [path.name for path in files] == ["comparison.html", "comparison.tex", "comparison.csv"]
+    page, latex = (path.read_text() for path in files[:2])
+    assert "0.250 ± 0.354" in page
+    assert r"0.250 $\pm$ 0.354" in latex
+    assert "&lt;co&gt;" in page
+    assert "<co>" not in page
+    assert r"metal\_nut \& <co>" in latex
+    with files[2].open() as file:
+        rows = list(csv.DictReader(file))
+    row = next(
+        r for r in rows if (r["task"], r["metric"], r["way"]) == ("b", "image_auroc", "routed")
+    )
+    assert float(row["mean"]) == 0.25
+    assert (row["runs"], row[str(runs[0])], row[str(runs[1])]) == ("2", "0.0", "0.5")
+
+
+def test_whole_runs_are_compared_by_routing_and_forgetting(tmp_path: Path) -> None:
+    found = overall([read_summary(run) for run in runs_in(tmp_path)])
+    assert found["images routed right"].values == [1.0, 1.0]
+    assert found["forgetting, image AUROC"].values == [0.0, 0.0]
+
+
+def test_what_runs_were_not_evaluated_by_alike_stands_beside_them(tmp_path: Path) -> None:
+    runs = runs_in(tmp_path)
+    path = runs[1] / "report" / "summary.json"
+    summary = json.loads(path.read_text())
+    assert "<th>image_score</th>" not in compare(runs, tmp_path / "out")[0].read_text()
+    summary["settings"]["image_score"] = "tail"
+    path.write_text(json.dumps(summary))
+    page = compare(runs, tmp_path / "out")[0].read_text()
+    assert "<th>image_score</th>" in page
+    assert "<td>quantile</td>" in page
+    assert "<td>tail</td>" in page
+
+
+def test_run_without_a_report_or_of_another_schema_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no report/summary.json"):
+        read_summary(tmp_path)
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "summary.json").write_text('{"schema": 99}')
+    with pytest.raises(DataError, match="schema 99"):
+        read_summary(tmp_path)
+
+
+def test_latex_is_escaped() -> None:
+    assert tex("a_b^c\\") == r"a\_b\textasciicircum{}c\textbackslash{}"

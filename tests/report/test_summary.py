@@ -1,0 +1,110 @@
+import csv
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from moleflow_pl.metrics.image import METRICS
+from moleflow_pl.report.summary import (
+    SCORE_COLUMNS,
+    summarise,
+    summary_table,
+    task_matrix,
+    write_report,
+)
+from tests.helpers.scores import COST, SETTINGS, learned_tasks, scored
+
+SHAPE = {
+    "routed", "oracle", "matrix", "oracle_matrix", "average", "forgetting", "oracle_forgetting",
+    "backward_transfer", "oracle_average", "oracle_backward_transfer",
+}  # fmt: skip
+
+
+def test_summary_has_the_agreed_shape() -> None:
+    summary = summarise(learned_tasks(), COST)
+    extra = {"settings", "pixel_error_bound", "drift"}
+    assert set(summary) - extra == {"schema", "tasks", "routing", "metrics", "cost"}
+    assert summary["settings"] == SETTINGS
+    assert summary["schema"] == 1
+    assert summary["tasks"] == ["a", "b"]
+    routing = {"accuracy", "accuracy_on_defects", "confusion", "decisions_changed", "per_task"}
+    assert set(summary["routing"]) == routing
+    assert set(summary["metrics"]) == set(METRICS)
+    extra = {"threshold", "forward_transfer"}
+    assert all(set(metric) - extra == SHAPE for metric in summary["metrics"].values())
+    assert summary["cost"] == {**COST, "fit_seconds": [1.5, 2.5]}
+    assert json.loads(json.dumps(summary)) == summary
+
+
+def test_matrix_rows_end_with_null_for_tasks_to_come() -> None:
+    image = summarise(learned_tasks(), COST)["metrics"]["image_auroc"]
+    assert image["matrix"] == [[1.0, None], [1.0, 0.0]]
+    assert image["average"] == 0.5
+    assert image["forgetting"] == image["backward_transfer"] == 0.0
+
+
+def test_metrics_without_masks_are_null_and_left_out_of_means() -> None:
+    pixel = summarise(learned_tasks(), COST)["metrics"]["pixel_auroc"]
+    assert pixel["routed"][1] is None
+    assert pixel["average"] == pixel["routed"][0]
+
+
+def test_row_that_was_not_evaluated_is_all_null() -> None:
+    tasks = learned_tasks()
+    tasks[0].evaluation = None
+    assert task_matrix(tasks, "image_auroc", "routed")[0] == [None, None]
+
+
+def test_rows_of_before_image_scores_were_said_were_by_the_quantile() -> None:
+    tasks = learned_tasks()
+    del tasks[0].evaluation["settings"]["image_score"]
+    assert task_matrix(tasks, "image_auroc", "routed")[0] == [1.0, None]
+    tasks[1].evaluation["settings"] = {**SETTINGS, "image_score": "tail"}
+    assert task_matrix(tasks, "image_auroc", "routed")[0] == [None, None]
+
+
+def test_rows_made_under_other_settings_are_not_mixed_in() -> None:
+    tasks = learned_tasks()
+    tasks[0].evaluation["settings"] = {**SETTINGS, "router": "euclidean"}
+    summary = summarise(tasks, COST)
+    assert summary["metrics"]["image_auroc"]["matrix"][0] == [None, None]
+    assert summary["routing"]["decisions_changed"] == [None, None]
+
+
+def test_report_files_say_what_the_summary_says(tmp_path: Path) -> None:
+    scores = [scored(0, [0, 1], [0, 1], [1.0, 2.0]), scored(1, [1], [1], [3.0])]
+    summary = summarise(learned_tasks(), COST)
+    write_report(tmp_path / "report", summary, scores)
+    assert json.loads((tmp_path / "report" / "summary.json").read_text()) == summary
+    with (tmp_path / "report" / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == list(SCORE_COLUMNS)
+    assert [row["task"] for row in rows] == ["a", "a", "b"]
+    assert [row["routed_task"] for row in rows] == ["a", "b", "b"]
+    assert float(rows[1]["score"]) == 2.0
+    with (tmp_path / "report" / "matrix.csv").open() as file:
+        matrix = list(csv.DictReader(file))
+    assert len(matrix) == len(METRICS) * 2 * 2
+    assert matrix[0] == {
+        "metric": "image_auroc",
+        "way": "routed",
+        "after": "a",
+        "a": "1.0",
+        "b": "",
+    }
+
+
+def test_table_shows_routed_and_own_expert_of_every_task() -> None:
+    console = Console(width=120, record=True)
+    console.print(summary_table(summarise(learned_tasks(), COST)))
+    text = console.export_text()
+    for word in ("a", "b", "all", "1.000 (1.000)", "0.000", "-", "own expert", "defective"):
+        assert word in text
+
+
+def test_brackets_in_a_name_are_no_markup_of_the_table() -> None:
+    tasks = learned_tasks()
+    tasks[0].products = ["[red]screw"]
+    console = Console(width=140, record=True)
+    console.print(summary_table(summarise(tasks, COST)))
+    assert "[red]screw" in console.export_text()

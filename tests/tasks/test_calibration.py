@@ -1,0 +1,127 @@
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import betabinom
+
+from moleflow_pl.errors import ConfigError
+from moleflow_pl.tasks.calibration import Calibration, Limits, threshold
+
+
+@pytest.mark.parametrize(("images", "rate"), [(199, 0.01), (99, 0.01), (60, 0.05), (500, 0.002)])
+def test_false_alarms_are_distributed_as_promised_whatever_the_scores(
+    images: int, rate: float
+) -> None:
+    """Simulated: how often new good images exceed the limit, over many calibrations."""
+    generator = np.random.default_rng(0)
+    shares, limit = [], threshold(generator.normal(size=images), rate)
+    assert not limit.extrapolated
+    for _ in range(800):
+        value = threshold(generator.normal(size=images), rate).value
+        # what a normal score exceeds it with, exactly
+        shares.append(0.5 * math.erfc(value / math.sqrt(2)))
+    assert np.mean(shares) == pytest.approx(rate, rel=0.15)
+    inside = np.mean([limit.low <= share <= limit.high for share in shares])
+    assert inside == pytest.approx(0.99, abs=0.01)
+
+
+def test_hits_among_new_images_follow_the_beta_binomial() -> None:
+    generator = np.random.default_rng(1)
+    hits = [
+        (generator.exponential(size=100) > threshold(generator.exponential(size=99)).value).sum()
+        for _ in range(1000)
+    ]
+    expected = betabinom(100, 1, 99)  # the 99th of 99 scores: Beta(1, 99)
+    assert np.mean(hits) == pytest.approx(expected.mean(), rel=0.15)
+    assert np.mean(np.array(hits) == 0) == pytest.approx(expected.pmf(0), abs=0.05)
+
+
+def test_rate_that_so_few_images_cannot_support_is_an_extrapolation() -> None:
+    generator = np.random.default_rng(0)
+    assert not threshold(range(99), 0.01).extrapolated
+    assert threshold(range(98), 0.01).extrapolated
+    limits = [threshold(generator.exponential(size=59), 0.01) for _ in range(800)]
+    assert all(one.extrapolated and one.low == 0 for one in limits)
+    # the exponential is what the tail is assumed to be: the mean rate is the one asked for, but
+    # where the highest score lies above it
+    shares = [math.exp(-one.value) for one in limits]
+    assert np.mean(shares) == pytest.approx(0.01, rel=0.15)
+    # the interval assumes nothing of a tail
+    uniform = [1 - min(threshold(generator.random(59), 0.01).value, 1) for _ in range(500)]
+    assert np.mean([share <= limits[0].high for share in uniform]) >= 0.99
+
+
+@pytest.mark.parametrize("images", [5, 11, 20, 59])
+def test_an_extrapolated_rate_is_not_above_the_one_asked_for(images: int) -> None:
+    generator = np.random.default_rng(0)
+    limits = [threshold(generator.exponential(size=images), 0.01) for _ in range(4000)]
+    assert 0.004 < np.mean([math.exp(-one.value) for one in limits]) < 0.0105
+
+
+@pytest.mark.parametrize("images", [1, 2, 5])
+def test_a_handful_of_images_promises_little(images: int) -> None:
+    found = threshold([3.0] * images, 0.01)
+    assert found.value == 3.0
+    assert found.extrapolated
+    assert found.high == pytest.approx(1 - 0.005 ** (1 / images))
+
+
+def test_lower_rates_have_higher_thresholds_across_the_seam() -> None:
+    scores = np.random.default_rng(0).gamma(3, size=150)
+    values = [threshold(scores, rate).value for rate in (0.2, 0.05, 0.01, 0.005, 0.001, 1e-5)]
+    assert values == sorted(values)
+    assert values[-3] < values[-2] < values[-1]
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, math.nan])
+def test_what_is_no_rate_is_refused(rate: float) -> None:
+    with pytest.raises(ConfigError, match="lies between 0 and 1"):
+        threshold([1.0], rate)
+
+
+def test_no_image_makes_no_threshold() -> None:
+    with pytest.raises(ConfigError, match="at least one good image"):
+        threshold([], 0.01)
+
+
+def limits_of(scores: list[float]) -> Limits:
+    return Calibration(scores, scores, scores, scores).limits()
+
+
+def test_an_unknown_products_limit_is_what_damaged_images_hardly_exceed() -> None:
+    generator = np.random.default_rng(0)
+    good, damaged = generator.normal(10, 1, 300).tolist(), generator.normal(20, 3, 300).tolist()
+    assert (
+        Calibration(novelty_distances=good, damaged=damaged).novelty_limit
+        == threshold(damaged).value
+    )
+    # never below what a hundredth of good ones exceeds
+    assert (
+        Calibration(novelty_distances=damaged, damaged=good).novelty_limit
+        == threshold(damaged).value
+    )
+
+
+def test_where_no_damage_was_tried_nothing_is_unknown() -> None:
+    assert Calibration(novelty_distances=[1.0, 2.0]).novelty_limit == math.inf
+
+
+def test_comparable_score_is_a_half_at_every_products_threshold() -> None:
+    for scale in (1.0, 300.0):
+        scores = (scale * np.random.default_rng(0).normal(size=200)).tolist()
+        found = limits_of(scores)
+        assert found.score == threshold(scores).value
+        assert found.comparable(found.score) == pytest.approx(0.5)
+        assert found.comparable(float(np.median(scores))) == pytest.approx(0.05)
+        assert found.comparable(scale * 50) == pytest.approx(1.0, abs=1e-6)
+        assert found.comparable(-scale * 1e9) == pytest.approx(0.0, abs=1e-6)
+    alike = limits_of([2.0, 2.0])
+    assert [alike.comparable(score) for score in (1.0, 2.0, 3.0)] == [0.0, 0.5, 1.0]
+
+
+def test_products_own_threshold_follows_its_rate() -> None:
+    found = Calibration(scores=list(range(199)), peaks=list(range(10, 209)), distances=[1.0] * 199)
+    assert found.score_threshold.value == 197
+    assert found.pixel_threshold.value == 207
+    found.false_alarm_rate = 0.1
+    assert found.score_threshold.value == 179

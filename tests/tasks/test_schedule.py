@@ -1,0 +1,69 @@
+import pytest
+
+from benchmarks.literal import learning_rates
+from moleflow_pl.errors import ConfigError
+from moleflow_pl.tasks.schedule import TaskSchedule, lr_factor
+
+
+@pytest.mark.parametrize("first_task", [True, False])
+@pytest.mark.parametrize("epochs", [40, 3])
+def test_learning_rate_follows_torchs_schedule_epoch_by_epoch(
+    first_task: bool, epochs: int
+) -> None:
+    expected = learning_rates(epochs, first_task, lr=1.0)
+    warmup = 0 if first_task else 2
+    actual = [lr_factor(epoch, epochs, warmup) for epoch in range(epochs)]
+    print("first task:" if first_task else "later task:", [round(rate, 4) for rate in actual])
+    assert actual == pytest.approx(expected, rel=1e-9)
+
+
+def test_learning_rate_table_has_the_published_numbers() -> None:
+    first = [round(lr_factor(epoch, 40), 4) for epoch in range(40)]
+    later = [round(lr_factor(epoch, 40, warmup=2), 4) for epoch in range(40)]
+    assert (first[0], first[-1]) == (1.0, 0.0115)
+    assert later[:4] == [0.5, 1.0, 1.0, 0.9985]
+    assert later[-1] == 0.0237
+
+
+def schedule_of(*done: int) -> TaskSchedule:
+    schedule = TaskSchedule()
+    schedule.extend([["a"], ["b", "c"], ["d"]], epochs=3)
+    for task, epochs in zip(schedule.tasks, done, strict=False):
+        task.epochs_done = epochs
+    return schedule
+
+
+def test_current_task_is_the_first_that_is_not_learned() -> None:
+    assert [schedule_of(*done).current for done in ((), (2,), (3,), (3, 3, 3))] == [0, 0, 1, None]
+
+
+def test_boundary_is_between_tasks_alone() -> None:
+    done = ((), (2,), (3,), (3, 1), (3, 3, 3))
+    assert [schedule_of(*d).at_boundary for d in done] == [None, None, 0, None, 2]
+
+
+def test_tasks_may_have_epochs_of_their_own() -> None:
+    schedule = schedule_of(3, 3, 3)
+    schedule.extend([["a"], ["b", "c"], ["d"], ["e"]], epochs=7)
+    assert [task.epochs for task in schedule.tasks] == [3, 3, 3, 7]
+    assert schedule.current == 3
+
+
+def test_task_list_may_only_grow_at_its_end() -> None:
+    for groups in ([["b"], ["a"]], [["a"]], []):
+        with pytest.raises(ConfigError, match=r"tasks are \['a', 'b\+c', 'd'\]"):
+            schedule_of(3).extend(groups, epochs=3)
+
+
+def test_state_survives_a_round_trip() -> None:
+    schedule = schedule_of(3, 1)
+    schedule.tasks[0].evaluation = {"metrics": {}}
+    assert TaskSchedule.from_state(schedule.state()) == schedule
+
+
+def test_tasks_not_begun_can_be_dropped_from_the_plan() -> None:
+    schedule = schedule_of(3, 1)
+    assert schedule.replanned([["a"], ["b", "c"]], epochs=3).names == ["a", "b+c"]
+    assert schedule.replanned([["a"], ["b", "c"], ["e"]], epochs=3).names == ["a", "b+c", "e"]
+    assert schedule.todo == [1, 2]
+    assert schedule.epochs_done == 4
