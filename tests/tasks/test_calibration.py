@@ -120,7 +120,9 @@ def test_comparable_score_is_a_half_at_every_products_threshold() -> None:
 
 
 def test_products_own_threshold_follows_its_rate() -> None:
-    found = Calibration(scores=list(range(199)), peaks=list(range(10, 209)), distances=[1.0] * 199)
+    found = Calibration(
+        scores=list(range(199)), peaks=list(range(10, 209)), novelty_distances=[1.0] * 199
+    )
     assert found.score_threshold.value == 197
     assert found.pixel_threshold.value == 207
     found.false_alarm_rate = 0.1
