@@ -1,4 +1,4 @@
-"""Checkpoints of every version so far are loaded, answer as they did, and learn on."""
+"""Checkpoints of every schema are loaded, answer as they did, and learn on."""
 
 import json
 from pathlib import Path
@@ -8,43 +8,36 @@ import pytest
 import torch
 
 from moleflow_pl import MoLEFlow
-from moleflow_pl.checkpoints.io import UNSAID
+from moleflow_pl._internal.schema import SCHEMA
 from tests.formats.make import TASKS, answers
 from tests.helpers.models import fit
 
-SQUARED = {"0.1.0"}  # whose score was half the square of a latent's distance
-VERSIONS = sorted(path.parent for path in (Path(__file__).parent / "formats").glob("*/last.ckpt"))
+SCHEMAS = sorted(path.parent for path in (Path(__file__).parent / "formats").glob("*/last.ckpt"))
 
 
-def test_there_is_a_checkpoint_of_an_earlier_day() -> None:
-    assert VERSIONS
+def test_there_is_a_checkpoint_of_each_schema() -> None:
+    assert [path.name for path in SCHEMAS] == [f"schema{number}" for number in range(1, SCHEMA + 1)]
 
 
-@pytest.mark.parametrize("version", VERSIONS, ids=lambda path: path.name)
-def test_old_checkpoint_answers_as_it_did(version: Path) -> None:
-    expected = json.loads((version / "answers.json").read_text())
-    model = MoLEFlow.load_from_checkpoint(version / "last.ckpt")
-    images = torch.from_numpy(np.load(version / "probe.npy"))
+@pytest.mark.parametrize("folder", SCHEMAS, ids=lambda path: path.name)
+def test_old_checkpoint_answers_as_it_did(folder: Path) -> None:
+    expected = json.loads((folder / "answers.json").read_text())
+    model = MoLEFlow.load_from_checkpoint(folder / "last.ckpt")
+    images = torch.from_numpy(np.load(folder / "probe.npy"))
     found = answers(model, images)
     assert found["task"] == expected["task"]
-    scores = expected["score"]
-    if version.name in SQUARED:
-        scores = [(2 * score) ** 0.5 for score in scores]
-        # what they were calibrated with is another number now
-        assert [task.calibration for task in model.schedule.tasks] == [None, None]
-    else:
-        assert all(task.calibration for task in model.schedule.tasks)
-    assert found["score"] == pytest.approx(scores, rel=1e-4)
-    for what in {"distances", "novelty"} & set(expected):
+    assert all(task.calibration for task in model.schedule.tasks)
+    assert found["score"] == pytest.approx(expected["score"], rel=1e-4)
+    for what in ("distances", "novelty_distance"):
         np.testing.assert_allclose(found[what], expected[what], rtol=1e-3)
 
 
-@pytest.mark.parametrize("version", VERSIONS, ids=lambda path: path.name)
-def test_old_checkpoint_learns_on(version: Path, data_root: Path, tmp_path: Path) -> None:
-    path = version / "last.ckpt"
+@pytest.mark.parametrize("folder", SCHEMAS, ids=lambda path: path.name)
+def test_old_checkpoint_learns_on(folder: Path, data_root: Path, tmp_path: Path) -> None:
+    path = folder / "last.ckpt"
     tasks, stored = [*TASKS, "c"], torch.load(path, weights_only=True)
     # as the command does: by the arguments of the file, whatever is the default now
-    options = UNSAID | stored["hyper_parameters"]
+    options = stored["hyper_parameters"]
     model = fit(tmp_path, data_root, tasks, epochs=1, ckpt_path=path, model=options)
     assert model.schedule.names == tasks
     assert model.schedule.current is None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +13,11 @@ from typing import Any
 import yaml
 from jsonargparse import set_loader
 from lightning.pytorch import Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from moleflow_pl import ContinualDataModule, MoLEFlow
+from moleflow_pl._internal.lightning_compat import CheckpointFirstCLI, while_restoring
 from moleflow_pl.callbacks import (
     EvaluationCallback,
     PredictionWriter,
@@ -26,6 +26,7 @@ from moleflow_pl.callbacks import (
 )
 from moleflow_pl.callbacks.curves import RunCurves
 from moleflow_pl.callbacks.devices import check_devices, check_precision
+from moleflow_pl.callbacks.run_checkpoint import WholeCheckpoints
 from moleflow_pl.callbacks.run_config import RunConfig
 from moleflow_pl.checkpoints.io import earlier, read_checkpoint, restoring
 from moleflow_pl.checkpoints.resume import prepare_run
@@ -127,7 +128,7 @@ def long_product(args: Sequence[str]) -> list[str]:
 set_loader("yaml", load_yaml, exceptions=(yaml.YAMLError,))
 
 
-class MoLEFlowCLI(LightningCLI):
+class MoLEFlowCLI(CheckpointFirstCLI):
     """LightningCLI for the one model and the one data module, with the run folder looked after."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -139,18 +140,14 @@ class MoLEFlowCLI(LightningCLI):
         args = long_product(quote_tasks(sys.argv[1:] if args is None else args))
         path = option(args, "--ckpt_path")
         self.missing: Path | None = None
+        self.content: dict[str, Any] | None = None  # of the checkpoint, which is read once
         if path is not None and args[0] in self.subcommands():
             if args[0] == "fit" and never_written(Path(path)):
                 args, self.missing = without(args, "--ckpt_path"), Path(path)
             else:
-                args[1:1] = ["--config", stored_config(Path(path), args[0])]
+                self.content = read_checkpoint(Path(path), mmap=False)
+                args[1:1] = ["--config", stored_config(Path(path), self.content, args[0])]
         self.config = parser.parse_args(args)
-
-    def _parse_ckpt_path(self) -> None:
-        """Lightning would let the file's arguments override those of the command line.
-
-        The file's come first here, as a config, and the model refuses a file that does not fit.
-        """
 
     def before_instantiate_classes(self) -> None:
         trainer = self._get(self.config, "trainer")
@@ -178,8 +175,8 @@ class MoLEFlowCLI(LightningCLI):
         path = self._get(self.config, "ckpt_path")
         self.checkpoint = None if path is None else Path(path)
         schedule = TaskSchedule()
-        if self.checkpoint is not None:
-            state = self.model.validate_checkpoint(read_checkpoint(self.checkpoint))
+        if self.content is not None:
+            state = self.model.validate_checkpoint(self.content)
             schedule = TaskSchedule.from_state(state["tasks"])
         todo = schedule.replanned(self.datamodule.groups, epochs=1).todo
         folder = Path(self.trainer.default_root_dir)
@@ -189,15 +186,19 @@ class MoLEFlowCLI(LightningCLI):
         self.datamodule.count_images(todo)
         if self.missing is None:
             devices = self.trainer.world_size
-            self.checkpoint = prepare_run(folder, self.checkpoint, devices)
+            self.checkpoint = prepare_run(folder, self.checkpoint, self.content, devices)
         else:
             RunFolder(folder).move_curves_aside()
         RunFolder(folder).check_writable()
 
-    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+    def trainer_arguments(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super().trainer_arguments(subcommand)
         if subcommand == "fit":
             kwargs["ckpt_path"] = self.checkpoint
+        path = kwargs.get("ckpt_path")
+        if path is not None:
+            handed_on = WholeCheckpoints(Path(path), self.content)
+            self.trainer.strategy.checkpoint_io, self.content = handed_on, None
         if subcommand == "predict":
             # the rows are written as they come; kept, they would fill the memory
             kwargs["return_predictions"] = False
@@ -277,12 +278,3 @@ def main(args: Sequence[str]) -> None:
             raise
         with restoring(path):
             raise
-
-
-def while_restoring(error: Exception) -> bool:
-    """Whether an error comes from what Lightning reads in a checkpoint."""
-    return any(
-        frame.filename.endswith("checkpoint_connector.py")
-        and frame.name.lstrip("_").startswith(("restore", "resume"))
-        for frame in traceback.extract_tb(error.__traceback__)
-    )

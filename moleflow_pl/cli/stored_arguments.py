@@ -9,7 +9,6 @@ from typing import Any
 import yaml
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from moleflow_pl.checkpoints.io import UNSAID, read_checkpoint
 from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.checkpoints.schema import CONFIG_KEY
 from moleflow_pl.errors import CheckpointError
@@ -22,15 +21,20 @@ BUILT = ("callbacks", "logger", "profiler", "plugins", "model_registry", "defaul
 OPTIMIZERS = ("torch.optim.", "moleflow_pl.module.")
 
 
-def stored_config(checkpoint: Path, subcommand: str) -> str:
-    """What a command that goes on from a checkpoint takes over, as YAML.
+def stored_config(checkpoint: Path, content: Mapping[str, Any], subcommand: str) -> str:
+    """The arguments that a command takes over from a checkpoint, as YAML.
 
-    Nothing in it names a class of others, and it writes to the run folder the file lies in.
+    None of them names a class of anyone else; the run folder is the one the file lies in.
+
+    Args:
+        checkpoint: The file.
+        content: What was read from it.
+        subcommand: `fit` takes over more than the others.
 
     Raises:
-        CheckpointError: the file cannot be used, or its arguments are none.
+        CheckpointError: its arguments cannot be read.
     """
-    text = read_checkpoint(checkpoint).get(CONFIG_KEY) or "{}"
+    text = content.get(CONFIG_KEY) or "{}"
     try:
         config = yaml.safe_load(text)
         if not isinstance(config, dict):
@@ -40,8 +44,6 @@ def stored_config(checkpoint: Path, subcommand: str) -> str:
         parts = {k: dict(v) for k, v in taken.items() if k != "seed_everything"}
     except (yaml.YAMLError, TypeError, ValueError) as error:
         raise CheckpointError(f"{checkpoint} holds no arguments of a run: {error}") from error
-    if "model" in parts:
-        parts["model"] = UNSAID | parts["model"]
     taken |= {key: without_classes(key, part) for key, part in parts.items()}
     taken.setdefault("trainer", {})["default_root_dir"] = str(RunFolder.of(checkpoint).root)
     return yaml.safe_dump(taken)

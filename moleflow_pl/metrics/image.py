@@ -10,10 +10,6 @@ from torchmetrics.classification import BinaryPrecisionRecallCurve, BinaryROC
 
 Row = Sequence[float | None]
 
-IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1_max")
-PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "aupro")
-METRICS = IMAGE_METRICS + PIXEL_METRICS
-
 
 def roc(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """False- and true-positive rates of raw scores, by falling threshold.

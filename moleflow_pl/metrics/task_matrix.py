@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from moleflow_pl.metrics.image import METRICS, Row, mean_of
+from moleflow_pl.metrics.image import Row, mean_of
+from moleflow_pl.metrics.names import METRICS
 from moleflow_pl.metrics.task_scores import ROUTING_MODES, TaskScores
 
 

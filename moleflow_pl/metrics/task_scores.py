@@ -13,7 +13,8 @@ from torch import Tensor
 
 from moleflow_pl._internal.distributed import gather, interleave
 from moleflow_pl._internal.validation import require_int, require_number
-from moleflow_pl.metrics.image import METRICS, auroc, average_precision, f1_max, mean_of
+from moleflow_pl.metrics.image import auroc, average_precision, f1_max, mean_of
+from moleflow_pl.metrics.names import METRICS
 from moleflow_pl.metrics.pixel import FPR_LIMIT, SAMPLE, PixelHistogram, bin_edges
 from moleflow_pl.scoring.functional import Upsampling, anomaly_map
 

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
-
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.tasks.calibration import Calibration, check_rate
 
@@ -192,17 +190,6 @@ class TaskSchedule:
                     "threshold: fit with data.val_fraction above 0"
                 )
             found.false_alarm_rate = rate
-
-    def forget_calibrations(self) -> None:
-        """Leave thresholds out that were made with another score, and say so."""
-        names = [task.name for task in self.tasks if task.calibration is not None]
-        for task in self.tasks:
-            task.calibration = None
-        if names:
-            rank_zero_info(
-                f"an earlier version made the thresholds of {names}, with another score: they are "
-                "left out, and `moleflow experts update` makes new ones"
-            )
 
     @staticmethod
     def _task(calibration: dict[str, Any] | None = None, **state: Any) -> Task:

@@ -133,7 +133,7 @@ def test_a_score_that_is_no_number_passes_nothing() -> None:
     scores = torch.tensor([math.nan, 1.0, 1e9])
     zeros = torch.zeros(3)
     found = Inspection(scores, torch.zeros(3, 2, 2), zeros.long(), zeros[:, None], zeros[:, None])
-    labels = [one.label for one in DecisionMaker(schedule).judge(found, [(8, 8)] * 3)]
+    labels = [one.label for one in DecisionMaker(schedule).decide(found, [(8, 8)] * 3)]
     assert labels == ["anomalous", "normal", "anomalous"]
 
 

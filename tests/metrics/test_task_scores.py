@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from moleflow_pl.metrics.image import METRICS
+from moleflow_pl.metrics.names import METRICS
 from moleflow_pl.metrics.task_matrix import decisions_changed, matrix_row
 from tests.helpers.scores import scored
 
