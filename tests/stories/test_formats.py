@@ -13,7 +13,9 @@ from tests.formats.make import TASKS, answers
 from tests.helpers.models import fit
 
 SQUARED = {"0.1.0"}  # whose score was half the square of a latent's distance
-VERSIONS = sorted(path.parent for path in (Path(__file__).parent / "formats").glob("*/last.ckpt"))
+VERSIONS = sorted(
+    path.parent for path in (Path(__file__).parents[1] / "formats").glob("*/last.ckpt")
+)
 
 
 def test_there_is_a_checkpoint_of_an_earlier_day() -> None:

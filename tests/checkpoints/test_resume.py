@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from moleflow_pl.checkpoints.resume import prepare_run
-from moleflow_pl.checkpoints.run_folder import RunFolder, free_name
 from moleflow_pl.errors import ConfigError
 from tests.helpers.checkpoints import bare_checkpoint
 
@@ -81,14 +80,3 @@ def test_working_folder_is_not_pulled_away(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(ConfigError, match="cannot be moved aside from within"):
         prepare_run(Path(), None)
     assert (run / "last.ckpt").exists()
-
-
-def test_run_of_a_checkpoint_and_free_names(tmp_path: Path) -> None:
-    assert (
-        RunFolder.of(tmp_path / "tasks" / "00-a.ckpt").root
-        == RunFolder.of(tmp_path / "last.ckpt").root
-        == tmp_path
-    )
-    (tmp_path / "a.csv").touch()
-    (tmp_path / "a~1.csv").touch()
-    assert free_name(tmp_path / "a.csv").name == "a~2.csv"
