@@ -1,4 +1,4 @@
-"""The verb's own part; `tests/test_line.py` runs it as users do."""
+"""The verb's own part; `tests/stories/test_line.py` runs it as users do."""
 
 import shutil
 from pathlib import Path

@@ -16,7 +16,7 @@ from moleflow_pl.cli import main as cli
 from tests.helpers.products import draw_product
 from tests.helpers.story import MODEL, Story, moleflow
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_fit_ends_with_a_table_and_the_files(story: Story) -> None:

@@ -12,7 +12,9 @@ from moleflow_pl._internal.schema import SCHEMA
 from tests.formats.make import TASKS, answers
 from tests.helpers.models import fit
 
-SCHEMAS = sorted(path.parent for path in (Path(__file__).parent / "formats").glob("*/last.ckpt"))
+SCHEMAS = sorted(
+    path.parent for path in (Path(__file__).parents[1] / "formats").glob("*/last.ckpt")
+)
 
 
 def test_there_is_a_checkpoint_of_each_schema() -> None:

@@ -11,7 +11,7 @@ from moleflow_pl.data.layouts.registry import task_groups
 from moleflow_pl.flow.spatial_nf import MoLESpatialAwareNF
 from tests.helpers.models import SEED_METHOD
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
 
 class Parsed(cli.MoLEFlowCLI):
