@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
-
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.tasks.calibration import Calibration, check_rate
+
+logger = logging.getLogger(__name__)
 
 GROUP_JOINT = "+"
 
@@ -199,7 +200,7 @@ class TaskSchedule:
         for task in self.tasks:
             task.calibration = None
         if names:
-            rank_zero_info(
+            logger.warning(
                 f"an earlier version made the thresholds of {names}, with another score: they are "
                 "left out, and `moleflow experts update` makes new ones"
             )
