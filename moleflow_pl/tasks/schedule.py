@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -9,6 +10,8 @@ from typing import Any
 
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.tasks.calibration import Calibration, check_rate
+
+logger = logging.getLogger(__name__)
 
 GROUP_JOINT = "+"
 
