@@ -101,7 +101,7 @@ def test_row_leaves_a_gap_for_a_task_whose_images_are_gone() -> None:
 
 
 MEMORY = """
-from moleflow_pl.gallery import _scale
+from moleflow_pl.report.gallery import _scale
 from tests.helpers.scores import anonymous_mb, scored_at_1024
 before = anonymous_mb()
 scores = scored_at_1024(40)
