@@ -165,9 +165,8 @@ class TaskSchedulerCallback(Callback):
         module.learner.finish_task(task, data.train_loader_in_order(task))
         calibration = data.calibration_loader(task)
         if calibration is not None:
-            module.learner.calibrate_task(
-                task, calibration, self.false_alarm_rate, data.calibration_images(task)
-            )
+            images = data.calibration_images(task) or ()
+            module.learner.calibrate_task(task, calibration, self.false_alarm_rate, images)
 
     def factor(self, schedule: TaskSchedule, task: int) -> float:
         """Share of the configured learning rate for the coming epoch of `task`."""

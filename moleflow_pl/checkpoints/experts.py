@@ -23,8 +23,14 @@ from moleflow_pl._internal.hashing import tensors_hash
 from moleflow_pl._internal.names import is_file_name
 from moleflow_pl._internal.provenance import versions
 from moleflow_pl._internal.schema import require_schema, stamp, validate
-from moleflow_pl.checkpoints.io import differences, shorten
-from moleflow_pl.checkpoints.schema import CONFIG_KEY, CONTAINERS_KEY, STATE_KEY, validate_tasks
+from moleflow_pl.checkpoints.schema import (
+    CONFIG_KEY,
+    CONTAINERS_KEY,
+    STATE_KEY,
+    differences,
+    shorten,
+    validate_tasks,
+)
 from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.tasks.schedule import GROUP_JOINT, Task, TaskSchedule
 

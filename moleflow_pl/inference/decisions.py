@@ -125,7 +125,7 @@ class DecisionMaker:
         return {
             "label": label,
             "threshold": limits.score,
-            "normalised_score": limits.comparable(score),
+            "normalised_score": limits.normalise(score),
             "novelty_ratio": novelty_ratio,
             "pixel_threshold": limits.pixel,
             "median_patch_score": limits.median_patch_score,

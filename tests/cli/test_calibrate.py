@@ -65,7 +65,7 @@ def test_one_product_can_have_a_rate_of_its_own() -> None:
     [
         (2.0, None, "lies between 0 and 1, got 2.0"),
         (0.1, "x", r"no product 'x': the model knows \['p0', 'p1'\]"),
-        (0.1, "p1", "no good image of 'p1' was held out"),
+        (0.1, "p1", "'p1' has no calibration images"),
     ],
 )
 def test_what_cannot_be_is_refused(rate: float, product: str | None, message: str) -> None:

@@ -110,7 +110,7 @@ def test_projection_to_more_channels_is_refused() -> None:
         ({"weights": "package:no_such_package"}, "pip install no-such-package"),
         ({"layers": [0, 99]}, "feature levels 0 to"),
         ({"layers": []}, "feature levels 0 to"),
-        ({"image_size": 50}, "nearest good ones: height 48 or 64, width 48 or 64"),
+        ({"image_size": 50}, "nearest sizes that fit: height 48 or 64, width 48 or 64"),
         ({"smooth": 2}, "odd, got 2"),
     ],
 )

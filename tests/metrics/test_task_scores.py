@@ -71,7 +71,7 @@ def test_what_cannot_be_had_is_none() -> None:
 
 
 MEMORY = """
-from moleflow_pl.gallery import _scale
+from moleflow_pl.report.gallery import _scale
 from tests.helpers.scores import anonymous_mb, scored_at_1024
 before = anonymous_mb()
 scores = scored_at_1024(40)
