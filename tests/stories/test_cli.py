@@ -228,6 +228,24 @@ def test_bad_input_ends_in_one_clear_message(
     assert not (tmp_path / "runs" / "moleflow" / "config.yaml").exists()
 
 
+@pytest.mark.parametrize("verb", ["fit", "test"])
+def test_a_command_reads_its_checkpoint_once(
+    verb: str, story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = story.copy_to(tmp_path)
+    reads: list[Path] = []
+
+    def counted(file: object, *args: object, **options: object) -> object:
+        if isinstance(file, (str, Path)):
+            reads.append(Path(file))
+        return torch_load(file, *args, **options)
+
+    torch_load = torch.load
+    monkeypatch.setattr(torch, "load", counted)
+    run_here(monkeypatch, tmp_path, verb, f"--ckpt_path={run / 'last.ckpt'}")
+    assert reads.count(run / "last.ckpt") == 1
+
+
 @pytest.mark.parametrize(
     "flag", ["--data.tasks=[01, b, typo]", "--data.tasks=[b]", "--model.lora_rank=3"]
 )
