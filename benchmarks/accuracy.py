@@ -37,7 +37,7 @@ from benchmarks.fit import new_trainer
 from benchmarks.timing import Report, Row, limit, shown, verdict
 from moleflow_pl import ContinualDataModule, MoLEFlow
 from moleflow_pl._internal.provenance import hardware, versions
-from moleflow_pl.checkpoints.experts import extract
+from moleflow_pl.checkpoints.expert_edits import extract
 from moleflow_pl.checkpoints.io import read_checkpoint
 from moleflow_pl.checkpoints.run_folder import TASKS
 

@@ -22,7 +22,7 @@ from benchmarks.literal import FEATURES
 from benchmarks.memory import Peak
 from benchmarks.timing import Report, Row, alternate, benchmark
 from moleflow_pl import MoLEFlow
-from moleflow_pl.checkpoints.experts import extract
+from moleflow_pl.checkpoints.expert_edits import extract
 from moleflow_pl.features.statistics import FeatureStatistics
 
 BACKBONE = {
