@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -26,15 +26,13 @@ from moleflow_pl.features.backbone import PRETRAINED
 from moleflow_pl.features.extractor import PatchExtractor, Precision
 from moleflow_pl.features.position import NoPosition, PositionalGrid, check_channels
 from moleflow_pl.features.tiled_extractor import TiledExtractor
-from moleflow_pl.flow.losses import LOSSES, LossName
-from moleflow_pl.flow.spatial_nf import AdapterName, MoLESpatialAwareNF
+from moleflow_pl.flow.losses import LOSSES
+from moleflow_pl.flow.spatial_nf import MoLESpatialAwareNF
 from moleflow_pl.model.inspector import Inspection
 from moleflow_pl.model.learner import TaskLearner
-from moleflow_pl.routing.prototypes import Distance, PrototypeName
-from moleflow_pl.routing.region_router import RegionRouter
-from moleflow_pl.routing.router import PrototypeRouter
-from moleflow_pl.scoring.functional import BEYOND, IMAGE_SCORES, ImageScoreName, patch_nll
-from moleflow_pl.scoring.patch_scores import ScoreName
+from moleflow_pl.routing.image_features import IMAGE_FEATURES
+from moleflow_pl.routing.router import ROUTERS, PrototypeRouter
+from moleflow_pl.scoring.functional import IMAGE_SCORES, TAIL_QUANTILE, patch_nll
 from moleflow_pl.tasks.schedule import TaskSchedule
 
 LEARNING_RATE = 2e-3
@@ -115,15 +113,15 @@ class MoLEFlow(TaskLearner):
         use_lora: bool = True,
         use_task_adapter: bool = True,
         use_task_bias: bool = True,
-        adapter: AdapterName = "whitening",
-        loss: LossName = "mean",
-        score: ScoreName = "norm",
+        adapter: str = "whitening",
+        loss: str = "mean",
+        score: str = "norm",
         bank_size: int = 4000,
-        router: Distance | Literal["none"] = "pooled",
-        prototype: PrototypeName = "regions",
+        router: str = "pooled",
+        prototype: str = "regions",
         patch_fraction: float = 0.25,
-        image_score: ImageScoreName = "tail",
-        image_quantile: float = BEYOND,
+        image_score: str = "tail",
+        image_quantile: float = TAIL_QUANTILE,
         optimizer: OptimizerCallable = adamw,
     ) -> None:
         super().__init__()
@@ -155,11 +153,9 @@ class MoLEFlow(TaskLearner):
         self.score_by(score)
         self.bank_size = bank_size
         self.banks = torch.nn.ModuleDict()
-        self.prototype = prototype
+        self.image_features = IMAGE_FEATURES[prototype]()
         self.routes = router != "none"
-        distance: Distance = "pooled" if router == "none" else router
-        fair = prototype == "regions" and distance == "pooled"
-        self.router = RegionRouter() if fair else PrototypeRouter(distance)
+        self.router = ROUTERS[router](self.image_features.regions)
         # to a product's own images, whatever other products there are
         self.novelty = PrototypeRouter("shrunk")
         self.patch_fraction = patch_fraction

@@ -14,12 +14,12 @@ from moleflow_pl._internal.tensor_cache import TensorCache
 from moleflow_pl.features.extractor import PatchExtractor
 from moleflow_pl.features.position import NoPosition, PositionalGrid
 from moleflow_pl.flow.spatial_nf import MoLESpatialAwareNF
+from moleflow_pl.routing.image_features import ImageFeatures
 from moleflow_pl.routing.novelty import ordinary_quantile, sample_patches
-from moleflow_pl.routing.prototypes import PrototypeName, TaskPrototype
-from moleflow_pl.routing.region_router import REGIONS, region_means
+from moleflow_pl.routing.prototypes import TaskPrototype
 from moleflow_pl.routing.router import NEAREST, PrototypeRouter
-from moleflow_pl.scoring.memory_bank import LatentBank, nearest_distance
-from moleflow_pl.scoring.patch_scores import SCORES, BankScore, PatchScore, ScoreName
+from moleflow_pl.scoring.memory_bank import MemoryBank, nearest_distance
+from moleflow_pl.scoring.patch_scores import PATCH_SCORES, BankScore, PatchScore
 
 COMPARED = 128  # products whose kept latents are ready: 6 MB each at 384 channels
 
@@ -62,7 +62,7 @@ class Inspector(LightningModule):
     banks: nn.ModuleDict
     _compared: TensorCache[Tensor]
     bank_size: int
-    prototype: PrototypeName
+    image_features: ImageFeatures
     image_score: Callable[[Tensor], Tensor]
 
     def forward(self, images: Tensor) -> Inspection:
@@ -107,9 +107,9 @@ class Inspector(LightningModule):
         """Scores (B, h, w) of features (B, h, w, D) by one expert or by one for each image."""
         return self.patch_score(self.flow, self.position(features), task, self._nearest)
 
-    def score_by(self, score: ScoreName) -> None:
+    def score_by(self, score: str) -> None:
         """Score patches by that from now on; one that keeps latents has to find its own."""
-        self.patch_score = SCORES[score]()
+        self.patch_score = PATCH_SCORES[score]()
         self._compared = TensorCache(self._made_of_kept, size=COMPARED)
 
     @property
@@ -137,30 +137,17 @@ class Inspector(LightningModule):
     def _made_of_kept(self, task: int) -> Tensor:
         score, latents = cast(BankScore, self.patch_score), self._bank(task).latents
         with torch.autocast(latents.device.type, enabled=False):  # which joins no half precision
-            return score.compared(self.flow, latents, task)
+            return score.expand(self.flow, latents, task)
 
     def _bank(self, task: int) -> Any:
         if str(task) not in self.banks:
-            self.banks[str(task)] = LatentBank(self.extractor.dim, self.bank_size).to(self.device)
+            self.banks[str(task)] = MemoryBank(self.extractor.dim, self.bank_size).to(self.device)
         return self.banks[str(task)]
-
-    def image_features(self, features: Tensor) -> Tensor:
-        """What the router looks at: (B, D), or (B, R, D) of regions, of features (B, h, w, D).
-
-        The median over patches keeps a defect, however bright, from moving the image; the mean
-        moves less where a half is destroyed, on one of two backbones; regions tell three real
-        products apart best (BENCHMARKS.md, Routing).
-        """
-        if self.prototype == "regions":
-            return region_means(features)
-        if self.prototype == "median":
-            return features.flatten(1, 2).median(1).values
-        return features.mean((1, 2))
 
     @property
     def regions(self) -> int | None:
         """Regions of an image that the router looks at, if it does."""
-        return REGIONS if self.prototype == "regions" else None
+        return self.image_features.regions
 
     def add_prototypes(self, task: int) -> tuple[TaskPrototype, TaskPrototype]:
         """Empty prototypes of a task: for the router, and of what is ordinary."""

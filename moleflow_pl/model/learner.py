@@ -12,7 +12,6 @@ from moleflow_pl._internal.distributed import gather
 from moleflow_pl._internal.seeding import derive_generator, derive_seed
 from moleflow_pl.features.patch_sample import PatchSample
 from moleflow_pl.features.statistics import FeatureStatistics
-from moleflow_pl.flow.whitening import WhiteningAdapter
 from moleflow_pl.model.inspector import Inspector
 from moleflow_pl.routing.novelty import DAMAGES, ordinary_quantile, sample_patches
 from moleflow_pl.scoring.functional import patch_nll
@@ -44,7 +43,7 @@ class TaskLearner(Inspector):
             batches: Its training images or features, each once; on several ranks, their shares.
         """
         adapter = self.flow.adapter_of(task)
-        if not isinstance(adapter, WhiteningAdapter):
+        if adapter is None or not adapter.needs_statistics:
             return
         patches = FeatureStatistics(self.extractor.dim)
         for batch in batches:
@@ -80,7 +79,7 @@ class TaskLearner(Inspector):
                 if task == 0:
                     patches.update(positioned)
                 if isinstance(self.patch_score, BankScore):
-                    latents.update(self.patch_score.kept(self.flow, positioned, task))
+                    latents.update(self.patch_score.encode(self.flow, positioned, task))
         images, patches, ordinary = images.gathered(), patches.gathered(), ordinary.gathered()
         means = torch.stack(gather(means)).sum(0)
         if self.keeps_latents:
