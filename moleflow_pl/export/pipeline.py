@@ -41,7 +41,7 @@ def export_checkpoint(
 
     Args:
         checkpoint: A run's checkpoint.
-        output: The file to write; one that fails verification is deleted.
+        output: The file to write; left as it was where the new one fails verification.
         kind: ONNX, or a program for `torch.export.load`.
         product: The product whose expert is exported; by default all experts and the router.
         images: File, folder or pattern of images to verify with; by default some of the run's.

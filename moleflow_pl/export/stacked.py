@@ -28,7 +28,7 @@ class StackedLinear(Stack):
 
     def __init__(self, layer: LoRALinear, tasks: Sequence[int]) -> None:
         weights = [layer.get_merged_weight(task).T for task in tasks]
-        zero = weights[0].new_zeros(1, weights[0].shape[0])  # whose image is the bias
+        zero = weights[0].new_zeros(1, weights[0].shape[0])  # a layer maps it to the bias
         super().__init__(weight=weights, bias=[layer(zero, task) for task in tasks])
 
     def forward(self, x: Tensor, index: Tensor) -> Tensor:

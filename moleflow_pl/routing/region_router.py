@@ -50,8 +50,8 @@ class RegionRouter(PrototypeRouter):
     varied independently. A defect can make a region look like another one, so the covariance is the
     total one, over images and regions.
 
-    `benchmarks.routing` compares the number of regions and the covariances on calibration images of
-    similar products with one half destroyed; an expert of 768 channels stays within 10 MB.
+    `benchmarks.routing` compares numbers of regions on calibration images of similar products with
+    one half destroyed. The default keeps an expert of 768 channels within 10 MB.
 
     Shape: features (N, R, D) -> task ids (N,).
 

@@ -35,8 +35,8 @@ with defective images or masks: lay them out as in MVTec AD, --data.layout mvtec
     PARTS: ClassVar[set[str]] = {"train", "test", "test_public", "ground_truth"}
 
     def products(self) -> list[str]:
-        found = [p.name for p in folders_in(self.root) if next(self._images(p), None)]
-        return found or ([self.root.resolve().name] if images_in(self.root) else [])
+        products = [p.name for p in folders_in(self.root) if next(self._images(p), None)]
+        return products or ([self.root.resolve().name] if images_in(self.root) else [])
 
     def train(self, product: str) -> list[ImageRecord]:
         if product not in self.products():

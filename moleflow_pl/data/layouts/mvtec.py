@@ -63,9 +63,9 @@ good images alone, one folder for each product: --data.layout folder"""
         if kind == self.NORMAL or not has_masks:
             defect = GOOD if kind == self.NORMAL else kind
             return ImageRecord(path, product, defect, None, has_masks)
-        places = [masks / kind / name.format(path.stem) for name in self.MASK_NAMES]
-        found = next((place for place in places if place.is_file()), None)
-        return ImageRecord(path, product, kind, found, True, places[0])
+        candidates = [masks / kind / name.format(path.stem) for name in self.MASK_NAMES]
+        mask = next((path for path in candidates if path.is_file()), None)
+        return ImageRecord(path, product, kind, mask, True, candidates[0])
 
     def _is_product(self, folder: Path) -> bool:
         # training images may be deleted while test images are kept
