@@ -35,7 +35,7 @@ from benchmarks.accuracy_runs import (
 from benchmarks.literal import FEATURES
 from benchmarks.timing import Report, Row, benchmark
 from moleflow_pl.scoring.functional import patch_nll
-from moleflow_pl.scoring.patch_scores import Nearest, PatchScore, ScoreName
+from moleflow_pl.scoring.patch_scores import Nearest, PatchScore
 
 PLAIN = Recipe("plain", scores=("norm", "nll"))
 LEARNING = {
@@ -89,7 +89,7 @@ class Line:
     what: str
     study: Study
     recipe: Recipe
-    score: ScoreName | PatchScore
+    score: str | PatchScore
     image: ImageScore | None = None
 
     def of(self, seed: int) -> dict[str, Result]:
@@ -118,7 +118,7 @@ class Line:
         return found
 
 
-def by_image_scores(study: Study, recipe: Recipe, score: ScoreName) -> list[Line]:
+def by_image_scores(study: Study, recipe: Recipe, score: str) -> list[Line]:
     """The other ways of scoring an image."""
     others = {what: image for what, image in IMAGES.items() if image != study.image_score}
     return [Line(what, study, recipe, score, image) for what, image in others.items()]

@@ -25,12 +25,12 @@ from benchmarks.products import BANK, BATCH, Product, Scorer, nearest_in, sample
 from moleflow_pl import ContinualDataModule, MoLEFlow, PatchExtractor
 from moleflow_pl._internal.files import replacing
 from moleflow_pl.checkpoints.run_folder import TASKS
-from moleflow_pl.data.layouts.registry import LAYOUTS, ImageRecord
+from moleflow_pl.data.layouts.base import ImageRecord
+from moleflow_pl.data.layouts.registry import LAYOUTS
 from moleflow_pl.features.statistics import FeatureStatistics
 from moleflow_pl.flow.whitening import WhiteningAdapter
-from moleflow_pl.scoring.functional import BEYOND, IMAGE_SCORES, ImageScoreName
+from moleflow_pl.scoring.functional import IMAGE_SCORES, TAIL_QUANTILE
 from moleflow_pl.scoring.memory_bank import CANDIDATES, coreset
-from moleflow_pl.scoring.patch_scores import ScoreName
 
 PRODUCTS = ("solar_mono", "solar_poly", "magnetic_tile")
 TRAIN_IMAGES = 250  # of each product
@@ -47,7 +47,7 @@ Result = dict[str, Any]
 class ImageScore:
     """How patches' scores (N, h, w) make an image's (N,): see `moleflow_pl.scoring`."""
 
-    name: ImageScoreName
+    name: str
     quantile: float
 
     @property
@@ -61,7 +61,7 @@ class ImageScore:
 
 
 AS_PUBLISHED = ImageScore("quantile", 0.99)
-AS_DEFAULT = ImageScore("tail", BEYOND)
+AS_DEFAULT = ImageScore("tail", TAIL_QUANTILE)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Recipe:
     name: str
     model: dict[str, Any] = field(default_factory=dict)
     epochs: int = 10
-    scores: tuple[ScoreName, ...] = ("norm",)
+    scores: tuple[str, ...] = ("norm",)
     lr: float | None = None
     val_fraction: float = 0.0
 

@@ -27,7 +27,8 @@ from rich.table import Table
 from moleflow_pl import ContinualDataModule, MoLEFlow
 from moleflow_pl.callbacks import EvaluationCallback, TaskSchedulerCallback
 from moleflow_pl.cli.lightning import TRAINER_DEFAULTS
-from moleflow_pl.data.layouts.registry import LAYOUTS, ImageRecord, Layout
+from moleflow_pl.data.layouts.base import ImageRecord, Layout
+from moleflow_pl.data.layouts.registry import LAYOUTS
 
 SHARES = (0.0, 0.01, 0.05, 0.1)
 COLUMNS = ("image_auroc", "false_alarms", "found")

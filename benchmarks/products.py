@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from moleflow_pl import PatchExtractor
 from moleflow_pl.data.datasets import ImageDataset
 from moleflow_pl.data.feature_store import FeatureStore
-from moleflow_pl.data.layouts.registry import ImageRecord
+from moleflow_pl.data.layouts.base import ImageRecord
 from moleflow_pl.metrics.task_scores import EvaluationOptions, TaskScores
 
 BANK = 8000  # patches of a product that a bank keeps

@@ -27,14 +27,15 @@ from benchmarks.products import BATCH
 from benchmarks.timing import Report, Row, benchmark
 from moleflow_pl import MoLEFlow, PatchExtractor
 from moleflow_pl.data.datasets import ImageDataset
+from moleflow_pl.routing.image_features import REGIONS, region_means
 from moleflow_pl.routing.novelty import DAMAGES
-from moleflow_pl.routing.prototypes import PrototypeName, TaskPrototype
-from moleflow_pl.routing.region_router import REGIONS, RegionRouter, region_means
+from moleflow_pl.routing.prototypes import TaskPrototype
+from moleflow_pl.routing.region_router import RegionRouter
 from moleflow_pl.routing.router import PrototypeRouter
 
 HELD_OUT = 120  # good images of a product, at most
 ALL = 10**6
-WHOLE: tuple[PrototypeName, ...] = ("mean", "median")  # kinds that look at an image as a whole
+WHOLE = ("mean", "median")  # kinds that look at an image as a whole
 SIDES = (1, 2, 4, 8, 16)  # regions along each side of an image
 LIGHTS = {"twice the light": 2.0, "a third of it": 1 / 3}
 

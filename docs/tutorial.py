@@ -30,7 +30,8 @@ given, _ = parser.parse_known_args()  # a notebook has arguments of its own
 import shutil
 from pathlib import Path
 
-from moleflow_pl.data.layouts.registry import ELPVLayout, ImageRecord
+from moleflow_pl.data.layouts.base import ImageRecord
+from moleflow_pl.data.layouts.elpv import ELPVLayout
 
 WORK = Path("tutorial")
 DATA, RUN = WORK / "data", WORK / "run"

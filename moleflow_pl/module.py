@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -23,8 +23,7 @@ from moleflow_pl.data.plan import DataPlan
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.features.backbone import PRETRAINED
 from moleflow_pl.features.extractor import Precision
-from moleflow_pl.flow.losses import LOSSES, LossName
-from moleflow_pl.flow.spatial_nf import AdapterName
+from moleflow_pl.flow.losses import LOSSES
 from moleflow_pl.model.build import build_inspector
 from moleflow_pl.model.inspector import Inspection, Inspector
 from moleflow_pl.model.learner import TaskLearner
@@ -36,9 +35,7 @@ from moleflow_pl.model.restore import (
     make_room,
     validate_state,
 )
-from moleflow_pl.routing.prototypes import Distance, PrototypeName
-from moleflow_pl.scoring.functional import BEYOND, ImageScoreName, patch_nll
-from moleflow_pl.scoring.patch_scores import ScoreName
+from moleflow_pl.scoring.functional import TAIL_QUANTILE, patch_nll
 from moleflow_pl.tasks.schedule import TaskSchedule
 
 LEARNING_RATE = 2e-3
@@ -121,15 +118,15 @@ class MoLEFlow(LightningModule):
         use_lora: bool = True,
         use_task_adapter: bool = True,
         use_task_bias: bool = True,
-        adapter: AdapterName = "whitening",
-        loss: LossName = "mean",
-        score: ScoreName = "norm",
+        adapter: str = "whitening",
+        loss: str = "mean",
+        score: str = "norm",
         bank_size: int = 4000,
-        router: Distance | Literal["none"] = "pooled",
-        prototype: PrototypeName = "regions",
+        router: str = "pooled",
+        prototype: str = "regions",
         patch_fraction: float = 0.25,
-        image_score: ImageScoreName = "tail",
-        image_quantile: float = BEYOND,
+        image_score: str = "tail",
+        image_quantile: float = TAIL_QUANTILE,
         optimizer: OptimizerCallable = adamw,
     ) -> None:
         super().__init__()

@@ -24,7 +24,7 @@ from moleflow_pl.data.datasets import (
 from moleflow_pl.data.feature_store import FeatureStore
 from moleflow_pl.data.integrity import ImageCheck, OnError
 from moleflow_pl.data.layouts.base import ImageRecord
-from moleflow_pl.data.layouts.registry import LAYOUTS, LayoutName, task_groups
+from moleflow_pl.data.layouts.registry import LAYOUTS, task_groups
 from moleflow_pl.data.patch_sampler import PatchDraw
 from moleflow_pl.data.plan import DataPlan
 from moleflow_pl.data.predict_dataset import UnsortedImages, find_files
@@ -53,8 +53,9 @@ class ContinualDataModule(LightningDataModule):
         root: Folder of the data set; none for a layout that reads a package.
         tasks: Products in the order of learning; a list within the list is a group that is learned
             at once.
-        layout: How the data set is laid out: `mvtec`, `mvtec2`, `visa`, `btad`, `mpdd`, `elpv`, or
-            `folder` for good images alone, a folder a product.
+        layout: How the data set is laid out: `mvtec`, `mvtec2`, `visa`, `btad`, `mpdd`, `elpv`,
+            `folder` for good images alone, one folder for each product, or a name you registered in
+            `LAYOUTS`.
         image_size: Side of the images, or height and width; by default what the model takes.
         batch_size: Images in a batch, of each device.
         num_workers: Processes that read images; 0 reads in the main process.
@@ -82,7 +83,7 @@ class ContinualDataModule(LightningDataModule):
         self,
         root: str | None = None,
         tasks: Sequence[str | int | list[str | int]] = (),
-        layout: LayoutName = "mvtec",
+        layout: str = "mvtec",
         image_size: int | list[int] | None = None,
         batch_size: int = 16,
         num_workers: int = 2,
@@ -97,8 +98,7 @@ class ContinualDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.groups = task_groups(tasks)
-        if layout not in LAYOUTS:
-            raise DataError(f"layout {layout!r} is not one of {sorted(LAYOUTS)}")
+        LAYOUTS[layout]  # an unknown name is an error here, not in the middle of a run
         require_number("val_fraction", val_fraction, 0, LARGEST_VAL_FRACTION)
         require_int("batch_size", batch_size, 1, LARGEST_BATCH)
         require_int("num_workers", num_workers, 0, MOST_WORKERS)

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, Sampler
 
 from moleflow_pl._internal.seeding import derive_generator, derive_seed
 from moleflow_pl.data.images import read_image, read_mask
-from moleflow_pl.data.layouts.registry import ImageRecord
+from moleflow_pl.data.layouts.base import ImageRecord
 from moleflow_pl.data.patch_sampler import PatchDraw
 from moleflow_pl.errors import DataError
 

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from moleflow_pl._internal.distributed import gather, is_first
 from moleflow_pl.data.images import read_size
-from moleflow_pl.data.layouts.registry import ImageRecord
+from moleflow_pl.data.layouts.base import ImageRecord
 from moleflow_pl.errors import DataError
 
 logger = logging.getLogger(__name__)

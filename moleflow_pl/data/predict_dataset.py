@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from moleflow_pl.data.datasets import Batch
 from moleflow_pl.data.images import read_rgb, to_tensor
-from moleflow_pl.data.layouts.registry import IMAGE_SUFFIXES
+from moleflow_pl.data.layouts.base import IMAGE_SUFFIXES
 from moleflow_pl.errors import DataError
 
 NO_IMAGE_NAME = "its name does not end as an image's"

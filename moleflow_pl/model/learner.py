@@ -11,7 +11,6 @@ from torch import Tensor
 from moleflow_pl._internal.distributed import all_gather_rows, gather, rank_and_world
 from moleflow_pl._internal.seeding import derive_generator, derive_seed
 from moleflow_pl.features.statistics import FeatureStatistics
-from moleflow_pl.flow.whitening import WhiteningAdapter
 from moleflow_pl.model.inspector import Inspector
 from moleflow_pl.model.task_statistics import TaskStatistics
 from moleflow_pl.routing.novelty import DAMAGES, ordinary_quantile, sample_patches
@@ -55,7 +54,7 @@ class TaskLearner:
         """
         inspector = self.inspector
         adapter = inspector.flow.adapter_of(task)
-        if not isinstance(adapter, WhiteningAdapter):
+        if adapter is None or not adapter.needs_statistics:
             return
         patches = FeatureStatistics(inspector.extractor.dim)
         for batch in batches:

@@ -13,7 +13,7 @@ from sklearn.datasets import load_sample_image
 from benchmarks import decisions
 from benchmarks.decisions import Seen, alarms, unknown
 from moleflow_pl import MoLEFlow, Predictor
-from moleflow_pl.data.layouts.registry import ELPVLayout
+from moleflow_pl.data.layouts.elpv import ELPVLayout
 from tests.helpers.models import fit
 
 PRODUCTS = ("solar_mono", "solar_poly")

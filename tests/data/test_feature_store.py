@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from moleflow_pl.data import feature_store as features
 from moleflow_pl.data.datasets import ImageDataset
 from moleflow_pl.data.feature_store import FeatureStore, extract_features, features_key
-from moleflow_pl.data.layouts.registry import MVTecLayout
+from moleflow_pl.data.layouts.mvtec import MVTecLayout
 from moleflow_pl.errors import DataError
 from moleflow_pl.features.extractor import PatchExtractor
 

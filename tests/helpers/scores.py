@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from moleflow_pl.data.datasets import ImageDataset
-from moleflow_pl.data.layouts.registry import MVTecLayout
+from moleflow_pl.data.layouts.mvtec import MVTecLayout
 from moleflow_pl.metrics.task_matrix import matrix_row
 from moleflow_pl.metrics.task_scores import EvaluationOptions, TaskScores
 from moleflow_pl.tasks.schedule import Task

@@ -13,7 +13,8 @@ from PIL import Image
 from benchmarks import contamination, predict_memory
 from moleflow_pl import Predictor
 from moleflow_pl.checkpoints.io import read_checkpoint
-from moleflow_pl.data.layouts.registry import ELPVLayout, MVTecLayout
+from moleflow_pl.data.layouts.elpv import ELPVLayout
+from moleflow_pl.data.layouts.mvtec import MVTecLayout
 from moleflow_pl.tasks.schedule import TaskSchedule
 from tests.helpers.models import TINY_MODEL
 from tests.helpers.products import draw_product
