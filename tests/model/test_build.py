@@ -35,12 +35,13 @@ def test_every_argument_is_one_of_the_models() -> None:
 
 
 def test_model_owns_what_the_same_arguments_build() -> None:
+    chosen = arguments()
     torch.manual_seed(0)
-    built = build_inspector(**arguments())
+    built = build_inspector(**chosen)
     torch.manual_seed(0)
     owned = MoLEFlow(**TINY_MODEL).inspector
     assert all(torch.equal(owned.state_dict()[k], t) for k, t in built.state_dict().items())
-    assert built.arguments == owned.arguments == arguments()
+    assert built.arguments == owned.arguments == chosen
 
 
 def test_inspector_is_built_and_used_without_lightning() -> None:
