@@ -54,8 +54,8 @@ for product in (FIRST, SECOND):
 
 # %% [markdown]
 # ## 2. Learn the first product
-# `configs/demo.yaml` brings a small backbone whose weights come from a package. What the command
-# line says comes on top of it.
+# The preset `demo` has a small backbone whose weights come from a package. Options on the command
+# line override it.
 
 # %%
 import subprocess
@@ -73,7 +73,7 @@ def moleflow(*arguments: str) -> None:
 
 moleflow(
     "fit",
-    f"--config={ROOT / 'configs' / 'demo.yaml'}",
+    "--config=demo",
     f"--data.root={DATA}",
     "--data.layout=mvtec",
     f"--data.tasks=[{FIRST}]",

@@ -51,6 +51,16 @@ def test_arguments_of_a_checkpoint_yield_to_the_config_and_to_the_command_line(
     assert config.trainer.default_root_dir == str(tmp_path)
 
 
+def test_later_configs_override_earlier_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.yaml").write_text("model: {grid: 8}")
+    own = f"--config={tmp_path / 'mine.yaml'}"
+    model = parse(monkeypatch, "fit", "--config", "demo", own).config.fit.model
+    assert (model.grid, model.backbone) == (8, "tf_efficientnet_lite0")
+    assert parse(monkeypatch, "fit", own, "--config", "demo").config.fit.model.grid == 16
+
+
 @pytest.mark.parametrize(("epochs", "refused"), [("-1", False), ("3", True)])
 def test_the_schedule_decides_how_long_a_fit_lasts(
     epochs: str, refused: bool, monkeypatch: pytest.MonkeyPatch
