@@ -77,7 +77,7 @@ def test_next_task_is_scored_before_it_is_learned_where_asked_for(
 
 def test_report_is_one_page(learned: tuple[Path, MoLEFlow]) -> None:
     page = (learned[0] / "report" / "report.html").read_text()
-    assert "found best" in page
+    assert "defective, highest scores" in page
     assert "CPU cores" in page
 
 

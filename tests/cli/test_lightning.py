@@ -47,7 +47,11 @@ def test_arguments_of_a_checkpoint_yield_to_the_config_and_to_the_command_line(
     write_checkpoint(bare_checkpoint(stored), tmp_path / "last.ckpt")
     given = [f"--ckpt_path={tmp_path / 'last.ckpt'}", f"--config={tmp_path / 'c.yaml'}"]
     config = parse(monkeypatch, "test", *given, "--model.lora_rank=7").config.test
-    assert (config.model.lora_rank, config.model.inspector.bank_size, config.model.smooth) == (7, 6, 5)
+    assert (config.model.lora_rank, config.model.inspector.bank_size, config.model.smooth) == (
+        7,
+        6,
+        5,
+    )
     assert config.trainer.default_root_dir == str(tmp_path)
 
 

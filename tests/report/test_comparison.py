@@ -59,8 +59,8 @@ def test_files_say_the_same_in_three_forms(tmp_path: Path) -> None:
 
 def test_whole_runs_are_compared_by_routing_and_forgetting(tmp_path: Path) -> None:
     found = overall([read_summary(run) for run in runs_in(tmp_path)])
-    assert found["images routed right"].values == [1.0, 1.0]
-    assert found["forgetting, image AUROC"].values == [0.0, 0.0]
+    assert found["routing accuracy"]["routed"].values == [1.0, 1.0]
+    assert found["forgetting, image AUROC"]["routed"].values == [0.0, 0.0]
 
 
 def test_what_runs_were_not_evaluated_by_alike_stands_beside_them(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_fit_ends_with_a_table_and_the_files(story: Story) -> None:
-    for word in ("images to learn", "01", "image AUROC", "own expert", "summary.json"):
+    for word in ("images to learn", "01", "image AUROC", "oracle", "summary.json"):
         assert word in story.fit.stdout
     assert "error" not in story.fit.stderr.lower()
     names = {str(path.relative_to(story.run)) for path in story.run.rglob("*") if path.is_file()}
