@@ -5,6 +5,7 @@ Axes everywhere: B images, h w patch grid, H W pixels, D channels of a patch, T 
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from moleflow_pl.routing.router import PrototypeRouter
 
 __version__ = "0.2.0"
+
+# silent in Python programs that do not configure logging themselves
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 # imported when asked for: `moleflow --help` needs none of it, and torch alone takes seconds
 HOMES = {

@@ -1,20 +1,53 @@
-"""Whether data from a file has the form it should have, told in one sentence."""
+"""The schema of plain data in files: its stamp, and whether data has the form it should have.
+
+`validate` is the project's own: pydantic, asked to be strict, refuses a dictionary where a
+dataclass stands, and msgspec lets unknown keys, NaN and infinity pass.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
 
+from moleflow_pl import __version__
 from moleflow_pl.errors import CheckpointError
 
+SCHEMA = 1  # of all files; raised when one of them changes
 NAMES = {int: "a whole number", float: "a finite number", str: "text", dict: "a dictionary"}
 SHOWN = 40  # characters of a wrong value
 
 
+def stamp() -> dict[str, Any]:
+    """What every file says first: its schema, and the version that wrote it."""
+    return {"schema": SCHEMA, "version": __version__}
+
+
+def require_schema(content: Mapping[str, Any], name: str) -> None:
+    """Refuse content of another schema.
+
+    Args:
+        content: What a file says; its `schema` and `version` are looked at.
+        name: What the file is called in the message.
+
+    Raises:
+        CheckpointError: it has another schema; the message names the version to use.
+    """
+    schema, version = content.get("schema"), content.get("version")
+    if schema == SCHEMA and not isinstance(schema, bool):
+        return
+    if not isinstance(schema, int) or not isinstance(version, str):
+        raise CheckpointError(f"{name} has no schema: MoLE-Flow {__version__} did not write it")
+    raise CheckpointError(
+        f"{name} has schema {schema}, and MoLE-Flow {__version__} reads schema {SCHEMA}: use "
+        f"version {version:.40}, which wrote it"
+    )
+
+
 def validate(value: Any, form: Any, where: str) -> None:
-    """Refuse plain data that is not of a form.
+    """Check that plain data has a form.
 
     Args:
         value: The data.

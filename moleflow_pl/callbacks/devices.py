@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.nn.parallel import DistributedDataParallel
 
+from moleflow_pl._internal.lightning_compat import (
+    cpu_has_bfloat16,
+    replaces_samplers,
+    starts_scripts,
+)
 from moleflow_pl.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 
 def check_devices(trainer: Trainer) -> None:
-    """Refuse what would train or score each device's share apart from the others', without a word.
+    """Refuse settings under which devices would silently train or score apart from each other.
 
     Raises:
         ConfigError: several devices by another strategy than `ddp`, or shared out by Lightning.
@@ -21,13 +28,12 @@ def check_devices(trainer: Trainer) -> None:
     if trainer.world_size == 1:
         return
     strategy = trainer.strategy
-    by_script = isinstance(strategy.launcher, _SubprocessScriptLauncher)
-    if not (isinstance(strategy, DDPStrategy) and by_script):
+    if not (isinstance(strategy, DDPStrategy) and starts_scripts(trainer)):
         raise ConfigError(
             f"{trainer.world_size} devices work with trainer.strategy ddp alone, got "
             f"{type(strategy).__name__}"
         )
-    if trainer._accelerator_connector.use_distributed_sampler:
+    if replaces_samplers(trainer):
         raise ConfigError(
             "set trainer.use_distributed_sampler to false: Lightning's sampler scores some test "
             "images twice, and the data module shares them out itself"
@@ -51,15 +57,15 @@ def check_precision(trainer: Trainer) -> None:
     device = trainer.strategy.root_device.type
     if device == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise ConfigError("this GPU has no bfloat16: use trainer.precision 16-mixed or 32-true")
-    if device == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        rank_zero_warn("this CPU has no bfloat16 and may be far slower: use precision 32-true")
+    if device == "cpu" and not cpu_has_bfloat16():
+        logger.warning("this CPU has no bfloat16 and may be far slower: use precision 32-true")
 
 
 def rewrap_ddp(trainer: Trainer) -> None:
-    """Let DDP see the parameters there are now.
+    """Wrap the model again, so that DDP sees the parameters there are now.
 
-    It averages the gradients of those alone that asked for them when it wrapped the model; others
-    would drift apart from rank to rank, without a word.
+    DDP averages the gradients of the parameters that required them when it wrapped the model;
+    later ones would silently differ between ranks.
     """
     strategy = trainer.strategy
     if isinstance(strategy, DDPStrategy):

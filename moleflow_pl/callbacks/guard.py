@@ -50,6 +50,6 @@ def check_finite(
 @torch.no_grad()
 def nonfinite_images(module: MoLEFlow, batch: Mapping[str, Any], task: int) -> list[str]:
     """The images of a batch whose own score is not finite; all of them, if it is none alone."""
-    scores = module.training_nll(batch, task).flatten(1).sum(1)
+    scores = module.learner.training_nll(batch, task).flatten(1).sum(1)
     broken = [p for p, score in zip(batch["path"], scores, strict=True) if not score.isfinite()]
     return broken or list(batch["path"])

@@ -22,7 +22,16 @@ from moleflow_pl.module import MoLEFlow
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Checkpoints that are written whole or not at all, and read without running their code."""
+    """Checkpoints that are written whole or not at all, and read without running their code.
+
+    Args:
+        path: A checkpoint that has been read already.
+        content: What `read_checkpoint` read from it; handed out once, then forgotten.
+    """
+
+    def __init__(self, path: Path | None = None, content: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        self.path, self.content = path, content
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
@@ -34,6 +43,9 @@ class WholeCheckpoints(TorchCheckpointIO):
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Read tensors and plain data, whatever the caller would allow."""
+        content, self.content = self.content, None
+        if content is not None and self.path == Path(path):
+            return content
         # into memory: the file may change while its tensors are in use
         return read_checkpoint(Path(path), mmap=False)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -18,12 +18,17 @@ from torch.optim import Optimizer
 
 from moleflow_pl._internal.validation import require_int, require_number
 from moleflow_pl.callbacks.devices import check_devices, check_precision, rewrap_ddp
+from moleflow_pl.callbacks.evaluation import EvaluationCallback
 from moleflow_pl.callbacks.guard import check_finite
 from moleflow_pl.callbacks.run_checkpoint import use_whole_checkpoints
 from moleflow_pl.checkpoints.run_folder import RunFolder
+from moleflow_pl.data.datamodule import ContinualDataModule, data_of
+from moleflow_pl.errors import ConfigError
 from moleflow_pl.module import MoLEFlow
 from moleflow_pl.tasks.calibration import FALSE_ALARM_RATE, check_rate
-from moleflow_pl.tasks.schedule import TaskSchedule, lr_factor
+from moleflow_pl.tasks.schedule import Task, TaskSchedule, lr_factor
+
+logger = logging.getLogger(__name__)
 
 MOST_EPOCHS = 1_000_000
 
@@ -31,13 +36,13 @@ MOST_EPOCHS = 1_000_000
 class TaskSchedulerCallback(Callback):
     """Learns the tasks of the data module one after another in one fit.
 
-    Every `epochs_per_task` epochs it closes a task (router prototype, calibration on the good
-    images that were held out, task checkpoint) and opens the next one (new expert, frozen base, new
-    optimizer). How far each task is stands in the model and so in its checkpoints: a run goes on
-    where it stopped, and a longer task list adds to a finished one.
+    Every `epochs_per_task` epochs it closes a task (prototypes, memory bank, calibration, task
+    checkpoint) and opens the next one (new expert, frozen base, new optimizer). The model keeps how
+    far each task is, and so do its checkpoints: a run goes on where it stopped, and a longer task
+    list adds to a finished one.
 
     Args:
-        epochs_per_task: Epochs of each task; those already begun keep the number they began with.
+        epochs_per_task: Epochs of each task; tasks that have begun keep their number.
         warmup_epochs: Epochs of linear warm-up, for every task but the first.
         final_lr_factor: Where the cosine of the learning rate would end, as a share of its start.
         false_alarm_rate: Share of good images that a product's threshold may call defective;
@@ -63,55 +68,50 @@ class TaskSchedulerCallback(Callback):
         self._batch: Mapping[str, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: MoLEFlow, stage: str) -> None:  # type: ignore[override]
-        """Plan the tasks; a checkpoint that is loaded later puts in what it has learned."""
+        """Plan the tasks; a checkpoint that is loaded later brings what it has learned."""
         use_whole_checkpoints(trainer)
         if stage != "fit":
             return
         check_devices(trainer)
         check_precision(trainer)
-        groups = trainer.datamodule.groups  # type: ignore[attr-defined]
-        pl_module.schedule.extend(groups, self.epochs_per_task)
+        check_order(trainer, self)
+        data = data_of(trainer)
+        pl_module.schedule.extend(data.groups, self.epochs_per_task)
         # each epoch asks the data module for the loader of the task that is current by then
         trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
-        if not trainer.datamodule.val_fraction:  # type: ignore[attr-defined]
+        if not data.val_fraction:
             trainer.limit_val_batches = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
-        """Look at the data of what is still to be learned; say how long the fit is."""
-        schedule = pl_module.schedule
+        """Check the data of the tasks to be learned; say how long the fit is."""
+        schedule, data = pl_module.schedule, data_of(trainer)
         trainer.fit_loop.max_epochs = schedule.epochs
-        trainer.datamodule.check_images(schedule.todo)  # type: ignore[attr-defined]
-        counts = trainer.datamodule.count_images(schedule.todo)  # type: ignore[attr-defined]
-        for index in schedule.todo:
-            task, split = schedule.tasks[index], trainer.datamodule.split_hash(index)  # type: ignore[attr-defined]
-            if task.epochs_done and task.split != split:
-                rank_zero_info(
-                    f"the images of {task.name!r} are not those of its first {task.epochs_done} "
-                    "epochs: for one that learns from these alone, begin it anew"
-                )
-            task.split = split
+        data.check_images(schedule.todo)
+        counts = data.count_images(schedule.todo)
+        note_splits(schedule, data)
         if counts and trainer.is_global_zero:
             Console().print(counts_table(counts))
         elif not counts:
-            rank_zero_info(f"all tasks are learned: {schedule.names}")
+            logger.info(f"all tasks are learned: {schedule.names}")
 
     def on_train_start(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
-        """Wrap the model as it is now: the first task's expert came after Lightning did so."""
+        """Wrap the model as it is now: Lightning wrapped it before the first expert was there."""
         rewrap_ddp(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
         """Open the current task if it is new, and set the epoch's learning rate."""
         self._epoch_started = time.monotonic()
-        current = pl_module.schedule.current
-        assert current is not None
-        if current not in pl_module.flow.tasks:
-            pl_module.begin_task(current)
+        current, task = current_task(pl_module.schedule)
+        # features are computed while the epoch's loader is made, which is before this hook
+        task.fit_seconds += data_of(trainer).take_feature_seconds()
+        if current not in pl_module.inspector.flow.tasks:
+            pl_module.learner.begin_task(current)
             rewrap_ddp(trainer)
-            # one that knows nothing of the last task
+            # a new optimizer, which knows nothing of the last task
             trainer.strategy.setup_optimizers(trainer)
-        if not pl_module.schedule.tasks[current].epochs_done:
-            loader = trainer.datamodule.train_loader_in_order(current)  # type: ignore[attr-defined]
-            pl_module.prepare_task(current, loader)
+        if not task.epochs_done:
+            loader = data_of(trainer).train_loader_in_order(current)
+            pl_module.learner.prepare_task(current, loader)
         factor = self.factor(pl_module.schedule, current)
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
@@ -120,54 +120,53 @@ class TaskSchedulerCallback(Callback):
     def on_train_batch_start(  # type: ignore[override]
         self, trainer: Trainer, pl_module: MoLEFlow, batch: Mapping[str, Any], batch_idx: int
     ) -> None:
-        """Keep the batch at hand, for a message that names its images."""
+        """Remember the batch, for a message that names its images."""
         self._batch = batch
 
     def on_before_backward(  # type: ignore[override]
         self, trainer: Trainer, pl_module: MoLEFlow, loss: Tensor
     ) -> None:
-        """Stop at a loss that is no number."""
+        """Stop at a loss that is not finite."""
         check_finite(loss, "loss", trainer, pl_module, self._batch)
 
     def on_before_optimizer_step(  # type: ignore[override]
         self, trainer: Trainer, pl_module: MoLEFlow, optimizer: Optimizer
     ) -> None:
-        """Log what a step does, before the gradient is clipped; stop if it is no number."""
-        current = pl_module.schedule.current
-        assert current is not None
+        """Log the gradient norm before clipping; stop if it is not finite."""
+        _, task = current_task(pl_module.schedule)
         trained = [p for group in optimizer.param_groups for p in group["params"]]
-        gradients = [p.grad for p in trained if p.grad is not None]
-        name = pl_module.schedule.tasks[current].name
-        options: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": 1}
-        norm = get_total_norm(gradients)
+        norm = get_total_norm([p.grad for p in trained if p.grad is not None])
         # a scaler for half precision looks for overflow by itself, and leaves such a step out
         if getattr(trainer.precision_plugin, "scaler", None) is None:
             check_finite(norm, "gradient", trainer, pl_module, self._batch)
-        pl_module.log(f"train/{name}/grad_norm", norm, **options)
-        pl_module.log(f"train/{name}/lr", optimizer.param_groups[0]["lr"], **options)
+        options: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": 1}
+        pl_module.log(f"train/{task.name}/grad_norm", norm, **options)
+        pl_module.log(f"train/{task.name}/lr", optimizer.param_groups[0]["lr"], **options)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
         """Count the epoch; close the task if it was its last."""
         if self._epoch_started is None:
             # Lightning, restarted from a file written in this hook, calls it again for that epoch
             return
-        current = pl_module.schedule.current
-        assert current is not None
-        task = pl_module.schedule.tasks[current]
+        current, task = current_task(pl_module.schedule)
         last = task.epochs_done + 1 == task.epochs
         if last:
-            loader = trainer.datamodule.train_loader_in_order(current)  # type: ignore[attr-defined]
-            pl_module.finish_task(current, loader)
-            held_out = trainer.datamodule.held_out_loader(current)  # type: ignore[attr-defined]
-            if held_out is not None:
-                images = trainer.datamodule.held_out_images(current)  # type: ignore[attr-defined]
-                pl_module.calibrate_task(current, held_out, self.false_alarm_rate, images)
+            self._close(current, pl_module, data_of(trainer))
         task.epochs_done += 1
         task.fit_seconds += time.monotonic() - self._epoch_started
+        data_of(trainer).take_feature_seconds()  # within this epoch's time already
         self._epoch_started = None
         if last:
-            path = RunFolder(Path(trainer.default_root_dir)).task_checkpoint(current, task.name)
-            trainer.save_checkpoint(path, weights_only=False)
+            run = RunFolder(Path(trainer.default_root_dir))
+            trainer.save_checkpoint(run.task_checkpoint(current, task.name), weights_only=False)
+
+    def _close(self, task: int, module: MoLEFlow, data: ContinualDataModule) -> None:
+        """Fit what a learned task leaves behind, and calibrate it."""
+        module.learner.finish_task(task, data.train_loader_in_order(task))
+        calibration = data.calibration_loader(task)
+        if calibration is not None:
+            images = data.calibration_images(task) or ()
+            module.learner.calibrate_task(task, calibration, self.false_alarm_rate, images)
 
     def factor(self, schedule: TaskSchedule, task: int) -> float:
         """Share of the configured learning rate for the coming epoch of `task`."""
@@ -176,11 +175,45 @@ class TaskSchedulerCallback(Callback):
         return lr_factor(state.epochs_done, state.epochs, warmup, self.final_lr_factor)
 
 
-def counts_table(counts: dict[str, dict[str, int]]) -> Table:
-    """Images of each product, by what they are for."""
+def current_task(schedule: TaskSchedule) -> tuple[int, Task]:
+    """The task that is being trained, and its number."""
+    current = schedule.current
+    assert current is not None
+    return current, schedule.tasks[current]
+
+
+def check_order(trainer: Trainer, scheduler: TaskSchedulerCallback) -> None:
+    """Refuse an evaluation that runs before the task is closed: the last one would be left out.
+
+    Raises:
+        ConfigError: an `EvaluationCallback` stands before the scheduler.
+    """
+    callbacks = list(trainer.callbacks)  # type: ignore[attr-defined]
+    before = callbacks[: callbacks.index(scheduler)]
+    if any(isinstance(callback, EvaluationCallback) for callback in before):
+        raise ConfigError(
+            "EvaluationCallback stands before TaskSchedulerCallback in the Trainer's callbacks and "
+            "would evaluate each task before it is finished: list TaskSchedulerCallback first"
+        )
+
+
+def note_splits(schedule: TaskSchedule, data: ContinualDataModule) -> None:
+    """Keep which images each task to be learned has; warn where they changed since it began."""
+    for index in schedule.todo:
+        task, split = schedule.tasks[index], data.split_hash(index)
+        if task.epochs_done and task.split != split:
+            logger.warning(
+                f"the images of {task.name!r} are not those of its first {task.epochs_done} "
+                "epochs: to learn from these images alone, start the task again"
+            )
+        task.split = split
+
+
+def counts_table(counts: Mapping[str, Mapping[str, int]]) -> Table:
+    """Images of each product, by purpose."""
     table: Any = Table(title="images to learn and to test with")
     table.add_column("product")
-    for part in ("learn", "held out", "test, good", "test, defective"):
+    for part in ("training", "calibration", "test, good", "test, defective"):
         table.add_column(part, justify="right")
     for product, parts in counts.items():
         table.add_row(escape(product), *map(str, parts.values()))

@@ -22,13 +22,18 @@ from moleflow_pl._internal.files import replacing
 from moleflow_pl._internal.hashing import tensors_hash
 from moleflow_pl._internal.names import is_file_name
 from moleflow_pl._internal.provenance import versions
-from moleflow_pl._internal.schema import validate
-from moleflow_pl.checkpoints.io import UNSAID, differences, shortened
-from moleflow_pl.checkpoints.schema import CONFIG_KEY, CONTAINERS_KEY, STATE_KEY, check_tasks
+from moleflow_pl._internal.schema import require_schema, stamp, validate
+from moleflow_pl.checkpoints.schema import (
+    CONFIG_KEY,
+    CONTAINERS_KEY,
+    STATE_KEY,
+    differences,
+    shorten,
+    validate_tasks,
+)
 from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.tasks.schedule import GROUP_JOINT, Task, TaskSchedule
 
-FORMAT = "1"
 PLACE = "*"  # stands for the task's number in an expert's file
 TASK_LISTS = ("experts", "prototypes")  # of task numbers, in a checkpoint's state
 
@@ -64,7 +69,7 @@ class Expert:
         # pictures of an evaluation and the like are the run's, not the expert's
         task, found = {**asdict(self.task), "evaluation": None}, self.task.calibration
         return {
-            "format": FORMAT,
+            **{key: str(value) for key, value in stamp().items()},
             "product": self.task.name,
             "base_sha256": self.base,
             "data_sha256": self.task.split or "",
@@ -87,22 +92,21 @@ class Expert:
         """Read what `save` wrote.
 
         Raises:
-            CheckpointError: there is no such file, or it is no expert of this format.
+            CheckpointError: there is no such file, or it is not an expert of this schema.
         """
         try:
             with safe_open(path, framework="pt") as file:
                 text = file.metadata() or {}
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"no expert's file at {path}: {error}") from error
-        if text.get("format") != FORMAT:
-            raise CheckpointError(
-                f"{path} is no expert of format {FORMAT}: it says {text.get('format')}"
-            )
+            raise CheckpointError(f"no expert file at {path}: {error}") from error
+        schema = text.get("schema", "")
+        stated = {**text, "schema": int(schema) if schema.isdecimal() else None}
+        require_schema(stated, f"the expert file {path}")
         try:
             task, facts = parsed(text)
         except (CheckpointError, KeyError, ValueError) as error:
-            raise CheckpointError(f"the expert's file {path} is damaged: {error}") from error
+            raise CheckpointError(f"the expert file {path} is damaged: {error}") from error
         return cls(tensors, task, base=text.get("base_sha256", ""), **facts)
 
 
@@ -127,7 +131,7 @@ def parsed(metadata: Mapping[str, str]) -> tuple[Task, dict[str, Any]]:
     facts = {key: json.loads(metadata[key]) for key in Facts.__annotations__}
     validate(facts, Facts, "it")
     state = json.loads(metadata["task"])
-    check_tasks([state])
+    validate_tasks([state])
     (task,) = TaskSchedule.from_state([state]).tasks
     if not task.learned or sorted(facts["lists"]) != sorted(TASK_LISTS):
         raise CheckpointError("its task is not learned")
@@ -225,7 +229,7 @@ def check_fit(checkpoint: Checkpoint, expert: Expert) -> None:
     state = checkpoint[STATE_KEY]
     for what, theirs, ours in (
         ("backbone", expert.backbone, state["backbone"]),
-        ("structure", UNSAID | expert.structure, UNSAID | state["structure"]),
+        ("structure", expert.structure, state["structure"]),
     ):
         other = differences(theirs, ours)
         if other:
@@ -241,7 +245,7 @@ def check_fit(checkpoint: Checkpoint, expert: Expert) -> None:
     if other:
         # a name of the base's would change what all experts stand on
         name = expert.task.name
-        raise CheckpointError(f"the expert {name!r} has other tensors ({shortened(other)})")
+        raise CheckpointError(f"the expert {name!r} has other tensors ({shorten(other)})")
 
 
 def add(checkpoint: Checkpoint, expert: Expert, name: str | None = None) -> None:

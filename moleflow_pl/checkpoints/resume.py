@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from moleflow_pl.checkpoints.io import read_checkpoint
 from moleflow_pl.checkpoints.run_folder import RunFolder, move_aside
@@ -14,20 +16,38 @@ from moleflow_pl.tasks.schedule import TaskSchedule
 logger = logging.getLogger(__name__)
 
 
-def epochs_done(checkpoint: Path) -> int:
-    """Epochs behind a checkpoint; 0 where there is none that can be read."""
+def epochs_done(content: Mapping[str, Any]) -> int:
+    """Epochs behind what was read from a checkpoint."""
+    return TaskSchedule.from_state(content[STATE_KEY]["tasks"]).epochs_done
+
+
+def is_newest(checkpoint: Path, content: Mapping[str, Any], run: RunFolder) -> bool:
+    """Whether no checkpoint of a run is ahead of this one."""
+    if checkpoint.resolve() == run.last.resolve():
+        return True
     try:
-        tasks = read_checkpoint(checkpoint)[STATE_KEY]["tasks"]
-    except CheckpointError:
-        return 0
-    return TaskSchedule.from_state(tasks).epochs_done
+        newest = epochs_done(read_checkpoint(run.last))
+    except CheckpointError:  # there is none that can be read
+        newest = 0
+    return epochs_done(content) >= newest
 
 
-def prepare_run(folder: Path, checkpoint: Path | None, devices: int = 1) -> Path | None:
+def prepare_run(
+    folder: Path,
+    checkpoint: Path | None = None,
+    content: Mapping[str, Any] | None = None,
+    devices: int = 1,
+) -> Path | None:
     """Make room for a fit; nothing is deleted.
 
-    A fit that goes on where the folder's run is writes on in it, and its curves begin a new file.
-    Any other, also one from an earlier task of that run, moves it aside, to `<folder>~1`.
+    A fit from the newest checkpoint of the folder's run continues in it, and its curves begin a new
+    file. Any other, also one from an earlier task of that run, moves it aside, to `<folder>~1`.
+
+    Args:
+        folder: The run folder.
+        checkpoint: The file that the fit starts from, if any.
+        content: What was read from it.
+        devices: Processes that read it.
 
     Returns:
         Where the checkpoint is now.
@@ -38,8 +58,7 @@ def prepare_run(folder: Path, checkpoint: Path | None, devices: int = 1) -> Path
     """
     run = RunFolder(folder)
     inside = checkpoint is not None and RunFolder.of(checkpoint).root.resolve() == folder.resolve()
-    behind = epochs_done(run.last)
-    if checkpoint is not None and inside and epochs_done(checkpoint) >= behind:
+    if checkpoint and content and inside and is_newest(checkpoint, content, run):
         run.move_curves_aside()
         return checkpoint
     if not run.holds_run:
@@ -56,7 +75,7 @@ def prepare_run(folder: Path, checkpoint: Path | None, devices: int = 1) -> Path
         )
     root = folder.resolve()
     aside = move_aside(folder)
-    print(f"the run that was in {folder} is now in {aside}")
+    logger.info(f"the run that was in {folder} is now in {aside}")
     if checkpoint is None or not inside:
         return checkpoint
     return aside / checkpoint.resolve().relative_to(root)

@@ -1,4 +1,4 @@
-"""The form of what a checkpoint says of its run, and of the tasks in it."""
+"""What a checkpoint contains, and whether it fits a model."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any, TypedDict
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from moleflow_pl._internal.names import is_file_name
 from moleflow_pl._internal.schema import validate
 from moleflow_pl.errors import CheckpointError
-from moleflow_pl.metrics.image import METRICS
+from moleflow_pl.metrics.names import METRICS
 from moleflow_pl.tasks.calibration import Calibration
 from moleflow_pl.tasks.schedule import Task
 
@@ -25,6 +25,8 @@ Values = list[float | None]  # one a task
 class State(TypedDict):
     """What a checkpoint holds under `STATE_KEY`."""
 
+    schema: int
+    version: str
     seed: int
     backbone: dict[str, Any]
     structure: dict[str, Any]
@@ -34,8 +36,8 @@ class State(TypedDict):
     tasks: list[Task]
 
 
-class Ways(TypedDict):
-    """A metric of every task, routed and by its own expert."""
+class ByRouting(TypedDict):
+    """A metric of every task, routed and by the oracle."""
 
     routed: Values
     oracle: Values
@@ -57,56 +59,56 @@ class Routing(TypedDict):
 
 
 class Evaluation(TypedDict):
-    """What `moleflow_pl.evaluation.matrix_row` makes."""
+    """A row of the task matrix, see `moleflow_pl.metrics.task_matrix.matrix_row`."""
 
     settings: dict[str, Any]
-    metrics: dict[str, Ways]
-    f1_threshold: Ways
+    metrics: dict[str, ByRouting]
+    f1_threshold: ByRouting
     pixel_error_bound: float | None
     confusion: list[list[int]]
     decisions: list[list[int] | None]
     routing: Routing
 
 
-def check_checkpoint(checkpoint: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint whose own account of itself is not whole.
+def validate_contents(checkpoint: Mapping[str, Any]) -> None:
+    """Check that a checkpoint is complete and does not contradict itself.
 
     Raises:
-        CheckpointError: something lacks, has another form, or contradicts the rest.
+        CheckpointError: something is missing, has another form, or contradicts the rest.
     """
-    if not isinstance(checkpoint.get(STATE_KEY), dict):
-        raise CheckpointError("this is no MoLE-Flow checkpoint: it says nothing of its tasks")
     state = checkpoint[STATE_KEY]
     validate(state, State, STATE_KEY)
     validate(checkpoint.get(CONFIG_KEY, ""), str, CONFIG_KEY)
     weights = checkpoint.get("state_dict")
     validate(weights, dict[str, Tensor], "state_dict")
     validate(checkpoint.get("epoch", 0), int, "epoch")
-    check_counts(checkpoint.get("loops", {}), "loops")
-    check_tasks(state["tasks"])
+    validate_counts(checkpoint.get("loops", {}), "loops")
+    validate_tasks(state["tasks"])
     learned = [i for i, t in enumerate(state["tasks"]) if t.get("epochs_done", 0) >= t["epochs"]]
     for key in ("experts", "prototypes"):
         numbers = state[key]
         if numbers != sorted(set(numbers) & set(range(len(state["tasks"])))):
-            raise CheckpointError(f"{key} {numbers} are not those of {len(state['tasks'])} tasks")
+            raise CheckpointError(f"{key} {numbers} do not fit {len(state['tasks'])} tasks")
         if not set(learned) <= set(numbers):
-            raise CheckpointError(f"tasks {learned} are learned, and {key} are of {numbers} alone")
-    there = tasks_of(weights or {}, state[CONTAINERS_KEY])
-    if not set(state["experts"]) <= there:
-        raise CheckpointError(f"experts {state['experts']}, and tensors of {sorted(there)} alone")
+            raise CheckpointError(f"tasks {learned} are learned, but {key} has only {numbers}")
+    with_tensors = tasks_of(weights or {}, state[CONTAINERS_KEY])
+    if not set(state["experts"]) <= with_tensors:
+        raise CheckpointError(
+            f"experts {state['experts']} are listed, but only {sorted(with_tensors)} have tensors"
+        )
 
 
-def check_counts(counts: Any, where: str) -> None:
-    """Refuse what is no dictionary of Lightning's counts, or of such dictionaries.
+def validate_counts(counts: Any, where: str) -> None:
+    """Check Lightning's counts: a dictionary of counts, or of such dictionaries.
 
     Raises:
-        CheckpointError: a count is none, or negative.
+        CheckpointError: a value is not a count.
     """
     validate(counts, dict[str, Any], where)
     for key, value in counts.items():
         if isinstance(value, dict):
-            check_counts(value, f"{where}.{key}")
-        elif not isinstance(value, int) or value < 0:  # one of two answers counts as 0 or 1
+            validate_counts(value, f"{where}.{key}")
+        elif not isinstance(value, int) or value < 0:  # a flag counts as 0 or 1
             raise CheckpointError(f"{where}.{key}: expected a count, found {value!r:.40}")
 
 
@@ -122,49 +124,56 @@ def tasks_of(names: Sequence[str] | Mapping[str, Any], containers: Sequence[str]
     return {int(one[1]) for one in found if one}
 
 
-def check_tasks(tasks: Any) -> None:
-    """Refuse what `TaskSchedule.state` cannot have made.
+def validate_tasks(tasks: Any) -> None:
+    """Check the tasks of a checkpoint, as `TaskSchedule.state` writes them.
 
     Raises:
-        CheckpointError: a form or a number that cannot be, or a name that leads out of a folder.
+        CheckpointError: a wrong form or number, or a product's name that is not a folder's name.
     """
     validate(tasks, list[Task], "tasks")
     names = list(chain.from_iterable(task["products"] for task in tasks))
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise CheckpointError(f"tasks name {twice} more than once")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise CheckpointError(f"tasks name {repeated} more than once")
     for i, task in enumerate(tasks):
-        check_task(task, f"tasks[{i}]")
+        validate_task(task, f"tasks[{i}]")
         if task.get("evaluation") is not None:
-            check_evaluation(task["evaluation"], i + 1, f"tasks[{i}].evaluation")
+            validate_evaluation(task["evaluation"], i + 1, f"tasks[{i}].evaluation")
 
 
-def check_task(task: Mapping[str, Any], where: str) -> None:
-    """Refuse a task of no or of dangerous products, or of epochs that cannot be.
+def validate_task(task: Mapping[str, Any], where: str) -> None:
+    """Check the products, epochs and calibration of one task.
 
     Raises:
-        CheckpointError: it is one, or its calibration is not of as many images throughout.
+        CheckpointError: one is impossible, or the calibration's lists differ in length.
     """
     if not task["products"] or not all(map(is_file_name, task["products"])):
-        raise CheckpointError(f"{where}: {task['products']} are no names of products")
+        raise CheckpointError(f"{where}: {task['products']} are not names of products")
     done = task.get("epochs_done", 0)
     if not 0 <= done <= max(task["epochs"], 1) or task["epochs"] < 1:
-        raise CheckpointError(f"{where}: {done} of {task['epochs']} epochs cannot be")
+        raise CheckpointError(f"{where}: {done} of {task['epochs']} epochs is impossible")
     if task.get("calibration") is None:
         return
-    known = Calibration(**task["calibration"])
-    lists: list[list[Any]] = [known.scores, known.peaks, known.levels, known.novelty_distances]
-    lists += [later for later in (known.damaged, known.products) if later]  # not in every file
+    calibration = Calibration(**task["calibration"])
+    lists: list[list[Any]] = [
+        calibration.scores,
+        calibration.peaks,
+        calibration.levels,
+        calibration.novelty_distances,
+    ]
+    lists += [
+        later for later in (calibration.damaged, calibration.products) if later
+    ]  # empty where none was taken
     lengths = {len(one) for one in lists}
-    if len(lengths) > 1 or not 0 < known.false_alarm_rate < 1:
-        raise CheckpointError(f"{where}.calibration is not whole")
+    if len(lengths) > 1 or not 0 < calibration.false_alarm_rate < 1:
+        raise CheckpointError(f"{where}.calibration is incomplete")
 
 
-def check_evaluation(evaluation: Any, tasks: int, where: str) -> None:
-    """Refuse an evaluation that is not of all metrics and of so many tasks.
+def validate_evaluation(evaluation: Any, tasks: int, where: str) -> None:
+    """Check that an evaluation has all metrics, of so many tasks.
 
     Raises:
-        CheckpointError: it is not.
+        CheckpointError: it has not.
     """
     row = dict(evaluation)
     # of the next task's images before it was learned, where that was asked for
@@ -172,9 +181,94 @@ def check_evaluation(evaluation: Any, tasks: int, where: str) -> None:
     validate(row, Evaluation, where)
     if set(evaluation["metrics"]) != set(METRICS):
         raise CheckpointError(f"{where}.metrics are {sorted(evaluation['metrics'])}")
-    ways = [*evaluation["metrics"].values(), evaluation["f1_threshold"]]
-    rows = [*chain.from_iterable(way.values() for way in ways), evaluation["confusion"]]
+    values = [*evaluation["metrics"].values(), evaluation["f1_threshold"]]
+    rows = [*chain.from_iterable(way.values() for way in values), evaluation["confusion"]]
     rows += [evaluation["decisions"], *evaluation["confusion"]]
     rows += [*evaluation["routing"]["per_task"].values()]
     if any(len(row) != tasks for row in rows):
         raise CheckpointError(f"{where} is not of {tasks} tasks")
+
+
+def differences(stored: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+    """Where two descriptions differ, in words; empty where they agree.
+
+    Example:
+        >>> differences({"rank": 4, "dim": 8}, {"rank": 2, "dim": 8})
+        'rank: file 4, model 2'
+    """
+    return "; ".join(
+        f"{key}: file {stored.get(key)!r}, model {own.get(key)!r}"
+        for key in sorted({*stored, *own})
+        if stored.get(key) != own.get(key)
+    )
+
+
+def require_match(
+    checkpoint: Mapping[str, Any], backbone: Mapping[str, Any], structure: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The project's part of a checkpoint, if it fits a model.
+
+    Args:
+        checkpoint: A valid checkpoint, see `moleflow_pl.checkpoints.io.validate_checkpoint`.
+        backbone: Fingerprint of the model's backbone.
+        structure: The model's arguments that decide what tensors and thresholds mean.
+
+    Raises:
+        CheckpointError: it is of another backbone or of another structure.
+    """
+    state = dict(checkpoint[STATE_KEY])
+    other = differences(state["backbone"], backbone)
+    if other:
+        raise CheckpointError(
+            f"the checkpoint was made on another backbone ({other}), and its experts fit that one "
+            "alone; set the model's backbone arguments as they were"
+        )
+    other = differences(state["structure"], structure)
+    if other:
+        raise CheckpointError(
+            f"the checkpoint has other model arguments ({other}), and its tensors and thresholds "
+            "hold for those alone; leave them as they were, or start a new run without --ckpt_path"
+        )
+    return state
+
+
+def require_tensors(stored: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Check that a file has the tensors of a model.
+
+    Raises:
+        CheckpointError: one is missing, unknown, or of another shape.
+    """
+    shapes = [{key: list(one.shape) for key, one in part.items()} for part in (stored, own)]
+    other = differences(*shapes)
+    if other:
+        raise CheckpointError(
+            f"the checkpoint's tensors differ from the model's ({shorten(other)})"
+        )
+
+
+def shorten(text: str, longest: int = 300) -> str:
+    """Cut a long text.
+
+    Example:
+        >>> shorten("abcdef", 3)
+        'abc…'
+    """
+    return text if len(text) <= longest else f"{text[:longest]}…"
+
+
+def task_containers(module: nn.Module) -> list[str]:
+    """Names of the dictionaries in a module whose keys are task numbers.
+
+    An expert consists of the tensors `<container>.<task>` and all below them.
+
+    Example:
+        >>> task_containers(nn.ModuleDict({"adapters": nn.ModuleDict({"0": nn.Linear(1, 1)})}))
+        ['adapters']
+    """
+    return [
+        name
+        for name, one in module.named_modules()
+        if isinstance(one, (nn.ModuleDict, nn.ParameterDict))
+        and len(one)
+        and all(key.isdigit() for key in one)
+    ]

@@ -1,21 +1,26 @@
-"""`moleflow calibrate`: thresholds of a trained model, shown and changed without training."""
+"""`moleflow calibrate`: show or change the thresholds of a trained model, without training."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from moleflow_pl.tasks.calibration import Threshold
-    from moleflow_pl.tasks.schedule import TaskSchedule
+    from moleflow_pl.tasks.schedule import Task, TaskSchedule
 
 EXAMPLE = "example: moleflow calibrate --ckpt_path runs/demo/last.ckpt --false-alarm-rate 0.001"
+COLUMNS = ("product", "calibration images", "threshold", "target rate", "99 % interval", "")
+CAPTION = (
+    "The 99 % confidence interval is that of the true rate. A target below 1 / (images + 1) "
+    "extrapolates the tail of the scores: rely on the interval."
+)
 
 
 def main(args: Sequence[str]) -> None:
-    """Show each product's threshold, or move it to another false-alarm rate, without training."""
+    """Show each product's threshold, or set another false-alarm rate, without training."""
     parser = argparse.ArgumentParser(
         prog="moleflow calibrate", description=main.__doc__, epilog=EXAMPLE
     )
@@ -23,53 +28,65 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument(
         "--false-alarm-rate", type=float, help="share of good images that may be called defective"
     )
-    parser.add_argument("--product", help="the one product to change; all by default")
-    given = parser.parse_args(args)
-    # torch is slow to import, and a wrong argument needs none
+    parser.add_argument("--product", help="change only this product; default: all")
+    options = parser.parse_args(args)
+    # after parsing: torch takes seconds to import
     from rich.console import Console
 
+    schedule = calibrate(options.ckpt_path, options.false_alarm_rate, options.product)
+    Console().print(threshold_table(schedule))
+
+
+def calibrate(path: Path, rate: float | None, product: str | None) -> TaskSchedule:
+    """Set a false-alarm rate in a checkpoint, unless `rate` is None.
+
+    Returns:
+        The tasks of the checkpoint, with their thresholds.
+    """
     from moleflow_pl.checkpoints.io import read_checkpoint, write_checkpoint
     from moleflow_pl.checkpoints.schema import STATE_KEY
     from moleflow_pl.tasks.schedule import TaskSchedule
 
-    checkpoint = read_checkpoint(given.ckpt_path)
+    checkpoint = read_checkpoint(path)
     schedule = TaskSchedule.from_state(checkpoint[STATE_KEY]["tasks"])
-    if given.false_alarm_rate is not None:
-        schedule.set_false_alarm_rate(given.false_alarm_rate, given.product)
+    if rate is not None:
+        schedule.set_false_alarm_rate(rate, product)
         checkpoint[STATE_KEY]["tasks"] = schedule.state()
-        write_checkpoint(checkpoint, given.ckpt_path)
-    Console().print(threshold_table(schedule))
+        write_checkpoint(checkpoint, path)
+    return schedule
 
 
 def threshold_table(schedule: TaskSchedule) -> Any:
-    """Each product's threshold, what it was asked for, and what can be promised."""
+    """Return a table of each product's threshold and its confidence interval."""
     from rich.table import Table
 
-    table = Table(
-        title="false alarms among good images",
-        caption="Promised: the 99 % interval of the true rate. A rate below 1 / (images + 1) is an "
-        "extrapolation of the scores' tail, and only the interval is sure.",
-    )
-    for column in ("product", "held-out images", "threshold", "rate asked", "rate promised", ""):
+    table = Table(title="false alarms on good images", caption=CAPTION)
+    for column in COLUMNS:
         table.add_column(column, justify="left" if column in ("product", "") else "right")
     for index in schedule.learned:
-        task = schedule.tasks[index]
-        if task.calibration is None or not task.calibration.scores:
-            table.add_row(task.name, "0", "-", "-", "-", "nothing was held out")
-            continue
-        # a group's threshold is for images of which it is not told which product they show
-        parts = dict.fromkeys(task.calibration.products)
-        for name in [task.name, *(parts if len(task.products) > 1 else ())]:
-            table.add_row(name, *threshold_row(task.calibration.of(name).score_threshold))
+        for row in table_rows(schedule.tasks[index]):
+            table.add_row(*row)
     return table
 
 
-def threshold_row(found: Threshold) -> list[str]:
-    """A threshold as the table shows it."""
+def table_rows(task: Task) -> Iterator[list[str]]:
+    """Yield a task's row and, if it is a group, one for each of its products."""
+    calibration = task.calibration
+    if calibration is None or not calibration.scores:
+        yield [task.name, "0", "-", "-", "-", "no calibration images"]
+        return
+    # the group's own threshold is for images whose product is unknown
+    products = dict.fromkeys(calibration.products) if len(task.products) > 1 else {}
+    for name in [task.name, *products]:
+        yield [name, *threshold_row(calibration.of(name).score_threshold)]
+
+
+def threshold_row(threshold: Threshold) -> list[str]:
+    """Return a threshold's cells of the table, the product's name left out."""
     return [
-        str(found.images),
-        f"{found.value:.4g}",
-        f"{found.rate:.3%}",
-        f"{found.low:.3%} to {found.high:.3%}",
-        "extrapolated" if found.extrapolated else "",
+        str(threshold.images),
+        f"{threshold.value:.4g}",
+        f"{threshold.rate:.3%}",
+        f"{threshold.low:.3%} to {threshold.high:.3%}",
+        "extrapolated" if threshold.extrapolated else "",
     ]

@@ -1,7 +1,7 @@
-"""`moleflow VERB --help` for the verbs of LightningCLI: a screen a group, read from the sources.
+"""`moleflow VERB --help` for LightningCLI's verbs: one screen a group, read from the sources.
 
-Nothing is imported for it, which would take seconds, and no option of the Trainer that the project
-has no use for is shown.
+jsonargparse's help would have to import Lightning, and Lightning's import alone takes seconds;
+this one imports nothing heavy, and leaves out the options of the Trainer that nobody needs here.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ import ast
 import json
 import textwrap
 from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
+from moleflow_pl.cli.presets import preset_names
+
+ROOT = Path(__file__).parents[2]
 WIDTH = 98
 INDENT = 36
-# a group of options: the class whose constructor takes them, and an example
+# group of options: (module and class whose constructor takes them, example)
 GROUPS = {
     "model": ("moleflow_pl.module", "MoLEFlow", "--model.image_size '[256, 512]'"),
     "data": ("moleflow_pl.data.datamodule", "ContinualDataModule", "--data.layout visa"),
@@ -38,36 +40,38 @@ GROUPS = {
 TRAINER = {
     "default_root_dir": ("runs/moleflow", "The run folder."),
     "accelerator": ("auto", "`cpu`, `gpu`, `mps` …"),
-    "gradient_clip_val": ("0.5", "Largest norm of a step's gradient; null for none."),
-    "deterministic": ("null", "true: refuse operations that differ from run to run."),
-    "enable_progress_bar": ("true", "Show how far it is."),
+    "gradient_clip_val": ("0.5", "Largest norm of a step's gradient; null: no limit."),
+    "deterministic": ("null", "true: refuse operations whose result varies between runs."),
+    "enable_progress_bar": ("true", "Show the progress of each epoch."),
     "logger": ("metrics.csv", "Another Lightning logger for the curves, or false."),
     "profiler": ("null", "`simple` or `advanced`: where the time goes."),
 }
 VERBS = {
     "fit": """\
-usage: moleflow fit [--config FILE] [--ckpt_path FILE] [options]
+usage: moleflow fit [--config NAME|FILE] [--ckpt_path FILE] [options]
 
 Learn products one after another, evaluate after each, and write RUN/report.
 
-  --config FILE                 options as YAML; configs/ has those of the known data sets
-  --ckpt_path FILE              go on from a checkpoint, which knows its run's options
-  --data.root FOLDER            the images, --data.layout says how they lie
-  --data.tasks '[a, [b, c]]'    products in the order of learning; a list is learned at once
+  --config NAME|FILE            a preset, or options in a YAML file; may be given more than once.
+{presets}
+  --ckpt_path FILE              resume from a checkpoint, which holds its run's options
+  --data.root FOLDER            the images; --data.layout tells how they are arranged
+  --data.tasks '[a, [b, c]]'    products in the order of learning; an inner list is one task
   --trainer.default_root_dir D  the run folder
   --seed_everything N           the run's seed (0)
-  --print_config                show all options with their values, and stop
+  --print_config                print all options with their values, and stop
 
 examples:
-  moleflow fit --config configs/demo.yaml
-  moleflow fit --config configs/demo.yaml --data.root data --data.layout folder \\
+  moleflow fit --config demo
+  moleflow fit --config demo --data.root data --data.layout folder \\
       --data.tasks '[bottle, cable]' --trainer.default_root_dir runs/mine
   moleflow fit --ckpt_path runs/mine/last.ckpt --data.tasks '[bottle, cable, screw]'
 """,
     "validate": """\
 usage: moleflow validate --ckpt_path FILE [options]
 
-NLL and routing of good images that were held out (--data.val_fraction), by what was learned.
+Compute NLL and routing accuracy on the calibration images (--data.val_fraction) of the tasks
+learned.
 
 example:
   moleflow validate --ckpt_path runs/demo/last.ckpt
@@ -75,8 +79,8 @@ example:
     "test": """\
 usage: moleflow test --ckpt_path FILE [options]
 
-Score the test images of all products learned, and write RUN/report. The checkpoint knows its run's
-options; those given here come on top.
+Score the test images of all tasks learned, and write RUN/report. The checkpoint holds its run's
+options; options on the command line override them.
 
 examples:
   moleflow test --ckpt_path runs/demo/last.ckpt
@@ -85,11 +89,15 @@ examples:
     "predict": """\
 usage: moleflow predict --ckpt_path FILE --data.predict_path IN [options]
 
-Score the images of a file, a folder or a pattern; a row for each in
+Decide about the images of a file, a folder or a pattern; one row each in
 RUN/predictions/predictions.csv.
 
-example:
+  --data.predict_path IN        the images; by default the test images
+  --product NAME                the product that all images show; by default the router decides
+
+examples:
   moleflow predict --ckpt_path runs/demo/last.ckpt --data.predict_path 'new/*.png'
+  moleflow predict --ckpt_path runs/demo/last.ckpt --data.predict_path new --product solar_mono
 """,
 }
 
@@ -98,21 +106,23 @@ def main(args: Sequence[str]) -> None:
     """Print the help of a verb, or of one of its groups of options.
 
     Args:
-        args: The verb, and what else was on the command line.
+        args: The verb, and the rest of the command line.
     """
     verb, *others = args
-    asked = [arg for arg in others if arg in (*GROUPS, "trainer")]
-    print(group_help(verb, asked[0]) if asked else verb_help(verb))
+    groups = [arg for arg in others if arg in (*GROUPS, "trainer")]
+    print(group_help(verb, groups[0]) if groups else verb_help(verb))
 
 
 def verb_help(verb: str) -> str:
-    """What a verb does, its commonest options, and where the others are shown."""
+    """Return what a verb does, its most common options, and where the others are shown."""
     groups = " | ".join((*GROUPS, "trainer"))
-    return f"{VERBS[verb]}\nall options, a group at a time:\n  moleflow {verb} --help {groups}"
+    names = indented(f"Presets: {', '.join(preset_names())}.", 32)
+    text = VERBS[verb].replace("{presets}", names)
+    return f"{text}\nall options, by group:\n  moleflow {verb} --help {groups}"
 
 
 def group_help(verb: str, group: str) -> str:
-    """One line or two for each option of a group."""
+    """Return name, default and description of each option of a group."""
     if group == "trainer":
         rows = [(name, value, text) for name, (value, text) in TRAINER.items()]
         example = "--trainer.accelerator cpu"
@@ -121,51 +131,79 @@ def group_help(verb: str, group: str) -> str:
         module, kind, example = GROUPS[group]
         rows, more = list(options(module, kind)), ""
     lines = [f"options of moleflow {verb} in the group {group}, with their defaults:", ""]
-    for name, value, text in rows:
-        head = f"  --{group}.{name} {value}"
-        told = textwrap.fill(
-            text, WIDTH, initial_indent=" " * INDENT, subsequent_indent=" " * INDENT
-        )
-        # beside its name where there is room, below it otherwise
-        lines.append(f"{head}\n{told}" if len(head) >= INDENT else head + told[len(head) :])
+    lines += [option_help(f"--{group}.{name} {value}", text) for name, value, text in rows]
     return "\n".join([*lines, "", f"example:\n  moleflow {verb} … {example}{more}"])
 
 
+def option_help(option: str, text: str) -> str:
+    """Return an option with its description beside it, or below it where there is no room."""
+    head, body = f"  {option}", indented(text, INDENT)
+    return f"{head}\n{body}" if len(head) >= INDENT else head + body[len(head) :]
+
+
+def indented(text: str, indent: int) -> str:
+    """Return a text as lines of at most `WIDTH` characters."""
+    space = " " * indent
+    return textwrap.fill(text, WIDTH, initial_indent=space, subsequent_indent=space)
+
+
 def options(module: str, kind: str) -> Iterator[tuple[str, str, str]]:
-    """Name, default and description of the arguments of a class, from its source.
+    """Yield name, default and description of a class's arguments, from its source.
 
     Example:
         >>> next(options("moleflow_pl.callbacks.task_scheduler", "TaskSchedulerCallback"))[:2]
         ('epochs_per_task', '10')
     """
-    spec = find_spec(module.partition(".")[0])
-    assert spec is not None
-    assert spec.submodule_search_locations is not None
-    path = Path(spec.submodule_search_locations[0], *module.split(".")[1:]).with_suffix(".py")
-    tree = ast.parse(path.read_text(encoding="utf-8")).body
-    (found,) = [node for node in tree if isinstance(node, ast.ClassDef) and node.name == kind]
-    (made,) = [n for n in found.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
+    body = source(module)
+    (found,) = [node for node in body if isinstance(node, ast.ClassDef) and node.name == kind]
+    (init,) = [n for n in found.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
     texts = descriptions(ast.get_docstring(found) or "")
-    names = [argument.arg for argument in made.args.args[1:]]
-    for name, default in zip(names, made.args.defaults, strict=True):
-        yield name, as_yaml(default), texts[name]
+    names = [argument.arg for argument in init.args.args[1:]]
+    for name, default in zip(names, init.args.defaults, strict=True):
+        yield name, as_yaml(default, body), texts[name]
 
 
-def as_yaml(default: ast.expr) -> str:
-    """A default as one would type it.
+def source(module: str) -> list[ast.stmt]:
+    """Return the statements of a module of the package, without importing it."""
+    path = ROOT.joinpath(*module.split("."))
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return ast.parse(file.read_text(encoding="utf-8")).body
+
+
+def as_yaml(default: ast.expr, body: Sequence[ast.stmt] = ()) -> str:
+    """Return a default as a user types it; a named constant by its value.
+
+    Args:
+        default: The expression in the signature.
+        body: The statements of the module that defines its names.
 
     Example:
-        >>> [as_yaml(ast.parse(text, mode="eval").body) for text in ("None", "(8, 9)", "RANDOM")]
-        ['null', '[8, 9]', 'random']
+        >>> [as_yaml(ast.parse(text, mode="eval").body) for text in ("None", "(8, 9)", "adamw")]
+        ['null', '[8, 9]', 'adamw']
     """
+    value = constant(default.id, body) if isinstance(default, ast.Name) else default
     try:
-        return json.dumps(ast.literal_eval(default)).strip('"')
+        return json.dumps(ast.literal_eval(value or default)).strip('"')
     except ValueError:
-        return ast.unparse(default).lower()  # a constant or a function, by its name
+        return ast.unparse(default)  # a function, by its name
+
+
+def constant(name: str, body: Sequence[ast.stmt]) -> ast.expr | None:
+    """Find the expression assigned to a name, in a module or the one it is imported from."""
+    for node in body:
+        if isinstance(node, ast.Assign) and name in map(ast.unparse, node.targets):
+            return node.value
+        if isinstance(node, ast.AnnAssign) and name == ast.unparse(node.target):
+            return node.value
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("moleflow"):
+            names = {alias.asname or alias.name: alias.name for alias in node.names}
+            if name in names:
+                return constant(names[name], source(node.module))
+    return None
 
 
 def descriptions(docstring: str) -> dict[str, str]:
-    r"""What the `Args` of a docstring say of each argument.
+    r"""Return the text of each argument in the `Args` of a docstring.
 
     Example:
         >>> descriptions("Does.\n\nArgs:\n    a: One\n        thing.\n    b: Other.\n\nMore.")

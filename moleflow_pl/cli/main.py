@@ -1,4 +1,4 @@
-"""The command `moleflow`: finds the verb's module, which is imported for that verb alone."""
+"""The command `moleflow`: looks up the verb and imports only that verb's module."""
 
 from __future__ import annotations
 
@@ -6,61 +6,70 @@ import errno
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 
+from moleflow_pl import __version__
+from moleflow_pl._internal import logs
 from moleflow_pl.errors import MoLEFlowError
 
-# what a user can mend, wherever it strikes
-OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
-# a verb, the module that runs it, and what it does
+LIGHTNING = "moleflow_pl.cli.lightning"
+# verb: (module whose `main(args)` runs it, what it does)
 VERBS = {
-    "fit": ("lightning", "learn products, one after another"),
-    "validate": ("lightning", "NLL and routing of good images that were held out"),
-    "test": ("lightning", "score the test images, and write the report"),
-    "predict": ("lightning", "score a file, a folder or a pattern"),
-    "export": ("export", "write a model as one file: ONNX or torch.export"),
-    "calibrate": ("calibrate", "show thresholds, or move them to another false-alarm rate"),
-    "experts": ("experts", "list, export, import, remove, rename, update or roll back experts"),
-    "report": ("report", "set several runs side by side"),
+    "fit": (LIGHTNING, "learn products, one after another"),
+    "validate": (LIGHTNING, "NLL and routing on the calibration images"),
+    "test": (LIGHTNING, "score the test images and write the report"),
+    "predict": (LIGHTNING, "decide about the images of a file, folder or pattern"),
+    "export": ("moleflow_pl.cli.export", "write a model as one file: ONNX or torch.export"),
+    "calibrate": ("moleflow_pl.cli.calibrate", "show or change the thresholds, without training"),
+    "experts": (
+        "moleflow_pl.cli.experts",
+        "list, export, import, remove, rename, update or roll back experts",
+    ),
+    "report": ("moleflow_pl.cli.report", "compare several runs"),
 }
 HELP = """\
 usage: moleflow VERB [options]
 
-Learn to inspect one product after another from good images alone, forget nothing, and tell by
-itself which product a new image shows.
+Learn to inspect one product after another from good images alone, forget nothing, and recognise
+which product a new image shows.
 
 verbs:
 {verbs}
 
-moleflow VERB --help tells a verb's options, with examples.
+moleflow VERB --help shows a verb's options, with examples.
 
 examples:
-  moleflow fit --config configs/demo.yaml
+  moleflow fit --config demo
   moleflow fit --data.root FOLDER --data.tasks '[bottle, cable]'
   moleflow test --ckpt_path runs/demo/last.ckpt
   moleflow predict --ckpt_path runs/demo/last.ckpt --data.predict_path 'new/*.png'
   moleflow export --ckpt_path runs/demo/last.ckpt"""
+# errors of the system that a user can fix, raised by any verb
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 
 def help_text() -> str:
-    """What `moleflow --help` prints.
+    """Return what `moleflow --help` prints.
 
     Example:
         >>> print(help_text().splitlines()[0])
         usage: moleflow VERB [options]
     """
     width = max(map(len, VERBS))
-    return HELP.format(verbs="\n".join(f"  {v:<{width}}  {says}" for v, (_, says) in VERBS.items()))
+    return HELP.format(verbs="\n".join(f"  {v:<{width}}  {does}" for v, (_, does) in VERBS.items()))
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command with `args`, those of the process by default."""
+    """Run the command with `args`, by default those of the process.
+
+    Raises:
+        SystemExit: the verb is unknown, or it failed with an error that the user can fix.
+    """
     args = list(sys.argv[1:] if args is None else args)
     verb = args[0] if args else "--help"
     if verb in ("-h", "--help", "help"):
         print(help_text())
     elif verb == "--version":
-        print(f"moleflow {installed_version()}")
+        print(f"moleflow {__version__}")
     elif verb not in VERBS:
         sys.exit(f"moleflow: no verb {verb!r}; the verbs are {', '.join(VERBS)}: moleflow --help")
     else:
@@ -68,28 +77,29 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def run(verb: str, args: Sequence[str]) -> None:
-    """Run a verb; LightningCLI finds its own name among its arguments, the others do not."""
-    # a verb's imports take seconds, and the help needs none
-    asked = VERBS[verb][0] == "lightning" and {"-h", "--help"} & set(args)
-    module = import_module(f"moleflow_pl.cli.{'help' if asked else VERBS[verb][0]}")
+    """Run a verb, and end with one line for an error that the user can fix.
+
+    Args:
+        verb: A key of `VERBS`.
+        args: The whole command line; LightningCLI reads the verb from it.
+    """
+    by_lightning = VERBS[verb][0] == LIGHTNING
+    if by_lightning and {"-h", "--help"} & set(args):
+        from moleflow_pl.cli import help
+
+        help.main(args)
+        return
+    logs.configure()
     try:
-        module.main(args if VERBS[verb][0] == "lightning" else args[1:])
+        import_module(VERBS[verb][0]).main(args if by_lightning else args[1:])
     except MoLEFlowError as error:
-        # an error of a loader's process comes wrapped in that process' traceback
+        # an error in a data loader's process comes wrapped in that process's traceback
         message = str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
         sys.exit(f"moleflow: {message}")
     except OSError as error:
-        if error.errno not in OF_THE_DISK:
+        if error.errno not in DISK_ERRORS:
             raise
         sys.exit(f"moleflow: {error.filename or 'the disk'}: {error.strerror}")
-
-
-def installed_version() -> str:
-    """The version that is installed; `unknown` where the files were only copied."""
-    try:
-        return version("moleflow")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`moleflow report`: several runs side by side."""
+"""`moleflow report`: compare several runs."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 
 
 def main(args: Sequence[str]) -> None:
-    """Set several runs side by side, as tables and pictures."""
+    """Compare several runs in tables and figures: seeds, task orders or ablations."""
     parser = argparse.ArgumentParser(
         prog="moleflow report",
         description=main.__doc__,
         epilog="example: moleflow report --run runs/demo --run runs/demo~1 --output comparison",
     )
     parser.add_argument("--run", type=Path, action="append", required=True, help="a run folder")
-    parser.add_argument("--output", type=Path, default=Path("comparison"), help="where to write")
-    given = parser.parse_args(args)
-    # the drawing library behind it is slow to import
+    parser.add_argument("--output", type=Path, default=Path("comparison"), help="output folder")
+    options = parser.parse_args(args)
+    # after parsing: matplotlib is slow to import
     from moleflow_pl.report.comparison import compare
 
-    for path in compare(given.run, given.output):
+    for path in compare(options.run, options.output):
         print(path)

@@ -1,36 +1,42 @@
-"""The arguments a checkpoint's run had: plain values alone, for the file may come from anyone."""
+"""The arguments of a checkpoint's run: plain values only, since the file may come from anyone."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from moleflow_pl.checkpoints.io import UNSAID, read_checkpoint
 from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.checkpoints.schema import CONFIG_KEY
 from moleflow_pl.errors import CheckpointError
 
-# what `test` and its like take over from the run: not the hardware
+logger = logging.getLogger(__name__)
+
+# what `test`, `validate` and `predict` take over from the run: not the hardware
 CARRIED = ("seed_everything", "model", "data", "evaluation")
 RESUMED = (*CARRIED, "schedule", "trainer")
-# arguments of the trainer that name a class to import, or take a name for one, or a place
+# arguments of the trainer that name a class to import or a place to write to
 BUILT = ("callbacks", "logger", "profiler", "plugins", "model_registry", "default_root_dir")
 OPTIMIZERS = ("torch.optim.", "moleflow_pl.module.")
 
 
-def stored_config(checkpoint: Path, subcommand: str) -> str:
-    """What a command that goes on from a checkpoint takes over, as YAML.
+def stored_config(checkpoint: Path, content: Mapping[str, Any], subcommand: str) -> str:
+    """The arguments that a command takes over from a checkpoint, as YAML.
 
-    Nothing in it names a class of others, and it writes to the run folder the file lies in.
+    None of them names a class of anyone else; the run folder is the one the file lies in.
+
+    Args:
+        checkpoint: The file.
+        content: What was read from it.
+        subcommand: `fit` takes over more than the others.
 
     Raises:
-        CheckpointError: the file cannot be used, or its arguments are none.
+        CheckpointError: its arguments cannot be read.
     """
-    text = read_checkpoint(checkpoint).get(CONFIG_KEY) or "{}"
+    text = content.get(CONFIG_KEY) or "{}"
     try:
         config = yaml.safe_load(text)
         if not isinstance(config, dict):
@@ -40,15 +46,13 @@ def stored_config(checkpoint: Path, subcommand: str) -> str:
         parts = {k: dict(v) for k, v in taken.items() if k != "seed_everything"}
     except (yaml.YAMLError, TypeError, ValueError) as error:
         raise CheckpointError(f"{checkpoint} holds no arguments of a run: {error}") from error
-    if "model" in parts:
-        parts["model"] = UNSAID | parts["model"]
     taken |= {key: without_classes(key, part) for key, part in parts.items()}
     taken.setdefault("trainer", {})["default_root_dir"] = str(RunFolder.of(checkpoint).root)
     return yaml.safe_dump(taken)
 
 
 def without_classes(part: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a part that build nothing, and an optimizer of torch's.
+    """Return the arguments of a group that are plain values, and an optimizer of torch's.
 
     Example:
         >>> without_classes("trainer", {"precision": "32-true", "logger": None})
@@ -58,15 +62,15 @@ def without_classes(part: str, values: Mapping[str, Any]) -> dict[str, Any]:
     left = [f"{part}.{key}" for key in values if key not in kept and values[key] is not None]
     left = [name for name in left if name != "trainer.default_root_dir"]
     if left:
-        rank_zero_warn(
-            f"left out of the checkpoint's arguments: {', '.join(left)}. They name code or a place"
-            " to write to, and a file may come from anyone; give them again if you want them"
+        logger.warning(
+            f"ignored arguments of the checkpoint: {', '.join(left)}. They name code or a place to "
+            "write to, and a file may come from anyone. Set them again if you trust them"
         )
     return kept
 
 
 def is_plain(part: str, key: str, value: Any) -> bool:
-    """Whether an argument is a value, not the name of code or of a place to write to."""
+    """Return whether an argument is a value, and names neither code nor a place to write to."""
     if (part, key) == ("model", "optimizer"):
         path = value.get("class_path") if isinstance(value, dict) else value
         return str(path).startswith(OPTIMIZERS)

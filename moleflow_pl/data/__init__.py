@@ -2,8 +2,3 @@
 
 Add a layout in `layouts`. Private: how features are kept (`feature_store`).
 """
-
-from moleflow_pl.data.datamodule import ContinualDataModule
-from moleflow_pl.data.layouts.base import ImageRecord
-
-__all__ = ["ContinualDataModule", "ImageRecord"]

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch import LightningDataModule, Trainer
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from moleflow_pl._internal.distributed import is_first, rank_and_world
+from moleflow_pl._internal.distributed import rank_and_world
 from moleflow_pl._internal.validation import require_int, require_number
 from moleflow_pl.data.datasets import (
     FeatureDataset,
@@ -27,12 +27,15 @@ from moleflow_pl.data.feature_store import FeatureStore
 from moleflow_pl.data.integrity import ImageCheck, OnError
 from moleflow_pl.data.layouts.registry import LAYOUTS, ImageRecord, Layout, LayoutName, task_groups
 from moleflow_pl.data.patch_sampler import PatchDraw
+from moleflow_pl.data.plan import DataPlan
 from moleflow_pl.data.predict_dataset import UnsortedImages, find_files
-from moleflow_pl.errors import DataError
+from moleflow_pl.errors import ConfigError, DataError
 from moleflow_pl.features.extractor import image_shape
 from moleflow_pl.tasks.schedule import TaskSchedule
 
-MOST_HELD_OUT = 0.99
+logger = logging.getLogger(__name__)
+
+LARGEST_VAL_FRACTION = 0.99
 LARGEST_BATCH = 65536
 MOST_WORKERS = 1024
 MOST_MEMORY = 1e6  # GB
@@ -96,7 +99,7 @@ class ContinualDataModule(LightningDataModule):
         self.groups = task_groups(tasks)
         if layout not in LAYOUTS:
             raise DataError(f"layout {layout!r} is not one of {sorted(LAYOUTS)}")
-        require_number("val_fraction", val_fraction, 0, MOST_HELD_OUT)
+        require_number("val_fraction", val_fraction, 0, LARGEST_VAL_FRACTION)
         require_int("batch_size", batch_size, 1, LARGEST_BATCH)
         require_int("num_workers", num_workers, 0, MOST_WORKERS)
         require_number("feature_memory_gb", feature_memory_gb, 0, MOST_MEMORY)
@@ -116,26 +119,55 @@ class ContinualDataModule(LightningDataModule):
         self.predict_path = predict_path
         self.predicted: Collection[str] = ()  # images that an earlier `predict` has done
         self._check = ImageCheck(on_error)
+        self._plan: DataPlan | None = None
+        self._features_folder = Path()
+        self._feature_seconds = 0.0
         self._datasets: dict[str, Dataset] = {}
         self._cached_task: int | None = None
 
-    def setup(self, stage: str) -> None:
-        """Agree with the model about the size of an image."""
-        size = self._module.extractor.image_size
+    def follow(self, plan: DataPlan, features_folder: Path) -> None:
+        """Work for a model from now on; `MoLEFlow.setup` calls this.
+
+        Args:
+            plan: What there is to know of the model.
+            features_folder: Where features go that are too large for the memory.
+
+        Raises:
+            DataError: the model takes images of another size.
+        """
+        size = plan.extractor.image_size
         if self.image_size not in (None, size):
             raise DataError(
                 f"data.image_size {self.image_size} is not the model's {size}: set "
                 "model.image_size, data.image_size follows it"
             )
         self.image_size = size
-        if stage == "fit" and self.augmentation is not None:
-            rank_zero_info("data.augmentation is set: features are computed anew in every epoch")
+        self._plan, self._features_folder = plan, features_folder
+
+    @property
+    def plan(self) -> DataPlan:
+        """What there is to know of the model.
+
+        Raises:
+            DataError: no model was named yet.
+        """
+        if self._plan is None:
+            raise DataError(
+                "this data module does not know its model yet: pass both to a Trainer, or call "
+                "data.follow(model.data_plan, features_folder)"
+            )
+        return self._plan
+
+    def take_feature_seconds(self) -> float:
+        """Seconds spent on computing features since this was last called."""
+        seconds, self._feature_seconds = self._feature_seconds, 0.0
+        return seconds
 
     def teardown(self, stage: str) -> None:
         """Let go of stored features."""
         self._datasets.clear()
         self._cached_task = None
-        if stage == "fit":
+        if stage == "fit" and self._plan is not None:
             self._store.clear()
 
     @property
@@ -144,13 +176,8 @@ class ContinualDataModule(LightningDataModule):
         return LAYOUTS[self.layout_name](self.root)
 
     @property
-    def _module(self) -> Any:
-        assert self.trainer is not None
-        return self.trainer.lightning_module
-
-    @property
     def _schedule(self) -> TaskSchedule:
-        return self._module.schedule
+        return self.plan.schedule
 
     def count_images(self, tasks: Sequence[int]) -> dict[str, dict[str, int]]:
         """Find the images of tasks that are to be learned, and count them.
@@ -204,7 +231,7 @@ class ContinualDataModule(LightningDataModule):
             return []
         task = self._schedule.tasks[index]
         # a new loader each epoch: the order depends on the run's seed, the product and the epoch
-        seed, epoch = self._module.seed, (task.name, task.epochs_done)
+        seed, epoch = self.plan.seed, (task.name, task.epochs_done)
         # a copy: what is of this epoch alone is not to reach who reads all
         dataset: Any = copy.copy(self._training_set(index, "train"))
         dataset.draw = self._draw(seed, epoch)
@@ -225,8 +252,8 @@ class ContinualDataModule(LightningDataModule):
             index = self._schedule.current
             return [] if index is None else [self._loader(self._training_set(index, "val"))]
         part = "val" if self.val_fraction else "train"
-        if part == "train" and is_first():
-            print("validate: nothing was held out (data.val_fraction 0): training images are used")
+        if part == "train":
+            logger.info("no calibration images (data.val_fraction 0): training images are used")
         there = self._there(part)
         return [self._loader(self._images(task, part)) for task in there]
 
@@ -246,11 +273,11 @@ class ContinualDataModule(LightningDataModule):
         """Training images of one task, each once, in the order of their names."""
         return self._share(self._training_set(task, "train"))
 
-    def held_out_loader(self, task: int) -> DataLoader | None:
-        """Good images of one task that it was not learned from; None where none was held out."""
+    def calibration_loader(self, task: int) -> DataLoader | None:
+        """Calibration images of one task, not among its training images; None without any."""
         return self._loader(self._training_set(task, "val")) if self.val_fraction else None
 
-    def held_out_images(self, task: int) -> DataLoader | None:
+    def calibration_images(self, task: int) -> DataLoader | None:
         """The same as images, whatever features are stored."""
         return self._loader(self._images(task, "val")) if self.val_fraction else None
 
@@ -339,16 +366,15 @@ class ContinualDataModule(LightningDataModule):
 
     def _draw(self, seed: int, epoch: tuple[str, int]) -> PatchDraw | None:
         """The patches that an epoch of a task sees; None for all."""
-        height, width, _ = self._module.extractor.shape
-        wanted = max(round(self._module.patch_fraction * height * width), 1)
+        height, width, _ = self.plan.extractor.shape
+        wanted = max(round(self.plan.patch_fraction * height * width), 1)
         if wanted >= height * width:
             return None
         return PatchDraw((height, width), wanted, seed, epoch)
 
     @property
     def _store(self) -> FeatureStore:
-        assert self.trainer is not None
-        own = Path(self.trainer.default_root_dir) / "features"
+        own = self._features_folder
         folder = own if self.feature_store is None else Path(self.feature_store).expanduser()
         limit = int(self.feature_memory_gb * 1e9)
         return FeatureStore(folder, self.feature_store is not None, limit)
@@ -359,14 +385,16 @@ class ContinualDataModule(LightningDataModule):
         started = time.monotonic()
         try:
             features = self._store.get(
-                self._module.extractor, self._loader(images), f"features of {name} ({part})"
+                self.plan.extractor, self._loader(images), f"features of {name} ({part})"
             )
         except (MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "allocate" not in str(error):
                 raise
-            print(f"no memory for the features of {name}: the backbone runs in every epoch, slower")
+            logger.warning(
+                f"no memory for the features of {name}: the backbone runs in every epoch, slower"
+            )
             return images
-        self._schedule.tasks[images.task].fit_seconds += time.monotonic() - started
+        self._feature_seconds += time.monotonic() - started
         return FeatureDataset(features, images.records, images.task)
 
     def _share(self, dataset: Any) -> DataLoader:
@@ -382,7 +410,22 @@ class ContinualDataModule(LightningDataModule):
         return DataLoader(
             dataset,
             num_workers=workers,
-            pin_memory=self._module.device.type == "cuda",
+            pin_memory=self.plan.extractor.mean.device.type == "cuda",
             collate_fn=dataset.collate,
             **options,
         )
+
+
+def data_of(trainer: Trainer) -> ContinualDataModule:
+    """The data module of a trainer.
+
+    Raises:
+        ConfigError: it has another one, or none.
+    """
+    data = getattr(trainer, "datamodule", None)
+    if not isinstance(data, ContinualDataModule):
+        raise ConfigError(
+            f"tasks are learned from a ContinualDataModule, got {type(data).__name__}: call "
+            "trainer.fit(model, datamodule=ContinualDataModule(...))"
+        )
+    return data

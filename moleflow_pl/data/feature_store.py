@@ -163,8 +163,8 @@ def new_block(images: int, extractor: PatchExtractor, path: Path) -> None:
 def features_key(extractor: PatchExtractor, dataset: ImageDataset) -> str:
     """Hash of all that features depend on: backbone, preprocessing, contents of the files."""
     digest = hashlib.sha256()
-    reduced = extractor.reduced(extractor.mean.device)
-    facts = {**extractor.fingerprint(), "bfloat16": reduced, "reader": READER}
+    bfloat16 = extractor.runs_in_bfloat16(extractor.mean.device)
+    facts = {**extractor.fingerprint(), "bfloat16": bfloat16, "reader": READER}
     digest.update(json.dumps(facts, sort_keys=True).encode())
     for record in dataset.records:
         with record.path.open("rb") as file:

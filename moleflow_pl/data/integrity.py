@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,8 @@ from moleflow_pl._internal.distributed import gather, is_first
 from moleflow_pl.data.images import read_size
 from moleflow_pl.data.layouts.registry import ImageRecord
 from moleflow_pl.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 OnError = Literal["stop", "skip"]
 
@@ -48,8 +51,7 @@ class ImageCheck:
         told = list_flaws(found, len(new))
         if self.on_error == "stop":
             raise DataError(f"{told}\nmend or remove them, or leave them out: data.on_error skip")
-        if is_first():
-            print(f"{told}\nthey are left out (data.on_error skip)")
+        logger.warning(f"{told}\nthey are left out (data.on_error skip)")
 
     def usable(self, records: Iterable[ImageRecord]) -> list[ImageRecord]:
         """Those in which no flaw was found."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.export.stacked import StackedBank, StackedFlow, StackedNovelty
-from moleflow_pl.module import MoLEFlow
+from moleflow_pl.model.inspector import Inspector
 from moleflow_pl.routing.region_router import choose_with_offset
 from moleflow_pl.scoring.functional import Upsampling, anomaly_map
 
@@ -51,7 +51,7 @@ class InspectionGraph(nn.Module):
 
     def __init__(
         self,
-        model: MoLEFlow,
+        model: Inspector,
         tasks: Sequence[int] | None = None,
         map_size: int = 256,
         blur_sigma: float = 4.0,
@@ -82,11 +82,11 @@ class InspectionGraph(nn.Module):
         self.requires_grad_(False)
         self.eval()
 
-    def _bank(self, model: MoLEFlow) -> StackedBank | None:
-        if not model.keeps_latents:
+    def _bank(self, model: Inspector) -> StackedBank | None:
+        if not model.has_banks:
             return None
         with torch.no_grad():
-            return StackedBank([model.kept_latents(task) for task in self.tasks])
+            return StackedBank([model.search_bank(task) for task in self.tasks])
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Map, score, product, distance and novelty of each image."""

@@ -16,13 +16,15 @@ from torch import Tensor
 from moleflow_pl._internal.files import writing
 from moleflow_pl._internal.validation import require_number
 from moleflow_pl.checkpoints.io import read_checkpoint
+from moleflow_pl.checkpoints.schema import CONFIG_KEY
 from moleflow_pl.data.images import read_image
 from moleflow_pl.data.layouts.registry import LAYOUTS
 from moleflow_pl.data.predict_dataset import find_files
 from moleflow_pl.errors import ConfigError, DataError
 from moleflow_pl.export.graph import InspectionGraph
 from moleflow_pl.export.runtimes import Format, check_packages, describe, open_file, verify, write
-from moleflow_pl.module import MoLEFlow
+from moleflow_pl.model.inspector import Inspector
+from moleflow_pl.model.restore import inspector_of
 
 IMAGES_EACH = 8  # of a product, to verify with
 IMAGES_AT_MOST = 16  # in one batch, through every expert
@@ -54,10 +56,10 @@ def export_checkpoint(
     require_number("tolerance", tolerance, 0, 1, above=True)
     if kind == "onnx":
         check_packages()
-    read_checkpoint(checkpoint)
-    model = MoLEFlow.load_from_checkpoint(checkpoint, map_location="cpu").eval()
+    content = read_checkpoint(checkpoint)
+    model = inspector_of(content, checkpoint)
     model.extractor.precision = "float32"  # as the file will reckon
-    config = yaml.safe_load(model.run_config or "{}") or {}
+    config = yaml.safe_load(content.get(CONFIG_KEY) or "{}") or {}
     tasks = None if product is None else [task_of(model, product)]
     evaluation = config.get("evaluation", {})
     options = {name: evaluation[name] for name in MAP_OPTIONS if name in evaluation}
@@ -84,7 +86,7 @@ def export_checkpoint(
     )
 
 
-def task_of(model: MoLEFlow, product: str) -> int:
+def task_of(model: Inspector, product: str) -> int:
     """The task that inspects a product, by its name or that of its task.
 
     Raises:
@@ -99,7 +101,7 @@ def task_of(model: MoLEFlow, product: str) -> int:
 
 
 def trial_images(
-    model: MoLEFlow, tasks: Sequence[int], data: Mapping[str, Any], where: str | None
+    model: Inspector, tasks: Sequence[int], data: Mapping[str, Any], where: str | None
 ) -> tuple[Tensor, str]:
     """Images (N, 3, H, W) to verify with: those asked for, the run's own, or noise.
 

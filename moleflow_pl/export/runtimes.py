@@ -14,7 +14,7 @@ from torch import Tensor
 
 from moleflow_pl.errors import ExportError
 from moleflow_pl.export.graph import InspectionGraph
-from moleflow_pl.module import MoLEFlow
+from moleflow_pl.model.inspector import Inspector
 from moleflow_pl.scoring.functional import anomaly_map
 from moleflow_pl.tasks.calibration import Calibration
 from moleflow_pl.tasks.schedule import TaskSchedule
@@ -135,7 +135,7 @@ def open_file(path: Path, kind: Format) -> Runner:
 
 
 @torch.no_grad()
-def answers(model: MoLEFlow, images: Tensor, graph: InspectionGraph) -> Answers:
+def answers(model: Inspector, images: Tensor, graph: InspectionGraph) -> Answers:
     """What the model itself says of images, in the form of the graph's outputs."""
     only = graph.tasks[0] if len(graph.tasks) == 1 else None
     found = model.inspect(model.extractor(images), only)
@@ -190,7 +190,7 @@ def apart(found: Tensor, expected: Tensor, scale: Tensor) -> float:
 
 @torch.no_grad()
 def verify(
-    run: Runner, model: MoLEFlow, graph: InspectionGraph, images: Tensor, tolerance: float
+    run: Runner, model: Inspector, graph: InspectionGraph, images: Tensor, tolerance: float
 ) -> dict[str, float]:
     """Compare a file with the model: on all images at once and on one, then expert by expert.
 

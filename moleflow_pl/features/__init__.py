@@ -1,4 +1,5 @@
-"""From images to patch features: frozen timm backbones, positions, exact statistics.
+"""From images to patch features: frozen timm backbones, position codes, exact statistics.
 
-Any timm model works by its name. Private: how weights are found (`backbone`).
+Any timm model can be named; another extractor derives from `PatchExtractor`. Private: `backbone`,
+which builds the timm model and finds its weights.
 """

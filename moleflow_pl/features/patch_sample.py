@@ -1,4 +1,4 @@
-"""A random part of the patches of many images, the same however they come in."""
+"""A uniform random sample of the patches of many images, whatever their batches."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from moleflow_pl._internal.seeding import derive_generator
 
 
 class PatchSample:
-    """Keeps some of all patches, each with the same chance, whatever the batches and ranks.
+    """Uniform random sample of patches, whatever the batches and ranks they come in.
 
-    Every patch draws a number, by the place of its image among all; the patches with the lowest
-    ones are kept. So what is kept is settled before any patch is seen, and samples merge exactly.
+    Every patch gets a random number that depends on the index of its image; the sample is the
+    patches with the lowest numbers. So the choice does not depend on what the patches are or how
+    they are batched, and the samples of several ranks merge exactly.
 
     Args:
         channels: Width of a patch, D.
-        size: Patches kept at most, M.
+        size: Size of the sample, M.
         seed: Seed of the run.
         purpose: What the sample is for, see `derive_seed`.
 
@@ -39,7 +40,7 @@ class PatchSample:
         self.draws = torch.empty(0, dtype=torch.float64)
 
     def update(self, patches: Tensor) -> None:
-        """Take in the patches (B, h, w, D) of this rank's next images."""
+        """Add the patches (B, h, w, D) of this rank's next images."""
         rank, world = rank_and_world()
         count, (height, width) = len(patches), patches.shape[1:3]
         draws = [
@@ -47,23 +48,23 @@ class PatchSample:
         ]
         self.images += count
         if count:
-            self._keep(patches.flatten(0, 2), torch.cat(draws))
+            self._select(patches.flatten(0, 2), torch.cat(draws))
 
     def _draws(self, image: int, patches: int) -> Tensor:
         generator = derive_generator(self.seed, *self.purpose, image)
         return torch.rand(patches, generator=generator, dtype=torch.float64)
 
-    def _keep(self, rows: Tensor, draws: Tensor) -> None:
-        few = draws.argsort()[: self.size]
-        # on the CPU: a kept sample is small, and ranks exchange it
-        rows = torch.cat((self.rows, rows[few.to(rows.device)].detach().cpu()))
-        draws = torch.cat((self.draws, draws[few]))
+    def _select(self, rows: Tensor, draws: Tensor) -> None:
+        candidates = draws.argsort()[: self.size]
+        # on the CPU: a sample is small, and ranks exchange it
+        rows = torch.cat((self.rows, rows[candidates.to(rows.device)].detach().cpu()))
+        draws = torch.cat((self.draws, draws[candidates]))
         lowest = draws.argsort()[: self.size]
         self.rows, self.draws = rows[lowest], draws[lowest]
 
     def gathered(self) -> PatchSample:
-        """What all ranks have taken in together, the same on each."""
+        """The sample of the patches of all ranks, the same on each."""
         merged = PatchSample(self.rows.shape[1], self.size, self.seed, *self.purpose)
         for part in gather(self):
-            merged._keep(part.rows, part.draws)
+            merged._select(part.rows, part.draws)
         return merged

@@ -1,4 +1,4 @@
-"""Where a patch lies: the two-dimensional sine-cosine grid added to the features."""
+"""Position code: a two-dimensional sine-cosine grid that is added to the features."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ BASE_WAVELENGTH = 1e4
 
 
 def sincos_grid(height: int, width: int, channels: int) -> Tensor:
-    """Sine-cosine code of every place of a grid.
+    """Sine-cosine code of every cell of a grid.
 
-    The first half of the channels encodes the column, the second half the row; within a half sine
-    and cosine alternate, with wavelengths that grow geometrically from 2 pi to 2 pi 10^4.
+    The first half of the channels encodes the column, the second half the row. Within a half, sine
+    and cosine alternate with wavelengths that grow geometrically from 2 pi to 2 pi 10^4.
 
     Args:
         height: Rows of the grid.
@@ -27,10 +27,10 @@ def sincos_grid(height: int, width: int, channels: int) -> Tensor:
     Shape: (height, width, channels).
 
     Raises:
-        ConfigError: `channels` is no multiple of 4.
+        ConfigError: `channels` is not a multiple of 4.
 
-    References: Vaswani et al. 2017, arXiv:1706.03762, section 3.5, in two dimensions as CFlow-AD
-    (Gudovskiy et al. 2021, arXiv:2107.12571, section 3.4) has it.
+    References: Vaswani et al. 2017, arXiv:1706.03762, section 3.5; in two dimensions, CFlow-AD
+    (Gudovskiy et al. 2021, arXiv:2107.12571, section 3.4).
 
     Example:
         >>> sincos_grid(2, 3, 8)[1, 2, 0].item() == math.sin(2)
@@ -51,20 +51,20 @@ def sincos_grid(height: int, width: int, channels: int) -> Tensor:
 
 
 def check_channels(channels: int) -> None:
-    """Refuse a width that no grid has.
+    """Check that features of this width can have a position code.
 
     Raises:
-        ConfigError: it is no multiple of 4.
+        ConfigError: `channels` is not a multiple of 4.
     """
     if channels % 4:
         raise ConfigError(
-            f"a sine-cosine grid needs a multiple of 4 channels, got {channels}: choose other "
+            f"a position code needs a multiple of 4 channels, got {channels}: choose other "
             "backbone layers, a target_embed_dim that 4 divides, or use_position=False"
         )
 
 
 class PositionalGrid(nn.Module):
-    """Adds the sine-cosine grid to features; holds nothing that training changes.
+    """Adds the sine-cosine grid to features; it has no trainable parameters.
 
     Shape: (B, h, w, D) -> (B, h, w, D).
     """
@@ -75,28 +75,28 @@ class PositionalGrid(nn.Module):
         self.grid: Tensor
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return `features` plus the code of each patch's place."""
+        """Return `features` plus the code of each patch's position."""
         return features + self._code(features, features.shape[1:3])
 
     def at(self, features: Tensor, patches: Tensor, shape: Sequence[int]) -> Tensor:
-        """The same for some patches of each image.
+        """Return the features of some patches of each image plus their codes.
 
         Args:
             features: (B, n, D).
-            patches: Their places, row by row, (B, n).
+            patches: Row-major indices of the patches in the grid, (B, n).
             shape: Height and width of the whole grid.
         """
         return features + self._code(features, shape).flatten(0, 1)[patches]
 
     def _code(self, features: Tensor, shape: Sequence[int]) -> Tensor:
-        wanted = (*shape, features.shape[-1])
-        if self.grid.shape != wanted or self.grid.dtype != features.dtype:
-            self.grid = sincos_grid(*wanted).to(features.device, features.dtype)
+        grid_shape = (*shape, features.shape[-1])
+        if self.grid.shape != grid_shape or self.grid.dtype != features.dtype:
+            self.grid = sincos_grid(*grid_shape).to(features.device, features.dtype)
         return self.grid
 
 
 class NoPosition(nn.Module):
-    """Leaves features as they are, where a flow is not to know places."""
+    """Leaves features unchanged: the flow does not see positions."""
 
     def forward(self, features: Tensor) -> Tensor:
         """Return `features`."""

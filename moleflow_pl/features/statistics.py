@@ -7,19 +7,19 @@ from torch import Tensor
 
 from moleflow_pl._internal.distributed import gather
 
-VARIANCE_FLOOR = 1e-6  # added to a variance before its root, as the method's reference does
+VARIANCE_FLOOR = 1e-6  # added to a variance before the square root, as in the reference method
 
 
 class FeatureStatistics:
-    """Mean and scatter of all rows seen, in float64, whatever the batches.
+    """Exact mean and scatter of all rows added, in float64, whatever the batches.
 
     Two streams merge exactly: with delta the difference of their means,
     S = S_a + S_b + delta delta^T n_a n_b / (n_a + n_b).
 
     Args:
         dim: Channels, D.
-        regions: Regions of an image, R, with a mean each: then a row is the R features of one
-            image, and the scatter is about each region's own mean, summed over regions.
+        regions: Number of regions of an image, R. A row is then the R features of one image, each
+            region has a mean, and the scatter about the regions' means is summed over regions.
 
     References: Chan, Golub & LeVeque 1979, "Updating formulae and a pairwise algorithm for
     computing sample variances", eq. 2.1.
@@ -39,7 +39,7 @@ class FeatureStatistics:
         self.scatter = torch.zeros(dim, dim, dtype=torch.float64)
 
     def update(self, features: Tensor) -> None:
-        """Take in features (..., D), or (N, R, D) of regions."""
+        """Add features (..., D), or (N, R, D) of regions."""
         # on the CPU: some devices have no float64
         rows = features.detach().reshape(-1, *self.mean.shape).to("cpu", torch.float64)
         if not len(rows):
@@ -51,7 +51,7 @@ class FeatureStatistics:
         self.merge(batch)
 
     def merge(self, other: FeatureStatistics) -> None:
-        """Take in all that `other` has seen."""
+        """Add all rows that `other` has seen."""
         total = self.count + other.count
         if not total:
             return
@@ -63,7 +63,7 @@ class FeatureStatistics:
         self.count = total
 
     def gathered(self) -> FeatureStatistics:
-        """What all ranks have seen together, the same on each."""
+        """The statistics of the rows of all ranks, the same on each."""
         merged = self._empty()
         for part in gather(self):
             merged.merge(part)
@@ -74,22 +74,22 @@ class FeatureStatistics:
 
     @property
     def covariance(self) -> Tensor:
-        """Unbiased covariance (D, D); zero while fewer than two rows were seen."""
+        """Unbiased covariance (D, D); zero for fewer than two rows."""
         return self.scatter / (max(self.count - 1, 1) * (self.regions or 1))
 
     @property
     def std(self) -> Tensor:
-        """Standard deviation (D,), with a small floor under the variance."""
+        """Standard deviation (D,), with `VARIANCE_FLOOR` added to the variance."""
         return (self.covariance.diagonal() + VARIANCE_FLOOR).sqrt()
 
 
 def shrink(covariance: Tensor, share: float) -> Tensor:
-    """A covariance (D, D) drawn towards its mean variance in every direction.
+    """Shrink a covariance (D, D) towards its mean variance times the identity.
 
     Example:
         >>> shrink(torch.diag(torch.tensor([0.0, 2.0], dtype=torch.float64)), 0.5).diagonal()
         tensor([0.5000, 1.5000], dtype=torch.float64)
     """
-    # an all-zero covariance (one image a task, features that never vary) has no scale: take one
+    # an all-zero covariance (one image, or features that never vary) has no scale: use 1
     level = covariance.diagonal().mean().item() or 1.0
     return (1 - share) * covariance + share * level * torch.eye(len(covariance)).to(covariance)

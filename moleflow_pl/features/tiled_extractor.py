@@ -1,4 +1,4 @@
-"""Features of images that are too large for the backbone at once: tile by tile."""
+"""Features of images that are too large for the backbone, extracted tile by tile."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ class Span:
     """One tile along one axis.
 
     Attributes:
-        start: Pixel where the tile begins; it ends a tile's side further on.
-        kept: The cells of its feature grid that stand in the whole grid.
+        start: First pixel of the tile.
+        cells: The cells of the tile's feature grid that become part of the whole grid.
     """
 
     start: int
-    kept: slice
+    cells: slice
 
 
 def spans(length: int, tile: int, overlap: int, cell: int, step: int) -> list[Span]:
     """Cover one axis of an image with tiles.
 
-    The seam between two tiles lies in the middle of what they share, so that every cell comes from
-    the tile in which it lies deepest.
+    The seam between two tiles lies in the middle of their overlap, so that every cell comes from
+    the tile in which it is farthest from the border.
 
     Args:
         length: Side of the image, in pixels; a multiple of `step`, as `tile` is.
         tile: Side of a tile.
-        overlap: Pixels that neighbours share at least.
+        overlap: Least overlap of neighbouring tiles, in pixels.
         cell: Side of a feature cell.
-        step: Tiles begin at multiples of this, a multiple of `cell`.
+        step: Tiles start at multiples of this; a multiple of `cell`.
 
     Example:
-        >>> [(s.start, s.kept.start, s.kept.stop) for s in spans(80, 48, 16, 8, 8)]
+        >>> [(s.start, s.cells.start, s.cells.stop) for s in spans(80, 48, 16, 8, 8)]
         [(0, 0, 5), (32, 1, 6)]
     """
     advance = (tile - overlap) // step * step
@@ -57,30 +57,30 @@ def spans(length: int, tile: int, overlap: int, cell: int, step: int) -> list[Sp
 
 
 class TiledExtractor(PatchExtractor):
-    """A `PatchExtractor` that shows its backbone one tile of an image at a time.
+    """A `PatchExtractor` that runs its backbone on one tile of an image at a time.
 
-    The backbone is built for a tile; the features of all tiles are put together to the grid of the
-    whole image. A cell equals that of the untiled image where the backbone, in what it sees of the
-    cell's surroundings, sees nothing beyond the cell's tile but what is beyond the image too. So:
+    The backbone is built for a tile; the features of all tiles are joined to the grid of the whole
+    image. A cell equals that of the untiled image if its receptive field lies within its tile, or
+    reaches beyond the tile only where it also reaches beyond the image. So:
 
-    - A convolutional net without operations over the whole image (ResNet, EfficientNet-Lite; not
-      those with squeeze-and-excitation) gives the untiled features but for seams of at most its
-      receptive field, and none at all where `overlap` is at least the receptive field.
-    - A ViT attends to all it is shown, at positions of the tile: its features are those of each
-      tile as an image of its own, and equal the untiled ones nowhere. A model learned with tiles
-      is used with the same tiles.
+    - A convolutional net without global operations (ResNet, EfficientNet-Lite; not nets with
+      squeeze-and-excitation) gives the untiled features except along the seams, in strips no wider
+      than its receptive field. If `overlap` is at least the receptive field, all are equal.
+    - A ViT attends to the whole tile, with the positions of the tile: its features are those of
+      each tile as a separate image and differ from the untiled ones everywhere. Use a model with
+      the same tiles that it was trained with.
 
     Args:
         backbone: Name of a timm model.
-        layers: Which of its feature levels, see `PatchExtractor`.
+        layers: Feature levels to use, see `PatchExtractor`.
         image_size: Side of the images, or height and width.
-        args: What else `PatchExtractor` takes; `grid` is that of one tile.
+        args: Further arguments of `PatchExtractor`; `grid` is the grid of one tile.
         tile: Side of a tile, or height and width.
-        overlap: Pixels that neighbouring tiles share at least.
-        options: As `args`, by name.
+        overlap: Least overlap of neighbouring tiles, in pixels.
+        options: Further arguments of `PatchExtractor`, by name.
 
     Raises:
-        ConfigError: tiles of that size or overlap cannot cover the images.
+        ConfigError: tiles of this size and overlap cannot cover the images.
 
     Example:
         >>> extractor = TiledExtractor("test_vit", [0], 96, "random", tile=48, overlap=16)
@@ -115,7 +115,7 @@ class TiledExtractor(PatchExtractor):
         name = ("height", "width")[axis]
         cells = tile // strides[0] if self.grid is None else self.grid[axis]
         cell = tile // cells
-        # a tile has to begin where each level of the backbone has a cell
+        # a tile must start where every level of the backbone has a cell
         step = math.lcm(cell, *strides)
         if tile % step or cell * cells != tile or cell % strides[0]:
             raise ConfigError(
@@ -125,30 +125,29 @@ class TiledExtractor(PatchExtractor):
         if length < tile or length % step:
             near = max(length // step * step, tile)
             raise ConfigError(
-                f"image {name} {length} cannot be cut into tiles of {tile} that begin at multiples "
-                f"of {step}: the nearest good ones are {near} and {near + step}"
+                f"image {name} {length} cannot be cut into tiles of {tile} that start at multiples "
+                f"of {step}: the nearest sizes that fit are {near} and {near + step}"
             )
         if self.overlap > tile - step:
             raise ConfigError(
-                f"tile_overlap {self.overlap} leaves a tile of {name} {tile} no way on: at most "
-                f"{tile - step}"
+                f"tile_overlap {self.overlap} is too large for tiles of {name} {tile}: choose at "
+                f"most {tile - step}"
             )
         return spans(length, tile, self.overlap, cell, step)
 
     def _extract(self, images: Tensor) -> Tensor:
         height, width = self.tile
-        lines = []
+        strips = []
         for row in self.rows:
             strip = images[:, :, row.start : row.start + height]
-            parts = [
-                super(TiledExtractor, self)._extract(strip[..., one.start : one.start + width])[
-                    :, row.kept, one.kept
-                ]
-                for one in self.columns
+            tiles = [strip[..., column.start : column.start + width] for column in self.columns]
+            features = [
+                super(TiledExtractor, self)._extract(tile)[:, row.cells, column.cells]
+                for tile, column in zip(tiles, self.columns, strict=True)
             ]
-            lines.append(torch.cat(parts, 2))
-        return torch.cat(lines, 1)
+            strips.append(torch.cat(features, 2))
+        return torch.cat(strips, 1)
 
     def fingerprint(self) -> dict[str, Any]:
-        """That of the extractor, and the tiles."""
+        """The fingerprint of the extractor, and the tiles."""
         return {**super().fingerprint(), "tile": list(self.tile), "tile_overlap": self.overlap}

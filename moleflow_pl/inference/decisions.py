@@ -90,13 +90,13 @@ class DecisionMaker:
             [schedule.tasks[index].novelty_limit for index in self.learned]
         )
 
-    def judge(self, found: Inspection, sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
+    def decide(self, found: Inspection, sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
         """Decide about the images of a batch, of these heights and widths."""
         shares = found.novelty_distance.cpu() / self.novelty_limits
         novelty_ratio = shares.nan_to_num(torch.inf).amin(1).tolist()
-        return [self._judge(found, i, size, novelty_ratio[i]) for i, size in enumerate(sizes)]
+        return [self._decide(found, i, size, novelty_ratio[i]) for i, size in enumerate(sizes)]
 
-    def _judge(
+    def _decide(
         self, found: Inspection, i: int, size: tuple[int, int], novelty_ratio: float
     ) -> Prediction:
         task, score = int(found.task[i]), found.score[i].item()
@@ -125,7 +125,7 @@ class DecisionMaker:
         return {
             "label": label,
             "threshold": limits.score,
-            "normalised_score": limits.comparable(score),
+            "normalised_score": limits.normalise(score),
             "novelty_ratio": novelty_ratio,
             "pixel_threshold": limits.pixel,
             "median_patch_score": limits.median_patch_score,

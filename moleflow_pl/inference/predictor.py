@@ -1,36 +1,44 @@
-"""What a model says of single images, as decisions; and a predictor that needs nothing else."""
+"""`Predictor`: a trained model that takes images and gives decisions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from moleflow_pl.data.images import ImageLike, as_rgb, to_tensor
 from moleflow_pl.errors import CheckpointError
 from moleflow_pl.inference.decisions import DecisionMaker, Prediction
-from moleflow_pl.module import MoLEFlow
+from moleflow_pl.model.inspector import Inspector
+from moleflow_pl.model.restore import load_inspector
 
 BATCH = 16
+
+
+class HasInspector(Protocol):
+    """A model that owns an inspector, such as `MoLEFlow`."""
+
+    inspector: Inspector
 
 
 class Predictor:
     """A trained model that takes images and gives decisions: no trainer, no config, no data set.
 
     Args:
-        model: A model with learned tasks.
+        model: An inspector with learned tasks, or a `MoLEFlow`.
         product: The product that all images show; by default the router tells.
 
     Example:
         `Predictor.load("runs/demo")(Image.open("cell.png")).label`
     """
 
-    def __init__(self, model: MoLEFlow, product: str | None = None) -> None:
-        self.model = model.eval()
-        self.judge = DecisionMaker(model.schedule, product)
+    def __init__(self, model: Inspector | HasInspector, product: str | None = None) -> None:
+        inspector = model if isinstance(model, Inspector) else model.inspector
+        self.inspector = inspector.eval()
+        self.decisions = DecisionMaker(inspector.schedule, product)
 
     @classmethod
     def load(
@@ -46,12 +54,12 @@ class Predictor:
         file = path / "last.ckpt" if path.is_dir() else path
         if not file.is_file():
             raise CheckpointError(f"no checkpoint at {file}: give a run folder or a .ckpt file")
-        return cls(MoLEFlow.load_from_checkpoint(file, map_location=device), product)
+        return cls(load_inspector(file, device), product)
 
     @property
     def products(self) -> list[str]:
         """What the model knows."""
-        schedule = self.model.schedule
+        schedule = self.inspector.schedule
         return [name for task in schedule.learned for name in schedule.tasks[task].products]
 
     def __call__(self, images: ImageLike | Sequence[ImageLike]) -> Any:
@@ -75,10 +83,10 @@ class Predictor:
 
     def stream(self, images: Iterable[Any]) -> Iterator[Prediction]:
         """Inspect images one after another, a batch in memory at a time."""
-        size, device = self.model.extractor.image_size, self.model.device
+        inspector, size = self.inspector, self.inspector.extractor.image_size
         source = iter(images)
         while batch := [as_rgb(image) for image in islice(source, BATCH)]:
-            tensors = torch.stack([to_tensor(rgb, size) for rgb in batch]).to(device)
+            tensors = torch.stack([to_tensor(rgb, size) for rgb in batch]).to(inspector.device)
             with torch.inference_mode():
-                found = self.model.inspect(self.model.extractor(tensors), self.judge.task)
-            yield from self.judge.judge(found, [(rgb.height, rgb.width) for rgb in batch])
+                inspection = inspector.inspect(inspector.extractor(tensors), self.decisions.task)
+            yield from self.decisions.decide(inspection, [(rgb.height, rgb.width) for rgb in batch])

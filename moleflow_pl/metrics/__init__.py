@@ -1,4 +1,5 @@
-"""Figures of merit on raw scores, and the task matrix with forgetting and transfer.
+"""Metrics of raw scores, and the task matrix with forgetting and transfer.
 
-Pure functions over scores and labels; nothing here knows a model.
+Functions of scores and labels that know no model. A new metric goes into `image` or `pixel`, its
+name into `METRICS`, its value into `TaskScores.metrics`.
 """

@@ -1,4 +1,4 @@
-"""Numbers of merit on raw scores, and what a task matrix says of learning and forgetting."""
+"""Image metrics of raw scores: AUROC, average precision, best F1."""
 
 from __future__ import annotations
 
@@ -10,16 +10,12 @@ from torchmetrics.classification import BinaryPrecisionRecallCurve, BinaryROC
 
 Row = Sequence[float | None]
 
-IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1_max")
-PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "aupro")
-METRICS = IMAGE_METRICS + PIXEL_METRICS
-
 
 def roc(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """False- and true-positive rates of raw scores, by falling threshold.
+    """False- and true-positive rates of raw scores, by descending threshold.
 
-    torchmetrics' own AUROC and AP pass scores beyond [0, 1] through a sigmoid, which makes ties of
-    negative log-likelihoods; its curves can be told not to.
+    torchmetrics' AUROC and AP pass scores outside [0, 1] through a sigmoid, which makes large
+    scores equal; its curves can leave that out.
     """
     curve = BinaryROC(normalization=None, validate_args=False)
     false_positive, true_positive, _ = curve(scores, labels)
@@ -27,22 +23,22 @@ def roc(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def precision_recall(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Precision, recall and the score from which on they hold, by ascending score; raw as `roc`."""
+    """Precision, recall and their thresholds, ascending, of raw scores as in `roc`."""
     curve = BinaryPrecisionRecallCurve(normalization=None, validate_args=False)
     precision, recall, thresholds = curve(scores, labels)
-    # where all scores are one, there is a single threshold, and no dimension
+    # if all scores are equal, the single threshold comes without a dimension
     return precision.double(), recall.double(), torch.atleast_1d(thresholds)
 
 
 def auroc(scores: Tensor, labels: Tensor) -> float | None:
-    """Area under the ROC curve of raw scores, ties counted half.
+    """Area under the ROC curve of raw scores; ties count half.
 
     Args:
-        scores: (N,); higher is more anomalous, no range.
+        scores: (N,), unbounded; higher is more anomalous.
         labels: (N,); 1 for anomalous, 0 for normal.
 
     Returns:
-        A number in [0, 1], or None where one of the two classes is missing.
+        A number in [0, 1], or None if a class is missing.
 
     Example:
         >>> auroc(torch.tensor([120.0, 121.0, 119.0, 140.0]), torch.tensor([0, 1, 0, 1]))
@@ -55,7 +51,7 @@ def auroc(scores: Tensor, labels: Tensor) -> float | None:
 
 
 def average_precision(scores: Tensor, labels: Tensor) -> float | None:
-    """Precision of raw scores, summed over steps of recall; None where a class is missing.
+    """Precision of raw scores, summed over steps of recall; None if a class is missing.
 
     Shape: scores and labels (N,), as in `auroc`.
 
@@ -70,10 +66,10 @@ def average_precision(scores: Tensor, labels: Tensor) -> float | None:
 
 
 def f1_max(scores: Tensor, labels: Tensor) -> tuple[float, float] | None:
-    """Largest F1 over all thresholds, and the score from which on it calls an image anomalous.
+    """Largest F1 over all thresholds, and the lowest score that its threshold calls anomalous.
 
-    The threshold is chosen by the labels it is judged by: a bound on what a threshold can reach,
-    none to work with. None where a class is missing.
+    The threshold is chosen by the labels of the same images: an upper bound for any threshold, not
+    one to use. None if a class is missing.
 
     Shape: scores and labels (N,), as in `auroc`.
 
@@ -90,7 +86,7 @@ def f1_max(scores: Tensor, labels: Tensor) -> tuple[float, float] | None:
 
 
 def both_classes(labels: Tensor) -> bool:
-    """Whether there are normal and anomalous ones.
+    """Whether there are normal and anomalous labels.
 
     Example:
         >>> both_classes(torch.tensor([0, 0]))
@@ -100,7 +96,7 @@ def both_classes(labels: Tensor) -> bool:
 
 
 def mean_of(values: Row) -> float | None:
-    """Mean of what is there; None of nothing.
+    """Mean of the values that are not None; None if there are none.
 
     Example:
         >>> mean_of([0.5, None, 1.0])

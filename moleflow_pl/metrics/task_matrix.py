@@ -1,88 +1,108 @@
-"""The task matrix: a row an evaluation, and what it says of forgetting and transfer."""
+"""The task matrix: one row for each evaluation, and forgetting and transfer computed from it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from moleflow_pl.metrics.image import METRICS, Row, mean_of
+from moleflow_pl.metrics.image import Row, mean_of
+from moleflow_pl.metrics.names import METRICS
 from moleflow_pl.metrics.task_scores import ROUTING_MODES, TaskScores
 
 
 def matrix_row(
     scores: Sequence[TaskScores], tasks: int, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What is kept of an evaluation, as plain lists and numbers, for checkpoint and report.
+    """One evaluation as plain lists and numbers, for checkpoint and report.
 
     Args:
-        scores: Of those of the first `tasks` tasks whose images are there.
+        scores: Scores of the first `tasks` tasks, except those whose images are gone.
         tasks: Number of tasks the model has learned.
-        settings: What the numbers depend on besides the weights; rows compare only if it is equal.
+        settings: What the numbers depend on besides the weights; only rows with equal settings are
+            compared.
 
     Returns:
-        `metrics[name][way]`, `f1_threshold[way]`, `confusion`, `decisions` and `routing`, each a
-        list over tasks with None for a task whose images are gone; `settings` and
-        `pixel_error_bound`.
+        `metrics[name][mode]` and `f1_threshold[mode]` for each routing mode, `confusion` and
+        `decisions`, lists over tasks with None for a task whose images are gone; `routing`,
+        `settings` and `pixel_error_bound`.
     """
-    of_task = {one.task: one for one in scores if one.rows}
-    metrics = {task: one.metrics() for task, one in of_task.items()}
-    every = [row | {"own": one.task} for one in of_task.values() for row in one.rows]
+    by_task = {task_scores.task: task_scores for task_scores in scores if task_scores.rows}
+    metrics = {task: task_scores.metrics() for task, task_scores in by_task.items()}
     bounds = [
         m["pixel_error_bound"] for m in metrics.values() if m["pixel_error_bound"] is not None
     ]
 
-    def overall(rows: Sequence[Mapping[str, Any]]) -> float | None:
-        return mean_of([float(row["routed_task"] == row["own"]) for row in rows])
-
-    def over_tasks(defects_only: bool) -> list[float | None]:
-        return [
-            of_task[task].accuracy(defects_only) if task in of_task else None
-            for task in range(tasks)
-        ]
-
-    def by_way(part: str, name: str | None = None) -> dict[str, list[float | None]]:
-        found = {t: m[part] if name is None else m[part][name] for t, m in metrics.items()}
+    def by_mode(key: str, name: str | None = None) -> dict[str, list[float | None]]:
+        values = {t: m[key] if name is None else m[key][name] for t, m in metrics.items()}
         return {
-            way: [found[t][way] if t in found else None for t in range(tasks)]
-            for way in ROUTING_MODES
+            mode: [values[t][mode] if t in values else None for t in range(tasks)]
+            for mode in ROUTING_MODES
         }
 
     return {
         "settings": dict(settings),
-        "metrics": {name: by_way("values", name) for name in METRICS},
-        "f1_threshold": by_way("f1_threshold"),
+        "metrics": {name: by_mode("values", name) for name in METRICS},
+        "f1_threshold": by_mode("f1_threshold"),
         "pixel_error_bound": max(bounds, default=None),
         "confusion": [
-            of_task[task].confusion(tasks) if task in of_task else [0] * tasks
+            by_task[task].confusion(tasks) if task in by_task else [0] * tasks
             for task in range(tasks)
         ],
         "decisions": [
-            of_task[task].decisions if task in of_task else None for task in range(tasks)
+            by_task[task].decisions if task in by_task else None for task in range(tasks)
         ],
-        "routing": {
-            "accuracy": overall(every),
-            "accuracy_on_defects": overall([row for row in every if row["gt_label"]]),
-            "per_task": {
-                "accuracy": over_tasks(defects_only=False),
-                "accuracy_on_defects": over_tasks(defects_only=True),
-            },
+        "routing": routing_accuracy(by_task, tasks),
+    }
+
+
+def routing_accuracy(by_task: Mapping[int, TaskScores], tasks: int) -> dict[str, Any]:
+    """Routing accuracy of all images and of the defective ones, overall and for each task.
+
+    Args:
+        by_task: Scores by task; a task whose images are gone is missing and gets None.
+        tasks: Number of tasks the model has learned.
+    """
+    rows = [(row, task) for task, scores in by_task.items() for row in scores.rows]
+
+    def overall(defects_only: bool) -> float | None:
+        return mean_of(
+            [
+                float(row["routed_task"] == task)
+                for row, task in rows
+                if row["gt_label"] or not defects_only
+            ]
+        )
+
+    def per_task(defects_only: bool) -> list[float | None]:
+        return [
+            by_task[task].accuracy(defects_only) if task in by_task else None
+            for task in range(tasks)
+        ]
+
+    return {
+        "accuracy": overall(defects_only=False),
+        "accuracy_on_defects": overall(defects_only=True),
+        "per_task": {
+            "accuracy": per_task(defects_only=False),
+            "accuracy_on_defects": per_task(defects_only=True),
         },
     }
 
 
 def zero_shot(scores: TaskScores) -> dict[str, float | None]:
-    """Metrics of a task that is not learned yet, inspected by the experts there are."""
-    return {metric: ways["routed"] for metric, ways in scores.metrics()["values"].items()}
+    """Metrics of a task that is not learned yet, by the experts of the tasks before it."""
+    return {metric: modes["routed"] for metric, modes in scores.metrics()["values"].items()}
 
 
 def decisions_changed(rows: Sequence[Mapping[str, Any] | None]) -> list[int | None]:
-    """How many images of earlier tasks are sent elsewhere since each task was added.
+    """Number of images of earlier tasks that were routed elsewhere after each task was added.
 
     Args:
         rows: A `matrix_row` for each task; None where there was no evaluation.
 
     Returns:
-        A number a task; None for the first and where two evaluations in turn cannot be compared.
+        One number for each task; None for the first, and where a row cannot be compared with the
+        one before it.
 
     Example:
         >>> decisions_changed([{"decisions": [[0, 0]]}, {"decisions": [[0, 1], [1]]}])
@@ -104,7 +124,7 @@ def decisions_changed(rows: Sequence[Mapping[str, Any] | None]) -> list[int | No
     return changed
 
 
-CHANCE = 0.5  # AUROC of a guess
+CHANCE = 0.5  # AUROC of guessing
 
 
 def average(matrix: Sequence[Row]) -> float | None:
@@ -113,7 +133,7 @@ def average(matrix: Sequence[Row]) -> float | None:
 
 
 def forgetting(matrix: Sequence[Row]) -> float | None:
-    """How far each earlier task has fallen from its best, on average.
+    """Mean drop of each earlier task from its best value.
 
     Mean over j < T-1 of max over i < T-1 of M[i][j], minus M[T-1][j].
 
@@ -124,19 +144,19 @@ def forgetting(matrix: Sequence[Row]) -> float | None:
         0.1
     """
     *earlier, last = matrix
-    falls: list[float | None] = []
+    drops: list[float | None] = []
     for task in range(len(matrix) - 1):
         before = [value for row in earlier if (value := row[task]) is not None]
         now = last[task]
-        falls.append(max(before) - now if before and now is not None else None)
-    return mean_of(falls)
+        drops.append(max(before) - now if before and now is not None else None)
+    return mean_of(drops)
 
 
 def forward_transfer(before: Row) -> float | None:
-    """What earlier tasks are worth to one that is not learned yet, on average, above chance.
+    """Mean AUROC of tasks that are not learned yet, above chance.
 
-    Mean of the AUROC of each later task just before it is learned, by the experts there are, minus
-    one half. It has a meaning for an AUROC alone, whose chance is the same for all data.
+    Mean of the AUROC of each later task just before it is learned, by the experts of the tasks
+    before it, minus one half. Only an AUROC has the same chance level for all data.
 
     Args:
         before: AUROC of task j before it was learned; None where it was not measured.
@@ -147,12 +167,12 @@ def forward_transfer(before: Row) -> float | None:
         >>> forward_transfer([None, 0.75])
         0.25
     """
-    reached = mean_of(before)
-    return None if reached is None else reached - CHANCE
+    mean = mean_of(before)
+    return None if mean is None else mean - CHANCE
 
 
 def backward_transfer(matrix: Sequence[Row]) -> float | None:
-    """What learning later tasks did to each earlier one, on average.
+    """Mean change of each earlier task through learning the later ones.
 
     Mean over j < T-1 of M[T-1][j] - M[j][j].
 
@@ -164,6 +184,6 @@ def backward_transfer(matrix: Sequence[Row]) -> float | None:
     """
     changes: list[float | None] = []
     for task in range(len(matrix) - 1):
-        now, then = matrix[-1][task], matrix[task][task]
-        changes.append(None if now is None or then is None else now - then)
+        now, before = matrix[-1][task], matrix[task][task]
+        changes.append(None if now is None or before is None else now - before)
     return mean_of(changes)

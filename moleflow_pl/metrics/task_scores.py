@@ -1,4 +1,4 @@
-"""Scores of the test images of every task, gathered into the numbers of one matrix row."""
+"""Scores of the test images of a task, and their metrics."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from torch import Tensor
 
 from moleflow_pl._internal.distributed import gather, interleave
 from moleflow_pl._internal.validation import require_int, require_number
-from moleflow_pl.metrics.image import METRICS, auroc, average_precision, f1_max, mean_of
+from moleflow_pl.metrics.image import auroc, average_precision, f1_max, mean_of
+from moleflow_pl.metrics.names import METRICS, PIXEL_METRICS
 from moleflow_pl.metrics.pixel import FPR_LIMIT, SAMPLE, PixelHistogram, bin_edges
 from moleflow_pl.scoring.functional import Upsampling, anomaly_map
 
 ROUTING_MODES = ("routed", "oracle")
 LARGEST_MAP = 8192  # pixels of a side
-CHUNK_PIXELS = 2**21  # of maps that are made at once
+CHUNK_PIXELS = 2**21  # pixels of the maps that are made at once
 
 Values = dict[str, float | None]
 
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """How pixel metrics see a score map.
+    """How score maps are made for the pixel metrics.
 
     Attributes:
-        map_size: Side of the square map that patch scores are brought to.
-        blur_sigma: Standard deviation of the Gaussian blur on it; 0 for none.
+        map_size: Side of the square map that patch scores are resized to.
+        blur_sigma: Standard deviation of the map's Gaussian blur, in pixels; 0 for none.
         aupro_limit: False-positive rate up to which the per-region overlap is integrated.
-        upsampling: How patch scores become pixels.
+        upsampling: Interpolation from patches to pixels.
     """
 
     map_size: int = 256
@@ -41,10 +42,10 @@ class EvaluationOptions:
     upsampling: Upsampling = "bilinear"
 
     def __post_init__(self) -> None:
-        """Refuse what would fail only after the first task is learned.
+        """Check the values before the first task is learned, not at its evaluation.
 
         Raises:
-            ConfigError: a value no map can be made with.
+            ConfigError: a value is out of range.
         """
         require_int("map_size", self.map_size, 1, LARGEST_MAP)
         require_number("blur_sigma", self.blur_sigma, 0, LARGEST_MAP)
@@ -58,27 +59,27 @@ class EvaluationOptions:
 
 @dataclass
 class TaskScores:
-    """Scores of one task's test images, as they come in.
+    """Scores of one task's test images.
 
-    What is kept of an image is small: patch scores and a mask of one bit a pixel. Maps are made
-    again when they are asked for.
+    An image takes little memory: its patch scores and a mask of one bit a pixel. Maps are made
+    whenever they are needed.
 
     Attributes:
         task: Number of the task.
         options: How maps are made.
-        rows: One entry an image: what it is, where it was sent, its scores.
+        rows: One entry for each image: labels, routing and scores.
     """
 
     task: int
     options: EvaluationOptions
     rows: list[dict[str, Any]] = field(default_factory=list)
     _patches: dict[str, list[Tensor]] = field(
-        default_factory=lambda: {way: [] for way in ROUTING_MODES}
+        default_factory=lambda: {mode: [] for mode in ROUTING_MODES}
     )
     _masks: list[np.ndarray | None] = field(default_factory=list)
 
     def update(self, batch: Mapping[str, Any], output: Mapping[str, Tensor]) -> None:
-        """Take in a test batch and what `MoLEFlow.test_step` said of it."""
+        """Add a test batch and the output of `MoLEFlow.test_step` for it."""
         columns = {
             "path": batch["path"],
             "product": batch["product"],
@@ -93,33 +94,33 @@ class TaskScores:
         for values in zip(*columns.values(), strict=True):
             self.rows.append(dict(zip(columns, values, strict=True)))
         self._masks += [self._packed(mask) for mask in batch["gt_mask"]]
-        for way in ROUTING_MODES:
-            self._patches[way] += list(output[f"{way}_map"].cpu())
+        for mode in ROUTING_MODES:
+            self._patches[mode] += list(output[f"{mode}_map"].cpu())
 
     def gathered(self) -> TaskScores:
-        """The scores of all ranks, in the order in which one process takes the images."""
+        """The scores of all ranks, in the order of a single process."""
         parts = gather(self)
         return TaskScores(
             self.task,
             self.options,
             interleave([part.rows for part in parts]),
-            {way: interleave([part._patches[way] for part in parts]) for way in ROUTING_MODES},
+            {mode: interleave([part._patches[mode] for part in parts]) for mode in ROUTING_MODES},
             interleave([part._masks for part in parts]),
         )
 
-    def maps(self, images: Sequence[int], way: str = "routed") -> Iterator[tuple[Tensor, Tensor]]:
-        """Maps and masks (H, W) of some images; a mask that is not known is all normal."""
+    def maps(self, images: Sequence[int], mode: str = "routed") -> Iterator[tuple[Tensor, Tensor]]:
+        """Maps and masks (H, W) of some images; a missing mask is all normal."""
         size = max(CHUNK_PIXELS // self.options.map_size**2, 1)
         for start in range(0, len(images), size):
             chunk = images[start : start + size]
-            patches = torch.stack([self._patches[way][i] for i in chunk])
+            patches = torch.stack([self._patches[mode][i] for i in chunk])
             options = self.options
-            made = anomaly_map(patches, options.shape, options.blur_sigma, options.upsampling)
-            for i, one in zip(chunk, made, strict=True):
-                yield one, self.mask(i)
+            maps = anomaly_map(patches, options.shape, options.blur_sigma, options.upsampling)
+            for i, score_map in zip(chunk, maps, strict=True):
+                yield score_map, self.mask(i)
 
     def mask(self, image: int) -> Tensor:
-        """Mask (H, W) of an image at the size of a map, bool."""
+        """Mask (H, W) of an image at the size of the maps, bool."""
         packed = self._masks[image]
         if packed is None:
             return torch.zeros(self.options.shape, dtype=torch.bool)
@@ -127,7 +128,7 @@ class TaskScores:
         return torch.from_numpy(bits).bool().reshape(self.options.shape)
 
     def has_mask(self, image: int) -> bool:
-        """Whether anything is known of an image's pixels."""
+        """Whether it is known which pixels of an image are defective."""
         return self._masks[image] is not None
 
     def _packed(self, mask: Tensor | None) -> np.ndarray | None:
@@ -137,64 +138,64 @@ class TaskScores:
         return np.packbits(resized[0, 0].numpy() > 0)
 
     def metrics(self) -> dict[str, Any]:
-        """Every metric by way, None where it cannot be had, and what belongs to it.
+        """Every metric for each routing mode; None where it cannot be computed.
 
         Returns:
-            `values[metric][way]`, `f1_threshold[way]` and `pixel_error_bound`.
+            `values[metric][mode]`, `f1_threshold[mode]` and `pixel_error_bound`.
         """
         values: dict[str, Values] = {metric: dict.fromkeys(ROUTING_MODES) for metric in METRICS}
         thresholds: Values = dict.fromkeys(ROUTING_MODES)
         labels = torch.tensor([row["gt_label"] for row in self.rows])
-        for way, column in zip(ROUTING_MODES, ("score", "oracle_score"), strict=True):
-            # doubles hold what the model said, to the bit
+        for mode, column in zip(ROUTING_MODES, ("score", "oracle_score"), strict=True):
+            # float64 holds the model's scores exactly
             scores = torch.tensor([row[column] for row in self.rows], dtype=torch.float64)
-            values["image_auroc"][way] = auroc(scores, labels)
-            values["image_ap"][way] = average_precision(scores, labels)
+            values["image_auroc"][mode] = auroc(scores, labels)
+            values["image_ap"][mode] = average_precision(scores, labels)
             best = f1_max(scores, labels)
-            values["image_f1_max"][way], thresholds[way] = best or (None, None)
+            values["image_f1_max"][mode], thresholds[mode] = best or (None, None)
         bound = self._pixel_metrics(values)
         return {"values": values, "f1_threshold": thresholds, "pixel_error_bound": bound}
 
     def _pixel_metrics(self, values: dict[str, Values]) -> float | None:
-        """Fill in the pixel metrics; returns the largest error their bins may have."""
-        known = [i for i in range(len(self.rows)) if self.has_mask(i)]
-        if not known:
+        """Fill in the pixel metrics; returns the largest error that binning may cause."""
+        masked = [i for i in range(len(self.rows)) if self.has_mask(i)]
+        if not masked:
             return None
         bound = 0.0
-        same = all(torch.equal(*(self._patches[way][i] for way in ROUTING_MODES)) for i in known)
-        for way in ROUTING_MODES:
-            if way == "oracle" and same:
-                for metric in ("pixel_auroc", "pixel_ap", "aupro"):
+        same = all(torch.equal(*(self._patches[mode][i] for mode in ROUTING_MODES)) for i in masked)
+        for mode in ROUTING_MODES:
+            if mode == "oracle" and same:
+                for metric in PIXEL_METRICS:
                     values[metric]["oracle"] = values[metric]["routed"]
                 continue
-            histogram = self._histogram(known, way)
-            values["pixel_auroc"][way] = histogram.auroc()
-            values["pixel_ap"][way] = histogram.average_precision()
-            values["aupro"][way] = histogram.aupro(self.options.aupro_limit)
+            histogram = self._histogram(masked, mode)
+            values["pixel_auroc"][mode] = histogram.auroc()
+            values["pixel_ap"][mode] = histogram.average_precision()
+            values["aupro"][mode] = histogram.aupro(self.options.aupro_limit)
             bound = max(bound, *histogram.error_bounds(self.options.aupro_limit).values())
         return bound
 
-    def _histogram(self, images: Sequence[int], way: str) -> PixelHistogram:
+    def _histogram(self, images: Sequence[int], mode: str) -> PixelHistogram:
         defective = sum(int(self.mask(i).sum()) for i in images)
         counts = (len(images) * self.options.map_size**2, defective)
-        edges = bin_edges(lambda: self.maps(images, way), counts)
+        edges = bin_edges(lambda: self.maps(images, mode), counts)
         histogram = PixelHistogram(edges, every_defect=defective <= SAMPLE)
-        for one, mask in self.maps(images, way):
-            histogram.update(one, mask)
+        for score_map, mask in self.maps(images, mode):
+            histogram.update(score_map, mask)
         return histogram
 
     def confusion(self, tasks: int) -> list[int]:
-        """How many images were sent to each of `tasks` tasks."""
+        """Number of images routed to each of `tasks` tasks."""
         chosen = torch.tensor(self.decisions, dtype=torch.long)
         return torch.bincount(chosen, minlength=tasks).tolist()
 
     @property
     def decisions(self) -> list[int]:
-        """The task each image was sent to."""
+        """The task each image was routed to."""
         return [row["routed_task"] for row in self.rows]
 
     def accuracy(self, defects_only: bool = False) -> float | None:
-        """Share of images, or of defective ones, sent to their own task."""
+        """Routing accuracy of all images, or of the defective ones."""
         return mean_of(
             [
                 float(row["routed_task"] == self.task)

@@ -1,4 +1,4 @@
-"""What a model says of images: the way from features to scores, and to the product they show."""
+"""What inference needs, as one module: from images to scores and to the product they show."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from moleflow_pl._internal.tensor_cache import TensorCache
@@ -19,9 +18,10 @@ from moleflow_pl.routing.prototypes import PrototypeName, TaskPrototype
 from moleflow_pl.routing.region_router import REGIONS, region_means
 from moleflow_pl.routing.router import NEAREST, PrototypeRouter
 from moleflow_pl.scoring.memory_bank import LatentBank, nearest_distance
-from moleflow_pl.scoring.patch_scores import SCORES, BankScore, PatchScore, ScoreName
+from moleflow_pl.scoring.patch_scores import BankScore, PatchScore
+from moleflow_pl.tasks.schedule import TaskSchedule
 
-COMPARED = 128  # products whose kept latents are ready: 6 MB each at 384 channels
+CACHED_BANKS = 128  # products whose bank is ready to search: 6 MB each at 384 channels
 
 
 @dataclass
@@ -30,13 +30,12 @@ class Inspection:
 
     Attributes:
         score: Anomaly score of each image (B,).
-        patch_scores: Score of each patch (B, h, w): in nats where it is the NLL, else a distance
-            in the latent space.
-        task: The task each image was sent to (B,).
+        patch_scores: Score of each patch (B, h, w): in nats for the NLL, else a distance in the
+            latent space.
+        task: The task whose expert scored each image (B,).
         distances: Router distances (B, T), in the order of `router.tasks`.
-        novelty_distance: How far the most ordinary patches of each image are from those of
-            good images of the tasks that the router finds nearest (B, T), in the same order,
-            infinite for the others.
+        novelty_distance: Distance of each image's most ordinary patches from good images of the
+            tasks that the router finds nearest (B, T), in the same order, infinite for the others.
     """
 
     score: Tensor
@@ -46,28 +45,71 @@ class Inspection:
     novelty_distance: Tensor
 
 
-class Inspector(LightningModule):
+class Inspector(nn.Module):
     """Scores images by the experts of the products they show.
 
-    Its parts are made by `MoLEFlow`, whose arguments say what they are.
+    Build one by name with `build_inspector`, or from parts of your own. It needs no Lightning;
+    `MoLEFlow` owns one and trains it.
+
+    Args:
+        extractor: Turns images into patch features.
+        flow: The shared flow and its experts, as wide as the features.
+        router: Finds the task of an image.
+        patch_score: Scores patches.
+        image_score: Patch scores (B, h, w) -> image scores (B,).
+        position: Adds the position code; none by default.
+        prototype: Which image features the router sees: `regions`, `mean` or `median`.
+        bank_size: Latents in the memory bank of each task, where the score needs one.
+        routes: Whether the router decides; without, all images go to the first task.
+
+    Attributes:
+        schedule: The tasks, with their calibrations.
+        novelty: Distances to each task's own good images, whatever other tasks there are.
+
+    Shape: images (B, 3, H, W), uint8 or float in [0, 1] -> `Inspection`.
     """
 
-    extractor: PatchExtractor
-    position: PositionalGrid | NoPosition
-    flow: MoLESpatialAwareNF
-    routes: bool
-    router: PrototypeRouter
-    novelty: PrototypeRouter
-    patch_score: PatchScore
-    banks: nn.ModuleDict
-    _compared: TensorCache[Tensor]
-    bank_size: int
-    prototype: PrototypeName
-    image_score: Callable[[Tensor], Tensor]
+    def __init__(
+        self,
+        extractor: PatchExtractor,
+        flow: MoLESpatialAwareNF,
+        router: PrototypeRouter,
+        patch_score: PatchScore,
+        image_score: Callable[[Tensor], Tensor],
+        position: PositionalGrid | NoPosition | None = None,
+        prototype: PrototypeName = "regions",
+        bank_size: int = 4000,
+        routes: bool = True,
+    ) -> None:
+        super().__init__()
+        self.extractor = extractor
+        self.position = NoPosition() if position is None else position
+        self.flow = flow
+        self.router = router
+        self.novelty = PrototypeRouter("shrunk")
+        self.banks = nn.ModuleDict()
+        self.image_score = image_score
+        self.prototype: PrototypeName = prototype
+        self.bank_size = bank_size
+        self.routes = routes
+        self.schedule = TaskSchedule()
+        self.arguments: dict[str, Any] = {}  # of `build_inspector`, where it built this
+        self.set_patch_score(patch_score)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.flow.reference_mean.device
 
     def forward(self, images: Tensor) -> Inspection:
-        """Score images (B, 3, H, W), uint8 or float in [0, 1], of any known products."""
+        """Score images of any known products."""
         return self.inspect(self.extractor(images))
+
+    def features(self, batch: Mapping[str, Any]) -> Tensor:
+        """Features (B, h, w, D) of a batch, stored or computed from its images."""
+        if "features" in batch:
+            return batch["features"].to(self.device, non_blocking=True)
+        return self.extractor(batch["image"].to(self.device, non_blocking=True))
 
     def inspect(self, features: Tensor, task: int | None = None) -> Inspection:
         """Score features (B, h, w, D) by the expert of `task`, or by those the router picks."""
@@ -79,77 +121,79 @@ class Inspector(LightningModule):
         else:
             chosen = torch.zeros(len(features), dtype=torch.long, device=features.device)
         patch_scores = self.patch_scores(features, chosen)
+        novelty_distance = self.novelty_distances(features, distances, chosen)
         score = self.image_score(patch_scores)
-        novelty_distance = self.novelty_among(features, distances, chosen)
         return Inspection(score, patch_scores, chosen, distances, novelty_distance)
 
-    def novelty_among(self, features: Tensor, distances: Tensor, chosen: Tensor) -> Tensor:
+    def novelty_distances(self, features: Tensor, distances: Tensor, chosen: Tensor) -> Tensor:
         """Distances to good images of the chosen task and of the nearest ones (B, T).
 
-        Infinite for the others: each costs a product with its own matrix, and an image that is
-        like none of the nearest products is like none. NaN where the tasks were not finished.
+        Infinite for the others: each costs a product with a matrix of its own, and an image that
+        is unlike the nearest products is unlike all. NaN where the tasks were not finished.
         """
         tasks = self.router.tasks
         if self.novelty.tasks != tasks:
             return torch.full_like(distances, torch.nan)
-        asked = torch.tensor(tasks, device=chosen.device) == chosen[:, None]
-        near = distances.topk(min(NEAREST, len(tasks)), largest=False).indices
-        asked = asked.scatter(1, near, True)
+        relevant = torch.tensor(tasks, device=chosen.device) == chosen[:, None]
+        nearest = distances.topk(min(NEAREST, len(tasks)), largest=False).indices
+        relevant = relevant.scatter(1, nearest, True)
         patches = sample_patches(features)
-        found = torch.full_like(distances, torch.inf)
-        for column in asked.any(0).nonzero()[:, 0].tolist():
-            rows = asked[:, column]
-            distance = self.novelty.distances_to(tasks[column], patches[rows])
-            found[rows, column] = ordinary_quantile(distance)
-        return found
+        result = torch.full_like(distances, torch.inf)
+        for column in relevant.any(0).nonzero()[:, 0].tolist():
+            rows = relevant[:, column]
+            patch_distances = self.novelty.distances_to(tasks[column], patches[rows])
+            result[rows, column] = ordinary_quantile(patch_distances)
+        return result
 
     def patch_scores(self, features: Tensor, task: int | Tensor) -> Tensor:
         """Scores (B, h, w) of features (B, h, w, D) by one expert or by one for each image."""
         return self.patch_score(self.flow, self.position(features), task, self._nearest)
 
-    def score_by(self, score: ScoreName) -> None:
-        """Score patches by that from now on; one that keeps latents has to find its own."""
-        self.patch_score = SCORES[score]()
-        self._compared = TensorCache(self._made_of_kept, size=COMPARED)
+    def set_patch_score(self, score: PatchScore) -> None:
+        """Score patches by `score` from now on; one that needs a memory bank has to find it."""
+        self.patch_score = score
+        self._search_banks = TensorCache(self._search_bank, size=CACHED_BANKS)
 
     @property
-    def keeps_latents(self) -> bool:
-        """Whether the score needs latents of each product."""
+    def has_banks(self) -> bool:
+        """Whether the patch score compares with a memory bank of each task."""
         return isinstance(self.patch_score, BankScore)
+
+    def bank(self, task: int) -> LatentBank:
+        """The memory bank of a task, an empty one where there is none yet."""
+        if str(task) not in self.banks:
+            bank = LatentBank(self.extractor.dim, self.bank_size)
+            self.banks[str(task)] = bank.to(self.device)
+        return cast(LatentBank, self.banks[str(task)])
+
+    def search_bank(self, task: int) -> Tensor:
+        """The vectors (M, C) that a task's patches are compared with.
+
+        Computed from the bank once, and again when the bank or the expert has changed.
+        """
+        expert = self.flow.base_parameters() + self.flow.expert_parameters(task)
+        return self._search_banks.get(task, [self.bank(task).latents, *expert])
+
+    def _search_bank(self, task: int) -> Tensor:
+        score, latents = cast(BankScore, self.patch_score), self.bank(task).latents
+        # autocast cannot concatenate half precision
+        with torch.autocast(latents.device.type, enabled=False):
+            return score.compared(self.flow, latents, task)
 
     def _nearest(self, latent: Tensor, task: int | Tensor) -> Tensor:
         if not isinstance(task, Tensor):
-            return nearest_distance(latent, self.kept_latents(task))
+            return nearest_distance(latent, self.search_bank(task))
         scores = latent.new_empty(latent.shape[:-1])
-        for one in task.unique().tolist():
-            rows = (task == one).to(latent.device)
-            scores[rows] = nearest_distance(latent[rows], self.kept_latents(one))
+        for index in task.unique().tolist():
+            rows = (task == index).to(latent.device)
+            scores[rows] = nearest_distance(latent[rows], self.search_bank(index))
         return scores
 
-    def kept_latents(self, task: int) -> Tensor:
-        """What a task's patches are compared with, (M, C).
-
-        What kept latents become is made once, and stays while they and the expert do.
-        """
-        expert = self.flow.base_parameters() + self.flow.expert_parameters(task)
-        return self._compared.get(task, [self._bank(task).latents, *expert])
-
-    def _made_of_kept(self, task: int) -> Tensor:
-        score, latents = cast(BankScore, self.patch_score), self._bank(task).latents
-        with torch.autocast(latents.device.type, enabled=False):  # which joins no half precision
-            return score.compared(self.flow, latents, task)
-
-    def _bank(self, task: int) -> Any:
-        if str(task) not in self.banks:
-            self.banks[str(task)] = LatentBank(self.extractor.dim, self.bank_size).to(self.device)
-        return self.banks[str(task)]
-
     def image_features(self, features: Tensor) -> Tensor:
-        """What the router looks at: (B, D), or (B, R, D) of regions, of features (B, h, w, D).
+        """What the router sees: (B, D), or (B, R, D) of regions, of features (B, h, w, D).
 
-        The median over patches keeps a defect, however bright, from moving the image; the mean
-        moves less where a half is destroyed, on one of two backbones; regions tell three real
-        products apart best (BENCHMARKS.md, Routing).
+        The median over patches keeps a defect, however bright, from moving the image feature;
+        regions tell similar products apart by where they differ.
         """
         if self.prototype == "regions":
             return region_means(features)
@@ -159,17 +203,13 @@ class Inspector(LightningModule):
 
     @property
     def regions(self) -> int | None:
-        """Regions of an image that the router looks at, if it does."""
+        """Regions of an image that the router sees, if it does."""
         return REGIONS if self.prototype == "regions" else None
 
     def add_prototypes(self, task: int) -> tuple[TaskPrototype, TaskPrototype]:
-        """Empty prototypes of a task: for the router, and of what is ordinary."""
+        """Add empty prototypes of a task: for the router, and for novelty."""
         routed = TaskPrototype(self.extractor.dim, self.regions).to(self.device)
         ordinary = TaskPrototype(self.extractor.dim).to(self.device)
         self.router.add_prototype(task, routed)
         self.novelty.add_prototype(task, ordinary)
         return routed, ordinary
-
-    def features(self, batch: Mapping[str, Any]) -> Tensor:
-        """Features (B, h, w, D) of a batch, stored or fresh."""
-        return batch["features"] if "features" in batch else self.extractor(batch["image"])

@@ -1,151 +1,153 @@
-"""A task's way through a model: its expert, what is fitted before and after its training."""
+"""What a task fits before, while and after its expert is trained."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from moleflow_pl._internal.distributed import gather
+from moleflow_pl._internal.distributed import all_gather_rows, gather, rank_and_world
 from moleflow_pl._internal.seeding import derive_generator, derive_seed
-from moleflow_pl.features.patch_sample import PatchSample
 from moleflow_pl.features.statistics import FeatureStatistics
 from moleflow_pl.flow.whitening import WhiteningAdapter
 from moleflow_pl.model.inspector import Inspector
+from moleflow_pl.model.task_statistics import TaskStatistics
 from moleflow_pl.routing.novelty import DAMAGES, ordinary_quantile, sample_patches
 from moleflow_pl.scoring.functional import patch_nll
-from moleflow_pl.scoring.memory_bank import CANDIDATES
-from moleflow_pl.scoring.patch_scores import BankScore
 from moleflow_pl.tasks.calibration import Calibration
-from moleflow_pl.tasks.schedule import TaskSchedule
+
+Batches = Iterable[Mapping[str, Any]]
 
 
-class TaskLearner(Inspector):
-    """Gives a task its expert, and keeps what a learned task leaves behind."""
+class TaskLearner:
+    """Gives a task its expert, computes its loss, and fits what a learned task leaves behind.
 
-    schedule: TaskSchedule
-    seed: int
+    A plain object beside the inspector: who steps the optimizer is none of its business.
+
+    Args:
+        inspector: The model that learns.
+        loss: NLL of a step's patches -> loss ().
+        seed: Seed of the run; the random numbers of an expert depend on it and its task's name.
+    """
+
+    def __init__(self, inspector: Inspector, loss: Callable[[Tensor], Tensor], seed: int) -> None:
+        self.inspector = inspector
+        self.loss_of = loss
+        self.seed = seed
 
     def begin_task(self, task: int) -> None:
-        """Give `task` its expert, unless it has one; its random numbers are its own."""
-        if task in self.flow.tasks:
+        """Give `task` its expert, unless it has one."""
+        flow, schedule = self.inspector.flow, self.inspector.schedule
+        if task in flow.tasks:
             return
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self.seed, self.schedule.tasks[task].name, "expert"))
-            self.flow.add_task(task)
+            torch.manual_seed(derive_seed(self.seed, schedule.tasks[task].name, "expert"))
+            flow.add_task(task)
 
-    def prepare_task(self, task: int, batches: Iterable[Mapping[str, Any]]) -> None:
-        """Fit what an expert takes from its product's statistics before its training begins.
+    def prepare_task(self, task: int, batches: Batches) -> None:
+        """Fit what an expert takes from its products' statistics before its training begins.
 
         Args:
             task: The task.
             batches: Its training images or features, each once; on several ranks, their shares.
         """
-        adapter = self.flow.adapter_of(task)
+        inspector = self.inspector
+        adapter = inspector.flow.adapter_of(task)
         if not isinstance(adapter, WhiteningAdapter):
             return
-        patches = FeatureStatistics(self.extractor.dim)
+        patches = FeatureStatistics(inspector.extractor.dim)
         for batch in batches:
-            features = self.features(self.transfer_batch_to_device(batch, self.device, 0))
-            patches.update(self.position(features))
+            patches.update(inspector.position(inspector.features(batch)))
         adapter.fit(patches.gathered())
 
-    def finish_task(self, task: int, batches: Iterable[Mapping[str, Any]]) -> None:
-        """Fit what a learned task leaves behind: its prototype, and the first one's reference.
+    def loss(self, batch: Mapping[str, Any], task: int) -> tuple[Tensor, Tensor]:
+        """The loss of a training step () and the NLL of its patches, in nats.
 
-        Where latents are kept, its bank too.
-
-        Args:
-            task: The task.
-            batches: Its training images or features, each once and in order; on several ranks,
-                their shares.
+        DDP averages gradients over ranks, each of which sees the gradients of its own patches
+        alone; the factor makes that average the gradient of one process with all patches.
         """
-        images = FeatureStatistics(self.extractor.dim, self.regions)
-        patches = FeatureStatistics(self.extractor.dim)
-        ordinary = FeatureStatistics(self.extractor.dim)
-        means = torch.zeros(self.extractor.dim, dtype=torch.float64)
-        name = self.schedule.tasks[task].name
-        many = CANDIDATES * self.bank_size
-        latents = PatchSample(self.extractor.dim, many, self.seed, name, "latents")
-        with torch.no_grad():
-            for batch in batches:
-                features = self.features(self.transfer_batch_to_device(batch, self.device, 0))
-                images.update(self.image_features(features))
-                ordinary.update(sample_patches(features))
-                positioned = self.position(features)
-                # in float64 on the CPU: some devices have none
-                means += positioned.mean((1, 2)).cpu().double().sum(0)
-                if task == 0:
-                    patches.update(positioned)
-                if isinstance(self.patch_score, BankScore):
-                    latents.update(self.patch_score.kept(self.flow, positioned, task))
-        images, patches, ordinary = images.gathered(), patches.gathered(), ordinary.gathered()
-        means = torch.stack(gather(means)).sum(0)
-        if self.keeps_latents:
-            generator = derive_generator(self.seed, name, "bank")
-            bank = self._bank(task)
-            bank.fill(latents.gathered().rows, generator)
-            # of nearly equal latents another machine may have chosen another
-            bank.latents.copy_(gather(bank.latents.cpu())[0])
-        for prototype, seen in zip(self.add_prototypes(task), (images, ordinary), strict=True):
-            prototype.set(seen)
-        if task == 0:
-            self.flow.set_reference(patches.mean, patches.std)
-        shift = means / images.count - self.flow.reference_mean.cpu().double()
-        drift = (shift / self.flow.reference_std.cpu().double()).abs().mean().item()
-        self.schedule.tasks[task].drift = drift
-
-    def calibrate_task(
-        self,
-        task: int,
-        batches: Iterable[Mapping[str, Any]],
-        false_alarm_rate: float,
-        pictures: Iterable[Mapping[str, Any]] = (),
-    ) -> None:
-        """Keep what a finished task's expert says of good images that it has not seen.
-
-        Args:
-            task: The task.
-            batches: Its held-out images or features, each once; on several ranks, all on each.
-            false_alarm_rate: Share of good images that may be called defective.
-            pictures: The same images as such, to be damaged; without them nothing is unknown.
-        """
-        found = Calibration(false_alarm_rate=false_alarm_rate)
-        column = self.router.tasks.index(task)
-        with torch.no_grad():
-            for batch in batches:
-                features = self.features(self.transfer_batch_to_device(batch, self.device, 0))
-                inspection = self.inspect(features, task)
-                distances = inspection.novelty_distance[:, column]
-                products = batch.get("product", [self.schedule.tasks[task].name] * len(features))
-                found.add(inspection.score, inspection.patch_scores, distances, products)
-            for batch in pictures:
-                images = self.transfer_batch_to_device(batch, self.device, 0)["image"]
-                found.damaged += self._damaged(task, images).tolist()
-        self.schedule.tasks[task].calibration = found
-
-    def _damaged(self, task: int, images: Tensor) -> Tensor:
-        """How far damage takes images (B, 3, H, W) from a task's good ones, at worst (B,)."""
-        patches = [sample_patches(self.extractor(damage(images))) for damage in DAMAGES]
-        found = [ordinary_quantile(self.novelty.distances_to(task, some)) for some in patches]
-        return torch.stack(found).amax(0)
+        nll = all_gather_rows(self.training_nll(batch, task))
+        return self.loss_of(nll) * rank_and_world()[1], nll.detach()
 
     def training_nll(self, batch: Mapping[str, Any], task: int) -> Tensor:
         """NLL of the patches that a step sees: of all (B, h, w), or of those drawn (B, 1, n)."""
-        return patch_nll(*self.flow(self._drawn(batch), task))
+        return patch_nll(*self.inspector.flow(self._drawn(batch), task))
 
     def _drawn(self, batch: Mapping[str, Any]) -> Tensor:
         """Features with position: of all patches (B, h, w, D), or of those drawn (B, 1, n, D)."""
-        features = self.features(batch)
+        features, position = self.inspector.features(batch), self.inspector.position
         if "patches" not in batch:
-            return self.position(features)
-        patches = batch["patches"]
+            return position(features)
+        patches = batch["patches"].to(features.device)
         if features.ndim == 4:  # fresh from the backbone: none is chosen yet
             grid = tuple(features.shape[1:3])
             rows = torch.arange(len(features), device=features.device)[:, None]
             features = features.flatten(1, 2)[rows, patches]
         else:
             grid = batch["grid"]
-        return self.position.at(features, patches, grid)[:, None]
+        return position.at(features, patches, grid)[:, None]
+
+    @torch.no_grad()
+    def finish_task(self, task: int, batches: Batches) -> None:
+        """Fit the prototypes of a learned task, its memory bank, and the first one's reference.
+
+        Args:
+            task: The task.
+            batches: Its training images or features, each once and in order; on several ranks,
+                their shares.
+        """
+        inspector, name = self.inspector, self.inspector.schedule.tasks[task].name
+        statistics = TaskStatistics(inspector, task, name, self.seed)
+        for batch in batches:
+            statistics.update(inspector.features(batch))
+        statistics.gather()
+        if inspector.has_banks:
+            self._fill_bank(task, statistics)
+        routed, ordinary = inspector.add_prototypes(task)
+        routed.set(statistics.images)
+        ordinary.set(statistics.ordinary)
+        if task == 0:
+            patches = statistics.patches
+            inspector.flow.set_reference(patches.mean, patches.std)
+        inspector.schedule.tasks[task].drift = statistics.drift()
+
+    def _fill_bank(self, task: int, statistics: TaskStatistics) -> None:
+        name = self.inspector.schedule.tasks[task].name
+        bank = self.inspector.bank(task)
+        bank.fill(statistics.latents.rows, derive_generator(self.seed, name, "bank"))
+        # of nearly equal latents another machine may have chosen another
+        bank.latents.copy_(gather(bank.latents.cpu())[0])
+
+    @torch.no_grad()
+    def calibrate_task(
+        self, task: int, batches: Batches, false_alarm_rate: float, images: Batches = ()
+    ) -> None:
+        """Score a finished task's calibration images, for its thresholds.
+
+        Args:
+            task: The task.
+            batches: Its calibration images or features, each once; on several ranks, all on each.
+            false_alarm_rate: Share of good images that may be called defective.
+            images: The same as images, to be damaged; without them no image is unknown.
+        """
+        inspector = self.inspector
+        calibration = Calibration(false_alarm_rate=false_alarm_rate)
+        column = inspector.router.tasks.index(task)
+        for batch in batches:
+            features = inspector.features(batch)
+            inspection = inspector.inspect(features, task)
+            distances = inspection.novelty_distance[:, column]
+            products = batch.get("product", [inspector.schedule.tasks[task].name] * len(features))
+            calibration.add(inspection.score, inspection.patch_scores, distances, products)
+        for batch in images:
+            calibration.damaged += self._damaged(task, batch["image"].to(inspector.device)).tolist()
+        inspector.schedule.tasks[task].calibration = calibration
+
+    def _damaged(self, task: int, images: Tensor) -> Tensor:
+        """The largest novelty distance (B,) of images (B, 3, H, W) after any of the damages."""
+        extractor, novelty = self.inspector.extractor, self.inspector.novelty
+        patches = [sample_patches(extractor(damage(images))) for damage in DAMAGES]
+        distances = [ordinary_quantile(novelty.distances_to(task, some)) for some in patches]
+        return torch.stack(distances).amax(0)

@@ -10,12 +10,13 @@ from statistics import stdev
 from typing import Any
 
 from moleflow_pl._internal.files import write_text
-from moleflow_pl.checkpoints.io import UNSAID
+from moleflow_pl._internal.schema import SCHEMA
 from moleflow_pl.errors import DataError
-from moleflow_pl.metrics.image import METRICS, mean_of
+from moleflow_pl.metrics.image import mean_of
+from moleflow_pl.metrics.names import METRICS
 from moleflow_pl.metrics.task_scores import ROUTING_MODES
 from moleflow_pl.report.page import TITLES, environment
-from moleflow_pl.report.summary import SCHEMA, write_rows
+from moleflow_pl.report.summary import write_rows
 
 MEAN = "mean over tasks"
 TEX_ESCAPES = {
@@ -128,7 +129,7 @@ def differing_settings(summaries: Sequence[dict[str, Any]]) -> dict[str, list[An
         >>> differing_settings(runs)
         {'router': ['pooled', 'none']}
     """
-    settings = [UNSAID | summary.get("settings", {}) for summary in summaries]
+    settings = [summary.get("settings", {}) for summary in summaries]
     names = dict.fromkeys(name for one in settings for name in one)
     found = {name: [one.get(name) for one in settings] for name in names}
     return {name: values for name, values in found.items() if values != values[:1] * len(values)}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from moleflow_pl.metrics.image import METRICS
+from moleflow_pl.metrics.names import METRICS
 from moleflow_pl.metrics.task_scores import TaskScores
 from moleflow_pl.report.figures import cell_style, histogram_figure, roc_figure, scale_gradient
 from moleflow_pl.report.gallery import build_gallery

@@ -12,8 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from moleflow_pl._internal.files import replacing, write_text
-from moleflow_pl.checkpoints.io import UNSAID
-from moleflow_pl.metrics.image import METRICS, Row
+from moleflow_pl._internal.schema import stamp
+from moleflow_pl.metrics.image import Row
+from moleflow_pl.metrics.names import METRICS
 from moleflow_pl.metrics.task_matrix import (
     average,
     backward_transfer,
@@ -24,7 +25,6 @@ from moleflow_pl.metrics.task_matrix import (
 from moleflow_pl.metrics.task_scores import ROUTING_MODES, TaskScores
 from moleflow_pl.tasks.schedule import Task
 
-SCHEMA = 1
 SHOWN = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
 SCORE_COLUMNS = (
     "path", "task", "product", "defect", "gt_label", "routed_task", "router_distance", "score",
@@ -35,9 +35,9 @@ SCORE_COLUMNS = (
 def comparable(tasks: Sequence[Task]) -> list[dict[str, Any] | None]:
     """The tasks' evaluations that were made as the last one was; None for others."""
     last = tasks[-1].evaluation
-    settings = None if last is None else UNSAID | last["settings"]
+    settings = None if last is None else last["settings"]
     evaluations = [task.evaluation for task in tasks]
-    return [one if one and UNSAID | one["settings"] == settings else None for one in evaluations]
+    return [one if one and one["settings"] == settings else None for one in evaluations]
 
 
 def task_matrix(tasks: Sequence[Task], metric: str, way: str) -> list[list[float | None]]:
@@ -84,7 +84,7 @@ def summarise(tasks: Sequence[Task], cost: Mapping[str, Any]) -> dict[str, Any]:
         before = [one.get(metric) for one in ahead]
         metrics[metric]["forward_transfer"] = forward_transfer(before)
     return {
-        "schema": SCHEMA,
+        **stamp(),
         "tasks": [task.name for task in tasks],
         "routing": {
             **last["routing"],

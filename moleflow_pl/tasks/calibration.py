@@ -1,4 +1,4 @@
-"""From scores of good images that were held out to decisions, with their uncertainty."""
+"""From scores of calibration images to thresholds, with their uncertainty."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from torch import Tensor
 from moleflow_pl.errors import ConfigError
 
 FALSE_ALARM_RATE = 0.01
-CONFIDENCE = 0.99  # of an interval
-TAIL_SHARE = 0.2  # of the images: their highest scores make the tail
-TAIL_IMAGES = 10  # fewer make no tail, where there are more
-MIDDLE_VALUE = 0.05  # of the comparable score, for the middle good image
+CONFIDENCE = 0.99  # level of a confidence interval
+TAIL_SHARE = 0.2  # share of the images whose scores are the tail
+TAIL_IMAGES = 10  # least number of images in the tail, if there are as many
+MEDIAN_VALUE = 0.05  # normalised score of the median calibration image
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """A limit on a score, and how many of the good images to come may exceed it.
+    """A limit on a score, and the share of future good images that may exceed it.
 
     Attributes:
-        value: Scores above it are too high.
-        rate: The share of good images that was to exceed it.
-        images: Good images behind it.
-        low: Lower end of the 99 % interval of the true share.
-        high: Its upper end.
-        extrapolated: Whether so few images cannot support the rate, and a tail was assumed.
+        value: The limit; only higher scores exceed it.
+        rate: The share of good images that should exceed it.
+        images: Number of calibration images.
+        low: Lower end of the 99 % confidence interval of the true share.
+        high: Upper end of that interval.
+        extrapolated: Whether the images are too few for the rate, so that a tail was fitted.
     """
 
     value: float
@@ -45,17 +45,18 @@ class Threshold:
 def threshold(scores: Sequence[float], rate: float = FALSE_ALARM_RATE) -> Threshold:
     """Find the limit that a share `rate` of good images exceeds.
 
-    With the images' scores in order, the share of new ones above the k-th is distributed as
-    Beta(n + 1 - k, k), whatever the scores' own distribution; k = ceil((1 - rate)(n + 1)) keeps its
-    mean at or below the rate. Where that k exceeds n, the scores' upper part is continued as an
-    exponential tail; the interval then assumes no tail, only that the limit lies above all n.
+    With n scores in ascending order, the share of new scores above the k-th is distributed as
+    Beta(n + 1 - k, k), whatever the distribution of the scores; k = ceil((1 - rate)(n + 1)) keeps
+    its mean at or below the rate. Where that k exceeds n, an exponential tail is fitted to the
+    highest scores. The confidence interval then does not rely on the tail, only on the limit being
+    above all n scores.
 
     Args:
-        scores: Of good images that nothing was learned from, at least one.
+        scores: Scores of calibration images, at least one.
         rate: Share of good images that may be called defective, in (0, 1).
 
     Raises:
-        ConfigError: the rate is none, or there is no score.
+        ConfigError: the rate is out of range, or there is no score.
 
     References: Vovk, Gammerman & Shafer 2005, "Algorithmic Learning in a Random World", chapter 2;
     for the tail the F-distribution of an exponential's next value, Lawless 2003, section 4.1.
@@ -70,7 +71,7 @@ def threshold(scores: Sequence[float], rate: float = FALSE_ALARM_RATE) -> Thresh
     count = len(ordered)
     if not count:
         raise ConfigError("a threshold needs the scores of at least one good image")
-    # rounded first: 0.99 x 100 is a little more than 99
+    # rounded first: in floating point 0.99 x 100 is a little more than 99
     k = math.ceil(round((1 - rate) * (count + 1), 9))
     extrapolated = k > count
     value = max(_tail_quantile(ordered, rate), ordered[-1]) if extrapolated else ordered[k - 1]
@@ -84,20 +85,21 @@ def threshold(scores: Sequence[float], rate: float = FALSE_ALARM_RATE) -> Thresh
 
 
 def check_rate(rate: float) -> None:
-    """Refuse what is no false-alarm rate.
+    """Check a false-alarm rate.
 
     Raises:
-        ConfigError: it does not lie between 0 and 1.
+        ConfigError: it is not a number between 0 and 1, both excluded.
     """
     if not isinstance(rate, (int, float)) or not 0 < rate < 1:
         raise ConfigError(f"a false-alarm rate lies between 0 and 1, got {rate!r}")
 
 
 def _tail_quantile(ordered: np.ndarray, rate: float) -> float:
-    """Where an exponential tail over the upper scores leaves a share `rate`, seen beforehand.
+    """Limit that the next score exceeds with probability `rate`, for an exponential tail.
 
-    The next value is above the base, the (m+1)-th largest of n, in m + 1 of n + 1 cases; its
-    excess, divided by the mean excess of m, then has the distribution F(2, 2m).
+    The next score is above the base, the (m+1)-th largest of n, with probability
+    (m + 1) / (n + 1); its excess, divided by the mean excess of the m scores above the base, then
+    has the distribution F(2, 2m).
     """
     count = len(ordered)
     size = min(max(math.ceil(TAIL_SHARE * count), TAIL_IMAGES), count - 1)
@@ -110,13 +112,13 @@ def _tail_quantile(ordered: np.ndarray, rate: float) -> float:
 
 @dataclass(frozen=True)
 class Limits:
-    """The numbers that decisions about a product are made by.
+    """The limits that decide about the images of a product.
 
     Attributes:
-        score: Images with a higher score are anomalous.
-        median_score: Score of the middle good image.
-        pixel: Pixels with a higher score are anomalous.
-        median_patch_score: Score of an ordinary patch.
+        score: Threshold of the image score.
+        median_score: Median score of the calibration images.
+        pixel: Threshold of a pixel's score.
+        median_patch_score: Median over the images of their median patch score.
     """
 
     score: float
@@ -124,37 +126,38 @@ class Limits:
     pixel: float
     median_patch_score: float
 
-    def comparable(self, score: float) -> float:
-        """A score in 0..1 that means the same for every product.
+    def normalise(self, score: float) -> float:
+        """Map a score to [0, 1], so that scores of different products can be compared.
 
-        The threshold becomes 0.5 and the middle good image 0.05, on a logistic curve.
+        A logistic curve maps the threshold to 0.5 and the median calibration image to 0.05.
 
         Example:
             >>> limits = Limits(score=20.0, median_score=10.0, pixel=0.0, median_patch_score=0.0)
-            >>> limits.comparable(20.0), round(limits.comparable(10.0), 2)
+            >>> limits.normalise(20.0), round(limits.normalise(10.0), 2)
             (0.5, 0.05)
         """
-        scale = (self.score - self.median_score) / math.log(1 / MIDDLE_VALUE - 1)
+        scale = (self.score - self.median_score) / math.log(1 / MEDIAN_VALUE - 1)
         if not scale:
             return 0.5 * (1 + float(np.sign(score - self.score)))
-        # a far score would overflow the exponential
+        # the exponential of a very low score would overflow
         return 1 / (1 + math.exp(min(-(score - self.score) / scale, 700.0)))
 
 
 @dataclass
 class Calibration:
-    """What good images that were held out looked like to a task's finished expert.
+    """What a task's finished expert computed for its calibration images.
 
-    Plain lists of one number an image, small enough for a checkpoint: a threshold for any rate
-    follows from them, without an image and without training.
+    Plain lists with one number for each image, small enough for a checkpoint. They give a threshold
+    for any rate, without images and without training.
 
     Attributes:
-        scores: The images' scores.
-        peaks: The highest score of a patch of each.
-        levels: The middle score of a patch of each.
-        novelty_distances: How far each is from the product's good images.
-        damaged: The same after damage that leaves a product known, the farthest of each image.
-        products: Which of the task's products each shows.
+        scores: Image scores.
+        peaks: Highest patch score of each image.
+        levels: Median patch score of each image.
+        novelty_distances: Novelty distance of each image.
+        damaged: Largest novelty distance of each image after damage; damaged images of a known
+            product count as known.
+        products: Product of each image.
         false_alarm_rate: Share of good images that may be called defective.
     """
 
@@ -173,7 +176,14 @@ class Calibration:
         novelty_distances: Tensor,
         products: Sequence[str],
     ) -> None:
-        """Add images: scores and novelty distances (B,), patch scores (B, h, w), products, B."""
+        """Add a batch of images.
+
+        Args:
+            scores: Image scores (B,).
+            patch_scores: (B, h, w).
+            novelty_distances: (B,).
+            products: Products of the images, B.
+        """
         patches = patch_scores.flatten(1)
         self.scores += scores.tolist()
         self.peaks += patches.amax(1).tolist()
@@ -182,41 +192,42 @@ class Calibration:
         self.products += products
 
     def of(self, product: str) -> Calibration:
-        """The part of one product of a task; all where no image is known to show it.
+        """The calibration by one product's images; by all images if none shows the product.
 
         Example:
-            >>> both = Calibration(scores=[1.0, 2.0, 3.0], products=["a", "b", "a"])
-            >>> both.of("a").scores, both.of("a+b").scores
+            >>> group = Calibration(scores=[1.0, 2.0, 3.0], products=["a", "b", "a"])
+            >>> group.of("a").scores, group.of("a+b").scores
             ([1.0, 3.0], [1.0, 2.0, 3.0])
         """
-        chosen = [i for i, one in enumerate(self.products) if one == product]
+        indices = [i for i, shown in enumerate(self.products) if shown == product]
         lists = {name: value for name, value in vars(self).items() if isinstance(value, list)}
-        parts: Any = {name: [v[i] for i in chosen] for name, v in lists.items() if v}
-        return replace(self, **parts) if chosen else self
+        parts: Any = {name: [v[i] for i in indices] for name, v in lists.items() if v}
+        return replace(self, **parts) if indices else self
 
     @property
     def score_threshold(self) -> Threshold:
-        """Limit on an image's score."""
+        """Threshold of the image score."""
         return threshold(self.scores, self.false_alarm_rate)
 
     @property
     def pixel_threshold(self) -> Threshold:
-        """Limit on a pixel's score: that share of good images has a pixel above it."""
+        """Threshold of a pixel's score, which the highest pixel of that share of images exceeds."""
         return threshold(self.peaks, self.false_alarm_rate)
 
     @property
     def novelty_limit(self) -> float:
-        """Limit on the distance to the product's good images, beyond which it is another product.
+        """Novelty distance beyond which an image shows another product.
 
-        Good images would allow a lower one, but a damaged part is far from them too. So it is what
-        a hundredth of good images exceeds after damage, and infinite where none was tried.
+        Good images alone would give a lower limit, but images of damaged parts are far from them
+        too. So it is the distance that 1 % of good images exceed after damage, and infinite if no
+        damage was tried.
         """
         if not self.damaged:
             return math.inf
         return max(threshold(self.damaged).value, threshold(self.novelty_distances).value)
 
     def limits(self) -> Limits:
-        """The numbers that decisions are made by."""
+        """The limits that decide about an image."""
         return Limits(
             score=self.score_threshold.value,
             median_score=float(np.median(self.scores)),

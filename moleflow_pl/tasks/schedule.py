@@ -1,31 +1,32 @@
-"""What is learned when: the tasks of a run, how far each is, and its learning rate."""
+"""The tasks of a run, their progress, and the learning rate by epoch."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
-
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.tasks.calibration import Calibration, check_rate
+
+logger = logging.getLogger(__name__)
 
 GROUP_JOINT = "+"
 
 
 def lr_factor(epoch: int, epochs: int, warmup: int = 0, final: float = 0.01) -> float:
-    """Learning rate of an epoch, as a share of the configured one.
+    """Learning rate of an epoch, as a factor of the configured one.
 
-    A linear warm-up, then a cosine from 1 towards `final`. Warm-up epochs do not advance the
-    cosine, whose length is all `epochs`, so it ends a little early, as the method's does.
+    A linear warm-up, then a cosine from 1 towards `final`. The cosine is `epochs` long and warm-up
+    epochs do not advance it, so it stops before its end, as in the reference method.
 
     Args:
         epoch: Epoch within the task, from 0.
         epochs: Epochs of the task.
-        warmup: Length of the warm-up in epochs.
-        final: Where the cosine would end.
+        warmup: Epochs of the warm-up.
+        final: Value that the cosine approaches.
 
     References: Loshchilov & Hutter 2017, SGDR, arXiv:1608.03983, eq. 5.
 
@@ -41,17 +42,17 @@ def lr_factor(epoch: int, epochs: int, warmup: int = 0, final: float = 0.01) -> 
 
 @dataclass
 class Task:
-    """What is learned at once, and what is known of it.
+    """What is learned at once: one product, or a group of products.
 
     Attributes:
-        products: The products it covers, one as a rule.
-        epochs: Epochs it is to be trained for.
-        epochs_done: Epochs it has been trained for.
-        fit_seconds: Time spent on it, evaluation left out.
-        drift: How far the mean of its features is from the first task's, in standard deviations.
-        split: Hash of which images it was learned from and is tested with.
-        evaluation: The evaluation after it was learned, see `moleflow_pl.evaluation`.
-        calibration: Scores of good images that were held out; None where none was.
+        products: Names of its products.
+        epochs: Epochs to train.
+        epochs_done: Epochs trained so far.
+        fit_seconds: Seconds spent on training it, without evaluation.
+        drift: Distance of its mean feature from the first task's, in standard deviations.
+        split: Hash of its split into training, calibration and test images.
+        evaluation: The evaluation after it was learned, see `metrics.task_matrix.matrix_row`.
+        calibration: Scores of its calibration images; None if it has none.
     """
 
     products: list[str]
@@ -75,9 +76,8 @@ class Task:
 
     @property
     def novelty_limit(self) -> float:
-        """The distance beyond which an image shows another product; NaN where none was found."""
-        found = self.calibration
-        return math.nan if found is None else found.novelty_limit
+        """Novelty distance beyond which an image shows another product; NaN if not calibrated."""
+        return math.nan if self.calibration is None else self.calibration.novelty_limit
 
 
 @dataclass
@@ -100,22 +100,22 @@ class TaskSchedule:
 
     @property
     def current(self) -> int | None:
-        """The task to be trained now; None when all are learned."""
+        """Index of the task to train now; None when all are learned."""
         return next((i for i, task in enumerate(self.tasks) if not task.learned), None)
 
     @property
     def learned(self) -> list[int]:
-        """The tasks whose training is complete."""
+        """Indices of the tasks whose training is complete."""
         return [i for i, task in enumerate(self.tasks) if task.learned]
 
     @property
     def todo(self) -> list[int]:
-        """The tasks whose training is not complete."""
+        """Indices of the tasks whose training is not complete."""
         return [i for i, task in enumerate(self.tasks) if not task.learned]
 
     @property
     def at_boundary(self) -> int | None:
-        """The task that was completed last, if the next has not begun; None within a task."""
+        """Index of the task completed last, if the next has not started; None within a task."""
         current = self.current
         if current is None:
             return len(self.tasks) - 1 if self.tasks else None
@@ -132,25 +132,33 @@ class TaskSchedule:
         return sum(task.epochs_done for task in self.tasks)
 
     def extend(self, groups: Sequence[Sequence[str]], epochs: int) -> None:
-        """Plan the tasks that `groups` names beyond those already in the schedule.
+        """Add the tasks of `groups` that follow those already in the schedule.
+
+        Args:
+            groups: Products of each task, starting with the tasks in the schedule.
+            epochs: Epochs of each new task.
 
         Raises:
-            ConfigError: the list does not begin with the tasks that are there.
+            ConfigError: the list does not start with the tasks in the schedule.
         """
         plan = [list(group) for group in groups]
-        old = [task.products for task in self.tasks]
-        if plan[: len(old)] != old:
+        scheduled = [task.products for task in self.tasks]
+        if plan[: len(scheduled)] != scheduled:
             raise ConfigError(
                 f"this model's tasks are {self.names}, in this order: a task list may add to them "
                 f"at its end, got {[GROUP_JOINT.join(group) for group in plan]}"
             )
-        self.tasks += [Task(group, epochs) for group in plan[len(old) :]]
+        self.tasks += [Task(group, epochs) for group in plan[len(scheduled) :]]
 
     def replanned(self, groups: Sequence[Sequence[str]], epochs: int) -> TaskSchedule:
-        """What has begun, and a plan for the rest; tasks that have not begun may have changed.
+        """A schedule of the tasks that have started, followed by new ones for the rest.
+
+        Args:
+            groups: Products of each task, starting with the tasks that have started.
+            epochs: Epochs of each new task.
 
         Raises:
-            ConfigError: the list does not begin with the tasks that have begun.
+            ConfigError: the list does not start with the tasks that have started.
         """
         schedule = TaskSchedule([task for task in self.tasks if task.epochs_done])
         schedule.extend(groups, epochs)
@@ -162,14 +170,14 @@ class TaskSchedule:
 
     @classmethod
     def from_state(cls, state: Sequence[dict[str, Any]]) -> TaskSchedule:
-        """Undo `state`."""
+        """Build a schedule from its `state`."""
         return cls([cls._task(**task) for task in state])
 
     def find(self, product: str) -> int:
-        """The learned task that covers a product, by the product's name or the task's.
+        """Index of the learned task with this product, or of this name.
 
         Raises:
-            ConfigError: no learned task does.
+            ConfigError: there is no such learned task.
         """
         for index in self.learned:
             if product in (self.tasks[index].name, *self.tasks[index].products):
@@ -178,33 +186,23 @@ class TaskSchedule:
         raise ConfigError(f"no product {product!r}: the model knows {known}")
 
     def set_false_alarm_rate(self, rate: float, product: str | None = None) -> None:
-        """Move the threshold of one product, or of all learned ones, to another rate.
+        """Set the false-alarm rate of the task of one product, or of all learned tasks.
 
         Raises:
-            ConfigError: the rate is none, there is no such product, or nothing was held out for it.
+            ConfigError: the rate is out of range, no learned task has the product, or a task has no
+                calibration images.
         """
         check_rate(rate)
         for index in self.learned if product is None else [self.find(product)]:
-            found = self.tasks[index].calibration
-            if found is None:
+            calibration = self.tasks[index].calibration
+            if calibration is None:
                 raise ConfigError(
-                    f"no good image of {self.tasks[index].name!r} was held out, so it has no "
-                    "threshold: fit with data.val_fraction above 0"
+                    f"{self.tasks[index].name!r} has no calibration images and so no threshold: "
+                    "fit with data.val_fraction above 0"
                 )
-            found.false_alarm_rate = rate
-
-    def forget_calibrations(self) -> None:
-        """Leave thresholds out that were made with another score, and say so."""
-        names = [task.name for task in self.tasks if task.calibration is not None]
-        for task in self.tasks:
-            task.calibration = None
-        if names:
-            rank_zero_info(
-                f"an earlier version made the thresholds of {names}, with another score: they are "
-                "left out, and `moleflow experts update` makes new ones"
-            )
+            calibration.false_alarm_rate = rate
 
     @staticmethod
     def _task(calibration: dict[str, Any] | None = None, **state: Any) -> Task:
-        known = None if calibration is None else Calibration(**calibration)
-        return Task(**state, calibration=known)
+        restored = None if calibration is None else Calibration(**calibration)
+        return Task(**state, calibration=restored)

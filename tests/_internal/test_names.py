@@ -1,4 +1,9 @@
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from moleflow_pl._internal.names import LONGEST_NAME, check_name, is_file_name
 from moleflow_pl.errors import DataError
@@ -24,3 +29,17 @@ def test_name_that_is_too_long_is_refused_and_shortened() -> None:
     with pytest.raises(DataError, match=f"'{'a' * 40}…' is no name") as error:
         check_name("a" * (LONGEST_NAME + 1))
     assert len(str(error.value)) < 250
+
+
+@given(st.text(max_size=300))
+@settings(max_examples=300)
+def test_every_name_is_refused_or_that_of_a_file_in_the_folder(name: str) -> None:
+    try:
+        check_name(name)
+    except DataError:
+        return
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / f"00-{name}.ckpt.part"
+        path.touch()
+        assert path.parent.samefile(folder)
+        assert [p.name for p in Path(folder).iterdir()] == [path.name]

@@ -8,7 +8,8 @@ import torch
 
 from moleflow_pl import MoLEFlow
 from moleflow_pl.callbacks import EvaluationCallback
-from moleflow_pl.callbacks.evaluation import cost, keep_unlike, peak_memory_mb
+from moleflow_pl.callbacks.evaluation import move_other_report_aside
+from moleflow_pl.report.facts import cost, peak_memory_mb
 from tests.helpers.models import fit
 
 
@@ -84,8 +85,8 @@ def test_report_is_one_page(learned: tuple[Path, MoLEFlow]) -> None:
 
 def test_cost_counts_what_is_stored(learned: tuple[Path, MoLEFlow]) -> None:
     module = learned[1]
-    numbers = cost(module, 2)
-    state = module.flow.state_dict()
+    numbers = cost(module.inspector, 2)
+    state = module.inspector.flow.state_dict()
     shared = [
         tensor.numel()
         for name, tensor in state.items()
@@ -93,7 +94,7 @@ def test_cost_counts_what_is_stored(learned: tuple[Path, MoLEFlow]) -> None:
     ]
     assert numbers["shared_parameters"] == sum(shared)
     dim = 64
-    expert = sum(p.numel() for p in module.flow.expert_parameters(1))
+    expert = sum(p.numel() for p in module.inspector.flow.expert_parameters(1))
     # of the router's regions, and of what is typical
     prototypes = (16 * dim + dim * dim + 1) + (dim + dim * dim + 1)
     assert numbers["parameters_per_task"] == [expert + prototypes] * 2
@@ -111,13 +112,15 @@ def test_report_of_other_tasks_or_settings_is_kept(tmp_path: Path) -> None:
         return {"tasks": tasks, "settings": settings}
 
     folder = tmp_path / "report"
-    keep_unlike(folder, report(["a"], {}))
+    move_other_report_aside(folder, report(["a"], {}))
     folder.mkdir()
     (folder / "summary.json").write_text(json.dumps(report(["a"], {"router": "pooled"})))
-    keep_unlike(folder, report(["a", "b"], {"router": "pooled"}))
+    move_other_report_aside(folder, report(["a", "b"], {"router": "pooled"}))
     assert folder.exists()
-    keep_unlike(folder, report(["a", "b"], {"router": "pooled", "image_score": "quantile"}))
+    move_other_report_aside(
+        folder, report(["a", "b"], {"router": "pooled", "image_score": "quantile"})
+    )
     assert folder.exists()  # what those before it meant
-    keep_unlike(folder, report(["a"], {"router": "euclidean"}))
+    move_other_report_aside(folder, report(["a"], {"router": "euclidean"}))
     assert not folder.exists()
     assert (tmp_path / "report~1" / "summary.json").exists()

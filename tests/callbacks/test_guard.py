@@ -26,7 +26,7 @@ class Spoil(Callback):
 
     def on_after_backward(self, trainer, module) -> None:  # noqa: ANN001
         if self.what == "gradient" and self.due(module):
-            module.flow.expert_parameters(1)[0].grad[0] = self.value
+            module.inspector.flow.expert_parameters(1)[0].grad[0] = self.value
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
@@ -42,7 +42,7 @@ def test_number_that_is_none_stops_the_task_and_leaves_the_last_checkpoint(
     assert said.count(".png") == (1 if what == "loss" else 4)
     loaded = MoLEFlow.load_from_checkpoint(tmp_path / "last.ckpt")
     assert loaded.schedule.tasks[1].epochs_done == 1
-    assert all(tensor.isfinite().all() for tensor in loaded.flow.state_dict().values())
+    assert all(tensor.isfinite().all() for tensor in loaded.inspector.flow.state_dict().values())
 
 
 def test_bfloat16_ends_within_half_a_hundredth_of_float32(

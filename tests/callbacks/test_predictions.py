@@ -98,7 +98,7 @@ def test_an_unknown_product_is_called_so_and_a_forced_one_is_not(
     assert row["router_margin"] == ""
     with torch.no_grad():
         image = torch.from_numpy(noise).permute(2, 0, 1)[None]
-        expected = model.inspect(model.extractor(image), 1)
+        expected = model.inspector.inspect(model.inspector.extractor(image), 1)
     assert float(row["score"]) == pytest.approx(expected.score.item(), rel=1e-5)
     assert float(row["router_distance"]) == pytest.approx(expected.distances[0, 1].item())
     # other options: the first predictions are kept

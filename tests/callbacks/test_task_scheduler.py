@@ -1,13 +1,20 @@
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 
-from moleflow_pl import MoLEFlow
-from moleflow_pl.callbacks.task_scheduler import TaskSchedulerCallback, counts_table
+from moleflow_pl import ContinualDataModule, MoLEFlow
+from moleflow_pl.callbacks import EvaluationCallback
+from moleflow_pl.callbacks.task_scheduler import (
+    TaskSchedulerCallback,
+    counts_table,
+    note_splits,
+)
 from moleflow_pl.errors import ConfigError, DataError
+from moleflow_pl.tasks.schedule import TaskSchedule
 from tests.helpers.models import TINY_MODEL, fit
 from tests.helpers.products import draw_product
 
@@ -40,8 +47,8 @@ def test_one_fit_learns_all_tasks_with_the_rates_of_the_table(
     expected += [(1, 0.5), (1, 1.0), (1, 0.855)]  # 1.0 stands for two epochs
     assert watch.epochs == expected
     assert module.schedule.current is None
-    assert watch.parameters[-1] == {id(p) for p in module.flow.expert_parameters(1)}
-    assert module.router.tasks == [0, 1]
+    assert watch.parameters[-1] == {id(p) for p in module.inspector.flow.expert_parameters(1)}
+    assert module.inspector.router.tasks == [0, 1]
 
 
 def test_task_checkpoints_are_written_by_number_and_name(learned: tuple[Path, MoLEFlow]) -> None:
@@ -58,24 +65,33 @@ def test_a_second_task_leaves_the_first_bit_equal(learned: tuple[Path, MoLEFlow]
     assert rows[0][0] == rows[1][0]
 
 
-def test_images_that_changed_while_a_task_was_half_learned_are_said(
-    monkeypatch: pytest.MonkeyPatch,
+def test_images_that_changed_while_a_task_was_half_learned_are_named(
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    said: list[str] = []
-    monkeypatch.setattr("moleflow_pl.callbacks.task_scheduler.rank_zero_info", said.append)
-    module = MoLEFlow(**TINY_MODEL)
-    module.schedule.extend([["a"], ["b"]], epochs=4)
-    data = SimpleNamespace(
-        check_images=lambda todo: None, check=lambda todo: {"a": {}}, split_hash=lambda task: "new"
-    )
-    trainer = SimpleNamespace(datamodule=data, fit_loop=SimpleNamespace(), is_global_zero=False)
+    schedule = TaskSchedule()
+    schedule.extend([["a"], ["b"]], epochs=4)
+    data: Any = SimpleNamespace(split_hash=lambda task: "new")
     for split, done, count in (("old", 2, 1), ("new", 2, 0), ("old", 0, 0)):
-        module.schedule.tasks[0].split, module.schedule.tasks[0].epochs_done = split, done
-        said.clear()
-        TaskSchedulerCallback().on_fit_start(trainer, module)  # type: ignore[arg-type]
-        assert len(said) == count
-        assert module.schedule.tasks[0].split == "new"
-        assert all("the images of 'a' are not those of its first 2 epochs" in one for one in said)
+        schedule.tasks[0].split, schedule.tasks[0].epochs_done = split, done
+        caplog.clear()
+        note_splits(schedule, data)
+        assert len(caplog.messages) == count
+        assert schedule.tasks[0].split == "new"
+        expected = "the images of 'a' are not those of its first 2 epochs"
+        assert all(expected in message for message in caplog.messages)
+
+
+def test_evaluation_before_the_scheduler_is_refused_by_name(
+    tmp_path: Path, data_root: Path
+) -> None:
+    scheduler, evaluation = TaskSchedulerCallback(1), EvaluationCallback(map_size=48)
+    trainer = Trainer(
+        default_root_dir=tmp_path, accelerator="cpu", logger=False, max_epochs=-1,
+        enable_progress_bar=False, callbacks=[evaluation, scheduler],
+    )  # fmt: skip
+    data = ContinualDataModule(str(data_root), ["b"], num_workers=0)
+    with pytest.raises(ConfigError, match="EvaluationCallback stands before TaskScheduler"):
+        trainer.fit(MoLEFlow(**TINY_MODEL), data)
 
 
 @pytest.mark.parametrize("stop", ["tasks/00-01.ckpt", "middle.ckpt"])

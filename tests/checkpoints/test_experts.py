@@ -48,13 +48,13 @@ def scores(checkpoint: Checkpoint, folder: Path) -> dict[str, torch.Tensor]:
     module = read(checkpoint, folder)
     images = torch.rand(5, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        features = module.extractor(images)
+        features = module.inspector.extractor(images)
         return {
             name: torch.cat(
                 [found.patch_scores.flatten(), found.score, found.novelty_distance[:, i]]
             )
             for i, name in enumerate(module.schedule.names)
-            for found in [module.inspect(features, i)]
+            for found in [module.inspector.inspect(features, i)]
         }
 
 
@@ -196,20 +196,6 @@ def test_an_expert_of_another_base_is_refused_with_both_hashes(
         add(other, extract(three, "b"))
 
 
-def test_an_expert_that_does_not_say_how_images_are_scored_meant_the_quantile(
-    three: Checkpoint,
-) -> None:
-    expert, other = extract(three, "b"), copy.deepcopy(three)
-    del expert.structure["image_score"]
-    remove(other, "b")
-    other[STATE_KEY]["structure"]["image_score"] = "quantile"
-    add(other, expert)
-    remove(other, "b")
-    other[STATE_KEY]["structure"]["image_score"] = "tail"
-    with pytest.raises(CheckpointError, match="image_score: file 'quantile'"):
-        add(other, expert)
-
-
 def test_base_is_the_same_whatever_experts_stand_on_it(three: Checkpoint) -> None:
     expected = base_hash(three)
     fewer = copy.deepcopy(three)
@@ -296,7 +282,8 @@ def in_a_file(expert: Expert, place: Path, **changes: Any) -> Path:
         ({"lists": "3"}, "lists: expected a list"),
         ({"structure": "[]"}, "structure: expected a dictionary"),
         ({"metrics": '{"a": {"b": NaN}}'}, "expected a finite number"),
-        ({"format": "7"}, "no expert of format"),
+        ({"schema": "7"}, "schema 7.* reads schema 1: use version"),
+        ({"schema": "seven"}, "has no schema"),
     ],
 )
 def test_an_experts_file_that_is_not_whole_is_refused_in_one_sentence(

@@ -6,16 +6,14 @@ import pytest
 import torch
 
 from moleflow_pl.checkpoints.io import (
-    check_state,
-    check_tensors,
-    differences,
     earlier,
     plain,
     read_checkpoint,
     restoring,
+    validate_checkpoint,
     write_checkpoint,
 )
-from moleflow_pl.checkpoints.schema import STATE_KEY
+from moleflow_pl.checkpoints.schema import STATE_KEY, differences, require_match, require_tensors
 from moleflow_pl.errors import CheckpointError, OutputError
 from tests.helpers.checkpoints import Bomb, bare_checkpoint
 
@@ -24,37 +22,32 @@ STATE = {"backbone": {"backbone": "a", "dim": 8}, "structure": {"lora_rank": 4}}
 
 def test_a_file_that_fits_is_taken() -> None:
     whole = bare_checkpoint(**STATE)
-    assert check_state(whole, STATE["backbone"], STATE["structure"]) == whole[STATE_KEY]
+    assert require_match(whole, STATE["backbone"], STATE["structure"]) == whole[STATE_KEY]
 
 
 def test_another_backbone_is_refused_and_named() -> None:
     with pytest.raises(CheckpointError, match="another backbone.*dim: file 8, model 16"):
-        check_state(bare_checkpoint(**STATE), {"backbone": "a", "dim": 16}, STATE["structure"])
+        require_match(bare_checkpoint(**STATE), {"backbone": "a", "dim": 16}, STATE["structure"])
 
 
 def test_other_model_arguments_are_refused_and_named() -> None:
     with pytest.raises(CheckpointError, match="lora_rank: file 4, model 2"):
-        check_state(bare_checkpoint(**STATE), STATE["backbone"], {"lora_rank": 2})
-
-
-def test_what_an_earlier_file_does_not_say_is_not_held_against_it() -> None:
-    structure = {**STATE["structure"], "score": "nll"}
-    whole = bare_checkpoint(**STATE)
-    assert check_state(whole, STATE["backbone"], structure) == whole[STATE_KEY]
-    said = {**STATE, "structure": {**STATE["structure"], "score": "norm"}}
-    with pytest.raises(CheckpointError, match="score: file 'norm', model 'nll'.*thresholds"):
-        check_state(bare_checkpoint(**said), STATE["backbone"], structure)
-
-
-def test_a_file_that_does_not_say_how_images_are_scored_meant_the_quantile() -> None:
-    whole = bare_checkpoint(**STATE)
-    with pytest.raises(CheckpointError, match="image_score: file 'quantile', model 'tail'"):
-        check_state(whole, STATE["backbone"], {**STATE["structure"], "image_score": "tail"})
+        require_match(bare_checkpoint(**STATE), STATE["backbone"], {"lora_rank": 2})
 
 
 def test_foreign_checkpoint_is_refused() -> None:
     with pytest.raises(CheckpointError, match="no MoLE-Flow checkpoint"):
-        check_state({"state_dict": {}}, {}, {})
+        validate_checkpoint({"state_dict": {}})
+
+
+def test_checkpoint_of_another_schema_names_the_version_to_use() -> None:
+    whole = bare_checkpoint(schema=2, version="9.9.1")
+    with pytest.raises(CheckpointError, match=r"schema 2.* reads schema 1: use version 9.9.1"):
+        validate_checkpoint(whole)
+    unknown = bare_checkpoint()
+    del unknown[STATE_KEY]["schema"]
+    with pytest.raises(CheckpointError, match="has no schema"):
+        validate_checkpoint(unknown)
 
 
 def test_foreign_damaged_and_missing_files_are_refused_by_name(tmp_path: Path) -> None:
@@ -107,9 +100,9 @@ def test_checkpoint_is_written_whole_or_not_at_all(
 
 def test_tensors_of_another_model_are_refused() -> None:
     own = {"a": torch.zeros(2), "b": torch.zeros(1)}
-    check_tensors({"b": torch.ones(1), "a": torch.ones(2)}, own)
+    require_tensors({"b": torch.ones(1), "a": torch.ones(2)}, own)
     with pytest.raises(CheckpointError, match=r"a: file \[3\], model \[2\]; b: file None"):
-        check_tensors({"a": torch.zeros(3)}, own)
+        require_tensors({"a": torch.zeros(3)}, own)
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("bad"), TypeError()])

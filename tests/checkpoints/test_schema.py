@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moleflow_pl import MoLEFlow
-from moleflow_pl.checkpoints.schema import CONFIG_KEY, STATE_KEY, check_checkpoint
+from moleflow_pl.checkpoints.schema import CONFIG_KEY, STATE_KEY, validate_contents
 from moleflow_pl.errors import CheckpointError, MoLEFlowError
 
-KEPT = Path(__file__).parents[1] / "formats" / "0.2.0" / "last.ckpt"
+KEPT = Path(__file__).parents[1] / "formats" / "schema1" / "last.ckpt"
 WHOLE = torch.load(KEPT, weights_only=True)
 WRONG: list[Any] = [
     None, "x", "", 3, -1, 10**9, 2.5, math.nan, -math.inf, True, [], {}, [[]], ["x"], [7], {"0": 1},
@@ -102,7 +102,7 @@ def test_any_wrong_value_in_the_projects_part_ends_in_one_error() -> None:
                 parent = parent[key]
             parent[place[-1]] = value
             try:
-                check_checkpoint(made)
+                validate_contents(made)
             except CheckpointError as error:
                 refused += bool(str(error))
     # the arguments of backbone and model may be anything here, and some things may be missing

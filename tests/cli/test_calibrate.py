@@ -26,7 +26,7 @@ def schedule_with(*calibrations: Calibration | None) -> TaskSchedule:
     return schedule
 
 
-def test_table_says_what_can_be_promised_and_what_is_extrapolated() -> None:
+def test_table_shows_the_confidence_interval_and_what_is_extrapolated() -> None:
     enough = Calibration(scores=list(range(199)))
     few = Calibration(scores=list(range(20)), false_alarm_rate=0.001)
     lines = shown(schedule_with(enough, few, None)).splitlines()
@@ -39,7 +39,7 @@ def test_table_says_what_can_be_promised_and_what_is_extrapolated() -> None:
     assert "extrapolated" in two
     assert "0.000% to 23.27" in two
     (three,) = [line for line in lines if "p2" in line]
-    assert "nothing was held out" in three
+    assert "no calibration images" in three
 
 
 def test_products_of_a_group_are_shown_by_themselves_too() -> None:
@@ -65,7 +65,7 @@ def test_one_product_can_have_a_rate_of_its_own() -> None:
     [
         (2.0, None, "lies between 0 and 1, got 2.0"),
         (0.1, "x", r"no product 'x': the model knows \['p0', 'p1'\]"),
-        (0.1, "p1", "no good image of 'p1' was held out"),
+        (0.1, "p1", "'p1' has no calibration images"),
     ],
 )
 def test_what_cannot_be_is_refused(rate: float, product: str | None, message: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from moleflow_pl import MoLEFlow
-from moleflow_pl.cli.export import main, parser
+from moleflow_pl.cli.export import main, make_parser
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,10 +22,10 @@ def test_the_file_lies_in_the_run_and_is_named_after_its_product(
 
 def test_help_has_an_example_and_needs_no_torch() -> None:
     code = (
-        "from moleflow_pl.cli.export import parser; import sys; parser(); "
+        "from moleflow_pl.cli.export import make_parser; import sys; make_parser(); "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
-    text = parser().format_help()
+    text = make_parser().format_help()
     assert "moleflow export --ckpt_path runs/demo/last.ckpt" in text
     assert len(text.splitlines()) <= 40

@@ -1,7 +1,102 @@
-from moleflow_pl.cli.lightning import option
+import logging
+from pathlib import Path
+
+import pytest
+
+from moleflow_pl.checkpoints.io import write_checkpoint
+from moleflow_pl.cli import lightning as cli
+from moleflow_pl.errors import CheckpointError, ConfigError
+from tests.helpers.checkpoints import bare_checkpoint
+from tests.helpers.parsing import parse
 
 
-def test_options_of_the_command_line_are_found_in_both_spellings() -> None:
-    assert option(["fit", "--ckpt_path", "a"], "--ckpt_path") == "a"
-    assert option(["fit", "--ckpt_path=a"], "--ckpt_path") == "a"
-    assert option(["fit", "--ckpt_path"], "--ckpt_path") is None
+def test_a_run_that_wrote_no_checkpoint_yet_starts_from_the_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "run" / "last.ckpt"
+    args = ["fit", f"--ckpt_path={path}", "--config=demo"]
+    with caplog.at_level(logging.INFO, "moleflow_pl"):
+        parsed = parse(monkeypatch, *args, f"--trainer.default_root_dir={path.parent}")
+    assert parsed.missing == path
+    assert parsed.config.fit.ckpt_path is None
+    assert f"no checkpoint at {path} yet: the run starts from the beginning" in caplog.messages
+
+
+def test_a_missing_checkpoint_of_another_run_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run" / "last.ckpt"
+    with pytest.raises(CheckpointError, match=f"no checkpoint at {path}"):
+        parse(monkeypatch, "fit", f"--ckpt_path={path}", "--config=demo")
+
+
+def test_a_checkpoint_that_was_written_once_is_missed(tmp_path: Path) -> None:
+    last, task = tmp_path / "last.ckpt", tmp_path / "tasks" / "00-a.ckpt"
+    assert cli.never_written(last)
+    assert not cli.never_written(task)
+    task.parent.mkdir()
+    write_checkpoint(bare_checkpoint(), task)
+    assert not cli.never_written(last)  # the run got past its first task
+
+
+def test_arguments_of_a_checkpoint_yield_to_the_config_and_to_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "c.yaml").write_text("model: {lora_rank: 6, bank_size: 6}")
+    stored = "model: {lora_rank: 5, bank_size: 5, smooth: 5}\ntrainer: {max_steps: 5}"
+    write_checkpoint(bare_checkpoint(stored), tmp_path / "last.ckpt")
+    given = [f"--ckpt_path={tmp_path / 'last.ckpt'}", f"--config={tmp_path / 'c.yaml'}"]
+    config = parse(monkeypatch, "test", *given, "--model.lora_rank=7").config.test
+    assert (config.model.lora_rank, config.model.bank_size, config.model.smooth) == (7, 6, 5)
+    assert config.trainer.default_root_dir == str(tmp_path)
+
+
+@pytest.mark.parametrize(("epochs", "refused"), [("-1", False), ("3", True)])
+def test_the_schedule_decides_how_long_a_fit_lasts(
+    epochs: str, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ["--config=demo", f"--trainer.max_epochs={epochs}"]
+    if not refused:
+        assert parse(monkeypatch, "fit", *flags).config.fit.trainer.max_epochs == -1
+        return
+    with pytest.raises(ConfigError, match=r"trainer.max_epochs 3: .* schedule.epochs_per_task"):
+        parse(monkeypatch, "fit", *flags)
+
+
+def test_an_unknown_preset_ends_before_anything_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="Did you mean demo"):
+        parse(monkeypatch, "fit", "--config", "demoo")
+
+
+def restoring_with(message: str, file: str, function: str) -> Exception:
+    """An error raised in a function of Lightning's, as far as its traceback tells."""
+    source = f"def {function}():\n    raise KeyError({message!r})\n"
+    scope: dict = {}
+    exec(compile(source, f"/site-packages/lightning/{file}.py", "exec"), scope)
+    try:
+        scope[function]()
+    except KeyError as error:
+        return error
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("file", "function", "named"),
+    [
+        ("checkpoint_connector", "_restore_states", True),
+        ("checkpoint_connector", "resume_start", True),
+        ("checkpoint_connector", "dump_checkpoint", False),
+        ("trainer", "restore", False),
+    ],
+)
+def test_errors_while_lightning_restores_name_the_checkpoint(
+    file: str, function: str, named: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(args: list[str]) -> None:
+        raise restoring_with("epoch", file, function)
+
+    monkeypatch.setattr(cli, "build", build)
+    with pytest.raises(
+        CheckpointError if named else KeyError, match="x.ckpt" if named else "epoch"
+    ):
+        cli.main(["fit", "--ckpt_path=x.ckpt"])

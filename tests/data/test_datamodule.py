@@ -1,33 +1,32 @@
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torchvision.transforms import RandomErasing
 
 from moleflow_pl import ContinualDataModule, MoLEFlow
-from moleflow_pl.errors import DataError, MoLEFlowError
+from moleflow_pl.data.datamodule import data_of
+from moleflow_pl.errors import ConfigError, DataError, MoLEFlowError
 from tests.helpers.models import TINY_MODEL
 from tests.helpers.products import draw_product
 
 
 def data_for(root: Path, tasks: list, fn: str = "fit", **options: object) -> ContinualDataModule:
-    """A data module attached to a small model that has the same tasks."""
+    """A data module that follows a small model with the same tasks."""
     data = ContinualDataModule(str(root), tasks, **{"num_workers": 0, **options})
     module = MoLEFlow(**TINY_MODEL)
     module.schedule.extend(data.groups, epochs=2)
-    state = SimpleNamespace(fn=fn)
-    data.trainer = SimpleNamespace(  # type: ignore[assignment]
-        lightning_module=module, state=state, default_root_dir=str(root / "run")
-    )
-    data.setup(fn)
+    data.trainer = SimpleNamespace(state=SimpleNamespace(fn=fn))  # type: ignore[assignment]
+    data.follow(module.data_plan, root / "run" / "features")
     return data
 
 
 def test_training_batches_are_the_current_tasks_alone(data_root: Path) -> None:
     data = data_for(data_root, ["01", ["b", "c"]], batch_size=4)
-    schedule = data.trainer.lightning_module.schedule  # type: ignore[union-attr]
+    schedule = data.plan.schedule
     for task, products in ((0, {"01"}), (1, {"b", "c"})):
         batches = list(data.train_dataloader())
         assert {t for b in batches for t in b["task"].tolist()} == {task}
@@ -38,7 +37,7 @@ def test_training_batches_are_the_current_tasks_alone(data_root: Path) -> None:
 def test_order_changes_by_epoch_and_repeats_by_seed(data_root: Path) -> None:
     def order(epoch: int) -> list[str]:
         data = data_for(data_root, ["01"])
-        data.trainer.lightning_module.schedule.tasks[0].epochs_done = epoch  # type: ignore[union-attr]
+        data.plan.schedule.tasks[0].epochs_done = epoch
         return [path for batch in data.train_dataloader() for path in batch["path"]]
 
     assert order(0) == order(0)
@@ -48,11 +47,10 @@ def test_order_changes_by_epoch_and_repeats_by_seed(data_root: Path) -> None:
 
 def test_each_epoch_sees_other_patches_and_the_task_is_closed_on_all(data_root: Path) -> None:
     data = data_for(data_root, ["01"])
-    module = data.trainer.lightning_module  # type: ignore[union-attr]
-    module.patch_fraction = 4 / 9
+    data.plan.patch_fraction = 4 / 9
 
     def drawn(epoch: int) -> dict[str, list[int]]:
-        module.schedule.tasks[0].epochs_done = epoch
+        data.plan.schedule.tasks[0].epochs_done = epoch
         batches = list(data.train_dataloader())
         assert all(batch["features"].shape[1:] == (4, 64) for batch in batches)
         return {
@@ -69,7 +67,7 @@ def test_augmented_images_differ_by_epoch_and_repeat_by_seed(data_root: Path, wo
     data = data_for(data_root, ["01"], augmentation=RandomErasing(p=1.0), num_workers=workers)
 
     def images(epoch: int) -> torch.Tensor:
-        data.trainer.lightning_module.schedule.tasks[0].epochs_done = epoch  # type: ignore[union-attr]
+        data.plan.schedule.tasks[0].epochs_done = epoch
         batches = list(data.train_dataloader())
         paths = [path for batch in batches for path in batch["path"]]
         return torch.cat([batch["image"] for batch in batches])[
@@ -91,7 +89,7 @@ def test_features_of_the_last_task_are_let_go(data_root: Path) -> None:
     kept = data._datasets["train"]
     data.train_dataloader()
     assert data._datasets["train"] is kept
-    data.trainer.lightning_module.schedule.tasks[0].epochs_done = 2  # type: ignore[union-attr]
+    data.plan.schedule.tasks[0].epochs_done = 2
     data.train_dataloader()
     assert data._datasets["train"] is not kept
 
@@ -106,12 +104,13 @@ def test_held_out_images_are_spread_and_not_learned_from(data_root: Path) -> Non
 
 
 def test_validation_takes_training_images_where_nothing_is_held_out(
-    data_root: Path, capsys: pytest.CaptureFixture[str]
+    data_root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     data = data_for(data_root, ["b"], fn="validate", val_fraction=0.0)
-    data.trainer.lightning_module.schedule.tasks[0].epochs_done = 2  # type: ignore[union-attr]
+    data.plan.schedule.tasks[0].epochs_done = 2
     assert sum(len(batch["path"]) for batch in data.val_dataloader()[0]) == 6
-    assert "nothing was held out" in capsys.readouterr().out
+    assert "no calibration images" in caplog.text
 
 
 def test_a_small_product_holds_out_at_least_one_image(tmp_path: Path) -> None:
@@ -126,7 +125,7 @@ def test_a_small_product_holds_out_at_least_one_image(tmp_path: Path) -> None:
 def test_test_images_outlive_the_training_images(tmp_path: Path) -> None:
     draw_product(tmp_path, "a", 0)
     data = data_for(tmp_path, ["a"], fn="test")
-    schedule = data.trainer.lightning_module.schedule  # type: ignore[union-attr]
+    schedule = data.plan.schedule
     schedule.tasks[0].epochs_done = 2
     shutil.rmtree(tmp_path / "a" / "train")
     assert data.tasks_on_disk() == [0]
@@ -138,7 +137,8 @@ def test_time_of_the_features_counts(data_root: Path, monkeypatch: pytest.Monkey
     clock = iter((100.0, 107.0))
     monkeypatch.setattr("moleflow_pl.data.datamodule.time.monotonic", lambda: next(clock))
     data.train_dataloader()
-    assert data.trainer.lightning_module.schedule.tasks[0].fit_seconds == 7.0  # type: ignore[union-attr]
+    assert data.take_feature_seconds() == 7.0
+    assert data.take_feature_seconds() == 0.0
 
 
 def test_counts_are_those_of_the_folders(data_root: Path) -> None:
@@ -149,7 +149,7 @@ def test_counts_are_those_of_the_folders(data_root: Path) -> None:
 def test_only_products_still_to_be_learned_have_to_be_there(tmp_path: Path) -> None:
     draw_product(tmp_path, "b", 1)
     data = data_for(tmp_path, ["gone", "b"])
-    schedule = data.trainer.lightning_module.schedule  # type: ignore[union-attr]
+    schedule = data.plan.schedule
     assert list(data.count_images([1])) == ["b"]
     with pytest.raises(DataError, match="no product 'gone'"):
         data.count_images([0, 1])
@@ -163,7 +163,7 @@ def test_only_products_still_to_be_learned_have_to_be_there(tmp_path: Path) -> N
 def test_a_command_without_any_image_says_so(tmp_path: Path) -> None:
     draw_product(tmp_path, "b", 1)
     data = data_for(tmp_path, ["b"], fn="test")
-    data.trainer.lightning_module.schedule.tasks[0].epochs_done = 2  # type: ignore[union-attr]
+    data.plan.schedule.tasks[0].epochs_done = 2
     data.root = str(tmp_path / "moved")
     with pytest.raises(DataError, match=r"no image to test of the learned tasks \['b'\]"):
         data.test_dataloader()
@@ -171,7 +171,7 @@ def test_a_command_without_any_image_says_so(tmp_path: Path) -> None:
 
 def test_test_batches_come_with_masks_a_loader_a_task(data_root: Path) -> None:
     data = data_for(data_root, ["01", "b"], fn="test")
-    for task in data.trainer.lightning_module.schedule.tasks:  # type: ignore[union-attr]
+    for task in data.plan.schedule.tasks:
         task.epochs_done = 2
     loaders = data.test_dataloader()
     assert [batch["task"].unique().tolist() for loader in loaders for batch in loader] == [[0], [1]]
@@ -181,7 +181,7 @@ def test_test_batches_come_with_masks_a_loader_a_task(data_root: Path) -> None:
 def test_images_to_predict_are_the_test_images_or_those_at_a_path(data_root: Path) -> None:
     def paths(**options: object) -> list[str]:
         data = data_for(data_root, ["b"], fn="predict", **options)
-        data.trainer.lightning_module.schedule.tasks[0].epochs_done = 2  # type: ignore[union-attr]
+        data.plan.schedule.tasks[0].epochs_done = 2
         data.predicted = {str(data_root / "b" / "test" / "good" / "000.png")}
         return [path for batch in data.predict_dataloader() for path in batch["path"]]
 
@@ -191,9 +191,11 @@ def test_images_to_predict_are_the_test_images_or_those_at_a_path(data_root: Pat
 
 def test_a_share_is_held_out_unless_told_otherwise(data_root: Path) -> None:
     data = data_for(data_root, ["b"])
-    (batch,) = data.held_out_loader(0)  # type: ignore[union-attr]
+    loader = data.calibration_loader(0)
+    assert loader is not None
+    (batch,) = loader
     assert [Path(path).name for path in batch["path"]] == ["003.png"]
-    assert data_for(data_root, ["b"], val_fraction=0.0).held_out_loader(0) is None
+    assert data_for(data_root, ["b"], val_fraction=0.0).calibration_loader(0) is None
 
 
 @pytest.mark.parametrize(
@@ -258,7 +260,7 @@ def test_skipping_needs_the_check() -> None:
 )
 def test_without_memory_for_features_the_images_are_read_each_time(
     error: Exception, data_root: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     def full(*args: object) -> None:
         raise error
@@ -267,7 +269,7 @@ def test_without_memory_for_features_the_images_are_read_each_time(
     data = data_for(data_root, ["b"], batch_size=4)
     batch = next(iter(data.train_dataloader()))
     assert batch["image"].shape == (4, 3, 48, 48)
-    assert "no memory for the features of b" in capsys.readouterr().out
+    assert "no memory for the features of b" in caplog.text
 
 
 def test_other_errors_of_the_backbone_are_none_of_memory(
@@ -279,3 +281,15 @@ def test_other_errors_of_the_backbone_are_none_of_memory(
     monkeypatch.setattr("moleflow_pl.data.feature_store.extract_features", broken)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         data_for(data_root, ["b"]).train_dataloader()
+
+
+def test_data_module_without_a_model_says_what_to_call(data_root: Path) -> None:
+    data = ContinualDataModule(str(data_root), ["b"])
+    with pytest.raises(DataError, match=r"call data.follow\(model.data_plan"):
+        data.train_dataloader()
+
+
+def test_trainer_without_a_continual_data_module_is_refused() -> None:
+    trainer: Any = SimpleNamespace(datamodule=None)
+    with pytest.raises(ConfigError, match="ContinualDataModule, got NoneType"):
+        data_of(trainer)

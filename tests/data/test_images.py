@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from moleflow_pl.data.images import read_image, read_mask
+from moleflow_pl.data.images import ImageLike, as_bytes, as_rgb, read_image, read_mask
 from moleflow_pl.errors import DataError
 
 
@@ -64,3 +64,25 @@ def test_mask_is_one_where_it_is_not_black(tmp_path: Path) -> None:
     mask = read_mask(save(tmp_path / "m.png", np.array([[0, 1, 128, 255]], dtype=np.uint8)))
     assert mask.dtype == torch.uint8
     assert mask.tolist() == [[0, 1, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((4, 4, 7), np.uint8), r"no image: .*shape \(4, 4, 7\)"),
+        (np.zeros(4, np.uint8), "no image"),
+        (np.full((4, 4), 200.0), r"floats lies in \[0, 1\], got 200"),
+        (np.full((4, 4), np.nan), r"floats lies in \[0, 1\], got nan"),
+        (np.zeros((4, 4), np.int64), "got int64"),
+        (Image.new("F", (4, 4)), "floating-point pixels have no known scale"),
+    ],
+)
+def test_what_is_no_image_is_refused_in_words(image: ImageLike, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        as_rgb(image)
+
+
+def test_values_become_bytes_without_clipping() -> None:
+    assert as_bytes(np.array([[True, False]])).tolist() == [[255, 0]]
+    assert as_bytes(np.array([[0, 65535, 257]], np.uint16)).tolist() == [[0, 255, 1]]
+    assert as_bytes(np.array([[0.5]])).tolist() == [[128]]

@@ -113,7 +113,7 @@ def test_all_flaws_are_told_at_once(tmp_path: Path) -> None:
 
 
 def test_skipped_images_are_told_counted_and_looked_at_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     records, check = records_of(tmp_path), ImageCheck("skip")
     looks: list[int] = []
@@ -126,7 +126,7 @@ def test_skipped_images_are_told_counted_and_looked_at_once(
     check.look_at(records)
     check.look_at([*records, ImageRecord(tmp_path / "good.png", "p")])
     assert looks == [3]
-    assert "2 of 3 images cannot be used" in capsys.readouterr().out
+    assert "2 of 3 images cannot be used" in caplog.text
     assert [record.path.name for record in check.usable(records)] == ["good.png"]
 
 

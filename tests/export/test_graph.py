@@ -35,8 +35,8 @@ def test_the_graph_says_what_the_model_says(options: dict, tiny_model: Build) ->
     assert torch.equal(product, expected.task)
     assert torch.equal(distance, expected.distances.min(1).values)
     torch.testing.assert_close(score, expected.score, rtol=1e-5, atol=1e-4)
-    judged = DecisionMaker(model.schedule).judge(
-        expected, [model.extractor.image_size] * len(images)
+    judged = DecisionMaker(model.schedule).decide(
+        expected, [model.inspector.extractor.image_size] * len(images)
     )
     torch.testing.assert_close(novelty, torch.tensor([one.novelty_ratio for one in judged]))
     wanted = anomaly_map(expected.patch_scores, (64, 64), 2.0)
@@ -48,8 +48,8 @@ def test_a_graph_of_one_product_leaves_no_choice(tiny_model: Build) -> None:
     model = some_tasks(tiny_model(), 2)
     images = images_between(model)
     _, score, product, distance, novelty = InspectionGraph(model, [1])(images)
-    features = model.extractor(images)
-    own = model.inspect(features, 1)
+    features = model.inspector.extractor(images)
+    own = model.inspector.inspect(features, 1)
     assert product.tolist() == [0] * len(images)
     torch.testing.assert_close(score, own.score, rtol=1e-5, atol=1e-4)
     assert torch.equal(distance, own.distances[:, 1])
@@ -64,7 +64,7 @@ def test_nothing_is_known_to_a_graph_whose_products_have_no_limit(tiny_model: Bu
     for task in model.schedule.tasks:
         task.calibration = None
     assert InspectionGraph(model)(images)[4].isinf().all()
-    model.novelty.prototypes.clear()
+    model.inspector.novelty.prototypes.clear()
     assert InspectionGraph(model)(images)[4].isinf().all()
 
 

@@ -26,17 +26,17 @@ Build = Callable[..., MoLEFlow]
 )
 def test_each_image_of_a_mixed_batch_gets_its_own_expert(options: dict, tiny_model: Build) -> None:
     model = some_tasks(tiny_model(**options), 3)
-    features = torch.randn(5, 3, 2, model.extractor.dim)
+    features = torch.randn(5, 3, 2, model.inspector.extractor.dim)
     # in another order than the tasks', and one task is left out
-    stacked, place = StackedFlow(model.flow, [2, 0]), torch.tensor([0, 1, 1, 0, 1])
+    stacked, place = StackedFlow(model.inspector.flow, [2, 0]), torch.tensor([0, 1, 1, 0, 1])
     latent, log_det = stacked(features, place)
     encode_half = stacked.encode_half(features, place)
     end = stacked.finish(encode_half, place)
     for i, task in enumerate([2, 0, 0, 2, 0]):
-        own = model.flow(features[i : i + 1], task)
+        own = model.inspector.flow(features[i : i + 1], task)
         torch.testing.assert_close(latent[i : i + 1], own[0], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(log_det[i : i + 1], own[1], rtol=1e-4, atol=1e-5)
-        middle = model.flow.encode_half(features[i : i + 1], task)
+        middle = model.inspector.flow.encode_half(features[i : i + 1], task)
         torch.testing.assert_close(encode_half[i : i + 1], middle, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(end[i : i + 1], own[0], rtol=1e-4, atol=1e-5)
 
@@ -48,9 +48,11 @@ def test_the_cost_of_an_image_does_not_grow_with_the_number_of_experts(tiny_mode
         cost = {}
         for count in (1, 6):
             model = some_tasks(tiny_model(adapter=adapter), count)
-            stacked = StackedFlow(model.flow, list(range(count)))
+            stacked = StackedFlow(model.inspector.flow, list(range(count)))
             with FlopCounterMode(display=False) as counter:
-                stacked(torch.randn(3, 4, 4, model.extractor.dim), torch.tensor([0, 0, 0]))
+                stacked(
+                    torch.randn(3, 4, 4, model.inspector.extractor.dim), torch.tensor([0, 0, 0])
+                )
             cost[count] = counter.get_total_flops()
         assert cost[6] == cost[1] > 0
 
@@ -60,13 +62,17 @@ def test_novelty_is_the_smallest_share_among_the_nearest(tiny_model: Build) -> N
     model = some_tasks(tiny_model(), NEAREST + 2)
     tasks = list(range(NEAREST + 2))
     limits = [5.0, 6.0, float("inf"), float("nan"), 8.0, 9.0]
-    features = torch.randn(7, 4, 4, model.extractor.dim)
+    features = torch.randn(7, 4, 4, model.inspector.extractor.dim)
     distances = torch.rand(7, NEAREST + 2)
-    found = StackedNovelty(model.novelty, tasks, limits)(features, distances)
+    found = StackedNovelty(model.inspector.novelty, tasks, limits)(features, distances)
     patches = sample_patches(features)
     for image in range(7):
         shares = [
-            float(ordinary_quantile(model.novelty.distances_to(t, patches[image : image + 1])))
+            float(
+                ordinary_quantile(
+                    model.inspector.novelty.distances_to(t, patches[image : image + 1])
+                )
+            )
             / limits[t]
             for t in distances[image].argsort()[:NEAREST].tolist()
             if limits[t] == limits[t]  # a limit that is no number makes nothing known

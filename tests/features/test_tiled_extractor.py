@@ -90,16 +90,17 @@ def test_a_vit_gives_the_features_of_each_tile_as_an_image_of_its_own() -> None:
 def test_tiles_keep_every_cell_once_and_from_where_it_lies_deepest(overlap: int) -> None:
     tile, cell = 64, 8
     for length in range(64, 256, 8):
-        kept = []
+        cells = []
         found = spans(length, tile, overlap, cell, 8)
         for span in found:
             assert 0 <= span.start <= length - tile
-            kept += range(span.start // cell + span.kept.start, span.start // cell + span.kept.stop)
-        assert kept == list(range(length // cell))
+            first = span.start // cell
+            cells += range(first + span.cells.start, first + span.cells.stop)
+        assert cells == list(range(length // cell))
         for left, right in pairwise(found):
             shared = left.start + tile - right.start
             assert shared >= overlap
-            assert abs((tile - left.kept.stop * cell) - right.kept.start * cell) <= cell
+            assert abs((tile - left.cells.stop * cell) - right.cells.start * cell) <= cell
 
 
 def test_the_map_of_a_tiled_model_equals_the_untiled_away_from_seams() -> None:
@@ -134,8 +135,8 @@ def test_tiles_are_part_of_what_an_expert_depends_on() -> None:
     ("options", "message"),
     [
         ({"tile": 124}, r"tile height 124 .* choose a multiple of 8"),
-        ({"tile": [128, 320]}, r"image width 256 .* tiles of 320.* nearest good ones are 320"),
-        ({"image_size": [250, 256]}, "image height 250 .* nearest good ones are 248 and 256"),
+        ({"tile": [128, 320]}, r"image width 256 .* tiles of 320.* nearest sizes that fit are 320"),
+        ({"image_size": [250, 256]}, "image height 250 .* nearest sizes that fit are 248 and 256"),
         ({"overlap": 128}, "tile_overlap 128 .* at most 120"),
         ({"overlap": -1}, "tile_overlap has to be a whole number from 0"),
         ({"grid": 10}, "a grid that divides it"),

@@ -2,12 +2,10 @@ import copy
 
 import pytest
 import torch
-from torch import nn
 from torch.testing import assert_close
 
 from moleflow_pl import MoLESpatialAwareNF
-from moleflow_pl._internal.tensor_cache import TensorCache
-from moleflow_pl.flow.merged import CPU_ROWS, MergedExpert
+from moleflow_pl.flow.merged import CPU_ROWS
 from tests.helpers.models import wake
 
 
@@ -64,28 +62,3 @@ def test_copy_of_a_flow_has_merged_experts_of_its_own() -> None:
         wake(twin, 0.5)
         assert not torch.equal(twin(features, 0)[0], before)
         assert torch.equal(flow(features, 0)[0], before)
-
-
-def test_cache_keeps_the_experts_used_last() -> None:
-    built: list[int] = []
-
-    def build(task: int) -> MergedExpert:
-        built.append(task)
-        return MergedExpert([])
-
-    cache = TensorCache(build, size=2)
-    weights = [nn.Parameter(torch.zeros(1))]
-    for task in (0, 1, 0, 2, 0, 1):
-        cache.get(task, weights)
-    assert built == [0, 1, 2, 1]
-
-
-def test_another_tensor_that_lies_where_one_was_is_another_tensor() -> None:
-    built: list[int] = []
-    cache = TensorCache(built.append)
-    one = torch.zeros(3)
-    other = one.view(3)
-    assert (one.data_ptr(), one._version) == (other.data_ptr(), other._version)
-    for tensor in (one, one, other):
-        cache.get(0, [tensor])
-    assert len(built) == 2

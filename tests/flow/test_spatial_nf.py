@@ -1,15 +1,11 @@
-import copy
 from concurrent.futures import ThreadPoolExecutor
 
-import FrEIA.framework as Ff
-import FrEIA.modules as Fm
 import pytest
 import torch
 from torch import Tensor
 
 from benchmarks.literal import LiteralFlow
 from moleflow_pl.features.statistics import FeatureStatistics
-from moleflow_pl.flow.coupling import random_rotation
 from moleflow_pl.flow.spatial_nf import MoLESpatialAwareNF
 from moleflow_pl.scoring.functional import patch_nll, quantile_score
 from tests.helpers.models import wake
@@ -59,38 +55,6 @@ def test_literal_comparison_would_notice_another_expert() -> None:
     twin.activate(1)
     features = torch.randn(2, 3, 5, 12, dtype=torch.float64)
     assert not torch.allclose(flow(features, 0)[0], twin(features)[0], rtol=1e-3)
-
-
-@pytest.mark.parametrize("dim", [12, 13])
-def test_block_equals_all_in_one_block(dim: int) -> None:
-    flow = MoLESpatialAwareNF(dim, coupling_layers=2, lora_rank=2)
-    wake(flow)
-    reference = Ff.SequenceINN(dim)
-    blocks = iter(flow.flow)
-    for _ in range(2):
-        subnet = copy.deepcopy(next(blocks).subnet)
-        reference.append(
-            Fm.AllInOneBlock,
-            subnet_constructor=lambda *_, subnet=subnet: subnet,
-            affine_clamping=1.9,
-            global_affine_type="SOFTPLUS",
-            permute_soft=True,
-        )
-    reference.load_state_dict(flow.flow.state_dict())
-    rows = torch.randn(7, dim)
-    for rev in (False, True):
-        for actual, wanted in zip(
-            flow.flow(rows, c=[None], rev=rev), reference(rows, rev=rev), strict=True
-        ):
-            torch.testing.assert_close(actual, wanted, rtol=1e-5, atol=1e-5)
-
-
-def test_global_scale_starts_where_all_in_one_block_does() -> None:
-    block = Fm.AllInOneBlock(
-        [(6,)], subnet_constructor=torch.nn.Linear, global_affine_type="SOFTPLUS"
-    )
-    ours = MoLESpatialAwareNF(6, coupling_layers=1).flow[0].global_scale
-    torch.testing.assert_close(ours.detach(), block.global_scale.detach())
 
 
 @pytest.mark.parametrize("task", [0, 1])
@@ -253,16 +217,6 @@ def test_state_has_the_agreed_names() -> None:
         assert block + name in keys
     for name in ("film_gamma", "film_beta", "residual_gate", "mlp.0.weight", "layer_norm.weight"):
         assert f"input_adapters.0.{name}" in keys
-
-
-def test_rotation_comes_from_torchs_seed_and_is_never_trained() -> None:
-    torch.manual_seed(3)
-    first = random_rotation(16)
-    torch.manual_seed(3)
-    assert torch.equal(random_rotation(16), first)
-    assert torch.linalg.det(first.double()).item() == pytest.approx(1.0, abs=1e-5)
-    flow = MoLESpatialAwareNF(8, coupling_layers=1)
-    assert "flow.module_list.0.w_perm" not in dict(flow.named_parameters())
 
 
 def test_half_precision_autocast_does_not_reach_the_density() -> None:

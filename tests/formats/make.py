@@ -1,8 +1,8 @@
-"""Makes the small checkpoint of a version that later ones have to load.
+"""Makes the small checkpoint of a schema that later versions have to load.
 
-    python -m tests.formats.make tests/formats/0.2.0
+    python -m tests.formats.make tests/formats/schema1
 
-Run it once for each version that changes what a checkpoint holds, and keep the older folders.
+Run it once for each schema, and keep the older folders.
 """
 
 import json
@@ -34,7 +34,7 @@ def answers(model: MoLEFlow, images: Tensor) -> dict[str, list]:
         "score": found.score.tolist(),
         "task": found.task.tolist(),
         "distances": found.distances.tolist(),
-        "novelty": found.novelty_distance.tolist(),
+        "novelty_distance": found.novelty_distance.tolist(),
     }
 
 

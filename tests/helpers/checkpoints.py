@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from moleflow_pl._internal.schema import stamp
 from moleflow_pl.checkpoints.schema import CONFIG_KEY, CONTAINERS_KEY, STATE_KEY
 
 
@@ -10,7 +11,7 @@ def bare_checkpoint(config: str = "", **state: object) -> dict[str, object]:
     numbers: dict[str, object] = {
         key: [] for key in ("experts", "prototypes", CONTAINERS_KEY, "tasks")
     }
-    whole = {"seed": 0, "backbone": {}, "structure": {}, **numbers, **state}
+    whole = {**stamp(), "seed": 0, "backbone": {}, "structure": {}, **numbers, **state}
     return {"state_dict": {}, STATE_KEY: whole, CONFIG_KEY: config}
 
 

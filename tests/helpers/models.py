@@ -46,11 +46,11 @@ def with_tasks(module: MoLEFlow, count: int = 2) -> MoLEFlow:
     """A model with random experts, and prototypes of random images."""
     module.schedule.extend([[f"p{i}"] for i in range(count)], epochs=1)
     for task in range(count):
-        module.begin_task(task)
+        module.learner.begin_task(task)
         images = torch.rand(6, 3, SIZE, SIZE) / (1 + task)
-        module.finish_task(task, [{"image": images}])
+        module.learner.finish_task(task, [{"image": images}])
         module.schedule.tasks[task].epochs_done = 1
-    wake(module.flow)
+    wake(module.inspector.flow)
     return module.eval()
 
 
@@ -90,21 +90,23 @@ def fit(
 
 def some_tasks(model: MoLEFlow, count: int) -> MoLEFlow:
     """Give a model experts, prototypes and banks that differ, without learning anything."""
-    dim = model.extractor.dim
+    dim = model.inspector.extractor.dim
     for task in range(count):
-        model.flow.add_task(task)
-        adapter, patches = model.flow.adapter_of(task), FeatureStatistics(dim)
+        model.inspector.flow.add_task(task)
+        adapter, patches = model.inspector.flow.adapter_of(task), FeatureStatistics(dim)
         patches.update(torch.randn(2 * dim, dim) * (task + 1) + task)
         if isinstance(adapter, WhiteningAdapter):
             adapter.fit(patches)
-        routed, ordinary = model.add_prototypes(task)
+        routed, ordinary = model.inspector.add_prototypes(task)
         centre = torch.randn(1, 4, 4, dim)
-        routed.update(model.image_features(centre + torch.randn(50, 4, 4, dim)))
+        routed.update(model.inspector.image_features(centre + torch.randn(50, 4, 4, dim)))
         ordinary.update(sample_patches(torch.randn(20, 4, 4, dim) + task))
-        if model.keeps_latents:
-            bank = model.banks[str(task)] = LatentBank(dim, model.bank_size)
-            bank.fill(torch.randn(model.bank_size, dim), torch.Generator().manual_seed(task))
-    wake(model.flow)
+        if model.inspector.has_banks:
+            bank = model.inspector.banks[str(task)] = LatentBank(dim, model.inspector.bank_size)
+            bank.fill(
+                torch.randn(model.inspector.bank_size, dim), torch.Generator().manual_seed(task)
+            )
+    wake(model.inspector.flow)
     model.schedule.extend([[f"p{task}"] for task in range(count)], epochs=1)
     for task in model.schedule.tasks:
         task.epochs_done = 1
@@ -118,10 +120,12 @@ def some_tasks(model: MoLEFlow, count: int) -> MoLEFlow:
 @torch.no_grad()
 def images_between(model: MoLEFlow, count: int = 12) -> torch.Tensor:
     """Images that go to more than one of a model's products; its prototypes move to fit."""
-    images = torch.randint(0, 256, (count, 3, *model.extractor.image_size), dtype=torch.uint8)
+    images = torch.randint(
+        0, 256, (count, 3, *model.inspector.extractor.image_size), dtype=torch.uint8
+    )
     images[count // 2 :] //= 4  # half of them are dark
-    means = model.image_features(model.extractor(images)).double()
+    means = model.inspector.image_features(model.inspector.extractor(images)).double()
     for task, rows in enumerate((means[: count // 2], means[count // 2 :])):
-        model.router.prototypes[str(task)].mean.copy_(rows.mean(0))
-    model.router.forget()
+        model.inspector.router.prototypes[str(task)].mean.copy_(rows.mean(0))
+    model.inspector.router.forget()
     return images

@@ -1,5 +1,4 @@
 import csv
-import math
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +7,8 @@ import torch
 from PIL import Image
 
 from moleflow_pl import ContinualDataModule, MoLEFlow, Predictor
-from moleflow_pl.data.images import ImageLike, as_bytes, as_rgb
-from moleflow_pl.errors import CheckpointError, ConfigError, DataError
-from moleflow_pl.inference.decisions import DecisionMaker
+from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.inference.predictor import BATCH
-from moleflow_pl.model.inspector import Inspection
-from moleflow_pl.tasks.calibration import Calibration, threshold
-from moleflow_pl.tasks.schedule import TaskSchedule
 
 
 @pytest.fixture(scope="module")
@@ -107,58 +101,6 @@ def test_a_product_can_be_forced(learned: tuple[Path, MoLEFlow], paths: list[Pat
         Predictor.load(learned[0], product="1")
 
 
-def test_a_product_of_a_group_has_its_own_threshold_where_it_is_told() -> None:
-    numbers = [1.0, 2.0, 30.0, 40.0]
-    products = ["a", "b", "b", "a"]
-    schedule = TaskSchedule()
-    schedule.extend([["a", "b"]], epochs=1)
-    schedule.tasks[0].epochs_done = 1
-    schedule.tasks[0].calibration = Calibration(
-        numbers, numbers, numbers, numbers, numbers, products
-    )
-    for told, scores in (("a", [1.0, 40.0]), ("b", [2.0, 30.0]), ("a+b", numbers), (None, numbers)):
-        limits = DecisionMaker(schedule, told).limits[0]
-        assert limits.score == threshold(scores).value
-        assert limits.pixel == threshold(scores).value
-        assert limits.median_score == np.median(scores)
-
-
-def test_a_score_that_is_no_number_passes_nothing() -> None:
-    """Damaged weights, or an image beyond all numbers."""
-    numbers = [1.0, 2.0, 30.0, 40.0]
-    schedule = TaskSchedule()
-    schedule.extend([["a"]], epochs=1)
-    schedule.tasks[0].epochs_done = 1
-    schedule.tasks[0].calibration = Calibration(numbers, numbers, numbers, numbers, numbers)
-    scores = torch.tensor([math.nan, 1.0, 1e9])
-    zeros = torch.zeros(3)
-    found = Inspection(scores, torch.zeros(3, 2, 2), zeros.long(), zeros[:, None], zeros[:, None])
-    labels = [one.label for one in DecisionMaker(schedule).judge(found, [(8, 8)] * 3)]
-    assert labels == ["anomalous", "normal", "anomalous"]
-
-
 def test_where_there_is_no_model_is_said(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="give a run folder or a .ckpt file"):
         Predictor.load(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("image", "message"),
-    [
-        (np.zeros((4, 4, 7), np.uint8), r"no image: .*shape \(4, 4, 7\)"),
-        (np.zeros(4, np.uint8), "no image"),
-        (np.full((4, 4), 200.0), r"floats lies in \[0, 1\], got 200"),
-        (np.full((4, 4), np.nan), r"floats lies in \[0, 1\], got nan"),
-        (np.zeros((4, 4), np.int64), "got int64"),
-        (Image.new("F", (4, 4)), "floating-point pixels have no known scale"),
-    ],
-)
-def test_what_is_no_image_is_refused_in_words(image: ImageLike, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        as_rgb(image)
-
-
-def test_values_become_bytes_without_clipping() -> None:
-    assert as_bytes(np.array([[True, False]])).tolist() == [[255, 0]]
-    assert as_bytes(np.array([[0, 65535, 257]], np.uint16)).tolist() == [[0, 255, 1]]
-    assert as_bytes(np.array([[0.5]])).tolist() == [[128]]

@@ -3,8 +3,7 @@ import torch
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from torch import Tensor
 
-from moleflow_pl.metrics.image import auroc, average_precision, f1_max, mean_of
-from moleflow_pl.metrics.task_matrix import average, backward_transfer, forgetting, forward_transfer
+from moleflow_pl.metrics.image import auroc, average_precision, f1_max
 
 
 def draw(offset: float, ties: bool) -> tuple[Tensor, Tensor]:
@@ -44,32 +43,3 @@ def test_constant_scores_tell_nothing() -> None:
     assert auroc(scores, labels) == 0.5
     assert average_precision(scores, labels) == 0.5
     assert f1_max(scores, labels) == (pytest.approx(2 / 3), 120.0)
-
-
-MATRIX = [[0.9, None, None], [0.95, 0.8, None], [0.7, 0.85, 0.6]]
-
-
-def test_matrix_numbers_follow_their_formulas() -> None:
-    assert average(MATRIX) == pytest.approx((0.7 + 0.85 + 0.6) / 3)
-    assert forgetting(MATRIX) == pytest.approx(((0.95 - 0.7) + (0.8 - 0.85)) / 2)
-    assert backward_transfer(MATRIX) == pytest.approx(((0.7 - 0.9) + (0.85 - 0.8)) / 2)
-
-
-def test_what_was_not_measured_is_left_out() -> None:
-    matrix = [[0.9, None, None], [None, 0.8, None], [None, 0.7, 0.6]]
-    assert average(matrix) == pytest.approx(0.65)
-    assert forgetting(matrix) == pytest.approx(0.1)
-    assert backward_transfer(matrix) == pytest.approx(-0.1)
-
-
-def test_forward_transfer_is_what_is_reached_above_chance() -> None:
-    assert forward_transfer([0.7, None, 0.6]) == pytest.approx(0.15)
-    assert forward_transfer([]) is None
-
-
-def test_one_task_forgets_nothing_and_nothing_is_no_zero() -> None:
-    assert forgetting([[0.9]]) is None
-    assert backward_transfer([[0.9]]) is None
-    assert average([[None]]) is None
-    assert mean_of([0.0, 0.0]) == 0.0
-    assert forgetting([[0.0, None], [0.0, 0.5]]) == 0.0

@@ -7,8 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from moleflow_pl.metrics.image import METRICS
-from moleflow_pl.metrics.task_matrix import decisions_changed, matrix_row
+from moleflow_pl.metrics.names import METRICS
 from tests.helpers.scores import scored
 
 
@@ -63,16 +62,6 @@ def test_mask_smaller_than_a_pixel_of_the_map_is_no_region() -> None:
     assert values["image_auroc"]["routed"] == 1.0
 
 
-def test_decisions_are_compared_task_by_task() -> None:
-    rows = [
-        {"decisions": [[0, 0, 0]]},
-        {"decisions": [[0, 1, 0], [1, 1]]},
-        {"decisions": [None, [1, 2], [2]]},
-        None,
-    ]
-    assert decisions_changed(rows) == [None, 1, 1, None]
-
-
 def test_what_cannot_be_had_is_none() -> None:
     without_masks = scored(0, [0, 1], [0, 0], [1.0, 2.0], masks=False).metrics()["values"]
     assert without_masks["pixel_auroc"] == {"routed": None, "oracle": None}
@@ -81,27 +70,8 @@ def test_what_cannot_be_had_is_none() -> None:
     assert set(without_masks) == set(METRICS)
 
 
-def test_row_counts_where_images_went() -> None:
-    first = scored(0, [0, 0, 1], [0, 1, 1], [1.0, 2.0, 3.0])
-    second = scored(1, [0, 1], [1, 1], [1.0, 2.0])
-    row = matrix_row([first, second], 2, {})
-    assert row["confusion"] == [[1, 2], [0, 2]]
-    assert row["routing"]["accuracy"] == pytest.approx(3 / 5)
-    assert row["routing"]["accuracy_on_defects"] == pytest.approx(1 / 2)
-    assert row["routing"]["per_task"]["accuracy"] == [pytest.approx(1 / 3), 1.0]
-    assert row["routing"]["per_task"]["accuracy_on_defects"] == [0.0, 1.0]
-
-
-def test_row_leaves_a_gap_for_a_task_whose_images_are_gone() -> None:
-    row = matrix_row([scored(1, [0, 1], [1, 1], [1.0, 2.0])], 2, {})
-    assert row["metrics"]["image_auroc"]["routed"] == [None, 1.0]
-    assert row["confusion"] == [[0, 0], [0, 2]]
-    assert row["routing"]["per_task"]["accuracy"] == [None, 1.0]
-    assert matrix_row([], 1, {})["routing"]["accuracy"] is None
-
-
 MEMORY = """
-from moleflow_pl.gallery import _scale
+from moleflow_pl.report.gallery import _scale
 from tests.helpers.scores import anonymous_mb, scored_at_1024
 before = anonymous_mb()
 scores = scored_at_1024(40)

@@ -8,9 +8,9 @@ import torch
 
 from benchmarks import literal
 from moleflow_pl import MoLEFlow
-from moleflow_pl.model.inspector import COMPARED
+from moleflow_pl.model.inspector import CACHED_BANKS
 from moleflow_pl.routing.router import NEAREST
-from moleflow_pl.scoring.patch_scores import ScoreName
+from moleflow_pl.scoring.patch_scores import SCORES, ScoreName
 from tests.helpers.models import SEED_METHOD, wake, with_tasks
 from tests.helpers.products import SIZE
 
@@ -23,15 +23,15 @@ def test_inference_equals_the_literal_method(tiny_model: Build) -> None:
     twin = literal.LiteralFlow(64, coupling_layers=2, lora_rank=2)
     seen = {}
     for task in range(2):
-        module.begin_task(task)
+        module.learner.begin_task(task)
         twin.add_task(task)
         images = torch.rand(80, 3, SIZE, SIZE) * (1 - 0.5 * task)
-        module.finish_task(task, [{"image": part} for part in images.split(16)])
-        seen[task] = module.extractor(images).mean((1, 2))
-    wake(module.flow)
-    twin.load_state_dict(module.flow.state_dict())
+        module.learner.finish_task(task, [{"image": part} for part in images.split(16)])
+        seen[task] = module.inspector.extractor(images).mean((1, 2))
+    wake(module.inspector.flow)
+    twin.load_state_dict(module.inspector.flow.state_dict())
     images = torch.rand(6, 3, SIZE, SIZE) * torch.tensor([1, 0.5] * 3)[:, None, None, None]
-    maps, scores, tasks = literal.infer(module.extractor, twin, seen, images)
+    maps, scores, tasks = literal.infer(module.inspector.extractor, twin, seen, images)
     with torch.no_grad():
         found = module(images)
     assert found.task.tolist() == tasks.tolist() == [0, 1] * 3
@@ -42,14 +42,16 @@ def test_inference_equals_the_literal_method(tiny_model: Build) -> None:
 def test_median_prototype_is_the_median_over_patches_without_position(tiny_model: Build) -> None:
     module = with_tasks(tiny_model(prototype="median"))
     images = torch.rand(2, 3, SIZE, SIZE)
-    medians = module.extractor(images).flatten(1, 2).quantile(0.5, 1, interpolation="lower")
-    assert torch.equal(module(images).distances, module.router.distances(medians))
+    medians = (
+        module.inspector.extractor(images).flatten(1, 2).quantile(0.5, 1, interpolation="lower")
+    )
+    assert torch.equal(module(images).distances, module.inspector.router.distances(medians))
 
 
 def test_router_is_told_the_mean_over_patches_without_position(tiny_model: Build) -> None:
     module = with_tasks(tiny_model(prototype="mean"))
     images = torch.rand(2, 3, SIZE, SIZE)
-    expected = module.router.distances(module.extractor(images).mean((1, 2)))
+    expected = module.inspector.router.distances(module.inspector.extractor(images).mean((1, 2)))
     assert torch.equal(module(images).distances, expected)
 
 
@@ -59,14 +61,16 @@ def test_patch_score_is_the_one_asked_for(tiny_model: Build, score: str) -> None
     features = torch.randn(2, 1, 9, 64)
     tasks = torch.tensor([1, 0])
     with torch.no_grad():
-        found = module.patch_scores(features, tasks)
-        latent, log_det = module.flow(module.position(features), tasks)
-        encode_half = module.flow.encode_half(module.position(features), tasks)
+        found = module.inspector.patch_scores(features, tasks)
+        latent, log_det = module.inspector.flow(module.inspector.position(features), tasks)
+        encode_half = module.inspector.flow.encode_half(module.inspector.position(features), tasks)
     squares = latent.square().sum(-1)
-    if module.keeps_latents:
-        kept = [module.banks[str(task)].latents.float() for task in tasks.tolist()]
+    if module.inspector.has_banks:
+        kept = [module.inspector.banks[str(task)].latents.float() for task in tasks.tolist()]
         if score == "depths":
-            finish = [module.flow.finish(k, task) for k, task in zip(kept, [1, 0], strict=True)]
+            finish = [
+                module.inspector.flow.finish(k, task) for k, task in zip(kept, [1, 0], strict=True)
+            ]
             kept = [torch.cat(pair, 1) for pair in zip(kept, finish, strict=True)]
             latent = torch.cat((encode_half, latent), -1)
         pairs = zip(latent.flatten(1, 2), kept, strict=True)
@@ -81,29 +85,29 @@ def test_patch_score_is_the_one_asked_for(tiny_model: Build, score: str) -> None
 @torch.no_grad()
 def test_another_score_does_not_find_what_the_last_one_compared(tiny_model: Build) -> None:
     module = with_tasks(tiny_model(score="depths", bank_size=7))
-    assert module.kept_latents(0).shape == (7, 128)
-    module.score_by("bank")
-    assert module.kept_latents(0).shape == (7, 64)
+    assert module.inspector.search_bank(0).shape == (7, 128)
+    module.inspector.set_patch_score(SCORES["bank"]())
+    assert module.inspector.search_bank(0).shape == (7, 64)
 
 
 @torch.no_grad()
 def test_kept_latents_of_many_products_stay_ready(tiny_model: Build) -> None:
-    module = with_tasks(tiny_model(score="depths", bank_size=7), COMPARED)
-    first = [module.kept_latents(task) for task in range(COMPARED)]
-    assert all(module.kept_latents(task) is one for task, one in enumerate(first))
+    module = with_tasks(tiny_model(score="depths", bank_size=7), CACHED_BANKS)
+    first = [module.inspector.search_bank(task) for task in range(CACHED_BANKS)]
+    assert all(module.inspector.search_bank(task) is one for task, one in enumerate(first))
 
 
 @torch.no_grad()
 def test_what_kept_latents_become_follows_the_bank_and_the_expert(tiny_model: Build) -> None:
     module = with_tasks(tiny_model(score="depths", bank_size=7))
-    first = module.kept_latents(0)
-    assert module.kept_latents(0) is first
-    module.flow.expert_parameters(0)[-1].add_(1)
-    second = module.kept_latents(0)
+    first = module.inspector.search_bank(0)
+    assert module.inspector.search_bank(0) is first
+    module.inspector.flow.expert_parameters(0)[-1].add_(1)
+    second = module.inspector.search_bank(0)
     assert torch.equal(second[:, :64], first[:, :64])
     assert not torch.equal(second[:, 64:], first[:, 64:])
-    module.banks["0"].fill(torch.randn(7, 64), torch.Generator().manual_seed(1))
-    assert not torch.equal(module.kept_latents(0)[:, :64], second[:, :64])
+    module.inspector.banks["0"].fill(torch.randn(7, 64), torch.Generator().manual_seed(1))
+    assert not torch.equal(module.inspector.search_bank(0)[:, :64], second[:, :64])
 
 
 @pytest.mark.parametrize("score", get_args(ScoreName))
@@ -111,11 +115,11 @@ def test_adding_a_task_leaves_earlier_patch_scores_bit_equal(tiny_model: Build, 
     module = with_tasks(tiny_model(score=score, bank_size=7))
     features = torch.randn(3, 2, 9, 64)
     with torch.no_grad():
-        before = [module.patch_scores(features, task) for task in range(2)]
+        before = [module.inspector.patch_scores(features, task) for task in range(2)]
         module.schedule.extend([["p0"], ["p1"], ["p2"]], epochs=1)
-        module.begin_task(2)
-        module.finish_task(2, [{"image": torch.rand(8, 3, SIZE, SIZE)}])
-        after = [module.patch_scores(features, task) for task in range(2)]
+        module.learner.begin_task(2)
+        module.learner.finish_task(2, [{"image": torch.rand(8, 3, SIZE, SIZE)}])
+        after = [module.inspector.patch_scores(features, task) for task in range(2)]
     assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
 
 
@@ -125,16 +129,20 @@ def test_scores_of_no_image_are_none_and_an_unknown_task_leaves_no_bank(
 ) -> None:
     module = with_tasks(tiny_model(score=score, bank_size=7))
     with torch.no_grad():
-        assert module.patch_scores(torch.zeros(0, 2, 9, 64), 0).shape == (0, 2, 9)
+        assert module.inspector.patch_scores(torch.zeros(0, 2, 9, 64), 0).shape == (0, 2, 9)
         with pytest.raises(KeyError):
-            module.patch_scores(torch.zeros(1, 2, 9, 64), 9)
-    assert "9" not in module.banks
+            module.inspector.patch_scores(torch.zeros(1, 2, 9, 64), 9)
+    assert "9" not in module.inspector.banks
 
 
 def test_forced_task_is_obeyed_and_no_router_means_the_first(tiny_model: Build) -> None:
     features = torch.randn(3, 3, 3, 64)
-    assert with_tasks(tiny_model()).inspect(features, 1).task.tolist() == [1, 1, 1]
-    assert with_tasks(tiny_model(router="none")).inspect(features).task.tolist() == [0, 0, 0]
+    assert with_tasks(tiny_model()).inspector.inspect(features, 1).task.tolist() == [1, 1, 1]
+    assert with_tasks(tiny_model(router="none")).inspector.inspect(features).task.tolist() == [
+        0,
+        0,
+        0,
+    ]
 
 
 def test_without_position_the_place_of_a_patch_does_not_matter(tiny_model: Build) -> None:
@@ -143,8 +151,8 @@ def test_without_position_the_place_of_a_patch_does_not_matter(tiny_model: Build
     for use_position, same in ((False, True), (True, False)):
         module = with_tasks(tiny_model(use_position=use_position))
         with torch.no_grad():
-            one = module.inspect(features, 0).patch_scores.flip(1)
-            other = module.inspect(turned, 0).patch_scores
+            one = module.inspector.inspect(features, 0).patch_scores.flip(1)
+            other = module.inspector.inspect(turned, 0).patch_scores
         assert torch.allclose(one, other, rtol=1e-4) == same
 
 

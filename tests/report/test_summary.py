@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from moleflow_pl.metrics.image import METRICS
+from moleflow_pl.metrics.names import METRICS
 from moleflow_pl.report.summary import (
     SCORE_COLUMNS,
     summarise,
@@ -52,14 +52,6 @@ def test_metrics_without_masks_are_null_and_left_out_of_means() -> None:
 def test_row_that_was_not_evaluated_is_all_null() -> None:
     tasks = learned_tasks()
     tasks[0].evaluation = None
-    assert task_matrix(tasks, "image_auroc", "routed")[0] == [None, None]
-
-
-def test_rows_of_before_image_scores_were_said_were_by_the_quantile() -> None:
-    tasks = learned_tasks()
-    del tasks[0].evaluation["settings"]["image_score"]
-    assert task_matrix(tasks, "image_auroc", "routed")[0] == [1.0, None]
-    tasks[1].evaluation["settings"] = {**SETTINGS, "image_score": "tail"}
     assert task_matrix(tasks, "image_auroc", "routed")[0] == [None, None]
 
 

@@ -102,15 +102,17 @@ def test_limit_comes_from_damaged_held_out_images(tiny_model: Build) -> None:
     module = tiny_model()
     images = torch.randint(0, 256, (9, 3, 48, 48), dtype=torch.uint8)
     module.schedule.extend([["a"]], epochs=1)
-    module.begin_task(0)
-    module.finish_task(0, [{"image": images[:6]}])
+    module.learner.begin_task(0)
+    module.learner.finish_task(0, [{"image": images[:6]}])
     held_out = [{"image": images[6:8], "product": ["b", "c"]}, {"image": images[8:]}]
-    module.calibrate_task(0, held_out, 0.01, held_out)
+    module.learner.calibrate_task(0, held_out, 0.01, held_out)
     found = module.schedule.tasks[0].calibration
     assert found is not None
 
     def novelty(changed: torch.Tensor) -> torch.Tensor:
-        return module.inspect(module.extractor(changed), 0).novelty_distance[:, 0]
+        return module.inspector.inspect(module.inspector.extractor(changed), 0).novelty_distance[
+            :, 0
+        ]
 
     with torch.no_grad():
         worst = [
@@ -119,24 +121,24 @@ def test_limit_comes_from_damaged_held_out_images(tiny_model: Build) -> None:
         ]
     assert found.damaged == pytest.approx(torch.cat(worst).tolist(), rel=1e-5)
     assert found.products == ["b", "c", "a"]
-    module.calibrate_task(0, held_out, 0.01)
+    module.learner.calibrate_task(0, held_out, 0.01)
     assert module.schedule.tasks[0].calibration.damaged == []
 
 
 def test_image_is_set_against_the_nearest_products_and_the_one_asked_for() -> None:
     module = MoLEFlow(**TINY_MODEL, prototype="mean")
     for task in range(NEAREST + 3):
-        module.router.add_prototype(task, prototype_of(task))
-        module.novelty.add_prototype(task, prototype_of(task))
+        module.inspector.router.add_prototype(task, prototype_of(task))
+        module.inspector.novelty.add_prototype(task, prototype_of(task))
     features = torch.randn(5, 3, 3, 64)
-    distances = module.router.distances(module.image_features(features))
+    distances = module.inspector.router.distances(module.inspector.image_features(features))
     chosen = torch.tensor([0, 1, 2, 3, NEAREST + 2])
     found = module.novelty_among(features, distances, chosen)
     patches = sample_patches(features)
     for image, (near, one) in enumerate(zip(distances.argsort(1), chosen.tolist(), strict=True)):
         asked = {*near[:NEAREST].tolist(), one}
         for task in range(NEAREST + 3):
-            every = ordinary_quantile(module.novelty.distances_to(task, patches))
+            every = ordinary_quantile(module.inspector.novelty.distances_to(task, patches))
             wanted = every[image] if task in asked else torch.tensor(torch.inf)
             torch.testing.assert_close(found[image, task], wanted)
 

@@ -83,17 +83,6 @@ def test_pooled_prototypes_hold_with_fewer_images_than_channels() -> None:
     assert pooled > 0.9
 
 
-def test_prototype_grown_in_batches_equals_one_at_once() -> None:
-    features = torch.randn(30, 4)
-    grown = TaskPrototype(4)
-    for part in features.split(7):
-        grown.update(part)
-    at_once = prototype_of(features)
-    assert grown.count == 30
-    torch.testing.assert_close(grown.mean, at_once.mean)
-    torch.testing.assert_close(grown.covariance, at_once.covariance, rtol=1e-5, atol=1e-6)
-
-
 def test_single_product_takes_all() -> None:
     router = router_of("pooled", groups_of(1))
     assert not router.route(torch.randn(9, 5)).any()

@@ -106,17 +106,17 @@ def test_where_no_damage_was_tried_nothing_is_unknown() -> None:
     assert Calibration(novelty_distances=[1.0, 2.0]).novelty_limit == math.inf
 
 
-def test_comparable_score_is_a_half_at_every_products_threshold() -> None:
+def test_normalised_score_is_a_half_at_every_products_threshold() -> None:
     for scale in (1.0, 300.0):
         scores = (scale * np.random.default_rng(0).normal(size=200)).tolist()
         found = limits_of(scores)
         assert found.score == threshold(scores).value
-        assert found.comparable(found.score) == pytest.approx(0.5)
-        assert found.comparable(float(np.median(scores))) == pytest.approx(0.05)
-        assert found.comparable(scale * 50) == pytest.approx(1.0, abs=1e-6)
-        assert found.comparable(-scale * 1e9) == pytest.approx(0.0, abs=1e-6)
+        assert found.normalise(found.score) == pytest.approx(0.5)
+        assert found.normalise(float(np.median(scores))) == pytest.approx(0.05)
+        assert found.normalise(scale * 50) == pytest.approx(1.0, abs=1e-6)
+        assert found.normalise(-scale * 1e9) == pytest.approx(0.0, abs=1e-6)
     alike = limits_of([2.0, 2.0])
-    assert [alike.comparable(score) for score in (1.0, 2.0, 3.0)] == [0.0, 0.5, 1.0]
+    assert [alike.normalise(score) for score in (1.0, 2.0, 3.0)] == [0.0, 0.5, 1.0]
 
 
 def test_products_own_threshold_follows_its_rate() -> None:

@@ -1,34 +1,12 @@
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from moleflow_pl.data.layouts.base import ImageRecord
 from moleflow_pl.data.layouts.folder import FolderLayout
 from moleflow_pl.data.layouts.mvtec import BTADLayout, MPDDLayout, MVTec2Layout, MVTecLayout
 from moleflow_pl.errors import DataError
 from tests.helpers.products import draw_product
-
-
-def plant(root: Path, *names: str) -> Path:
-    """Tiny images at the places named."""
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (2, 2)).save(path)
-    return root
-
-
-def seen(root: Path, records: list[ImageRecord]) -> list[tuple[str, str, str | None]]:
-    """Where each image lies, what it shows, and its mask."""
-    return [
-        (
-            r.path.relative_to(root).as_posix(),
-            r.defect,
-            None if r.mask is None else r.mask.relative_to(root).as_posix(),
-        )
-        for r in records
-    ]
+from tests.helpers.trees import plant, seen
 
 
 def test_mvtec_tree_is_read_as_it_is_laid_out(data_root: Path) -> None:
@@ -183,37 +161,6 @@ def test_mpdd_has_mvtecs_tree(tmp_path: Path) -> None:
     ]
     with pytest.raises(DataError, match="stepanje/MPDD"):
         layout.train("bracket")
-
-
-def test_every_folder_of_good_images_is_a_product(tmp_path: Path) -> None:
-    root = plant(
-        tmp_path,
-        "screw/b.png",
-        "screw/monday/a.JPG",
-        "screw/.thumbnails/a.png",
-        "nut/a.bmp",
-    )
-    (root / "empty").mkdir()
-    layout = FolderLayout(root)
-    assert layout.products() == ["nut", "screw"]
-    assert seen(root, layout.train("screw")) == [
-        ("screw/b.png", "good", None),
-        ("screw/monday/a.JPG", "good", None),
-    ]
-    assert layout.test("screw") == []
-
-
-def test_a_folder_of_images_alone_is_one_product(tmp_path: Path) -> None:
-    root = plant(tmp_path / "bottle", "a.png", "b.png")
-    layout = FolderLayout(root)
-    assert layout.products() == ["bottle"]
-    assert [record.path.name for record in layout.train("bottle")] == ["a.png", "b.png"]
-
-
-def test_folders_of_another_layout_are_not_taken_for_good_images(tmp_path: Path) -> None:
-    draw_product(tmp_path, "a", 0)
-    with pytest.raises(DataError, match="ground_truth.*for good ones: use --data.layout mvtec"):
-        FolderLayout(tmp_path).train("a")
 
 
 @pytest.mark.parametrize("kind", [MVTecLayout, MVTec2Layout, BTADLayout, MPDDLayout, FolderLayout])

@@ -1,12 +1,8 @@
 import typing
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from moleflow_pl.data.layouts.registry import LAYOUTS, LayoutName, check_name, task_groups
+from moleflow_pl.data.layouts.registry import LAYOUTS, LayoutName, task_groups
 from moleflow_pl.errors import DataError
 
 
@@ -55,17 +51,3 @@ NAMES = [
 @pytest.mark.parametrize("name", NAMES)
 def test_odd_names_of_folders_are_names_of_products(name: str) -> None:
     assert task_groups([name]) == [[name]]
-
-
-@given(st.text(max_size=300))
-@settings(max_examples=300)
-def test_every_name_is_refused_or_that_of_a_file_in_the_folder(name: str) -> None:
-    try:
-        check_name(name)
-    except DataError:
-        return
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / f"00-{name}.ckpt.part"
-        path.touch()
-        assert path.parent.samefile(folder)
-        assert [p.name for p in Path(folder).iterdir()] == [path.name]

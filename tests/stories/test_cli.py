@@ -16,7 +16,7 @@ from moleflow_pl.cli import main as cli
 from tests.helpers.products import draw_product
 from tests.helpers.story import MODEL, Story, moleflow
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_fit_ends_with_a_table_and_the_files(story: Story) -> None:
@@ -211,7 +211,7 @@ def test_folders_of_good_images_are_learned_and_have_no_metrics(
     [
         (["--data.tasks=[b, b]"], "more than once"),
         (["--data.root=nowhere", "--data.tasks=[b]"], "the expected tree"),
-        (["--model.image_size=50", "--data.tasks=[b]"], "nearest good ones"),
+        (["--model.image_size=50", "--data.tasks=[b]"], "nearest sizes that fit"),
         (["--trainer.max_epochs=3", "--data.tasks=[b]"], "set schedule.epochs_per_task"),
         (["--ckpt_path=no.ckpt", "--data.tasks=[b]"], "no checkpoint at no.ckpt"),
         (["--ckpt_path=other/last.ckpt", "--data.tasks=[b]"], "no checkpoint at other/last.ckpt"),

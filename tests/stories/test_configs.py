@@ -4,50 +4,37 @@ from pathlib import Path
 import pytest
 import timm
 
-import moleflow_pl.cli.lightning as cli
 from benchmarks.accuracy import BACKBONES, CNN, OURS, VIT
 from moleflow_pl import MoLEFlow
+from moleflow_pl.cli.presets import preset_names
 from moleflow_pl.data.layouts.registry import task_groups
 from moleflow_pl.flow.spatial_nf import MoLESpatialAwareNF
 from tests.helpers.models import SEED_METHOD
+from tests.helpers.parsing import parse
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
-
-
-class Parsed(cli.MoLEFlowCLI):
-    """Parses, and stops before anything is built."""
-
-    def instantiate_classes(self) -> None:
-        self.subcommand = None
+PRESETS = preset_names()
 
 
-def parse(monkeypatch: pytest.MonkeyPatch, *args: str) -> cli.MoLEFlowCLI:
-    monkeypatch.setattr("sys.argv", ["moleflow"])
-    return cli.build(list(args), Parsed)
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_parses(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = parse(monkeypatch, "fit", "--config", str(path)).config.fit
-    assert config.trainer.default_root_dir == f"runs/{path.stem}"
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_config_parses(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = parse(monkeypatch, "fit", "--config", preset).config.fit
+    assert config.trainer.default_root_dir == f"runs/{preset}"
     assert config.trainer.gradient_clip_val == 0.5
     assert timm.is_model(config.model.backbone)
     assert config.data.tasks
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in CONFIGS if path.stem != "seed"], ids=lambda path: path.stem
-)
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name != "seed"])
 def test_presets_are_what_the_accuracy_was_measured_of(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    preset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured = CNN if path.stem == "demo" else VIT
+    measured = CNN if preset == "demo" else VIT
     defaults = {k: p.default for k, p in inspect.signature(MoLEFlow).parameters.items()}
     options = defaults | BACKBONES[measured][0] | OURS[measured].model
     if measured == VIT:
         # a larger one of the kind, at the size that it was trained with
         options |= {"backbone": "vit_base_patch14_dinov2.lvd142m", "image_size": 518}
-    model = parse(monkeypatch, "fit", "--config", str(path)).config.fit.model
+    model = parse(monkeypatch, "fit", "--config", preset).config.fit.model
     for name, value in options.items():
         if name != "optimizer":  # a function there, its description here
             assert model[name] in (value, as_list(value)), name
@@ -59,7 +46,7 @@ def as_list(value: object) -> object:
 
 
 def test_there_are_the_promised_presets() -> None:
-    assert {path.stem for path in CONFIGS} >= {
+    assert set(PRESETS) >= {
         "demo", "mvtec", "mvtec_pilot", "mvtec_14_1", "mvtec_10_5", "mvtec_3x5", "seed", "visa",
     }  # fmt: skip
 
@@ -70,8 +57,8 @@ def test_there_are_the_promised_presets() -> None:
 def test_groups_of_mvtec_hold_its_products_in_order(
     name: str, sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = CONFIGS[0].with_name(f"mvtec_{name}.yaml" if name else "mvtec.yaml")
-    groups = task_groups(parse(monkeypatch, "fit", "--config", str(path)).config.fit.data.tasks)
+    preset = f"mvtec_{name}" if name else "mvtec"
+    groups = task_groups(parse(monkeypatch, "fit", "--config", preset).config.fit.data.tasks)
     assert [len(group) for group in groups] == sizes
     products = [product for group in groups for product in group]
     assert products == sorted(products)
@@ -79,25 +66,22 @@ def test_groups_of_mvtec_hold_its_products_in_order(
 
 
 def test_visa_has_its_twelve_products_and_its_own_layout(monkeypatch: pytest.MonkeyPatch) -> None:
-    path = CONFIGS[0].with_name("visa.yaml")
-    data = parse(monkeypatch, "fit", "--config", str(path)).config.fit.data
+    data = parse(monkeypatch, "fit", "--config", "visa").config.fit.data
     assert data.layout == "visa"
     assert len(set(data.tasks)) == 12
 
 
 def test_seed_config_says_what_the_layers_default_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    path = next(path for path in CONFIGS if path.stem == "seed")
-    model = parse(monkeypatch, "fit", "--config", str(path)).config.fit.model
+    model = parse(monkeypatch, "fit", "--config", "seed").config.fit.model
     for name, parameter in inspect.signature(MoLESpatialAwareNF).parameters.items():
         if name != "embed_dim":
             assert model[name] == parameter.default, name
-    assert model.router == "mahalanobis"
+    assert model.inspector.router == "mahalanobis"
     assert model.optimizer.init_args.lr == 1e-4
 
 
 def test_seed_config_has_the_method_as_it_was_published(monkeypatch: pytest.MonkeyPatch) -> None:
-    path = next(path for path in CONFIGS if path.stem == "seed")
-    model = parse(monkeypatch, "fit", "--config", str(path)).config.fit.model
+    model = parse(monkeypatch, "fit", "--config", "seed").config.fit.model
     for name, value in SEED_METHOD.items():
         assert model[name] == value, name
     assert model.loss == "mean"
@@ -129,9 +113,8 @@ def test_product_names_that_look_like_numbers_stay_names(
 
 
 def test_own_folders_go_with_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
-    demo = str(next(path for path in CONFIGS if path.stem == "demo"))
     flags = ["--data.root", "x", "--data.layout", "mvtec", "--data.tasks", "[a, b]"]
-    config = parse(monkeypatch, "fit", "--config", demo, *flags).config.fit
+    config = parse(monkeypatch, "fit", "--config", "demo", *flags).config.fit
     assert (config.data.root, config.data.layout) == ("x", "mvtec")
     assert config.data.tasks == ["a", "b"]
     assert config.model.backbone == "tf_efficientnet_lite0"

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from moleflow_pl.checkpoints.io import read_checkpoint
 from moleflow_pl.checkpoints.resume import prepare_run
-from moleflow_pl.checkpoints.run_folder import RunFolder, free_name
 from moleflow_pl.errors import ConfigError
 from tests.helpers.checkpoints import bare_checkpoint
 
@@ -20,7 +20,7 @@ def test_new_fit_moves_the_old_run_aside_and_deletes_nothing(tmp_path: Path) -> 
     run = tmp_path / "v1.5"
     for number in (1, 2):
         old_run(run)
-        prepare_run(run, None)
+        prepare_run(run)
         assert not run.exists()
         moved = tmp_path / f"v1.5~{number}"
         assert sorted(p.name for p in moved.iterdir()) == [
@@ -32,7 +32,8 @@ def test_new_fit_moves_the_old_run_aside_and_deletes_nothing(tmp_path: Path) -> 
 
 def test_fit_that_goes_on_stays_and_keeps_the_old_curves(tmp_path: Path) -> None:
     run = old_run(tmp_path / "run")
-    prepare_run(run, run / "last.ckpt")
+    last = checkpoint_of(run / "last.ckpt", 2)
+    prepare_run(run, last, read_checkpoint(last))
     names = sorted(path.name for path in run.iterdir())
     assert names == ["config.yaml", "last.ckpt", "metrics~1.csv"]
 
@@ -48,7 +49,7 @@ def test_fit_from_an_earlier_task_moves_the_run_that_went_further_aside(tmp_path
     run = old_run(tmp_path / "run")
     last = checkpoint_of(run / "last.ckpt", 4)
     early = checkpoint_of(run / "tasks" / "00-a.ckpt", 2)
-    moved = prepare_run(run, early)
+    moved = prepare_run(run, early, read_checkpoint(early))
     assert moved == tmp_path / "run~1" / "tasks" / "00-a.ckpt"
     assert moved.exists()
     assert not run.exists()
@@ -57,21 +58,23 @@ def test_fit_from_an_earlier_task_moves_the_run_that_went_further_aside(tmp_path
 
 def test_fit_from_a_task_stays_where_nothing_went_further(tmp_path: Path) -> None:
     early = checkpoint_of(tmp_path / "run" / "tasks" / "00-a.ckpt", 2)
-    assert prepare_run(tmp_path / "run", early) == early
+    content = read_checkpoint(early)
+    assert prepare_run(tmp_path / "run", early, content) == early
     (tmp_path / "run" / "last.ckpt").write_bytes(b"damaged")
-    assert prepare_run(tmp_path / "run", early) == early
+    assert prepare_run(tmp_path / "run", early, content) == early
 
 
 def test_fit_from_another_runs_checkpoint_moves_what_is_in_its_way(tmp_path: Path) -> None:
     run = old_run(tmp_path / "run")
-    prepare_run(run, tmp_path / "other" / "last.ckpt")
+    other = checkpoint_of(tmp_path / "other" / "last.ckpt", 8)
+    assert prepare_run(run, other, read_checkpoint(other)) == other
     assert (tmp_path / "run~1" / "last.ckpt").exists()
 
 
 def test_folder_that_holds_no_run_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    prepare_run(tmp_path, None)
-    prepare_run(tmp_path / "missing", None)
+    prepare_run(tmp_path)
+    prepare_run(tmp_path / "missing")
     assert (tmp_path / "notes.txt").exists()
 
 
@@ -79,16 +82,5 @@ def test_working_folder_is_not_pulled_away(tmp_path: Path, monkeypatch: pytest.M
     run = old_run(tmp_path / "run")
     monkeypatch.chdir(run)
     with pytest.raises(ConfigError, match="cannot be moved aside from within"):
-        prepare_run(Path(), None)
+        prepare_run(Path())
     assert (run / "last.ckpt").exists()
-
-
-def test_run_of_a_checkpoint_and_free_names(tmp_path: Path) -> None:
-    assert (
-        RunFolder.of(tmp_path / "tasks" / "00-a.ckpt").root
-        == RunFolder.of(tmp_path / "last.ckpt").root
-        == tmp_path
-    )
-    (tmp_path / "a.csv").touch()
-    (tmp_path / "a~1.csv").touch()
-    assert free_name(tmp_path / "a.csv").name == "a~2.csv"

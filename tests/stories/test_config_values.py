@@ -106,15 +106,17 @@ def test_every_number_of_the_model_is_refused_by_name_or_learns_and_scores(
     except ConfigError as error:
         refused_by_name(error, name, value)
         return
-    assume(model.extractor.image_size[0] <= 64)  # a large one is no question of the arguments
+    assume(
+        model.inspector.extractor.image_size[0] <= 64
+    )  # a large one is no question of the arguments
     model.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
     model.schedule.extend([["a"]], epochs=1)
-    images = torch.randint(0, 256, (2, 3, *model.extractor.image_size), dtype=torch.uint8)
+    images = torch.randint(0, 256, (2, 3, *model.inspector.extractor.image_size), dtype=torch.uint8)
     batch = {"image": images, "task": torch.zeros(2, dtype=torch.long)}
-    model.begin_task(0)
-    model.prepare_task(0, [batch])
+    model.learner.begin_task(0)
+    model.learner.prepare_task(0, [batch])
     assert model.training_step(batch, 0).isfinite()
-    model.finish_task(0, [batch])
+    model.learner.finish_task(0, [batch])
     with torch.no_grad():
         assert model(images).score.isfinite().all()
 

@@ -15,7 +15,7 @@ import torch
 from docs.api import build
 from moleflow_pl.data.images import read_image
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 IMAGES = 6  # of each kind
 
 

@@ -1,0 +1,58 @@
+"""Every private attribute of Lightning and torch that the project uses.
+
+Each has a test of its own; setup.cfg pins Lightning below its next minor version.
+"""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+
+# of `load_from_checkpoint`: build the class itself, import nothing that the file names
+WITHOUT_IMPORTS: dict[str, Any] = {"weights_only": True, "_instantiator": None}
+
+
+def starts_scripts(trainer: Trainer) -> bool:
+    """Whether each device gets a process that runs the command again, as `ddp` does."""
+    return isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher)
+
+
+def replaces_samplers(trainer: Trainer) -> bool:
+    """Whether Lightning puts a `DistributedSampler` in the place of a loader's own."""
+    return trainer._accelerator_connector.use_distributed_sampler
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether the CPU computes in bfloat16 without emulating it."""
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def while_restoring(error: BaseException) -> bool:
+    """Whether an error comes from what Lightning reads in a checkpoint."""
+    return any(
+        frame.filename.endswith("checkpoint_connector.py")
+        and frame.name.lstrip("_").startswith(("restore", "resume"))
+        for frame in traceback.extract_tb(error.__traceback__)
+    )
+
+
+class CheckpointFirstCLI(LightningCLI):
+    """LightningCLI whose command line overrides the arguments stored in a checkpoint.
+
+    Lightning does the reverse, silently.
+    """
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the parsed arguments as they are."""
+
+    def trainer_arguments(self, subcommand: str) -> dict[str, Any]:
+        """Arguments for the trainer's method of a subcommand; a subclass may add to them."""
+        return super()._prepare_subcommand_kwargs(subcommand)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        return self.trainer_arguments(subcommand)

@@ -1,0 +1,51 @@
+"""What the command reports while it runs: the logger `moleflow_pl`, shown on standard output.
+
+A Python program that imports the package sees nothing until it configures `logging` itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+NAME = "moleflow_pl"
+# variables by which launchers number processes: torchrun, Lightning, SLURM, LSF
+RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+
+
+class PlainHandler(logging.Handler):
+    """Writes messages to whatever standard output is at that moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            print(self.format(record), flush=True)
+        except Exception:
+            self.handleError(record)
+
+
+def configure() -> None:
+    """Show messages of level INFO and above, formatted on a terminal and plain in a pipe.
+
+    May be called more than once. Of several processes, only the first shows messages.
+    """
+    logger = logging.getLogger(NAME)
+    for handler in [one for one in logger.handlers if one.name == NAME]:
+        logger.removeHandler(handler)
+    handler = terminal_handler() if sys.stdout.isatty() else PlainHandler()
+    handler.name = NAME
+    handler.addFilter(lambda record: is_first_process())
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+
+
+def terminal_handler() -> logging.Handler:
+    """Return rich's handler, reduced to the messages: no time, level, path or markup."""
+    from rich.logging import RichHandler  # a pipe needs none of it
+
+    return RichHandler(show_time=False, show_level=False, show_path=False, markup=False)
+
+
+def is_first_process() -> bool:
+    """Return whether this process is alone or the first of several, without importing torch."""
+    return all(os.environ.get(name, "0") == "0" for name in RANKS)

@@ -1,0 +1,77 @@
+"""Presets: the configurations that come with the package, found by name (`--config demo`).
+
+Add a preset: a file `NAME.yaml` in the folder `configs`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+import yaml
+
+from moleflow_pl.cli.arguments import replace_values
+from moleflow_pl.errors import ConfigError
+
+PACKAGE = Path(__file__).parents[1]
+
+
+def folder() -> Path:
+    """Return the folder of the presets: inside an installed package, beside it in a checkout."""
+    inside = PACKAGE / "configs"
+    return inside if inside.is_dir() else PACKAGE.parent / "configs"
+
+
+def preset_names() -> list[str]:
+    """Return the names of all presets, sorted.
+
+    Example:
+        >>> "demo" in preset_names()
+        True
+    """
+    return sorted(path.stem for path in folder().glob("*.yaml"))
+
+
+def preset_path(name: str) -> Path:
+    """Return the file of a preset.
+
+    Raises:
+        ConfigError: no preset has this name.
+    """
+    names = preset_names()
+    if name in names:
+        return folder() / f"{name}.yaml"
+    close = get_close_matches(Path(name).stem, names, n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    raise ConfigError(
+        f"--config {name}: there is no such file and no such preset.{hint} "
+        f"The presets are {', '.join(names)}"
+    )
+
+
+def resolve(args: Sequence[str]) -> list[str]:
+    """Replace the name of a preset after `--config` by its path; a file of that name comes first.
+
+    Raises:
+        ConfigError: a value is neither a file, nor a preset, nor YAML options themselves.
+    """
+    return replace_values(args, "--config", config_path)
+
+
+def config_path(value: str) -> str:
+    """Return what LightningCLI can read: a path, or the YAML text itself."""
+    return value if is_text(value) or Path(value).is_file() else str(preset_path(value))
+
+
+def is_text(value: str) -> bool:
+    """Return whether a value holds options itself, as YAML, and names no file.
+
+    Example:
+        >>> is_text("{seed_everything: 1}"), is_text("demo")
+        (True, False)
+    """
+    try:
+        return isinstance(yaml.safe_load(value), dict)
+    except yaml.YAMLError:
+        return False

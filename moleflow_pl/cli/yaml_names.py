@@ -1,0 +1,73 @@
+"""YAML in which product names stay text: `01`, `1.0` and `no` are names, not values."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from moleflow_pl.cli.arguments import replace_values
+
+TASKS = "tasks"
+STRING = "tag:yaml.org,2002:str"
+FLOAT = "tag:yaml.org,2002:float"
+
+
+class Loader(yaml.SafeLoader):
+    """Safe YAML that also reads `1e-4` as a number, which YAML 1.1 does not."""
+
+
+Loader.add_implicit_resolver(
+    FLOAT, re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def load_yaml(text: str) -> Any:
+    """Read YAML; every scalar below a key `tasks` becomes a string.
+
+    Example:
+        >>> load_yaml("{data: {tasks: [01, no, [1.0, b]]}, model: {rank: 2, on: no}}")["data"]
+        {'tasks': ['01', 'no', ['1.0', 'b']]}
+        >>> load_yaml("1e-4")
+        0.0001
+    """
+    loader = Loader(text)
+    node = loader.get_single_node()
+    if node is None:
+        return None
+    mark_names(node)
+    return loader.construct_document(node)
+
+
+def mark_names(node: yaml.Node, below_tasks: bool = False) -> None:
+    """Tag every scalar below a key `tasks` as a string."""
+    if isinstance(node, yaml.ScalarNode) and below_tasks:
+        node.tag = STRING
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            mark_names(item, below_tasks)
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            mark_names(value, below_tasks or key.value == TASKS)
+
+
+def quote_tasks(args: Sequence[str]) -> list[str]:
+    """Quote the names in `--data.tasks`: on the command line, the list comes without its key.
+
+    Example:
+        >>> quote_tasks(["--data.tasks", "[01, no]", "--data.root=x"])
+        ['--data.tasks', '["01", "no"]', '--data.root=x']
+    """
+    return replace_values(args, f"--data.{TASKS}", quote_list)
+
+
+def quote_list(text: str) -> str:
+    """Quote every name of a YAML list; return any other text unchanged."""
+    try:
+        value = yaml.load(text, Loader=yaml.BaseLoader)  # reads every scalar as text
+    except yaml.YAMLError:
+        return text
+    return json.dumps(value) if isinstance(value, list) else text

@@ -1,0 +1,126 @@
+"""What a checkpoint says of an inspector, and an inspector from what a checkpoint says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from moleflow_pl.checkpoints.io import read_checkpoint, restoring, validate_checkpoint
+from moleflow_pl.checkpoints.schema import (
+    CONTAINERS_KEY,
+    require_match,
+    require_tensors,
+    task_containers,
+)
+from moleflow_pl.errors import CheckpointError
+from moleflow_pl.features.extractor import PatchExtractor
+from moleflow_pl.model.build import STRUCTURE, build_inspector
+from moleflow_pl.model.inspector import Inspector
+from moleflow_pl.tasks.schedule import TaskSchedule
+
+PREFIX = "inspector."  # of the inspector's tensors in a checkpoint
+BACKBONE = "extractor.backbone."  # under it; left out of files
+HYPER_PARAMETERS = "hyper_parameters"  # Lightning's key
+
+
+def structure(inspector: Inspector) -> dict[str, Any]:
+    """Arguments that decide which tensors and thresholds there are and what they mean."""
+    chosen = {name: inspector.arguments[name] for name in STRUCTURE}
+    return {**chosen, "bank_size": inspector.bank_size if inspector.has_banks else 0}
+
+
+def inspector_state(inspector: Inspector, owner: nn.Module) -> dict[str, Any]:
+    """The project's part of a checkpoint, but its seed and stamp.
+
+    Args:
+        inspector: What is saved.
+        owner: The module whose state dict goes into the file.
+    """
+    return {
+        "backbone": inspector.extractor.fingerprint(),
+        "structure": structure(inspector),
+        "experts": list(inspector.flow.tasks),
+        "prototypes": inspector.router.tasks,
+        CONTAINERS_KEY: task_containers(owner),
+        "tasks": inspector.schedule.state(),
+    }
+
+
+def validate_state(inspector: Inspector, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The project's part of a checkpoint that fits an inspector.
+
+    Raises:
+        CheckpointError: the file is foreign, or of another backbone or structure.
+    """
+    valid = validate_checkpoint(checkpoint)
+    return require_match(valid, inspector.extractor.fingerprint(), structure(inspector))
+
+
+def make_room(inspector: Inspector, state: Mapping[str, Any]) -> None:
+    """Take over the tasks of a checkpoint, with modules for all its tensors."""
+    inspector.schedule.tasks = TaskSchedule.from_state(state["tasks"]).tasks
+    for task in state["experts"]:
+        if task not in inspector.flow.tasks:
+            inspector.flow.add_task(task)
+    for task in state["prototypes"]:
+        inspector.add_prototypes(task)
+        if inspector.has_banks:
+            inspector.bank(task)
+
+
+def backbone_tensors(extractor: PatchExtractor, prefix: str) -> dict[str, Tensor]:
+    """The tensors that a checkpoint leaves out, by their names in a state dict."""
+    return {f"{prefix}{key}": value for key, value in extractor.backbone.state_dict().items()}
+
+
+def load_inspector(path: Path, device: str | torch.device = "cpu", **overrides: Any) -> Inspector:
+    """Build the inspector that a checkpoint holds; no code that the file names runs.
+
+    Args:
+        path: The checkpoint.
+        device: Where it goes.
+        overrides: Arguments of `build_inspector` that replace those of the file, such as
+            `backbone_weights` where these have moved.
+
+    Raises:
+        CheckpointError: the file cannot be used, or is of another backbone.
+    """
+    return inspector_of(read_checkpoint(path), path, device, **overrides)
+
+
+def inspector_of(
+    checkpoint: Mapping[str, Any],
+    path: Path,
+    device: str | torch.device = "cpu",
+    **overrides: Any,
+) -> Inspector:
+    """As `load_inspector`, from what `read_checkpoint` has read."""
+    with restoring(path):
+        inspector = build_inspector(**{**stored_arguments(checkpoint), **overrides})
+        make_room(inspector, validate_state(inspector, checkpoint))
+        weights = {
+            key.removeprefix(PREFIX): tensor for key, tensor in checkpoint["state_dict"].items()
+        }
+        weights |= backbone_tensors(inspector.extractor, BACKBONE)
+        require_tensors(weights, inspector.state_dict())
+        inspector.load_state_dict(weights)
+    return inspector.to(device).eval()
+
+
+def stored_arguments(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `build_inspector` in a checkpoint.
+
+    Raises:
+        CheckpointError: one is missing.
+    """
+    stored = checkpoint.get(HYPER_PARAMETERS) or {}
+    names = list(signature(build_inspector).parameters)
+    missing = [name for name in names if name not in stored]
+    if missing:
+        raise CheckpointError(f"it lacks the model's arguments {missing}")
+    return {name: stored[name] for name in names}

@@ -1,0 +1,85 @@
+import logging
+import pty
+import subprocess
+import sys
+from collections.abc import Iterator
+from os import close, read
+from pathlib import Path
+
+import pytest
+
+from moleflow_pl._internal import logs
+
+ROOT = Path(__file__).parents[2]
+LONG = "saved /a/[b]/" + "c" * 30
+SAY = (
+    "import logging; from moleflow_pl._internal import logs; logs.configure();"
+    f"logging.getLogger('moleflow_pl.x').info({LONG!r})"
+)
+
+
+@pytest.fixture(autouse=True)
+def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Alone, and with the logger put back afterwards."""
+    for name in logs.RANKS:
+        monkeypatch.delenv(name, raising=False)
+    logger = logging.getLogger(logs.NAME)
+    handlers, level = list(logger.handlers), logger.level
+    yield
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
+
+
+def test_messages_go_plain_to_what_standard_output_is_now(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logs.configure()
+    logs.configure()
+    logger = logging.getLogger("moleflow_pl.somewhere")
+    logger.info("[red]one[/red] %s", 1)
+    logger.warning("two")
+    logger.debug("three")
+    assert capsys.readouterr() == ("[red]one[/red] 1\ntwo\n", "")
+
+
+@pytest.mark.parametrize("variable", logs.RANKS)
+def test_of_several_processes_only_the_first_speaks(
+    variable: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure()  # before the process learns its rank, as under Lightning's launcher
+    logger = logging.getLogger("moleflow_pl.somewhere")
+    for rank in ("0", "1", "11"):
+        monkeypatch.setenv(variable, rank)
+        logger.info(f"rank {rank}")
+    assert capsys.readouterr().out == "rank 0\n"
+
+
+def test_the_library_is_silent_until_somebody_listens() -> None:
+    code = "import logging, moleflow_pl; logging.getLogger('moleflow_pl.x').warning('heard')"
+    for listen, heard in (("", ""), (";logging.basicConfig();", "heard")):
+        parts = code.split(";")
+        program = f"{parts[0]}{listen or ';'}{parts[1]}"
+        result = subprocess.run(
+            [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert result.stdout == ""
+        assert heard in result.stderr
+        assert bool(result.stderr) == bool(heard)
+
+
+def test_a_pipe_gets_plain_lines_and_loads_no_rich() -> None:
+    code = f"{SAY}; import sys; sys.exit('rich' in sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert result.stdout == f"{LONG}\n"
+
+
+def test_a_terminal_gets_the_message_without_time_level_or_place() -> None:
+    terminal, end = pty.openpty()
+    env = {"TERM": "dumb", "COLUMNS": "200", "PATH": ""}
+    subprocess.run([sys.executable, "-c", SAY], cwd=ROOT, stdout=end, env=env, check=True)
+    shown = read(terminal, 10_000).decode()
+    close(end)
+    close(terminal)
+    assert shown.strip() == LONG

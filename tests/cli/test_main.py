@@ -1,0 +1,89 @@
+import errno
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import moleflow_pl
+from moleflow_pl.cli import main as cli
+from moleflow_pl.errors import DataError
+
+ROOT = Path(__file__).parents[2]
+TOY = '''
+"""A verb that somebody else's package brings."""
+import logging
+def main(args):
+    logging.getLogger("moleflow_pl.toy").info(f"toy got {args}")
+'''
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a module outside the package that can run a verb."""
+    (tmp_path / "somebody").mkdir()
+    (tmp_path / "somebody" / "toy.py").write_text(TOY)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "somebody", raising=False)
+    monkeypatch.delitem(sys.modules, "somebody.toy", raising=False)
+    return "somebody.toy"
+
+
+def test_a_verb_can_be_added_from_outside(
+    toy: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(cli.VERBS, "toy", (toy, "shows what it got"))
+    cli.main(["toy", "--x", "1"])
+    assert capsys.readouterr().out == "toy got ['--x', '1']\n"
+    cli.main(["--help"])
+    assert re.search(r"\n  toy +shows what it got\n", capsys.readouterr().out)
+
+
+def test_every_verb_has_a_module_with_main() -> None:
+    for module, _ in cli.VERBS.values():
+        path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+        assert "\ndef main(args: Sequence[str]) -> None:\n" in path.read_text(), module
+
+
+@pytest.mark.parametrize("raised", [DataError("no image"), OSError(errno.ENOSPC, "full", "x.csv")])
+def test_an_error_that_the_user_can_fix_ends_in_one_line(
+    raised: Exception, toy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(args: list[str]) -> None:
+        raise raised
+
+    monkeypatch.setitem(cli.VERBS, "toy", (toy, ""))
+    monkeypatch.setattr(f"{toy}.main", fail)
+    with pytest.raises(SystemExit, match="^moleflow: (no image|x.csv: full)$"):
+        cli.main(["toy"])
+
+
+def test_other_errors_keep_their_traceback(toy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(args: list[str]) -> None:
+        raise OSError(errno.EIO, "broken disk")
+
+    monkeypatch.setitem(cli.VERBS, "toy", (toy, ""))
+    monkeypatch.setattr(f"{toy}.main", fail)
+    with pytest.raises(OSError, match="broken disk"):
+        cli.main(["toy"])
+
+
+def test_all_places_that_name_the_version_agree(capsys: pytest.CaptureFixture[str]) -> None:
+    version = moleflow_pl.__version__
+    cli.main(["--version"])
+    assert capsys.readouterr().out == f"moleflow {version}\n"
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
+    newest = re.search(r"^## (\S+?),? ", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None
+    assert newest[1] == version
+    assert "\nversion = attr: moleflow_pl.__version__\n" in (ROOT / "setup.cfg").read_text()
+
+
+def test_the_command_imports_nothing_heavy_before_it_knows_the_verb() -> None:
+    code = (
+        "import sys, moleflow_pl.cli.main;"
+        "sys.exit(bool({'torch', 'lightning', 'numpy', 'rich'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -1,0 +1,77 @@
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from moleflow_pl.errors import ConfigError
+from moleflow_pl.features.backbone import load_in_order
+from moleflow_pl.features.extractor import PatchExtractor
+from tests.helpers.checkpoints import Bomb
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_local_weights_are_loaded(tmp_path: Path, suffix: str) -> None:
+    torch.manual_seed(7)
+    source = timm.create_model("test_vit", pretrained=False).state_dict()
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".pth":
+        torch.save(source, path)
+    else:
+        save_file(source, path)
+    extractor = vit(image_size=160, weights=str(path))
+    for key, tensor in extractor.backbone.state_dict().items():
+        assert torch.equal(tensor, source[key])
+
+
+def test_position_embeddings_are_resampled_to_another_grid(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("test_vit", pretrained=False).state_dict(), path)
+    assert vit(image_size=48, weights=str(path)).backbone.pos_embed.shape[1] == 1 + 9
+
+
+def test_weights_of_a_package_are_loaded_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = timm.create_model("test_vit", pretrained=False, img_size=48).state_dict()
+    package = tmp_path / "carrier"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    torch.save({f"other.{i}": t for i, t in enumerate(source.values())}, package / "w.pth")
+    monkeypatch.syspath_prepend(tmp_path)
+    extractor = vit(weights="package:carrier")
+    assert "carrier" not in sys.modules  # found, not imported
+    for key, tensor in extractor.backbone.state_dict().items():
+        assert torch.equal(tensor, source[key])
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(1)}, tmp_path / "w.pth")
+    with pytest.raises(ConfigError, match="does not hold"):
+        load_in_order(timm.create_model("test_vit"), tmp_path / "w.pth")
+
+
+def test_unknown_backbone_is_answered_with_names_like_it() -> None:
+    with pytest.raises(ConfigError, match="vit_small_patch14_dinov2"):
+        PatchExtractor("vit_small_patch14_dino", weights="random")
+
+
+@pytest.mark.parametrize("name", ["evil.pth", "package:evil_package"])
+def test_weights_run_no_code(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touched = tmp_path / "touched"
+    package = tmp_path / "evil_package"
+    package.mkdir()
+    (package / "__init__.py").write_text(f"open({str(touched)!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for path in (tmp_path / "evil.pth", package / "w.pth"):
+        torch.save({"w": Bomb(touched)}, path)
+    with pytest.raises(Exception, match="Weights only load failed|weights_only"):
+        vit(weights=name if name.startswith("package:") else str(tmp_path / name))
+    assert not touched.exists()
+
+
+def vit(**options: object) -> PatchExtractor:
+    settings = {"layers": [0, 1], "image_size": 48, "weights": "random", **options}
+    return PatchExtractor("test_vit", **settings)

@@ -1,0 +1,39 @@
+import math
+
+import numpy as np
+import torch
+
+from moleflow_pl.inference.decisions import DecisionMaker
+from moleflow_pl.model.inspector import Inspection
+from moleflow_pl.tasks.calibration import Calibration, threshold
+from moleflow_pl.tasks.schedule import TaskSchedule
+
+
+def test_a_product_of_a_group_has_its_own_threshold_where_it_is_told() -> None:
+    numbers = [1.0, 2.0, 30.0, 40.0]
+    products = ["a", "b", "b", "a"]
+    schedule = TaskSchedule()
+    schedule.extend([["a", "b"]], epochs=1)
+    schedule.tasks[0].epochs_done = 1
+    schedule.tasks[0].calibration = Calibration(
+        numbers, numbers, numbers, numbers, numbers, products
+    )
+    for told, scores in (("a", [1.0, 40.0]), ("b", [2.0, 30.0]), ("a+b", numbers), (None, numbers)):
+        limits = DecisionMaker(schedule, told).limits[0]
+        assert limits.score == threshold(scores).value
+        assert limits.pixel == threshold(scores).value
+        assert limits.median_score == np.median(scores)
+
+
+def test_a_score_that_is_no_number_passes_nothing() -> None:
+    """Damaged weights, or an image beyond all numbers."""
+    numbers = [1.0, 2.0, 30.0, 40.0]
+    schedule = TaskSchedule()
+    schedule.extend([["a"]], epochs=1)
+    schedule.tasks[0].epochs_done = 1
+    schedule.tasks[0].calibration = Calibration(numbers, numbers, numbers, numbers, numbers)
+    scores = torch.tensor([math.nan, 1.0, 1e9])
+    zeros = torch.zeros(3)
+    found = Inspection(scores, torch.zeros(3, 2, 2), zeros.long(), zeros[:, None], zeros[:, None])
+    labels = [one.label for one in DecisionMaker(schedule).decide(found, [(8, 8)] * 3)]
+    assert labels == ["anomalous", "normal", "anomalous"]
