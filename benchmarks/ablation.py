@@ -38,7 +38,7 @@ from benchmarks.harness.report import Report, Row, benchmark
 from benchmarks.harness.study import Result, Study
 from benchmarks.literal import FEATURES
 from moleflow_pl.scoring.functional import patch_nll
-from moleflow_pl.scoring.patch_scores import Nearest, PatchScore, ScoreName
+from moleflow_pl.scoring.patch_scores import SCORES, Nearest, PatchScore
 
 FLOW = Recipe("flow", scores=("norm", "nll"))
 LEARNING = {
@@ -99,7 +99,7 @@ class Change:
     what: str
     study: Study
     recipe: Recipe
-    score: ScoreName | PatchScore
+    score: str | PatchScore
     image: ImageScore | None = None
 
     def results(self, seed: int) -> dict[str, Result]:
@@ -117,20 +117,18 @@ class Change:
         """Results by every image score: patches are scored once for all of them."""
         order = self.study.products
         model = self.study.load(self.recipe, seed, order)
-        if isinstance(self.score, str):
-            model.score_by(self.score)
-        else:
-            model.patch_score = self.score
+        score = SCORES[self.score]() if isinstance(self.score, str) else self.score
+        model.inspector.set_patch_score(score)
         images = {*IMAGE_SCORES.values(), self.study.image_score}
         found: Result = {image.key: {} for image in images}
         for task, product in enumerate(map(self.study.features, order)):
-            patches = product.scores(partial(model.patch_scores, task=task))
+            patches = product.scores(partial(model.inspector.patch_scores, task=task))
             for image in images:
                 found[image.key][product.name] = product.result(patches, image)
         return found
 
 
-def image_changes(study: Study, recipe: Recipe, score: ScoreName) -> list[Change]:
+def image_changes(study: Study, recipe: Recipe, score: str) -> list[Change]:
     """The other image scores."""
     others = {what: image for what, image in IMAGE_SCORES.items() if image != study.image_score}
     return [Change(what, study, recipe, score, image) for what, image in others.items()]

@@ -51,17 +51,17 @@ def flow_baselines(
 ) -> Iterator[tuple[str, list[Scorer]]]:
     """The baselines that train flows: a scorer for each product."""
     layers = model.hparams["coupling_layers"]
-    patches = round(model.patch_fraction * model.extractor.patches)
-    train = {product.name: model.position(product.train) for product in products}
-    shared = plain_flow(model.extractor.dim, layers)
+    patches = round(model.hparams["patch_fraction"] * model.inspector.extractor.patches)
+    train = {product.name: model.inspector.position(product.train) for product in products}
+    shared = plain_flow(model.inspector.extractor.dim, layers)
     for name, features in train.items():
         train_flow(shared, features, epochs, patches, f"fine-tuning on {name}")
-    yield FINE_TUNING, [flow_scorer(shared, model.position)] * len(products)
+    yield FINE_TUNING, [flow_scorer(shared, model.inspector.position)] * len(products)
     scorers = []
     for name, features in train.items():
-        flow = plain_flow(model.extractor.dim, layers)
+        flow = plain_flow(model.inspector.extractor.dim, layers)
         train_flow(flow, features, epochs, patches, f"a flow for {name}")
-        scorers.append(flow_scorer(flow, model.position))
+        scorers.append(flow_scorer(flow, model.inspector.position))
     yield FLOWS, scorers
 
 
@@ -73,7 +73,7 @@ def compare(
     scorers[MEMORY_BANK] = [nearest_in(sample_patches(product.train, 0)) for product in products]
     return {
         name: [
-            product.metrics(product.scores(scorer), model.image_score)
+            product.metrics(product.scores(scorer), model.inspector.image_score)
             for product, scorer in zip(products, found, strict=True)
         ]
         for name, found in scorers.items()
@@ -91,7 +91,7 @@ def main() -> None:
     names = [(name, i) for i, task in enumerate(model.schedule.tasks) for name in task.products]
     layout = LAYOUTS[config["layout"]](config["root"])
     products = [
-        ProductFeatures(name, model.extractor, layout.train(name), layout.test(name))
+        ProductFeatures(name, model.inspector.extractor, layout.train(name), layout.test(name))
         for name, _ in names
     ]
     own = [{m: summary["metrics"][m]["routed"][task] for m in METRICS} for _, task in names]

@@ -43,7 +43,8 @@ from moleflow_pl import ContinualDataModule, MoLEFlow
 from moleflow_pl.callbacks import EvaluationCallback, TaskSchedulerCallback
 from moleflow_pl.cli.lightning import TRAINER_DEFAULTS
 from moleflow_pl.data.datasets import ImageDataset
-from moleflow_pl.data.layouts.registry import LAYOUTS, ImageRecord, Layout
+from moleflow_pl.data.layouts.base import ImageRecord, Layout
+from moleflow_pl.data.layouts.registry import LAYOUTS
 from moleflow_pl.tasks.calibration import Calibration
 
 RATES = (0.05, 0.01, 0.001)
@@ -88,11 +89,11 @@ def scores_of(model: MoLEFlow, config: dict[str, Any], task: int) -> Answers:
     layout = LAYOUTS[config["layout"]](config["root"])
     products = model.schedule.tasks[task].products
     records = [record for product in products for record in layout.test(product)]
-    images = ImageDataset(records, task, model.extractor.image_size)
+    images = ImageDataset(records, task, model.inspector.extractor.image_size)
     scores, novelty = [], []
     with torch.inference_mode():
         for batch in DataLoader(images, BATCH, collate_fn=images.collate):
-            inspection = model.inspect(model.extractor(batch["image"]), task)
+            inspection = model.inspector.inspect(model.inspector.extractor(batch["image"]), task)
             scores.append(inspection.score)
             novelty.append(inspection.novelty_distance / limits)
     labels = torch.tensor([bool(record.gt_label) for record in records])

@@ -62,7 +62,7 @@ def kinds_of(study: Study) -> list[Kind]:
     kinds = []
     for whole in WHOLE:
         model = MoLEFlow(**study.backbone.arguments, prototype=whole)
-        kinds.append(Kind(whole, model.router, model.image_features))
+        kinds.append(Kind(whole, model.inspector.router, model.inspector.image_features))
     for side in SIDES:
         summary = partial(region_means, side=side)
         kinds.append(Kind(f"regions {side} x {side}", RegionRouter(), summary, side**2))
@@ -92,7 +92,7 @@ def queries_of(study: Study) -> Queries:
     queries: Queries = {}
     for name, source in study.sources.items():
         product = study.features(name)
-        queries[name] = dict(good_images(source, study.plain_model.extractor))
+        queries[name] = dict(good_images(source, study.plain_model.inspector.extractor))
         queries[name]["defective"] = product.test[product.defective]
         queries[name]["good"] = product.test[~product.defective]
     return queries
@@ -101,7 +101,7 @@ def queries_of(study: Study) -> Queries:
 def accuracies(kind: Kind, study: Study, queries: Queries) -> dict[tuple[str, str], float]:
     """Routing accuracy by product and by condition."""
     for task, name in enumerate(study.products):
-        prototype = TaskPrototype(study.plain_model.extractor.dim, kind.regions)
+        prototype = TaskPrototype(study.plain_model.inspector.extractor.dim, kind.regions)
         for part in study.features(name).train.split(BATCH):
             prototype.update(kind.summary(part))
         kind.router.add_prototype(task, prototype)

@@ -75,7 +75,7 @@ def untrained_model(arguments: dict[str, Any], tasks: int) -> MoLEFlow:
     model = MoLEFlow(**arguments)
     model.schedule.extend([[f"product {i}"] for i in range(tasks)], epochs=1)
     for task in range(tasks):
-        model.begin_task(task)
+        model.learner.begin_task(task)
         draw_prototypes(model, task)
         model.schedule.tasks[task].epochs_done = 1
     return model.eval()
@@ -85,24 +85,26 @@ def draw_prototypes(model: MoLEFlow, task: int) -> None:
     """Give a task prototypes of random features."""
     generator = torch.Generator().manual_seed(task)
     shift = 4 * (task % 7)
-    for prototype in model.add_prototypes(task):
-        statistics = FeatureStatistics(model.extractor.dim, prototype.regions)
+    for prototype in model.inspector.add_prototypes(task):
+        statistics = FeatureStatistics(model.inspector.extractor.dim, prototype.regions)
         statistics.update(torch.randn(4, *prototype.mean.shape, generator=generator) + shift)
         prototype.set(statistics)
 
 
 def random_images(model: MoLEFlow, count: int) -> Tensor:
     """Images (N, 3, H, W), uint8."""
-    return torch.randint(0, 256, (count, 3, *model.extractor.image_size), dtype=torch.uint8)
+    return torch.randint(
+        0, 256, (count, 3, *model.inspector.extractor.image_size), dtype=torch.uint8
+    )
 
 
 def score(model: MoLEFlow, images: Tensor, tasks: Tensor) -> Tensor:
     """Score images by given experts; routing is measured by itself."""
     with torch.no_grad():
-        features = model.extractor(images)
-        distances = model.router.distances(model.image_features(features))
-        model.novelty_among(features, distances, tasks)
-        return model.patch_scores(features, tasks)
+        features = model.inspector.extractor(images)
+        distances = model.inspector.router.distances(model.inspector.image_features(features))
+        model.inspector.novelty_distances(features, distances, tasks)
+        return model.inspector.patch_scores(features, tasks)
 
 
 def throughput(report: Report, sizes: Sizes) -> None:
@@ -110,7 +112,7 @@ def throughput(report: Report, sizes: Sizes) -> None:
     model, single = (untrained_model(sizes.model, tasks) for tasks in (sizes.experts, 1))
     images = random_images(model, BATCH)
     for task in range(sizes.experts):
-        model.novelty.root(task)  # computed once for a product
+        model.inspector.novelty.root(task)  # computed once for a product
     # hardly any expert of a batch is merged already
     generator = torch.Generator().manual_seed(0)
     draw = partial(torch.randint, sizes.experts, (BATCH,), generator=generator)
@@ -130,17 +132,19 @@ def routing(report: Report, sizes: Sizes) -> None:
     many, single = (untrained_model(sizes.model, tasks) for tasks in (0, 1))
     for task in range(sizes.products):
         draw_prototypes(many, task)
-    image, features = random_images(single, 1), torch.randn(1, *single.extractor.shape)
+    image, features = random_images(single, 1), torch.randn(1, *single.inspector.extractor.shape)
 
     def route() -> None:
-        distances = many.router.distances(many.image_features(features))
-        many.novelty_among(features, distances, many.router.choose(distances))
+        distances = many.inspector.router.distances(many.inspector.image_features(features))
+        many.inspector.novelty_distances(
+            features, distances, many.inspector.router.choose(distances)
+        )
 
     one = partial(score, single, image, torch.zeros(1, dtype=torch.long))
     seconds = alternate({"route": route, "image": one}, rounds=sizes.rounds)
     note = (
         f"{1000 * seconds['route']:.2f} ms of {1000 * seconds['image']:.0f} ms, "
-        f"D = {single.extractor.dim}; the two nearest were compared before"
+        f"D = {single.inspector.extractor.dim}; the two nearest were compared before"
     )
     share = 100 * seconds["route"] / seconds["image"]
     what = f"routing among {sizes.products:,} products"
@@ -152,10 +156,10 @@ def disk(report: Report, sizes: Sizes) -> None:
     model = untrained_model(sizes.disk_model, 0)
     model.schedule.extend([["product"]], epochs=1)
     batches = [{"image": random_images(model, 8)}]
-    model.begin_task(0)
-    model.finish_task(0, batches)
+    model.learner.begin_task(0)
+    model.learner.finish_task(0, batches)
     model.schedule.tasks[0].epochs_done = 1
-    model.calibrate_task(0, batches, false_alarm_rate=0.01)
+    model.learner.calibrate_task(0, batches, false_alarm_rate=0.01)
     checkpoint: dict[str, Any] = {"state_dict": model.state_dict()}
     model.on_save_checkpoint(checkpoint)
     with tempfile.TemporaryDirectory() as folder:
@@ -163,7 +167,7 @@ def disk(report: Report, sizes: Sizes) -> None:
         extract(checkpoint, "product").save(path)
         size = path.stat().st_size / 1e6
     rank = model.hparams["lora_rank"]
-    what = f"disk for an expert, D = {model.extractor.dim}, rank {rank}"
+    what = f"disk for an expert, D = {model.inspector.extractor.dim}, rank {rank}"
     report.add(Row(what, size, "MB", most=MOST_EXPERT_MB))
 
 
@@ -184,10 +188,10 @@ def many_images(report: Report, sizes: Sizes) -> None:
 
 def stream(model: MoLEFlow, count: int) -> None:
     """Score features of `count` images, a batch at a time, as a loader would bring them."""
-    features = torch.randn(BATCH, *model.extractor.shape)
+    features = torch.randn(BATCH, *model.inspector.extractor.shape)
     with torch.no_grad():
         for start in range(0, count, BATCH):
-            model.inspect(features[: min(BATCH, count - start)])
+            model.inspector.inspect(features[: min(BATCH, count - start)])
 
 
 def startup(report: Report, sizes: Sizes) -> None:

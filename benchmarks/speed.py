@@ -138,7 +138,7 @@ def time_fit(report: Report, settings: Sequence[Setting]) -> None:
             root, run = Path(folder) / "data", Path(folder) / "run"
             draw_noise(root, setting.side, {"first": 4, "second": setting.images})
             learn(setting, root, run, ["first"], epochs=1)
-            literal = LiteralFit(setting.model().extractor, setting.literal_images)
+            literal = LiteralFit(setting.model().inspector.extractor, setting.literal_images)
             more = partial(
                 learn, setting, root, Path(folder) / "more", ["first", "second"], setting.epochs,
                 run / "last.ckpt",
@@ -181,22 +181,22 @@ class MixedBatch:
 
     def __init__(self, setting: Setting, precision: Precision = "float32") -> None:
         self.model = setting.model(precision)
-        dim = self.model.extractor.dim
+        dim = self.model.inspector.extractor.dim
         self.literal = literal_flow(dim, PRODUCTS)
         self.model.schedule.extend([[f"product {i}"] for i in range(PRODUCTS)], epochs=1)
         self.seen = {}
         for task in range(PRODUCTS):
             images = product_images(task, 4, setting.side)
-            self.model.begin_task(task)
-            self.model.prepare_task(task, [{"image": images}])
-            self.model.finish_task(task, [{"image": images}])
+            self.model.learner.begin_task(task)
+            self.model.learner.prepare_task(task, [{"image": images}])
+            self.model.learner.finish_task(task, [{"image": images}])
             self.model.schedule.tasks[task].epochs_done = 1
             # images of a product differ by noise alone: more noise gives them a covariance
-            pooled = self.model.extractor(images).mean((1, 2))
+            pooled = self.model.inspector.extractor(images).mean((1, 2))
             self.seen[task] = pooled.repeat(4, 1) + 0.01 * torch.randn(16, dim)
         self.model.eval()
         self.literal.eval()
-        self.code = position_code(dim, *self.model.extractor.shape[:2]).float()
+        self.code = position_code(dim, *self.model.inspector.extractor.shape[:2]).float()
         each = setting.batch // PRODUCTS
         batch = torch.cat([product_images(i, each, setting.side) for i in range(PRODUCTS)])
         self.images = batch[torch.randperm(len(batch))]
@@ -208,7 +208,9 @@ class MixedBatch:
 
     def score_literally(self) -> Tensor:
         """Scores by the literal method."""
-        return infer(self.model.extractor, self.literal, self.seen, self.images, self.code)[1]
+        return infer(
+            self.model.inspector.extractor, self.literal, self.seen, self.images, self.code
+        )[1]
 
 
 def has_matrix_units() -> bool:

@@ -33,7 +33,7 @@ def examples(report: Path, product: str) -> list[dict[str, str]]:
 def draw(checkpoint: Path, picture: Path) -> None:
     """Score the examples of every product, routed, and draw them."""
     model = MoLEFlow.load_from_checkpoint(checkpoint, map_location="cpu").eval()
-    size = model.extractor.image_size
+    size = model.inspector.extractor.image_size
     names = model.schedule.names
     figure, axes = plt.subplots(2 * len(names), EXAMPLES, figsize=(8, 4.3 * len(names)))
     for i, name in enumerate(names):

@@ -10,7 +10,6 @@ from typing import Any
 
 from benchmarks.harness.fits import read_preset
 from benchmarks.harness.products import IN_PACKAGE, ProductSource, product_sources
-from moleflow_pl.scoring.patch_scores import ScoreName
 
 TILE = "magnetic_tile"
 PRODUCTS = (*IN_PACKAGE, TILE)
@@ -38,7 +37,7 @@ class Recipe:
     name: str
     model: dict[str, Any] = field(default_factory=dict)
     epochs: int = 10
-    scores: tuple[ScoreName, ...] = ("norm",)
+    scores: tuple[str, ...] = ("norm",)
     lr: float | None = None
     val_fraction: float = 0.0
 

@@ -15,9 +15,10 @@ from torch.utils.data import DataLoader
 from moleflow_pl import PatchExtractor
 from moleflow_pl.data.datasets import ImageDataset
 from moleflow_pl.data.feature_store import FeatureStore
-from moleflow_pl.data.layouts.registry import LAYOUTS, ImageRecord, LayoutName
+from moleflow_pl.data.layouts.base import ImageRecord
+from moleflow_pl.data.layouts.registry import LAYOUTS, LayoutName
 from moleflow_pl.metrics.task_scores import EvaluationOptions, TaskScores
-from moleflow_pl.scoring.functional import BEYOND, IMAGE_SCORES, ImageScoreName
+from moleflow_pl.scoring.functional import BEYOND, IMAGE_SCORES
 
 BATCH = 16
 METRICS = ("image_auroc", "pixel_ap")
@@ -105,7 +106,7 @@ class ImageScore:
         quantile: Its quantile.
     """
 
-    name: ImageScoreName
+    name: str
     quantile: float
 
     @property

@@ -31,6 +31,7 @@ from benchmarks.harness.products import (
 from moleflow_pl import ContinualDataModule, MoLEFlow
 from moleflow_pl._internal.files import replacing
 from moleflow_pl.checkpoints.run_folder import TASKS
+from moleflow_pl.scoring.patch_scores import SCORES
 
 PROBE = 64  # test images of the first product that are scored again after the last
 
@@ -93,7 +94,7 @@ class Study:
 
     def _features(self, product: str) -> ProductFeatures:
         """Features of a product."""
-        source, extractor = self.sources[product], self.plain_model.extractor
+        source, extractor = self.sources[product], self.plain_model.inspector.extractor
         folder = self.folder / "features"
         return ProductFeatures(product, extractor, source.train(), source.test(), folder)
 
@@ -178,23 +179,27 @@ class Study:
             load_model(path) for path in (run / TASKS / f"00-{first}.ckpt", run / "last.ckpt")
         )
         with torch.inference_mode():
-            return torch.equal(before.patch_scores(probe, 0), after.patch_scores(probe, 0))
+            return torch.equal(
+                before.inspector.patch_scores(probe, 0), after.inspector.patch_scores(probe, 0)
+            )
 
     def _evaluate(self, model: MoLEFlow, recipe: Recipe, name: str, task: int) -> Result:
         """Routed and oracle results of a product by every score of the recipe."""
         product, found = self.features(name), Result()
-        tasks = model.router.choose(model.router.distances(product.scores(model.image_features)))
+        tasks = model.inspector.router.choose(
+            model.inspector.router.distances(product.scores(model.inspector.image_features))
+        )
         misrouted = (tasks != task).nonzero()[:, 0]
         for score in recipe.scores:
-            model.score_by(score)
+            model.inspector.set_patch_score(SCORES[score]())
             chosen = iter(tasks.split(BATCH))
-            patches = product.scores(lambda part: model.patch_scores(part, next(chosen)))  # noqa: B023
-            routed = product.result(patches, model.image_score)
+            patches = product.scores(lambda part: model.inspector.patch_scores(part, next(chosen)))  # noqa: B023
+            routed = product.result(patches, model.inspector.image_score)
             found[f"{score}, routed"] = found[f"{score}, oracle"] = routed
             if len(misrouted):
                 with torch.inference_mode():
-                    patches[misrouted] = model.patch_scores(product.test[misrouted], task)
-                found[f"{score}, oracle"] = product.result(patches, model.image_score)
+                    patches[misrouted] = model.inspector.patch_scores(product.test[misrouted], task)
+                found[f"{score}, oracle"] = product.result(patches, model.inspector.image_score)
         right = (tasks == task).double()
         found["routing"] = {
             "good": right[~product.defective].mean().item(),
