@@ -1,12 +1,15 @@
-"""What each difference from the method as first written down is worth.
+"""What each default is worth: one setting changed at a time, on the products of `accuracy`.
 
-    python -m benchmarks.ablation --root DATA --weights vit_small_patch14_dinov2.safetensors
+    python -m benchmarks.ablation defaults --root DATA --weights WEIGHTS
+    python -m benchmarks.ablation patch-fraction --root DATA
+    python -m benchmarks.ablation resolution --root DATA --weights WEIGHTS
 
-Takes the defaults and changes one at a time, most of them back to `configs/seed.yaml`'s, on the
-products of `benchmarks.accuracy`, solar_mono learned first: how an expert learns on the small CNN
-without latents, and what it looks at and compares where latents are stored, on both backbones.
-Goes on where it was stopped. Prints image AUROC by own expert and pixel AP of the tiles, means over
-seeds, and how far they are from the defaults; one line of JSON last.
+`defaults` changes how an expert learns, which features it sees and how patches and images are
+scored, most of them back to `configs/seed.yaml`. `patch-fraction` trains with a quarter of the
+patches and with fewer epochs; it exits with 1 where a quarter costs more than 0.005 in as many
+epochs. `resolution` compares a ViT at 224 and 392 pixels on the last product, learned first; it
+exits with 1 where pixel AP is too close to a memory bank's. Figures are oracle results, means over
+seeds. A stopped run continues.
 """
 
 from __future__ import annotations
@@ -14,30 +17,30 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from torch import Tensor
 
-from benchmarks.accuracy import CNN, OURS, TILE, VIT, backbones_parser, study_of
-from benchmarks.accuracy_runs import (
-    AS_DEFAULT,
-    AS_PUBLISHED,
-    PRODUCTS,
-    ImageScore,
+from benchmarks.harness.baselines import RANDOM_BANK
+from benchmarks.harness.plans import (
+    CNN,
+    VIT,
+    Backbone,
     Recipe,
-    Result,
-    Study,
-    measured,
+    add_study_arguments,
+    sources_of,
 )
+from benchmarks.harness.products import AS_DEFAULT, AS_PUBLISHED, METRICS, ImageScore
+from benchmarks.harness.report import Report, Row, benchmark
+from benchmarks.harness.study import Result, Study
 from benchmarks.literal import FEATURES
-from benchmarks.timing import Report, Row, benchmark
 from moleflow_pl.scoring.functional import patch_nll
-from moleflow_pl.scoring.patch_scores import Nearest, PatchScore
+from moleflow_pl.scoring.patch_scores import PATCH_SCORES, Nearest, PatchScore
 
-PLAIN = Recipe("plain", scores=("norm", "nll"))
+FLOW = Recipe("flow", scores=("norm", "nll"))
 LEARNING = {
     "FiLM adapter, not counted": Recipe("film", {"adapter": "film"}),
     "no adapter": Recipe("no-adapter", {"use_task_adapter": False}),
@@ -46,21 +49,28 @@ LEARNING = {
     "learning rate 1e-4, 40 epochs": Recipe("lr-1e-4-40", epochs=40, lr=1e-4),
     "tail loss": Recipe("tail", {"loss": "tail"}),
     "no position code": Recipe("no-position", {"use_position": False}),
-    "a tenth held out": Recipe("held-out", val_fraction=0.1),
+    "a tenth as calibration images": Recipe("calibration", val_fraction=0.1),
 }
-FEATURES_OF_CNN: dict[str, dict[str, Any]] = {
+CNN_FEATURES: dict[str, dict[str, Any]] = {
     "not averaged": {"smooth": 1},
     "96 channels": {"target_embed_dim": 96},
 }
-IMAGES = {
+IMAGE_SCORES = {
     "images scored by the .99 quantile": AS_PUBLISHED,
     "images scored by the highest 2 %": AS_DEFAULT,
     "images scored by the highest 1 %": ImageScore("tail", 0.99),
     "images scored by the highest patch": ImageScore("tail", 1.0),
 }
 DEPTHS = Recipe("depths", {"score": "depths"}, scores=("depths",))
-POSITION = Recipe("position", OURS[VIT].model | {"use_position": True}, scores=("depths",))
-END = Recipe("end", OURS[VIT].model | {"score": "bank"}, scores=("bank",))
+POSITION = Recipe("position", VIT.method.model | {"use_position": True}, scores=("depths",))
+END = Recipe("end", VIT.method.model | {"score": "bank"}, scores=("bank",))
+FRACTION_EPOCHS = 40
+FRACTIONS = [(0.25, 40), (0.25, 20), (0.25, 10)]  # share of the patches, epochs
+FRACTION_COLUMNS = ("norm, oracle", "bank, oracle")
+FRACTION_COST = -0.005
+SIZES = {224: 0.0, 392: 0.04}  # pixels a side, and least pixel AP above the memory bank's
+RESOLUTION_COLUMNS = {"memory bank": "depths, oracle", "no memory bank": "norm, oracle"}
+SEEDS = {"defaults": (0, 1), "patch-fraction": (0, 1, 2), "resolution": (0, 1, 2)}
 
 
 class AveragedNll(PatchScore):
@@ -75,15 +85,15 @@ class AveragedNll(PatchScore):
 
 
 @dataclass
-class Line:
-    """A change, and how it is read.
+class Change:
+    """A setting changed, and how the result is read.
 
     Attributes:
         what: The change.
-        study: Runs on the features that it is made on.
+        study: Runs on the features it needs.
         recipe: How its model is trained.
-        score: Which of the recipe's scores, or another that the trained model is asked for.
-        image: How an image is scored, if not as the recipe says; the trained model is asked.
+        score: A patch score of the recipe, or another that the trained model is asked for.
+        image: How images are scored, unless as the backbone says.
     """
 
     what: str
@@ -92,103 +102,206 @@ class Line:
     score: str | PatchScore
     image: ImageScore | None = None
 
-    def of(self, seed: int) -> dict[str, Result]:
-        """Metrics of every product by its own expert."""
-        found = self.study.run(self.recipe, seed, PRODUCTS[0])["products"]
+    def results(self, seed: int) -> dict[str, Result]:
+        """Oracle results of every product."""
+        order = self.study.products
+        run = self.study.run(self.recipe, seed, order)
         if isinstance(self.score, str) and self.image is None:
-            return {name: one[f"{self.score}, told"] for name, one in found.items()}
+            return {name: found[f"{self.score}, oracle"] for name, found in run.products.items()}
         name = self.score if isinstance(self.score, str) else self.score.name
-        key = f"{self.recipe.name}-{name}-asked-{seed}"
-        asked = self.study.result(key, partial(self._asked, seed))
-        return asked[(self.image or self.study.image_score).key]
+        key = f"{self.study.run_key(self.recipe, seed, order)}-{name}-by-image-score"
+        found = self.study.cached(key, partial(self._score_again, seed))
+        return found[(self.image or self.study.image_score).key]
 
-    def _asked(self, seed: int) -> Result:
-        """The same by every way of scoring an image: patches are scored once for all."""
-        run = self.study.run_folder(self.recipe, seed, PRODUCTS[0])
-        model = self.study.load(run / "last.ckpt")
-        if isinstance(self.score, str):
-            model.score_by(self.score)
-        else:
-            model.patch_score = self.score
-        found: Result = {image.key: {} for image in IMAGES.values()}
-        for task, one in enumerate(map(self.study.product, PRODUCTS)):
-            patches = one.scores(partial(model.patch_scores, task=task))
-            for image in IMAGES.values():
-                found[image.key][one.name] = measured(one, patches, image)
+    def _score_again(self, seed: int) -> Result:
+        """Results by every image score: patches are scored once for all of them."""
+        order = self.study.products
+        model = self.study.load(self.recipe, seed, order)
+        score = PATCH_SCORES[self.score]() if isinstance(self.score, str) else self.score
+        model.inspector.set_patch_score(score)
+        images = {*IMAGE_SCORES.values(), self.study.image_score}
+        found: Result = {image.key: {} for image in images}
+        for task, product in enumerate(map(self.study.features, order)):
+            patches = product.scores(partial(model.inspector.patch_scores, task=task))
+            for image in images:
+                found[image.key][product.name] = product.result(patches, image)
         return found
 
 
-def by_image_scores(study: Study, recipe: Recipe, score: str) -> list[Line]:
-    """The other ways of scoring an image."""
-    others = {what: image for what, image in IMAGES.items() if image != study.image_score}
-    return [Line(what, study, recipe, score, image) for what, image in others.items()]
+def image_changes(study: Study, recipe: Recipe, score: str) -> list[Change]:
+    """The other image scores."""
+    others = {what: image for what, image in IMAGE_SCORES.items() if image != study.image_score}
+    return [Change(what, study, recipe, score, image) for what, image in others.items()]
 
 
-def compare(report: Report, title: str, seeds: Sequence[int], lines: Sequence[Line]) -> None:
-    """Means over seeds, and how far they are from the first line's."""
+def compare(report: Report, title: str, seeds: Sequence[int], changes: Sequence[Change]) -> None:
+    """Means over seeds, with the difference to the first change."""
     first: dict[tuple[str, str], float] = {}
-    for line in lines:
-        runs = [line.of(seed) for seed in seeds]
-        for product in PRODUCTS:
-            for metric in ("image_auroc", *(["pixel_ap"] if product == TILE else [])):
+    for change in changes:
+        runs = [change.results(seed) for seed in seeds]
+        for product in change.study.products:
+            for metric in METRICS:
+                if runs[0][product][metric] is None:
+                    continue
                 value = statistics.mean(run[product][metric] for run in runs)
                 apart = value - first.setdefault((product, metric), value)
-                row = f"{title}, {line.what}: {product}, {metric}"
-                report.add(Row(row, value, "", note=f"{apart:+.3f}" if line != lines[0] else ""))
+                note = "" if change is changes[0] else f"{apart:+.3f}"
+                row = f"{title}, {change.what}: {product}, {metric}"
+                report.add(Row(row, value, "", note=note))
 
 
-def on_the_cnn(report: Report, given: argparse.Namespace) -> None:
-    """How an expert learns without latents, and what they are compared with where they are."""
-    study, ours = study_of(given, CNN), OURS[CNN]
-    others = {what: study_of(given, CNN, what, new) for what, new in FEATURES_OF_CNN.items()}
-    pure = [
-        Line("the defaults", study, PLAIN, "norm"),
-        Line("score NLL", study, PLAIN, "nll"),
-        Line("score NLL, its log-det averaged", study, PLAIN, AveragedNll()),
-        *(Line(what, study, recipe, "norm") for what, recipe in LEARNING.items()),
-        *(Line(f"features {what}", other, PLAIN, "norm") for what, other in others.items()),
-        *by_image_scores(study, PLAIN, "norm"),
-    ]
-    kept = [
-        Line("latents stored, as in the demo", study, ours, "bank"),
-        Line("none stored", study, ours, "norm"),
-        Line("compared half-way too", study, DEPTHS, "depths"),
-        Line("features not averaged", others["not averaged"], ours, "bank"),
-        *by_image_scores(study, ours, "bank"),
-    ]
-    compare(report, f"{CNN}, none stored", given.seeds, pure)
-    compare(report, f"{CNN}, stored", given.seeds, kept)
+StudyOf = Callable[[Backbone], Study]
 
 
-def on_the_vit(report: Report, given: argparse.Namespace) -> None:
-    """Which blocks are looked at, and where latents are compared."""
-    study, ours = study_of(given, VIT), OURS[VIT]
-    last = study_of(given, VIT, "blocks 8 to 11", {"layers": FEATURES["layers"]})
-    averaged = study_of(given, VIT, "averaged", {"smooth": 3})
-    lines = [
-        Line("latents stored, as in the presets", study, ours, "depths"),
-        Line("compared at the flow's end alone", study, END, "bank"),
-        Line("none stored", study, ours, "norm"),
-        Line("position code", study, POSITION, "depths"),
-        Line("blocks 8 to 11", last, ours, "depths"),
-        Line("features averaged", averaged, ours, "depths"),
-        *by_image_scores(study, ours, "depths"),
+def cnn_defaults(report: Report, seeds: Sequence[int], study_of: StudyOf) -> None:
+    """How an expert learns without a memory bank, and how it scores with one."""
+    study, method = study_of(CNN), CNN.method
+    others = {what: study_of(CNN.with_features(what, **new)) for what, new in CNN_FEATURES.items()}
+    flow = [
+        Change("the defaults", study, FLOW, "norm"),
+        Change("score NLL", study, FLOW, "nll"),
+        Change("score NLL, log-det averaged", study, FLOW, AveragedNll()),
+        *(Change(what, study, recipe, "norm") for what, recipe in LEARNING.items()),
+        *(Change(f"features {what}", other, FLOW, "norm") for what, other in others.items()),
+        *image_changes(study, FLOW, "norm"),
     ]
-    compare(report, f"{VIT}, stored", given.seeds, lines)
-    pure = [
-        Line("the defaults", study, ours, "norm"),
-        Line("features averaged", averaged, ours, "norm"),
-        *by_image_scores(study, ours, "norm"),
+    bank = [
+        Change("memory bank, as in the demo", study, method, "bank"),
+        Change("no memory bank", study, method, "norm"),
+        Change("bank half-way through the flow too", study, DEPTHS, "depths"),
+        Change("features not averaged", others["not averaged"], method, "bank"),
+        *image_changes(study, method, "bank"),
     ]
-    compare(report, f"{VIT}, none stored", given.seeds, pure)
+    compare(report, f"{CNN.name}, no memory bank", seeds, flow)
+    compare(report, f"{CNN.name}, memory bank", seeds, bank)
+
+
+def vit_defaults(report: Report, seeds: Sequence[int], study_of: StudyOf) -> None:
+    """Which features are used, and at which depths of the flow latents are compared."""
+    study, method = study_of(VIT), VIT.method
+    last = study_of(VIT.with_features("blocks 8 to 11", layers=FEATURES["layers"]))
+    averaged = study_of(VIT.with_features("averaged", smooth=3))
+    bank = [
+        Change("memory bank, as in the presets", study, method, "depths"),
+        Change("bank at the flow's end alone", study, END, "bank"),
+        Change("no memory bank", study, method, "norm"),
+        Change("position code", study, POSITION, "depths"),
+        Change("blocks 8 to 11", last, method, "depths"),
+        Change("features averaged", averaged, method, "depths"),
+        *image_changes(study, method, "depths"),
+    ]
+    flow = [
+        Change("the defaults", study, method, "norm"),
+        Change("features averaged", averaged, method, "norm"),
+        *image_changes(study, method, "norm"),
+    ]
+    compare(report, f"{VIT.name}, memory bank", seeds, bank)
+    compare(report, f"{VIT.name}, no memory bank", seeds, flow)
+
+
+def defaults(
+    report: Report, seeds: Sequence[int], study_of: StudyOf, backbones: Sequence[str]
+) -> None:
+    """Every default, on the backbones of those keys."""
+    parts = {CNN.key: cnn_defaults, VIT.key: vit_defaults}
+    for key, part in parts.items():
+        if key in backbones:
+            part(report, seeds, study_of)
+
+
+def fraction_recipe(share: float, epochs: int) -> Recipe:
+    """The defaults with a share of the patches in each step."""
+    model = {"score": "bank", "patch_fraction": share}
+    return Recipe(f"share{share}-{epochs}", model, epochs, scores=("norm", "bank"))
+
+
+def fraction_figures(study: Study, recipe: Recipe, seeds: Sequence[int]) -> dict[str, list[float]]:
+    """Every metric over seeds, and the seconds of the later products."""
+    found: dict[str, list[float]] = {}
+    for run in [study.run(recipe, seed, study.products) for seed in seeds]:
+        for product, results in run.products.items():
+            for column in FRACTION_COLUMNS:
+                for metric in METRICS:
+                    if (value := results[column][metric]) is not None:
+                        found.setdefault(f"{metric} of {product}, {column}", []).append(value)
+        found.setdefault("seconds", []).extend(run.facts["fit_seconds"][1:])
+    return found
+
+
+def patch_fraction(report: Report, seeds: Sequence[int], study_of: StudyOf) -> None:
+    """A quarter of the patches and fewer epochs, against all patches in most epochs."""
+    study = study_of(CNN)
+    whole = fraction_figures(study, fraction_recipe(1.0, FRACTION_EPOCHS), seeds)
+    for share, epochs in FRACTIONS:
+        figures = fraction_figures(study, fraction_recipe(share, epochs), seeds)
+        title = f"{share:g} of the patches, {epochs} epochs"
+        seconds, all_seconds = map(statistics.mean, (figures.pop("seconds"), whole["seconds"]))
+        note = f"{seconds:.0f} s a product against {all_seconds:.0f}"
+        report.add(Row(f"{title}: time", seconds / all_seconds, "x", note=note))
+        limits = {"least": FRACTION_COST} if epochs == FRACTION_EPOCHS else {}
+        for what, values in figures.items():
+            report.add(fraction_row(f"{title}: {what}", values, whole[what], limits))
+
+
+def fraction_row(
+    what: str, values: Sequence[float], whole: Sequence[float], limits: Mapping[str, float]
+) -> Row:
+    """A metric by seed beside that of all patches."""
+    mean, full = statistics.mean(values), statistics.mean(whole)
+    apart = [a - b for a, b in zip(values, whole, strict=True)]
+    note = f"{mean:.3f} against {full:.3f}; by seed {min(apart):+.3f} to {max(apart):+.3f}"
+    return Row(what, mean - full, "", note=note, **limits)
+
+
+def resolution(report: Report, seeds: Sequence[int], study_of: StudyOf) -> None:
+    """A ViT at two sizes of the image, beside the random memory bank on the same features."""
+    for size, least in SIZES.items():
+        backbone = VIT.with_features(f"at {size}", image_size=size)
+        study = study_of(replace(backbone, name=VIT.name.replace("224", str(size))))
+        (product,) = study.products
+        runs = [study.run(VIT.method, seed, [product]).products[product] for seed in seeds]
+        banks = [
+            study.baseline(RANDOM_BANK, seed, [study.image_score]).products[product]
+            for seed in seeds
+        ]
+        for metric in METRICS:
+            bank = statistics.mean(found[study.image_score.key][metric] for found in banks)
+            name = study.backbone.name
+            report.add(Row(f"{name}: {RANDOM_BANK}, {metric}", bank, ""))
+            for what, column in RESOLUTION_COLUMNS.items():
+                value = statistics.mean(run[column][metric] for run in runs)
+                limits = {"least": least} if (metric, what) == ("pixel_ap", "memory bank") else {}
+                row = f"{name}: the method, {what}, {metric} above it"
+                report.add(Row(row, value - bank, "", note=f"{value:.3f}", **limits))
 
 
 def main() -> int:
     """Fit, compare, print."""
-    given = backbones_parser(__doc__, seeds=[0, 1]).parse_args()
-    ways = {CNN: on_the_cnn, VIT: on_the_vit}
-    parts = [partial(way, given=given) for name, way in ways.items() if name in given.backbones]
-    return benchmark("ablation", *parts)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("subject", choices=list(SEEDS))
+    add_study_arguments(parser)
+    given = parser.parse_args()
+    sources = sources_of(given)
+    parts: dict[str, Callable[..., None]] = {
+        "defaults": partial(defaults, backbones=given.backbones),
+        "patch-fraction": patch_fraction,
+        "resolution": resolution,
+    }
+    if given.subject == "resolution":
+        sources = sources[-1:]
+
+    def study_of(backbone: Backbone) -> Study:
+        epochs = 1 if given.small else None
+        return Study(backbone.with_weights(given.weights), sources, given.folder, epochs)
+
+    seeds = given.seeds or SEEDS[given.subject]
+    return benchmark(
+        f"ablation {given.subject}", partial(parts[given.subject], seeds=seeds, study_of=study_of)
+    )
 
 
 if __name__ == "__main__":

@@ -1,157 +1,298 @@
-"""How a finished run decides about its test images, and about products it does not know.
+"""Thresholds and unknown products: how a finished run decides, and what contamination costs.
 
-    python -m benchmarks.decisions runs/demo/last.ckpt
+    python -m benchmarks.decisions run runs/demo/last.ckpt
+    python -m benchmarks.decisions contamination --config demo --share 0 --share 0.1
 
-For each product with its own expert: how many good test images exceed the threshold; the limit is
-the 99 % interval of that number (beta-binomial, by the images behind the threshold). Then for every
-choice of products to know: which share of each product's images is called unknown. A limit on
-novelty is a product's own, so none has to be learned anew for that. Prints a table, and one line of
-JSON last; exits with 1 where a figure misses its limit, also where the note says why it does.
+`run` counts, for each product by its oracle scores, the good test images above the threshold; the
+limits are the 99 % interval of that number if the rate asked for is the true one (beta-binomial, by
+the images behind the threshold). Then, for every set of known products, it measures which share of
+each product's images is called unknown. The limit of novelty belongs to a product, so that nothing
+is learned again. Exits with 1 where a figure misses its limit; the note gives a reason if the
+backbone cannot separate the products.
+
+`contamination` learns the products of a preset or configuration file once for each share, that
+share of the training and calibration images being defective ones, which are then left out of the
+test. It prints oracle image AUROC and how many test images exceed the calibrated threshold.
+
+Both print a table, and one line of JSON last.
 """
 
 from __future__ import annotations
 
+import argparse
+import csv
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from scipy.stats import betabinom
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from benchmarks.products import BATCH
-from benchmarks.runs import checkpoint_argument, load_run
-from benchmarks.timing import Report, Row
-from moleflow_pl import MoLEFlow
+from benchmarks.harness.fits import load_run, read_preset
+from benchmarks.harness.products import BATCH
+from benchmarks.harness.report import Report, Row, benchmark
+from moleflow_pl import ContinualDataModule, MoLEFlow
+from moleflow_pl.callbacks import EvaluationCallback, TaskSchedulerCallback
+from moleflow_pl.cli.lightning import TRAINER_DEFAULTS
 from moleflow_pl.data.datasets import ImageDataset
+from moleflow_pl.data.layouts.base import ImageRecord, Layout
 from moleflow_pl.data.layouts.registry import LAYOUTS
 from moleflow_pl.tasks.calibration import Calibration
 
 RATES = (0.05, 0.01, 0.001)
-OUTSIDE = 0.005  # on each side of an interval
-LEFT_OUT = 95.0  # % of a product's images that have to be unknown where it is
-KNOWN_GOOD, KNOWN_DEFECTIVE = 1.0, 2.0  # % that may be where it is known
+TAIL = 0.005  # probability on each side of an interval
+UNKNOWN = 95.0  # least % of a product's images that are called unknown if it is
+KNOWN_GOOD, KNOWN_DEFECTIVE = 1.0, 2.0  # most % of them if it is known
+SHARES = (0.0, 0.01, 0.05, 0.1)
 
 
 @dataclass
-class Seen:
-    """What the model says of a product's test images.
+class Answers:
+    """The model's answers for a product's test images.
 
     Attributes:
-        scores: By the product's own expert (N,).
-        shares: Distance to each product as a share of that product's limit (N, T).
+        scores: Oracle scores (N,).
+        novelty: Novelty ratio to each product (N, T): distance divided by the product's limit.
         defective: Which images are (N,), bool.
     """
 
     scores: Tensor
-    shares: Tensor
+    novelty: Tensor
     defective: Tensor
 
 
 def calibration_of(model: MoLEFlow, task: int) -> Calibration:
-    """A task's calibration, which has to be there."""
-    found = model.schedule.tasks[task].calibration
-    assert found is not None, "nothing was held out: fit with data.val_fraction above 0"
-    return found
+    """A task's calibration.
+
+    Raises:
+        SystemExit: The run has no calibration images.
+    """
+    calibration = model.schedule.tasks[task].calibration
+    if calibration is None:
+        name = model.schedule.names[task]
+        sys.exit(f"{name} has no calibration: fit with data.val_fraction above 0")
+    return calibration
 
 
-def look(model: MoLEFlow, config: dict[str, Any], task: int, limits: Tensor) -> Seen:
+def scores_of(model: MoLEFlow, config: dict[str, Any], task: int) -> Answers:
     """Score a task's test images."""
+    tasks = range(len(model.schedule.tasks))
+    limits = torch.tensor([calibration_of(model, i).novelty_limit for i in tasks])
     layout = LAYOUTS[config["layout"]](config["root"])
     products = model.schedule.tasks[task].products
     records = [record for product in products for record in layout.test(product)]
-    images = ImageDataset(records, task, model.extractor.image_size)
-    scores, shares = [], []
+    images = ImageDataset(records, task, model.inspector.extractor.image_size)
+    scores, novelty = [], []
     with torch.inference_mode():
         for batch in DataLoader(images, BATCH, collate_fn=images.collate):
-            found = model.inspect(model.extractor(batch["image"]), task)
-            scores.append(found.score)
-            shares.append(found.novelty_distance / limits)
+            inspection = model.inspector.inspect(model.inspector.extractor(batch["image"]), task)
+            scores.append(inspection.score)
+            novelty.append(inspection.novelty_distance / limits)
     labels = torch.tensor([bool(record.gt_label) for record in records])
-    return Seen(torch.cat(scores), torch.cat(shares), labels)
+    return Answers(torch.cat(scores), torch.cat(novelty), labels)
 
 
-def alarms(model: MoLEFlow, seen: Sequence[Seen]) -> Iterator[Row]:
-    """False alarms among good test images, a row a product and rate."""
-    for task, one in enumerate(seen):
-        found = calibration_of(model, task)
+def false_alarms(model: MoLEFlow, answers: Sequence[Answers]) -> Iterator[Row]:
+    """False alarms among good test images: a row for each product and rate."""
+    for task, found in enumerate(answers):
+        calibration = calibration_of(model, task)
         for rate in RATES:
-            found.false_alarm_rate = rate
-            limit = found.score_threshold
-            above = one.scores > limit.value
-            good = int((~one.defective).sum())
-            expected = (limit.images + 1) * rate
-            count = betabinom(good, expected, limit.images + 1 - expected)
+            calibration.false_alarm_rate = rate
+            threshold = calibration.score_threshold
+            above = found.scores > threshold.value
+            good = int((~found.defective).sum())
+            expected = (threshold.images + 1) * rate
+            count = betabinom(good, expected, threshold.images + 1 - expected)
             yield Row(
                 f"{model.schedule.names[task]}, {rate:.1%} asked: false alarms",
-                float(above[~one.defective].sum()),
+                float(above[~found.defective].sum()),
                 f"of {good}",
-                least=float(count.ppf(OUTSIDE)),
-                most=float(count.ppf(1 - OUTSIDE)),
-                note=f"{limit.images} held out{', extrapolated' * limit.extrapolated}; "
-                f"{above[one.defective].float().mean():.1%} of the defective ones found",
+                least=float(count.ppf(TAIL)),
+                most=float(count.ppf(1 - TAIL)),
+                note=f"{threshold.images} calibration images"
+                f"{', extrapolated' * threshold.extrapolated}; "
+                f"{above[found.defective].float().mean():.1%} of the defective ones found",
             )
 
 
-def unknown(names: Sequence[str], seen: Sequence[Seen]) -> Iterator[Row]:
-    """Which share is called unknown, a row a set of known products and product."""
+def unknown_products(names: Sequence[str], answers: Sequence[Answers]) -> Iterator[Row]:
+    """Which share is called unknown: rows for each set of known products and each product."""
     for size in range(1, len(names) + 1):
         for known in combinations(range(len(names)), size):
-            chosen = list(known)
-            before = ", ".join(names[i] for i in known)
-            for task, one in enumerate(seen):
-                novelty = one.shares[:, chosen].amin(1)
-                what = f"{before} known: {names[task]}"
+            columns = list(known)
+            title = ", ".join(names[i] for i in known)
+            for task, found in enumerate(answers):
+                novelty = found.novelty[:, columns].amin(1)
+                what = f"{title} known: {names[task]}"
                 if task not in known:
-                    note = why_alike(one, [seen[i] for i in known], chosen)
-                    yield Row(f"{what} unknown", percent(novelty), "%", LEFT_OUT, note=note)
+                    note = inseparable(found, [answers[i] for i in known], columns)
+                    yield Row(f"{what} unknown", percent(novelty), "%", UNKNOWN, note=note)
                     continue
-                good, bad = novelty[~one.defective], novelty[one.defective]
+                good, bad = novelty[~found.defective], novelty[found.defective]
                 yield Row(f"{what}, good, unknown", percent(good), "%", most=KNOWN_GOOD)
                 yield Row(f"{what}, defective, unknown", percent(bad), "%", most=KNOWN_DEFECTIVE)
 
 
 def percent(novelty: Tensor) -> float | None:
-    """The share of images that are beyond the limit, in percent; None where there is none."""
+    """Percentage of images beyond the limit; None without images."""
     return 100 * (novelty > 1).float().mean().item() if len(novelty) else None
 
 
-def farther(shares: Tensor, most: float) -> float:
-    """The share of a limit that `most` percent of images are beyond; 0 where there is none."""
-    return shares.quantile(1 - most / 100).item() if len(shares) else 0.0
+def lowest_limit(novelty: Tensor, most: float) -> float:
+    """The limit that `most` percent of images exceed; 0 without images."""
+    return novelty.quantile(1 - most / 100).item() if len(novelty) else 0.0
 
 
-def why_alike(one: Seen, known: Sequence[Seen], columns: Sequence[int]) -> str:
-    """Why a product that is left out cannot be told, where the known ones' defects are as far.
+def inseparable(unknown: Answers, known: Sequence[Answers], columns: Sequence[int]) -> str:
+    """The reason why no limit makes a product unknown; empty if one does.
 
-    Chosen with open eyes: the lowest limits that leave the known products known.
+    Tries the lowest limits, chosen on the test images, that leave the known products known.
     """
     lowest = [
         max(
-            farther(own.shares[own.defective, column], KNOWN_DEFECTIVE),
-            farther(own.shares[~own.defective, column], KNOWN_GOOD),
+            lowest_limit(own.novelty[own.defective, column], KNOWN_DEFECTIVE),
+            lowest_limit(own.novelty[~own.defective, column], KNOWN_GOOD),
         )
         for own, column in zip(known, columns, strict=True)
     ]
-    found = percent((one.shares[:, columns] / torch.tensor(lowest)).amin(1))
-    if found is None or found >= LEFT_OUT:
+    share = percent((unknown.novelty[:, columns] / torch.tensor(lowest)).amin(1))
+    if share is None or share >= UNKNOWN:
         return ""
-    return f"any limit that leaves known defects known: {found:.1f} %"
+    return f"any limit that leaves known defects known: {share:.1f} %"
+
+
+def judge_run(report: Report, checkpoint: Path, **data: Any) -> None:
+    """Decisions of a finished run.
+
+    Args:
+        report: Takes the figures.
+        checkpoint: The run's checkpoint.
+        data: Arguments of the data module that replace the run's.
+    """
+    model, config = load_run(checkpoint)
+    tasks = range(len(model.schedule.tasks))
+    answers = [scores_of(model, {**config, **data}, task) for task in tasks]
+    for row in (
+        *false_alarms(model, answers),
+        *unknown_products(model.schedule.names, answers),
+    ):
+        report.add(row)
+
+
+class ContaminatedLayout:
+    """A layout in which a share of the training images is defective, evenly spread.
+
+    Args:
+        layout: The clean layout.
+        share: Share of all training images.
+    """
+
+    def __init__(self, layout: Layout, share: float) -> None:
+        self.layout = layout
+        self.share = share
+
+    def products(self) -> list[str]:
+        """Names of the products there are."""
+        return self.layout.products()
+
+    def train(self, product: str) -> list[ImageRecord]:
+        """Good images with defective ones among them."""
+        good, bad = self.layout.train(product), self._moved(product)
+        step = len(good) / (len(bad) + 1)
+        for i, record in enumerate(bad, start=1):
+            good.insert(round(i * step) + i - 1, ImageRecord(record.path, product))
+        return good
+
+    def test(self, product: str) -> list[ImageRecord]:
+        """Test images without those that are trained on."""
+        moved = {record.path for record in self._moved(product)}
+        return [record for record in self.layout.test(product) if record.path not in moved]
+
+    def _moved(self, product: str) -> list[ImageRecord]:
+        bad = [record for record in self.layout.test(product) if record.gt_label]
+        good = len(self.layout.train(product))
+        # as many as make the share of all training images
+        count = round(self.share * good / (1 - self.share))
+        return [bad[i * len(bad) // count] for i in range(count)]
+
+
+class ContaminatedData(ContinualDataModule):
+    """The data module on such a layout."""
+
+    share = 0.0
+
+    @property
+    def layout(self) -> Layout:
+        return ContaminatedLayout(LAYOUTS[self.layout_name](self.root), self.share)
+
+
+def learn(config: dict[str, Any], share: float, run: Path) -> MoLEFlow:
+    """One fit with a share of defective training images."""
+    torch.manual_seed(config["seed_everything"])
+    module, data = MoLEFlow(**config["model"]), ContaminatedData(**config["data"])
+    data.share = share
+    callbacks = [
+        TaskSchedulerCallback(**config.get("schedule", {})),
+        EvaluationCallback(evaluate_every_task=False),
+    ]
+    options = {**TRAINER_DEFAULTS, **config["trainer"], "default_root_dir": run}
+    trainer = Trainer(**options, callbacks=callbacks, logger=False, enable_checkpointing=False)
+    trainer.fit(module, data)
+    return module
+
+
+def contaminated(report: Report, config: dict[str, Any], share: float) -> None:
+    """Oracle results of every product with a share of defective training images."""
+    with tempfile.TemporaryDirectory() as folder:
+        module = learn(config, share, Path(folder))
+        with (Path(folder) / "report" / "scores.csv").open() as file:
+            rows = list(csv.DictReader(file))
+    evaluation = module.schedule.tasks[-1].evaluation
+    assert evaluation is not None  # of a callback in `learn`
+    for i, task in enumerate(module.schedule.tasks):
+        limit = calibration_of(module, i).score_threshold.value
+        above: dict[str, list[bool]] = {"0": [], "1": []}
+        for row in rows:
+            if row["task"] == task.name:
+                above[row["gt_label"]].append(float(row["oracle_score"]) > limit)
+        what = f"{share:.0%} defective, {task.name}"
+        auroc = evaluation["metrics"]["image_auroc"]["oracle"][i]
+        report.add(Row(f"{what}: image AUROC", auroc, ""))
+        for name, label in (("false alarms", "0"), ("defective ones found", "1")):
+            shown = 100 * sum(above[label]) / len(above[label])
+            report.add(Row(f"{what}: {name}", shown, "%", note=f"of {len(above[label])}"))
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    subjects = parser.add_subparsers(dest="subject", required=True)
+    subjects.add_parser("run").add_argument("checkpoint", type=Path)
+    contamination = subjects.add_parser("contamination")
+    contamination.add_argument("--config", default="demo", help="preset or file (%(default)s)")
+    contamination.add_argument("--share", type=float, action="append", help=f"default: {SHARES}")
+    return parser.parse_args()
 
 
 def main() -> int:
-    """Look, print."""
-    model, config = load_run(checkpoint_argument(__doc__))
-    tasks = range(len(model.schedule.tasks))
-    limits = torch.tensor([calibration_of(model, task).novelty_limit for task in tasks])
-    seen = [look(model, config, task, limits) for task in tasks]
-    report = Report("decisions")
-    for row in (*alarms(model, seen), *unknown(model.schedule.names, seen)):
-        report.add(row)
-    return report.finish()
+    """Measure, print."""
+    given = parse()
+    if given.subject == "run":
+        return benchmark("decisions run", partial(judge_run, checkpoint=given.checkpoint))
+    config = read_preset(given.config)
+    shares = given.share or SHARES
+    parts = [partial(contaminated, config=config, share=share) for share in shares]
+    return benchmark("decisions contamination", *parts)
 
 
 if __name__ == "__main__":

@@ -1,52 +1,175 @@
-"""Peak of a process' anonymous memory: what cannot be dropped and read again."""
+"""Memory of learning and of `predict`: peak of the one, growth of the other.
+
+    python -m benchmarks.memory fit
+    python -m benchmarks.memory predict
+
+`fit` learns a product whose features take 4.2 GB on disk, in a fresh process, after one batch
+through the real backbone; the other features are random, because the backbone would take hours.
+`predict` writes scores and heatmaps of 10,000 image files by a small model, which it learns from
+random images first: memory grows with the images or not, whatever the model. Prints a table, and
+one line of JSON last; exits with 1 where a figure misses its limit.
+"""
 
 from __future__ import annotations
 
-import threading
+import argparse
+import csv
+import shutil
+import sys
+import tempfile
+import time
+from functools import partial
 from pathlib import Path
-from types import TracebackType
+from typing import Any
 
-STATUS = Path("/proc/self/status")
-EVERY = 0.01  # seconds
+import numpy as np
+import torch
+from lightning.pytorch import Callback, Trainer
+from PIL import Image
+from torch import Tensor
+
+from benchmarks.harness.fits import draw_noise, new_trainer
+from benchmarks.harness.measure import PeakMemory, anonymous_mb, in_fresh_process
+from benchmarks.harness.report import Report, Row, benchmark
+from benchmarks.literal import FEATURES
+from moleflow_pl import ContinualDataModule, MoLEFlow, PatchExtractor
+from moleflow_pl.callbacks import PredictionWriter
+from moleflow_pl.cli.lightning import TRAINER_DEFAULTS
+
+FIT_IMAGES, PREDICTED_IMAGES = 1000, 10_000
+LEARNED_IMAGES = 40  # of the product of `predict`
+LARGE: dict[str, Any] = {
+    "backbone": "vit_base_patch14_dinov2", "image_size": 518, "backbone_weights": "random",
+    **FEATURES,
+}  # fmt: skip
+SIDE = 64
+TINY: dict[str, Any] = {
+    "backbone": "test_vit", "layers": [0, 1], "image_size": SIDE, "backbone_weights": "random",
+    "coupling_layers": 2, "lora_rank": 4,
+}  # fmt: skip
+MOST_FIT_GB = 4.0
+WARM = 0.1  # share of the images after which nothing new is loaded
+MOST_PREDICT_MB = 20.0  # a heatmap that is not freed takes 12 kB, 9,000 of them 108 MB
 
 
-def anonymous_mb() -> float:
-    """Anonymous resident memory of this process (RssAnon), in MiB."""
-    for line in STATUS.read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError(f"{STATUS} tells no RssAnon: this needs Linux")
+class RandomFeatures(PatchExtractor):
+    """Returns random features of the right shape without running the backbone."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Random features (B, h, w, D)."""
+        return torch.randn(len(images), *self.shape)
 
 
-class Peak:
-    """Watches the anonymous memory while a block runs.
+def fit_peak_mb(images: int = FIT_IMAGES, small: bool = False) -> float:
+    """Learn a product for one epoch; the peak of the anonymous memory in MiB."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "data"
+        draw_noise(root, 32, {"first": images})
+        torch.manual_seed(0)
+        model = MoLEFlow(**(TINY if small else LARGE))
+        batch = torch.zeros(16, 3, *model.inspector.extractor.image_size, dtype=torch.uint8)
+        trainer = new_trainer(Path(folder), epochs=1)
+        with PeakMemory() as memory:
+            model.inspector.extractor(batch)  # the peak includes the backbone's own
+            _ = (
+                model.inspector.extractor.shape
+            )  # asks the backbone once; random features have it too
+            model.inspector.extractor.__class__ = RandomFeatures
+            trainer.fit(model, ContinualDataModule(str(root), ["first"], num_workers=1))
+        return memory.peak_mb
+
+
+def fit(report: Report, images: int, small: bool) -> None:
+    """Peak memory of learning, in a process whose peak nothing else has raised."""
+    peak = in_fresh_process(fit_peak_mb, images=images, small=small) * 2**20 / 1e9
+    note = f"1 epoch of {images:,} images"
+    if not small:
+        note += f", 1369 x 768; {images * 1369 * 768 * 4 / 1e9:.1f} GB of features on disk"
+    report.add(Row("peak anonymous memory", peak, "GB", most=MOST_FIT_GB, note=note))
+
+
+class MemoryLog(Callback):
+    """Records the memory after every batch of `predict`.
 
     Attributes:
-        start_mb: Memory when the block began.
-        peak_mb: The most that was seen.
+        samples: Memory in MiB by batch.
     """
 
-    def __enter__(self) -> Peak:
-        self.start_mb = self.peak_mb = anonymous_mb()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
+    def __init__(self) -> None:
+        self.samples: list[float] = []
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
+    def on_predict_batch_end(self, *args: object) -> None:
+        """Record it."""
+        self.samples.append(anonymous_mb())
 
     @property
     def grown_mb(self) -> float:
-        """How much more it was at its peak than when the block began."""
-        return self.peak_mb - self.start_mb
+        """Median of the last tenth of the batches above that of the second."""
+        tenth = max(int(WARM * len(self.samples)), 1)
+        second, last = self.samples[tenth : 2 * tenth], self.samples[-tenth:]
+        return float(np.median(last) - np.median(second))
 
-    def _watch(self) -> None:
-        while not self._stop.wait(EVERY):
-            self.peak_mb = max(self.peak_mb, anonymous_mb())
+
+def draw(folder: Path, count: int) -> None:
+    """Write `count` grey images of noise; those beyond the first few are copies."""
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for number in range(count):
+        path = folder / f"{number:05d}.png"
+        if number < LEARNED_IMAGES:
+            noise = generator.integers(0, 256, (SIDE, SIDE), dtype=np.uint8)
+            Image.fromarray(noise).save(path)
+        else:
+            shutil.copy(folder / f"{number % LEARNED_IMAGES:05d}.png", path)
+
+
+def predict(report: Report, images: int) -> None:
+    """Learn a product, predict, and check the memory and what was written."""
+    with tempfile.TemporaryDirectory() as folder:
+        where = Path(folder)
+        draw(where / "data" / "product" / "train" / "good", LEARNED_IMAGES)
+        data = ContinualDataModule(str(where / "data"), ["product"], num_workers=0)
+        new_trainer(where / "run", epochs=1).fit(MoLEFlow(**TINY), data)
+        draw(where / "new", images)
+        log, started = MemoryLog(), time.perf_counter()
+        predict_folder(where / "run", where / "new", log)
+        each = 1000 * (time.perf_counter() - started) / images
+        written = where / "run" / "predictions"
+        with (written / "predictions.csv").open() as file:
+            rows = sum(1 for _ in csv.DictReader(file))
+        heatmaps = sum(1 for _ in (written / "heatmaps").glob("*.jpg"))
+    note = f"{each:.1f} ms an image; {log.samples[0]:.0f} MB after the first batch"
+    report.add(Row("memory grown", log.grown_mb, "MB", most=MOST_PREDICT_MB, note=note))
+    report.add(Row("rows", float(rows), "", least=images, most=images))
+    report.add(Row("heatmaps", float(heatmaps), "", least=images, most=images))
+
+
+def predict_folder(run: Path, images: Path, log: MemoryLog) -> None:
+    """What `moleflow predict` does with a folder of images."""
+    model = MoLEFlow.load_from_checkpoint(run / "last.ckpt")
+    data = ContinualDataModule(None, ["product"], num_workers=0, predict_path=str(images))
+    trainer = Trainer(
+        **{**TRAINER_DEFAULTS, "default_root_dir": run}, accelerator="cpu", logger=False,
+        callbacks=[PredictionWriter(), log], enable_progress_bar=False,
+    )  # fmt: skip
+    trainer.predict(model, data, return_predictions=False)
+
+
+def main() -> int:
+    """Measure, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("subject", choices=["fit", "predict"])
+    parser.add_argument("--images", type=int, help="images to learn from or to predict")
+    parser.add_argument("--small", action="store_true", help="`fit` with a tiny backbone")
+    given = parser.parse_args()
+    if given.subject == "fit":
+        part = partial(fit, images=given.images or FIT_IMAGES, small=given.small)
+    else:
+        part = partial(predict, images=given.images or PREDICTED_IMAGES)
+    return benchmark(f"memory {given.subject}", part)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,15 +2,18 @@
 
     python -m benchmarks.scaling
 
-Random weights and noise: neither time nor memory depends on what they are. Prints a table, and
-one line of JSON last.
+Weights and images are random: neither time nor memory depends on them. Prints a table, and one line
+of JSON last; exits with 1 where a figure misses its limit.
 """
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,163 +21,216 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.harness.measure import PeakMemory, alternate
+from benchmarks.harness.report import Report, Row, benchmark
 from benchmarks.literal import FEATURES
-from benchmarks.memory import Peak
-from benchmarks.timing import Report, Row, alternate, benchmark
 from moleflow_pl import MoLEFlow
 from moleflow_pl.checkpoints.expert_edits import extract
 from moleflow_pl.features.statistics import FeatureStatistics
 
-BACKBONE = {
-    "backbone": "vit_small_patch14_dinov2",
-    "image_size": 224,
-    "backbone_weights": "random",
-    **FEATURES,
-}
 BATCH = 16
-BACKBONE_IMPORT = "import lightning.pytorch.cli"
+COMMAND = "from moleflow_pl.cli.main import main; main()"
+BARE_IMPORT = "import lightning.pytorch.cli"
+LEAST_THROUGHPUT, MOST_ROUTING = 95, 5  # %
+MOST_EXPERT_MB, MOST_GROWN_MB = 10, 200
+MOST_HELP_SECONDS, MOST_HELP_RATIO = 1.5, 1.3
 
 
-def learned_model(tasks: int, **options: object) -> MoLEFlow:
-    """A model that knows `tasks` products, their statistics drawn and not learned."""
+@dataclass(frozen=True)
+class Sizes:
+    """How much there is of everything.
+
+    Attributes:
+        model: Arguments of `MoLEFlow`.
+        disk_model: The same where the size of an expert is measured.
+        experts: Experts of the model whose throughput is measured.
+        products: Products among which an image is routed.
+        images: Numbers of images that are scored; memory is measured with the last.
+        rounds: Rounds in which alternatives are timed.
+    """
+
+    model: dict[str, Any]
+    disk_model: dict[str, Any]
+    experts: int = 100
+    products: int = 1000
+    images: tuple[int, ...] = (1, 100, 10_000)
+    rounds: int = 21
+
+
+VIT_S = {
+    "backbone": "vit_small_patch14_dinov2", "image_size": 224, "backbone_weights": "random",
+    **FEATURES,
+}  # fmt: skip
+FULL = Sizes(VIT_S, {**VIT_S, "backbone": "vit_base_patch14_dinov2"})
+TINY = {
+    "backbone": "test_vit", "image_size": 64, "backbone_weights": "random", "layers": [0, 1],
+    "coupling_layers": 2, "lora_rank": 4,
+}  # fmt: skip
+SMALL = Sizes(TINY, TINY, experts=3, products=5, images=(1, 32), rounds=2)
+
+
+def untrained_model(arguments: dict[str, Any], tasks: int) -> MoLEFlow:
+    """A model that knows `tasks` products by random prototypes."""
     torch.manual_seed(0)
-    model = MoLEFlow(**{**BACKBONE, **options})
+    model = MoLEFlow(**arguments)
     model.schedule.extend([[f"product {i}"] for i in range(tasks)], epochs=1)
     for task in range(tasks):
-        model.begin_task(task)
+        model.learner.begin_task(task)
         draw_prototypes(model, task)
         model.schedule.tasks[task].epochs_done = 1
     return model.eval()
 
 
 def draw_prototypes(model: MoLEFlow, task: int) -> None:
-    """Give a task prototypes of drawn features."""
+    """Give a task prototypes of random features."""
     generator = torch.Generator().manual_seed(task)
     shift = 4 * (task % 7)
-    for made in model.add_prototypes(task):
-        statistics = FeatureStatistics(model.extractor.dim, made.regions)
-        statistics.update(torch.randn(4, *made.mean.shape, generator=generator) + shift)
-        made.set(statistics)
+    for prototype in model.inspector.add_prototypes(task):
+        statistics = FeatureStatistics(model.inspector.extractor.dim, prototype.regions)
+        statistics.update(torch.randn(4, *prototype.mean.shape, generator=generator) + shift)
+        prototype.set(statistics)
+
+
+def random_images(model: MoLEFlow, count: int) -> Tensor:
+    """Images (N, 3, H, W), uint8."""
+    return torch.randint(
+        0, 256, (count, 3, *model.inspector.extractor.image_size), dtype=torch.uint8
+    )
 
 
 def score(model: MoLEFlow, images: Tensor, tasks: Tensor) -> Tensor:
     """Score images by given experts; routing is measured by itself."""
     with torch.no_grad():
-        features = model.extractor(images)
-        distances = model.router.distances(model.image_features(features))
-        model.novelty_among(features, distances, tasks)
-        return model.patch_scores(features, tasks)
+        features = model.inspector.extractor(images)
+        distances = model.inspector.router.distances(model.inspector.image_features(features))
+        model.inspector.novelty_distances(features, distances, tasks)
+        return model.inspector.patch_scores(features, tasks)
 
 
-def throughput(report: Report) -> None:
-    """A hundred experts in turn, against one."""
-    model = learned_model(100)
-    images = torch.randint(0, 256, (BATCH, 3, 224, 224), dtype=torch.uint8)
-    for task in range(100):
-        model.novelty.root(task)  # made once for a product, and all of them kept
-    # hardly any of the experts a batch asks for is merged already
+def throughput(report: Report, sizes: Sizes) -> None:
+    """Many experts in turn, against one."""
+    model, single = (untrained_model(sizes.model, tasks) for tasks in (sizes.experts, 1))
+    images = random_images(model, BATCH)
+    for task in range(sizes.experts):
+        model.inspector.novelty.root(task)  # computed once for a product
+    # hardly any expert of a batch is merged already
     generator = torch.Generator().manual_seed(0)
-    draw = partial(torch.randint, 100, (BATCH,), generator=generator)
-    alone = learned_model(1)
-    taken = alternate(
-        {
-            "one": partial(score, alone, images, torch.zeros(BATCH, dtype=torch.long)),
-            "hundred": lambda: score(model, images, draw()),
-        },
-        rounds=21,
-    )
-    ratio = 100 * taken["one"] / taken["hundred"]
-    each = 1000 * taken["one"] / BATCH
-    note = f"{BATCH} images of products drawn from 100, ViT-S/14 at 224, {each:.0f} ms an image"
-    report.add(Row("throughput, 100 experts against 1", ratio, "%", least=95, note=note))
+    draw = partial(torch.randint, sizes.experts, (BATCH,), generator=generator)
+    sides: dict[str, Callable[[], Any]] = {
+        "one": partial(score, single, images, torch.zeros(BATCH, dtype=torch.long)),
+        "many": lambda: score(model, images, draw()),
+    }
+    seconds = alternate(sides, rounds=sizes.rounds)
+    ratio, each = 100 * seconds["one"] / seconds["many"], 1000 * seconds["one"] / BATCH
+    note = f"{BATCH} images of random products, scored by the norm, {each:.0f} ms an image"
+    what = f"throughput, {sizes.experts} experts against 1"
+    report.add(Row(what, ratio, "%", least=LEAST_THROUGHPUT, note=note))
 
 
-def routing(report: Report) -> None:
-    """Finding the nearest of a thousand products, or that it is none, in the time of an image."""
-    dim = 384
-    knowing = learned_model(0)
-    for task in range(1000):
-        draw_prototypes(knowing, task)
-    model = learned_model(1)
-    image = torch.randint(0, 256, (1, 3, 224, 224), dtype=torch.uint8)
-    features = torch.randn(1, 16, 16, dim)
+def routing(report: Report, sizes: Sizes) -> None:
+    """Finding the nearest of many products, or that it is none, in the time of an image."""
+    many, single = (untrained_model(sizes.model, tasks) for tasks in (0, 1))
+    for task in range(sizes.products):
+        draw_prototypes(many, task)
+    image, features = random_images(single, 1), torch.randn(1, *single.inspector.extractor.shape)
 
     def route() -> None:
-        distances = knowing.router.distances(knowing.image_features(features))
-        knowing.novelty_among(features, distances, knowing.router.choose(distances))
+        distances = many.inspector.router.distances(many.inspector.image_features(features))
+        many.inspector.novelty_distances(
+            features, distances, many.inspector.router.choose(distances)
+        )
 
-    taken = alternate(
-        {
-            "route": route,
-            "image": partial(score, model, image, torch.zeros(1, dtype=torch.long)),
-        },
-        rounds=15,
-    )
-    share = 100 * taken["route"] / taken["image"]
+    one = partial(score, single, image, torch.zeros(1, dtype=torch.long))
+    seconds = alternate({"route": route, "image": one}, rounds=sizes.rounds)
     note = (
-        f"{1000 * taken['route']:.2f} ms of {1000 * taken['image']:.0f} ms, D = {dim}; the two "
-        "nearest were neighbours before"
+        f"{1000 * seconds['route']:.2f} ms of {1000 * seconds['image']:.0f} ms, "
+        f"D = {single.inspector.extractor.dim}; the two nearest were compared before"
     )
-    report.add(Row("routing among 1,000 products", share, "%", most=5, note=note))
+    share = 100 * seconds["route"] / seconds["image"]
+    what = f"routing among {sizes.products:,} products"
+    report.add(Row(what, share, "%", most=MOST_ROUTING, note=note))
 
 
-def disk(report: Report) -> None:
-    """An expert as the file that sites exchange, prototypes and calibration included."""
-    model = learned_model(0, backbone="vit_base_patch14_dinov2")
+def disk(report: Report, sizes: Sizes) -> None:
+    """An expert as the file that sites exchange, with prototypes and calibration."""
+    model = untrained_model(sizes.disk_model, 0)
     model.schedule.extend([["product"]], epochs=1)
-    pixels = torch.randint(0, 256, (8, 3, 224, 224), dtype=torch.uint8)
-    model.begin_task(0)
-    model.finish_task(0, [{"image": pixels}])
+    batches = [{"image": random_images(model, 8)}]
+    model.learner.begin_task(0)
+    model.learner.finish_task(0, batches)
     model.schedule.tasks[0].epochs_done = 1
-    model.calibrate_task(0, [{"image": pixels}], false_alarm_rate=0.01)
+    model.learner.calibrate_task(0, batches, false_alarm_rate=0.01)
     checkpoint: dict[str, Any] = {"state_dict": model.state_dict()}
     model.on_save_checkpoint(checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "expert.safetensors"
         extract(checkpoint, "product").save(path)
         size = path.stat().st_size / 1e6
-    report.add(Row("disk for an expert, D = 768, rank 32", size, "MB", most=10))
+    rank = model.hparams["lora_rank"]
+    what = f"disk for an expert, D = {model.inspector.extractor.dim}, rank {rank}"
+    report.add(Row(what, size, "MB", most=MOST_EXPERT_MB))
 
 
-def images(report: Report) -> None:
-    """One to 10,000 images: the time of each, and the memory of all."""
-    model = learned_model(3)
+def many_images(report: Report, sizes: Sizes) -> None:
+    """The time of each of many images, and the memory of all."""
+    model = untrained_model(sizes.model, 3)
     seconds, grown = {}, 0.0
-    for count in (1, 100, 10_000):
-        with Peak() as peak:
-            taken = alternate({"score": partial(stream, model, count)}, rounds=1, warm=count < 1000)
-        seconds[count] = taken["score"] / count
-        grown = peak.grown_mb
-    note = (
-        ", ".join(f"{n}: {1000 * s:.2f} ms" for n, s in seconds.items()) + " an image, flow alone"
-    )
-    report.add(Row("memory grown by 10,000 images", grown, "MB", most=200, note=note))
+    for count in sizes.images:
+        with PeakMemory() as memory:
+            stream_once = partial(stream, model, count)
+            seconds[count] = alternate({"score": stream_once}, rounds=1, warm=count < 1000)["score"]
+        grown = memory.grown_mb
+    times = ", ".join(f"{n}: {1000 * s / n:.2f} ms" for n, s in seconds.items())
+    what = f"memory grown by {sizes.images[-1]:,} images"
+    note = f"{times} an image, flow alone"
+    report.add(Row(what, grown, "MB", most=MOST_GROWN_MB, note=note))
 
 
 def stream(model: MoLEFlow, count: int) -> None:
     """Score features of `count` images, a batch at a time, as a loader would bring them."""
-    features = torch.randn(BATCH, 16, 16, model.extractor.dim)
+    features = torch.randn(BATCH, *model.inspector.extractor.shape)
     with torch.no_grad():
         for start in range(0, count, BATCH):
-            model.inspect(features[: min(BATCH, count - start)])
+            model.inspector.inspect(features[: min(BATCH, count - start)])
 
 
-def startup(report: Report) -> None:
-    """The command's help, and that of a verb against the bare import it cannot do without."""
-    program = [sys.executable, "cli.py"]
-    run = partial(subprocess.run, check=True, capture_output=True)
-    taken = alternate(
-        {
-            "help": partial(run, [*program, "--help"]),
-            "fit help": partial(run, [*program, "fit", "--help"]),
-            "import": partial(run, [sys.executable, "-c", BACKBONE_IMPORT]),
-        }
+def startup(report: Report, sizes: Sizes) -> None:
+    """The command's help, and that of a verb against the bare import that it needs."""
+
+    def python(code: str, *arguments: str) -> Any:
+        command = [sys.executable, "-c", code, *arguments]
+        return partial(subprocess.run, command, check=True, capture_output=True)
+
+    sides = {
+        "help": python(COMMAND, "--help"),
+        "fit help": python(COMMAND, "fit", "--help"),
+        "import": python(BARE_IMPORT),
+    }
+    seconds = alternate(sides, rounds=min(5, sizes.rounds))
+    report.add(Row("moleflow --help", seconds["help"], "s", most=MOST_HELP_SECONDS))
+    ratio = seconds["fit help"] / seconds["import"]
+    note = (
+        f"{seconds['fit help']:.1f} s, the import of lightning.pytorch.cli "
+        f"{seconds['import']:.1f} s"
     )
-    report.add(Row("moleflow --help", taken["help"], "s", most=1.5))
-    ratio = taken["fit help"] / taken["import"]
-    note = f"{taken['fit help']:.1f} s, the import of lightning.pytorch.cli {taken['import']:.1f} s"
-    report.add(Row("moleflow fit --help against the import", ratio, "x", most=1.3, note=note))
+    what = "moleflow fit --help against the import"
+    report.add(Row(what, ratio, "x", most=MOST_HELP_RATIO, note=note))
+
+
+PARTS = (startup, disk, routing, throughput, many_images)
+
+
+def main() -> int:
+    """Measure, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--small", action="store_true", help="tiny sizes, to see that it runs: ratios mean nothing"
+    )
+    sizes = SMALL if parser.parse_args().small else FULL
+    return benchmark("scaling", *(partial(part, sizes=sizes) for part in PARTS))
 
 
 if __name__ == "__main__":
-    sys.exit(benchmark("scaling", startup, disk, routing, throughput, images))
+    sys.exit(main())

@@ -131,7 +131,7 @@ from moleflow_pl.data.images import read_image
 
 model = MoLEFlow.load_from_checkpoint(CHECKPOINT, map_location="cpu").eval()
 paths = [Path(row["path"]) for row in rows[:4]]
-images = torch.stack([read_image(path, model.extractor.image_size) for path in paths])
+images = torch.stack([read_image(path, model.inspector.extractor.image_size) for path in paths])
 with torch.no_grad():
     inspection = model(images)
 print("scores", inspection.score.tolist(), "patches", tuple(inspection.patch_scores.shape))

@@ -1,6 +1,6 @@
-"""Draws the README's picture: images of a run's test set with their heatmaps.
+"""Draws the README's picture: test images of a run with their heatmaps.
 
-python -m benchmarks.picture runs/demo/last.ckpt docs/demo.png
+python docs/picture.py runs/demo/last.ckpt docs/demo.png
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from moleflow_pl import MoLEFlow
 from moleflow_pl.data.images import read_image
 from moleflow_pl.scoring.functional import anomaly_map
 
-EXAMPLES = 4  # a product: two good images, two defective ones
+EXAMPLES = 4  # of a product: two good images, two defective ones
 
 
 def examples(report: Path, product: str) -> list[dict[str, str]]:
@@ -30,18 +30,14 @@ def examples(report: Path, product: str) -> list[dict[str, str]]:
     return good[middle - 1 : middle + 1] + bad[high - 1 : high + 1]
 
 
-def main() -> None:
-    """Load the run, score the examples without telling their product, and draw."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("picture", type=Path)
-    args = parser.parse_args()
-    model = MoLEFlow.load_from_checkpoint(args.checkpoint, map_location="cpu").eval()
-    size = model.extractor.image_size
+def draw(checkpoint: Path, picture: Path) -> None:
+    """Score the examples of every product, routed, and draw them."""
+    model = MoLEFlow.load_from_checkpoint(checkpoint, map_location="cpu").eval()
+    size = model.inspector.extractor.image_size
     names = model.schedule.names
     figure, axes = plt.subplots(2 * len(names), EXAMPLES, figsize=(8, 4.3 * len(names)))
     for i, name in enumerate(names):
-        rows = examples(args.checkpoint.parent / "report", name)
+        rows = examples(checkpoint.parent / "report", name)
         images = torch.stack([read_image(Path(row["path"]), size) for row in rows])
         with torch.no_grad():
             inspection = model(images)
@@ -53,13 +49,21 @@ def main() -> None:
             above.set_title(row["defect"], fontsize=9)
             below.imshow(images[j].permute(1, 2, 0))
             below.imshow(maps[j], cmap="inferno", alpha=0.6, vmin=low, vmax=high)
-            below.set_title(
-                f"{inspection.score[j]:.0f}, sent to\n{names[inspection.task[j]]}", fontsize=9
-            )
+            title = f"{inspection.score[j]:.0f}, routed to\n{names[inspection.task[j]]}"
+            below.set_title(title, fontsize=9)
     for axis in axes.flat:
         axis.axis("off")
     figure.tight_layout()
-    figure.savefig(args.picture, dpi=80)
+    figure.savefig(picture, dpi=80)
+
+
+def main() -> None:
+    """Draw what the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("picture", type=Path)
+    args = parser.parse_args()
+    draw(args.checkpoint, args.picture)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,136 @@
+"""What the method is compared with, on the same features: memory banks, a Gaussian, plain flows.
+
+A baseline learns one product from its training features and scores patches of that product: it
+knows the product of every image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from benchmarks.harness.products import BATCH, Scorer
+from moleflow_pl import MoLESpatialAwareNF
+from moleflow_pl._internal.seeding import derive_generator
+from moleflow_pl.data.patch_sampler import PatchDraw
+from moleflow_pl.features.statistics import FeatureStatistics
+from moleflow_pl.flow.whitening import WhiteningAdapter
+from moleflow_pl.module import adamw
+from moleflow_pl.scoring.functional import patch_nll
+from moleflow_pl.scoring.memory_bank import CANDIDATES, coreset
+from moleflow_pl.tasks.schedule import lr_factor
+
+BANK = 8000  # patches in the memory bank of a product
+CHUNK = 2048  # patches whose distances are computed at once
+CLIP = 0.5  # norm that gradients are clipped to
+RANDOM_BANK = "memory bank, random subsampling"
+CORESET_BANK = "memory bank, coreset"
+WHITENED_BANK = "memory bank, whitened, random subsampling"
+GAUSSIAN = "Gaussian"
+
+Baseline = Callable[[Tensor, int], Scorer]
+
+
+def nearest_in(bank: Tensor) -> Scorer:
+    """Distance of each patch to the nearest row of a memory bank (M, D)."""
+
+    def score(patches: Tensor) -> Tensor:
+        rows = patches.flatten(0, -2).split(CHUNK)
+        nearest = torch.cat([torch.cdist(part, bank).amin(1) for part in rows])
+        return nearest.reshape(patches.shape[:-1])
+
+    return score
+
+
+def sample_patches(features: Tensor, seed: int, count: int = BANK) -> Tensor:
+    """At most `count` patches, drawn from features (N, h, w, D) without repetition."""
+    rows = features.flatten(0, 2)
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+    return rows[order[:count]]
+
+
+def whitening_of(features: Tensor) -> WhiteningAdapter:
+    """Whitening by the mean and covariance of features (N, h, w, D)."""
+    statistics = FeatureStatistics(features.shape[-1])
+    for part in features.split(64):
+        statistics.update(part)
+    adapter = WhiteningAdapter(features.shape[-1]).requires_grad_(False)
+    adapter.fit(statistics)
+    return adapter
+
+
+def random_bank(train: Tensor, seed: int) -> Scorer:
+    """Distance to the nearest of randomly drawn training patches."""
+    return nearest_in(sample_patches(train, seed))
+
+
+def coreset_bank(train: Tensor, seed: int) -> Scorer:
+    """Distance to the nearest patch of a coreset: PatchCore without its weights."""
+    rows = sample_patches(train, seed, CANDIDATES * BANK)
+    size = min(BANK, len(rows))
+    return nearest_in(rows[coreset(rows, size, torch.Generator().manual_seed(seed))])
+
+
+def whitened_bank(train: Tensor, seed: int) -> Scorer:
+    """Distance to the nearest of randomly drawn patches, all of them whitened."""
+    adapter = whitening_of(train)
+    nearest = nearest_in(adapter(sample_patches(train, seed)))
+    return lambda features: nearest(adapter(features))
+
+
+def gaussian(train: Tensor, seed: int) -> Scorer:
+    """Squared Mahalanobis distance of each patch to one Gaussian of all training patches."""
+    adapter = whitening_of(train)
+    return lambda features: adapter(features).square().sum(-1)
+
+
+BASELINES: Mapping[str, Baseline] = {
+    RANDOM_BANK: random_bank,
+    CORESET_BANK: coreset_bank,
+    WHITENED_BANK: whitened_bank,
+    GAUSSIAN: gaussian,
+}
+
+
+def plain_flow(dim: int, coupling_layers: int) -> MoLESpatialAwareNF:
+    """A flow without experts."""
+    torch.manual_seed(0)
+    flow = MoLESpatialAwareNF(
+        dim, coupling_layers, use_lora=False, use_task_adapter=False, use_task_bias=False
+    )
+    flow.add_task(0)
+    return flow
+
+
+def train_flow(
+    flow: MoLESpatialAwareNF, features: Tensor, epochs: int, patches: int, title: str
+) -> None:
+    """Train a flow without experts, as the method trains its first task.
+
+    Args:
+        flow: The flow.
+        features: Features (N, h, w, D), position added.
+        epochs: Passes over all images.
+        patches: Patches of each image in a step.
+        title: Text of the progress bar, and what random numbers are derived from.
+    """
+    flow.requires_grad_(True)
+    optimizer = adamw(flow.base_parameters())
+    base = [group["lr"] for group in optimizer.param_groups]
+    rows, grid = features.flatten(1, 2), (features.shape[1], features.shape[2])
+    for epoch in tqdm(range(epochs), desc=title):
+        generator = derive_generator(0, title, epoch)
+        for group, lr in zip(optimizer.param_groups, base, strict=True):
+            group["lr"] = lr * lr_factor(epoch, epochs)
+        for batch in torch.randperm(len(rows), generator=generator).split(BATCH):
+            chosen = rows[batch]
+            if patches < chosen.shape[1]:
+                draw = PatchDraw(grid, patches, 0, (title, epoch))
+                chosen = chosen[torch.arange(len(chosen))[:, None], draw(batch.tolist())]
+            optimizer.zero_grad()
+            patch_nll(*flow(chosen[:, None], 0)).mean().backward()
+            torch.nn.utils.clip_grad_norm_(flow.base_parameters(), CLIP)
+            optimizer.step()

@@ -1,0 +1,62 @@
+"""Models for benchmarks: presets, trainers, finished runs, and images of noise to learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from lightning.pytorch import Trainer
+from PIL import Image
+
+from moleflow_pl import MoLEFlow
+from moleflow_pl.callbacks import RunCheckpoint, TaskSchedulerCallback
+from moleflow_pl.checkpoints.io import read_checkpoint
+from moleflow_pl.checkpoints.schema import CONFIG_KEY
+
+PRESETS = Path(__file__).parents[2] / "configs"
+
+
+def read_preset(name: str | Path) -> dict[str, Any]:
+    """A configuration: the file of that path, or else the preset of that name.
+
+    Example:
+        >>> read_preset("demo")["data"]["layout"]
+        'elpv'
+    """
+    path = Path(name) if Path(name).is_file() else PRESETS / f"{name}.yaml"
+    return yaml.safe_load(path.read_text())
+
+
+def new_trainer(run: Path, epochs: int) -> Trainer:
+    """A trainer that learns every task for `epochs` and evaluates nothing."""
+    return Trainer(
+        default_root_dir=run, accelerator="cpu", devices=1, logger=False, max_epochs=-1,
+        gradient_clip_val=0.5, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[TaskSchedulerCallback(epochs), RunCheckpoint()],
+    )  # fmt: skip
+
+
+def load_run(checkpoint: Path) -> tuple[MoLEFlow, dict[str, Any]]:
+    """The model of a finished run, on the CPU, and the arguments of its data module."""
+    config = yaml.safe_load(read_checkpoint(checkpoint)[CONFIG_KEY])["data"]
+    return load_model(checkpoint), config
+
+
+def load_model(checkpoint: Path) -> MoLEFlow:
+    """The model of a checkpoint, on the CPU, ready to score."""
+    return MoLEFlow.load_from_checkpoint(checkpoint, map_location="cpu").eval()
+
+
+def draw_noise(root: Path, side: int, products: Mapping[str, int]) -> None:
+    """Write images of noise in the layout of MVTec AD: so many to learn, one to test with."""
+    generator = np.random.default_rng(0)
+    for product, count in products.items():
+        for folder, images in (("train/good", count), ("test/good", 1)):
+            where = root / product / folder
+            where.mkdir(parents=True)
+            for i in range(images):
+                pixels = generator.integers(0, 256, (side, side, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(where / f"{i:04d}.bmp")

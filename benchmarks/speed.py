@@ -1,0 +1,298 @@
+"""Times learning and scoring against the literal method, in alternating runs.
+
+    python -m benchmarks.speed fit
+    python -m benchmarks.speed inference
+
+`fit` times all of `trainer.fit` from a checkpoint that knows one product: 40 epochs on another,
+features, statistics and checkpoints included. The literal side would take hours; its backbone pass
+and its training step are timed on a few images and multiplied by images and epochs. `inference`
+times routing and scoring; the literal side is `benchmarks/literal.py` as it stands, backbone run
+twice, with its position code computed beforehand. Weights and images are random: times do not
+depend on them. Prints a table, and one line of JSON last; exits with 1 where a ratio misses its
+limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.harness.fits import draw_noise, new_trainer
+from benchmarks.harness.measure import alternate
+from benchmarks.harness.report import Report, Row, benchmark
+from benchmarks.literal import FEATURES, LiteralFlow, infer, nll_loss, position_code
+from moleflow_pl import ContinualDataModule, MoLEFlow, MoLESpatialAwareNF, PatchExtractor
+from moleflow_pl.features.extractor import Precision, has_bfloat16
+
+PRODUCTS = 3  # in a mixed batch
+FLOW_ROUNDS = 15
+LEAST_FIT, LEAST_INFERENCE, LEAST_BFLOAT16 = 10, 1.8, 4
+MOST_FLOW, MOST_FLOW_MATRIX_UNITS = 1.15, 1.6
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is timed.
+
+    Attributes:
+        name: Its name in the table.
+        backbone: A timm model.
+        side: Side of the images in pixels.
+        images: Images of the product that is learned.
+        literal_images: Images that the literal side is timed on.
+        batch: Images of a mixed batch.
+        layers: Blocks of the backbone.
+        epochs: Epochs on the product.
+    """
+
+    name: str
+    backbone: str
+    side: int
+    images: int
+    literal_images: int
+    batch: int
+    layers: Sequence[int] = tuple(FEATURES["layers"])
+    epochs: int = 40
+
+    def model(self, precision: Precision = "float32") -> MoLEFlow:
+        """A model with random weights on the literal method's features."""
+        torch.manual_seed(0)
+        return MoLEFlow(
+            self.backbone, self.layers, self.side, "random", precision=precision,
+            use_position=FEATURES["use_position"],
+        )  # fmt: skip
+
+
+SETTINGS = [
+    Setting("ViT-S/14 at 224", "vit_small_patch14_dinov2", 224, 64, 16, 12),
+    Setting("ViT-B/14 at 518", "vit_base_patch14_dinov2", 518, 8, 2, 3),
+]
+SMALL_SETTINGS = [Setting("tiny ViT", "test_vit", 64, 4, 2, 3, layers=(0, 1), epochs=2)]
+FLOWS = [(384, 4096), (768, 5476)]  # channels, patches
+SMALL_FLOWS = [(16, 64)]
+
+
+def literal_flow(dim: int, tasks: int, use_task_adapter: bool = True) -> LiteralFlow:
+    """The literal flow with experts."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # FrEIA warns that its rotations take long
+        flow = LiteralFlow(dim, use_task_adapter=use_task_adapter)
+    for task in range(tasks):
+        flow.add_task(task)
+    return flow
+
+
+def learn(
+    setting: Setting, root: Path, run: Path, tasks: list[str], epochs: int,
+    checkpoint: Path | None = None,
+) -> None:  # fmt: skip
+    """One `trainer.fit` without evaluation."""
+    # no calibration images: the literal side learns from every image
+    data = ContinualDataModule(str(root), tasks, num_workers=1, val_fraction=0.0)
+    new_trainer(run, epochs).fit(setting.model(), data, ckpt_path=checkpoint)
+
+
+class LiteralFit:
+    """The pieces of the literal loop for a second product.
+
+    Args:
+        extractor: The frozen backbone.
+        count: Images that a piece is timed on.
+    """
+
+    def __init__(self, extractor: PatchExtractor, count: int) -> None:
+        self.extractor = extractor
+        height, width = extractor.image_size
+        self.images = torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8)
+        self.flow = literal_flow(extractor.dim, tasks=2)
+        self.parameters = self.flow.trainable(1)
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-4, weight_decay=1e-4)
+        self.features: Tensor = extractor(self.images)
+
+    def backbone_pass(self) -> None:
+        """Compute the features of the images, as every epoch does."""
+        self.extractor(self.images)
+
+    def step(self) -> None:
+        """One training step on all their patches."""
+        self.optimizer.zero_grad()
+        nll_loss(*self.flow(self.features)).backward()
+        nn.utils.clip_grad_norm_(self.parameters, 0.5)
+        self.optimizer.step()
+
+
+def time_fit(report: Report, settings: Sequence[Setting]) -> None:
+    """Time one more product."""
+    for setting in settings:
+        with tempfile.TemporaryDirectory() as folder:
+            root, run = Path(folder) / "data", Path(folder) / "run"
+            draw_noise(root, setting.side, {"first": 4, "second": setting.images})
+            learn(setting, root, run, ["first"], epochs=1)
+            literal = LiteralFit(setting.model().inspector.extractor, setting.literal_images)
+            more = partial(
+                learn, setting, root, Path(folder) / "more", ["first", "second"], setting.epochs,
+                run / "last.ckpt",
+            )  # fmt: skip
+            sides: dict[str, Callable[[], Any]] = {
+                "project": more,
+                "backbone": literal.backbone_pass,
+                "step": literal.step,
+            }
+            seconds = alternate(sides, warm=False)
+        report.add(fit_row(setting, **seconds))
+
+
+def fit_row(setting: Setting, project: float, backbone: float, step: float) -> Row:
+    """The ratio of one more product, from the seconds of the fit and of the literal pieces."""
+    of_image = (backbone + step) / setting.literal_images
+    literal = of_image * setting.images * setting.epochs
+    pieces = " and ".join(f"{piece / setting.literal_images:.3f} s" for piece in (backbone, step))
+    note = (
+        f"{setting.images} images: {project:.0f} s, literal {literal:.0f} s (backbone and step of "
+        f"one image: {pieces})"
+    )
+    what = f"one more product, {setting.name}"
+    return Row(what, literal / project, "x", least=LEAST_FIT, note=note)
+
+
+def product_images(product: int, count: int, side: int) -> Tensor:
+    """Noise whose brightness depends on the product."""
+    noise = torch.rand(count, 3, side, side) * 60 + 60 * product
+    return noise.to(torch.uint8)
+
+
+class MixedBatch:
+    """A batch of several products, which the project's model and the literal method know.
+
+    Args:
+        setting: Backbone and sizes.
+        precision: Precision of the backbone.
+    """
+
+    def __init__(self, setting: Setting, precision: Precision = "float32") -> None:
+        self.model = setting.model(precision)
+        dim = self.model.inspector.extractor.dim
+        self.literal = literal_flow(dim, PRODUCTS)
+        self.model.schedule.extend([[f"product {i}"] for i in range(PRODUCTS)], epochs=1)
+        self.seen = {}
+        for task in range(PRODUCTS):
+            images = product_images(task, 4, setting.side)
+            self.model.learner.begin_task(task)
+            self.model.learner.prepare_task(task, [{"image": images}])
+            self.model.learner.finish_task(task, [{"image": images}])
+            self.model.schedule.tasks[task].epochs_done = 1
+            # images of a product differ by noise alone: more noise gives them a covariance
+            pooled = self.model.inspector.extractor(images).mean((1, 2))
+            self.seen[task] = pooled.repeat(4, 1) + 0.01 * torch.randn(16, dim)
+        self.model.eval()
+        self.literal.eval()
+        self.code = position_code(dim, *self.model.inspector.extractor.shape[:2]).float()
+        each = setting.batch // PRODUCTS
+        batch = torch.cat([product_images(i, each, setting.side) for i in range(PRODUCTS)])
+        self.images = batch[torch.randperm(len(batch))]
+
+    def score(self) -> Tensor:
+        """Scores by the project's model."""
+        with torch.no_grad():
+            return self.model(self.images).score
+
+    def score_literally(self) -> Tensor:
+        """Scores by the literal method."""
+        return infer(
+            self.model.inspector.extractor, self.literal, self.seen, self.images, self.code
+        )[1]
+
+
+def has_matrix_units() -> bool:
+    """Whether this CPU has matrix units for bfloat16."""
+    return getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+
+
+def time_mixed_batch(report: Report, settings: Sequence[Setting]) -> None:
+    """Time a batch of several products, routing included."""
+    for setting in settings:
+        batch = MixedBatch(setting)
+        sides = {"project": batch.score, "literal": batch.score_literally}
+        if has_bfloat16(torch.device("cpu")):
+            sides["bfloat16"] = MixedBatch(setting, "bfloat16").score
+        seconds = alternate(sides)
+        count, name = len(batch.images), f"mixed batch, {setting.name}"
+        note = f"{1000 * seconds['project'] / count:.0f} ms an image, {count} of 3 products"
+        ratio = seconds["literal"] / seconds["project"]
+        report.add(Row(f"{name}, float32", ratio, "x", least=LEAST_INFERENCE, note=note))
+        report.add(bfloat16_row(f"{name}, bfloat16", seconds))
+
+
+def bfloat16_row(what: str, seconds: dict[str, float]) -> Row:
+    """The ratio in bfloat16, which has a limit only where the CPU has matrix units."""
+    if "bfloat16" not in seconds:
+        return Row(what, None, "x", least=LEAST_BFLOAT16, note="no bfloat16")
+    ratio = seconds["literal"] / seconds["bfloat16"]
+    if has_matrix_units():
+        return Row(what, ratio, "x", least=LEAST_BFLOAT16)
+    note = f"no matrix units: bfloat16 instructions only: {ratio:.2f} x"
+    return Row(what, None, "x", least=LEAST_BFLOAT16, note=note)
+
+
+def matrix_products(x: Tensor, hidden: Tensor, weights: list[Tensor]) -> None:
+    """The matrix products of eight blocks, and nothing else."""
+    first, second, rotation = weights
+    for _ in range(8):
+        _ = x[:, : first.shape[1]] @ first.T
+        _ = hidden @ second.T
+        _ = x @ rotation.T
+
+
+def time_flow(report: Report, flows: Sequence[tuple[int, int]]) -> None:
+    """Time blocks with a merged expert against their matrix products."""
+    for dim, rows in flows:
+        torch.manual_seed(0)
+        flow = MoLESpatialAwareNF(dim, lora_rank=min(32, dim // 2), use_task_adapter=False)
+        for task in (0, 1):
+            flow.add_task(task)
+        literal = literal_flow(dim, tasks=2, use_task_adapter=False)
+        features = torch.randn(1, rows, 1, dim)
+        x, hidden = features.reshape(rows, dim), torch.randn(rows, dim)
+        weights = [torch.randn(dim, width) for width in (dim // 2, dim, dim)]
+        sides = {
+            "project": partial(flow, features, 1),
+            "literal": partial(literal, features),
+            "products": partial(matrix_products, x, hidden, weights),
+        }
+        with torch.no_grad():
+            seconds = alternate(sides, rounds=FLOW_ROUNDS)
+        ratio, plain = (seconds[side] / seconds["products"] for side in ("project", "literal"))
+        most = MOST_FLOW_MATRIX_UNITS if has_matrix_units() else MOST_FLOW
+        note = f"literal {plain:.2f}, {rows} patches"
+        report.add(Row(f"flow alone, D = {dim}", ratio, "x", most=most, note=note))
+
+
+def main() -> int:
+    """Time, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("subject", choices=["fit", "inference"])
+    parser.add_argument(
+        "--small", action="store_true", help="tiny sizes, to see that it runs: ratios mean nothing"
+    )
+    given = parser.parse_args()
+    settings = SMALL_SETTINGS if given.small else SETTINGS
+    if given.subject == "fit":
+        return benchmark("speed fit", partial(time_fit, settings=settings))
+    flow = partial(time_flow, flows=SMALL_FLOWS if given.small else FLOWS)
+    return benchmark("speed inference", flow, partial(time_mixed_batch, settings=settings))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
