@@ -111,12 +111,12 @@ def test_few_maps_are_there_at_once_and_a_mask_takes_a_bit_a_pixel(
         return maps
 
     monkeypatch.setattr("moleflow_pl.metrics.task_scores.anomaly_map", counting)
-    scores = scored_at_1024(5)
+    scores = scored_at_1024(3)
     metrics = scores.metrics()
     assert max(made) <= 2**21  # two maps of 1024 x 1024
-    assert sum(made) >= 2 * 5 * 2**20  # of both routing modes
-    assert len(pickle.dumps(scores)) < 5 * (2**20 / 8 + 2 * 4 * 37**2 + 2000)
-    every = list(scores.maps(range(5)))
+    assert sum(made) >= 2 * 3 * 2**20  # of both routing modes
+    assert len(pickle.dumps(scores)) < 3 * (2**20 / 8 + 2 * 4 * 37**2 + 2000)
+    every = list(scores.maps(range(3)))
     maps, masks = (torch.stack([pair[i] for pair in every]).numpy() for i in (0, 1))
     found = metrics["values"]["aupro"]["routed"]
     assert found == pytest.approx(sorted_aupro(maps, masks), abs=metrics["pixel_error_bound"])
@@ -132,14 +132,14 @@ from moleflow_pl.report.gallery import build_gallery
 from tests.helpers.scores import scored_at_1024
 scored_at_1024(1).metrics()  # what is made once, and stays
 pages = int(Path("/proc/self/statm").read_text().split()[0])
-limit = pages * resource.getpagesize() + 400 * 2**20
+limit = pages * resource.getpagesize() + 250 * 2**20
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-scores = scored_at_1024(40)
+scores = scored_at_1024(24)
 scores.metrics()
 build_gallery(scores, ["p"])
 try:
     kept = [
-        torch.stack([one for one, _ in scores.maps(range(40), mode)]).sort()
+        torch.stack([one for one, _ in scores.maps(range(24), mode)]).sort()
         for mode in ("routed", "oracle")
     ]
 except RuntimeError:
@@ -149,7 +149,7 @@ except RuntimeError:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits are Linux'")
-def test_metrics_of_forty_images_at_1024_pixels_need_less_than_their_maps() -> None:
+def test_metrics_of_many_images_at_1024_pixels_need_less_than_their_maps() -> None:
     result = subprocess.run(
         [sys.executable, "-c", MEMORY], cwd=Path(__file__).parents[2],
         capture_output=True, text=True, check=False,

@@ -4,31 +4,19 @@ from pathlib import Path
 import pytest
 import timm
 
-import moleflow_pl.cli.lightning as cli
 from benchmarks.accuracy import BACKBONES, CNN, OURS, VIT
 from moleflow_pl import MoLEFlow
 from moleflow_pl.data.layouts.registry import task_groups
 from moleflow_pl.flow.spatial_nf import MoLESpatialAwareNF
 from tests.helpers.models import SEED_METHOD
+from tests.helpers.parsing import parse
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
 
-class Parsed(cli.MoLEFlowCLI):
-    """Parses, and stops before anything is built."""
-
-    def instantiate_classes(self) -> None:
-        self.subcommand = None
-
-
-def parse(monkeypatch: pytest.MonkeyPatch, *args: str) -> cli.MoLEFlowCLI:
-    monkeypatch.setattr("sys.argv", ["moleflow"])
-    return cli.build(list(args), Parsed)
-
-
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_parses(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = parse(monkeypatch, "fit", "--config", str(path)).config.fit
+def test_every_config_parses(path: Path) -> None:
+    config = parse("fit", "--config", str(path)).config.fit
     assert config.trainer.default_root_dir == f"runs/{path.stem}"
     assert config.trainer.gradient_clip_val == 0.5
     assert timm.is_model(config.model.backbone)
@@ -38,16 +26,14 @@ def test_every_config_parses(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     "path", [path for path in CONFIGS if path.stem != "seed"], ids=lambda path: path.stem
 )
-def test_presets_are_what_the_accuracy_was_measured_of(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_presets_are_what_the_accuracy_was_measured_of(path: Path) -> None:
     measured = CNN if path.stem == "demo" else VIT
     defaults = {k: p.default for k, p in inspect.signature(MoLEFlow).parameters.items()}
     options = defaults | BACKBONES[measured][0] | OURS[measured].model
     if measured == VIT:
         # a larger one of the kind, at the size that it was trained with
         options |= {"backbone": "vit_base_patch14_dinov2.lvd142m", "image_size": 518}
-    model = parse(monkeypatch, "fit", "--config", str(path)).config.fit.model
+    model = parse("fit", "--config", str(path)).config.fit.model
     for name, value in options.items():
         if name != "optimizer":  # a function there, its description here
             assert model[name] in (value, as_list(value)), name
@@ -67,27 +53,25 @@ def test_there_are_the_promised_presets() -> None:
 @pytest.mark.parametrize(
     ("name", "sizes"), [("14_1", [14, 1]), ("10_5", [10, 5]), ("3x5", [3] * 5), ("", [1] * 15)]
 )
-def test_groups_of_mvtec_hold_its_products_in_order(
-    name: str, sizes: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_groups_of_mvtec_hold_its_products_in_order(name: str, sizes: list[int]) -> None:
     path = CONFIGS[0].with_name(f"mvtec_{name}.yaml" if name else "mvtec.yaml")
-    groups = task_groups(parse(monkeypatch, "fit", "--config", str(path)).config.fit.data.tasks)
+    groups = task_groups(parse("fit", "--config", str(path)).config.fit.data.tasks)
     assert [len(group) for group in groups] == sizes
     products = [product for group in groups for product in group]
     assert products == sorted(products)
     assert len(set(products)) == 15
 
 
-def test_visa_has_its_twelve_products_and_its_own_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_visa_has_its_twelve_products_and_its_own_layout() -> None:
     path = CONFIGS[0].with_name("visa.yaml")
-    data = parse(monkeypatch, "fit", "--config", str(path)).config.fit.data
+    data = parse("fit", "--config", str(path)).config.fit.data
     assert data.layout == "visa"
     assert len(set(data.tasks)) == 12
 
 
-def test_seed_config_says_what_the_layers_default_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seed_config_says_what_the_layers_default_to() -> None:
     path = next(path for path in CONFIGS if path.stem == "seed")
-    model = parse(monkeypatch, "fit", "--config", str(path)).config.fit.model
+    model = parse("fit", "--config", str(path)).config.fit.model
     for name, parameter in inspect.signature(MoLESpatialAwareNF).parameters.items():
         if name != "embed_dim":
             assert model[name] == parameter.default, name
@@ -95,17 +79,15 @@ def test_seed_config_says_what_the_layers_default_to(monkeypatch: pytest.MonkeyP
     assert model.optimizer.init_args.lr == 1e-4
 
 
-def test_seed_config_has_the_method_as_it_was_published(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seed_config_has_the_method_as_it_was_published() -> None:
     path = next(path for path in CONFIGS if path.stem == "seed")
-    model = parse(monkeypatch, "fit", "--config", str(path)).config.fit.model
+    model = parse("fit", "--config", str(path)).config.fit.model
     for name, value in SEED_METHOD.items():
         assert model[name] == value, name
     assert model.loss == "mean"
 
 
-def test_product_names_that_look_like_numbers_stay_names(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_product_names_that_look_like_numbers_stay_names(tmp_path: Path) -> None:
     names = "[01, [02, 3], pcb.1, 1.0, 2.10, no, null, +1, 1_0, 0x1f, 12:30]"
     expected = [
         "01",
@@ -121,17 +103,17 @@ def test_product_names_that_look_like_numbers_stay_names(
         "12:30",
     ]
     for flag in (["--data.tasks", names], [f"--data.tasks={names}"]):
-        assert parse(monkeypatch, "fit", *flag).config.fit.data.tasks == expected
+        assert parse("fit", *flag).config.fit.data.tasks == expected
     (tmp_path / "c.yaml").write_text(f"data:\n  tasks: {names}\nmodel:\n  lora_alpha: 1e-1\n")
-    by_file = parse(monkeypatch, "fit", "--config", str(tmp_path / "c.yaml")).config.fit
+    by_file = parse("fit", "--config", str(tmp_path / "c.yaml")).config.fit
     assert by_file.data.tasks == expected
     assert by_file.model.lora_alpha == 0.1
 
 
-def test_own_folders_go_with_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_folders_go_with_the_demo() -> None:
     demo = str(next(path for path in CONFIGS if path.stem == "demo"))
     flags = ["--data.root", "x", "--data.layout", "mvtec", "--data.tasks", "[a, b]"]
-    config = parse(monkeypatch, "fit", "--config", demo, *flags).config.fit
+    config = parse("fit", "--config", demo, *flags).config.fit
     assert (config.data.root, config.data.layout) == ("x", "mvtec")
     assert config.data.tasks == ["a", "b"]
     assert config.model.backbone == "tf_efficientnet_lite0"

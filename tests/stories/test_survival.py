@@ -22,7 +22,7 @@ def test_run_killed_while_it_writes_a_checkpoint_ends_as_the_unbroken_one(
     story: Story, tmp_path: Path
 ) -> None:
     moment = {"only": WRITES, "event": 2, "delay": 0.005}
-    assert kill_and_go_on(story, tmp_path / "killed", [moment])
+    assert kill_and_go_on(story, story.where / "killed_once", [moment])
 
 
 @pytest.mark.slow
@@ -35,7 +35,7 @@ def test_run_killed_at_three_moments_ends_as_the_unbroken_one(story: Story, tmp_
         if not hits:
             moments[0] = begun  # before the first checkpoint
             moments[1] = {"only": WRITES, "event": chance.randint(1, 4), "delay": 0.005}
-        hits += len(kill_and_go_on(story, tmp_path / "killed", moments))
+        hits += len(kill_and_go_on(story, story.where / "killed", moments))
 
 
 @pytest.mark.parametrize("verb", ["fit", "test", "validate", "predict"])
