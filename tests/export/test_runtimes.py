@@ -64,7 +64,11 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exporte
     return cache(lambda kind: Exported(tmp_path_factory.mktemp("export"), kind))
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(
+    params=[
+        pytest.param(kind, marks=[] if kind == "vit" else [pytest.mark.slow]) for kind in MODELS
+    ]
+)
 def exported(request: pytest.FixtureRequest, exports: Callable[[str], Exported]) -> Exported:
     return exports(request.param)
 

@@ -50,7 +50,7 @@ def run_here(where: Path, *args: object) -> None:
     quiet = [] if args[0] in WITHOUT_TRAINER else ["--trainer.enable_progress_bar=false"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(where)
-        patch.setenv("COLUMNS", "120")
+        patch.setenv("COLUMNS", os.environ.get("COLUMNS", "120"))
         patch.setattr("sys.argv", ["moleflow"])
         cli.main([*map(str, args), *quiet])
 

@@ -136,8 +136,8 @@ def test_page_opens_in_a_browser_with_all_its_pictures_and_within_its_width(
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_browser_would_notice_what_is_wrong_with_a_page(data_root: Path, tmp_path: Path) -> None:
     wrong = (
-        "<script>document.title = 'caught'</script><img src='data:image/png;base64,AAAA'><img src='gone.png'>"
-        "<div style='width:3000px'>x</div></body>"
+        "<script>document.title = 'caught'</script><div style='width:3000px'>x</div>"
+        "<img src='data:image/png;base64,AAAA'><img src='gone.png'></body>"
     )
     found = opened(page_of(data_root).replace("</body>", wrong), 390, tmp_path)
     assert found["missing"] == 2
