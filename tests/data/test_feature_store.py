@@ -80,6 +80,7 @@ def fill_share(rank: int, data_root: Path, folder: Path) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow  # `tests/stories/test_devices.py` has two processes fill a file too
 def test_ranks_fill_a_file_together_as_one_does(tmp_path: Path, data_root: Path) -> None:
     loader = loader_of(data_root)
     mp.spawn(fill_share, (data_root, tmp_path), nprocs=2)

@@ -1,7 +1,7 @@
 import copy
 import json
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from moleflow_pl.export.runtimes import (
     write,
 )
 from tests.helpers.models import TINY_MODEL, images_between, some_tasks
+from tests.helpers.shared import built_once
 
 MODELS = {
     "vit": {
@@ -55,16 +56,23 @@ class Exported:
         self.expected = answers(self.model, self.images, self.graph)
         self.onnx, self.program = where / "m.onnx", where / "m.pt2"
         self.about = describe(self.graph, self.model.schedule)
-        write(self.graph, self.onnx, "onnx", self.about)
+        if not self.onnx.exists():
+            write(self.graph, self.onnx, "onnx", self.about)
 
 
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
     """Each of `MODELS`, exported once."""
-    return cache(lambda kind: Exported(tmp_path_factory.mktemp("export"), kind))
+    return cache(
+        lambda kind: built_once(tmp_path_factory, f"export {kind}", partial(Exported, kind=kind))
+    )
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(
+    params=[
+        pytest.param(kind, marks=[] if kind == "vit" else [pytest.mark.slow]) for kind in MODELS
+    ]
+)
 def exported(request: pytest.FixtureRequest, exports: Callable[[str], Exported]) -> Exported:
     return exports(request.param)
 
@@ -102,6 +110,7 @@ def test_openvino_reads_the_same_file_and_says_the_same(exported: Exported) -> N
         check(found, part)
 
 
+@pytest.mark.slow  # `test_pipeline.py` verifies a model that torch has exported
 def test_torch_export_says_the_same_and_says_what_it_is(
     exports: Callable[[str], Exported],
 ) -> None:
