@@ -67,14 +67,13 @@ def fit_peak_mb(images: int = FIT_IMAGES, small: bool = False) -> float:
         draw_noise(root, 32, {"first": images})
         torch.manual_seed(0)
         model = MoLEFlow(**(TINY if small else LARGE))
-        batch = torch.zeros(16, 3, *model.inspector.extractor.image_size, dtype=torch.uint8)
+        extractor = model.inspector.extractor
+        batch = torch.zeros(16, 3, *extractor.image_size, dtype=torch.uint8)
         trainer = new_trainer(Path(folder), epochs=1)
         with PeakMemory() as memory:
-            model.inspector.extractor(batch)  # the peak includes the backbone's own
-            _ = (
-                model.inspector.extractor.shape
-            )  # asks the backbone once; random features have it too
-            model.inspector.extractor.__class__ = RandomFeatures
+            extractor(batch)  # the peak includes the backbone's own
+            _ = extractor.shape  # computed once by the backbone, and cached
+            extractor.__class__ = RandomFeatures
             trainer.fit(model, ContinualDataModule(str(root), ["first"], num_workers=1))
         return memory.peak_mb
 

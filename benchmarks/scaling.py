@@ -93,18 +93,18 @@ def draw_prototypes(model: MoLEFlow, task: int) -> None:
 
 def random_images(model: MoLEFlow, count: int) -> Tensor:
     """Images (N, 3, H, W), uint8."""
-    return torch.randint(
-        0, 256, (count, 3, *model.inspector.extractor.image_size), dtype=torch.uint8
-    )
+    height, width = model.inspector.extractor.image_size
+    return torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8)
 
 
 def score(model: MoLEFlow, images: Tensor, tasks: Tensor) -> Tensor:
     """Score images by given experts; routing is measured by itself."""
+    inspector = model.inspector
     with torch.no_grad():
-        features = model.inspector.extractor(images)
-        distances = model.inspector.router.distances(model.inspector.image_features(features))
-        model.inspector.novelty_distances(features, distances, tasks)
-        return model.inspector.patch_scores(features, tasks)
+        features = inspector.extractor(images)
+        distances = inspector.router.distances(inspector.image_features(features))
+        inspector.novelty_distances(features, distances, tasks)
+        return inspector.patch_scores(features, tasks)
 
 
 def throughput(report: Report, sizes: Sizes) -> None:
@@ -129,16 +129,15 @@ def throughput(report: Report, sizes: Sizes) -> None:
 
 def routing(report: Report, sizes: Sizes) -> None:
     """Finding the nearest of many products, or that it is none, in the time of an image."""
-    many, single = (untrained_model(sizes.model, tasks) for tasks in (0, 1))
+    knowing, single = (untrained_model(sizes.model, tasks) for tasks in (0, 1))
     for task in range(sizes.products):
-        draw_prototypes(many, task)
+        draw_prototypes(knowing, task)
+    many = knowing.inspector
     image, features = random_images(single, 1), torch.randn(1, *single.inspector.extractor.shape)
 
     def route() -> None:
-        distances = many.inspector.router.distances(many.inspector.image_features(features))
-        many.inspector.novelty_distances(
-            features, distances, many.inspector.router.choose(distances)
-        )
+        distances = many.router.distances(many.image_features(features))
+        many.novelty_distances(features, distances, many.router.choose(distances))
 
     one = partial(score, single, image, torch.zeros(1, dtype=torch.long))
     seconds = alternate({"route": route, "image": one}, rounds=sizes.rounds)

@@ -181,7 +181,8 @@ class MixedBatch:
 
     def __init__(self, setting: Setting, precision: Precision = "float32") -> None:
         self.model = setting.model(precision)
-        dim = self.model.inspector.extractor.dim
+        self.extractor = self.model.inspector.extractor
+        dim = self.extractor.dim
         self.literal = literal_flow(dim, PRODUCTS)
         self.model.schedule.extend([[f"product {i}"] for i in range(PRODUCTS)], epochs=1)
         self.seen = {}
@@ -192,11 +193,11 @@ class MixedBatch:
             self.model.learner.finish_task(task, [{"image": images}])
             self.model.schedule.tasks[task].epochs_done = 1
             # images of a product differ by noise alone: more noise gives them a covariance
-            pooled = self.model.inspector.extractor(images).mean((1, 2))
+            pooled = self.extractor(images).mean((1, 2))
             self.seen[task] = pooled.repeat(4, 1) + 0.01 * torch.randn(16, dim)
         self.model.eval()
         self.literal.eval()
-        self.code = position_code(dim, *self.model.inspector.extractor.shape[:2]).float()
+        self.code = position_code(dim, *self.extractor.shape[:2]).float()
         each = setting.batch // PRODUCTS
         batch = torch.cat([product_images(i, each, setting.side) for i in range(PRODUCTS)])
         self.images = batch[torch.randperm(len(batch))]
@@ -208,9 +209,7 @@ class MixedBatch:
 
     def score_literally(self) -> Tensor:
         """Scores by the literal method."""
-        return infer(
-            self.model.inspector.extractor, self.literal, self.seen, self.images, self.code
-        )[1]
+        return infer(self.extractor, self.literal, self.seen, self.images, self.code)[1]
 
 
 def has_matrix_units() -> bool:

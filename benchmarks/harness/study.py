@@ -176,30 +176,28 @@ class Study:
         """Whether the first product's oracle scores are bit-equal after the last task."""
         probe = self.features(first).test[:PROBE]
         before, after = (
-            load_model(path) for path in (run / TASKS / f"00-{first}.ckpt", run / "last.ckpt")
+            load_model(path).inspector
+            for path in (run / TASKS / f"00-{first}.ckpt", run / "last.ckpt")
         )
         with torch.inference_mode():
-            return torch.equal(
-                before.inspector.patch_scores(probe, 0), after.inspector.patch_scores(probe, 0)
-            )
+            return torch.equal(before.patch_scores(probe, 0), after.patch_scores(probe, 0))
 
     def _evaluate(self, model: MoLEFlow, recipe: Recipe, name: str, task: int) -> Result:
         """Routed and oracle results of a product by every score of the recipe."""
-        product, found = self.features(name), Result()
-        tasks = model.inspector.router.choose(
-            model.inspector.router.distances(product.scores(model.inspector.image_features))
-        )
+        product, inspector, found = self.features(name), model.inspector, Result()
+        images = product.scores(inspector.image_features)
+        tasks = inspector.router.choose(inspector.router.distances(images))
         misrouted = (tasks != task).nonzero()[:, 0]
         for score in recipe.scores:
-            model.inspector.set_patch_score(PATCH_SCORES[score]())
+            inspector.set_patch_score(PATCH_SCORES[score]())
             chosen = iter(tasks.split(BATCH))
-            patches = product.scores(lambda part: model.inspector.patch_scores(part, next(chosen)))  # noqa: B023
-            routed = product.result(patches, model.inspector.image_score)
+            patches = product.scores(lambda part: inspector.patch_scores(part, next(chosen)))  # noqa: B023
+            routed = product.result(patches, inspector.image_score)
             found[f"{score}, routed"] = found[f"{score}, oracle"] = routed
             if len(misrouted):
                 with torch.inference_mode():
-                    patches[misrouted] = model.inspector.patch_scores(product.test[misrouted], task)
-                found[f"{score}, oracle"] = product.result(patches, model.inspector.image_score)
+                    patches[misrouted] = inspector.patch_scores(product.test[misrouted], task)
+                found[f"{score}, oracle"] = product.result(patches, inspector.image_score)
         right = (tasks == task).double()
         found["routing"] = {
             "good": right[~product.defective].mean().item(),
