@@ -18,6 +18,7 @@ from moleflow_pl._internal.validation import require_number
 from moleflow_pl.checkpoints.io import plain, restoring
 from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.checkpoints.schema import CONFIG_KEY, STATE_KEY, require_tensors
+from moleflow_pl.data.batches import Batch, PredictBatch
 from moleflow_pl.data.datamodule import ContinualDataModule
 from moleflow_pl.data.plan import DataPlan
 from moleflow_pl.errors import ConfigError
@@ -165,7 +166,7 @@ class MoLEFlow(LightningModule):
 
     # ---------------------------------------------------------------- steps
 
-    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of the current task's patches, in nats.
 
         Raises:
@@ -183,9 +184,7 @@ class MoLEFlow(LightningModule):
         self.log(f"train/{name}/nll_per_dim", nll, on_step=False, on_epoch=True, batch_size=size)
         return loss
 
-    def validation_step(
-        self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log the NLL and the routing accuracy of calibration images."""
         inspector, task = self.inspector, int(batch["task"][0])
         size, name = len(batch["task"]), self.schedule.tasks[task].name
@@ -198,9 +197,7 @@ class MoLEFlow(LightningModule):
             accuracy = (routed == task).float().mean()
             self.log(f"val/{name}/routing_accuracy", accuracy, **options)
 
-    def test_step(
-        self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0
-    ) -> dict[str, Tensor]:
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Score test images of one task, routed and by the oracle, if the task has an expert."""
         inspector, task = self.inspector, int(batch["task"][0])
         features = inspector.features(batch)
@@ -220,7 +217,7 @@ class MoLEFlow(LightningModule):
         }
 
     def predict_step(
-        self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0
+        self, batch: PredictBatch, batch_idx: int, dataloader_idx: int = 0
     ) -> Inspection | None:
         """Score images of unknown products, or all by the expert that was asked for.
 

@@ -8,8 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
+from moleflow_pl import __version__
+
 PACKAGES = (
-    "moleflow", "torch", "lightning", "timm", "FrEIA", "torchmetrics", "numpy", "scipy", "pillow",
+    "torch", "lightning", "timm", "FrEIA", "torchmetrics", "numpy", "scipy", "pillow",
 )  # fmt: skip
 
 
@@ -20,7 +22,7 @@ def versions() -> dict[str, str]:
         >>> "torch" in versions()
         True
     """
-    found = {"Python": platform.python_version()}
+    found = {"Python": platform.python_version(), "moleflow": __version__}
     for package in PACKAGES:
         try:
             found[package] = version(package)

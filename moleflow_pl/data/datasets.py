@@ -5,19 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 
 from moleflow_pl._internal.seeding import derive_generator, derive_seed
+from moleflow_pl.data.batches import Batch
 from moleflow_pl.data.images import read_image, read_mask
 from moleflow_pl.data.layouts.base import ImageRecord
 from moleflow_pl.data.patch_sampler import PatchDraw
 from moleflow_pl.errors import DataError
-
-Batch = dict[str, Any]
 
 
 def describe(records: Sequence[ImageRecord], task: int) -> Batch:
@@ -108,13 +106,12 @@ class ImageDataset(Dataset):
         images = [image for _, image, _, _ in samples]
         # a rank's share of a small batch may be empty
         empty = torch.empty(0, 3, *self.size, dtype=torch.uint8)
-        drawn = {} if self.draw is None else {"patches": self.draw([i for *_, i in samples])}
-        return {
-            "image": torch.stack(images) if images else empty,
-            "gt_mask": [mask for _, _, mask, _ in samples],
-            **drawn,
-            **describe(records, self.task),
-        }
+        batch = describe(records, self.task)
+        batch["image"] = torch.stack(images) if images else empty
+        batch["gt_mask"] = [mask for _, _, mask, _ in samples]
+        if self.draw is not None:
+            batch["patches"] = self.draw([index for *_, index in samples])
+        return batch
 
 
 class FeatureDataset(Dataset):
@@ -139,16 +136,18 @@ class FeatureDataset(Dataset):
         return len(self.records)
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        """A whole batch at once: torch's loader asks for it where there is such a method."""
-        said = describe([self.records[index] for index in indices], self.task)
+        """A whole batch at once: torch's loader calls this method where there is one."""
+        batch = describe([self.records[index] for index in indices], self.task)
         if self.draw is None:
-            return {"features": self.features[indices], **said}
+            batch["features"] = self.features[indices]
+            return batch
         patches = self.draw(indices)
-        # only these are read from where the features are kept
+        # only these are read from where the features are stored
         rows = torch.tensor(indices, dtype=torch.long)[:, None]
-        features = self.features.flatten(1, 2)[rows, patches]
-        grid = tuple(self.features.shape[1:3])
-        return {"features": features, "patches": patches, "grid": grid, **said}
+        height, width = self.features.shape[1:3]
+        batch["features"] = self.features.flatten(1, 2)[rows, patches]
+        batch["patches"], batch["grid"] = patches, (height, width)
+        return batch
 
     @staticmethod
     def collate(batch: Batch) -> Batch:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from moleflow_pl.data.datasets import Batch
+from moleflow_pl.data.batches import PredictBatch
 from moleflow_pl.data.images import read_rgb, to_tensor
 from moleflow_pl.data.layouts.base import IMAGE_SUFFIXES
 from moleflow_pl.errors import DataError
@@ -91,7 +91,7 @@ class UnsortedImages(Dataset):
             return path, None, (0, 0), str(error)
         return path, to_tensor(rgb, self.size), (rgb.height, rgb.width), ""
 
-    def collate(self, samples: list[Sample]) -> Batch:
+    def collate(self, samples: list[Sample]) -> PredictBatch:
         """Samples as one batch."""
         read = [(path, image, size) for path, image, size, _ in samples if image is not None]
         images = [image for _, image, _ in read]

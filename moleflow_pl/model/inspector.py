@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from moleflow_pl._internal.tensor_cache import TensorCache
+from moleflow_pl.data.batches import Batch, PredictBatch
 from moleflow_pl.features.extractor import PatchExtractor
 from moleflow_pl.features.position import NoPosition, PositionalGrid
 from moleflow_pl.flow.spatial_nf import MoLESpatialAwareNF
@@ -105,10 +106,11 @@ class Inspector(nn.Module):
         """Score images of any known products."""
         return self.inspect(self.extractor(images))
 
-    def features(self, batch: Mapping[str, Any]) -> Tensor:
+    def features(self, batch: Batch | PredictBatch) -> Tensor:
         """Features (B, h, w, D) of a batch, stored or computed from its images."""
-        if "features" in batch:
-            return batch["features"].to(self.device, non_blocking=True)
+        stored = batch.get("features")
+        if isinstance(stored, Tensor):
+            return stored.to(self.device, non_blocking=True)
         return self.extractor(batch["image"].to(self.device, non_blocking=True))
 
     def inspect(self, features: Tensor, task: int | None = None) -> Inspection:
