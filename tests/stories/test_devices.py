@@ -117,7 +117,6 @@ def test_one_process_writes_and_speaks(pair: Pair) -> None:
     assert pair.output.count("images to learn") == 1
 
 
-@pytest.mark.slow
 def test_two_processes_predict_what_one_tests(pair: Pair, tmp_path: Path) -> None:
     expected = rows(pair.one / "report" / "scores.csv")
     run = shutil.copytree(pair.two, tmp_path / "run")
@@ -131,7 +130,7 @@ def test_two_processes_predict_what_one_tests(pair: Pair, tmp_path: Path) -> Non
     assert len(list(pictures)) == len(expected)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # the fit's evaluation scores the same images on two processes
 def test_two_processes_test_what_one_does(pair: Pair, tmp_path: Path) -> None:
     shutil.copytree(pair.one, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "report")
@@ -159,7 +158,7 @@ def curves(told: str) -> dict[str, float]:
     return {name: float(value) for name, value in found}
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # `tests/_internal/test_distributed.py` takes a mean over three
 def test_two_processes_validate_what_one_does(
     pair: Pair, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
