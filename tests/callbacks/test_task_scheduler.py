@@ -185,7 +185,7 @@ def test_validation_runs_on_held_out_images_of_the_current_task(
 
 
 def test_epochs_have_to_be_at_least_one(tmp_path: Path, data_root: Path) -> None:
-    with pytest.raises(ConfigError, match="epochs_per_task has to be .* from 1 to 1000000, got 0"):
+    with pytest.raises(ConfigError, match="epochs_per_task must be .* from 1 to 1000000, got 0"):
         fit(tmp_path, data_root, ["b"], epochs=0)
 
 

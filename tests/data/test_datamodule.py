@@ -200,7 +200,7 @@ def test_a_share_is_held_out_unless_told_otherwise(data_root: Path) -> None:
     ("options", "message"),
     [
         ({"layout": "coco"}, "layout has to be one of 'btad', 'elpv', 'folder', 'mpdd',"),
-        ({"val_fraction": 1.0}, "val_fraction has to be a number of at least 0, up to 0.99"),
+        ({"val_fraction": 1.0}, "val_fraction must be a number of at least 0, up to 0.99"),
         ({"tasks": ["a", "a"]}, "more than once"),
         ({"tasks": []}, "at least one product"),
     ],
