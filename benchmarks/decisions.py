@@ -23,7 +23,7 @@ import argparse
 import csv
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -82,11 +82,11 @@ def calibration_of(model: MoLEFlow, task: int) -> Calibration:
     return calibration
 
 
-def scores_of(model: MoLEFlow, config: dict[str, Any], task: int) -> Answers:
+def scores_of(model: MoLEFlow, data: Mapping[str, Any], task: int) -> Answers:
     """Score a task's test images."""
     tasks = range(len(model.schedule.tasks))
     limits = torch.tensor([calibration_of(model, i).novelty_limit for i in tasks])
-    layout = LAYOUTS[config["layout"]](config["root"])
+    layout = LAYOUTS[data["layout"]](data["root"])
     products = model.schedule.tasks[task].products
     records = [record for product in products for record in layout.test(product)]
     images = ImageDataset(records, task, model.inspector.extractor.image_size)
@@ -169,17 +169,16 @@ def inseparable(unknown: Answers, known: Sequence[Answers], columns: Sequence[in
     return f"any limit that leaves known defects known: {share:.1f} %"
 
 
-def judge_run(report: Report, checkpoint: Path, **data: Any) -> None:
+def judge_run(report: Report, model: MoLEFlow, data: Mapping[str, Any]) -> None:
     """Decisions of a finished run.
 
     Args:
         report: Takes the figures.
-        checkpoint: The run's checkpoint.
-        data: Arguments of the data module that replace the run's.
+        model: The run's model.
+        data: Layout and root of its images.
     """
-    model, config = load_run(checkpoint)
     tasks = range(len(model.schedule.tasks))
-    answers = [scores_of(model, {**config, **data}, task) for task in tasks]
+    answers = [scores_of(model, data, task) for task in tasks]
     for row in (
         *false_alarms(model, answers),
         *unknown_products(model.schedule.names, answers),
@@ -288,7 +287,8 @@ def main() -> int:
     """Measure, print."""
     given = parse()
     if given.subject == "run":
-        return benchmark("decisions run", partial(judge_run, checkpoint=given.checkpoint))
+        model, data = load_run(given.checkpoint)
+        return benchmark("decisions run", partial(judge_run, model=model, data=data))
     config = read_preset(given.config)
     shares = given.share or SHARES
     parts = [partial(contaminated, config=config, share=share) for share in shares]

@@ -295,32 +295,6 @@ def test_testing_with_another_router_keeps_the_old_report_and_says_so(
     assert "router: pooled" in (run / "report~1" / "report.html").read_text()
 
 
-def test_rivals_are_drawn_beside_a_run(
-    story: Story, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from benchmarks import rivals
-
-    monkeypatch.setattr("sys.argv", ["rivals", str(story.moved / "last.ckpt")])
-    rivals.main()
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert result["products"] == ["01", "b"]
-    assert len(result["lines"]) == 4
-    bank = result["lines"]["bank of 8000 patches (told)"]
-    assert all(product["image_auroc"] == 1.0 for product in bank)
-
-
-def test_the_readmes_picture_can_be_drawn(
-    story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from benchmarks import picture
-
-    monkeypatch.setattr(
-        "sys.argv", ["picture", str(story.moved / "last.ckpt"), str(tmp_path / "p.png")]
-    )
-    picture.main()
-    assert (tmp_path / "p.png").stat().st_size > 1000
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 def test_unreadable_image_is_named(workers: int, tmp_path: Path) -> None:
     draw_product(tmp_path, "a", 0)

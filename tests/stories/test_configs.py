@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import timm
 
-from benchmarks.accuracy import BACKBONES, CNN, OURS, VIT
+from benchmarks.harness.plans import CNN, VIT
 from moleflow_pl import MoLEFlow
 from moleflow_pl.cli.presets import preset_names
 from moleflow_pl.data.layouts.registry import task_groups
@@ -28,7 +28,7 @@ def test_every_config_parses(preset: str) -> None:
 def test_presets_are_what_the_accuracy_was_measured_of(preset: str) -> None:
     measured = CNN if preset == "demo" else VIT
     defaults = {k: p.default for k, p in inspect.signature(MoLEFlow).parameters.items()}
-    options = defaults | BACKBONES[measured][0] | OURS[measured].model
+    options = defaults | dict(measured.arguments) | measured.method.model
     if measured == VIT:
         # a larger one of the kind, at the size that it was trained with
         options |= {"backbone": "vit_base_patch14_dinov2.lvd142m", "image_size": 518}

@@ -7,18 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from PIL import Image
 
-from benchmarks import contamination, predict_memory
 from moleflow_pl import Predictor
 from moleflow_pl.checkpoints.io import read_checkpoint
 from moleflow_pl.data.layouts.elpv import ELPVLayout
-from moleflow_pl.data.layouts.mvtec import MVTecLayout
 from moleflow_pl.tasks.schedule import TaskSchedule
 from tests.helpers.commands import MODEL, failure, moleflow, run_here
-from tests.helpers.models import TINY_MODEL
-from tests.helpers.products import draw_product
 from tests.helpers.shared import built_once
 
 PRODUCTS = ("solar_mono", "solar_poly")
@@ -207,45 +202,3 @@ def test_an_update_learns_again_beside_the_old_version_and_rolls_back(
     # and forward again
     run_here(tmp_path, "experts", "rollback", product, *options)
     assert own_scores(path, images, product) == new
-
-
-def test_memory_of_predict_can_be_measured(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sys.argv", ["predict_memory", "--images=90"])
-    assert predict_memory.main() == 0
-    figures = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
-    assert [row["value"] for row in figures[1:]] == [90, 90]
-    log = predict_memory.MemoryLog()
-    log.seen = [float(batch) for batch in range(100)]  # a megabyte a batch
-    assert log.grown_mb == 80
-    assert log.grown_mb > predict_memory.MOST_MB
-
-
-def test_defective_images_to_learn_from_are_a_share_and_are_not_tested_with(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    draw_product(tmp_path / "data", "a", 0, train=18)
-    layout = MVTecLayout(tmp_path / "data")
-    dirty = contamination.Contaminated(layout, 0.1)
-    learned, tested = dirty.train("a"), dirty.test("a")
-    moved = [i for i, record in enumerate(learned) if "square" in str(record.path)]
-    assert len(learned) == 20
-    assert 3 < moved[0] < moved[1] < 17
-    assert sorted(record.path for record in [*learned, *tested]) == sorted(
-        record.path for record in [*layout.train("a"), *layout.test("a")]
-    )
-    config = {
-        "seed_everything": 0,
-        "trainer": {"accelerator": "cpu", "enable_progress_bar": False},
-        "model": TINY_MODEL,
-        "data": {"root": str(tmp_path / "data"), "tasks": ["a"], "num_workers": 0},
-        "schedule": {"epochs_per_task": 1},
-    }
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    arguments = ["contamination", f"--config={tmp_path / 'config.yaml'}", "--share=0.1"]
-    monkeypatch.setattr("sys.argv", arguments)
-    contamination.main()
-    (row,) = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert (row["share"], row["product"]) == (0.1, "a")
-    assert 0 <= row["false_alarms"] <= 1

@@ -1,0 +1,84 @@
+from pathlib import Path
+
+import pytest
+
+from benchmarks import ablation
+from benchmarks.ablation import fraction_row
+from benchmarks.harness.plans import Recipe
+from tests.helpers.benchmarks import METHOD, TINY, last_rows, run_script
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the runs of this file share."""
+    return tmp_path_factory.mktemp("ablation")
+
+
+@pytest.fixture
+def arguments(folder: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Two tiny products on a tiny backbone, in the place of both."""
+    monkeypatch.setattr(ablation, "CNN", TINY)
+    monkeypatch.setattr(ablation, "VIT", TINY)
+    return [
+        f"--root={data_root}", "--products", "01", "b", "--seeds=0", "--small",
+        f"--folder={folder}",
+    ]  # fmt: skip
+
+
+def test_every_change_stands_beside_the_defaults(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = {"no adapter": Recipe("no-adapter", {"use_task_adapter": False})}
+    monkeypatch.setattr(ablation, "LEARNING", changes)
+    monkeypatch.setattr(ablation, "CNN_FEATURES", {"not averaged": {"smooth": 3}})
+    monkeypatch.setattr(ablation, "DEPTHS", Recipe("depths", METHOD.model, scores=("depths",)))
+    code = run_script(ablation.main, monkeypatch, "defaults", *arguments, "--backbones=cnn")
+    assert code == 0
+    rows = last_rows(capsys)
+    first = rows[f"{TINY.name}, no memory bank, the defaults: b, image_auroc"]
+    assert first["note"] == ""
+    for what in (
+        "no adapter", "score NLL, log-det averaged", "features not averaged",
+        "images scored by the highest patch",
+    ):  # fmt: skip
+        row = rows[f"{TINY.name}, no memory bank, {what}: b, image_auroc"]
+        assert row["note"] == f"{row['value'] - first['value']:+.3f}"
+    assert f"{TINY.name}, memory bank, no memory bank: b, pixel_ap" in rows
+
+
+@pytest.mark.parametrize(("loss", "holds"), [(0.004, True), (0.006, False)])
+def test_share_of_the_patches_may_cost_little(loss: float, holds: bool) -> None:
+    limits = {"least": ablation.FRACTION_COST}
+    row = fraction_row("x", [0.9 - loss, 0.8 - loss], [0.9, 0.8], limits)
+    assert row.value == pytest.approx(-loss)
+    assert row.holds == holds
+
+
+def test_shares_of_the_patches_are_compared_with_all(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ablation, "FRACTION_COST", 2.0)  # no figure gains so much
+    monkeypatch.setattr(ablation, "FRACTIONS", [(0.5, 40), (0.5, 1)])
+    assert run_script(ablation.main, monkeypatch, "patch-fraction", *arguments) == 1
+    rows = last_rows(capsys)
+    as_many = {what: row["holds"] for what, row in rows.items() if "40 epochs: i" in what}
+    assert as_many
+    assert not any(as_many.values())
+    assert all(row["holds"] for what, row in rows.items() if "1 epochs" in what)
+
+
+@pytest.mark.parametrize(("least", "code"), [(-1.0, 0), (1.0, 1)])
+def test_pixels_of_a_finer_grid_are_judged_against_the_bank(
+    least: float,
+    code: int,
+    arguments: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    columns = {"memory bank": "bank, oracle", "no memory bank": "norm, oracle"}
+    monkeypatch.setattr(ablation, "RESOLUTION_COLUMNS", columns)
+    monkeypatch.setattr(ablation, "SIZES", {48: -1.0, 64: least})
+    assert run_script(ablation.main, monkeypatch, "resolution", *arguments) == code
+    missed = [what for what, row in last_rows(capsys).items() if not row["holds"]]
+    assert len(missed) == code
+    assert all("memory bank, pixel_ap above it" in what for what in missed)
