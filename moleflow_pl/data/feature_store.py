@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +20,14 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from moleflow_pl._internal.distributed import gather, is_first, rank_and_world, wait_for_all
-from moleflow_pl._internal.files import writing
+from moleflow_pl._internal.files import write_text, writing
+from moleflow_pl._internal.schema import require_schema, stamp
 from moleflow_pl.data.datasets import ImageDataset
 from moleflow_pl.data.images import READER
 from moleflow_pl.errors import DataError
 from moleflow_pl.features.extractor import PatchExtractor
+
+logger = logging.getLogger(__name__)
 
 
 class FeatureStore:
@@ -62,7 +67,8 @@ class FeatureStore:
         if size <= self.memory_limit and not self.keep and single_process:
             return extract_features(extractor, loader, title)
         path = self.folder / f"{features_key(extractor, dataset)}.npy"
-        if any(gather(not path.exists())):  # gathered: all ranks have looked before one writes
+        shape = (len(dataset), *extractor.shape)
+        if any(gather(not is_usable(path, shape))):  # gathered: all have looked before one writes
             self._fill(path, extractor, loader, title)
         # copy-on-write: torch requires writable memory, though nothing writes to it
         features = torch.from_numpy(np.load(path, mmap_mode="c"))
@@ -85,6 +91,7 @@ class FeatureStore:
             if is_first():
                 with writing(path):
                     part.replace(path)
+                describe(path, block.shape)
         finally:
             if is_first():
                 part.unlink(missing_ok=True)
@@ -97,10 +104,32 @@ class FeatureStore:
         wait_for_all()
         if not is_first() or not self.folder.is_dir():
             return
-        for path in self.folder.glob("*.npy*"):
+        for path in [*self.folder.glob("*.npy*"), *self.folder.glob("*.json")]:
             path.unlink()
         if not any(self.folder.iterdir()):
             self.folder.rmdir()
+
+
+def describe(path: Path, shape: Sequence[int]) -> None:
+    """Write what a feature file holds beside it, last: a file without it is incomplete."""
+    write_text(path.with_suffix(".json"), json.dumps({**stamp(), "shape": [*shape]}))
+
+
+def is_usable(path: Path, shape: tuple[int, ...]) -> bool:
+    """Whether a feature file is there, complete, of today's schema and of a shape (N, h, w, D)."""
+    if not path.exists():
+        return False
+    try:
+        description = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        require_schema(description, "its description")
+        block = np.load(path, mmap_mode="r")
+        if block.dtype == np.float32 and block.shape == shape == tuple(description["shape"]):
+            return True
+        reason = f"it holds {block.dtype} {block.shape}, not float32 {shape}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = str(error)
+    logger.warning(f"{path} cannot be used, its features are computed again: {reason}")
+    return False
 
 
 def extract_features(extractor: PatchExtractor, loader: DataLoader, title: str) -> Tensor:

@@ -1,10 +1,11 @@
-"""timm backbones and where their weights come from."""
+"""timm backbones, their weights, and the fixed projections of their features."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,37 @@ def load_in_order(model: nn.Module, path: Path) -> None:
     if len(source) < len(target) or any(a.shape != b.shape for a, b in pairs):
         raise ConfigError(f"{path.name} does not hold the {len(target)} tensors of this backbone")
     model.load_state_dict(dict(zip(target, source, strict=False)))
+
+
+def check_layers(backbone: Any, name: str, layers: Sequence[int]) -> list[int]:
+    """Check that the backbone has these layers.
+
+    Raises:
+        ConfigError: it does not, or no layer is given.
+    """
+    count = len(list(backbone.feature_info))
+    valid = range(count)
+    if not isinstance(layers, (list, tuple)) or not layers or not all(i in valid for i in layers):
+        raise ConfigError(f"{name} has feature levels 0 to {count - 1}, got layers {layers!r}")
+    return list(layers)
+
+
+def fixed_projections(widths: Sequence[int], target: int | None) -> nn.ModuleList:
+    """Linear maps that are never trained and the same in every run.
+
+    Raises:
+        ConfigError: `target` exceeds a width. Such features lie in a subspace and have no density.
+    """
+    if target is None:
+        return nn.ModuleList()
+    if target > min(widths):
+        raise ConfigError(
+            f"target_embed_dim {target} exceeds the backbone's {min(widths)} channels: such "
+            f"features have no density; choose at most {min(widths)}, or null"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(FIXED_SEED)
+        return nn.ModuleList(nn.Linear(width, target) for width in widths)
 
 
 def weights_hash(module: nn.Module) -> str:

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from moleflow_pl._internal.validation import WIDEST, require_int, require_sides
 from moleflow_pl.errors import ConfigError
-from moleflow_pl.features.backbone import FIXED_SEED, PRETRAINED, load_backbone, weights_hash
+from moleflow_pl.features.backbone import (
+    PRETRAINED,
+    check_layers,
+    fixed_projections,
+    load_backbone,
+    weights_hash,
+)
 
 LONGEST_SIDE = 16384  # pixels of an image
 # images at once on a CPU: with more, activations no longer fit its caches and the allocator returns
@@ -228,34 +234,3 @@ def has_bfloat16(device: torch.device) -> bool:
     # torch exposes this only privately; a function that is missing counts as no
     names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     return any(getattr(torch.cpu, name, lambda: False)() for name in names)
-
-
-def check_layers(backbone: Any, name: str, layers: Sequence[int]) -> list[int]:
-    """Check that the backbone has these layers.
-
-    Raises:
-        ConfigError: it does not, or no layer is given.
-    """
-    count = len(list(backbone.feature_info))
-    valid = range(count)
-    if not isinstance(layers, (list, tuple)) or not layers or not all(i in valid for i in layers):
-        raise ConfigError(f"{name} has feature levels 0 to {count - 1}, got layers {layers!r}")
-    return list(layers)
-
-
-def fixed_projections(widths: Sequence[int], target: int | None) -> nn.ModuleList:
-    """Linear maps that are never trained and the same in every run.
-
-    Raises:
-        ConfigError: `target` exceeds a width. Such features lie in a subspace and have no density.
-    """
-    if target is None:
-        return nn.ModuleList()
-    if target > min(widths):
-        raise ConfigError(
-            f"target_embed_dim {target} exceeds the backbone's {min(widths)} channels: such "
-            f"features have no density; choose at most {min(widths)}, or null"
-        )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(FIXED_SEED)
-        return nn.ModuleList(nn.Linear(width, target) for width in widths)

@@ -47,7 +47,7 @@ def test_kept_features_are_read_back_bit_for_bit(
     monkeypatch.setattr(features, "fill", None)  # a hit runs no backbone
     assert torch.equal(store.get(extractor, loader, "hit"), fresh)
     store.clear()
-    assert [path.suffix for path in tmp_path.iterdir()] == [".npy"]
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".npy"]
 
 
 def test_features_over_the_limit_are_on_disk_until_they_are_let_go(
@@ -56,7 +56,7 @@ def test_features_over_the_limit_are_on_disk_until_they_are_let_go(
     folder = tmp_path / "features"
     store = FeatureStore(folder, memory_limit=1000)
     kept = store.get(extractor, loader_of(data_root), "test")
-    (path,) = folder.iterdir()
+    (path,) = folder.glob("*.npy")
     assert np.array_equal(np.load(path), kept.numpy())
     store.clear()
     assert not folder.exists()
@@ -110,6 +110,32 @@ def test_key_follows_contents_backbone_and_preprocessing(
     keys.add(features_key(PatchExtractor("test_vit", [0], 64, "random"), dataset))
     keys.add(features_key(PatchExtractor("test_vit", [0], 48, "random", smooth=3), dataset))
     assert len(keys) == 5
+
+
+@pytest.mark.parametrize("damage", ["truncated", "text", "shape", "undescribed", "schema"])
+def test_files_that_cannot_be_used_are_computed_again_with_one_warning(
+    damage: str, tmp_path: Path, data_root: Path, extractor: PatchExtractor,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    loader, store = loader_of(data_root), FeatureStore(tmp_path, keep=True)
+    fresh = store.get(extractor, loader, "test")
+    (path,) = tmp_path.glob("*.npy")
+    description = path.with_suffix(".json")
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif damage == "text":
+        path.write_text("no features")
+    elif damage == "shape":
+        np.save(path, np.zeros((2, 3), np.float32))
+    elif damage == "undescribed":
+        description.unlink()
+    else:
+        description.write_text(description.read_text().replace('"schema": 1', '"schema": 7'))
+    assert torch.equal(store.get(extractor, loader, "test"), fresh)
+    assert len(caplog.messages) == 1
+    assert "computed again" in caplog.text
+    assert torch.equal(store.get(extractor, loader, "test"), fresh)
+    assert len(caplog.messages) == 1
 
 
 def test_interrupted_extraction_leaves_no_half_file(
