@@ -170,7 +170,7 @@ class Judge:
         self.add("runs in which oracle scores of the first product changed", changed, most=0)
 
     def sizes(self, run: Run) -> None:
-        """Disk space of the expert of a run's second product."""
+        """Disk space of the expert of a run's last product."""
         folder = self.study.run_folder(self.study.backbone.method, run.seed, run.order)
         expert = extract(read_checkpoint(folder / "last.ckpt"), run.order[-1])
         with tempfile.TemporaryDirectory() as temporary:
@@ -199,12 +199,14 @@ class Judge:
         note = f"{method.epochs} epochs of {len(train)} images, features included"
         self.add("one more product", seconds, "s", note=note, most=MOST_SECONDS)
 
-    def all(self) -> None:
-        """All figures, in the order of the table."""
+    def judge(self) -> None:
+        """Add all figures, in the order of the table."""
         for part in (self.means, self.products, self.pixels, self.orders, self.routing):
             part()
-        self.sizes(self.bank.runs[0])
-        self.one_more(self.bank.runs[0])
+        run = self.bank.runs[0]
+        self.sizes(run)
+        if len(run.order) > 1:
+            self.one_more(run)
 
 
 def table(study: Study, lines: Mapping[str, Line]) -> Iterator[str]:
@@ -246,7 +248,7 @@ def measure(report: Report, given: argparse.Namespace, backbone: Backbone) -> li
     first = evenly(study.products, given.orders or len(study.products))
     orders = [beginning_with(product, study.products) for product in first]
     lines = fit_all(study, orders, given.seeds or SEEDS, backbone.key in given.seed_method)
-    Judge(report, study, lines).all()
+    Judge(report, study, lines).judge()
     return list(table(study, lines))
 
 
