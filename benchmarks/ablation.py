@@ -38,7 +38,7 @@ from benchmarks.harness.report import Report, Row, benchmark
 from benchmarks.harness.study import Result, Study
 from benchmarks.literal import FEATURES
 from moleflow_pl.scoring.functional import patch_nll
-from moleflow_pl.scoring.patch_scores import SCORES, Nearest, PatchScore
+from moleflow_pl.scoring.patch_scores import PATCH_SCORES, Nearest, PatchScore
 
 FLOW = Recipe("flow", scores=("norm", "nll"))
 LEARNING = {
@@ -117,7 +117,7 @@ class Change:
         """Results by every image score: patches are scored once for all of them."""
         order = self.study.products
         model = self.study.load(self.recipe, seed, order)
-        score = SCORES[self.score]() if isinstance(self.score, str) else self.score
+        score = PATCH_SCORES[self.score]() if isinstance(self.score, str) else self.score
         model.inspector.set_patch_score(score)
         images = {*IMAGE_SCORES.values(), self.study.image_score}
         found: Result = {image.key: {} for image in images}

@@ -36,7 +36,7 @@ from benchmarks.harness.report import Report, Row, markdown_table
 from benchmarks.harness.study import Run, Study
 from moleflow_pl import ContinualDataModule, MoLEFlow
 from moleflow_pl._internal.provenance import hardware, versions
-from moleflow_pl.checkpoints.experts import extract
+from moleflow_pl.checkpoints.expert_edits import extract
 from moleflow_pl.checkpoints.io import read_checkpoint
 from moleflow_pl.checkpoints.run_folder import TASKS
 

@@ -25,15 +25,16 @@ from benchmarks.harness.plans import BACKBONES, sources_of, study_parser
 from benchmarks.harness.products import BATCH, ProductSource, evenly
 from benchmarks.harness.report import Report, Row, benchmark
 from benchmarks.harness.study import Study
-from moleflow_pl import MoLEFlow, PatchExtractor
+from moleflow_pl import PatchExtractor
 from moleflow_pl.data.datasets import ImageDataset
+from moleflow_pl.routing.image_features import IMAGE_FEATURES, REGIONS, region_means
 from moleflow_pl.routing.novelty import DAMAGES
-from moleflow_pl.routing.prototypes import PrototypeName, TaskPrototype
-from moleflow_pl.routing.region_router import REGIONS, RegionRouter, region_means
+from moleflow_pl.routing.prototypes import TaskPrototype
+from moleflow_pl.routing.region_router import RegionRouter
 from moleflow_pl.routing.router import PrototypeRouter
 
 GOOD_IMAGES = 120  # of a product beyond the training images, at most
-WHOLE: tuple[PrototypeName, ...] = ("mean", "median")  # kinds that see an image as a whole
+WHOLE = ("mean", "median")  # kinds that see an image as a whole
 SIDES = (1, 2, 4, 8, 16)  # regions along each side of an image
 LIGHTS = {"twice the light": 2.0, "a third of the light": 1 / 3}
 
@@ -61,8 +62,7 @@ def kinds_of(study: Study) -> list[Kind]:
     """All kinds, each with a router that knows nothing."""
     kinds = []
     for whole in WHOLE:
-        model = MoLEFlow(**study.backbone.arguments, prototype=whole)
-        kinds.append(Kind(whole, model.inspector.router, model.inspector.image_features))
+        kinds.append(Kind(whole, PrototypeRouter("pooled"), IMAGE_FEATURES[whole]()))
     for side in SIDES:
         summary = partial(region_means, side=side)
         kinds.append(Kind(f"regions {side} x {side}", RegionRouter(), summary, side**2))

@@ -25,7 +25,8 @@ from benchmarks.harness.measure import PeakMemory, alternate
 from benchmarks.harness.report import Report, Row, benchmark
 from benchmarks.literal import FEATURES
 from moleflow_pl import MoLEFlow
-from moleflow_pl.checkpoints.experts import extract
+from moleflow_pl.checkpoints.expert_edits import extract
+from moleflow_pl.data.batches import Batch
 from moleflow_pl.features.statistics import FeatureStatistics
 
 BATCH = 16
@@ -154,7 +155,7 @@ def disk(report: Report, sizes: Sizes) -> None:
     """An expert as the file that sites exchange, with prototypes and calibration."""
     model = untrained_model(sizes.disk_model, 0)
     model.schedule.extend([["product"]], epochs=1)
-    batches = [{"image": random_images(model, 8)}]
+    batches: list[Batch] = [{"image": random_images(model, 8)}]
     model.learner.begin_task(0)
     model.learner.finish_task(0, batches)
     model.schedule.tasks[0].epochs_done = 1

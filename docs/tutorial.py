@@ -30,7 +30,8 @@ given, _ = parser.parse_known_args()  # a notebook has arguments of its own
 import shutil
 from pathlib import Path
 
-from moleflow_pl.data.layouts.registry import ELPVLayout, ImageRecord
+from moleflow_pl.data.layouts.base import ImageRecord
+from moleflow_pl.data.layouts.elpv import ELPVLayout
 
 WORK = Path("tutorial")
 DATA, RUN = WORK / "data", WORK / "run"
@@ -53,8 +54,8 @@ for product in (FIRST, SECOND):
 
 # %% [markdown]
 # ## 2. Learn the first product
-# `configs/demo.yaml` brings a small backbone whose weights come from a package. What the command
-# line says comes on top of it.
+# The preset `demo` has a small backbone whose weights come from a package. Options on the command
+# line override it.
 
 # %%
 import subprocess
@@ -72,7 +73,7 @@ def moleflow(*arguments: str) -> None:
 
 moleflow(
     "fit",
-    f"--config={ROOT / 'configs' / 'demo.yaml'}",
+    "--config=demo",
     f"--data.root={DATA}",
     "--data.layout=mvtec",
     f"--data.tasks=[{FIRST}]",
@@ -130,7 +131,7 @@ from moleflow_pl.data.images import read_image
 
 model = MoLEFlow.load_from_checkpoint(CHECKPOINT, map_location="cpu").eval()
 paths = [Path(row["path"]) for row in rows[:4]]
-images = torch.stack([read_image(path, model.extractor.image_size) for path in paths])
+images = torch.stack([read_image(path, model.inspector.extractor.image_size) for path in paths])
 with torch.no_grad():
     inspection = model(images)
 print("scores", inspection.score.tolist(), "patches", tuple(inspection.patch_scores.shape))

@@ -1,16 +1,16 @@
-"""Errors a user can mend; the command line shows their message without a traceback."""
+"""Errors that a user can fix; the command line shows their message without a traceback."""
 
 
 class MoLEFlowError(ValueError):
-    """Something about the input is wrong; the message says what, where and what to do."""
+    """Base class: the message says what is wrong, where, and what to do."""
 
 
 class ConfigError(MoLEFlowError):
-    """An argument has a value it cannot have."""
+    """An argument has an invalid value."""
 
 
 class DataError(MoLEFlowError):
-    """The data is not as it has to be."""
+    """The data cannot be used as it is."""
 
 
 class CheckpointError(MoLEFlowError):
@@ -22,8 +22,8 @@ class OutputError(MoLEFlowError):
 
 
 class TrainingError(MoLEFlowError):
-    """The training went wrong and was stopped."""
+    """Training failed and was stopped."""
 
 
 class ExportError(MoLEFlowError):
-    """A model cannot be exported, or the file does not say what the model says."""
+    """A model cannot be exported, or the exported file gives other results than the model."""

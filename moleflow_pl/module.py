@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -18,13 +18,13 @@ from moleflow_pl._internal.validation import require_number
 from moleflow_pl.checkpoints.io import plain, restoring
 from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.checkpoints.schema import CONFIG_KEY, STATE_KEY, require_tensors
+from moleflow_pl.data.batches import Batch, PredictBatch
 from moleflow_pl.data.datamodule import ContinualDataModule
 from moleflow_pl.data.plan import DataPlan
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.features.backbone import PRETRAINED
 from moleflow_pl.features.extractor import Precision
-from moleflow_pl.flow.losses import LOSSES, LossName
-from moleflow_pl.flow.spatial_nf import AdapterName
+from moleflow_pl.flow.losses import LOSSES
 from moleflow_pl.model.build import build_inspector
 from moleflow_pl.model.inspector import Inspection, Inspector
 from moleflow_pl.model.learner import TaskLearner
@@ -36,9 +36,7 @@ from moleflow_pl.model.restore import (
     make_room,
     validate_state,
 )
-from moleflow_pl.routing.prototypes import Distance, PrototypeName
-from moleflow_pl.scoring.functional import BEYOND, ImageScoreName, patch_nll
-from moleflow_pl.scoring.patch_scores import ScoreName
+from moleflow_pl.scoring.functional import TAIL_QUANTILE, patch_nll
 from moleflow_pl.tasks.schedule import TaskSchedule
 
 LEARNING_RATE = 2e-3
@@ -121,15 +119,15 @@ class MoLEFlow(LightningModule):
         use_lora: bool = True,
         use_task_adapter: bool = True,
         use_task_bias: bool = True,
-        adapter: AdapterName = "whitening",
-        loss: LossName = "mean",
-        score: ScoreName = "norm",
+        adapter: str = "whitening",
+        loss: str = "mean",
+        score: str = "norm",
         bank_size: int = 4000,
-        router: Distance | Literal["none"] = "pooled",
-        prototype: PrototypeName = "regions",
+        router: str = "pooled",
+        prototype: str = "regions",
         patch_fraction: float = 0.25,
-        image_score: ImageScoreName = "tail",
-        image_quantile: float = BEYOND,
+        image_score: str = "tail",
+        image_quantile: float = TAIL_QUANTILE,
         optimizer: OptimizerCallable = adamw,
     ) -> None:
         super().__init__()
@@ -168,7 +166,7 @@ class MoLEFlow(LightningModule):
 
     # ---------------------------------------------------------------- steps
 
-    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of the current task's patches, in nats.
 
         Raises:
@@ -186,9 +184,7 @@ class MoLEFlow(LightningModule):
         self.log(f"train/{name}/nll_per_dim", nll, on_step=False, on_epoch=True, batch_size=size)
         return loss
 
-    def validation_step(
-        self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log the NLL and the routing accuracy of calibration images."""
         inspector, task = self.inspector, int(batch["task"][0])
         size, name = len(batch["task"]), self.schedule.tasks[task].name
@@ -201,9 +197,7 @@ class MoLEFlow(LightningModule):
             accuracy = (routed == task).float().mean()
             self.log(f"val/{name}/routing_accuracy", accuracy, **options)
 
-    def test_step(
-        self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0
-    ) -> dict[str, Tensor]:
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Score test images of one task, routed and by the oracle, if the task has an expert."""
         inspector, task = self.inspector, int(batch["task"][0])
         features = inspector.features(batch)
@@ -223,7 +217,7 @@ class MoLEFlow(LightningModule):
         }
 
     def predict_step(
-        self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0
+        self, batch: PredictBatch, batch_idx: int, dataloader_idx: int = 0
     ) -> Inspection | None:
         """Score images of unknown products, or all by the expert that was asked for.
 

@@ -2,16 +2,28 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from moleflow_pl import MoLEFlow
 from tests.helpers.models import TINY_MODEL, fit
 from tests.helpers.products import draw_product
+from tests.helpers.shared import built_once
+from tests.helpers.story import Story
 
-if TYPE_CHECKING:
-    from tests.helpers.story import Story
+REPORT_TESTS = Path(__file__).parent / "report"
+BLANK = "data:image/svg+xml;base64,"
+
+
+@pytest.fixture(autouse=True)
+def _blank_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the page's figures blank: drawing them takes four fifths of a tiny fit.
+
+    The tests of the report draw them, and so does every run in a fresh process.
+    """
+    if not request.path.is_relative_to(REPORT_TESTS):
+        for name in ("roc_figure", "histogram_figure"):
+            monkeypatch.setattr(f"moleflow_pl.report.page.{name}", lambda *_, **__: BLANK)
 
 
 @pytest.fixture(scope="session")
@@ -41,8 +53,6 @@ def learned(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> tuple[
 
 
 @pytest.fixture(scope="session")
-def story(tmp_path_factory: pytest.TempPathFactory) -> "Story":
-    """One run by the command, in a folder of its own; copy what you change."""
-    from tests.helpers.story import Story
-
-    return Story(tmp_path_factory.mktemp("story"))
+def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
+    """One run by the command; copy what you change."""
+    return built_once(tmp_path_factory, "story", Story)

@@ -1,9 +1,59 @@
+import inspect
+
 import pytest
 
-from moleflow_pl.errors import CheckpointError, ConfigError, DataError, ExportError, MoLEFlowError
+from moleflow_pl import errors
+from moleflow_pl.cli import main as cli
+from moleflow_pl.errors import MoLEFlowError
+
+KINDS = [
+    kind
+    for _, kind in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(kind, MoLEFlowError)
+]
+MESSAGE = "rank has to be at least 1, got 0"
 
 
-@pytest.mark.parametrize("kind", [CheckpointError, ConfigError, DataError, ExportError])
-def test_errors_a_user_can_mend_are_value_errors_of_one_family(kind: type[Exception]) -> None:
-    assert issubclass(kind, MoLEFlowError)
-    assert issubclass(kind, ValueError)
+def failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Let `moleflow report` fail."""
+
+    def fail(args: list[str]) -> None:
+        raise error
+
+    monkeypatch.setattr("moleflow_pl.cli.report.main", fail)
+    cli.main(["report"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_error_of_the_project_ends_the_command_in_its_message(
+    kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit) as error:
+        failing(monkeypatch, kind(MESSAGE))
+    assert error.value.code == f"moleflow: {MESSAGE}"  # which Python shows, and exits by 1
+
+
+def test_error_of_a_loaders_process_is_shown_without_that_process_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wrapped = (
+        "Caught DataError in DataLoader worker process 0.\nOriginal Traceback (most recent call "
+        f'last):\n  File "x.py", line 1, in y\nmoleflow_pl.errors.DataError: {MESSAGE}\n'
+    )
+    with pytest.raises(SystemExit) as error:
+        failing(monkeypatch, errors.DataError(wrapped))
+    assert error.value.code == f"moleflow: {MESSAGE}"
+
+
+@pytest.mark.parametrize("error", [ValueError(MESSAGE), KeyError("x"), OSError("x")])
+def test_error_that_is_a_defect_of_the_code_keeps_its_traceback(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(type(error)):
+        failing(monkeypatch, error)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_callers_in_python_can_catch_it_as_a_value_error(kind: type[Exception]) -> None:
+    with pytest.raises(ValueError, match="rank has to be"):
+        raise kind(MESSAGE)

@@ -16,9 +16,9 @@ from moleflow_pl import PatchExtractor
 from moleflow_pl.data.datasets import ImageDataset
 from moleflow_pl.data.feature_store import FeatureStore
 from moleflow_pl.data.layouts.base import ImageRecord
-from moleflow_pl.data.layouts.registry import LAYOUTS, LayoutName
+from moleflow_pl.data.layouts.registry import LAYOUTS
 from moleflow_pl.metrics.task_scores import EvaluationOptions, TaskScores
-from moleflow_pl.scoring.functional import BEYOND, IMAGE_SCORES
+from moleflow_pl.scoring.functional import IMAGE_SCORES, TAIL_QUANTILE
 
 BATCH = 16
 METRICS = ("image_auroc", "pixel_ap")
@@ -43,7 +43,7 @@ class ProductSource:
 
     name: str
     root: str | None = None
-    layout: LayoutName = "mvtec"
+    layout: str = "mvtec"
     train_images: int = 250
     test_images: int | None = None
 
@@ -120,7 +120,7 @@ class ImageScore:
 
 
 AS_PUBLISHED = ImageScore("quantile", 0.99)
-AS_DEFAULT = ImageScore("tail", BEYOND)
+AS_DEFAULT = ImageScore("tail", TAIL_QUANTILE)
 
 
 class ProductFeatures:

@@ -31,7 +31,7 @@ from benchmarks.harness.products import (
 from moleflow_pl import ContinualDataModule, MoLEFlow
 from moleflow_pl._internal.files import replacing
 from moleflow_pl.checkpoints.run_folder import TASKS
-from moleflow_pl.scoring.patch_scores import SCORES
+from moleflow_pl.scoring.patch_scores import PATCH_SCORES
 
 PROBE = 64  # test images of the first product that are scored again after the last
 
@@ -189,7 +189,7 @@ class Study:
         tasks = inspector.router.choose(inspector.router.distances(images))
         misrouted = (tasks != task).nonzero()[:, 0]
         for score in recipe.scores:
-            inspector.set_patch_score(SCORES[score]())
+            inspector.set_patch_score(PATCH_SCORES[score]())
             chosen = iter(tasks.split(BATCH))
             patches = product.scores(lambda part: inspector.patch_scores(part, next(chosen)))  # noqa: B023
             routed = product.result(patches, inspector.image_score)

@@ -1,5 +1,5 @@
-"""Building blocks that every package uses. Private: nothing here is meant to be imported by users.
+"""Building blocks that every package uses. Private: users import nothing from here.
 
-Plain functions for files, names, hashes, seeds, checks of values, and processes; nothing here
-knows a model.
+Plain functions for files, names, hashes, seeds, argument checks and processes; nothing here knows
+a model.
 """

@@ -1,6 +1,6 @@
-"""What the processes of a run on several devices tell each other; one alone tells itself.
+"""Communication between the processes of a run on several devices; a single process needs none.
 
-Rank r of W takes every W-th image, from the r-th on, of all that one process would take.
+Rank r of W takes every W-th image, starting with the r-th, of all that one process would take.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from torch import Tensor
 T = TypeVar("T")
 
 
-def joined() -> bool:
-    """Whether this process is one of several that know each other."""
+def is_distributed() -> bool:
+    """Whether this process belongs to a process group."""
     return dist.is_available() and dist.is_initialized()
 
 
 def rank_and_world() -> tuple[int, int]:
-    """This process's number and how many there are."""
-    return (dist.get_rank(), dist.get_world_size()) if joined() else (0, 1)
+    """The rank of this process and the number of processes."""
+    return (dist.get_rank(), dist.get_world_size()) if is_distributed() else (0, 1)
 
 
 def is_first() -> bool:
-    """Whether this is the process that speaks and writes for all."""
+    """Whether this is rank 0, which prints and writes for all."""
     return rank_and_world()[0] == 0
 
 
 def gather(value: T) -> list[T]:
-    """What every process has in the place of `value`, in the order of ranks."""
-    if not joined():
+    """The `value` of every process, in the order of ranks."""
+    if not is_distributed():
         return [value]
     parts: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(parts, value)
@@ -40,7 +40,7 @@ def gather(value: T) -> list[T]:
 
 
 def interleave(parts: Sequence[Sequence[T]]) -> list[T]:
-    """Put what the ranks made of their shares back into the order of one process.
+    """Merge the results of the ranks into the order of a single process.
 
     Example:
         >>> interleave([[0, 3, 6], [1, 4], [2, 5]])
@@ -51,19 +51,19 @@ def interleave(parts: Sequence[Sequence[T]]) -> list[T]:
 
 
 def all_gather_rows(own: Tensor) -> Tensor:
-    """This rank's rows and those of all others, which have no gradient here.
+    """Gather the rows of all ranks; only this rank's rows have a gradient.
 
-    A loss of all rows, times the number of ranks, so has the gradients whose mean over the ranks is
-    that of one process with all rows; that mean is what DDP takes.
+    DDP averages gradients over the ranks. If every rank multiplies a loss over all rows by the
+    number of ranks, that average is the gradient of a single process with all rows.
 
-    Shape: (N of this rank, ...) -> (N of all ranks, ...). A rank may have none.
+    Shape: (N of this rank, ...) -> (N of all ranks, ...). A rank may have no rows.
     """
-    if not joined():
+    if not is_distributed():
         return own
     rank, world = rank_and_world()
     counts = [torch.zeros((), dtype=torch.long, device=own.device) for _ in range(world)]
     dist.all_gather(counts, torch.tensor(len(own), device=own.device))
-    # ranks exchange blocks of one shape
+    # ranks exchange blocks of equal shape
     block = own.new_zeros(max(map(int, counts)), *own.shape[1:])
     block[: len(own)] = own.detach()
     blocks = [torch.empty_like(block) for _ in range(world)]
@@ -74,14 +74,14 @@ def all_gather_rows(own: Tensor) -> Tensor:
 
 
 def wait_for_all() -> None:
-    """Go on when every rank has come this far."""
-    if joined():
+    """Wait until every rank has reached this call."""
+    if is_distributed():
         dist.barrier()
 
 
 def average(value: Tensor) -> Tensor:
     """Mean of a value () over the ranks."""
-    if not joined():
+    if not is_distributed():
         return value
     value = value.clone()
     dist.all_reduce(value)

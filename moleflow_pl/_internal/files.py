@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and what is said when they cannot be."""
+"""Writing files atomically: a file is complete or unchanged, and a failure names it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REMEDIES = {
 
 @contextmanager
 def writing(path: Path | str) -> Iterator[None]:
-    """Turn a failure to write into one message that names the file.
+    """Turn a failure to write a file into one error that names it.
 
     Raises:
         OutputError: the disk is full, the folder read-only, or the like.
@@ -32,25 +32,25 @@ def writing(path: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        remedy = REMEDIES.get(error.errno or 0, "look at the disk")
+        remedy = REMEDIES.get(error.errno or 0, "check the disk")
         raise OutputError(
-            f"cannot write {path}: {error.strerror or error}; {remedy}. What was saved before is "
-            "whole: a fit goes on from there with --ckpt_path <run>/last.ckpt"
+            f"cannot write {path}: {error.strerror or error}; {remedy}. Files saved before are "
+            "complete: resume a fit from them with --ckpt_path <run>/last.ckpt"
         ) from error
 
 
 @contextmanager
 def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a file to write that takes its place when all is on the disk, or not at all.
+    """Open a file for writing that replaces `path` once all of it is on the disk.
 
     Args:
-        path: The file; its folder is made if need be.
+        path: The file; its folder is created if it is missing.
         mode: `w` for text in UTF-8, `wb` for bytes.
 
     Raises:
-        OutputError: it cannot be written; an older file of the name is as it was.
+        OutputError: it cannot be written; an older file at `path` is unchanged.
     """
-    # names of files may hold bytes that are no text; line ends are the writer's, as csv asks for
+    # file names may hold bytes that are not text; the csv module writes line ends itself
     text = {} if "b" in mode else {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
     partial = path.with_name(path.name + ".part")
     with writing(path):
@@ -68,19 +68,19 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename outlast a power cut, where the system can."""
+    """Make a rename survive a power failure, where the system supports it."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError:
-        pass  # some network disks have no such thing, and the file itself is there
+        pass  # some network disks refuse; the file itself is on the disk
     finally:
         os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a text file atomically."""
     with replacing(path) as file:
         file.write(text)

@@ -1,4 +1,4 @@
-"""One hash for tensors, whoever holds them."""
+"""A hash of named tensors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over tensors with their names, shapes and types, whatever their order.
+    """SHA-256 over tensors with their names, shapes and dtypes, independent of their order.
 
     Example:
         >>> tensors_hash({})[:8]

@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, hardware."""
+"""Versions and hardware that a result was computed with."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
+from moleflow_pl import __version__
+
 PACKAGES = (
-    "moleflow", "torch", "lightning", "timm", "FrEIA", "torchmetrics", "numpy", "scipy", "pillow",
+    "torch", "lightning", "timm", "FrEIA", "torchmetrics", "numpy", "scipy", "pillow",
 )  # fmt: skip
 
 
@@ -20,22 +22,22 @@ def versions() -> dict[str, str]:
         >>> "torch" in versions()
         True
     """
-    found = {"Python": platform.python_version()}
+    by_package = {"Python": platform.python_version(), "moleflow": __version__}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            by_package[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            by_package[package] = "not installed"
+    return by_package
 
 
 def hardware() -> dict[str, str]:
-    """What the process runs on."""
-    found = {
+    """The machine that the process runs on."""
+    facts = {
         "system": f"{platform.system()} {platform.machine()}",
         "CPU cores": str(os.cpu_count()),
         "threads of torch": str(torch.get_num_threads()),
     }
     if torch.cuda.is_available():
-        found["GPU"] = torch.cuda.get_device_name()
-    return found
+        facts["GPU"] = torch.cuda.get_device_name()
+    return facts

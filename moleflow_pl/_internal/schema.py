@@ -36,9 +36,9 @@ def require_schema(content: Mapping[str, Any], name: str) -> None:
         CheckpointError: it has another schema; the message names the version to use.
     """
     schema, version = content.get("schema"), content.get("version")
-    if schema == SCHEMA and not isinstance(schema, bool):
+    if type(schema) is int and schema == SCHEMA:
         return
-    if not isinstance(schema, int) or not isinstance(version, str):
+    if type(schema) is not int or not isinstance(version, str):
         raise CheckpointError(f"{name} has no schema: MoLE-Flow {__version__} did not write it")
     raise CheckpointError(
         f"{name} has schema {schema}, and MoLE-Flow {__version__} reads schema {SCHEMA}: use "

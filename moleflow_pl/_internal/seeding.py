@@ -1,4 +1,4 @@
-"""Random numbers that depend on what they are for, not on what was drawn before."""
+"""Random numbers that depend on their purpose, not on earlier draws."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
-    """A seed of its own for each purpose, the same on every machine.
+    """Derive a separate seed for each purpose, the same on every machine.
 
     Example:
         >>> derive_seed(0, "leather", "order", 3) == derive_seed(0, "leather", "order", 3)
@@ -21,5 +21,5 @@ def derive_seed(seed: int, *purpose: str | int) -> int:
 
 
 def derive_generator(seed: int, *purpose: str | int) -> torch.Generator:
-    """A CPU generator seeded by `derive_seed`."""
+    """A CPU generator with a seed from `derive_seed`."""
     return torch.Generator().manual_seed(derive_seed(seed, *purpose))

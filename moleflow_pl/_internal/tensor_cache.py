@@ -1,4 +1,4 @@
-"""A small cache of things that are made from tensors."""
+"""A small cache of values derived from tensors."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from typing import Generic, TypeVar
 
 from torch import Tensor
 
-KEPT = 16  # 7 MB each at 384 channels, 28 at 768
+SIZE = 16  # entries
 T = TypeVar("T")
-TensorVersion = tuple[
-    Tensor, int, int
-]  # a tensor, where it lay and how often it had been written to
+# a tensor, its data pointer, and the number of writes to it so far
+TensorVersion = tuple[Tensor, int, int]
 
 
 class TensorCache(Generic[T]):
-    """What is made from tensors, the ones asked for last; made anew when a tensor has changed.
+    """Least-recently-used cache of values built from tensors; a changed tensor causes a rebuild.
 
     Args:
-        build: Makes the thing of a key.
-        size: Things to keep.
+        build: Builds the value of a key.
+        size: Number of values to keep.
 
     Example:
         >>> cache = TensorCache(lambda key: [key], size=1)
@@ -28,26 +27,26 @@ class TensorCache(Generic[T]):
         True
     """
 
-    def __init__(self, build: Callable[[int], T], size: int = KEPT) -> None:
+    def __init__(self, build: Callable[[int], T], size: int = SIZE) -> None:
         self.build = build
         self.size = size
-        self._kept: OrderedDict[int, tuple[list[TensorVersion], T]] = OrderedDict()
+        self._entries: OrderedDict[int, tuple[list[TensorVersion], T]] = OrderedDict()
 
     def get(self, key: int, tensors: Sequence[Tensor]) -> T:
-        """The thing of `key`, which is made from `tensors`."""
-        kept = self._kept.pop(key, None)
-        if kept is None or not same_state(kept[0], tensors):
-            # the tensors themselves are kept: another one could come to lie where one was
-            kept = ([(t, t.data_ptr(), t._version) for t in tensors], self.build(key))
-        self._kept[key] = kept
-        while len(self._kept) > self.size:
-            self._kept.popitem(last=False)
-        return kept[1]
+        """The value of `key`, which is built from `tensors`."""
+        entry = self._entries.pop(key, None)
+        if entry is None or not same_state(entry[0], tensors):
+            # the entry holds the tensors: freed memory could be reused at the same data pointer
+            entry = ([(t, t.data_ptr(), t._version) for t in tensors], self.build(key))
+        self._entries[key] = entry
+        while len(self._entries) > self.size:
+            self._entries.popitem(last=False)
+        return entry[1]
 
 
-def same_state(made: Sequence[TensorVersion], tensors: Sequence[Tensor]) -> bool:
-    """Whether these are the tensors that something was made from, none changed since."""
-    return len(made) == len(tensors) and all(
-        one is tensor and place == tensor.data_ptr() and version == tensor._version
-        for (one, place, version), tensor in zip(made, tensors, strict=True)
+def same_state(versions: Sequence[TensorVersion], tensors: Sequence[Tensor]) -> bool:
+    """Whether these are the same tensors as before, unchanged since."""
+    return len(versions) == len(tensors) and all(
+        old is tensor and pointer == tensor.data_ptr() and version == tensor._version
+        for (old, pointer, version), tensor in zip(versions, tensors, strict=True)
     )

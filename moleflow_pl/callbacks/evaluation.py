@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from moleflow_pl._internal.distributed import gather
 from moleflow_pl._internal.files import write_text
 from moleflow_pl.checkpoints.run_folder import RunFolder, move_aside
+from moleflow_pl.data.batches import Batch
 from moleflow_pl.data.datamodule import data_of
 from moleflow_pl.metrics.task_matrix import matrix_row, zero_shot
 from moleflow_pl.metrics.task_scores import EvaluationOptions, TaskScores
@@ -77,7 +78,7 @@ class EvaluationCallback(Callback):
 
     def on_test_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: MoLEFlow, outputs: Mapping[str, Tensor],
-        batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0,
+        batch: Batch, batch_idx: int, dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
         """Add the scores of a batch."""
         task = int(batch["task"][0])

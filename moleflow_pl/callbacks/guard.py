@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
 from moleflow_pl._internal.distributed import average, gather
+from moleflow_pl.data.batches import Batch
 from moleflow_pl.errors import TrainingError
 from moleflow_pl.module import MoLEFlow
 
@@ -17,7 +15,7 @@ NAMED = 5  # files in a message
 
 
 def check_finite(
-    value: Tensor, what: str, trainer: Trainer, module: MoLEFlow, batch: Mapping[str, Any]
+    value: Tensor, what: str, trainer: Trainer, module: MoLEFlow, batch: Batch
 ) -> None:
     """Stop if a value () is NaN or infinite on any rank: all stop at the same step.
 
@@ -48,7 +46,7 @@ def check_finite(
 
 
 @torch.no_grad()
-def nonfinite_images(module: MoLEFlow, batch: Mapping[str, Any], task: int) -> list[str]:
+def nonfinite_images(module: MoLEFlow, batch: Batch, task: int) -> list[str]:
     """The images of a batch whose own score is not finite; all of them, if it is none alone."""
     scores = module.learner.training_nll(batch, task).flatten(1).sum(1)
     broken = [p for p, score in zip(batch["path"], scores, strict=True) if not score.isfinite()]

@@ -6,7 +6,7 @@ import csv
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,6 +23,7 @@ from moleflow_pl.callbacks.prediction_state import (
     write_state,
 )
 from moleflow_pl.checkpoints.run_folder import RunFolder
+from moleflow_pl.data.batches import PredictBatch
 from moleflow_pl.data.datamodule import data_of
 from moleflow_pl.data.predict_dataset import NO_IMAGE_NAME
 from moleflow_pl.inference.decisions import DecisionMaker, Prediction
@@ -118,7 +119,7 @@ class PredictionWriter(BasePredictionWriter):
 
     def write_on_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: MoLEFlow, prediction: Inspection | None,
-        batch_indices: Sequence[int] | None, batch: Mapping[str, Any], batch_idx: int,
+        batch_indices: Sequence[int] | None, batch: PredictBatch, batch_idx: int,
         dataloader_idx: int,
     ) -> None:  # fmt: skip
         """Append a batch; a row is written when all else of its image is there."""

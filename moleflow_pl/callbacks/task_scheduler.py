@@ -22,6 +22,7 @@ from moleflow_pl.callbacks.evaluation import EvaluationCallback
 from moleflow_pl.callbacks.guard import check_finite
 from moleflow_pl.callbacks.run_checkpoint import use_whole_checkpoints
 from moleflow_pl.checkpoints.run_folder import RunFolder
+from moleflow_pl.data.batches import Batch
 from moleflow_pl.data.datamodule import ContinualDataModule, data_of
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.module import MoLEFlow
@@ -65,7 +66,7 @@ class TaskSchedulerCallback(Callback):
         self.final_lr_factor = final_lr_factor
         self.false_alarm_rate = false_alarm_rate
         self._epoch_started: float | None = None
-        self._batch: Mapping[str, Any] = {}
+        self._batch: Batch = {}
 
     def setup(self, trainer: Trainer, pl_module: MoLEFlow, stage: str) -> None:  # type: ignore[override]
         """Plan the tasks; a checkpoint that is loaded later brings what it has learned."""
@@ -118,7 +119,7 @@ class TaskSchedulerCallback(Callback):
                 group["lr"] = group["initial_lr"] * factor
 
     def on_train_batch_start(  # type: ignore[override]
-        self, trainer: Trainer, pl_module: MoLEFlow, batch: Mapping[str, Any], batch_idx: int
+        self, trainer: Trainer, pl_module: MoLEFlow, batch: Batch, batch_idx: int
     ) -> None:
         """Remember the batch, for a message that names its images."""
         self._batch = batch

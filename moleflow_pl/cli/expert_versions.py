@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from moleflow_pl.checkpoints.experts import (
+from moleflow_pl.checkpoints.expert_edits import (
     Checkpoint,
-    Expert,
     add,
-    check_fit,
     extract,
     remove,
     rename,
+    require_same_base,
 )
+from moleflow_pl.checkpoints.experts import Expert
 from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.tasks.schedule import GROUP_JOINT
@@ -60,7 +60,7 @@ def replace(checkpoint: Checkpoint, expert: Expert, run: RunFolder) -> None:
     Raises:
         CheckpointError: the expert belongs to another base or backbone.
     """
-    check_fit(checkpoint, expert)
+    require_same_base(checkpoint, expert)
     number = save_version(extract(checkpoint, expert.task.name), run).stem.rpartition("~")[2]
     aside = {product: f"{product}~{number}" for product in expert.task.products}
     for product, name in aside.items():

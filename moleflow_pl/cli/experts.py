@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moleflow_pl.checkpoints.experts import Checkpoint
+    from moleflow_pl.checkpoints.expert_edits import Checkpoint
     from moleflow_pl.checkpoints.run_folder import RunFolder
     from moleflow_pl.tasks.schedule import Task, TaskSchedule
 
@@ -105,7 +105,8 @@ def run_action(options: argparse.Namespace) -> None:
 
 def change(checkpoint: Checkpoint, run: RunFolder, options: argparse.Namespace) -> None:
     """Import, remove, rename or roll back an expert of a checkpoint in memory."""
-    from moleflow_pl.checkpoints.experts import Expert, add, extract, remove, rename
+    from moleflow_pl.checkpoints.expert_edits import add, extract, remove, rename
+    from moleflow_pl.checkpoints.experts import Expert
     from moleflow_pl.cli.expert_versions import replace, save_version, version_file
 
     if options.action == "import":
@@ -121,7 +122,7 @@ def change(checkpoint: Checkpoint, run: RunFolder, options: argparse.Namespace) 
 
 def export(checkpoint: Checkpoint, name: str, path: Path) -> None:
     """Write an expert to a file."""
-    from moleflow_pl.checkpoints.experts import extract
+    from moleflow_pl.checkpoints.expert_edits import extract
 
     extract(checkpoint, name).save(path)
     logger.info(f"expert: {path} ({path.stat().st_size / 1e6:.1f} MB)")
@@ -129,7 +130,7 @@ def export(checkpoint: Checkpoint, name: str, path: Path) -> None:
 
 def update(path: Path, name: str, fit_options: Sequence[str]) -> None:
     """Learn a product again beside its old expert, then put the new one in its place."""
-    from moleflow_pl.checkpoints.experts import extract
+    from moleflow_pl.checkpoints.expert_edits import extract
     from moleflow_pl.checkpoints.io import read_checkpoint, write_checkpoint
     from moleflow_pl.checkpoints.run_folder import RunFolder
     from moleflow_pl.cli import lightning
@@ -151,17 +152,17 @@ def plan_update(
     path: Path, work: Path, name: str, number: int, fit_options: Sequence[str]
 ) -> list[list[str]]:
     """Begin or resume an update: write its checkpoint `work` and return the tasks to learn."""
-    from moleflow_pl.checkpoints.experts import index_of, rename, settled
+    from moleflow_pl.checkpoints.expert_edits import index_of, learned_schedule, rename
     from moleflow_pl.checkpoints.io import read_checkpoint, write_checkpoint
 
     checkpoint = read_checkpoint(path)
-    schedule: TaskSchedule = settled(checkpoint)
+    schedule: TaskSchedule = learned_schedule(checkpoint)
     products = schedule.tasks[index_of(schedule, name)].products
     if not can_resume(work.parent, fit_options):
         for product in products:
             rename(checkpoint, product, f"{product}~{number}")
         write_checkpoint(checkpoint, work)
-    groups = [task.products for task in settled(read_checkpoint(work)).tasks]
+    groups = [task.products for task in learned_schedule(read_checkpoint(work)).tasks]
     return groups if products in groups else [*groups, products]
 
 
@@ -185,9 +186,9 @@ def show(checkpoint: Checkpoint, run: RunFolder) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from moleflow_pl.checkpoints.experts import base_hash, settled
+    from moleflow_pl.checkpoints.expert_edits import base_hash, learned_schedule
 
-    schedule = settled(checkpoint)
+    schedule = learned_schedule(checkpoint)
     table = Table(title=f"experts on base {base_hash(checkpoint)[:12]}")
     for column in ("name", "image AUROC", "calibration images", "data", "saved versions"):
         table.add_column(column)
@@ -198,7 +199,7 @@ def show(checkpoint: Checkpoint, run: RunFolder) -> None:
 
 def table_row(schedule: TaskSchedule, index: int, task: Task, run: RunFolder) -> list[str]:
     """Return an expert's name, oracle AUROC, calibration images, data hash and saved versions."""
-    from moleflow_pl.checkpoints.experts import last_metrics
+    from moleflow_pl.checkpoints.expert_edits import last_metrics
     from moleflow_pl.cli.expert_versions import versions_of
 
     auroc = last_metrics(schedule, index).get("image_auroc", {}).get("oracle")

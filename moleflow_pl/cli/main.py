@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 
 from moleflow_pl import __version__
@@ -77,11 +78,11 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def run(verb: str, args: Sequence[str]) -> None:
-    """Run a verb, and end with one line for an error that the user can fix.
+    """Run a verb.
 
     Args:
         verb: A key of `VERBS`.
-        args: The whole command line; LightningCLI reads the verb from it.
+        args: All words of the command line; LightningCLI reads the verb from them.
     """
     by_lightning = VERBS[verb][0] == LIGHTNING
     if by_lightning and {"-h", "--help"} & set(args):
@@ -90,8 +91,15 @@ def run(verb: str, args: Sequence[str]) -> None:
         help.main(args)
         return
     logs.configure()
-    try:
+    with exit_on_known_errors():
         import_module(VERBS[verb][0]).main(args if by_lightning else args[1:])
+
+
+@contextmanager
+def exit_on_known_errors() -> Iterator[None]:
+    """End the process with one line for an error that the user can fix, without a traceback."""
+    try:
+        yield
     except MoLEFlowError as error:
         # an error in a data loader's process comes wrapped in that process's traceback
         message = str(error).rpartition(f"{type(error).__name__}: ")[2].strip()

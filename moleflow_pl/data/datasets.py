@@ -1,29 +1,27 @@
-"""Images and stored features as torch data sets; both give batches of the same keys."""
+"""Images and computed features as torch data sets, with batches of the same keys."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 
 from moleflow_pl._internal.seeding import derive_generator, derive_seed
+from moleflow_pl.data.batches import Batch
 from moleflow_pl.data.images import read_image, read_mask
-from moleflow_pl.data.layouts.registry import ImageRecord
+from moleflow_pl.data.layouts.base import ImageRecord
 from moleflow_pl.data.patch_sampler import PatchDraw
 from moleflow_pl.errors import DataError
 
-Batch = dict[str, Any]
-
 
 def describe(records: Sequence[ImageRecord], task: int) -> Batch:
-    """The part of a batch that says what its images are.
+    """The keys of a batch that describe its images.
 
-    Shape: `task` and `gt_label` are long (B,), the others lists of length B.
+    Shape: `task` and `gt_label` are long (B,); `path`, `product` and `defect` lists of length B.
     """
     return {
         "task": torch.full((len(records),), task, dtype=torch.long),
@@ -36,12 +34,12 @@ def describe(records: Sequence[ImageRecord], task: int) -> Batch:
 
 @dataclass(frozen=True)
 class SeededTransform:
-    """A random change of an image that depends on the seed, the purpose and the image's index.
+    """A random transform that depends only on the seed, the purpose and the image's index.
 
     Attributes:
-        transform: From an image (3, H, W) to its like, with random numbers from torch.
+        transform: Maps an image (3, H, W) to one of the same shape, with random numbers from torch.
         seed: Seed of the run.
-        purpose: What the change is for, see `derive_seed`.
+        purpose: What the transform is for, see `derive_seed`.
     """
 
     transform: nn.Module
@@ -49,7 +47,7 @@ class SeededTransform:
     purpose: tuple[str | int, ...]
 
     def __call__(self, index: int, image: Tensor) -> Tensor:
-        """Change the image of an index."""
+        """Transform the image with this index."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.seed, "augmentation", *self.purpose, index))
             return self.transform(image)
@@ -59,14 +57,14 @@ class ImageDataset(Dataset):
     """Images of one task.
 
     A batch holds `image` (B, 3, H, W) uint8, `gt_mask`, a list of masks (H', W') at their own size
-    (None where a product has no masks), `patches` (B, n) where patches are drawn, and what
-    `describe` says.
+    (None where a product has no masks), `patches` (B, n) where patches are drawn, and the keys of
+    `describe`.
 
     Args:
         records: The images.
-        task: Number of their task; -1 where it is not known.
-        size: Height and width that the images are brought to.
-        masks: Whether to read the masks.
+        task: Number of their task; -1 if unknown.
+        size: Height and width that the images are resized to.
+        masks: Read the masks.
     """
 
     def __init__(
@@ -76,7 +74,7 @@ class ImageDataset(Dataset):
         self.task = task
         self.size = size
         self.masks = masks
-        # of one epoch of training
+        # set for each epoch of training
         self.draw: PatchDraw | None = None
         self.augment: SeededTransform | None = None
 
@@ -96,36 +94,36 @@ class ImageDataset(Dataset):
         if record.lacks_mask:
             raise DataError(
                 f"{record.path} has no mask {record.expected_mask}: give every defective image of "
-                "a product one, or take all masks of the product away for image metrics alone"
+                "the product a mask, or remove all its masks to measure image metrics alone"
             )
         if record.mask is None:
             return torch.zeros(1, 1, dtype=torch.uint8)
         return read_mask(record.mask)
 
     def collate(self, samples: list[tuple[ImageRecord, Tensor, Tensor | None, int]]) -> Batch:
-        """Samples as one batch."""
+        """Join samples to a batch."""
         records = [record for record, _, _, _ in samples]
         images = [image for _, image, _, _ in samples]
-        # a rank's share of a small batch may be empty
+        # a rank may get no image of a small batch
         empty = torch.empty(0, 3, *self.size, dtype=torch.uint8)
-        drawn = {} if self.draw is None else {"patches": self.draw([i for *_, i in samples])}
-        return {
-            "image": torch.stack(images) if images else empty,
-            "gt_mask": [mask for _, _, mask, _ in samples],
-            **drawn,
-            **describe(records, self.task),
-        }
+        batch = describe(records, self.task)
+        batch["image"] = torch.stack(images) if images else empty
+        batch["gt_mask"] = [mask for _, _, mask, _ in samples]
+        if self.draw is not None:
+            batch["patches"] = self.draw([index for *_, index in samples])
+        return batch
 
 
 class FeatureDataset(Dataset):
-    """Stored features of one task.
+    """Features of one task, computed beforehand.
 
-    A batch holds `features` (B, h, w, D) and what `describe` says; where patches are drawn,
-    `features` (B, n, D) of these alone, their `patches` (B, n) and the `grid` (h, w) they are of.
+    A batch holds `features` (B, h, w, D) and the keys of `describe`. Where patches are drawn,
+    `features` (B, n, D) are those of the drawn patches, `patches` (B, n) their indices and `grid`
+    (h, w) the grid they come from.
 
     Args:
         features: (N, h, w, D).
-        records: Their images, N.
+        records: The images they were computed from, N.
         task: Number of their task.
     """
 
@@ -139,28 +137,30 @@ class FeatureDataset(Dataset):
         return len(self.records)
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        """A whole batch at once: torch's loader asks for it where there is such a method."""
-        said = describe([self.records[index] for index in indices], self.task)
+        """A whole batch at once: torch's loader calls this method where there is one."""
+        batch = describe([self.records[index] for index in indices], self.task)
         if self.draw is None:
-            return {"features": self.features[indices], **said}
+            batch["features"] = self.features[indices]
+            return batch
         patches = self.draw(indices)
-        # only these are read from where the features are kept
+        # only these are read from where the features are stored
         rows = torch.tensor(indices, dtype=torch.long)[:, None]
-        features = self.features.flatten(1, 2)[rows, patches]
-        grid = tuple(self.features.shape[1:3])
-        return {"features": features, "patches": patches, "grid": grid, **said}
+        height, width = self.features.shape[1:3]
+        batch["features"] = self.features.flatten(1, 2)[rows, patches]
+        batch["patches"], batch["grid"] = patches, (height, width)
+        return batch
 
     @staticmethod
     def collate(batch: Batch) -> Batch:
-        """A batch is complete as `__getitems__` gives it."""
+        """Return the batch of `__getitems__`, which is complete."""
         return batch
 
 
 class SeededOrder(Sampler[int]):
-    """A shuffled order that is the same however often it is asked for.
+    """A shuffled order that is the same in every iteration.
 
-    A generator that lives on would give another order to a run that was resumed, since Lightning
-    then asks once less.
+    A generator that kept its state would give a resumed run another order, since Lightning then
+    iterates once less.
 
     Args:
         length: Number of samples.
@@ -187,15 +187,15 @@ class SeededOrder(Sampler[int]):
 
 
 class SharedBatches(Sampler[list[int]]):
-    """This rank's share of every batch of all ranks, so that they learn what one process would.
+    """This rank's share of every global batch, so that all ranks together train as one process.
 
-    Every rank has the same number of batches; its share of the last one may be empty.
+    Every rank has the same number of batches; its share of the last batch may be empty.
 
     Args:
         order: The samples of all ranks.
-        batch_size: Samples of a rank in a batch.
-        rank: This rank's number.
-        world: How many there are.
+        batch_size: Samples of one rank in a batch.
+        rank: Number of this rank.
+        world: Number of ranks.
 
     Example:
         >>> [list(SharedBatches(range(5), 2, rank, world=2)) for rank in (0, 1)]

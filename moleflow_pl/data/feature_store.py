@@ -1,6 +1,6 @@
-"""Features of a frozen backbone, computed once and kept: in memory, or on disk where they are many.
+"""Features of a frozen backbone, computed once: in memory, or on disk if they are too large.
 
-A file of features is a plain `.npy`, named by a hash of all that the numbers depend on.
+A feature file is a plain `.npy`, named by a hash of all that the numbers depend on.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from moleflow_pl.features.extractor import PatchExtractor
 
 
 class FeatureStore:
-    """Where the features of a task's images are while it is learned.
+    """Stores the features of a task's images while the task is learned.
 
     Args:
-        folder: Where files of features go.
-        keep: Keep the files, for other runs on the same images; else they go with `clear`.
-        memory_limit: Bytes of features that may be in memory; more are mapped from a file.
+        folder: Folder of the feature files.
+        keep: Keep the files for other runs on the same images; otherwise `clear` removes them.
+        memory_limit: Bytes of features that may be in memory; larger ones are mapped from a file.
 
     Example:
         >>> store = FeatureStore(Path("features"), memory_limit=2**30)
@@ -43,34 +43,34 @@ class FeatureStore:
         self.memory_limit = memory_limit
 
     def get(self, extractor: PatchExtractor, loader: DataLoader, title: str) -> Tensor:
-        """Features of all images of a loader, in its order; computed unless they are there.
+        """Features of all images of a loader, in its order; computed if they are not stored.
 
         Args:
-            extractor: The frozen backbone, on the device it is to run on.
-            loader: Batches with `image`, of an `ImageDataset`, unshuffled.
-            title: What the progress bar says.
+            extractor: The frozen backbone, on the device it runs on.
+            loader: Unshuffled loader of an `ImageDataset`; its batches have `image`.
+            title: Title of the progress bar.
 
         Shape: (N, h, w, D), float32, on the CPU.
 
         Raises:
-            DataError: there is no room for the file.
+            DataError: the disk has no space for the file.
         """
         dataset = loader.dataset
         assert isinstance(dataset, ImageDataset)
         size = 4 * len(dataset) * extractor.patches * extractor.dim
-        alone = rank_and_world()[1] == 1
-        if size <= self.memory_limit and not self.keep and alone:
+        single_process = rank_and_world()[1] == 1
+        if size <= self.memory_limit and not self.keep and single_process:
             return extract_features(extractor, loader, title)
         path = self.folder / f"{features_key(extractor, dataset)}.npy"
-        if any(gather(not path.exists())):  # all ranks have looked before one writes
+        if any(gather(not path.exists())):  # gathered: all ranks have looked before one writes
             self._fill(path, extractor, loader, title)
-        # copy-on-write: torch wants memory it could write to, and no one does
+        # copy-on-write: torch requires writable memory, though nothing writes to it
         features = torch.from_numpy(np.load(path, mmap_mode="c"))
         return features.clone() if size <= self.memory_limit else features
 
     def _fill(self, path: Path, extractor: PatchExtractor, loader: DataLoader, title: str) -> None:
-        """Write a file of features, each rank its share."""
-        # under another name until it is whole
+        """Write a feature file; each rank computes its share."""
+        # under another name until it is complete
         part = path.with_name(f"{path.name}.{gather(os.getpid())[0]}")
         try:
             if is_first():
@@ -91,7 +91,7 @@ class FeatureStore:
         wait_for_all()
 
     def clear(self) -> None:
-        """Remove the files, unless they are to be kept."""
+        """Remove the files, unless `keep` is set."""
         if self.keep:
             return
         wait_for_all()
@@ -107,26 +107,26 @@ def extract_features(extractor: PatchExtractor, loader: DataLoader, title: str) 
     """Run the backbone once over all images of a loader, with a progress bar.
 
     Args:
-        extractor: The frozen backbone, on the device it is to run on.
-        loader: Batches with `image`, in the order of the result.
-        title: What the bar says.
+        extractor: The frozen backbone, on the device it runs on.
+        loader: Its batches have `image`; it has the order of the result.
+        title: Title of the progress bar.
 
     Shape: (N, h, w, D), on the CPU.
     """
-    # one block from the start: a list would need twice as much at the end
+    # one block from the start: joining a list would take twice the memory
     block = torch.empty(len(loader.dataset), *extractor.shape)  # type: ignore[arg-type]
     fill(block, extractor, loader, title)
     return block
 
 
 def fill(block: Tensor, extractor: PatchExtractor, loader: DataLoader, title: str) -> None:
-    """Write features into a block (N, h, w, D): of several ranks, each those of its batches.
+    """Write features into a block (N, h, w, D); each rank writes those of its batches.
 
-    The batches are those of one process, so the numbers are, too.
+    The batches are the same as in a single process, and so are the numbers.
     """
     rank, world = rank_and_world()
     batches: list[list[int]] = list(loader.batch_sampler)[rank::world]  # type: ignore[arg-type]
-    own = DataLoader(
+    rank_loader = DataLoader(
         loader.dataset,
         batch_sampler=batches,
         num_workers=loader.num_workers,
@@ -134,34 +134,34 @@ def fill(block: Tensor, extractor: PatchExtractor, loader: DataLoader, title: st
         collate_fn=loader.collate_fn,
     )
     with tqdm(total=sum(map(len, batches)), desc=title, unit="image", disable=rank > 0) as bar:
-        for indices, batch in zip(batches, own, strict=True):
+        for indices, batch in zip(batches, rank_loader, strict=True):
             block[indices] = extractor(batch["image"].to(extractor.mean.device)).cpu()
             bar.update(len(indices))
 
 
 def new_block(images: int, extractor: PatchExtractor, path: Path) -> None:
-    """Make a `.npy` file for the features of as many images.
+    """Allocate a `.npy` file for the features of a number of images.
 
     Raises:
-        DataError: there is no room for it.
+        DataError: the disk has no space for it.
     """
     shape = (images, *extractor.shape)
     try:
         np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
         if hasattr(os, "posix_fallocate"):
-            # writing to a sparse file on a full disk would kill the process
+            # writing into a sparse file on a full disk would kill the process
             with path.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     except OSError as error:
         raise DataError(
             f"no room for {4e-9 * math.prod(shape):.1f} GB of features in {path.parent} "
-            f"({error.strerror}): free some, set data.feature_store to a folder elsewhere, or "
-            "data.cache_features to false, which runs the backbone in every epoch"
+            f"({error.strerror}): free some space, set data.feature_store to another folder, or "
+            "set data.cache_features to false, which runs the backbone in every epoch"
         ) from error
 
 
 def features_key(extractor: PatchExtractor, dataset: ImageDataset) -> str:
-    """Hash of all that features depend on: backbone, preprocessing, contents of the files."""
+    """Hash of all that the features depend on: backbone, image reader, contents of the files."""
     digest = hashlib.sha256()
     bfloat16 = extractor.runs_in_bfloat16(extractor.mean.device)
     facts = {**extractor.fingerprint(), "bfloat16": bfloat16, "reader": READER}

@@ -1,4 +1,4 @@
-"""Which patches of an image a training step sees."""
+"""The patches of an image that a training step sees."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from moleflow_pl._internal.seeding import derive_generator
 
 @lru_cache
 def z_curve(grid: tuple[int, int]) -> Tensor:
-    """Places of a grid (h, w) in an order in which neighbours are near each other, (h w,).
+    """Row-major indices of a grid (h, w) along a Z-order curve, (h w,).
+
+    Cells that are near each other on the curve are near each other in the grid.
 
     References: Morton 1966, "A computer oriented geodetic data base and a new technique in file
-    sequencing": the bits of row and column by turns.
+    sequencing": the bits of row and column alternate.
 
     Example:
         >>> z_curve((2, 4))
@@ -33,22 +35,22 @@ def z_curve(grid: tuple[int, int]) -> Tensor:
 
 @dataclass(frozen=True)
 class PatchDraw:
-    """Some patches of every image, spread over it, drawn anew for each epoch.
+    """Spatially balanced random subsampling of the patches of every image.
 
-    Every patch has the same chance, so the gradient is in expectation that of all patches; about
-    one comes from each stretch of neighbours, which are much alike, so it varies less than with
-    patches drawn freely. What is drawn for an image depends on nothing but the seed, the purpose
-    and the image's index: not on the batch it is in.
+    Every patch has the same probability, so the expected gradient is that of all patches. About one
+    patch comes from each stretch of neighbours, which are much alike, so the gradient varies less
+    than with independent draws. The draw for an image depends only on the seed, the purpose and the
+    image's index, not on its batch.
 
     Attributes:
         grid: Patches of an image, (h, w).
-        wanted: How many of them are drawn, without repetition.
+        wanted: Number of patches to draw, without repetition.
         seed: Seed of the run.
-        purpose: What the draw is for, see `derive_seed`.
+        purpose: What the draw is for, such as a product and an epoch, see `derive_seed`.
 
-    References: Madow & Madow 1944, "On the theory of systematic sampling, I": equal steps from a
-    random start; Stevens & Olsen 2004, "Spatially balanced sampling of natural resources", along a
-    curve on which neighbours are near, shuffled in parts.
+    References: Madow & Madow 1944, "On the theory of systematic sampling, I" (equal steps from a
+    random start); Stevens & Olsen 2004, "Spatially balanced sampling of natural resources" (along a
+    space-filling curve, shuffled in parts).
 
     Example:
         >>> draw = PatchDraw(grid=(3, 3), wanted=3, seed=0, purpose=("leather", 1))
@@ -62,17 +64,17 @@ class PatchDraw:
     purpose: tuple[str | int, ...]
 
     def __call__(self, indices: Sequence[int]) -> Tensor:
-        """Places of the patches of images by their index, (B, wanted)."""
-        drawn = [self._one(index) for index in indices]
-        return torch.stack(drawn) if drawn else torch.empty(0, self.wanted, dtype=torch.long)
+        """Draw patches of the images with these indices; row-major, (B, wanted)."""
+        draws = [self._draw(index) for index in indices]
+        return torch.stack(draws) if draws else torch.empty(0, self.wanted, dtype=torch.long)
 
-    def _one(self, index: int) -> Tensor:
+    def _draw(self, index: int) -> Tensor:
         generator = derive_generator(self.seed, "patches", *self.purpose, index)
         count = math.prod(self.grid)
-        # of two at least: steps through what is not shuffled would be a pattern
+        # at least two patches a stretch: unshuffled, the steps would make a regular pattern
         stretch = torch.arange(count) // max(round(count / self.wanted), 2)
         shuffled = (torch.rand(count, generator=generator, dtype=torch.float64) + stretch).argsort()
         start = torch.randint(count, (), generator=generator)
-        # in whole numbers: none twice, and each as likely as any other
-        every = (torch.arange(self.wanted) * count + start) // self.wanted
-        return z_curve(self.grid)[shuffled[every]]
+        # in integers: no patch twice, and all equally likely
+        steps = (torch.arange(self.wanted) * count + start) // self.wanted
+        return z_curve(self.grid)[shuffled[steps]]

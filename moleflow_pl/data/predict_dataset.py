@@ -1,4 +1,4 @@
-"""Images to predict: whatever lies at a path, without a layout."""
+"""Images to predict: files at a path, without a layout."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from moleflow_pl.data.datasets import Batch
+from moleflow_pl.data.batches import PredictBatch
 from moleflow_pl.data.images import read_rgb, to_tensor
-from moleflow_pl.data.layouts.registry import IMAGE_SUFFIXES
+from moleflow_pl.data.layouts.base import IMAGE_SUFFIXES
 from moleflow_pl.errors import DataError
 
-NO_IMAGE_NAME = "its name does not end as an image's"
+NO_IMAGE_NAME = "its name does not end like an image's"
 
 Sample = tuple[str, Tensor | None, tuple[int, int], str]
 
 
 def find_files(where: str) -> tuple[list[str], list[str]]:
-    """Files a path means (a file, all below a folder, or those a pattern matches).
+    """Find the files of a path: a file, all files below a folder, or the matches of a pattern.
 
     Returns:
-        Those that may be images, and the others; hidden ones are in neither.
+        Files that may be images, and other files; hidden files are in neither list.
 
     Raises:
         DataError: there is no image among them.
@@ -33,8 +33,8 @@ def find_files(where: str) -> tuple[list[str], list[str]]:
     path = Path(where).expanduser()
     if path.is_file():
         return [str(path)], []
-    found = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
-    files = sorted(p for p in found if p.is_file() and not p.name.startswith("."))
+    matches = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
+    files = sorted(p for p in matches if p.is_file() and not p.name.startswith("."))
     images = [str(p) for p in files if p.suffix.lower() in IMAGE_SUFFIXES]
     if not images:
         raise DataError(
@@ -43,27 +43,27 @@ def find_files(where: str) -> tuple[list[str], list[str]]:
     return images, [str(p) for p in files if p.suffix.lower() not in IMAGE_SUFFIXES]
 
 
-def as_written(path: str) -> str:
-    r"""A path as it stands in a table.
+def csv_path(path: str) -> str:
+    r"""A path as it is written into a table; bytes that are not UTF-8 are escaped.
 
     Example:
-        >>> as_written("a/\udcff.png")
+        >>> csv_path("a/\udcff.png")
         'a/\\udcff.png'
     """
     return path.encode("utf-8", "backslashreplace").decode()
 
 
 class UnsortedImages(Dataset):
-    """Images of products that are not known; files that are no images are passed over.
+    """Images of unknown products; files that cannot be read as images are skipped.
 
-    A batch holds `image` (B, 3, H, W) uint8, `path` and `size` (height and width in the file) of
-    those that could be read, and `skipped`, pairs of a path and a reason. B may be 0.
+    A batch holds `image` (B, 3, H, W) uint8, `path` and `size` (height and width of the file) of
+    the images that could be read, and `skipped`, pairs of a path and a reason. B may be 0.
 
     Args:
         paths: Files that may be images.
-        size: Height and width that images are brought to.
-        done: Those of them to leave out: they were predicted before.
-        others: Files that lie beside them and are no images.
+        size: Height and width that images are resized to.
+        done: Paths to leave out, as written in a table: they were predicted before.
+        others: Files beside them that are not images.
     """
 
     def __init__(
@@ -73,10 +73,9 @@ class UnsortedImages(Dataset):
         done: Collection[str] = (),
         others: Sequence[str] = (),
     ) -> None:
-        # names that are written are below it, whatever of it was done before
+        # of all paths, those done included: output names are relative to it
         self.root = os.path.commonpath([os.path.dirname(path) for path in paths])
-        # a name that is no text is written down in another way
-        self.paths = [path for path in paths if as_written(path) not in done]
+        self.paths = [path for path in paths if csv_path(path) not in done]
         self.size = size
         self.others = list(others)
 
@@ -91,7 +90,7 @@ class UnsortedImages(Dataset):
             return path, None, (0, 0), str(error)
         return path, to_tensor(rgb, self.size), (rgb.height, rgb.width), ""
 
-    def collate(self, samples: list[Sample]) -> Batch:
+    def collate(self, samples: list[Sample]) -> PredictBatch:
         """Samples as one batch."""
         read = [(path, image, size) for path, image, size, _ in samples if image is not None]
         images = [image for _, image, _ in read]
@@ -99,5 +98,5 @@ class UnsortedImages(Dataset):
             "image": torch.stack(images) if images else torch.zeros(0, 3, *self.size),
             "path": [path for path, _, _ in read],
             "size": [size for _, _, size in read],
-            "skipped": [(path, why) for path, image, _, why in samples if image is None],
+            "skipped": [(path, reason) for path, image, _, reason in samples if image is None],
         }

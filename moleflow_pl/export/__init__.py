@@ -1,4 +1,5 @@
-"""Models as files for other runtimes: ONNX and `torch.export`, verified before they are kept.
+"""Models as files for other runtimes, ONNX and `torch.export`, verified against the model.
 
-A new runtime goes into `runtimes`. Private: `stacked`, the form in which experts share one graph.
+Add a runtime in `runtimes`: a `Format`, and a branch of `write` and `open_file`. Private:
+`stacked`, in which the experts of several tasks share one graph.
 """

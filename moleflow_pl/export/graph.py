@@ -1,7 +1,7 @@
-"""The way from image to decision as one graph, in which no number but the batch's size is open.
+"""From image to decision as one graph, in which only the batch size is dynamic.
 
-Router and all experts are inside. Each image is scored by the weights of its own expert alone,
-picked from a stack of all of them: many experts cost as much as one.
+It holds the router and all experts. Each image is scored by the weights of its expert alone, picked
+from a stack: many experts cost as much as one.
 """
 
 from __future__ import annotations
@@ -19,31 +19,19 @@ from moleflow_pl.routing.region_router import choose_with_offset
 from moleflow_pl.scoring.functional import Upsampling, anomaly_map
 
 
-def patch_median(features: Tensor) -> Tensor:
-    """The lower median over patches, (B, D) of features (B, h, w, D); ONNX has no operator for it.
-
-    Example:
-        >>> patch_median(torch.tensor([4.0, 1.0, 3.0, 2.0]).reshape(1, 2, 2, 1))
-        tensor([[2.]])
-    """
-    rows = features.flatten(1, 2)
-    upper = rows.shape[1] - (rows.shape[1] - 1) // 2
-    return rows.topk(upper, dim=1, sorted=False).values.amin(1)
-
-
 class InspectionGraph(nn.Module):
-    """What `MoLEFlow` says of images, as tensors that any runtime can give.
+    """Inspects images as `MoLEFlow` does, with tensors alone, for any runtime.
 
     Args:
         model: A trained model.
-        tasks: The tasks it may choose from; all that have a prototype by default.
+        tasks: The tasks to choose from; by default all that have a prototype.
         map_size: Side of the anomaly map.
         blur_sigma: Standard deviation of the map's blur; 0 for none.
         upsampling: How patch scores become the map.
 
     Shape: image (B, 3, H, W), uint8 RGB -> map (B, map_size, map_size) and score (B,), in the
-    unit of the model's patch scores, product (B,), a place in `tasks`, distance (B,), the router's
-    to that product, and novelty (B,): above 1 the image shows none of the products.
+    unit of the patch scores; product (B,), an index into `tasks`; distance (B,) of the router to
+    it; and novelty (B,), the novelty ratio, above 1 for an image that shows none of the products.
 
     Raises:
         ConfigError: no task has been learned.
@@ -69,12 +57,12 @@ class InspectionGraph(nn.Module):
         self.boundaries: Tensor
         self.flow = StackedFlow(model.flow, self.tasks)
         limits = [model.schedule.tasks[task].novelty_limit for task in self.tasks]
-        # a model whose products were not finished knows none
+        # where training was stopped before the end of a task there are no novelty distances
         finished = model.novelty.tasks == model.router.tasks
         self.novelty = StackedNovelty(model.novelty, self.tasks, limits) if finished else None
         self.patch_score = model.patch_score
         self.bank: Any = self._bank(model)
-        self.image_features = patch_median if model.prototype == "median" else model.image_features
+        self.image_features = model.image_features
         self.image_score = model.image_score
         self.map_options: dict[str, Any] = {
             "size": (map_size, map_size), "sigma": blur_sigma, "upsampling": upsampling,
@@ -92,15 +80,15 @@ class InspectionGraph(nn.Module):
         """Map, score, product, distance and novelty of each image."""
         features = self.extractor(image)
         distances = self.router.distances(self.image_features(features))[:, self.columns]
-        place = choose_with_offset(distances, lambda first, second: self.boundaries[first, second])
-        distance = distances.gather(1, place[:, None])[:, 0]
-        patch_scores = self.patch_scores(features, place)
+        index = choose_with_offset(distances, lambda first, second: self.boundaries[first, second])
+        distance = distances.gather(1, index[:, None])[:, 0]
+        patch_scores = self.patch_scores(features, index)
         score = self.image_score(patch_scores)
         pixels = anomaly_map(patch_scores, **self.map_options)
         if self.novelty is None:
-            return pixels, score, place, distance, torch.full_like(distance, torch.inf)
-        return pixels, score, place, distance, self.novelty(features, distances)
+            return pixels, score, index, distance, torch.full_like(distance, torch.inf)
+        return pixels, score, index, distance, self.novelty(features, distances)
 
-    def patch_scores(self, features: Tensor, place: Tensor) -> Tensor:
-        """Scores (B, h, w) of features (B, h, w, D) by the experts at `place` (B,)."""
-        return self.patch_score(self.flow, self.position(features), place, self.bank)
+    def patch_scores(self, features: Tensor, index: Tensor) -> Tensor:
+        """Scores (B, h, w) of features (B, h, w, D) by the experts of tasks at `index` (B,)."""
+        return self.patch_score(self.flow, self.position(features), index, self.bank)

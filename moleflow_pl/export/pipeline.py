@@ -1,4 +1,4 @@
-"""A checkpoint as one file for other runtimes, compared with the model before it gets its place."""
+"""From a checkpoint to one file for other runtimes, verified before it replaces an older one."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from moleflow_pl.export.runtimes import Format, check_packages, describe, open_f
 from moleflow_pl.model.inspector import Inspector
 from moleflow_pl.model.restore import inspector_of
 
-IMAGES_EACH = 8  # of a product, to verify with
-IMAGES_AT_MOST = 16  # in one batch, through every expert
+IMAGES_PER_PRODUCT = 8  # to verify with
+MAX_IMAGES = 16  # in one batch, through every expert
 MAP_OPTIONS = ("map_size", "blur_sigma", "upsampling")
 
 
@@ -39,33 +39,33 @@ def export_checkpoint(
     images: str | None = None,
     tolerance: float = 1e-4,
 ) -> str:
-    """Write the file, verify it, and say what is in it.
+    """Write the file, verify it, and return a summary in words.
 
     Args:
         checkpoint: A run's checkpoint.
-        output: The file to write; nothing is left of one that differs.
+        output: The file to write; left as it was where the new one fails verification.
         kind: ONNX, or a program for `torch.export.load`.
-        product: The one product whose expert is exported; all, and the router, by default.
-        images: File, folder or pattern of images to verify with; some of the run's by default.
+        product: The product whose expert is exported; by default all experts and the router.
+        images: File, folder or pattern of images to verify with; by default some of the run's.
         tolerance: Largest relative difference from the model.
 
     Raises:
         ExportError: a package is missing, or the file differs from the model.
-        ConfigError: the model does not know the product.
+        ConfigError: the model does not know the product, or a value is out of range.
     """
     require_number("tolerance", tolerance, 0, 1, above=True)
     if kind == "onnx":
         check_packages()
     content = read_checkpoint(checkpoint)
     model = inspector_of(content, checkpoint)
-    model.extractor.precision = "float32"  # as the file will reckon
+    model.extractor.precision = "float32"  # as in the file
     config = yaml.safe_load(content.get(CONFIG_KEY) or "{}") or {}
     tasks = None if product is None else [task_of(model, product)]
     evaluation = config.get("evaluation", {})
     options = {name: evaluation[name] for name in MAP_OPTIONS if name in evaluation}
     graph = InspectionGraph(model, tasks, **options)
-    about = describe(graph, model.schedule, product)
-    chosen, source = trial_images(model, graph.tasks, config.get("data", {}), images)
+    description = describe(graph, model.schedule, product)
+    trial, source = trial_images(model, graph.tasks, config.get("data", {}), images)
     with writing(output):
         output.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -73,63 +73,64 @@ def export_checkpoint(
         TemporaryDirectory(dir=output.parent) as folder,
         warnings.catch_warnings(),
     ):
-        warnings.filterwarnings("ignore", module="torch")  # about its own inner workings
+        warnings.filterwarnings("ignore", module="torch")  # on its internals
         draft = Path(folder) / output.name
-        write(graph, draft, kind, about)
-        found = verify(open_file(draft, kind), model, graph, chosen, tolerance)
-        for file in Path(folder).iterdir():  # weights too many for ONNX lie beside it
+        write(graph, draft, kind, description)
+        differences = verify(open_file(draft, kind), model, graph, trial, tolerance)
+        for file in Path(folder).iterdir():  # large ONNX weights are a second file
             os.replace(file, output.parent / file.name)
-    differences = ", ".join(f"{key} {value:.1e}" for key, value in found.items())
+    measured = ", ".join(f"{key} {value:.1e}" for key, value in differences.items())
     return (
-        f"{output}: {output.stat().st_size / 1e6:.1f} MB, products {about['products']}\n"
-        f"verified on {len(chosen)} {source}: relative differences of at most {differences}"
+        f"{output}: {output.stat().st_size / 1e6:.1f} MB, products {description['products']}\n"
+        f"verified on {len(trial)} {source}: relative differences of at most {measured}"
     )
 
 
 def task_of(model: Inspector, product: str) -> int:
-    """The task that inspects a product, by its name or that of its task.
+    """The task of a product, by the name of either.
 
     Raises:
-        ConfigError: no learned task does.
+        ConfigError: no learned task has that name or product.
     """
     tasks = [model.schedule.tasks[i] for i in model.router.tasks]
     for index, task in zip(model.router.tasks, tasks, strict=True):
         if product in (task.name, *task.products):
             return index
-    known = [name for task in tasks for name in task.products]
-    raise ConfigError(f"no product {product!r} in this model: it knows {known}")
+    learned = [name for task in tasks for name in task.products]
+    raise ConfigError(f"no product {product!r} in this model: it has learned {learned}")
 
 
 def trial_images(
     model: Inspector, tasks: Sequence[int], data: Mapping[str, Any], where: str | None
 ) -> tuple[Tensor, str]:
-    """Images (N, 3, H, W) to verify with: those asked for, the run's own, or noise.
+    """Images (N, 3, H, W) to verify with: those of `where`, those of the run, or noise.
 
     Args:
-        model: The model, which says their size.
-        tasks: Tasks whose images are wanted.
+        model: The model, which determines their size.
+        tasks: Tasks whose images of the run are used.
         data: The run's arguments of the data module.
-        where: File, folder or pattern.
+        where: File, folder or pattern; None for images of the run.
 
     Returns:
-        The images, and what they are in words.
+        The images, and their source in words.
     """
     size = model.extractor.image_size
     if where is not None:
         paths, source = [Path(path) for path in find_files(where)[0]], f"images of {where}"
     else:
         products = [name for task in tasks for name in model.schedule.tasks[task].products]
-        paths, source = own_images(data, products), "images of the run"
+        paths, source = run_images(data, products), "images of the run"
     if paths:
-        chosen = spread(paths, IMAGES_AT_MOST)
-        return torch.stack([read_image(path, size) for path in chosen]), source
+        return torch.stack([read_image(path, size) for path in spread(paths, MAX_IMAGES)]), source
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randint(0, 256, (IMAGES_EACH, 3, *size), generator=generator, dtype=torch.uint8)
-    return noise, "images of noise (the run's are gone: --images takes others)"
+    noise = torch.randint(
+        0, 256, (IMAGES_PER_PRODUCT, 3, *size), generator=generator, dtype=torch.uint8
+    )
+    return noise, "images of noise (no image of the run was found: give others with --images)"
 
 
-def own_images(data: Mapping[str, Any], products: Sequence[str]) -> list[Path]:
-    """Some images of each product of a run, as far as they are still there."""
+def run_images(data: Mapping[str, Any], products: Sequence[str]) -> list[Path]:
+    """Some images of each product of a run, as far as they still exist."""
     paths = []
     for product in products:
         try:
@@ -137,12 +138,12 @@ def own_images(data: Mapping[str, Any], products: Sequence[str]) -> list[Path]:
             records = layout.test(product) or layout.train(product)
         except DataError:
             continue
-        paths += spread([record.path for record in records], IMAGES_EACH)
+        paths += spread([record.path for record in records], IMAGES_PER_PRODUCT)
     return paths
 
 
 def spread(paths: Sequence[Path], count: int) -> list[Path]:
-    """At most `count` of the paths, evenly spread.
+    """At most `count` of the paths, evenly spaced.
 
     Example:
         >>> [path.name for path in spread([Path(name) for name in "abcde"], 2)]

@@ -1,6 +1,6 @@
-"""Autograd functions of a coupling block: fewer passes over memory, and only the products needed.
+"""Autograd functions of a coupling block, with fewer passes over memory and fewer products.
 
-Each equals the plain expression that stands in its docstring, values and gradients.
+Each has the values and gradients of the plain expression in its docstring.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class MergedLinear(torch.autograd.Function):
     """`F.linear(x, weight + scaling * up @ down, bias)`.
 
     The merged weight costs one product forward and one backward for the input. Where the shared
-    weight is frozen no gradient of its size is made: those of the factors are low-rank products.
+    weight is frozen, its gradient is not computed: those of the factors are low-rank products.
 
     Shape: x (N, D_in), weight (D_out, D_in), down (r, D_in), up (D_out, r), bias (D_out,).
     """
@@ -57,9 +57,9 @@ class MergedLinear(torch.autograd.Function):
 
 
 def log_scale(raw: Tensor, clamp: float, gain: float) -> tuple[Tensor, Tensor]:
-    """`clamp * tanh(gain * raw)` as its tanh, and the factor exp of it.
+    """The tanh in `clamp * tanh(gain * raw)`, and exp of the whole.
 
-    By sigmoid and exp2: on CPUs torch's vectorised tanh and exp take six and three times as long.
+    Computed by sigmoid and exp2: torch's vectorised tanh and exp are several times slower on CPUs.
 
     Shape: raw (N, K) -> tanh (N, K), factor (N, K).
 
@@ -73,10 +73,10 @@ def log_scale(raw: Tensor, clamp: float, gain: float) -> tuple[Tensor, Tensor]:
 
 
 class AffineCoupling(torch.autograd.Function):
-    """Scale and shift the active half of a row by what the passive half says.
+    """Scale and shift the active half of a row by coefficients from the passive half.
 
-    With a, b the halves of gain * coefficients and s = clamp * tanh(a): the passive half stays, the
-    active one becomes active * exp(s) + b; log_det is the sum of s.
+    With a, b the halves of gain * coefficients and s = clamp * tanh(a), the active half becomes
+    active * exp(s) + b; the passive half is unchanged; log_det is the sum of s.
 
     Shape: rows (N, D), coefficients (N, 2 K), K active channels -> rows (N, D), log_det (N,).
     """
@@ -126,6 +126,6 @@ class ScaledRotation(torch.autograd.Function):
         rows, scale, rotation = ctx.saved_tensors
         if not (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):
             return grad @ (rotation * scale), None, None, None
-        turned = grad @ rotation
-        grad_scale = torch.einsum("nd,nd->d", turned, rows)[None]
-        return turned * scale, grad_scale, turned.sum(0, keepdim=True), None
+        rotated = grad @ rotation
+        grad_scale = torch.einsum("nd,nd->d", rotated, rows)[None]
+        return rotated * scale, grad_scale, rotated.sum(0, keepdim=True), None

@@ -13,7 +13,7 @@ from moleflow_pl.flow.autograd import AffineCoupling, ScaledRotation
 from moleflow_pl.flow.lora import MoLESubnet
 from moleflow_pl.flow.merged import MergedBlock, SharedAffine
 
-SUBNET_GAIN = 0.1  # FrEIA scales a subnet's output down for a gentle start
+SUBNET_GAIN = 0.1  # FrEIA scales the output of a subnet down: a coupling starts near identity
 SOFTPLUS_BETA = 0.5
 SOFTPLUS_GAIN = 0.1
 # softplus^-1 of 1 under the two constants above: the global scale starts at one
@@ -39,17 +39,17 @@ def random_rotation(channels: int) -> Tensor:
 
 
 class MoLECoupling(InvertibleModule):
-    """FrEIA's `AllInOneBlock` with a subnet that is told which expert answers.
+    """FrEIA's `AllInOneBlock` with a subnet that has an expert for each task.
 
     The first half of the channels sets scale and shift of the second; a global affine map
-    (SOFTPLUS scale) and a fixed rotation follow. The same weights give the same numbers as
-    `AllInOneBlock(permute_soft=True, global_affine_type="SOFTPLUS")` does. The task is the block's
-    FrEIA condition: a plain argument of the call, so that callers in several threads may score
-    different products at once.
+    (SOFTPLUS scale) and a fixed rotation follow. The same weights give the same numbers as in
+    `AllInOneBlock(permute_soft=True, global_affine_type="SOFTPLUS")`. The task is the block's
+    FrEIA condition: a plain argument of the call, so that several threads can score different
+    products at once.
 
     Args:
         dims_in: FrEIA's shapes of the input, `[(D,)]`.
-        dims_c: FrEIA's shapes of the condition; the task is no tensor, so it is not read.
+        dims_c: FrEIA's shapes of the condition; not read, for the task is no tensor.
         subnet_constructor: `f(channels_in, channels_out)` that builds the subnet.
         clamp: Largest log-scale of one coupling.
 
@@ -73,7 +73,7 @@ class MoLECoupling(InvertibleModule):
         self.clamp = clamp
         self.global_scale = nn.Parameter(torch.full((1, channels), INITIAL_GLOBAL_SCALE))
         self.global_offset = nn.Parameter(torch.zeros(1, channels))
-        # buffers, not FrEIA's frozen parameters: nothing can unfreeze them by mistake
+        # buffers, not FrEIA's frozen parameters: no one can unfreeze them by mistake
         rotation = random_rotation(channels)
         self.register_buffer("w_perm", rotation)
         self.register_buffer("w_perm_inv", rotation.T.contiguous())
@@ -101,21 +101,21 @@ class MoLECoupling(InvertibleModule):
         active = (active - shift) * torch.exp(-log_scale)
         return (torch.cat((passive, active), 1),), -log_scale.sum(1) - scale.log().sum()
 
-    def mix(self) -> SharedAffine:
-        """What follows the coupling, the same for all experts, without gradients."""
+    def shared_affine(self) -> SharedAffine:
+        """The global affine map and the rotation as one matrix, without gradients."""
         scale = SOFTPLUS_GAIN * F.softplus(self.global_scale.detach(), beta=SOFTPLUS_BETA)
         offset = self.w_perm @ self.global_offset.detach()[0]
         return SharedAffine(self.w_perm * scale, offset, scale.log().sum())
 
-    def merged(self, task: int, mix: SharedAffine) -> MergedBlock:
-        """The block as the expert of `task` has it, in dense matrices and without gradients."""
+    def merged(self, task: int, shared_affine: SharedAffine) -> MergedBlock:
+        """The block of the expert of `task` in dense matrices, without gradients."""
         hidden, coefficients = self.subnet.layer1.merged(task), self.subnet.layer2.merged(task)
-        return MergedBlock(hidden, coefficients, mix, self.clamp, SUBNET_GAIN)
+        return MergedBlock(hidden, coefficients, shared_affine, self.clamp, SUBNET_GAIN)
 
     def output_dims(self, input_dims: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
         """A coupling keeps the shape."""
         return input_dims
 
     def base_parameters(self) -> list[nn.Parameter]:
-        """What task 0 trains and every later task finds frozen."""
+        """The shared weights: task 0 trains them, later tasks do not."""
         return [self.global_scale, self.global_offset, *self.subnet.base_parameters()]

@@ -18,22 +18,21 @@ class LoRALinear(nn.Module):
 
     For task t:  y = W x + b + s B_t A_t x + d_t,   s = alpha / rank.
     W and b (`base_linear`) train with task 0 only. B_t (`lora_B`) and d_t (`task_biases`) start at
-    zero, so a task just added answers as the shared layer does; A_t (`lora_A`) starts Xavier
-    uniform.
+    zero, so that a new task starts as the shared layer; A_t (`lora_A`) starts Xavier uniform.
 
     Args:
         in_features: Channels in, D_in.
         out_features: Channels out, D_out.
         rank: Inner size of the correction, at least 1.
         alpha: Strength of the correction before division by the rank.
-        bias: Whether the layer, and so every task, has a bias.
+        bias: Give the layer, and so every task, a bias.
         use_lora: Give each task its A and B.
         use_task_bias: Give each task its bias shift.
 
     Shape: x (..., D_in) -> y (..., D_out); `task=None` is the shared layer alone.
 
     Raises:
-        ConfigError: a rank or a strength that cannot be.
+        ConfigError: the rank or the strength is out of range.
         KeyError: the task was never added.
 
     References: Hu et al. 2021, arXiv:2106.09685, section 4.1.
@@ -70,11 +69,11 @@ class LoRALinear(nn.Module):
         self._tasks: set[int] = set()
 
     def add_task(self, task: int) -> None:
-        """Create the expert of `task`, initialised so that it changes nothing."""
+        """Create the expert of `task`, which starts as the shared layer."""
         weight, key = self.base_linear.weight, str(task)
         out_features, in_features = weight.shape
         if self.use_lora:
-            # drawn on the CPU, so that an expert starts the same on every device
+            # drawn on the CPU, so that an expert starts the same on all devices
             down = nn.init.xavier_uniform_(torch.empty(self.rank, in_features)).to(weight)
             self.lora_A[key] = nn.Parameter(down)
             self.lora_B[key] = nn.Parameter(weight.new_zeros(out_features, self.rank))
@@ -83,7 +82,7 @@ class LoRALinear(nn.Module):
         self._tasks.add(task)
 
     def forward(self, x: Tensor, task: int | None = None) -> Tensor:
-        """Answer as the expert of `task` does."""
+        """Apply the expert of `task`, or the shared layers alone."""
         if task is None:
             return self.base_linear(x)
         self._require_task(task)
@@ -109,11 +108,11 @@ class LoRALinear(nn.Module):
         return torch.addmm(weight, up, down, alpha=self.scaling)
 
     def base_parameters(self) -> list[nn.Parameter]:
-        """What task 0 trains and every later task finds frozen."""
+        """The shared weights: task 0 trains them, later tasks do not."""
         return list(self.base_linear.parameters())
 
     def expert_parameters(self, task: int) -> list[nn.Parameter]:
-        """What belongs to `task` alone."""
+        """The weights of `task` alone."""
         self._require_task(task)
         owners = (self.lora_A, self.lora_B, self.task_biases)
         return [owner[str(task)] for owner in owners if str(task) in owner]
@@ -167,13 +166,13 @@ class MoLESubnet(nn.Module):
             layer.add_task(task)
 
     def forward(self, x: Tensor, task: int | None = None) -> Tensor:
-        """Answer as the expert of `task` does."""
+        """Apply the expert of `task`, or the shared layers alone."""
         return self.layer2(F.relu(self.layer1(x, task), inplace=True), task)
 
     def base_parameters(self) -> list[nn.Parameter]:
-        """What task 0 trains and every later task finds frozen."""
+        """The shared weights: task 0 trains them, later tasks do not."""
         return self.layer1.base_parameters() + self.layer2.base_parameters()
 
     def expert_parameters(self, task: int) -> list[nn.Parameter]:
-        """What belongs to `task` alone."""
+        """The weights of `task` alone."""
         return self.layer1.expert_parameters(task) + self.layer2.expert_parameters(task)

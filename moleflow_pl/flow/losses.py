@@ -1,33 +1,34 @@
-"""What a training step lowers, from the negative log-likelihood of its patches: pure functions."""
+"""What a training step minimises, from the negative log-likelihood of its patches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 from torch import Tensor
+
+from moleflow_pl._internal.registry import Registry
 
 TAIL_SHARE = 0.02  # of the patches
 TAIL_WEIGHT = 0.7
 
-LossName = Literal["mean", "tail"]
+LOSSES: Registry[Callable[[Tensor], Tensor]] = Registry("loss")
 
 
+@LOSSES.add("mean")
 def mean_loss(nll: Tensor) -> Tensor:
-    """Mean over all patches: the likelihood itself, as the method was published. The default.
+    """Mean over all patches: maximum likelihood, as the method was published.
 
     Shape: (...) -> ().
     """
     return nll.mean()
 
 
+@LOSSES.add("tail")
 def tail_loss(nll: Tensor) -> Tensor:
-    """The mean over all patches, and with more weight that over the worst 2 % of them.
+    """Weighted sum of the mean over all patches and the mean over the worst 2 % of them.
 
-    An image's score is set by its worst patches, so what the density says of rare normal patches
-    decides false alarms; the plain mean hardly looks at them. On three real products it is worth
-    +.005, -.009 and -.049 of image AUROC beside whitening and the latent's norm (BENCHMARKS.md,
-    What each default is worth), so it is no default.
+    The worst patches set an image's score, so false alarms depend on the density at rare normal
+    patches, to which the plain mean gives little weight.
 
     Shape: (...) -> ().
 
@@ -42,6 +43,3 @@ def tail_loss(nll: Tensor) -> Tensor:
     flat = nll.flatten()
     worst = flat.topk(max(round(TAIL_SHARE * len(flat)), 1)).values
     return (1 - TAIL_WEIGHT) * flat.mean() + TAIL_WEIGHT * worst.mean()
-
-
-LOSSES: dict[str, Callable[[Tensor], Tensor]] = {"mean": mean_loss, "tail": tail_loss}

@@ -1,13 +1,13 @@
-"""The normalizing flow every product shares, and the experts on it.
+"""The normalizing flow that all tasks share, and the experts on it.
 
-Sign of the log-determinant, everywhere: that of the forward direction, features to latent, in
-nats, one number for each patch: log p(x) = log N(z; 0, I) + log_det.
+The log-determinant is that of the forward direction, features to latent, in nats, one number for
+each patch: log p(x) = log N(z; 0, I) + log_det.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import cast
 
 import torch
 from FrEIA.framework import SequenceINN
@@ -15,37 +15,38 @@ from torch import Tensor, nn
 
 from moleflow_pl._internal.tensor_cache import TensorCache
 from moleflow_pl._internal.validation import WIDEST, require_int, require_number
+from moleflow_pl.flow.adapters import ADAPTERS, InputAdapter
 from moleflow_pl.flow.coupling import MoLECoupling
-from moleflow_pl.flow.film import TaskInputAdapter
 from moleflow_pl.flow.lora import LARGEST_ALPHA, LARGEST_RANK, MoLESubnet
 from moleflow_pl.flow.merged import MergedExpert, SharedAffine
-from moleflow_pl.flow.whitening import WhiteningAdapter
-
-AdapterName = Literal["film", "whitening"]
 
 MOST_LAYERS = 256
-LARGEST_CLAMP = 80.0  # the exponential of a larger log-scale is no float32
+LARGEST_CLAMP = 80.0  # exp of a larger log-scale overflows float32
 
 
 class MoLESpatialAwareNF(nn.Module):
-    """One flow for all products, with an expert for each task.
+    """One flow for all tasks, with an expert for each.
 
-    An expert is a `TaskInputAdapter` before the flow and low-rank factors and bias shifts in every
-    subnet. The base trains with task 0 and is frozen from task 1 on. The call names the expert;
-    no state says which one is active.
+    An expert is an input adapter before the flow, and low-rank factors and bias shifts in every
+    subnet. The base trains with task 0 and is frozen from task 1 on. Each call names the task; the
+    flow has no active task.
 
     Args:
         embed_dim: Channels of a patch, D.
         coupling_layers: Number of coupling blocks.
         clamp_alpha: Largest log-scale of one coupling.
         lora_rank: Rank of the experts.
-        lora_alpha: Strength of the experts, divided by the rank.
+        lora_alpha: Strength of the experts before division by the rank.
         use_lora: Experts have low-rank factors.
         use_task_adapter: Experts have an input adapter.
         use_task_bias: Experts have bias shifts.
-        adapter: Kind of the input adapters: `film`, as the method was published, or `whitening`.
+        adapter: Input adapter, a name in `ADAPTERS`: `film`, as the method was published,
+            `whitening`, or your own.
 
     Shape: features (B, h, w, D), position already added -> latent (B, h, w, D), log_det (B, h, w).
+
+    Raises:
+        ConfigError: an argument has a value it cannot have.
 
     References: Yu et al. 2021, FastFlow, arXiv:2111.07677, for flows on patch features.
 
@@ -67,7 +68,7 @@ class MoLESpatialAwareNF(nn.Module):
         use_lora: bool = True,
         use_task_adapter: bool = True,
         use_task_bias: bool = True,
-        adapter: AdapterName = "film",
+        adapter: str = "film",
     ) -> None:
         super().__init__()
         require_int("embed_dim", embed_dim, 2, WIDEST)
@@ -77,7 +78,7 @@ class MoLESpatialAwareNF(nn.Module):
         require_number("lora_alpha", lora_alpha, 0, LARGEST_ALPHA, above=True)
         self.embed_dim = embed_dim
         self.use_task_adapter = use_task_adapter
-        self.adapter: AdapterName = adapter
+        self.adapter_class = ADAPTERS[adapter]
         self.tasks: list[int] = []
 
         def subnet(width_in: int, width_out: int) -> MoLESubnet:
@@ -93,11 +94,11 @@ class MoLESpatialAwareNF(nn.Module):
         self.register_buffer("reference_std", torch.ones(embed_dim))
         self.reference_mean: Tensor
         self.reference_std: Tensor
-        self._mixes = TensorCache(self._mix, size=1)
+        self._shared_affines = TensorCache(self._build_shared_affines, size=1)
         self._merged = TensorCache(self._merge)
 
     def add_task(self, task: int) -> None:
-        """Create the expert of `task`; from then on only what `task` may train asks for gradients.
+        """Create the expert of `task`, and let only what `task` trains require gradients.
 
         Raises:
             ValueError: the task has an expert already.
@@ -113,15 +114,12 @@ class MoLESpatialAwareNF(nn.Module):
         for parameter in self.parameters_for(task):
             parameter.requires_grad_(True)
 
-    def _new_adapter(self, task: int) -> nn.Module:
-        if self.adapter == "whitening":
-            return WhiteningAdapter(self.embed_dim)
-        # task 0 has nothing to refer to, and keeps most of its input, also after a reload
-        reference = (None, None) if task == 0 else (self.reference_mean, self.reference_std)
-        return TaskInputAdapter(self.embed_dim, *reference)
+    def _new_adapter(self, task: int) -> InputAdapter:
+        reference = None if task == 0 else (self.reference_mean, self.reference_std)
+        return self.adapter_class.build(self.embed_dim, reference)
 
     def set_reference(self, mean: Tensor, std: Tensor) -> None:
-        """Keep the first task's mean and standard deviation (D,) for the adapters to come."""
+        """Store the first task's mean and standard deviation (D,) for later adapters."""
         self.reference_mean.copy_(mean)
         self.reference_std.copy_(std)
 
@@ -130,22 +128,23 @@ class MoLESpatialAwareNF(nn.Module):
         return [parameter for block in self.flow for parameter in block.base_parameters()]
 
     def expert_parameters(self, task: int) -> list[nn.Parameter]:
-        """What belongs to `task` alone, in a fixed order.
+        """The weights of `task` alone, in a fixed order.
 
         Raises:
             KeyError: the task was never added.
         """
         self._require_task(task)
-        adapter = list(self.adapter_of(task).parameters()) if self.use_task_adapter else []
-        return adapter + [p for block in self.flow for p in block.subnet.expert_parameters(task)]
+        adapter = self.adapter_of(task)
+        parameters = [] if adapter is None else list(adapter.parameters())
+        return parameters + [p for block in self.flow for p in block.subnet.expert_parameters(task)]
 
     def parameters_for(self, task: int) -> list[nn.Parameter]:
-        """What training `task` may change: its expert, and with task 0 the base too."""
+        """The weights that `task` trains: its expert, and for task 0 the base too."""
         expert = self.expert_parameters(task)
         return self.base_parameters() + expert if task == 0 else expert
 
     def forward(self, features: Tensor, task: int | Tensor) -> tuple[Tensor, Tensor]:
-        """Map features to latent and log-determinant, by one expert or by one for each image.
+        """Map features to latent and log-determinant, by one expert or one for each image.
 
         Args:
             features: (B, h, w, D).
@@ -158,7 +157,7 @@ class MoLESpatialAwareNF(nn.Module):
 
     @torch.no_grad()
     def encode_half(self, features: Tensor, task: int | Tensor) -> Tensor:
-        """Latents behind the first half of the blocks (B, h, w, D), without gradients.
+        """Latents (B, h, w, D) after the first half of the blocks, without gradients.
 
         Args:
             features: (B, h, w, D).
@@ -170,14 +169,14 @@ class MoLESpatialAwareNF(nn.Module):
         return self._by_expert(self._encode_half, features, task)[0]
 
     @torch.no_grad()
-    def finish(self, encode_half: Tensor, task: int | Tensor) -> Tensor:
-        """The latents (B, h, w, D) that such ones become behind the other half of the blocks."""
-        return self._by_expert(self._finish, encode_half, task)[0]
+    def finish(self, latent: Tensor, task: int | Tensor) -> Tensor:
+        """Pass the result of `encode_half` (B, h, w, D) through the second half of the blocks."""
+        return self._by_expert(self._finish, latent, task)[0]
 
     def inverse(self, latent: Tensor, task: int | Tensor) -> Tensor:
         """Map a latent (B, h, w, D) back to features.
 
-        To those that went in, or, where the adapter has no inverse, to those behind it.
+        Where the input adapter has no inverse, to the features after it.
         """
 
         def inverse(latent: Tensor, task: int) -> tuple[Tensor, Tensor]:
@@ -188,22 +187,22 @@ class MoLESpatialAwareNF(nn.Module):
         return self._by_expert(inverse, latent, task)[0]
 
     def _forward(self, features: Tensor, task: int) -> tuple[Tensor, Tensor]:
-        latent, log_det = self._through(self._adapted(features, task), task)
+        latent, log_det = self._run_blocks(self._adapted(features, task), task)
         adapter = self.adapter_of(task)
         return latent, log_det if adapter is None else log_det + adapter.log_det()
 
     def _encode_half(self, features: Tensor, task: int) -> tuple[Tensor, Tensor]:
         return self._merged_run(self._expert(task).halves[0], self._adapted(features, task))
 
-    def _finish(self, encode_half: Tensor, task: int) -> tuple[Tensor, Tensor]:
-        return self._merged_run(self._expert(task).halves[1], encode_half)
+    def _finish(self, latent: Tensor, task: int) -> tuple[Tensor, Tensor]:
+        return self._merged_run(self._expert(task).halves[1], latent)
 
     def _adapted(self, features: Tensor, task: int) -> Tensor:
         adapter = self.adapter_of(task)
         return features if adapter is None else adapter(features)
 
-    def _through(self, adapted: Tensor, task: int) -> tuple[Tensor, Tensor]:
-        """The blocks; where no one asks for gradients, with merged weights."""
+    def _run_blocks(self, adapted: Tensor, task: int) -> tuple[Tensor, Tensor]:
+        """Run all blocks, with merged weights where no gradient is needed."""
         if torch.is_grad_enabled():
             return self._run(adapted, task)
         return self._merged_run(self._expert(task), adapted)
@@ -215,13 +214,13 @@ class MoLESpatialAwareNF(nn.Module):
     def _expert(self, task: int) -> MergedExpert:
         return self._merged.get(task, self.base_parameters() + self.expert_parameters(task))
 
-    def _mix(self, _: int) -> list[SharedAffine]:
-        return [block.mix() for block in self.flow]
+    def _build_shared_affines(self, _: int) -> list[SharedAffine]:
+        return [block.shared_affine() for block in self.flow]
 
     def _merge(self, task: int) -> MergedExpert:
-        mixes = self._mixes.get(0, self.base_parameters())
-        pairs = zip(self.flow, mixes, strict=True)
-        return MergedExpert([block.merged(task, mix) for block, mix in pairs])
+        shared_affines = self._shared_affines.get(0, self.base_parameters())
+        pairs = zip(self.flow, shared_affines, strict=True)
+        return MergedExpert([block.merged(task, shared_affine) for block, shared_affine in pairs])
 
     def _run(self, x: Tensor, task: int, rev: bool = False) -> tuple[Tensor, Tensor]:
         rows, log_det = self.flow(x.reshape(-1, self.embed_dim), c=[task], rev=rev)
@@ -233,26 +232,28 @@ class MoLESpatialAwareNF(nn.Module):
         x: Tensor,
         task: int | Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Call `run` once for each expert a batch needs, and keep the batch's order.
+        """Call `run` once for each task in the batch, and return results in the batch's order.
 
-        A density in half precision is off by more than its spread over patches, so autocast ends
-        here.
+        Autocast is off: in half precision a log-density has a larger error than its spread over
+        patches.
         """
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(self.reference_mean.dtype)
             if not isinstance(task, Tensor):
                 self._require_task(task)
                 return run(x, task)
-            first, log_det = torch.empty_like(x), x.new_empty(x.shape[:-1])
-            for one in task.unique().tolist():
-                self._require_task(one)
-                rows = (task == one).to(x.device)
-                first[rows], log_det[rows] = run(x[rows], one)
-            return first, log_det
+            output, log_det = torch.empty_like(x), x.new_empty(x.shape[:-1])
+            for index in task.unique().tolist():
+                self._require_task(index)
+                rows = (task == index).to(x.device)
+                output[rows], log_det[rows] = run(x[rows], index)
+            return output, log_det
 
-    def adapter_of(self, task: int) -> Any:
+    def adapter_of(self, task: int) -> InputAdapter | None:
         """The input adapter of a task; None where adapters are switched off."""
-        return self.input_adapters[str(task)] if self.use_task_adapter else None
+        if not self.use_task_adapter:
+            return None
+        return cast(InputAdapter, self.input_adapters[str(task)])
 
     def _require_task(self, task: int) -> None:
         if task not in self.tasks:

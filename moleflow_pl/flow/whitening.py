@@ -1,22 +1,28 @@
-"""The input adapter that cannot cheat: it is invertible, and its log-determinant is counted."""
+"""The recommended input adapter: invertible, with its log-determinant in the likelihood."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from moleflow_pl.features.statistics import FeatureStatistics, shrink
+from moleflow_pl.flow.adapters import ADAPTERS, InputAdapter
+from moleflow_pl.flow.stack import Stack
 
 SHRINKAGE = 1e-3  # of the covariance towards its mean variance
 
 
-class WhiteningAdapter(nn.Module):
-    """Whitens a product's patches by their own statistics, then scales and shifts channels.
+@ADAPTERS.add("whitening")
+class WhiteningAdapter(InputAdapter):
+    """Whitens a task's patches by their own statistics, then scales and shifts channels.
 
-    y = exp(log_gain) * (x - mean) W + shift, with W the symmetric inverse root of the product's
-    patch covariance. What the seed's training of an adapter does not reach in 40 epochs, every
-    product's patches centred, of unit variance and uncorrelated, holds before the first step. The
-    map is part of the likelihood, so training gains nothing by contracting all patches.
+    y = exp(log_gain) * (x - mean) W + shift, with W the symmetric inverse root of the task's patch
+    covariance. Before the first step the patches of every task are centred, of unit variance and
+    uncorrelated. The map is part of the likelihood, so training gains nothing by contracting all
+    patches.
 
     Args:
         channels: Width of the features, D.
@@ -35,6 +41,8 @@ class WhiteningAdapter(nn.Module):
         True
     """
 
+    needs_statistics: ClassVar[bool] = True
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(channels))
@@ -46,15 +54,19 @@ class WhiteningAdapter(nn.Module):
         self.log_gain = nn.Parameter(torch.zeros(channels))
         self.shift = nn.Parameter(torch.zeros(channels))
 
+    @classmethod
+    def stacked(cls, adapters: Sequence[WhiteningAdapter]) -> StackedWhitening:
+        return StackedWhitening(adapters)
+
     def fit(self, patches: FeatureStatistics) -> None:
-        """Take the statistics of a product's training patches."""
+        """Set mean and whitening matrix from the statistics of a task's training patches."""
         values, vectors = torch.linalg.eigh(shrink(patches.covariance, SHRINKAGE))
         self.mean.copy_(patches.mean)
         self.whitening.copy_(vectors @ (values.rsqrt()[:, None] * vectors.T))
         self.whitening_log_det.copy_(-0.5 * values.log().sum())
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the features as this task's expert wants them."""
+        """Whiten features, then scale and shift their channels."""
         white = (features - self.mean) @ self.whitening
         return white * self.log_gain.exp() + self.shift
 
@@ -65,5 +77,25 @@ class WhiteningAdapter(nn.Module):
     def inverse(self, adapted: Tensor) -> Tensor:
         """Undo `forward`."""
         white = (adapted - self.shift) * (-self.log_gain).exp()
-        # symmetric: W^-1 from the right is the solution from the left
+        # W is symmetric, so W^-1 from the right is the solution from the left
         return torch.linalg.solve(self.whitening, white, left=False) + self.mean
+
+
+class StackedWhitening(Stack):
+    """The `WhiteningAdapter`s of several tasks.
+
+    Shape: features (B, n, D), index (B,) -> (B, n, D).
+    """
+
+    def __init__(self, adapters: Sequence[WhiteningAdapter]) -> None:
+        super().__init__(
+            mean=[adapter.mean[None] for adapter in adapters],
+            whitening=[adapter.whitening for adapter in adapters],
+            gain=[adapter.log_gain.exp()[None] for adapter in adapters],
+            shift=[adapter.shift[None] for adapter in adapters],
+        )
+
+    def forward(self, features: Tensor, index: Tensor) -> Tensor:
+        """Whiten each image by the statistics of its task."""
+        white = (features - self.select("mean", index)) @ self.select("whitening", index)
+        return white * self.select("gain", index) + self.select("shift", index)

@@ -1,4 +1,4 @@
-"""Where an image is defective: maps of its own size, and boxes around what exceeds a threshold."""
+"""Localisation of defects: maps at the size of the image, and boxes around defective pixels."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ CONNECTED = np.ones((3, 3), dtype=int)  # pixels that touch at a corner are one 
 
 @dataclass(frozen=True)
 class Box:
-    """A found defect, in pixels of the image.
+    """Bounding box of a defect, in pixels of the image.
 
     Attributes:
         left: First column.
         top: First row.
-        width: Columns.
-        height: Rows.
-        peak: Highest score in it.
+        width: Number of columns.
+        height: Number of rows.
+        peak: Highest score of the defect.
     """
 
     left: int
@@ -38,7 +38,7 @@ class Box:
 
 
 def pixel_map(patch_scores: Tensor, size: tuple[int, int]) -> Tensor:
-    """Scores (h, w) of an image's patches as a raw map (H, W) of its pixels, bilinear.
+    """Upsample an image's patch scores (h, w) to a raw map (H, W) of its pixels, bilinearly.
 
     No pixel exceeds the highest patch, so a threshold on patches holds for pixels too.
     """
@@ -46,7 +46,7 @@ def pixel_map(patch_scores: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def find_boxes(scores: Tensor, threshold: float) -> list[Box]:
-    """Boxes around connected pixels of a map (H, W) above a threshold, the worst first.
+    """Boxes around connected pixels of a map (H, W) above a threshold, highest peak first.
 
     Example:
         >>> import torch
@@ -65,7 +65,7 @@ def find_boxes(scores: Tensor, threshold: float) -> list[Box]:
 
 
 def save_map(scores: Tensor, path: Path, form: MapFormat) -> None:
-    """Write a map (H, W) as float32, as `<path>.npy` or a 32-bit `<path>.tiff`."""
+    """Write a map (H, W) in float32, as `<path>.npy` or `<path>.tiff`."""
     values = scores.cpu().numpy().astype(np.float32)
     target = path.with_name(f"{path.name}.{form}")
     with writing(target):

@@ -10,13 +10,12 @@ from moleflow_pl._internal.validation import require_int, require_number
 from moleflow_pl.features.extractor import PatchExtractor, Precision
 from moleflow_pl.features.position import NoPosition, PositionalGrid, check_channels
 from moleflow_pl.features.tiled_extractor import TiledExtractor
-from moleflow_pl.flow.spatial_nf import AdapterName, MoLESpatialAwareNF
+from moleflow_pl.flow.spatial_nf import MoLESpatialAwareNF
 from moleflow_pl.model.inspector import Inspector
-from moleflow_pl.routing.prototypes import Distance, PrototypeName
-from moleflow_pl.routing.region_router import RegionRouter
-from moleflow_pl.routing.router import PrototypeRouter
-from moleflow_pl.scoring.functional import IMAGE_SCORES, ImageScoreName
-from moleflow_pl.scoring.patch_scores import SCORES, ScoreName
+from moleflow_pl.routing.image_features import IMAGE_FEATURES
+from moleflow_pl.routing.router import ROUTERS
+from moleflow_pl.scoring.functional import IMAGE_SCORES
+from moleflow_pl.scoring.patch_scores import PATCH_SCORES
 
 LARGEST_BANK = 50_000  # latents of a task: a coreset is chosen in minutes from eight times as many
 NO_ROUTER = "none"
@@ -48,12 +47,12 @@ def build_inspector(
     use_lora: bool,
     use_task_adapter: bool,
     use_task_bias: bool,
-    adapter: AdapterName,
-    score: ScoreName,
+    adapter: str,
+    score: str,
     bank_size: int,
-    router: Distance | str,
-    prototype: PrototypeName,
-    image_score: ImageScoreName,
+    router: str,
+    prototype: str,
+    image_score: str,
     image_quantile: float,
 ) -> Inspector:
     """Build an inspector that knows no task yet.
@@ -78,24 +77,17 @@ def build_inspector(
         extractor.dim, coupling_layers, clamp_alpha, lora_rank, lora_alpha,
         use_lora, use_task_adapter, use_task_bias, adapter,
     )  # fmt: skip
+    image_features = IMAGE_FEATURES[prototype]()
     inspector = Inspector(
         extractor,
         flow,
-        build_router(router, prototype),
-        SCORES[score](),
+        ROUTERS[router](image_features.regions),
+        PATCH_SCORES[score](),
         partial(IMAGE_SCORES[image_score], quantile=image_quantile),
         PositionalGrid() if use_position else NoPosition(),
-        prototype,
+        image_features,
         bank_size,
         routes=router != NO_ROUTER,
     )
     inspector.arguments = arguments
     return inspector
-
-
-def build_router(name: str, prototype: PrototypeName) -> PrototypeRouter:
-    """The router of a name; `none` still measures distances, by the pooled covariance."""
-    distance: Any = "pooled" if name == NO_ROUTER else name
-    if prototype == "regions" and distance == "pooled":
-        return RegionRouter()
-    return PrototypeRouter(distance)

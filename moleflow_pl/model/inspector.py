@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -10,14 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from moleflow_pl._internal.tensor_cache import TensorCache
+from moleflow_pl.data.batches import Batch, PredictBatch
 from moleflow_pl.features.extractor import PatchExtractor
 from moleflow_pl.features.position import NoPosition, PositionalGrid
 from moleflow_pl.flow.spatial_nf import MoLESpatialAwareNF
+from moleflow_pl.routing.image_features import ImageFeatures, RegionMeans
 from moleflow_pl.routing.novelty import ordinary_quantile, sample_patches
-from moleflow_pl.routing.prototypes import PrototypeName, TaskPrototype
-from moleflow_pl.routing.region_router import REGIONS, region_means
+from moleflow_pl.routing.prototypes import TaskPrototype
 from moleflow_pl.routing.router import NEAREST, PrototypeRouter
-from moleflow_pl.scoring.memory_bank import LatentBank, nearest_distance
+from moleflow_pl.scoring.memory_bank import MemoryBank, nearest_distance
 from moleflow_pl.scoring.patch_scores import BankScore, PatchScore
 from moleflow_pl.tasks.schedule import TaskSchedule
 
@@ -58,7 +59,7 @@ class Inspector(nn.Module):
         patch_score: Scores patches.
         image_score: Patch scores (B, h, w) -> image scores (B,).
         position: Adds the position code; none by default.
-        prototype: Which image features the router sees: `regions`, `mean` or `median`.
+        image_features: What the router sees of an image; the mean of regions by default.
         bank_size: Latents in the memory bank of each task, where the score needs one.
         routes: Whether the router decides; without, all images go to the first task.
 
@@ -77,7 +78,7 @@ class Inspector(nn.Module):
         patch_score: PatchScore,
         image_score: Callable[[Tensor], Tensor],
         position: PositionalGrid | NoPosition | None = None,
-        prototype: PrototypeName = "regions",
+        image_features: ImageFeatures | None = None,
         bank_size: int = 4000,
         routes: bool = True,
     ) -> None:
@@ -89,7 +90,7 @@ class Inspector(nn.Module):
         self.novelty = PrototypeRouter("shrunk")
         self.banks = nn.ModuleDict()
         self.image_score = image_score
-        self.prototype: PrototypeName = prototype
+        self.image_features = RegionMeans() if image_features is None else image_features
         self.bank_size = bank_size
         self.routes = routes
         self.schedule = TaskSchedule()
@@ -105,10 +106,11 @@ class Inspector(nn.Module):
         """Score images of any known products."""
         return self.inspect(self.extractor(images))
 
-    def features(self, batch: Mapping[str, Any]) -> Tensor:
+    def features(self, batch: Batch | PredictBatch) -> Tensor:
         """Features (B, h, w, D) of a batch, stored or computed from its images."""
-        if "features" in batch:
-            return batch["features"].to(self.device, non_blocking=True)
+        stored = batch.get("features")
+        if isinstance(stored, Tensor):
+            return stored.to(self.device, non_blocking=True)
         return self.extractor(batch["image"].to(self.device, non_blocking=True))
 
     def inspect(self, features: Tensor, task: int | None = None) -> Inspection:
@@ -159,12 +161,12 @@ class Inspector(nn.Module):
         """Whether the patch score compares with a memory bank of each task."""
         return isinstance(self.patch_score, BankScore)
 
-    def bank(self, task: int) -> LatentBank:
+    def bank(self, task: int) -> MemoryBank:
         """The memory bank of a task, an empty one where there is none yet."""
         if str(task) not in self.banks:
-            bank = LatentBank(self.extractor.dim, self.bank_size)
+            bank = MemoryBank(self.extractor.dim, self.bank_size)
             self.banks[str(task)] = bank.to(self.device)
-        return cast(LatentBank, self.banks[str(task)])
+        return cast(MemoryBank, self.banks[str(task)])
 
     def search_bank(self, task: int) -> Tensor:
         """The vectors (M, C) that a task's patches are compared with.
@@ -178,7 +180,7 @@ class Inspector(nn.Module):
         score, latents = cast(BankScore, self.patch_score), self.bank(task).latents
         # autocast cannot concatenate half precision
         with torch.autocast(latents.device.type, enabled=False):
-            return score.compared(self.flow, latents, task)
+            return score.expand(self.flow, latents, task)
 
     def _nearest(self, latent: Tensor, task: int | Tensor) -> Tensor:
         if not isinstance(task, Tensor):
@@ -189,22 +191,10 @@ class Inspector(nn.Module):
             scores[rows] = nearest_distance(latent[rows], self.search_bank(index))
         return scores
 
-    def image_features(self, features: Tensor) -> Tensor:
-        """What the router sees: (B, D), or (B, R, D) of regions, of features (B, h, w, D).
-
-        The median over patches keeps a defect, however bright, from moving the image feature;
-        regions tell similar products apart by where they differ.
-        """
-        if self.prototype == "regions":
-            return region_means(features)
-        if self.prototype == "median":
-            return features.flatten(1, 2).median(1).values
-        return features.mean((1, 2))
-
     @property
     def regions(self) -> int | None:
-        """Regions of an image that the router sees, if it does."""
-        return REGIONS if self.prototype == "regions" else None
+        """Regions of an image that the router sees; None if it sees the whole."""
+        return self.image_features.regions
 
     def add_prototypes(self, task: int) -> tuple[TaskPrototype, TaskPrototype]:
         """Add empty prototypes of a task: for the router, and for novelty."""

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
 from moleflow_pl._internal.distributed import all_gather_rows, gather, rank_and_world
 from moleflow_pl._internal.seeding import derive_generator, derive_seed
+from moleflow_pl.data.batches import Batch
 from moleflow_pl.features.statistics import FeatureStatistics
-from moleflow_pl.flow.whitening import WhiteningAdapter
 from moleflow_pl.model.inspector import Inspector
 from moleflow_pl.model.task_statistics import TaskStatistics
 from moleflow_pl.routing.novelty import DAMAGES, ordinary_quantile, sample_patches
 from moleflow_pl.scoring.functional import patch_nll
 from moleflow_pl.tasks.calibration import Calibration
 
-Batches = Iterable[Mapping[str, Any]]
+Batches = Iterable[Batch]
 
 
 class TaskLearner:
@@ -55,14 +54,14 @@ class TaskLearner:
         """
         inspector = self.inspector
         adapter = inspector.flow.adapter_of(task)
-        if not isinstance(adapter, WhiteningAdapter):
+        if adapter is None or not adapter.needs_statistics:
             return
         patches = FeatureStatistics(inspector.extractor.dim)
         for batch in batches:
             patches.update(inspector.position(inspector.features(batch)))
         adapter.fit(patches.gathered())
 
-    def loss(self, batch: Mapping[str, Any], task: int) -> tuple[Tensor, Tensor]:
+    def loss(self, batch: Batch, task: int) -> tuple[Tensor, Tensor]:
         """The loss of a training step () and the NLL of its patches, in nats.
 
         DDP averages gradients over ranks, each of which sees the gradients of its own patches
@@ -71,11 +70,11 @@ class TaskLearner:
         nll = all_gather_rows(self.training_nll(batch, task))
         return self.loss_of(nll) * rank_and_world()[1], nll.detach()
 
-    def training_nll(self, batch: Mapping[str, Any], task: int) -> Tensor:
+    def training_nll(self, batch: Batch, task: int) -> Tensor:
         """NLL of the patches that a step sees: of all (B, h, w), or of those drawn (B, 1, n)."""
         return patch_nll(*self.inspector.flow(self._drawn(batch), task))
 
-    def _drawn(self, batch: Mapping[str, Any]) -> Tensor:
+    def _drawn(self, batch: Batch) -> Tensor:
         """Features with position: of all patches (B, h, w, D), or of those drawn (B, 1, n, D)."""
         features, position = self.inspector.features(batch), self.inspector.position
         if "patches" not in batch:

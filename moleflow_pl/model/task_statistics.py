@@ -51,7 +51,7 @@ class TaskStatistics:
         if self.task == 0:
             self.patches.update(positioned)
         if isinstance(inspector.patch_score, BankScore):
-            self.latents.update(inspector.patch_score.kept(inspector.flow, positioned, self.task))
+            self.latents.update(inspector.patch_score.encode(inspector.flow, positioned, self.task))
 
     def gather(self) -> None:
         """Add what the other ranks have seen; the same on each from now on."""

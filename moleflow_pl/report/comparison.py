@@ -1,4 +1,4 @@
-"""Several runs side by side: seeds, orders of the tasks, ablations."""
+"""Comparison of several runs: seeds, task orders, ablations."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Spread:
     """One number over several runs.
 
     Attributes:
-        values: One a run, None where a run does not have it.
+        values: One value for each run, None where a run does not have it.
 
     Example:
         >>> str(Spread([0.5, 0.7])), str(Spread([None]))
@@ -41,17 +41,17 @@ class Spread:
 
     @property
     def present(self) -> list[float]:
-        """The values there are."""
+        """The values that are not None."""
         return [value for value in self.values if value is not None]
 
     @property
     def mean(self) -> float | None:
-        """Their mean; None of none."""
+        """Mean of the values; None if there are none."""
         return mean_of(self.values)
 
     @property
     def deviation(self) -> float | None:
-        """Their standard deviation, n - 1 in its denominator; None of fewer than two."""
+        """Sample standard deviation of the values; None for fewer than two."""
         return stdev(self.present) if len(self.present) > 1 else None
 
     def __str__(self) -> str:
@@ -62,10 +62,10 @@ class Spread:
 
 
 def read_summary(run: Path) -> dict[str, Any]:
-    """The `summary.json` of a run.
+    """Read the `summary.json` of a run.
 
     Raises:
-        DataError: there is none, or it is of another version.
+        DataError: the run has none, or it has another schema.
     """
     path = run / "report" / "summary.json"
     if not path.is_file():
@@ -80,19 +80,19 @@ def read_summary(run: Path) -> dict[str, Any]:
 
 
 def tabulate(summaries: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, Spread]]]:
-    """Spreads over runs by task, metric and way; tasks are matched by name, in any order."""
+    """Spreads over runs, by task, metric and routing mode; tasks are matched by name."""
     names = list(dict.fromkeys(name for summary in summaries for name in summary["tasks"]))
 
-    def value(summary: dict[str, Any], name: str, metric: str, way: str) -> float | None:
+    def value(summary: dict[str, Any], name: str, metric: str, mode: str) -> float | None:
         if name not in summary["tasks"]:
             return None
-        return summary["metrics"][metric][way][summary["tasks"].index(name)]
+        return summary["metrics"][metric][mode][summary["tasks"].index(name)]
 
     table: dict[str, dict[str, dict[str, Spread]]] = {
         name: {
             metric: {
-                way: Spread([value(s, name, metric, way) for s in summaries])
-                for way in ROUTING_MODES
+                mode: Spread([value(s, name, metric, mode) for s in summaries])
+                for mode in ROUTING_MODES
             }
             for metric in METRICS
         }
@@ -100,29 +100,35 @@ def tabulate(summaries: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[st
     }
     table[MEAN] = {
         metric: {
-            way: Spread([mean_of(s["metrics"][metric][way]) for s in summaries])
-            for way in ROUTING_MODES
+            mode: Spread([mean_of(s["metrics"][metric][mode]) for s in summaries])
+            for mode in ROUTING_MODES
         }
         for metric in METRICS
     }
     return table
 
 
-def overall(summaries: Sequence[dict[str, Any]]) -> dict[str, Spread]:
-    """What is said of a run as a whole, over runs."""
+def overall(summaries: Sequence[dict[str, Any]]) -> dict[str, dict[str, Spread]]:
+    """Spreads over runs of what is measured over all tasks, by title and routing mode."""
     image = [summary["metrics"]["image_auroc"] for summary in summaries]
     routing = [summary["routing"] for summary in summaries]
+    keys = {"routed": "", "oracle": "oracle_"}
+
+    def by_mode(name: str) -> dict[str, Spread]:
+        return {mode: Spread([m[f"{key}{name}"] for m in image]) for mode, key in keys.items()}
+
     return {
-        "images routed right": Spread([r["accuracy"] for r in routing]),
-        "defective images routed right": Spread([r["accuracy_on_defects"] for r in routing]),
-        "forgetting, image AUROC": Spread([m["forgetting"] for m in image]),
-        "forgetting with the own expert": Spread([m["oracle_forgetting"] for m in image]),
-        "backward transfer, image AUROC": Spread([m["backward_transfer"] for m in image]),
+        "routing accuracy": {"routed": Spread([r["accuracy"] for r in routing])},
+        "routing accuracy on defective images": {
+            "routed": Spread([r["accuracy_on_defects"] for r in routing])
+        },
+        "forgetting, image AUROC": by_mode("forgetting"),
+        "backward transfer, image AUROC": by_mode("backward_transfer"),
     }
 
 
 def differing_settings(summaries: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    """What runs were not all evaluated by alike: a value a run.
+    """Evaluation settings that differ between runs, with one value for each run.
 
     Example:
         >>> runs = [{"settings": {"router": "pooled"}}, {"settings": {"router": "none"}}]
@@ -130,13 +136,13 @@ def differing_settings(summaries: Sequence[dict[str, Any]]) -> dict[str, list[An
         {'router': ['pooled', 'none']}
     """
     settings = [summary.get("settings", {}) for summary in summaries]
-    names = dict.fromkeys(name for one in settings for name in one)
-    found = {name: [one.get(name) for one in settings] for name in names}
-    return {name: values for name, values in found.items() if values != values[:1] * len(values)}
+    names = dict.fromkeys(name for of_run in settings for name in of_run)
+    columns = {name: [of_run.get(name) for of_run in settings] for name in names}
+    return {name: values for name, values in columns.items() if values != values[:1] * len(values)}
 
 
 def tex(text: object) -> str:
-    r"""Text for LaTeX.
+    r"""Escape text for LaTeX.
 
     Example:
         >>> print(tex("metal_nut"))
@@ -147,10 +153,13 @@ def tex(text: object) -> str:
 
 
 def compare(runs: Sequence[Path], folder: Path) -> list[Path]:
-    """Write `comparison.html`, `.csv` and `.tex` of several runs into a folder.
+    """Write `comparison.html`, `.tex` and `.csv` of several runs into a folder.
+
+    Returns:
+        The three files.
 
     Raises:
-        DataError: a run without a report.
+        DataError: a run has no report of this schema.
     """
     summaries = [read_summary(run) for run in runs]
     table = tabulate(summaries)
@@ -164,21 +173,17 @@ def compare(runs: Sequence[Path], folder: Path) -> list[Path]:
         "measured": measured,
         "titles": TITLES,
     }
-    made = environment()
-    made.filters["tex"] = tex
+    templates = environment()
+    templates.filters["tex"] = tex
     files = [folder / f"comparison.{kind}" for kind in ("html", "tex", "csv")]
     for path in files[:2]:
-        write_text(path, made.get_template(path.name).render(content))
+        write_text(path, templates.get_template(path.name).render(content))
     columns = ["task", "metric", "way", "mean", "deviation", "runs", *map(str, runs)]
-    rows: list[list[Any]] = [
-        [name, metric, way, s.mean, s.deviation, len(s.present), *s.values]
-        for name, metrics in table.items()
-        for metric, ways in metrics.items()
-        for way, s in ways.items()
-    ]
-    rows += [
-        [MEAN, title, "routed", s.mean, s.deviation, len(s.present), *s.values]
-        for title, s in overall(summaries).items()
+    rows = [
+        [name, metric, mode, s.mean, s.deviation, len(s.present), *s.values]
+        for name, metrics in {**table, MEAN: table[MEAN] | overall(summaries)}.items()
+        for metric, modes in metrics.items()
+        for mode, s in modes.items()
     ]
     write_rows(files[2], columns, rows)
     return files

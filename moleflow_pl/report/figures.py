@@ -1,4 +1,4 @@
-"""Pictures of a report, as data URIs: nothing of it is fetched from anywhere."""
+"""Pictures of a report as data URIs, so that its page fetches nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from moleflow_pl.metrics.image import roc
 
-# Okabe & Ito's palette: told apart by the colour-blind, and in grey by its lightness
+# Okabe & Ito's palette: distinct for the colour-blind, and in grey by lightness
 BLUE, ORANGE, GREY = "#0072b2", "#e69f00", "#555555"
 MATRIX_MAP = colormaps["cividis"]
 HEAT_MAP = colormaps["inferno"]
@@ -26,7 +26,7 @@ FONT = 9
 
 
 def data_uri(content: bytes, kind: str) -> str:
-    """Bytes of a picture as an address that holds them.
+    """Encode the bytes of a picture as a data URI.
 
     Example:
         >>> data_uri(b"x", "png")
@@ -36,7 +36,7 @@ def data_uri(content: bytes, kind: str) -> str:
 
 
 def svg_uri(figure: Figure) -> str:
-    """A figure as SVG, the same bytes for the same figure."""
+    """Render a figure as SVG; equal figures give equal bytes."""
     buffer = io.BytesIO()
     with rc_context({"svg.hashsalt": "moleflow"}):
         figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
@@ -44,7 +44,7 @@ def svg_uri(figure: Figure) -> str:
 
 
 def roc_figure(curves: Mapping[str, Tensor], labels: Tensor) -> str:
-    """ROC curves of several scores (N,) against labels (N,), by name."""
+    """ROC curves of scores (N,) by name, against labels (N,)."""
     figure = Figure(figsize=SIZE)
     axis = figure.subplots()
     styles = ((BLUE, "-"), (ORANGE, "--"))
@@ -52,8 +52,8 @@ def roc_figure(curves: Mapping[str, Tensor], labels: Tensor) -> str:
         axis.plot(*roc(scores, labels), label=name, linewidth=2, color=colour, linestyle=line)
     axis.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
     axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
-    axis.set_xlabel("good images called defective", fontsize=FONT)
-    axis.set_ylabel("defective images found", fontsize=FONT)
+    axis.set_xlabel("false-positive rate", fontsize=FONT)
+    axis.set_ylabel("true-positive rate", fontsize=FONT)
     axis.legend(loc="lower right", frameon=False, fontsize=FONT)
     return svg_uri(figure)
 
@@ -61,14 +61,14 @@ def roc_figure(curves: Mapping[str, Tensor], labels: Tensor) -> str:
 def histogram_figure(
     groups: Mapping[str, Sequence[float]], label: str, threshold: float | None = None
 ) -> str:
-    """Distributions of one or two groups of numbers, and a threshold where there is one."""
+    """Histograms of one or two groups of numbers, with a threshold if there is one."""
     figure = Figure(figsize=SIZE)
     axis = figure.subplots()
     finite = {name: np.asarray(v)[np.isfinite(v)] for name, v in groups.items()}
-    every = np.concatenate([*finite.values(), [] if threshold is None else [threshold]])
-    bins = np.linspace(every.min(), every.max() + 1e-6, 41).tolist()
-    looks = ((BLUE, ""), (ORANGE, "//"))
-    for (name, values), (colour, hatch) in zip(finite.items(), looks, strict=False):
+    combined = np.concatenate([*finite.values(), [] if threshold is None else [threshold]])
+    bins = np.linspace(combined.min(), combined.max() + 1e-6, 41).tolist()
+    styles = ((BLUE, ""), (ORANGE, "//"))
+    for (name, values), (colour, hatch) in zip(finite.items(), styles, strict=False):
         if len(values):
             axis.hist(
                 values, bins, label=f"{name} ({len(values)})", color=colour, alpha=0.65,
@@ -78,7 +78,7 @@ def histogram_figure(
         axis.axvline(threshold, color="black", linestyle="--", linewidth=1.2, label="best F1")
     axis.set_xlabel(label, fontsize=FONT)
     axis.set_ylabel("images", fontsize=FONT)
-    # above the axes: the search for a free place inside takes long, and warns of it
+    # above the axes: matplotlib's search for a free place inside is slow and warns about it
     axis.legend(
         loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, ncols=2, columnspacing=1,
         handlelength=1.4, frameon=False, fontsize=FONT,
@@ -87,7 +87,7 @@ def histogram_figure(
 
 
 def cell_style(value: float | None, low: float = 0.0, high: float = 1.0) -> str:
-    """Colours of a table's cell, readable on every shade; plain where there is no value.
+    """CSS colours of a table cell, readable on every shade; empty if there is no value.
 
     Example:
         >>> cell_style(1.0)
@@ -108,14 +108,14 @@ def scale_gradient() -> str:
 
 
 def jpeg_uri(image: Image.Image) -> str:
-    """A small picture as JPEG."""
+    """Encode a small picture as JPEG."""
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=82)
     return data_uri(buffer.getvalue(), "jpeg")
 
 
 def heat_overlay(image: Image.Image, scores: Tensor, low: float, high: float) -> Image.Image:
-    """An image under its score map (H, W), coloured between `low` and `high`."""
+    """Blend an image with its score map (H, W), coloured between `low` and `high`."""
     share = ((scores - low) / max(high - low, 1e-12)).clamp(0, 1)
     coloured = (HEAT_MAP(share.numpy())[..., :3] * 255).astype(np.uint8)
     heat = Image.fromarray(coloured).resize(image.size, Image.Resampling.BILINEAR)
@@ -123,6 +123,6 @@ def heat_overlay(image: Image.Image, scores: Tensor, low: float, high: float) ->
 
 
 def mask_picture(mask: Tensor, size: tuple[int, int]) -> Image.Image:
-    """A mask (H, W) in white on black, at a picture's size (width, height)."""
-    bytes_ = mask.to(torch.uint8).mul(255).numpy()
-    return Image.fromarray(bytes_).resize(size, Image.Resampling.NEAREST)
+    """Draw a mask (H, W) in white on black, at a picture's size (width, height)."""
+    pixels = mask.to(torch.uint8).mul(255).numpy()
+    return Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST)

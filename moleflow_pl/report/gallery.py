@@ -1,4 +1,4 @@
-"""Which test images a report shows: what was found, what was missed, what was mistaken."""
+"""The gallery of a report: the defects found and missed most clearly, and false alarms."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from moleflow_pl.errors import DataError
 from moleflow_pl.metrics.task_scores import TaskScores
 from moleflow_pl.report.figures import heat_overlay, jpeg_uri, mask_picture
 
-SHOWN = 3  # of each kind
-SIDE = 220  # pixels of a picture's longer side
-TOP_QUANTILE = 0.9  # of the images' highest scores
+EXAMPLES = 3  # in each group
+SIDE = 220  # longer side of a picture, in pixels
+TOP_QUANTILE = 0.9  # quantile of the images' highest pixel scores where the scale ends
 
 
 @dataclass
@@ -25,8 +25,8 @@ class Example:
 
     Attributes:
         name: File name.
-        caption: Score and where it was sent.
-        pictures: Image, heatmap and mask as data URIs, by what they are.
+        caption: Defect, score, and the task it was routed to if that is wrong.
+        pictures: Data URIs of the `image`, the `heatmap` and, if known, the `mask`.
     """
 
     name: str
@@ -39,10 +39,10 @@ class GalleryPage:
     """The examples of one product, on one colour scale.
 
     Attributes:
-        product: Its name.
-        low: Score of the scale's dark end.
-        high: Score of its bright end.
-        groups: Exhibits by what they show.
+        product: Name of the product.
+        low: Score at the dark end of the scale.
+        high: Score at its bright end.
+        groups: Examples by the title of their group.
     """
 
     product: str
@@ -52,25 +52,28 @@ class GalleryPage:
 
 
 def select(rows: Sequence[dict[str, Any]], indices: Sequence[int]) -> dict[str, list[int]]:
-    """The images to show of one product, by their routed scores.
+    """Select a product's images to show, by their routed scores.
+
+    Returns:
+        Indices of the images by the title of their group.
 
     Example:
         >>> rows = [{"gt_label": g, "score": s} for g, s in ((0, 1.0), (1, 5.0), (1, 2.0))]
-        >>> select(rows, range(3))["missed worst"]
+        >>> select(rows, range(3))["defective, lowest scores"]
         [2, 1]
     """
     ordered = sorted(indices, key=lambda i: rows[i]["score"])
     good = [i for i in ordered if not rows[i]["gt_label"]]
     defective = [i for i in ordered if rows[i]["gt_label"]]
     return {
-        "found best": defective[::-1][:SHOWN],
-        "missed worst": defective[:SHOWN],
-        "false alarms": good[::-1][:SHOWN],
+        "defective, highest scores": defective[::-1][:EXAMPLES],
+        "defective, lowest scores": defective[:EXAMPLES],
+        "good, highest scores": good[::-1][:EXAMPLES],
     }
 
 
 def build_gallery(scores: TaskScores, names: Sequence[str]) -> list[GalleryPage]:
-    """Walls for all products of a task.
+    """Build the page of each product of a task.
 
     Args:
         scores: The task's scores.
@@ -81,19 +84,19 @@ def build_gallery(scores: TaskScores, names: Sequence[str]) -> list[GalleryPage]
         indices = [i for i, row in enumerate(scores.rows) if row["product"] == product]
         low, high = _scale(scores, indices)
         groups = {
-            title: [example for i in chosen if (example := _example(scores, i, names, low, high))]
-            for title, chosen in select(scores.rows, indices).items()
+            title: [example for i in selected if (example := _example(scores, i, names, low, high))]
+            for title, selected in select(scores.rows, indices).items()
         }
         gallery.append(GalleryPage(product, low, high, {k: v for k, v in groups.items() if v}))
     return gallery
 
 
 def _scale(scores: TaskScores, indices: Sequence[int]) -> tuple[float, float]:
-    """One scale for a product: from its good images' middle to what a plain defect reaches."""
-    seen = [(one[::8, ::8].median(), one.max()) for one, _ in scores.maps(indices)]
-    middles = [m for i, (m, _) in zip(indices, seen, strict=True) if not scores.rows[i]["gt_label"]]
-    low = torch.stack(middles or [middle for middle, _ in seen]).median().item()
-    return low, torch.stack([top for _, top in seen]).quantile(TOP_QUANTILE).item()
+    """One scale for a product: from the median of its good images to the score of clear defects."""
+    levels = [(m[::8, ::8].median(), m.max()) for m, _ in scores.maps(indices)]
+    good = [i for i, image in enumerate(indices) if not scores.rows[image]["gt_label"]]
+    low = torch.stack([levels[i][0] for i in good or range(len(levels))]).median().item()
+    return low, torch.stack([top for _, top in levels]).quantile(TOP_QUANTILE).item()
 
 
 def _example(
@@ -103,7 +106,7 @@ def _example(
     try:
         picture = read_preview(Path(row["path"]), SIDE)
     except DataError:
-        return None  # gone or spoilt since it was scored
+        return None  # removed or damaged since it was scored
     ((heat, mask),) = scores.maps([image])
     pictures = {
         "image": jpeg_uri(picture),
@@ -111,8 +114,8 @@ def _example(
     }
     if scores.has_mask(image):
         pictures["mask"] = jpeg_uri(mask_picture(mask, picture.size))
-    sent = row["routed_task"]
-    where = "" if sent == scores.task else f", sent to {names[sent]}"
+    routed = row["routed_task"]
+    misrouted = "" if routed == scores.task else f", routed to {names[routed]}"
     return Example(
-        Path(row["path"]).name, f"{row['defect']}, score {row['score']:.1f}{where}", pictures
+        Path(row["path"]).name, f"{row['defect']}, score {row['score']:.1f}{misrouted}", pictures
     )

@@ -1,4 +1,4 @@
-"""`report.html`: one file with all a run says, its pictures inside."""
+"""`report.html`: the whole report of a run in one file, pictures included."""
 
 from __future__ import annotations
 
@@ -17,66 +17,69 @@ from moleflow_pl.report.summary import format_value
 TITLES = {
     "image_auroc": "image AUROC",
     "image_ap": "image AP",
-    "image_f1_max": "image F1, best",
+    "image_f1_max": "best image F1",
     "pixel_auroc": "pixel AUROC",
     "pixel_ap": "pixel AP",
     "aupro": "AUPRO",
 }
-MATRIX_FLOOR = 0.5  # where a matrix' colours begin: chance, for the AUROC
+MATRIX_FLOOR = 0.5  # value at which a matrix' colours start: the AUROC of chance
 
 
 def environment() -> Environment:
-    """Templates of the package; whatever comes from a name or a path is escaped."""
-    made = Environment(
+    """Jinja environment of the package's templates, which escape names and paths."""
+    templates = Environment(
         loader=PackageLoader("moleflow_pl.report"),
         autoescape=select_autoescape(["html"]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["format_value"] = format_value
-    made.globals["cell_style"] = cell_style
-    return made
+    templates.filters["format_value"] = format_value
+    templates.globals["cell_style"] = cell_style
+    return templates
 
 
 def score_figures(
     scores: TaskScores, threshold: float | None, others: Sequence[TaskScores]
 ) -> dict[str, str]:
-    """ROC, score and distance pictures of one task, by what they show.
+    """ROC curves, score histogram and distance histogram of one task, by title.
 
     Args:
         scores: Scores of the task's test images.
-        threshold: Score that the histogram marks.
-        others: Scores of the other tasks' images, which are foreign to this one.
+        threshold: Score to mark in the histogram.
+        others: Scores of the other tasks' images.
     """
     rows = scores.rows
     labels = torch.tensor([row["gt_label"] for row in rows])
     pictures = {}
     if labels.min() != labels.max():
-        curves = {"routed": "score", "own expert": "oracle_score"}
-        made = {n: torch.tensor([row[c] for row in rows]).double() for n, c in curves.items()}
-        pictures["ROC"] = roc_figure(made, labels)
+        columns = {"routed": "score", "oracle": "oracle_score"}
+        curves = {
+            mode: torch.tensor([row[column] for row in rows]).double()
+            for mode, column in columns.items()
+        }
+        pictures["ROC"] = roc_figure(curves, labels)
     groups = {
         name: [row["score"] for row in rows if row["gt_label"] == label]
         for label, name in ((0, "good"), (1, "defective"))
     }
     pictures["scores"] = histogram_figure(groups, "image score", threshold)
     distances = {
-        "its own images": [row["distances"][scores.task] for row in rows],
-        "foreign images": [row["distances"][scores.task] for o in others for row in o.rows],
+        "this task": [row["distances"][scores.task] for row in rows],
+        "other tasks": [row["distances"][scores.task] for o in others for row in o.rows],
     }
-    pictures["distances to this prototype"] = histogram_figure(distances, "router distance")
+    pictures["distances to this task's prototype"] = histogram_figure(distances, "router distance")
     return pictures
 
 
 def render_page(
     summary: Mapping[str, Any], scores: Sequence[TaskScores], about: Mapping[str, Any]
 ) -> str:
-    """The page.
+    """Render `report.html`.
 
     Args:
-        summary: What `summarise` gives.
-        scores: Scores of the tasks whose images are there.
+        summary: The result of `summarise`.
+        scores: Scores of the tasks, except those whose images are gone.
         about: `versions`, `hardware` and `facts`, each a dict of strings, and `config`, YAML.
     """
     names = summary["tasks"]
@@ -86,23 +89,19 @@ def render_page(
         for metric in METRICS
         if any(v is not None for row in summary["metrics"][metric]["matrix"] for v in row)
     ]
-    return (
-        environment()
-        .get_template("report.html")
-        .render(
-            summary=summary,
-            names=names,
-            titles=TITLES,
-            measured=measured,
-            floor=MATRIX_FLOOR,
-            figures={
-                names[one.task]: score_figures(
-                    one, thresholds[one.task], [o for o in scores if o is not one]
-                )
-                for one in scores
-            },
-            gallery=[product_page for one in scores for product_page in build_gallery(one, names)],
-            gradient=scale_gradient(),
-            about=about,
-        )
+    figures = {}
+    for of_task in scores:
+        others = [other for other in scores if other is not of_task]
+        figures[names[of_task.task]] = score_figures(of_task, thresholds[of_task.task], others)
+    template = environment().get_template("report.html")
+    return template.render(
+        summary=summary,
+        names=names,
+        titles=TITLES,
+        measured=measured,
+        floor=MATRIX_FLOOR,
+        figures=figures,
+        gallery=[page for of_task in scores for page in build_gallery(of_task, names)],
+        gradient=scale_gradient(),
+        about=about,
     )

@@ -1,4 +1,4 @@
-"""The numbers and the files a run ends with."""
+"""The numbers of a run's report: `summary.json`, the CSV files, and the table on the screen."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ from moleflow_pl.metrics.task_matrix import (
 from moleflow_pl.metrics.task_scores import ROUTING_MODES, TaskScores
 from moleflow_pl.tasks.schedule import Task
 
-SHOWN = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
+TABLE_METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
 SCORE_COLUMNS = (
     "path", "task", "product", "defect", "gt_label", "routed_task", "router_distance", "score",
     "oracle_score",
 )  # fmt: skip
 
 
-def comparable(tasks: Sequence[Task]) -> list[dict[str, Any] | None]:
-    """The tasks' evaluations that were made as the last one was; None for others."""
+def comparable_evaluations(tasks: Sequence[Task]) -> list[dict[str, Any] | None]:
+    """The evaluation of each task; None where its settings differ from the last task's."""
     last = tasks[-1].evaluation
     settings = None if last is None else last["settings"]
     evaluations = [task.evaluation for task in tasks]
-    return [one if one and one["settings"] == settings else None for one in evaluations]
+    return [e if e and e["settings"] == settings else None for e in evaluations]
 
 
-def task_matrix(tasks: Sequence[Task], metric: str, way: str) -> list[list[float | None]]:
+def task_matrix(tasks: Sequence[Task], metric: str, mode: str) -> list[list[float | None]]:
     """Metric of task j (column) after learning task i (row); None where it was not measured."""
     width = len(tasks)
     matrix: list[list[float | None]] = []
-    for evaluation in comparable(tasks):
-        row = evaluation["metrics"][metric][way] if evaluation else []
+    for evaluation in comparable_evaluations(tasks):
+        row = evaluation["metrics"][metric][mode] if evaluation else []
         matrix.append([*row, *[None] * (width - len(row))])
     return matrix
 
 
 def summarise_metric(tasks: Sequence[Task], metric: str) -> dict[str, Any]:
-    """All that `summary.json` holds of one metric."""
-    routed, oracle = (task_matrix(tasks, metric, way) for way in ROUTING_MODES)
+    """The entry of one metric in `summary.json`."""
+    routed, oracle = (task_matrix(tasks, metric, mode) for mode in ROUTING_MODES)
     return {
         "routed": routed[-1],
         "oracle": oracle[-1],
@@ -68,7 +68,7 @@ def summarise_metric(tasks: Sequence[Task], metric: str) -> dict[str, Any]:
 
 
 def summarise(tasks: Sequence[Task], cost: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of `summary.json` for learned and evaluated tasks.
+    """The content of `summary.json`.
 
     Args:
         tasks: The learned tasks; the last one has been evaluated.
@@ -78,10 +78,10 @@ def summarise(tasks: Sequence[Task], cost: Mapping[str, Any]) -> dict[str, Any]:
     assert last is not None
     metrics = {metric: summarise_metric(tasks, metric) for metric in METRICS}
     metrics["image_f1_max"]["threshold"] = last["f1_threshold"]
-    rows = comparable(tasks)
-    ahead = [(row or {}).get("zero_shot") or {} for row in rows[:-1]]
+    rows = comparable_evaluations(tasks)
+    zero_shot = [(row or {}).get("zero_shot") or {} for row in rows[:-1]]
     for metric in ("image_auroc", "pixel_auroc"):
-        before = [one.get(metric) for one in ahead]
+        before = [values.get(metric) for values in zero_shot]
         metrics[metric]["forward_transfer"] = forward_transfer(before)
     return {
         **stamp(),
@@ -100,7 +100,7 @@ def summarise(tasks: Sequence[Task], cost: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Write a CSV file whole or not at all; None becomes an empty field."""
+    """Write a CSV file atomically; None becomes an empty field."""
     with replacing(path) as file:
         writer = csv.writer(file)
         writer.writerow(columns)
@@ -115,9 +115,9 @@ def write_report(folder: Path, summary: Mapping[str, Any], scores: Sequence[Task
         folder / "matrix.csv",
         ["metric", "way", "after", *names],
         [
-            [metric, way, name, *row]
+            [metric, mode, name, *row]
             for metric in METRICS
-            for way, key in matrices.items()
+            for mode, key in matrices.items()
             for name, row in zip(names, summary["metrics"][metric][key], strict=True)
         ],
     )
@@ -126,32 +126,38 @@ def write_report(folder: Path, summary: Mapping[str, Any], scores: Sequence[Task
         SCORE_COLUMNS,
         [
             [
-                (row | {"task": names[one.task], "routed_task": names[row["routed_task"]]})[column]
-                for column in SCORE_COLUMNS
+                (row | {"task": names[of_task.task], "routed_task": names[row["routed_task"]]})[c]
+                for c in SCORE_COLUMNS
             ]
-            for one in scores
-            for row in one.rows
+            for of_task in scores
+            for row in of_task.rows
         ],
     )
-    # last, so that a summary speaks of files that are there
+    # last: where there is a summary, the other files are complete
     write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
 
 
 def summary_table(summary: Mapping[str, Any]) -> Table:
-    """The table a person sees: a row a task, routed and with the own expert side by side."""
-    table = Table(title="after the last task, product not told (in brackets: with its own expert)")
+    """The table on the screen: one row for each task, routed (in brackets: oracle)."""
+    table = Table(title="after the last task, routed (in brackets: oracle)")
     table.add_column("task", overflow="fold")
-    for metric in SHOWN.values():
+    for metric in TABLE_METRICS.values():
         table.add_column(metric, justify="right")
-    table.add_column("routed right", justify="right")
-    table.add_column("defective ones", justify="right")
+    table.add_column("routing\naccuracy", justify="right")
+    table.add_column("on defective\nimages", justify="right")
     per_task, metrics = summary["routing"]["per_task"], summary["metrics"]
     routing: list[Row] = [per_task["accuracy"], per_task["accuracy_on_defects"]]
     for i, name in enumerate(summary["tasks"]):
-        values = [format_pair(metrics[m]["routed"][i], metrics[m]["oracle"][i]) for m in SHOWN]
+        values = [
+            format_pair(metrics[metric]["routed"][i], metrics[metric]["oracle"][i])
+            for metric in TABLE_METRICS
+        ]
         table.add_row(escape(name), *values, *[format_value(column[i]) for column in routing])
     if len(summary["tasks"]) > 1:
-        means = [format_pair(metrics[m]["average"], metrics[m]["oracle_average"]) for m in SHOWN]
+        means = [
+            format_pair(metrics[metric]["average"], metrics[metric]["oracle_average"])
+            for metric in TABLE_METRICS
+        ]
         overall = [summary["routing"][key] for key in ("accuracy", "accuracy_on_defects")]
         table.add_section()
         table.add_row("all", *means, *map(format_value, overall))
@@ -159,7 +165,7 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
 
 
 def format_value(value: float | None) -> str:
-    """A number as a person reads it.
+    """Format a number for a table; a dash for None.
 
     Example:
         >>> format_value(0.98765), format_value(None)
@@ -169,5 +175,5 @@ def format_value(value: float | None) -> str:
 
 
 def format_pair(routed: float | None, oracle: float | None) -> str:
-    """A routed value and that of the own expert behind it."""
+    """Format a routed value with the oracle value in brackets."""
     return "-" if routed is None else f"{format_value(routed)} ({format_value(oracle)})"

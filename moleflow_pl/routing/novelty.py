@@ -1,6 +1,7 @@
-"""How far an image is from a product's good ones, by the patches that are most like them.
+"""Novelty distance: how far an image is from the good images of a task.
 
-A defect changes some patches, another product all: even its most ordinary patches are strange.
+It is measured at the image's most ordinary patches. A defect changes some patches and leaves those
+as they are; another product changes all.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ASKED = 64  # patches of an image that are looked at, at most: what is asked for is no detail
-ORDINARY = 0.05  # quantile of an image's patches that stands for its most ordinary ones
+MAX_PATCHES = 64  # of an image: a product shows everywhere in it
+ORDINARY_QUANTILE = 0.05  # of the distances of an image's patches
 
 
 def sample_patches(features: Tensor) -> Tensor:
-    """At most 64 patches of each image, evenly spread, brought to length one.
+    """At most 64 patches of each image, evenly spaced, scaled to length one.
 
-    Length is where shade and contrast are.
+    The length of a patch feature varies with brightness and contrast.
 
     Shape: features (B, h, w, D) -> (B, n, D).
 
@@ -26,23 +27,23 @@ def sample_patches(features: Tensor) -> Tensor:
         >>> sample_patches(torch.ones(1, 16, 16, 4)).shape
         torch.Size([1, 64, 4])
     """
-    step = math.ceil(math.sqrt(features.shape[1] * features.shape[2] / ASKED))
-    first = step // 2
-    return F.normalize(features[:, first::step, first::step], dim=-1).flatten(1, 2)
+    step = math.ceil(math.sqrt(features.shape[1] * features.shape[2] / MAX_PATCHES))
+    start = step // 2
+    return F.normalize(features[:, start::step, start::step], dim=-1).flatten(1, 2)
 
 
 def ordinary_quantile(distances: Tensor) -> Tensor:
-    """How strange an image's most ordinary patches are: (B,) of their distances (B, n).
+    """Distance (B,) of the most ordinary patches of each image, from those of all (B, n).
 
     Example:
         >>> ordinary_quantile(torch.tensor([[1.0, 9.0, 9.0], [9.0, 9.0, 9.0]])).round()
         tensor([2., 9.])
     """
-    return torch.quantile(distances, ORDINARY, dim=1)
+    return torch.quantile(distances, ORDINARY_QUANTILE, dim=1)
 
 
 def double_contrast(images: Tensor) -> Tensor:
-    """Images (B, 3, H, W) uint8 in a harsh light: twice as far from their mean.
+    """Images (B, 3, H, W) uint8 with twice the contrast about their mean.
 
     Example:
         >>> double_contrast(torch.tensor([100, 120]).byte().reshape(1, 1, 1, 2)).tolist()
@@ -54,7 +55,7 @@ def double_contrast(images: Tensor) -> Tensor:
 
 
 def destroy_half(images: Tensor) -> Tensor:
-    """Images (B, 3, H, W) uint8 of which a half is grey noise: by turns upper, left, lower, right.
+    """Images (B, 3, H, W) uint8, half of each replaced by grey noise: upper, left, lower, right.
 
     Example:
         >>> damaged = destroy_half(torch.zeros(2, 3, 4, 4, dtype=torch.uint8))
@@ -76,5 +77,5 @@ def destroy_half(images: Tensor) -> Tensor:
     return damaged
 
 
-# what may befall a known product and leaves it known
+# changes after which a known product still counts as known
 DAMAGES = (double_contrast, destroy_half)

@@ -1,20 +1,18 @@
-"""Prototypes of products, and the metrics that distances to them are measured in."""
+"""Prototypes of tasks, and the precision matrices of the distances to them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from moleflow_pl._internal.registry import Registry
 from moleflow_pl.features.statistics import FeatureStatistics, shrink
 
-TASK_RIDGE = 1e-5  # the method's own, absolute
-POOLED_SHRINKAGE = 1e-4  # streaming LDA's, relative to the mean variance
-OWN_SHRINKAGE = 0.1  # holds where a task has fewer images than channels, and is no one else's
-Distance = Literal["pooled", "mahalanobis", "euclidean", "shrunk"]
-PrototypeName = Literal["regions", "mean", "median"]
+TASK_RIDGE = 1e-5  # of the published method, absolute
+POOLED_SHRINKAGE = 1e-4  # of streaming LDA, relative to the mean variance
+TASK_SHRINKAGE = 0.1  # strong: a task may have fewer images than channels
 
 
 class TaskPrototype(nn.Module):
@@ -24,8 +22,8 @@ class TaskPrototype(nn.Module):
         dim: Channels of an image feature, D.
         regions: Regions of an image, R, if each has a feature.
 
-    Shape: buffers `mean` (D,), or (R, D) of regions, `scatter` (D, D), about each region's own
-    mean, and `count` ().
+    Shape: buffers `mean` (D,), or (R, D) of regions, `scatter` (D, D), about the mean of each
+    region, and `count` ().
 
     Example:
         >>> prototype = TaskPrototype(2)
@@ -46,7 +44,7 @@ class TaskPrototype(nn.Module):
         self.count: Tensor
 
     def update(self, features: Tensor) -> None:
-        """Take in the image features (N, D) of good images, or those of their regions."""
+        """Add image features (N, D) of good images, or (N, R, D) of their regions."""
         statistics = FeatureStatistics(self.mean.shape[-1], self.regions)
         statistics.count = int(self.count)
         statistics.mean = self.mean.detach().to("cpu", torch.float64)
@@ -55,7 +53,7 @@ class TaskPrototype(nn.Module):
         self.set(statistics)
 
     def set(self, statistics: FeatureStatistics) -> None:
-        """Become the prototype of all that `statistics` has seen."""
+        """Replace the prototype by that of `statistics`."""
         self.count.fill_(statistics.count)
         self.mean.copy_(statistics.mean)
         self.scatter.copy_(statistics.scatter)
@@ -71,49 +69,48 @@ class TaskPrototype(nn.Module):
         return (int(self.count) - 1) * (self.regions or 1)
 
 
-def task_precisions(prototypes: Sequence[TaskPrototype]) -> Tensor:
-    """Inverse covariance of each task by itself, with a small ridge: (T, D, D).
+Precision = Callable[[Sequence[TaskPrototype]], Tensor]
+PRECISIONS: Registry[Precision] = Registry("distance")
 
-    With fewer images than channels the ridge is all that holds the inverse up.
+
+@PRECISIONS.add("mahalanobis")
+def task_precisions(prototypes: Sequence[TaskPrototype]) -> Tensor:
+    """Inverse covariance of each task, with a small ridge: (T, D, D).
+
+    With fewer images than channels only the ridge makes the covariance invertible.
     """
     ridge = TASK_RIDGE * torch.eye(prototypes[0].mean.shape[-1], dtype=torch.float64)
     return torch.linalg.inv(torch.stack([p.covariance for p in prototypes]) + ridge)
 
 
+@PRECISIONS.add("pooled")
 def pooled_precision(prototypes: Sequence[TaskPrototype]) -> Tensor:
     """Inverse of one covariance within tasks, shared by all: (1, D, D).
 
-    All tasks' images speak of the directions in which images of one product differ, so the
-    estimate holds where one task alone has too few. The matrix is shrunk towards its mean
-    variance: (1 - eps) S + eps tr(S)/D I.
+    Images of all tasks contribute, so the estimate is stable where one task has too few. The
+    covariance is shrunk towards its mean variance: (1 - eps) S + eps tr(S)/D I.
 
     References: Hayes & Kanan 2020, "Lifelong Machine Learning with Deep Streaming Linear
     Discriminant Analysis", arXiv:1909.01520, section 3.
     """
     scatter = torch.zeros_like(prototypes[0].scatter, dtype=torch.float64, device="cpu")
-    for prototype in prototypes:  # one after another: a stack of a thousand fills the memory
+    for prototype in prototypes:  # one at a time: a thousand would fill the memory
         scatter += prototype.scatter.to("cpu", torch.float64)
     freedom = sum(p.freedom for p in prototypes)
     return torch.linalg.inv(shrink(scatter / max(freedom, 1), POOLED_SHRINKAGE))[None]
 
 
+@PRECISIONS.add("shrunk")
 def shrunk_precisions(prototypes: Sequence[TaskPrototype]) -> Tensor:
-    """Inverse covariance of each task by itself, well shrunk: (T, D, D).
+    """Inverse covariance of each task, strongly shrunk: (T, D, D).
 
-    Nothing of it depends on the other tasks, so a limit on this distance holds whatever products
-    come and go.
+    It depends on no other task, so a limit on this distance stays valid when tasks are added or
+    removed.
     """
-    return torch.linalg.inv(torch.stack([shrink(p.covariance, OWN_SHRINKAGE) for p in prototypes]))
+    return torch.linalg.inv(torch.stack([shrink(p.covariance, TASK_SHRINKAGE) for p in prototypes]))
 
 
-def no_precision(prototypes: Sequence[TaskPrototype]) -> Tensor:
-    """The unit matrix, (1, D, D): Euclidean distance."""
+@PRECISIONS.add("euclidean")
+def identity_precision(prototypes: Sequence[TaskPrototype]) -> Tensor:
+    """The identity matrix, (1, D, D): Euclidean distance."""
     return torch.eye(prototypes[0].mean.shape[-1], dtype=torch.float64)[None]
-
-
-PRECISIONS: dict[str, Callable[[Sequence[TaskPrototype]], Tensor]] = {
-    "pooled": pooled_precision,
-    "mahalanobis": task_precisions,
-    "euclidean": no_precision,
-    "shrunk": shrunk_precisions,
-}

@@ -1,8 +1,7 @@
-"""Which product an image shows, by what its regions look like.
+"""Which task an image belongs to, by its regions.
 
-Twins differ in some places, and a defect is in few: prototypes of regions see the first and are
-hardly moved by the second. `MoLEFlow` takes the fair boundary where its router is `pooled`; other
-distances send an image to the nearest.
+Similar products differ in some regions, and a defect changes few: prototypes of regions see the
+first and are hardly affected by the second.
 """
 
 from __future__ import annotations
@@ -12,36 +11,20 @@ from itertools import combinations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from moleflow_pl.routing.router import PrototypeRouter
-
-SIDE = 4  # regions along each side of an image
-REGIONS = SIDE * SIDE
-
-
-def region_means(features: Tensor, side: int = SIDE) -> Tensor:
-    """Mean of each region's patches, brought to length one: length is where shade and contrast are.
-
-    Shape: (B, h, w, D) -> (B, side^2, D), whatever h and w.
-
-    Example:
-        >>> region_means(torch.tensor([3.0, 4.0]).expand(1, 16, 16, 2))[0, 0]
-        tensor([0.6000, 0.8000])
-    """
-    directions = F.normalize(features, dim=-1)
-    pooled = F.adaptive_avg_pool2d(directions.permute(0, 3, 1, 2), side)
-    return pooled.flatten(2).transpose(1, 2)
+from moleflow_pl.routing.router import ROUTERS, PrototypeRouter
 
 
 def choose_with_offset(distances: Tensor, boundary: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Column of the nearest prototype, or of the second where the boundary lies beyond the image.
+    """Column of the nearest prototype, or of the second where a boundary is shifted past the image.
+
+    The nearest, a, is chosen over the second, b, where d_b^2 - d_a^2 >= boundary(a, b).
 
     Args:
         distances: (N, T).
-        boundary: How much nearer, squared, the second may be and the first is still the one, for
-            two columns (N,) and (N,).
+        boundary: Offset of the boundary between columns a (N,) and b (N,), a squared distance; 0
+            is half-way between the prototypes.
 
     Example:
         >>> distances = torch.tensor([[2.0, 1.9, 5.0]])
@@ -59,16 +42,16 @@ def choose_with_offset(distances: Tensor, boundary: Callable[[Tensor, Tensor], T
 
 
 class RegionRouter(PrototypeRouter):
-    """Sends an image to one of the two products whose regions are nearest to its own.
+    """Chooses between the two tasks whose regions are nearest to those of an image.
 
-    Half way between two prototypes is no fair boundary where images of one product vary more than
-    those of the other: it lies where both are equally many deviations away, each by its own
-    covariance along the line between them, as if regions varied independently. A defect makes a
-    region look like another one, so that covariance is the whole one, over images and regions.
+    Where images of one task vary more than those of the other, half-way between the prototypes is
+    not the boundary of equal error rates. The boundary here has equally many standard deviations to
+    both prototypes, by the covariance of each task along the line between them, as if regions
+    varied independently. A defect can make a region look like another one, so the covariance is the
+    total one, over images and regions.
 
-    Lengths, that covariance and the number of regions were chosen by held-out good images of twins
-    of which a half was destroyed, the number among those with which an expert of 768 channels stays
-    within 10 MB; `benchmarks.routing` measures them beside others.
+    `benchmarks.routing` compares numbers of regions on calibration images of similar products with
+    one half destroyed. The default keeps an expert of 768 channels within 10 MB.
 
     Shape: features (N, R, D) -> task ids (N,).
 
@@ -77,7 +60,7 @@ class RegionRouter(PrototypeRouter):
     covariance.
 
     Example:
-        >>> from moleflow_pl.router import TaskPrototype
+        >>> from moleflow_pl.routing.prototypes import TaskPrototype
         >>> router = RegionRouter()
         >>> for task, (centre, width) in enumerate([(0.0, 1.0), (8.0, 3.0)]):
         ...     prototype = TaskPrototype(1, regions=1)
@@ -89,49 +72,61 @@ class RegionRouter(PrototypeRouter):
 
     def __init__(self) -> None:
         super().__init__("pooled")
-        self._boundaries: dict[tuple[int, int], float] = {}
+        self._cache: dict[tuple[int, int], float] = {}
 
     def forget(self) -> None:
-        """Drop what was prepared from the prototypes: they have changed."""
+        """Drop what was computed from the prototypes: they have changed."""
         super().forget()
-        self._boundaries = {}
+        self._cache = {}
 
     def choose(self, distances: Tensor) -> Tensor:
-        """Task that an image's `distances` (N, T) speak for: ids (N,)."""
+        """Task ids (N,) by `distances` (N, T), with the boundary of each pair."""
         return torch.tensor(self.tasks, device=distances.device)[
-            choose_with_offset(distances, self._between)
+            choose_with_offset(distances, self._offsets)
         ]
 
     def boundaries(self, columns: Sequence[int]) -> Tensor:
-        """How much nearer, squared, another prototype than a task's own may be, of some (C, C)."""
+        """Offsets (C, C) of the boundaries between pairs of columns, see `choose_with_offset`."""
         table = torch.zeros(len(columns), len(columns))
         for (i, a), (j, b) in combinations(enumerate(columns), 2):
-            table[i, j] = self._boundary(a, b)
+            table[i, j] = self._offset(a, b)
         return table - table.T
 
-    def _between(self, first: Tensor, second: Tensor) -> Tensor:
+    def _offsets(self, first: Tensor, second: Tensor) -> Tensor:
         pairs = zip(first.tolist(), second.tolist(), strict=True)
-        return torch.tensor([self._boundary(a, b) for a, b in pairs], device=first.device)
+        return torch.tensor([self._offset(a, b) for a, b in pairs], device=first.device)
 
-    def _boundary(self, a: int, b: int) -> float:
-        # kept when first asked for: of a thousand products few pairs are ever neighbours
+    def _offset(self, a: int, b: int) -> float:
+        # computed on demand: of a thousand tasks few pairs are ever neighbours
         first, second = sorted((a, b))
-        if (first, second) not in self._boundaries:
-            self._boundaries[first, second] = self._minimax_offset(first, second)
-        return self._boundaries[first, second] * (1 if a < b else -1)
+        if (first, second) not in self._cache:
+            self._cache[first, second] = self._minimax_offset(first, second)
+        return self._cache[first, second] * (1 if a < b else -1)
 
     def _minimax_offset(self, a: int, b: int) -> float:
-        known = self.prepared()
-        line = known.means[a] - known.means[b]
-        normals = line @ known.roots[0].T  # of the plane half way, in the space of features
-        wide = [deviation(self.prototypes[str(self.tasks[one])], normals) for one in (a, b)]
-        apart = line.square().sum().item() / len(line)
-        return apart * (wide[1] - wide[0]) / (sum(wide) or 1.0)
+        prepared = self.prepared()
+        line = prepared.means[a] - prepared.means[b]
+        normals = line @ prepared.roots[0].T  # of the plane half-way, in the space of features
+        first, second = (deviation(self.prototypes[str(self.tasks[i])], normals) for i in (a, b))
+        squared_distance = line.square().sum().item() / len(line)
+        return squared_distance * (second - first) / (first + second or 1.0)
 
 
 def deviation(prototype: Any, normals: Tensor) -> float:
-    """How far a product's images and regions lie about along the normals (R, D)."""
+    """Standard deviation along the normals (R, D), over the images and regions of a task."""
     mean = prototype.mean.detach().to("cpu", torch.float64)
-    own = ((normals @ prototype.covariance) * normals).sum()
-    places = (normals @ (mean - mean.mean(0)).T).square().mean(1).sum()
-    return (own + places).clamp_min(0).sqrt().item()
+    within_regions = ((normals @ prototype.covariance) * normals).sum()
+    between_regions = (normals @ (mean - mean.mean(0)).T).square().mean(1).sum()
+    return (within_regions + between_regions).clamp_min(0).sqrt().item()
+
+
+@ROUTERS.add("pooled")
+def pooled_router(regions: int | None) -> PrototypeRouter:
+    """By the covariance that all tasks share; of regions, with the boundaries of `RegionRouter`."""
+    return PrototypeRouter("pooled") if regions is None else RegionRouter()
+
+
+@ROUTERS.add("none")
+def no_router(regions: int | None) -> PrototypeRouter:
+    """Measures distances as `pooled` does; the model sends all images to its first task."""
+    return pooled_router(regions)

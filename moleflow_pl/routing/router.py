@@ -1,52 +1,56 @@
-"""Which product does an image show: prototypes of image features, and the nearest one."""
+"""Which task an image belongs to: the one with the nearest prototype."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from moleflow_pl._internal.registry import Registry
 from moleflow_pl._internal.tensor_cache import TensorCache
-from moleflow_pl.routing.prototypes import PRECISIONS, Distance, TaskPrototype
+from moleflow_pl.routing.prototypes import PRECISIONS, TaskPrototype
 
-NEAREST = 4  # tasks that an image may turn out to be like: distances to them are reckoned in full
-SINGLE = 256  # roots of single tasks to keep: 1.2 MB each at 384 channels
+NEAREST = 4  # tasks whose distances from an image are computed in float64
+CACHED_ROOTS = 256  # tasks whose root is cached: 1.2 MB each at 384 channels
 
 
 @dataclass(frozen=True)
 class PreparedPrototypes:
-    """What distances to prototypes are reckoned with, on the CPU, in float64 unless said.
+    """Prototypes in the form that distances are computed from, on the CPU, in float64.
 
     Attributes:
         roots: Roots L of the precisions L L^T, (T or 1, D, D).
-        means: Means about their centre, times the roots, (T, R, D).
+        means: Means relative to `centre`, times the roots, (T, R, D).
         squares: Their squared lengths (T,).
-        rough: The same means in float32, (T, R D).
+        means_float32: The same means in float32, (T, R D).
         centre: Mean of all means (R, D).
     """
 
     roots: Tensor
     means: Tensor
     squares: Tensor
-    rough: Tensor
+    means_float32: Tensor
     centre: Tensor
 
 
 class PrototypeRouter(nn.Module):
-    """Sends an image to the task whose prototype is nearest.
+    """Chooses the task whose prototype is nearest to an image.
 
-    Distance to task t: sqrt((x - mu_t)^T P_t (x - mu_t)), with P_t by `distance`; of regions, the
-    root of the mean square.
+    Distance to task t: sqrt((x - mu_t)^T P_t (x - mu_t)), with P_t by `distance`; for regions, the
+    root mean square over them.
 
     Args:
-        distance: `mahalanobis`: each task's own covariance, as the method was published.
-            `pooled`: one covariance within tasks, from all of them (streaming LDA).
-            `euclidean`: none. `shrunk`: each task's own, drawn towards its mean variance.
+        distance: `mahalanobis`: the covariance of each task, as the method was published.
+            `pooled`: one covariance within tasks, of all of them (streaming LDA).
+            `euclidean`: none. `shrunk`: that of each task, shrunk towards its mean variance.
 
     Shape: features (N, D), or (N, R, D) of regions -> task ids (N,).
+
+    Raises:
+        ConfigError: there is no such distance.
 
     References: Lee et al. 2018, arXiv:1807.03888, section 2.1, for Mahalanobis prototypes.
 
@@ -60,14 +64,13 @@ class PrototypeRouter(nn.Module):
         tensor([1, 0])
     """
 
-    def __init__(self, distance: Distance = "mahalanobis") -> None:
+    def __init__(self, distance: str = "mahalanobis") -> None:
         super().__init__()
-        if distance not in PRECISIONS:
-            raise ValueError(f"distance must be one of {sorted(PRECISIONS)}, got {distance!r}")
         self.distance = distance
+        self._precisions = PRECISIONS[distance]
         self.prototypes = nn.ModuleDict()
         self._prepared: PreparedPrototypes | None = None
-        self._single = TensorCache(self._prepare_one, size=SINGLE)
+        self._roots = TensorCache(self._compute_root, size=CACHED_ROOTS)
         self.register_load_state_dict_post_hook(lambda *_: self.forget())
 
     @property
@@ -76,75 +79,79 @@ class PrototypeRouter(nn.Module):
         return sorted(int(key) for key in self.prototypes)
 
     def add_prototype(self, task: int, prototype: TaskPrototype) -> None:
-        """Make `task` a place to send images to; replaces an earlier prototype of it."""
+        """Add the prototype of `task`, or replace it."""
         self.prototypes[str(task)] = prototype
         self.forget()
 
     def forget(self) -> None:
-        """Drop what was prepared from the prototypes: they have changed."""
+        """Drop what was computed from the prototypes: they have changed."""
         self._prepared = None
 
     def distances(self, features: Tensor) -> Tensor:
         """Distances (N, T) of features (N, D) or (N, R, D) to all prototypes, in order of `tasks`.
 
-        Reckoned in float64, with a covariance that all share for the nearest few alone, returned
-        in float32.
+        Computed in float64, with a shared covariance only for the nearest few; returned in float32.
 
         Raises:
             RuntimeError: there is no prototype yet.
         """
-        known = self.prepared()
-        # float64 on the CPU: some devices lack it, and the numbers are few
+        prepared = self.prepared()
+        # on the CPU: some devices have no float64, and the numbers are few
         rows = features.detach().to("cpu", torch.float64)
-        rows = rows.reshape(rows.shape[0], -1, rows.shape[-1]) - known.centre
-        turned = (rows @ known.roots[:, None]).flatten(2)
-        if len(known.roots) > 1:
-            pairs = zip(turned, known.means.flatten(1), strict=True)  # all at once fill the memory
-            squared = torch.stack([(own - place).square().sum(-1) for own, place in pairs], 1)
+        rows = rows.reshape(rows.shape[0], -1, rows.shape[-1]) - prepared.centre
+        rotated = (rows @ prepared.roots[:, None]).flatten(2)
+        if len(prepared.roots) > 1:
+            # one at a time: all differences would fill the memory
+            pairs = zip(rotated, prepared.means.flatten(1), strict=True)
+            squared = torch.stack([(x - mean).square().sum(-1) for x, mean in pairs], 1)
         else:
-            squared = squared_distances(turned[0], known)
+            squared = squared_distances(rotated[0], prepared)
         distances = (squared / rows.shape[1]).sqrt()
         return distances.float().to(features.device)
 
     def distances_to(self, task: int, features: Tensor) -> Tensor:
         """Distances (...) of features (..., D) to the prototype of one task alone.
 
-        Reckoned in float32 where the features are, for they may be many.
+        Computed in float32 on the device of the features, which may be many.
         """
         device = features.device
         mean: Any = self.prototypes[str(task)].mean
         with torch.autocast(device.type, enabled=False):
-            turned = (features.float() - mean.to(device)) @ self.root(task).to(device)
-        return torch.linalg.vector_norm(turned, dim=-1)
+            rotated = (features.float() - mean.to(device)) @ self.root(task).to(device)
+        return torch.linalg.vector_norm(rotated, dim=-1)
 
     def root(self, task: int) -> Tensor:
-        """Root L of a task's own precision L L^T, (D, D), in float32."""
+        """Root L of the precision L L^T of one task, (D, D), in float32."""
         prototype: Any = self.prototypes[str(task)]
-        return self._single.get(task, [prototype.mean, prototype.scatter])
+        return self._roots.get(task, [prototype.mean, prototype.scatter])
 
-    def _prepare_one(self, task: int) -> Tensor:
+    def _compute_root(self, task: int) -> Tensor:
         prototype: Any = self.prototypes[str(task)]
-        root = torch.linalg.cholesky(PRECISIONS[self.distance]([prototype])[0])
+        root = torch.linalg.cholesky(self._precisions([prototype])[0])
         return root.to(prototype.mean.device, torch.float32)
 
     def route(self, features: Tensor) -> Tensor:
-        """Task for features (N, D) or (N, R, D): ids (N,)."""
+        """Task ids (N,) of features (N, D) or (N, R, D)."""
         return self.choose(self.distances(features))
 
     def choose(self, distances: Tensor) -> Tensor:
-        """Task that an image's `distances` (N, T) speak for, the nearest: ids (N,)."""
+        """Task ids (N,) by `distances` (N, T): the nearest.
+
+        A subclass may choose otherwise. An exported graph decides by `boundaries`, so a subclass
+        that is to be exported overrides those as well.
+        """
         return torch.tensor(self.tasks, device=distances.device)[distances.argmin(1)]
 
     def columns(self, tasks: Tensor) -> Tensor:
-        """Where tasks (N,) stand among `distances`: (N,)."""
+        """Columns (N,) of tasks (N,) in `distances`."""
         return torch.searchsorted(torch.tensor(self.tasks, device=tasks.device), tasks)
 
     def boundaries(self, columns: Sequence[int]) -> Tensor:
-        """How much nearer, squared, another prototype than a task's own may be, of some (C, C)."""
+        """Offsets (C, C) of the boundaries between pairs of columns, see `choose_with_offset`."""
         return torch.zeros(len(columns), len(columns))
 
     def prepared(self) -> PreparedPrototypes:
-        """What distances are reckoned with.
+        """The prototypes in the form that distances are computed from.
 
         Raises:
             RuntimeError: there is no prototype yet.
@@ -158,26 +165,48 @@ class PrototypeRouter(nn.Module):
     def _prepare(self) -> PreparedPrototypes:
         prototypes: list[Any] = [self.prototypes[str(task)] for task in self.tasks]
         means = torch.stack([p.mean.detach().to("cpu", torch.float64) for p in prototypes])
-        # not by Cholesky: a task's own covariance of few images may have lost its last directions
-        values, vectors = torch.linalg.eigh(PRECISIONS[self.distance](prototypes))
+        # not by Cholesky: the covariance of few images may be singular
+        values, vectors = torch.linalg.eigh(self._precisions(prototypes))
         roots = vectors * values.clamp_min(0).sqrt()[..., None, :]
         means = means.reshape(len(means), -1, means.shape[-1])
         centre = means.mean(0)
-        turned = (means - centre) @ roots
-        squares = turned.square().sum((1, 2))
-        return PreparedPrototypes(roots, turned, squares, turned.flatten(1).float(), centre)
+        rotated = (means - centre) @ roots
+        squares = rotated.square().sum((1, 2))
+        return PreparedPrototypes(roots, rotated, squares, rotated.flatten(1).float(), centre)
 
 
-def squared_distances(rows: Tensor, known: PreparedPrototypes) -> Tensor:
-    """Squared distances (N, T) of rows (N, R D), turned as the means were, to all of them.
+def squared_distances(rows: Tensor, prepared: PreparedPrototypes) -> Tensor:
+    """Squared distances (N, T) of rows (N, R D), times the shared root, to all means.
 
-    One turn for however many products; the square taken apart spares a difference for each. What
-    remains is the time to read the means, so it is done in float32, and again in full for those
-    that turn out to be near.
+    |x - m|^2 = |x|^2 + |m|^2 - 2 x m, with the product in float32, for the time is spent on reading
+    the means; then again in float64 for the nearest few.
     """
     with torch.autocast("cpu", enabled=False):
-        products = (rows.float() @ known.rough.T).double()
-    squared = rows.square().sum(1, keepdim=True) + known.squares - 2 * products
+        products = (rows.float() @ prepared.means_float32.T).double()
+    squared = rows.square().sum(1, keepdim=True) + prepared.squares - 2 * products
     near = squared.topk(min(NEAREST, squared.shape[1]), largest=False).indices
-    exact = (rows[:, None] - known.means.flatten(1)[near]).square().sum(-1)
+    exact = (rows[:, None] - prepared.means.flatten(1)[near]).square().sum(-1)
     return squared.clamp_min(0).scatter(1, near, exact)
+
+
+# builds a router for image features of so many regions, or of none
+RouterBuilder = Callable[[int | None], PrototypeRouter]
+ROUTERS: Registry[RouterBuilder] = Registry("router")
+
+
+@ROUTERS.add("mahalanobis")
+def mahalanobis_router(regions: int | None) -> PrototypeRouter:
+    """The nearest prototype by the covariance of each task, as the method was published."""
+    return PrototypeRouter("mahalanobis")
+
+
+@ROUTERS.add("euclidean")
+def euclidean_router(regions: int | None) -> PrototypeRouter:
+    """The nearest prototype by the plain distance."""
+    return PrototypeRouter("euclidean")
+
+
+@ROUTERS.add("shrunk")
+def shrunk_router(regions: int | None) -> PrototypeRouter:
+    """The nearest prototype by the shrunk covariance of each task."""
+    return PrototypeRouter("shrunk")

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
+from moleflow_pl._internal.registry import Registry
+
 Upsampling = Literal["nearest", "bilinear", "bicubic"]
-ImageScoreName = Literal["quantile", "tail"]
-BEYOND = 0.98  # of the patches lie below an image's tail
-BLUR_RADIUS = 4  # in standard deviations, as scipy.ndimage.gaussian_filter cuts its kernel
+TAIL_QUANTILE = 0.98  # share of the patches below an image's tail
+BLUR_RADIUS = 4  # in standard deviations, as in scipy.ndimage.gaussian_filter
+
+
+class ImageScore(Protocol):
+    """The score (B,) of images from those of their patches (B, h, w)."""
+
+    def __call__(self, patch_scores: Tensor, /, quantile: float) -> Tensor:
+        """Score images; `quantile` says which share of the patches lies below those that count."""
+
+
+IMAGE_SCORES: Registry[ImageScore] = Registry("image_score")
 
 
 def patch_nll(latent: Tensor, log_det: Tensor) -> Tensor:
@@ -34,10 +44,9 @@ def patch_nll(latent: Tensor, log_det: Tensor) -> Tensor:
 def patch_norm(latent: Tensor) -> Tensor:
     """Norm of every patch's latent: its distance from the mode.
 
-    The NLL without what the map's volume adds: that tells where a density is spread thin, which
-    rare normal patches share with defects. By the NLL three real products lose .023, .008 and .095
-    of image AUROC (BENCHMARKS.md, What each default is worth). Not squared: in a map that is
-    blurred, single patches far out would outshine their surroundings.
+    The NLL without its volume term. That term is large where the density is spread thin, at rare
+    normal patches as well as at defects. The norm is not squared: squares would let a few outliers
+    dominate a blurred map.
 
     Shape: latent (B, h, w, D) -> (B, h, w).
 
@@ -48,6 +57,7 @@ def patch_norm(latent: Tensor) -> Tensor:
     return torch.linalg.vector_norm(latent, dim=-1)
 
 
+@IMAGE_SCORES.add("quantile")
 def quantile_score(patch_scores: Tensor, quantile: float = 0.99) -> Tensor:
     """Score of an image: a high quantile of its patches' scores.
 
@@ -60,30 +70,26 @@ def quantile_score(patch_scores: Tensor, quantile: float = 0.99) -> Tensor:
     return torch.quantile(patch_scores.flatten(1), quantile, dim=1)
 
 
-def tail_mean(patch_scores: Tensor, quantile: float = BEYOND) -> Tensor:
-    """Score of an image: the mean over its patches beyond a quantile, of one at least.
+@IMAGE_SCORES.add("tail")
+def tail_mean(patch_scores: Tensor, quantile: float = TAIL_QUANTILE) -> Tensor:
+    """Score of an image: the mean over its patches above a quantile, at least one.
 
-    The quantile of a small map looks past its highest scores, and that is where a small defect is;
-    the highest alone is as often a normal patch that is rare (BENCHMARKS.md, What each default is
-    worth).
+    In a small map a quantile ignores the highest scores, where a small defect is; the maximum alone
+    is often a rare normal patch.
 
     Shape: (B, h, w) -> (B,).
 
-    References: Guo et al. 2025, Dinomaly, arXiv:2405.14325, section 4.1, takes the mean of the
-    highest 1 % of a map's pixels.
+    References: Guo et al. 2025, Dinomaly, arXiv:2405.14325, section 4.1: the mean of the highest
+    1 % of a map's pixels.
 
     Example:
         >>> tail_mean(torch.arange(100.0).reshape(1, 1, 100))  # of 98 and 99
         tensor([98.5000])
     """
     rows = patch_scores.flatten(1)
-    beyond = round((1 - quantile) * rows.shape[1], 6)  # of 100 patches one, whatever a float is
-    return rows.topk(max(1, math.ceil(beyond)), dim=1).values.mean(1)
-
-
-IMAGE_SCORES: dict[str, Callable[..., Tensor]] = {
-    "quantile": quantile_score, "tail": tail_mean,
-}  # fmt: skip
+    # rounded, so that 0.99 of 100 patches leaves one despite floating point
+    count = math.ceil(round((1 - quantile) * rows.shape[1], 6))
+    return rows.topk(max(1, count), dim=1).values.mean(1)
 
 
 def anomaly_map(
@@ -92,13 +98,13 @@ def anomaly_map(
     sigma: float = 4.0,
     upsampling: Upsampling = "bilinear",
 ) -> Tensor:
-    """Patch scores as a map of pixels: brought to its size, then blurred by a Gaussian.
+    """Patch scores as a map of pixels: upsampled, then blurred by a Gaussian.
 
     Args:
         patch_scores: (B, h, w).
         size: Height and width of the map.
         sigma: Standard deviation of the blur in pixels of the map; 0 for none.
-        upsampling: How the patches' scores become pixels.
+        upsampling: How patch scores are interpolated.
 
     Shape: (B, h, w) -> (B, *size).
 
@@ -106,12 +112,12 @@ def anomaly_map(
         >>> anomaly_map(torch.ones(1, 4, 4), size=(32, 32)).shape
         torch.Size([1, 32, 32])
     """
-    corners = None if upsampling == "nearest" else False  # torch asks for none there
+    corners = None if upsampling == "nearest" else False  # the only value torch accepts
     maps = F.interpolate(patch_scores[:, None], size=size, mode=upsampling, align_corners=corners)
     if sigma > 0:
-        # reflection cannot reach further than the map itself
+        # reflection padding has to be smaller than the map
         radius = min(math.ceil(BLUR_RADIUS * sigma), min(size) - 1)
-        # torchvision takes width and height; one axis after the other is the same blur for less
+        # torchvision takes width and height; a separable blur costs less
         maps = gaussian_blur(maps, [2 * radius + 1, 1], [sigma, sigma])
         maps = gaussian_blur(maps, [1, 2 * radius + 1], [sigma, sigma])
     return maps[:, 0]

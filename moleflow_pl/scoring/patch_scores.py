@@ -1,116 +1,105 @@
-"""Anomaly scores of patches: choices behind one signature.
+"""Anomaly scores of patches, behind one signature.
 
-Each asks a flow for latents, be it the model's or the stacked one of an exported graph.
+A score asks a flow for latents: that of a model, or the stacked one of an exported graph.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
+from moleflow_pl._internal.registry import Registry
 from moleflow_pl.scoring.functional import patch_nll, patch_norm
 from moleflow_pl.scoring.memory_bank import to_half_clamped
 
-ScoreName = Literal["nll", "norm", "bank", "depths"]
 Nearest = Callable[[Tensor, Any], Tensor]
 
 
 class Flow(Protocol):
-    """What a score asks of a flow; `task` is one, or one for each image."""
+    """What a score needs of a flow; `task` is one task, or one for each image."""
 
     def __call__(self, features: Tensor, task: Any, /) -> tuple[Tensor, Tensor]:
-        """Latent and log-determinant."""
+        """Latent (B, h, w, D) and log-determinant (B, h, w)."""
 
     def encode_half(self, features: Tensor, task: Any, /) -> Tensor:
-        """Latents behind the first half of the blocks."""
+        """Latents (B, h, w, D) after the first half of the blocks."""
 
-    def finish(self, encode_half: Tensor, task: Any, /) -> Tensor:
-        """What those become behind the other half."""
+    def finish(self, latent: Tensor, task: Any, /) -> Tensor:
+        """Pass the result of `encode_half` through the second half."""
 
 
 class PatchScore(ABC):
-    """How anomalous a patch is, by the latents of its product's expert."""
+    """How anomalous a patch is, by its latent from the expert of a task."""
 
     name: ClassVar[str]
 
     @abstractmethod
     def __call__(self, flow: Flow, features: Tensor, task: Any, nearest: Nearest) -> Tensor:
-        """Scores (B, h, w) of features with position (B, h, w, D).
+        """Scores (B, h, w) of features with position (B, h, w, D); higher is more anomalous.
 
         Args:
-            flow: Gives their latents.
-            features: With position.
-            task: Whose expert, in the form that the flow and `nearest` know it by.
-            nearest: Distance (B, h, w) of latents to the nearest of a task's `compared`, for a
-                `BankScore`.
+            flow: Gives the latents.
+            features: Features with position.
+            task: The task, or one for each image, in the form that `flow` and `nearest` take.
+            nearest: Distances (B, h, w) of latents (B, h, w, C) to the nearest vector of a task's
+                memory bank; for a `BankScore`.
         """
 
 
+PATCH_SCORES: Registry[type[PatchScore]] = Registry("score")
+
+
+@PATCH_SCORES.add("nll")
 class NllScore(PatchScore):
     """The negative log-likelihood; see `patch_nll`."""
-
-    name = "nll"
 
     def __call__(self, flow: Flow, features: Tensor, task: Any, nearest: Nearest) -> Tensor:
         """In nats."""
         return patch_nll(*flow(features, task))
 
 
+@PATCH_SCORES.add("norm")
 class NormScore(PatchScore):
-    """The latent's norm, which keeps nothing of a product beside its expert; see `patch_norm`."""
-
-    name = "norm"
+    """The norm of the latent, which needs no memory bank; see `patch_norm`."""
 
     def __call__(self, flow: Flow, features: Tensor, task: Any, nearest: Nearest) -> Tensor:
         """As a distance."""
         return patch_norm(flow(features, task)[0])
 
 
+@PATCH_SCORES.add("bank")
 class BankScore(PatchScore):
-    """The distance to the nearest kept latent of the product; see `LatentBank`.
-
-    Better than the norm on each of three real products and two backbones (ACCURACY.md and
-    docs/accuracy_vit.md, latents stored against none).
-    """
-
-    name = "bank"
+    """The distance to the nearest latent in the task's memory bank; see `MemoryBank`."""
 
     def __call__(self, flow: Flow, features: Tensor, task: Any, nearest: Nearest) -> Tensor:
         """As a distance."""
-        return nearest(self.compared(flow, self.kept(flow, features, task), task), task)
+        return nearest(self.expand(flow, self.encode(flow, features, task), task), task)
 
-    def kept(self, flow: Flow, features: Tensor, task: Any) -> Tensor:
-        """Latents (B, h, w, D) of which some are kept: those at the flow's end."""
+    def encode(self, flow: Flow, features: Tensor, task: Any) -> Tensor:
+        """Latents (B, h, w, D) in the form that the memory bank stores: at the end of the flow."""
         return flow(features, task)[0]
 
-    def compared(self, flow: Flow, kept: Tensor, task: Any) -> Tensor:
-        """The latents (..., C) that are compared, of those that are kept (..., D): the same."""
-        return kept
+    def expand(self, flow: Flow, latent: Tensor, task: Any) -> Tensor:
+        """The vectors (..., C) between which distances are measured, from latents (..., D)."""
+        return latent
 
 
+@PATCH_SCORES.add("depths")
 class TwoDepthBankScore(BankScore):
-    """The same half-way through the flow and at its end at once.
+    """The distance in the latents of two depths joined: after half of the flow, and at its end.
 
-    On a ViT half-way shows better where defects are than the end does (BENCHMARKS.md, What each
-    default is worth). Those half-way alone are kept: what they become, the flow says.
+    The memory bank stores latents after half of the flow; the second half follows from them.
     """
 
-    name = "depths"
-
-    def kept(self, flow: Flow, features: Tensor, task: Any) -> Tensor:
-        """Latents half-way."""
+    def encode(self, flow: Flow, features: Tensor, task: Any) -> Tensor:
+        """Latents after the first half of the flow."""
         return flow.encode_half(features, task)
 
-    def compared(self, flow: Flow, kept: Tensor, task: Any) -> Tensor:
-        """Latents at both depths (..., 2 D), in the precision of those that are kept."""
-        end = flow.finish(kept, task)
-        return torch.cat((kept, to_half_clamped(end) if kept.dtype == torch.half else end), -1)
-
-
-SCORES: dict[str, type[PatchScore]] = {
-    score.name: score for score in (NllScore, NormScore, BankScore, TwoDepthBankScore)
-}
+    def expand(self, flow: Flow, latent: Tensor, task: Any) -> Tensor:
+        """Latents at both depths (..., 2 D), in the precision of `latent`."""
+        end = flow.finish(latent, task)
+        return torch.cat((latent, to_half_clamped(end) if latent.dtype == torch.half else end), -1)

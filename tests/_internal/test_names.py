@@ -21,12 +21,12 @@ def test_name_of_a_folder_is_taken(name: str) -> None:
 @pytest.mark.parametrize("name", BAD)
 def test_name_that_leads_elsewhere_or_cannot_be_written_is_refused(name: str) -> None:
     assert not is_file_name(name)
-    with pytest.raises(DataError, match="no name for a product"):
+    with pytest.raises(DataError, match="not a valid product name"):
         check_name(name)
 
 
 def test_name_that_is_too_long_is_refused_and_shortened() -> None:
-    with pytest.raises(DataError, match=f"'{'a' * 40}…' is no name") as error:
+    with pytest.raises(DataError, match=f"'{'a' * 40}…' is not a valid") as error:
         check_name("a" * (LONGEST_NAME + 1))
     assert len(str(error.value)) < 250
 

@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ from moleflow_pl.callbacks.task_scheduler import (
     counts_table,
     note_splits,
 )
+from moleflow_pl.data.feature_store import extract_features
 from moleflow_pl.errors import ConfigError, DataError
 from moleflow_pl.tasks.schedule import TaskSchedule
 from tests.helpers.models import TINY_MODEL, fit
@@ -183,7 +185,7 @@ def test_validation_runs_on_held_out_images_of_the_current_task(
 
 
 def test_epochs_have_to_be_at_least_one(tmp_path: Path, data_root: Path) -> None:
-    with pytest.raises(ConfigError, match="epochs_per_task has to be .* from 1 to 1000000, got 0"):
+    with pytest.raises(ConfigError, match="epochs_per_task must be .* from 1 to 1000000, got 0"):
         fit(tmp_path, data_root, ["b"], epochs=0)
 
 
@@ -191,3 +193,23 @@ def test_table_counts_images_by_purpose() -> None:
     counts = {"a": {"train": 1, "val": 2, "test_good": 3, "test_defective": 4}}
     table = counts_table(counts)
     assert [list(column.cells) for column in table.columns] == [["a"], ["1"], ["2"], ["3"], ["4"]]
+
+
+def test_time_of_a_task_holds_that_of_its_features(
+    tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept = []
+
+    def slowly(*args: Any) -> torch.Tensor:
+        if not slept:  # the features to learn from; others follow
+            slept.append(time.sleep(1.0))
+        return extract_features(*args)
+
+    monkeypatch.setattr("moleflow_pl.data.feature_store.extract_features", slowly)
+    started = time.monotonic()
+    module = fit(tmp_path, data_root, ["01", "b"], epochs=1, callbacks=[])
+    whole = time.monotonic() - started
+    first, second = (task.fit_seconds for task in module.schedule.tasks)
+    assert 1.0 <= first < whole
+    assert 0 < second < whole - 1.0
+    assert first + second < whole

@@ -1,262 +1,53 @@
-import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from moleflow_pl import MoLEFlow
-from moleflow_pl.checkpoints.experts import (
-    Expert,
-    add,
+from moleflow_pl.checkpoints.expert_edits import (
     base_hash,
     extract,
-    remove,
-    rename,
-    settled,
-    with_name,
+    learned_schedule,
 )
-from moleflow_pl.checkpoints.io import write_checkpoint
-from moleflow_pl.checkpoints.schema import STATE_KEY
-from moleflow_pl.errors import CheckpointError, ConfigError
-from moleflow_pl.tasks.calibration import Calibration
-from moleflow_pl.tasks.schedule import Task
-from tests.helpers.models import fit
-from tests.helpers.products import SIZE
-
-Checkpoint = dict[str, Any]
+from moleflow_pl.checkpoints.experts import Expert
+from moleflow_pl.checkpoints.io import read_checkpoint
+from moleflow_pl.errors import CheckpointError
 
 
-@pytest.fixture(scope="module")
-def three(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Checkpoint:
-    """A checkpoint of `01`, `b` and `c`; look, but do not touch."""
-    run = tmp_path_factory.mktemp("three")
-    fit(run, data_root, ["01", "b", "c"])
-    return torch.load(run / "last.ckpt", weights_only=True)
-
-
-def read(checkpoint: Checkpoint, folder: Path) -> MoLEFlow:
-    write_checkpoint(checkpoint, folder / "x.ckpt")
-    return MoLEFlow.load_from_checkpoint(folder / "x.ckpt").eval()
-
-
-def scores(checkpoint: Checkpoint, folder: Path) -> dict[str, torch.Tensor]:
-    """Patch scores of the same images by every expert, by product."""
-    module = read(checkpoint, folder)
-    images = torch.rand(5, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        features = module.inspector.extractor(images)
-        return {
-            name: torch.cat(
-                [found.patch_scores.flatten(), found.score, found.novelty_distance[:, i]]
-            )
-            for i, name in enumerate(module.schedule.names)
-            for found in [module.inspector.inspect(features, i)]
-        }
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], *names: str) -> bool:
-    return all(torch.equal(one[name], other[name]) for name in names)
-
-
-def through_a_file(expert: Expert, path: Path) -> Expert:
-    expert.save(path)
-    return Expert.load(path)
-
-
-def test_expert_of_a_run_that_held_nothing_out_is_read_back(
-    three: Checkpoint, tmp_path: Path
-) -> None:
-    expert = extract(three, "b")
-    expert.task.calibration = None
-    expert.task.products = ["[b"]
-    back = through_a_file(expert, tmp_path / "x.safetensors")
-    assert (back.task.products, back.task.calibration) == (["[b"], None)
-    assert all(torch.equal(back.tensors[key], tensor) for key, tensor in expert.tensors.items())
-
-
-@pytest.mark.parametrize("name", ["01", "b", "c"])
-def test_an_expert_that_went_and_came_back_scores_bit_for_bit(
-    name: str, three: Checkpoint, tmp_path: Path
-) -> None:
-    before = scores(three, tmp_path)
-    changed = copy.deepcopy(three)
-    expert = through_a_file(extract(changed, name), tmp_path / "x.safetensors")
-    remove(changed, name)
-    others = [other for other in before if other != name]
-    left = scores(changed, tmp_path)
-    assert list(left) == others
-    assert same(before, left, *others)
-    add(changed, expert)
-    back = scores(changed, tmp_path)
-    assert list(back) == [*others, name]
-    assert same(before, back, *before)
-    calibration = read(changed, tmp_path).schedule.tasks[-1].calibration
-    assert calibration is not None
-    original = settled(three).tasks[list(before).index(name)]
-    assert calibration == original.calibration
-
-
-def test_an_expert_learned_at_one_site_works_at_another(
-    three: Checkpoint, tmp_path: Path, data_root: Path
-) -> None:
-    """The other site has the base alone, and learned something else since."""
-    shared = tmp_path / "shared"
-    fit(shared, data_root, ["01"])
-    other = fit(tmp_path / "other", data_root, ["01", "c"], ckpt_path=shared / "last.ckpt")
-    assert other.schedule.names == ["01", "c"]
-    checkpoint = torch.load(tmp_path / "other" / "last.ckpt", weights_only=True)
-    before = scores(checkpoint, tmp_path)
-    add(checkpoint, extract(three, "b"))
-    after = scores(checkpoint, tmp_path)
-    assert same(before, after, "01", "c")
-    assert torch.equal(after["b"], scores(three, tmp_path)["b"])
-    assert [task.products for task in settled(checkpoint).tasks] == [["01"], ["c"], ["b"]]
-
-
-@pytest.mark.parametrize("change", ["import", "remove"])
-def test_a_fit_goes_on_after_experts_came_and_went(
-    change: str, three: Checkpoint, tmp_path: Path, data_root: Path
-) -> None:
-    checkpoint = copy.deepcopy(three)
-    expert = extract(checkpoint, "b")
-    remove(checkpoint, "b")
-    plan = ["01", "c"]
-    if change == "import":
-        add(checkpoint, expert)
-        plan.append("b")
-    write_checkpoint(checkpoint, tmp_path / "run" / "last.ckpt")
-    before = scores(checkpoint, tmp_path)
-    rename(checkpoint, "c", "old")
-    write_checkpoint(checkpoint, tmp_path / "run" / "last.ckpt")
-    plan = ["old" if name == "c" else name for name in plan]
-    module = fit(tmp_path / "on", data_root, [*plan, "c"], ckpt_path=tmp_path / "run" / "last.ckpt")
-    assert module.schedule.current is None
-    assert [task.epochs_done for task in module.schedule.tasks] == [2] * (len(plan) + 1)
-    after = scores(torch.load(tmp_path / "on" / "last.ckpt", weights_only=True), tmp_path)
-    assert torch.equal(before["c"], after["old"])
-    assert torch.equal(before["01"], after["01"])
-
-
-def test_everything_that_belongs_to_a_task_travels_whatever_parts_it_has(
-    three: Checkpoint, tmp_path: Path
-) -> None:
-    """A part that this version knows nothing of, in a dictionary of tasks."""
-    checkpoint = copy.deepcopy(three)
-    checkpoint[STATE_KEY]["per_task"].append("whitening.3.adapters")
-    for task in range(3):
-        checkpoint["state_dict"][f"whitening.3.adapters.{task}.matrix.0"] = torch.full((2,), task)
-    checkpoint["state_dict"]["whitening.3.adapters_of_the_base.1"] = torch.ones(1)
-    expert = through_a_file(extract(checkpoint, "b"), tmp_path / "x.safetensors")
-    assert expert.tensors["whitening.3.adapters.*.matrix.0"].tolist() == [1, 1]
-    remove(checkpoint, "b")
-    add(checkpoint, expert)
-    moved = [checkpoint["state_dict"][f"whitening.3.adapters.{t}.matrix.0"][0] for t in range(3)]
-    assert moved == [0, 2, 1]
+def expert_of(learned: tuple[Path, MoLEFlow], name: str) -> Expert:
+    return extract(read_checkpoint(learned[0] / "last.ckpt"), name)
 
 
 def test_the_file_holds_the_experts_tensors_and_says_what_they_are(
-    three: Checkpoint, tmp_path: Path
+    learned: tuple[Path, MoLEFlow], tmp_path: Path
 ) -> None:
-    extract(three, "b").save(tmp_path / "b.safetensors")
+    checkpoint = read_checkpoint(learned[0] / "last.ckpt")
+    extract(checkpoint, "b").save(tmp_path / "b.safetensors")
     with safe_open(tmp_path / "b.safetensors", framework="pt") as file:
         text, keys = file.metadata(), list(file.keys())
     parts = ("input_adapters.*.whitening", "lora_A.*", "task_biases.*", "prototypes.*.mean")
     assert all(any(key.endswith(part) for key in keys) for part in parts)
-    mine = [k for k in three["state_dict"] if any(f"{p}.1" in k for p in ("lora_A", "lora_B"))]
+    mine = [k for k in checkpoint["state_dict"] if any(f"{p}.1" in k for p in ("lora_A", "lora_B"))]
     assert len([key for key in keys if "lora_" in key]) == len(mine)
     assert text["product"] == "b"
-    assert text["base_sha256"] == base_hash(three)
+    assert text["base_sha256"] == base_hash(checkpoint)
     assert len(text["data_sha256"]) == 64
     assert json.loads(text["backbone"])["backbone"] == "test_vit"
     assert json.loads(text["metrics"])["image_auroc"]["oracle"] is not None
     assert "torch" in json.loads(text["versions"])
-    task = settled(three).tasks[1]
+    task = learned_schedule(checkpoint).tasks[1]
     assert task.calibration is not None
     assert float(text["threshold"]) == task.calibration.score_threshold.value
     assert json.loads(text["task"])["calibration"]["scores"] == task.calibration.scores
 
 
-def test_an_expert_of_another_base_is_refused_with_both_hashes(
-    three: Checkpoint, tmp_path: Path
-) -> None:
-    other = copy.deepcopy(three)
-    other["state_dict"]["flow.flow.module_list.0.global_offset"] += 1e-6
-    remove(other, "b")
-    with pytest.raises(CheckpointError) as error:
-        add(other, extract(three, "b"))
-    assert base_hash(three) in str(error.value)
-    assert base_hash(other) in str(error.value)
-    other = copy.deepcopy(three)
-    other[STATE_KEY]["backbone"]["layers"] = [1]
-    with pytest.raises(CheckpointError, match="another backbone .*layers"):
-        add(other, extract(three, "b"))
-
-
-def test_base_is_the_same_whatever_experts_stand_on_it(three: Checkpoint) -> None:
-    expected = base_hash(three)
-    fewer = copy.deepcopy(three)
-    remove(fewer, "01")
-    assert base_hash(fewer) == expected
-
-
-def test_renaming_changes_a_name_and_no_tensor(three: Checkpoint, tmp_path: Path) -> None:
-    changed = copy.deepcopy(three)
-    rename(changed, "b", "bolt")
-    assert settled(changed).names == ["01", "bolt", "c"]
-    before, after = three["state_dict"], changed["state_dict"]
-    assert before.keys() == after.keys()
-    assert all(torch.equal(after[key], tensor) for key, tensor in before.items())
-    assert changed[STATE_KEY]["tasks"][1]["evaluation"]
-
-
-def test_a_product_of_a_group_keeps_its_threshold_under_another_name() -> None:
-    task = Task(["a", "b"], 1, calibration=Calibration([1.0, 2.0], products=["b", "a"]))
-    renamed = with_name(task, "b", "c")
-    assert renamed.products == ["a", "c"]
-    assert renamed.calibration == Calibration([1.0, 2.0], products=["c", "a"])
-    assert task.products == ["a", "b"]
-    assert task.calibration == Calibration([1.0, 2.0], products=["b", "a"])
-
-
-def test_names_that_cannot_be_are_refused(three: Checkpoint) -> None:
-    changed = copy.deepcopy(three)
-    for old, new, message in (
-        ("b", "c", r"knows \['c'\] already"),
-        ("x", "y", r"no product 'x': the model knows \['01', 'b', 'c'\]"),
-        ("b", "a/b", "has to be a folder's name"),
-        ("b", " ", "has to be a folder's name"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            rename(changed, old, new)
-    with pytest.raises(ConfigError, match=r"knows \['b'\] already"):
-        add(changed, extract(three, "b"))
-    add(changed, extract(three, "b"), name="b2")
-    assert settled(changed).names == ["01", "b", "c", "b2"]
-
-
-def test_the_last_expert_stays(three: Checkpoint) -> None:
-    changed = copy.deepcopy(three)
-    remove(changed, "01")
-    remove(changed, "c")
-    with pytest.raises(ConfigError, match="'b' is the only expert"):
-        remove(changed, "b")
-
-
-def test_a_half_learned_task_has_to_be_finished_first(three: Checkpoint) -> None:
-    changed = copy.deepcopy(three)
-    changed[STATE_KEY]["tasks"][2]["epochs_done"] = 1
-    with pytest.raises(CheckpointError, match="'c' is half learned"):
-        extract(changed, "b")
-
-
-def test_what_is_no_experts_file_is_said(tmp_path: Path) -> None:
+def test_file_that_is_no_expert_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"x" * 100)
     for path in (tmp_path / "x", tmp_path / "nothing"):
-        with pytest.raises(CheckpointError, match="no expert's file at"):
+        with pytest.raises(CheckpointError, match="no expert file at"):
             Expert.load(path)
 
 
@@ -274,8 +65,8 @@ def in_a_file(expert: Expert, place: Path, **changes: Any) -> Path:
         ({"task": None}, "'task'"),
         ({"task": "{"}, "damaged: Expecting"),
         ({"task": "3"}, "expected a dictionary, found 3"),
-        ({"task": '{"products": ["../../x"], "epochs": 1, "epochs_done": 1}'}, "no names of"),
-        ({"task": '{"products": ["/x"], "epochs": 1, "epochs_done": 1}'}, "no names of products"),
+        ({"task": '{"products": ["../../x"], "epochs": 1, "epochs_done": 1}'}, "not names of"),
+        ({"task": '{"products": ["/x"], "epochs": 1, "epochs_done": 1}'}, "not names of products"),
         ({"task": '{"products": ["x"], "epochs": 9, "epochs_done": 1}'}, "is not learned"),
         ({"task": '{"products": ["x"], "epochs": "1"}'}, "epochs: expected a whole number"),
         ({"lists": '["tasks"]'}, "is not learned"),
@@ -287,30 +78,10 @@ def in_a_file(expert: Expert, place: Path, **changes: Any) -> Path:
     ],
 )
 def test_an_experts_file_that_is_not_whole_is_refused_in_one_sentence(
-    changes: dict, said: str, three: Checkpoint, tmp_path: Path
+    changes: dict, said: str, learned: tuple[Path, MoLEFlow], tmp_path: Path
 ) -> None:
-    path = in_a_file(extract(three, "b"), tmp_path / "b.safetensors", **changes)
+    path = in_a_file(expert_of(learned, "b"), tmp_path / "b.safetensors", **changes)
     with pytest.raises(CheckpointError, match=said) as error:
         Expert.load(path)
     assert "b.safetensors" in str(error.value)
     assert len(str(error.value).splitlines()) == 1
-
-
-@pytest.mark.parametrize("what", ["base", "missing", "shape"])
-def test_an_expert_cannot_bring_tensors_that_are_not_an_experts(
-    what: str, three: Checkpoint, tmp_path: Path
-) -> None:
-    expert = extract(three, "b")
-    remove(three := copy.deepcopy(three), "b")
-    own = next(key for key in expert.tensors if "lora_A" in key)
-    if what == "base":
-        # it would change what all experts stand on
-        expert.tensors["flow.reference_mean"] = torch.zeros(64)
-    elif what == "missing":
-        del expert.tensors[own]
-    else:
-        expert.tensors[own] = torch.zeros(7)
-    before = base_hash(three)
-    with pytest.raises(CheckpointError, match="'b' has other tensors"):
-        add(three, through_a_file(expert, tmp_path / "b.safetensors"))
-    assert base_hash(three) == before

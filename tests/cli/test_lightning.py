@@ -11,23 +11,21 @@ from tests.helpers.parsing import parse
 
 
 def test_a_run_that_wrote_no_checkpoint_yet_starts_from_the_beginning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "run" / "last.ckpt"
     args = ["fit", f"--ckpt_path={path}", "--config=demo"]
     with caplog.at_level(logging.INFO, "moleflow_pl"):
-        parsed = parse(monkeypatch, *args, f"--trainer.default_root_dir={path.parent}")
+        parsed = parse(*args, f"--trainer.default_root_dir={path.parent}")
     assert parsed.missing == path
     assert parsed.config.fit.ckpt_path is None
     assert f"no checkpoint at {path} yet: the run starts from the beginning" in caplog.messages
 
 
-def test_a_missing_checkpoint_of_another_run_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_checkpoint_of_another_run_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "run" / "last.ckpt"
     with pytest.raises(CheckpointError, match=f"no checkpoint at {path}"):
-        parse(monkeypatch, "fit", f"--ckpt_path={path}", "--config=demo")
+        parse("fit", f"--ckpt_path={path}", "--config=demo")
 
 
 def test_a_checkpoint_that_was_written_once_is_missed(tmp_path: Path) -> None:
@@ -40,32 +38,42 @@ def test_a_checkpoint_that_was_written_once_is_missed(tmp_path: Path) -> None:
 
 
 def test_arguments_of_a_checkpoint_yield_to_the_config_and_to_the_command_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     (tmp_path / "c.yaml").write_text("model: {lora_rank: 6, bank_size: 6}")
     stored = "model: {lora_rank: 5, bank_size: 5, smooth: 5}\ntrainer: {max_steps: 5}"
     write_checkpoint(bare_checkpoint(stored), tmp_path / "last.ckpt")
     given = [f"--ckpt_path={tmp_path / 'last.ckpt'}", f"--config={tmp_path / 'c.yaml'}"]
-    config = parse(monkeypatch, "test", *given, "--model.lora_rank=7").config.test
-    assert (config.model.lora_rank, config.model.bank_size, config.model.smooth) == (7, 6, 5)
+    config = parse("test", *given, "--model.lora_rank=7").config.test
+    assert (config.model.lora_rank, config.model.bank_size, config.model.smooth) == (
+        7,
+        6,
+        5,
+    )
     assert config.trainer.default_root_dir == str(tmp_path)
 
 
+def test_later_configs_override_earlier_ones(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("model: {grid: 8}")
+    own = f"--config={tmp_path / 'mine.yaml'}"
+    model = parse("fit", "--config", "demo", own).config.fit.model
+    assert (model.grid, model.backbone) == (8, "tf_efficientnet_lite0")
+    assert parse("fit", own, "--config", "demo").config.fit.model.grid == 16
+
+
 @pytest.mark.parametrize(("epochs", "refused"), [("-1", False), ("3", True)])
-def test_the_schedule_decides_how_long_a_fit_lasts(
-    epochs: str, refused: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_schedule_decides_how_long_a_fit_lasts(epochs: str, refused: bool) -> None:
     flags = ["--config=demo", f"--trainer.max_epochs={epochs}"]
     if not refused:
-        assert parse(monkeypatch, "fit", *flags).config.fit.trainer.max_epochs == -1
+        assert parse("fit", *flags).config.fit.trainer.max_epochs == -1
         return
     with pytest.raises(ConfigError, match=r"trainer.max_epochs 3: .* schedule.epochs_per_task"):
-        parse(monkeypatch, "fit", *flags)
+        parse("fit", *flags)
 
 
-def test_an_unknown_preset_ends_before_anything_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_preset_ends_before_anything_is_built() -> None:
     with pytest.raises(ConfigError, match="Did you mean demo"):
-        parse(monkeypatch, "fit", "--config", "demoo")
+        parse("fit", "--config", "demoo")
 
 
 def restoring_with(message: str, file: str, function: str) -> Exception:

@@ -1,23 +1,43 @@
 import csv
-import json
 from pathlib import Path
 
 import pytest
 
-from moleflow_pl import MoLEFlow
 from moleflow_pl.cli.report import main
+from moleflow_pl.errors import DataError
+from tests.helpers.scores import runs_in
 
 
-def test_runs_are_compared_in_the_files_that_it_names(
-    learned: tuple[Path, MoLEFlow], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_runs_are_compared_in_the_order_given_and_the_files_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, output = learned[0], tmp_path / "out"
-    main(["--run", str(run), "--run", str(run), "--output", str(output)])
-    named = [Path(line) for line in capsys.readouterr().out.splitlines()]
-    assert sorted(named) == sorted(output.iterdir())
-    assert {path.suffix for path in named} == {".html", ".csv", ".tex"}
-    summary = json.loads((run / "report" / "summary.json").read_text())
-    average = summary["metrics"]["image_auroc"]["average"]
-    with (output / "comparison.csv").open() as file:
-        text = [cell for row in csv.reader(file) for cell in row]
-    assert any(cell.startswith(f"{average:.3f}") or cell == str(average) for cell in text), text
+    one, two = runs_in(tmp_path)
+    main(["--run", str(two), f"--run={one}", f"--output={tmp_path / 'out'}"])
+    written = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert [path.name for path in written] == [
+        "comparison.html",
+        "comparison.tex",
+        "comparison.csv",
+    ]
+    assert all(path.parent == tmp_path / "out" for path in written)
+    with written[2].open() as file:
+        row = next(row for row in csv.DictReader(file) if row["task"] == "a")
+    assert list(row)[-2:] == [str(two), str(one)]
+    assert (row[str(one)], row[str(two)]) == ("1.0", "")  # `two` never learned `a`
+
+
+def test_files_lie_in_a_folder_comparison_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["--run", str(runs_in(tmp_path)[0])])
+    assert (tmp_path / "comparison" / "comparison.html").is_file()
+
+
+def test_without_a_run_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        main([])
+    with pytest.raises(DataError, match="no report/summary.json"):
+        main(["--run", str(tmp_path / "nowhere")])
+    assert list(tmp_path.iterdir()) == []

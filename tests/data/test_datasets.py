@@ -5,7 +5,7 @@ from torch.utils.data import DataLoader
 
 from moleflow_pl._internal.distributed import interleave
 from moleflow_pl.data.datasets import FeatureDataset, ImageDataset, SeededOrder, SharedBatches
-from moleflow_pl.data.layouts.registry import MVTecLayout
+from moleflow_pl.data.layouts.mvtec import MVTecLayout
 from moleflow_pl.data.patch_sampler import PatchDraw
 
 

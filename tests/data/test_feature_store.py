@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from moleflow_pl.data import feature_store as features
 from moleflow_pl.data.datasets import ImageDataset
 from moleflow_pl.data.feature_store import FeatureStore, extract_features, features_key
-from moleflow_pl.data.layouts.registry import MVTecLayout
+from moleflow_pl.data.layouts.mvtec import MVTecLayout
 from moleflow_pl.errors import DataError
 from moleflow_pl.features.extractor import PatchExtractor
 
@@ -80,6 +80,7 @@ def fill_share(rank: int, data_root: Path, folder: Path) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow  # `tests/stories/test_devices.py` has two processes fill a file too
 def test_ranks_fill_a_file_together_as_one_does(tmp_path: Path, data_root: Path) -> None:
     loader = loader_of(data_root)
     mp.spawn(fill_share, (data_root, tmp_path), nprocs=2)

@@ -6,9 +6,9 @@ import torch
 from moleflow_pl import MoLEFlow
 from moleflow_pl.errors import ConfigError, ExportError
 from moleflow_pl.export.pipeline import (
-    IMAGES_EACH,
+    IMAGES_PER_PRODUCT,
     export_checkpoint,
-    own_images,
+    run_images,
     task_of,
     trial_images,
 )
@@ -39,22 +39,24 @@ def test_a_file_that_differs_is_not_kept(learned: Run, tmp_path: Path) -> None:
 def test_products_go_by_their_own_name_or_their_tasks(learned: Run) -> None:
     model = learned[1]
     assert [task_of(model, name) for name in ("01", "b")] == [0, 1]
-    with pytest.raises(ConfigError, match=r"no product 'x' in this model: it knows \['01', 'b'\]"):
+    with pytest.raises(
+        ConfigError, match=r"no product 'x' in this model: it has learned \['01', 'b'\]"
+    ):
         task_of(model, "x")
 
 
 def test_images_of_the_run_are_taken_evenly_from_each_product(data_root: Path) -> None:
     data = {"layout": "mvtec", "root": str(data_root)}
-    paths = own_images(data, ["01", "b"])
+    paths = run_images(data, ["01", "b"])
     assert len(paths) == 12
     assert {path.parent.name for path in paths} == {"good", "square"}
-    assert own_images({**data, "root": "gone"}, ["01"]) == []
-    many = own_images({"layout": "elpv"}, ["solar_mono", "solar_poly"])
-    assert len(many) == 2 * IMAGES_EACH
+    assert run_images({**data, "root": "gone"}, ["01"]) == []
+    many = run_images({"layout": "elpv"}, ["solar_mono", "solar_poly"])
+    assert len(many) == 2 * IMAGES_PER_PRODUCT
 
 
 def test_noise_stands_in_for_images_that_are_gone(learned: Run) -> None:
     images, source = trial_images(learned[1], [0, 1], {"root": "gone"}, None)
-    assert images.shape == (IMAGES_EACH, 3, 48, 48)
+    assert images.shape == (IMAGES_PER_PRODUCT, 3, 48, 48)
     assert images.float().std() > 70
     assert "--images" in source

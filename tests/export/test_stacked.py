@@ -30,14 +30,14 @@ def test_each_image_of_a_mixed_batch_gets_its_own_expert(options: dict, tiny_mod
     # in another order than the tasks', and one task is left out
     stacked, place = StackedFlow(model.inspector.flow, [2, 0]), torch.tensor([0, 1, 1, 0, 1])
     latent, log_det = stacked(features, place)
-    encode_half = stacked.encode_half(features, place)
-    end = stacked.finish(encode_half, place)
+    halfway = stacked.encode_half(features, place)
+    end = stacked.finish(halfway, place)
     for i, task in enumerate([2, 0, 0, 2, 0]):
         own = model.inspector.flow(features[i : i + 1], task)
         torch.testing.assert_close(latent[i : i + 1], own[0], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(log_det[i : i + 1], own[1], rtol=1e-4, atol=1e-5)
         middle = model.inspector.flow.encode_half(features[i : i + 1], task)
-        torch.testing.assert_close(encode_half[i : i + 1], middle, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(halfway[i : i + 1], middle, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(end[i : i + 1], own[0], rtol=1e-4, atol=1e-5)
 
 

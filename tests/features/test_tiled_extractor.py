@@ -138,7 +138,7 @@ def test_tiles_are_part_of_what_an_expert_depends_on() -> None:
         ({"tile": [128, 320]}, r"image width 256 .* tiles of 320.* nearest sizes that fit are 320"),
         ({"image_size": [250, 256]}, "image height 250 .* nearest sizes that fit are 248 and 256"),
         ({"overlap": 128}, "tile_overlap 128 .* at most 120"),
-        ({"overlap": -1}, "tile_overlap has to be a whole number from 0"),
+        ({"overlap": -1}, "tile_overlap must be an integer from 0"),
         ({"grid": 10}, "a grid that divides it"),
     ],
 )

@@ -37,7 +37,7 @@ def test_norm_can_be_left_out() -> None:
     assert not any(key.startswith("layer_norm") for key in adapter.state_dict())
 
 
-def test_an_adapter_that_is_renumbered_recalls_whether_it_had_a_reference() -> None:
+def test_a_loaded_adapter_has_a_reference_where_the_stored_one_had() -> None:
     first, later = TaskInputAdapter(4), TaskInputAdapter(4, torch.ones(4), 2 * torch.ones(4))
     x = torch.randn(1, 2, 2, 4)
     for adapter in (first, later):

@@ -91,17 +91,17 @@ def test_inverse_of_forward_is_the_input_without_adapter() -> None:
 
 
 @pytest.mark.parametrize("layers", [1, 2, 5])
-def test_halfway_is_behind_half_of_the_blocks_and_onward_goes_to_the_end(layers: int) -> None:
+def test_encode_half_runs_half_of_the_blocks_and_finish_the_others(layers: int) -> None:
     flow = awake_flow(tasks=2, coupling_layers=layers)
     features, task = torch.randn(3, 2, 4, 12, dtype=torch.float64), torch.tensor([1, 0, 1])
-    encode_half = flow.encode_half(features, task)
+    halfway = flow.encode_half(features, task)
     for i, one in enumerate(task.tolist()):
         rows = flow.adapter_of(one)(features[i]).reshape(-1, 12)
         for block in list(flow.flow)[: layers // 2]:
             (rows,), _ = block((rows,), c=[one])
-        torch.testing.assert_close(encode_half[i].reshape(-1, 12), rows, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(halfway[i].reshape(-1, 12), rows, rtol=1e-9, atol=1e-9)
     latent = flow(features, task)[0]
-    torch.testing.assert_close(flow.finish(encode_half, task), latent, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(flow.finish(halfway, task), latent, rtol=1e-9, atol=1e-9)
 
 
 def test_fresh_expert_scores_as_the_shared_flow_behind_its_adapter() -> None:

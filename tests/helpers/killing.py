@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from tests.helpers.story import Story, command, moleflow, watched
+from tests.helpers.commands import command, moleflow
+from tests.helpers.story import Story, watched
 
 COMPARED = ("tasks", "routing", "metrics")
 LONGEST_DELAY = 0.5  # seconds; an epoch of these runs takes less

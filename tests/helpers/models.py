@@ -8,9 +8,8 @@ from lightning.pytorch import Callback, Trainer
 from moleflow_pl import ContinualDataModule, MoLEFlow, MoLESpatialAwareNF
 from moleflow_pl.callbacks import EvaluationCallback, RunCheckpoint, TaskSchedulerCallback
 from moleflow_pl.features.statistics import FeatureStatistics
-from moleflow_pl.flow.whitening import WhiteningAdapter
 from moleflow_pl.routing.novelty import sample_patches
-from moleflow_pl.scoring.memory_bank import LatentBank
+from moleflow_pl.scoring.memory_bank import MemoryBank
 from moleflow_pl.tasks.calibration import Calibration
 from tests.helpers.products import SIZE
 
@@ -95,14 +94,14 @@ def some_tasks(model: MoLEFlow, count: int) -> MoLEFlow:
         model.inspector.flow.add_task(task)
         adapter, patches = model.inspector.flow.adapter_of(task), FeatureStatistics(dim)
         patches.update(torch.randn(2 * dim, dim) * (task + 1) + task)
-        if isinstance(adapter, WhiteningAdapter):
+        if adapter is not None:
             adapter.fit(patches)
         routed, ordinary = model.inspector.add_prototypes(task)
         centre = torch.randn(1, 4, 4, dim)
         routed.update(model.inspector.image_features(centre + torch.randn(50, 4, 4, dim)))
         ordinary.update(sample_patches(torch.randn(20, 4, 4, dim) + task))
         if model.inspector.has_banks:
-            bank = model.inspector.banks[str(task)] = LatentBank(dim, model.inspector.bank_size)
+            bank = model.inspector.banks[str(task)] = MemoryBank(dim, model.inspector.bank_size)
             bank.fill(
                 torch.randn(model.inspector.bank_size, dim), torch.Generator().manual_seed(task)
             )

@@ -1,20 +1,18 @@
-"""The command line parsed, with nothing built."""
+"""The arguments of a command, parsed and not acted upon."""
 
-import pytest
+from unittest.mock import patch
 
-from moleflow_pl.cli.lightning import MoLEFlowCLI, build
+import moleflow_pl.cli.lightning as cli
 
 
-class Parsed(MoLEFlowCLI):
+class Parsed(cli.MoLEFlowCLI):
     """Parses, and stops before anything is built."""
 
     def instantiate_classes(self) -> None:
         self.subcommand = None
 
 
-def parse(monkeypatch: pytest.MonkeyPatch, *args: str) -> Parsed:
-    """What LightningCLI makes of a command line."""
-    monkeypatch.setattr("sys.argv", ["moleflow"])  # LightningCLI warns of arguments there
-    parsed = build(list(args), Parsed)
-    assert isinstance(parsed, Parsed)
-    return parsed
+def parse(*args: str) -> cli.MoLEFlowCLI:
+    """What a command of these arguments would do."""
+    with patch("sys.argv", ["moleflow"]):
+        return cli.build(list(args), Parsed)

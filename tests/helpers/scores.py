@@ -1,14 +1,16 @@
 """Scores of test images, and tasks that were evaluated."""
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from moleflow_pl.data.datasets import ImageDataset
-from moleflow_pl.data.layouts.registry import MVTecLayout
+from moleflow_pl.data.layouts.mvtec import MVTecLayout
 from moleflow_pl.metrics.task_matrix import matrix_row
 from moleflow_pl.metrics.task_scores import EvaluationOptions, TaskScores
+from moleflow_pl.report.summary import summarise
 from moleflow_pl.tasks.schedule import Task
 
 
@@ -43,13 +45,6 @@ def scored(
     return result
 
 
-def anonymous_mb(peak: bool = False) -> float:
-    """Anonymous memory of this process in MB, now or (for all memory) at its most."""
-    field = "VmHWM" if peak else "VmRSS"
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
-
-
 def scored_at_1024(count: int) -> TaskScores:
     """Scores of images of 37 x 37 patches with masks of 1024 x 1024, by two different ways."""
     result = TaskScores(0, EvaluationOptions(map_size=1024))
@@ -57,6 +52,7 @@ def scored_at_1024(count: int) -> TaskScores:
         mask = torch.zeros(1024, 1024, dtype=torch.uint8)
         mask[100:300, 200:260] = i % 2
         maps = torch.randn(1, 37, 37)
+        maps[:, 4:11, 7:10] += i % 2  # the defect, roughly
         batch = {name: [str(i)] for name in ("path", "product", "defect")}
         batch |= {"gt_label": torch.tensor([i % 2]), "gt_mask": [mask]}
         one = torch.ones(1)
@@ -110,3 +106,16 @@ def learned_tasks() -> list[Task]:
     tasks[0].evaluation = matrix_row([first], 1, SETTINGS)
     tasks[1].evaluation = matrix_row([first, second], 2, SETTINGS)
     return tasks
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """Two runs of the tasks `a` and `b`, the second in the other order and a little worse."""
+    first = summarise(learned_tasks(), COST)
+    second = json.loads(json.dumps(first))
+    second["tasks"] = ["b", "metal_nut & <co>"]
+    second["metrics"]["image_auroc"]["routed"] = [0.5, 0.25]
+    paths = [folder / "one", folder / "two"]
+    for path, summary in zip(paths, (first, second), strict=True):
+        (path / "report").mkdir(parents=True)
+        (path / "report" / "summary.json").write_text(json.dumps(summary))
+    return paths

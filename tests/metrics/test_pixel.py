@@ -1,7 +1,5 @@
-import itertools
 from collections.abc import Iterator
 
-import numpy as np
 import pytest
 import torch
 from scipy import ndimage
@@ -10,28 +8,7 @@ from torch import Tensor
 
 import moleflow_pl.metrics.pixel as pixel_metrics
 from moleflow_pl.metrics.pixel import PixelHistogram, bin_edges
-
-
-def literal_aupro(maps: np.ndarray, masks: np.ndarray, limit: float = 0.3) -> float:
-    """Every threshold, every region, one at a time."""
-    regions = []
-    for scores, mask in zip(maps, masks, strict=True):
-        labels, count = ndimage.label(mask, np.ones((3, 3)))
-        regions += [scores[labels == k] for k in range(1, count + 1)]
-    normal = maps[~masks]
-    points = [(0.0, 0.0)]
-    for threshold in np.unique(maps)[::-1]:
-        overlap = np.mean([(region >= threshold).mean() for region in regions])
-        points.append(((normal >= threshold).mean(), overlap))
-    area = 0.0
-    for (x0, y0), (x1, y1) in itertools.pairwise(points):
-        if x0 >= limit:
-            break
-        if x1 > limit:
-            y1 = y0 + (y1 - y0) * (limit - x0) / (x1 - x0)
-            x1 = limit
-        area += (x1 - x0) * (y0 + y1) / 2
-    return area / limit
+from tests.helpers.oracles import literal_aupro
 
 
 def histogram_of(maps: Tensor, masks: Tensor) -> PixelHistogram:

@@ -1,7 +1,6 @@
 import copy
 import math
 from collections.abc import Callable
-from typing import get_args
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ from benchmarks import literal
 from moleflow_pl import MoLEFlow
 from moleflow_pl.model.inspector import CACHED_BANKS
 from moleflow_pl.routing.router import NEAREST
-from moleflow_pl.scoring.patch_scores import SCORES, ScoreName
+from moleflow_pl.scoring.patch_scores import PATCH_SCORES
 from tests.helpers.models import SEED_METHOD, wake, with_tasks
 from tests.helpers.products import SIZE
 
@@ -55,7 +54,7 @@ def test_router_is_told_the_mean_over_patches_without_position(tiny_model: Build
     assert torch.equal(module(images).distances, expected)
 
 
-@pytest.mark.parametrize("score", get_args(ScoreName))
+@pytest.mark.parametrize("score", list(PATCH_SCORES))
 def test_patch_score_is_the_one_asked_for(tiny_model: Build, score: str) -> None:
     module = with_tasks(tiny_model(score=score, bank_size=7))
     features = torch.randn(2, 1, 9, 64)
@@ -86,7 +85,7 @@ def test_patch_score_is_the_one_asked_for(tiny_model: Build, score: str) -> None
 def test_another_score_does_not_find_what_the_last_one_compared(tiny_model: Build) -> None:
     module = with_tasks(tiny_model(score="depths", bank_size=7))
     assert module.inspector.search_bank(0).shape == (7, 128)
-    module.inspector.set_patch_score(SCORES["bank"]())
+    module.inspector.set_patch_score(PATCH_SCORES["bank"]())
     assert module.inspector.search_bank(0).shape == (7, 64)
 
 
@@ -110,7 +109,7 @@ def test_what_kept_latents_become_follows_the_bank_and_the_expert(tiny_model: Bu
     assert not torch.equal(module.inspector.search_bank(0)[:, :64], second[:, :64])
 
 
-@pytest.mark.parametrize("score", get_args(ScoreName))
+@pytest.mark.parametrize("score", list(PATCH_SCORES))
 def test_adding_a_task_leaves_earlier_patch_scores_bit_equal(tiny_model: Build, score: str) -> None:
     module = with_tasks(tiny_model(score=score, bank_size=7))
     features = torch.randn(3, 2, 9, 64)
@@ -156,10 +155,8 @@ def test_without_position_the_place_of_a_patch_does_not_matter(tiny_model: Build
         assert torch.allclose(one, other, rtol=1e-4) == same
 
 
-@pytest.mark.parametrize("score", get_args(ScoreName))
-def test_mixed_precision_changes_no_feature_and_no_score(
-    tiny_model: Build, score: ScoreName
-) -> None:
+@pytest.mark.parametrize("score", list(PATCH_SCORES))
+def test_mixed_precision_changes_no_feature_and_no_score(tiny_model: Build, score: str) -> None:
     module = with_tasks(tiny_model(score=score, bank_size=7), 2 * NEAREST)
     fresh = copy.deepcopy(module)  # what it makes once, it makes in mixed precision
     images = torch.rand(2, 3, SIZE, SIZE)

@@ -6,21 +6,7 @@ import pytest
 
 from moleflow_pl.errors import DataError
 from moleflow_pl.report.comparison import Spread, compare, overall, read_summary, tabulate, tex
-from moleflow_pl.report.summary import summarise
-from tests.helpers.scores import COST, learned_tasks
-
-
-def runs_in(folder: Path) -> list[Path]:
-    """Two runs of the tasks `a` and `b`, the second in the other order and a little worse."""
-    first = summarise(learned_tasks(), COST)
-    second = json.loads(json.dumps(first))
-    second["tasks"] = ["b", "metal_nut & <co>"]
-    second["metrics"]["image_auroc"]["routed"] = [0.5, 0.25]
-    paths = [folder / "one", folder / "two"]
-    for path, summary in zip(paths, (first, second), strict=True):
-        (path / "report").mkdir(parents=True)
-        (path / "report" / "summary.json").write_text(json.dumps(summary))
-    return paths
+from tests.helpers.scores import runs_in
 
 
 def test_tasks_are_matched_by_name_whatever_their_order(tmp_path: Path) -> None:
@@ -59,8 +45,8 @@ def test_files_say_the_same_in_three_forms(tmp_path: Path) -> None:
 
 def test_whole_runs_are_compared_by_routing_and_forgetting(tmp_path: Path) -> None:
     found = overall([read_summary(run) for run in runs_in(tmp_path)])
-    assert found["images routed right"].values == [1.0, 1.0]
-    assert found["forgetting, image AUROC"].values == [0.0, 0.0]
+    assert found["routing accuracy"]["routed"].values == [1.0, 1.0]
+    assert found["forgetting, image AUROC"]["routed"].values == [0.0, 0.0]
 
 
 def test_what_runs_were_not_evaluated_by_alike_stands_beside_them(tmp_path: Path) -> None:

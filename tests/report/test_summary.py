@@ -86,11 +86,11 @@ def test_report_files_say_what_the_summary_says(tmp_path: Path) -> None:
     }
 
 
-def test_table_shows_routed_and_own_expert_of_every_task() -> None:
+def test_table_shows_routed_and_oracle_of_every_task() -> None:
     console = Console(width=120, record=True)
     console.print(summary_table(summarise(learned_tasks(), COST)))
     text = console.export_text()
-    for word in ("a", "b", "all", "1.000 (1.000)", "0.000", "-", "own expert", "defective"):
+    for word in ("a", "b", "all", "1.000 (1.000)", "0.000", "-", "oracle", "defective"):
         assert word in text
 
 

@@ -7,8 +7,8 @@ import torch
 from moleflow_pl import MoLEFlow
 from moleflow_pl.model.inspector import NEAREST
 from moleflow_pl.routing.novelty import (
-    ASKED,
-    ORDINARY,
+    MAX_PATCHES,
+    ORDINARY_QUANTILE,
     destroy_half,
     double_contrast,
     ordinary_quantile,
@@ -41,24 +41,24 @@ def test_prototype_equals_numpys_from_all_patches_at_once() -> None:
 
 
 @pytest.mark.parametrize("grid", [(1, 1), (3, 5), (8, 8), (16, 16), (37, 37), (5, 60)])
-def test_few_patches_are_asked_and_from_all_over_the_image(grid: tuple[int, int]) -> None:
+def test_few_patches_are_sampled_from_all_over_the_image(grid: tuple[int, int]) -> None:
     height, width = grid
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     place = torch.stack([rows, columns, torch.full(grid, 50)], -1)[None].float()
     found = sample_patches(place)
-    assert found.shape[1] <= ASKED
-    assert found.shape[1] >= min(height * width, ASKED // 4)
+    assert found.shape[1] <= MAX_PATCHES
+    assert found.shape[1] >= min(height * width, MAX_PATCHES // 4)
     torch.testing.assert_close(found.norm(dim=-1), torch.ones(1, found.shape[1]))
-    # the middle of those asked is that of the image
+    # the middle of the sampled patches is that of the image
     middle = (50 * found / found[..., 2:]).mean(1)[0]
     assert abs(middle[0] - (height - 1) / 2) <= 1
     assert abs(middle[1] - (width - 1) / 2) <= 3
 
 
 @pytest.mark.parametrize("patches", [1, 2, 20, 36, 64])
-def test_most_ordinary_is_numpys_quantile(patches: int) -> None:
+def test_ordinary_quantile_equals_numpys(patches: int) -> None:
     distances = torch.rand(5, patches, generator=torch.Generator().manual_seed(0))
-    expected = np.quantile(distances.numpy(), ORDINARY, axis=1)
+    expected = np.quantile(distances.numpy(), ORDINARY_QUANTILE, axis=1)
     np.testing.assert_allclose(ordinary_quantile(distances).numpy(), expected, rtol=1e-5)
 
 
@@ -97,15 +97,15 @@ def test_damage_leaves_the_other_half_and_the_mean() -> None:
     )
 
 
-def test_limit_comes_from_damaged_held_out_images(tiny_model: Build) -> None:
+def test_limit_comes_from_damaged_calibration_images(tiny_model: Build) -> None:
     torch.manual_seed(0)
     module = tiny_model()
     images = torch.randint(0, 256, (9, 3, 48, 48), dtype=torch.uint8)
     module.schedule.extend([["a"]], epochs=1)
     module.learner.begin_task(0)
     module.learner.finish_task(0, [{"image": images[:6]}])
-    held_out = [{"image": images[6:8], "product": ["b", "c"]}, {"image": images[8:]}]
-    module.learner.calibrate_task(0, held_out, 0.01, held_out)
+    calibration = [{"image": images[6:8], "product": ["b", "c"]}, {"image": images[8:]}]
+    module.learner.calibrate_task(0, calibration, 0.01, calibration)
     found = module.schedule.tasks[0].calibration
     assert found is not None
 
@@ -121,7 +121,7 @@ def test_limit_comes_from_damaged_held_out_images(tiny_model: Build) -> None:
         ]
     assert found.damaged == pytest.approx(torch.cat(worst).tolist(), rel=1e-5)
     assert found.products == ["b", "c", "a"]
-    module.learner.calibrate_task(0, held_out, 0.01)
+    module.learner.calibrate_task(0, calibration, 0.01)
     assert module.schedule.tasks[0].calibration.damaged == []
 
 

@@ -5,8 +5,8 @@ from scipy.stats import norm
 from torch import Tensor
 
 from moleflow_pl.routing.prototypes import TaskPrototype
-from moleflow_pl.routing.region_router import RegionRouter, choose_with_offset, region_means
-from moleflow_pl.routing.router import PrototypeRouter
+from moleflow_pl.routing.region_router import RegionRouter, choose_with_offset
+from moleflow_pl.routing.router import ROUTERS, PrototypeRouter
 
 REGIONS, DIM = 4, 3
 
@@ -29,7 +29,7 @@ def three_groups() -> list[Tensor]:
 
 
 def literal_choice(groups: list[Tensor], image: Tensor) -> int:
-    """The rule as it is told, in numpy and one step after another."""
+    """The rule of the docstring in numpy, step by step."""
     x, sets = image.double().numpy(), [g.double().numpy() for g in groups]
     means = [g.mean(0) for g in sets]
     own = [np.mean([np.cov(g[:, r].T) for r in range(REGIONS)], 0) for g in sets]
@@ -60,7 +60,7 @@ def test_choice_equals_the_literal_rule() -> None:
     found = router.route(images).tolist()
     assert found == [literal_choice(groups, image) for image in images]
     assert set(found) == {0, 1, 2}
-    # the boundaries lie elsewhere than half way
+    # the boundaries are not half-way
     assert found != router.distances(images).argmin(1).tolist()
 
 
@@ -78,7 +78,7 @@ def test_distance_is_the_root_of_the_mean_square_over_regions() -> None:
         assert found.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_wrong_ways_are_as_likely_for_both_of_unequal_twins() -> None:
+def test_routing_errors_are_as_likely_for_both_of_two_unequal_products() -> None:
     # without variance between regions the rule is the minimax of two Gaussians
     centre = torch.zeros(REGIONS, DIM)
     narrow, wide = images_of(centre, 0.5, 4000), images_of(centre + 1.0, 1.5, 4000)
@@ -88,8 +88,8 @@ def test_wrong_ways_are_as_likely_for_both_of_unequal_twins() -> None:
     ]
     expected = norm.sf(np.sqrt(REGIONS * DIM) / (0.5 + 1.5))
     assert [share.item() for share in lost] == pytest.approx([expected] * 2, abs=0.01)
-    encode_half = router.distances(wide).argmin(1)
-    assert (encode_half != 1).double().mean() > 1.5 * lost[1]
+    halfway = router.distances(wide).argmin(1)
+    assert (halfway != 1).double().mean() > 1.5 * lost[1]
 
 
 def test_a_defect_like_the_twin_in_another_place_does_not_move_an_image() -> None:
@@ -108,7 +108,7 @@ def test_a_defect_like_the_twin_in_another_place_does_not_move_an_image() -> Non
     assert whole.route(defective.mean(1)).double().mean() > 0.9
 
 
-def test_table_of_boundaries_is_what_pairs_are_judged_by() -> None:
+def test_table_of_boundaries_gives_the_routers_choice() -> None:
     router = router_of(three_groups())
     table = router.boundaries(range(3))
     assert torch.equal(table, -table.T)
@@ -142,19 +142,14 @@ def test_one_product_takes_all() -> None:
 @pytest.mark.parametrize("distance", ["pooled", "mahalanobis", "euclidean", "shrunk"])
 def test_every_distance_knows_regions(distance: str) -> None:
     groups = [torch.randn(30, REGIONS, DIM) + 20 * i for i in range(3)]
-    router = router_of(groups, PrototypeRouter(distance))  # type: ignore[arg-type]
+    router = router_of(groups, PrototypeRouter(distance))
     features = torch.cat([g[:5] for g in groups])
     assert router.route(features).tolist() == [0] * 5 + [1] * 5 + [2] * 5
 
 
-@pytest.mark.parametrize("side", [2, 4, 7, 16])
-def test_regions_are_the_means_of_their_patches_directions(side: int) -> None:
-    features = torch.randn(2, side, side, DIM)
-    unit = features / features.square().sum(-1, keepdim=True).sqrt()
-    found = region_means(features).reshape(2, 4, 4, DIM)
-    for row in range(4):
-        for column in range(4):
-            edges = [(side * i // 4, -(-side * (i + 1) // 4)) for i in (row, column)]
-            (top, bottom), (left, right) = edges
-            expected = unit[:, top:bottom, left:right].mean((1, 2))
-            torch.testing.assert_close(found[:, row, column], expected)
+@pytest.mark.parametrize("name", ["pooled", "none"])
+def test_region_boundaries_are_used_where_the_image_features_are_of_regions(name: str) -> None:
+    assert isinstance(ROUTERS[name](REGIONS), RegionRouter)
+    whole = ROUTERS[name](None)
+    assert type(whole) is PrototypeRouter
+    assert whole.distance == "pooled"

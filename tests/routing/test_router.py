@@ -3,8 +3,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.literal import mahalanobis
+from moleflow_pl.errors import ConfigError
 from moleflow_pl.routing.prototypes import TaskPrototype
-from moleflow_pl.routing.router import PrototypeRouter
+from moleflow_pl.routing.router import ROUTERS, PrototypeRouter
 
 
 def prototype_of(features: Tensor) -> TaskPrototype:
@@ -107,8 +108,8 @@ def test_a_router_without_prototypes_says_so() -> None:
 
 
 def test_unknown_distance_lists_the_known() -> None:
-    with pytest.raises(ValueError, match="'euclidean', 'mahalanobis', 'pooled'"):
-        PrototypeRouter("cosine")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="distance .*'euclidean', 'mahalanobis', 'pooled'"):
+        PrototypeRouter("cosine")
 
 
 def test_singular_covariances_of_large_features_give_distances() -> None:
@@ -139,3 +140,11 @@ def test_distances_to_the_nearest_of_many_are_exact_however_far_the_others() -> 
         found.gather(1, near).double(), expected.gather(1, near), rtol=1e-6, atol=0.0
     )
     assert torch.equal(found.argmin(1), expected.argmin(1))
+
+
+@pytest.mark.parametrize("name", ["mahalanobis", "euclidean", "shrunk"])
+@pytest.mark.parametrize("regions", [None, 4])
+def test_routers_by_name_choose_the_nearest_prototype(name: str, regions: int | None) -> None:
+    router = ROUTERS[name](regions)
+    assert type(router) is PrototypeRouter
+    assert router.distance == name

@@ -15,7 +15,7 @@ def test_patch_nll_is_that_of_a_standard_normal_minus_log_det() -> None:
     torch.testing.assert_close(patch_nll(latent, log_det), expected)
 
 
-def test_image_score_is_numpys_quantile() -> None:
+def test_quantile_score_is_numpys_quantile() -> None:
     scores = torch.randn(3, 16, 16)
     expected = np.quantile(scores.numpy().reshape(3, -1), 0.99, axis=1)
     np.testing.assert_allclose(quantile_score(scores), expected, rtol=1e-5)
@@ -25,7 +25,7 @@ def test_image_score_is_numpys_quantile() -> None:
     ("side", "quantile", "patches"),
     [(16, 0.98, 6), (16, 0.99, 3), (10, 0.99, 1), (3, 0.98, 1), (3, 0.99, 1), (10, 0.9, 10)],
 )
-def test_tail_score_is_the_mean_of_the_highest(side: int, quantile: float, patches: int) -> None:
+def test_tail_mean_is_the_mean_of_the_highest(side: int, quantile: float, patches: int) -> None:
     scores = torch.randn(3, side, side)
     expected = np.sort(scores.numpy().reshape(3, -1))[:, -patches:].mean(1)
     np.testing.assert_allclose(tail_mean(scores, quantile), expected, rtol=1e-5)

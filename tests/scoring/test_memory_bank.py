@@ -2,12 +2,12 @@ import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from moleflow_pl.scoring.memory_bank import ROWS, LatentBank, coreset, nearest_distance
+from moleflow_pl.scoring.memory_bank import ROWS, MemoryBank, coreset, nearest_distance
 
 
-def test_distance_is_that_to_the_nearest_kept_latent() -> None:
+def test_distance_is_that_to_the_nearest_latent_in_the_bank() -> None:
     latents = torch.randn(50, 8)
-    bank = LatentBank(8, size=20)
+    bank = MemoryBank(8, size=20)
     bank.fill(latents, torch.Generator().manual_seed(0))
     queries = torch.randn(2, ROWS // 50, 50, 8)  # more rows than go at once
     search = NearestNeighbors(n_neighbors=1).fit(bank.latents.double().numpy())
@@ -20,7 +20,7 @@ def test_distance_is_that_to_the_nearest_kept_latent() -> None:
 
 @pytest.mark.parametrize("channels", [8, 200])
 def test_a_coreset_has_one_of_each_group(channels: int) -> None:
-    # as many groups as are kept: the best choice has one in each, and so has the greedy one
+    # as many groups as rows: the optimal choice has one of each, and so has the greedy one
     centres = 20 * torch.randn(12, channels)
     rows = (centres[:, None] + 0.1 * torch.randn(12, 40, channels)).flatten(0, 1)
     chosen = coreset(rows, 12, torch.Generator().manual_seed(0))
@@ -36,19 +36,19 @@ def test_coreset_equals_the_literal_farthest_points() -> None:
 
 
 def test_a_latent_beyond_half_precision_leaves_the_others_their_distances() -> None:
-    bank = LatentBank(2, size=2)
+    bank = MemoryBank(2, size=2)
     bank.fill(torch.tensor([[0.0, 0.0], [1e6, 0.0]]), torch.Generator())
     assert nearest_distance(torch.tensor([[3.0, 4.0]]), bank.latents).item() == 5.0
 
 
-def test_bank_keeps_each_latent_once_and_the_rare_ones() -> None:
+def test_bank_holds_no_latent_twice_and_the_rare_ones() -> None:
     latents = torch.cat([torch.randn(500, 100), torch.randn(3, 100) + 30])
     for seed in range(5):
-        bank = LatentBank(100, size=10)
+        bank = MemoryBank(100, size=10)
         bank.fill(latents, torch.Generator().manual_seed(seed))
-        kept = torch.cdist(bank.latents.float(), latents).argmin(1).tolist()
-        assert len(set(kept)) == 10
-        assert any(one >= 500 for one in kept)
+        chosen = torch.cdist(bank.latents.float(), latents).argmin(1).tolist()
+        assert len(set(chosen)) == 10
+        assert any(index >= 500 for index in chosen)
 
 
 def test_equal_latents_are_not_chosen_twice() -> None:
@@ -56,13 +56,13 @@ def test_equal_latents_are_not_chosen_twice() -> None:
     assert sorted(chosen.tolist()) == list(range(6))
 
 
-def test_few_latents_are_all_kept() -> None:
-    bank = LatentBank(1, size=10)
+def test_few_latents_are_all_in_the_bank() -> None:
+    bank = MemoryBank(1, size=10)
     bank.fill(torch.arange(4.0)[:, None], torch.Generator())
     assert set(bank.latents.flatten().tolist()) == {0.0, 1.0, 2.0, 3.0}
 
 
 def test_a_bank_that_is_not_filled_is_far_from_every_latent() -> None:
-    distances = nearest_distance(torch.randn(5, 4), LatentBank(4, size=3).latents)
+    distances = nearest_distance(torch.randn(5, 4), MemoryBank(4, size=3).latents)
     assert distances.isfinite().all()
     assert distances.min() > 1e5

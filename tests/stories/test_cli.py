@@ -1,10 +1,8 @@
-"""The command in fresh processes, as users run it: one story, told once and looked at by all."""
+"""What users do with one run by the command; fresh processes where they prove more."""
 
 import csv
 import json
 import shutil
-import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,18 +11,23 @@ import torch
 import yaml
 
 from moleflow_pl.cli import main as cli
+from tests.helpers.commands import MODEL, failure, moleflow, run_here
 from tests.helpers.products import draw_product
-from tests.helpers.story import MODEL, Story, moleflow
+from tests.helpers.story import Story
 
 ROOT = Path(__file__).parents[2]
 
 
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
 def test_fit_ends_with_a_table_and_the_files(story: Story) -> None:
-    for word in ("images to learn", "01", "image AUROC", "own expert", "summary.json"):
-        assert word in story.fit.stdout
-    assert "error" not in story.fit.stderr.lower()
-    names = {str(path.relative_to(story.run)) for path in story.run.rglob("*") if path.is_file()}
-    assert names == {
+    for word in ("images to learn", "01", "image AUROC", "oracle", "summary.json"):
+        assert word in story.output["stdout"]
+    assert "error" not in story.output["stderr"].lower()
+    assert story.files == {
         "config.yaml", "last.ckpt", "metrics.csv", "tasks/00-01.ckpt", "tasks/01-b.ckpt",
         "report/summary.json", "report/matrix.csv", "report/scores.csv", "report/report.html",
     }  # fmt: skip
@@ -38,68 +41,83 @@ def test_config_of_the_run_is_complete(story: Story) -> None:
 
 
 def test_curves_are_logged_per_task(story: Story) -> None:
-    with (story.run / "metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    table = rows(story.moved / "metrics.csv")
     for task in ("01", "b"):
         for curve in ("nll_per_dim", "grad_norm", "lr"):
-            assert sum(bool(row[f"train/{task}/{curve}"]) for row in rows) == 2
-    rates = [float(row["train/b/lr"]) for row in rows if row["train/b/lr"]]
+            assert sum(bool(row[f"train/{task}/{curve}"]) for row in table) == 2
+    rates = [float(row["train/b/lr"]) for row in table if row["train/b/lr"]]
     assert rates == pytest.approx([1e-3, 2e-3])
 
 
-def test_test_in_a_fresh_process_gives_the_numbers_of_fit(story: Story) -> None:
-    for run, script in ((story.run, False), (story.run, True), (story.moved, False)):
-        # twice in the same folder, and after the folder has moved
-        result = moleflow(
-            story.where, "test", "--ckpt_path", run / "last.ckpt", "--trainer.accelerator=cpu",
-            script=script,
-        )  # fmt: skip
-        assert "image AUROC" in result.stdout
-        summary = story.summary_now(run)
-        for part in ("tasks", "routing", "metrics"):
-            assert summary[part] == story.summary[part]
-        assert summary["cost"]["fit_seconds"] == story.summary["cost"]["fit_seconds"]
-        assert (run / "config.yaml").read_text() == story.config
+def has_the_numbers_of_fit(run: Path, story: Story) -> None:
+    summary = story.summary_of(run)
+    for part in ("tasks", "routing", "metrics"):
+        assert summary[part] == story.summary[part]
+    assert summary["cost"]["fit_seconds"] == story.summary["cost"]["fit_seconds"]
+    assert (run / "config.yaml").read_text() == story.config
 
 
-def test_validate_and_predict_need_the_checkpoint_alone(story: Story) -> None:
+def test_test_and_predict_in_fresh_processes_give_the_numbers_of_fit(story: Story) -> None:
     path = story.run / "last.ckpt"
-    validated = moleflow(story.where, "validate", "--ckpt_path", path)
-    assert "routing_accuracy" in validated.stdout
-    for _ in range(2):
-        images = story.data / "b" / "test" / "square"
-        moleflow(story.where, "predict", f"--ckpt_path={path}", f"--data.predict_path={images}")
-    with (story.run / "predictions" / "predictions.csv").open() as file:
-        predicted = {row["path"]: float(row["score"]) for row in csv.DictReader(file)}
-    with (story.run / "report" / "scores.csv").open() as file:
-        tested = {row["path"]: float(row["score"]) for row in csv.DictReader(file)}
-    assert len(predicted) == 3
-    for name, score in predicted.items():
-        assert score == pytest.approx(tested[name], rel=1e-5)
+    flags = ["--ckpt_path", path, "--trainer.accelerator=cpu"]
+    tested = moleflow(story.where, "test", *flags, script=True)  # by `python cli.py`
+    assert "image AUROC" in tested.stdout
+    has_the_numbers_of_fit(story.run, story)
+    images = story.data / "b" / "test" / "square"
+    moleflow(story.where, "predict", f"--ckpt_path={path}", f"--data.predict_path={images}")
+    agrees_with_test(story.run, 3)
     assert (story.run / "config.yaml").read_text() == story.config
 
 
-def test_fit_goes_on_from_a_task_checkpoint_and_ends_the_same(story: Story) -> None:
-    run = story.where / "resumed"
+def agrees_with_test(run: Path, count: int) -> None:
+    """Every predicted score is that of the test."""
+    tested = {row["path"]: float(row["score"]) for row in rows(run / "report" / "scores.csv")}
+    predicted = rows(run / "predictions" / "predictions.csv")
+    assert len(predicted) == count
+    for row in predicted:
+        assert float(row["score"]) == pytest.approx(tested[row["path"]], rel=1e-5)
+
+
+def test_test_and_predict_work_twice_where_a_run_was_moved_to(story: Story, tmp_path: Path) -> None:
+    run = story.copy_to(tmp_path)
+    path, images = f"--ckpt_path={run / 'last.ckpt'}", story.data / "b" / "test" / "square"
+    for _ in range(2):
+        run_here(tmp_path, "test", path, "--trainer.accelerator=cpu")
+        has_the_numbers_of_fit(run, story)
+        run_here(tmp_path, "predict", path, f"--data.predict_path={images}")
+        agrees_with_test(run, 3)
+    assert (run / "config.yaml").read_text() == story.config
+
+
+def test_validate_needs_the_checkpoint_alone(
+    story: Story, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_here(tmp_path, "validate", "--ckpt_path", story.moved / "last.ckpt")
+    assert "routing_accuracy" in capsys.readouterr().out
+
+
+def test_fit_goes_on_from_a_task_checkpoint_and_ends_the_same(story: Story, tmp_path: Path) -> None:
+    run = tmp_path / "resumed"
     (run / "tasks").mkdir(parents=True)
-    shutil.copy(story.run / "tasks" / "00-01.ckpt", run / "tasks")
+    shutil.copy(story.moved / "tasks" / "00-01.ckpt", run / "tasks")
     # no other argument: the checkpoint says how its run was configured
-    moleflow(story.where, "fit", "--ckpt_path", run / "tasks" / "00-01.ckpt")
-    summary = story.summary_now(run)
+    run_here(tmp_path, "fit", "--ckpt_path", run / "tasks" / "00-01.ckpt")
+    summary = story.summary_of(run)
     assert summary["metrics"] == story.summary["metrics"]
     assert summary["routing"] == story.summary["routing"]
 
 
-def test_product_is_added_to_a_finished_run_without_the_old_folders(story: Story) -> None:
-    run, data = story.where / "grown", story.where / "new"
-    shutil.copytree(story.run, run)
+def test_product_is_added_to_a_finished_run_without_the_old_folders(
+    story: Story, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, data = story.copy_to(tmp_path), tmp_path / "new"
     draw_product(data, "c", 2, masks=False)
-    result = moleflow(
-        story.where, "fit", "--ckpt_path", run / "last.ckpt", f"--data.root={data}",
+    run_here(
+        tmp_path, "fit", "--ckpt_path", run / "last.ckpt", f"--data.root={data}",
         "--data.tasks=[01, b, c]", "--schedule.epochs_per_task=1",
     )  # fmt: skip
-    assert "c" in result.stdout
-    summary = story.summary_now(run)
+    assert " c " in capsys.readouterr().out
+    summary = story.summary_of(run)
     assert summary["tasks"] == ["01", "b", "c"]
     assert summary["metrics"]["image_auroc"]["routed"][:2] == [None, None]
     assert summary["metrics"]["image_auroc"]["routed"][2] is not None
@@ -107,54 +125,30 @@ def test_product_is_added_to_a_finished_run_without_the_old_folders(story: Story
         summary["metrics"]["image_auroc"]["matrix"][1][:2]
         == (story.summary["metrics"]["image_auroc"]["matrix"][1])
     )
-    old = torch.load(story.run / "last.ckpt", weights_only=True)["state_dict"]
+    old = torch.load(story.moved / "last.ckpt", weights_only=True)["state_dict"]
     new = torch.load(run / "last.ckpt", weights_only=True)["state_dict"]
     assert all(torch.equal(new[key], tensor) for key, tensor in old.items())
     assert (run / "metrics~1.csv").exists()
 
 
-# ---------------------------------------------------------------- in this process, for speed
-
-
-def run_here(monkeypatch: pytest.MonkeyPatch, where: Path, *args: object) -> None:
-    monkeypatch.chdir(where)
-    monkeypatch.setattr("sys.argv", ["moleflow"])
-    cli.main([*map(str, args), "--trainer.enable_progress_bar=false"])
-
-
-def failure(monkeypatch: pytest.MonkeyPatch, where: Path, *args: object) -> str:
-    with pytest.raises(SystemExit) as error:
-        run_here(monkeypatch, where, *args)
-    return str(error.value)
-
-
-def test_new_fit_moves_the_old_run_aside(
-    tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_new_fit_moves_the_old_run_aside(tmp_path: Path, data_root: Path) -> None:
     fit = ["fit", f"--data.root={data_root}", "--data.tasks=[b]", *MODEL]
     fit += ["--schedule.epochs_per_task=1", "--trainer.default_root_dir=runs/x"]
-    run_here(monkeypatch, tmp_path, *fit)
+    run_here(tmp_path, *fit)
     first = (tmp_path / "runs/x/last.ckpt").read_bytes()
-    run_here(monkeypatch, tmp_path, *fit, "--schedule.epochs_per_task=2")
+    run_here(tmp_path, *fit, "--schedule.epochs_per_task=2")
     assert (tmp_path / "runs/x~1/last.ckpt").read_bytes() == first
     assert (tmp_path / "runs/x/report/summary.json").exists()
 
 
-def test_failing_fit_leaves_the_old_run_where_it_is(
-    tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failing_fit_leaves_the_old_run_where_it_is(tmp_path: Path, data_root: Path) -> None:
     fit = ["fit", f"--data.root={data_root}", *MODEL, "--trainer.default_root_dir=run"]
-    run_here(monkeypatch, tmp_path, *fit, "--data.tasks=[b]", "--schedule.epochs_per_task=1")
-    message = failure(monkeypatch, tmp_path, *fit, "--data.tasks=[b, nothing]")
+    run_here(tmp_path, *fit, "--data.tasks=[b]", "--schedule.epochs_per_task=1")
+    message = failure(tmp_path, *fit, "--data.tasks=[b, nothing]")
     assert "no product 'nothing'" in message
     assert "['01', 'b', 'c']" in message
     assert (tmp_path / "run" / "last.ckpt").exists()
     assert not (tmp_path / "run~1").exists()
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open() as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize(
@@ -165,20 +159,16 @@ def rows(path: Path) -> list[dict[str, str]]:
     ],
 )
 def test_oblong_and_tiled_images_go_all_the_way(
-    model: list[str], tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
+    model: list[str], tmp_path: Path, data_root: Path
 ) -> None:
     fit = ["fit", f"--data.root={data_root}", "--data.tasks=[01, b]", *MODEL, *model]
     fit += ["--schedule.epochs_per_task=1", "--trainer.default_root_dir=run"]
-    run_here(monkeypatch, tmp_path, *fit)
+    run_here(tmp_path, *fit)
     run, images = tmp_path / "run", data_root / "b" / "test"
-    tested = {row["path"]: float(row["score"]) for row in rows(run / "report" / "scores.csv")}
     assert metric(run, "pixel_auroc") is not None
     path = f"--ckpt_path={run / 'last.ckpt'}"
-    run_here(monkeypatch, tmp_path, "predict", path, f"--data.predict_path={images}")
-    predicted = rows(run / "predictions" / "predictions.csv")
-    assert len(predicted) == 6
-    for row in predicted:
-        assert float(row["score"]) == pytest.approx(tested[row["path"]], rel=1e-5)
+    run_here(tmp_path, "predict", path, f"--data.predict_path={images}")
+    agrees_with_test(run, 6)
 
 
 def metric(run: Path, name: str) -> float | None:
@@ -187,21 +177,21 @@ def metric(run: Path, name: str) -> float | None:
 
 
 def test_folders_of_good_images_are_learned_and_have_no_metrics(
-    tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, data_root: Path
 ) -> None:
     for name in ("01", "b"):
         shutil.copytree(data_root / name / "train" / "good", tmp_path / "good" / name)
     fit = ["fit", "--data.root=good", "--data.layout=folder", "--data.tasks=[01, b]", *MODEL]
     fit += ["--schedule.epochs_per_task=1", "--trainer.default_root_dir=run"]
-    run_here(monkeypatch, tmp_path, *fit)
+    run_here(tmp_path, *fit)
     run = tmp_path / "run"
     assert metric(run, "image_auroc") is None
     path = f"--ckpt_path={run / 'last.ckpt'}"
     images = f"--data.predict_path={data_root / 'b' / 'test' / 'good'}"
-    run_here(monkeypatch, tmp_path, "predict", path, images)
+    run_here(tmp_path, "predict", path, images)
     products = {row["product"] for row in rows(run / "predictions" / "predictions.csv")}
     assert products == {"b"}
-    said = failure(monkeypatch, tmp_path, "test", path)
+    said = failure(tmp_path, "test", path)
     assert "no image to test" in said
     assert "layout folder" in said
 
@@ -220,100 +210,112 @@ def test_folders_of_good_images_are_learned_and_have_no_metrics(
     ],
 )
 def test_bad_input_ends_in_one_clear_message(
-    flags: list[str], message: str, tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
+    flags: list[str], message: str, tmp_path: Path, data_root: Path
 ) -> None:
-    said = failure(monkeypatch, tmp_path, "fit", f"--data.root={data_root}", *MODEL, *flags)
+    said = failure(tmp_path, "fit", f"--data.root={data_root}", *MODEL, *flags)
     assert said.startswith("moleflow: ")
     assert message in said
     assert not (tmp_path / "runs" / "moleflow" / "config.yaml").exists()
+
+
+@pytest.mark.parametrize("verb", ["fit", "test"])
+def test_a_command_reads_its_checkpoint_once(
+    verb: str, story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = story.copy_to(tmp_path)
+    reads: list[Path] = []
+
+    def counted(file: object, *args: object, **options: object) -> object:
+        if isinstance(file, (str, Path)):
+            reads.append(Path(file))
+        return torch_load(file, *args, **options)
+
+    torch_load = torch.load
+    monkeypatch.setattr(torch, "load", counted)
+    run_here(monkeypatch, tmp_path, verb, f"--ckpt_path={run / 'last.ckpt'}")
+    assert reads.count(run / "last.ckpt") == 1
 
 
 @pytest.mark.parametrize(
     "flag", ["--data.tasks=[01, b, typo]", "--data.tasks=[b]", "--model.lora_rank=3"]
 )
 def test_failing_fit_that_goes_on_changes_nothing_of_the_run(
-    flag: str, story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    flag: str, story: Story, tmp_path: Path
 ) -> None:
     run = story.copy_to(tmp_path)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    failure(monkeypatch, tmp_path, "fit", f"--ckpt_path={run / 'last.ckpt'}", flag)
+    failure(tmp_path, "fit", f"--ckpt_path={run / 'last.ckpt'}", flag)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 def test_going_on_before_the_first_checkpoint_begins_anew_where_the_run_is(
-    tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, data_root: Path
 ) -> None:
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.yaml").touch()
     flags = [f"--data.root={data_root}", "--data.tasks=[b]", *MODEL]
     flags += [f"--trainer.default_root_dir={run}", f"--ckpt_path={run / 'last.ckpt'}"]
-    run_here(monkeypatch, tmp_path, "fit", *flags, "--schedule.epochs_per_task=1")
+    run_here(tmp_path, "fit", *flags, "--schedule.epochs_per_task=1")
     assert (run / "report" / "summary.json").exists()
     assert (run / "config.yaml").stat().st_size
     assert not (tmp_path / "run~1").exists()
 
 
 def test_damaged_checkpoint_is_refused_and_the_one_before_goes_on(
-    story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    story: Story, tmp_path: Path
 ) -> None:
     run = story.copy_to(tmp_path)
     (run / "tasks" / "01-b.ckpt").unlink()
     (run / "last.ckpt").write_bytes((run / "last.ckpt").read_bytes()[:5000])
-    said = failure(monkeypatch, tmp_path, "fit", f"--ckpt_path={run / 'last.ckpt'}")
+    said = failure(tmp_path, "fit", f"--ckpt_path={run / 'last.ckpt'}")
     before = run / "tasks" / "00-01.ckpt"
     assert "last.ckpt is damaged" in said
     assert said.endswith(f"--ckpt_path {before}")
-    run_here(monkeypatch, tmp_path, "fit", f"--ckpt_path={before}")
-    assert story.summary_now(run)["metrics"] == story.summary["metrics"]
+    run_here(tmp_path, "fit", f"--ckpt_path={before}")
+    assert story.summary_of(run)["metrics"] == story.summary["metrics"]
 
 
-def test_branching_from_a_task_keeps_the_run_it_leaves(
-    story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_branching_from_a_task_keeps_the_run_it_leaves(story: Story, tmp_path: Path) -> None:
     run = story.copy_to(tmp_path)
     early = run / "tasks" / "00-01.ckpt"
-    run_here(monkeypatch, tmp_path, "fit", f"--ckpt_path={early}", "--data.tasks=[01, c]")
-    assert story.summary_now(run)["tasks"] == ["01", "c"]
-    assert story.summary_now(tmp_path / "run~1")["tasks"] == ["01", "b"]
+    run_here(tmp_path, "fit", f"--ckpt_path={early}", "--data.tasks=[01, c]")
+    assert story.summary_of(run)["tasks"] == ["01", "c"]
+    assert story.summary_of(tmp_path / "run~1")["tasks"] == ["01", "b"]
 
 
 def test_testing_with_another_router_keeps_the_old_report_and_says_so(
-    story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    story: Story, tmp_path: Path
 ) -> None:
     run = story.copy_to(tmp_path)
     path = run / "last.ckpt"
-    run_here(monkeypatch, tmp_path, "test", f"--ckpt_path={path}", "--model.router=euclidean")
+    run_here(tmp_path, "test", f"--ckpt_path={path}", "--model.router=euclidean")
     assert "router: euclidean" in (run / "report" / "report.html").read_text()
-    assert story.summary_now(run)["settings"]["router"] == "euclidean"
+    assert story.summary_of(run)["settings"]["router"] == "euclidean"
     assert "router: pooled" in (run / "report~1" / "report.html").read_text()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_unreadable_image_is_named(
-    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreadable_image_is_named(workers: int, tmp_path: Path) -> None:
     draw_product(tmp_path, "a", 0)
     (tmp_path / "a" / "train" / "good" / "003.png").write_bytes(b"no image")
     flags = [f"--data.root={tmp_path}", "--data.tasks=[a]", *MODEL, f"--data.num_workers={workers}"]
-    said = failure(monkeypatch, tmp_path, "fit", *flags)
+    said = failure(tmp_path, "fit", *flags)
     assert said.startswith("moleflow: 1 of 12 images cannot be used")
     assert "003.png: cannot identify" in said
-    said = failure(monkeypatch, tmp_path, "fit", *flags, "--data.check_files=false")
+    said = failure(tmp_path, "fit", *flags, "--data.check_files=false")
     assert said.startswith("moleflow: cannot read the image")
     assert "003.png" in said
 
 
-def test_other_model_arguments_than_the_checkpoints_are_a_conflict(
-    story: Story, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = story.run / "last.ckpt"
-    said = failure(monkeypatch, story.where, "test", f"--ckpt_path={path}", "--model.lora_rank=3")
+def test_other_model_arguments_than_the_checkpoints_are_a_conflict(story: Story) -> None:
+    path = story.moved / "last.ckpt"
+    said = failure(story.where, "test", f"--ckpt_path={path}", "--model.lora_rank=3")
     assert "lora_rank: file 2, model 3" in said
 
 
 def test_report_says_what_was_run(story: Story) -> None:
-    page = (story.run / "report" / "report.html").read_text()
+    page = (story.moved / "report" / "report.html").read_text()
     assert "lora_rank: 2" in page
     assert "sha256" in page
     assert version("torch") in page
@@ -322,27 +324,10 @@ def test_report_says_what_was_run(story: Story) -> None:
 def test_runs_are_set_side_by_side(
     story: Story, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    runs = [f"--run={story.run}", f"--run={story.moved}"]
+    copy = story.copy_to(tmp_path)
+    runs = [f"--run={copy}", f"--run={story.moved}"]
     cli.main(["report", *runs, f"--output={tmp_path / 'out'}"])
     assert capsys.readouterr().out.count("comparison.") == 3
     assert (tmp_path / "out" / "comparison.html").exists()
     with pytest.raises(SystemExit, match="no report/summary.json"):
-        cli.main(["report", "--run", str(tmp_path)])
-
-
-def test_help_names_every_verb_and_imports_no_torch(capsys: pytest.CaptureFixture[str]) -> None:
-    code = (
-        "import sys; from moleflow_pl.cli import main as cli; cli.main(['--help']);"
-        "sys.exit('torch' in sys.modules)"
-    )
-    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert shown.returncode == 0
-    assert all(f"\n  {verb} " in shown.stdout for verb in cli.VERBS)
-    assert len(shown.stdout.splitlines()) <= 40
-    cli.main(["--version"])
-    assert capsys.readouterr().out == f"moleflow {version('moleflow')}\n"
-
-
-def test_unknown_verb_is_answered_with_the_verbs() -> None:
-    with pytest.raises(SystemExit, match=r"no verb 'frob'; the verbs are fit, .*report"):
-        cli.main(["frob"])
+        cli.main(["report", "--run", str(tmp_path / "out")])

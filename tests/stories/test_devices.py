@@ -1,4 +1,4 @@
-"""Two processes learn three tasks as one does, in fresh processes by the command."""
+"""Two processes learn three tasks as one does, by the command."""
 
 import csv
 import json
@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from moleflow_pl.cli import main as cli
+from tests.helpers.commands import MODEL, ROOT, moleflow, run_here
 from tests.helpers.products import draw_product
-from tests.helpers.story import MODEL, ROOT, moleflow
+from tests.helpers.shared import built_once
 
 EPOCHS = 2
 TWO = ["--data.batch_size=2", "--trainer.devices=2", "--trainer.strategy=ddp"]
@@ -22,24 +22,32 @@ class Pair:
     """One run by one process with batches of 4, and one by two with batches of 2."""
 
     def __init__(self, where: Path) -> None:
-        self.where = where
+        self.where, self.one, self.two = where, where / "one", where / "two"
+        self._output = where / "output.txt"
+        if not self._output.exists():
+            self._fit()
+        self.output = self._output.read_text()
+
+    def _fit(self) -> None:
+        data = self.where / "data"
         for seed, name in enumerate("abc"):
-            # one of six images is held out; the last batch of five leaves one process with nothing
-            draw_product(where / "data", name, seed, train=6)
+            # one of six images is for calibration; the last batch of five leaves one process with
+            # nothing
+            draw_product(data, name, seed, train=6)
         # so that the ranks' shares of what is tested are unequal too
-        (where / "data" / "b" / "test" / "good" / "002.png").unlink()
-        fit = ["fit", f"--data.root={where / 'data'}", "--data.tasks=[a, b, c]", *MODEL]
+        (data / "b" / "test" / "good" / "002.png").unlink()
+        fit = ["fit", f"--data.root={data}", "--data.tasks=[a, b, c]", *MODEL]
         # of 4 x 4 patches
         fit += ["--model.image_size=64", "--model.patch_fraction=0.5", "--model.loss=tail"]
         fit += [f"--schedule.epochs_per_task={EPOCHS}"]
-        self.one, self.two = where / "one", where / "two"
-        moleflow(where, *fit, f"--trainer.default_root_dir={self.one}")
+        run_here(self.where, *fit, f"--trainer.default_root_dir={self.one}")
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         # the second process reads what the first has written
         fit += ["--data.feature_memory_gb=0"]
         fit += ["--trainer.callbacks=tests.helpers.keep_ranks.KeepRanks", *TWO]
-        env = {"PYTHONPATH": path}
-        self.fit = moleflow(where, *fit, f"--trainer.default_root_dir={self.two}", env=env)
+        fit += [f"--trainer.default_root_dir={self.two}"]
+        said = moleflow(self.where, *fit, env={"PYTHONPATH": path})
+        self._output.write_text(said.stdout)
 
     def summaries(self) -> tuple[dict, dict]:
         one, two = (run / "report" / "summary.json" for run in (self.one, self.two))
@@ -48,7 +56,7 @@ class Pair:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    return Pair(tmp_path_factory.mktemp("pair"))
+    return built_once(tmp_path_factory, "pair", Pair)
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -105,22 +113,24 @@ def test_one_process_writes_and_speaks(pair: Pair) -> None:
         for run in (pair.one, pair.two)
     ]
     assert files[0] == files[1]
-    assert pair.fit.stdout.count("summary.json") == 1
-    assert pair.fit.stdout.count("images to learn") == 1
+    assert pair.output.count("summary.json") == 1
+    assert pair.output.count("images to learn") == 1
 
 
-def test_two_processes_predict_what_one_tests(pair: Pair) -> None:
+def test_two_processes_predict_what_one_tests(pair: Pair, tmp_path: Path) -> None:
     expected = rows(pair.one / "report" / "scores.csv")
-    checkpoint = f"--ckpt_path={pair.two / 'last.ckpt'}"
+    run = shutil.copytree(pair.two, tmp_path / "run")
+    checkpoint = f"--ckpt_path={run / 'last.ckpt'}"
     moleflow(pair.where, "predict", checkpoint, *TWO, "--trainer.accelerator=cpu")
-    predicted = rows(pair.two / "predictions" / "predictions.csv")
+    predicted = rows(run / "predictions" / "predictions.csv")
     assert [row["path"] for row in predicted] == [row["path"] for row in expected]
     for a, b in zip(expected, predicted, strict=True):
         assert float(b["score"]) == pytest.approx(float(a["score"]), rel=1e-5)
-    pictures = (pair.two / "predictions" / "heatmaps").rglob("*.jpg")
+    pictures = (run / "predictions" / "heatmaps").rglob("*.jpg")
     assert len(list(pictures)) == len(expected)
 
 
+@pytest.mark.slow  # the fit's evaluation scores the same images on two processes
 def test_two_processes_test_what_one_does(pair: Pair, tmp_path: Path) -> None:
     shutil.copytree(pair.one, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "report")
@@ -148,6 +158,7 @@ def curves(told: str) -> dict[str, float]:
     return {name: float(value) for name, value in found}
 
 
+@pytest.mark.slow  # `tests/_internal/test_distributed.py` takes a mean over three
 def test_two_processes_validate_what_one_does(
     pair: Pair, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,8 +166,7 @@ def test_two_processes_validate_what_one_does(
     # narrower, the table cuts names and numbers
     told = moleflow(pair.where, *args, *TWO, env={"COLUMNS": "200"}).stdout
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr("sys.argv", ["moleflow"])
-    cli.main(args)
+    run_here(pair.where, *args)
     expected = curves(capsys.readouterr().out)
     parts = ("nll_per_dim", "routing_accuracy")
     assert set(expected) == {f"val/{task}/{part}" for task in "abc" for part in parts}

@@ -14,21 +14,37 @@ import torch
 
 from docs.api import build
 from moleflow_pl.data.images import read_image
+from tests.helpers.commands import ROOT
+from tests.helpers.shared import built_once
 
-ROOT = Path(__file__).parents[2]
 IMAGES = 6  # of each kind
 
 
+class Tutorial:
+    """The tutorial, run in a fresh process on real solar cells.
+
+    Attributes:
+        run: The run folder that it left.
+        output: What it printed.
+    """
+
+    def __init__(self, where: Path) -> None:
+        self.where, self.run = where, where / "tutorial" / "run"
+        output = where / "output.txt"
+        if not output.exists():
+            command = [sys.executable, ROOT / "docs" / "tutorial.py"]
+            command += [f"--images={IMAGES}", "--epochs=2"]
+            result = subprocess.run(
+                [*map(str, command)], cwd=where, capture_output=True, text=True, check=False
+            )
+            assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+            output.write_text(result.stdout)
+        self.output = output.read_text()
+
+
 @pytest.fixture(scope="module")
-def tutorial(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Where the tutorial ran, in a fresh process on real solar cells, and what it printed."""
-    where = tmp_path_factory.mktemp("tutorial")
-    command = [sys.executable, ROOT / "docs" / "tutorial.py", f"--images={IMAGES}", "--epochs=2"]
-    result = subprocess.run(
-        [*map(str, command)], cwd=where, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
-    return where / "tutorial", result.stdout
+def tutorial(tmp_path_factory: pytest.TempPathFactory) -> Tutorial:
+    return built_once(tmp_path_factory, "tutorial", Tutorial)
 
 
 def rows(path: Path) -> dict[str, dict[str, str]]:
@@ -36,16 +52,15 @@ def rows(path: Path) -> dict[str, dict[str, str]]:
         return {row["path"]: row for row in csv.DictReader(file)}
 
 
-def test_the_tutorial_runs_to_its_end(tutorial: tuple[Path, str]) -> None:
-    where, said = tutorial
-    assert said.rstrip().endswith("report.html.")
-    assert (where / "run" / "report" / "report.html").is_file()
-    assert "verified on 16 images of the run" in said
-    assert [path.name for path in (where / "run" / "export").iterdir()] == ["moleflow.onnx"]
+def test_the_tutorial_runs_to_its_end(tutorial: Tutorial) -> None:
+    assert tutorial.output.rstrip().endswith("report.html.")
+    assert (tutorial.run / "report" / "report.html").is_file()
+    assert "verified on 16 images of the run" in tutorial.output
+    assert [path.name for path in (tutorial.run / "export").iterdir()] == ["moleflow.onnx"]
 
 
-def test_predicted_scores_of_real_images_are_those_of_the_test(tutorial: tuple[Path, str]) -> None:
-    run = tutorial[0] / "run"
+def test_predicted_scores_of_real_images_are_those_of_the_test(tutorial: Tutorial) -> None:
+    run = tutorial.run
     tested = rows(run / "report" / "scores.csv")
     predicted = rows(run / "predictions" / "predictions.csv")
     assert len(predicted) == 2 * IMAGES
@@ -53,14 +68,14 @@ def test_predicted_scores_of_real_images_are_those_of_the_test(tutorial: tuple[P
         assert float(row["score"]) == pytest.approx(float(tested[path]["score"]), rel=1e-5)
 
 
-def test_the_onnx_file_says_of_real_images_what_the_test_says(tutorial: tuple[Path, str]) -> None:
-    run = tutorial[0] / "run"
+def test_the_onnx_file_says_of_real_images_what_the_test_says(tutorial: Tutorial) -> None:
+    run = tutorial.run
     tested = list(rows(run / "report" / "scores.csv").values())
     assert len(tested) == 4 * IMAGES
     file = run / "export" / "moleflow.onnx"
     session = onnxruntime.InferenceSession(file)
     about = json.loads(session.get_modelmeta().custom_metadata_map["moleflow"])
-    where = tutorial[0].parent
+    where = tutorial.where
     images = torch.stack([read_image(where / r["path"], about["image_size"]) for r in tested])
     hint = {"INFERENCE_PRECISION_HINT": "f32"}
     compiled = openvino.Core().compile_model(file, "CPU", hint)
@@ -79,7 +94,7 @@ def test_the_onnx_file_says_of_real_images_what_the_test_says(tutorial: tuple[Pa
 @pytest.mark.filterwarnings("error::UserWarning")
 def test_pages_of_the_api_are_built_from_the_docstrings(tmp_path: Path) -> None:
     build(tmp_path)
-    page = (tmp_path / "moleflow_pl" / "router.html").read_text()
+    page = (tmp_path / "moleflow_pl" / "routing" / "router.html").read_text()
     assert "Sends an image to the task whose prototype is nearest" in page
     for package in ("moleflow_pl", "callbacks"):
         modules = {p.relative_to(ROOT).with_suffix("") for p in (ROOT / package).rglob("*.py")}

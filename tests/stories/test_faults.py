@@ -2,9 +2,10 @@
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,14 +14,23 @@ from moleflow_pl._internal.files import REMEDIES, writing
 from moleflow_pl.callbacks import PredictionWriter
 from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.checkpoints.schema import STATE_KEY
-from moleflow_pl.cli import main as cli
 from moleflow_pl.errors import OutputError
+from tests.helpers.commands import MODEL, failure, run_here
 from tests.helpers.faults import full_at, refused
-from tests.helpers.story import MODEL, Story
-
-SHORT = ("report", "calibrate", "experts", "export")  # verbs without a trainer
+from tests.helpers.story import Story
 
 NUMBERS = (errno.ENOSPC, errno.EACCES)
+
+
+def by_turns(names: Sequence[object]) -> list[Any]:
+    """Every file with both faults; one is slow, by turns, so that each file fails at least once."""
+    return [
+        pytest.param(name, number, marks=[pytest.mark.slow] if (i + j) % 2 else [])
+        for i, name in enumerate(names)
+        for j, number in enumerate(NUMBERS)
+    ]
+
+
 FIT = (
     ".writable.part", "config.yaml.part", "last.ckpt.part", "tasks/00-b.ckpt.part", "metrics.csv",
     "report/report.html.part", "report/matrix.csv.part", "report/scores.csv.part",
@@ -48,16 +58,6 @@ OTHERS = (
 )
 
 
-def failure(monkeypatch: pytest.MonkeyPatch, where: Path, *args: object) -> str:
-    monkeypatch.chdir(where)
-    monkeypatch.setattr("sys.argv", ["moleflow"])
-    quiet = [] if args[0] in SHORT else ["--trainer.enable_progress_bar=false"]
-    with pytest.raises(SystemExit) as error:
-        cli.main([*map(str, args), *quiet])
-    assert isinstance(error.value.code, str)  # which Python shows, and exits by 1
-    return error.value.code
-
-
 @contextmanager
 def broken(path: Path, number: int) -> Iterator[None]:
     """A disk that is full once a file is written, or that does not let it be opened."""
@@ -80,14 +80,13 @@ def anew(data: Path, run: Path) -> list[str]:
     return [*flags, f"--trainer.default_root_dir={run}"]
 
 
-@pytest.mark.parametrize("number", NUMBERS)
-@pytest.mark.parametrize("name", FIT)
+@pytest.mark.parametrize(("name", "number"), by_turns(FIT))
 def test_disk_that_fails_stops_a_fit_with_the_name_of_the_file(
-    name: str, number: int, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, number: int, data_root: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     with broken(run / name, number):
-        said = failure(monkeypatch, tmp_path, "fit", *anew(data_root, run))
+        said = failure(tmp_path, "fit", *anew(data_root, run))
     assert said.startswith(told(run / name, number))
     assert REMEDIES[number] in said
     for path in run.rglob("*.ckpt"):
@@ -98,17 +97,17 @@ def test_disk_that_fails_stops_a_fit_with_the_name_of_the_file(
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_disk_that_fails_at_the_features_stops_a_fit_and_says_what_does_without(
-    number: int, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: int, data_root: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     flags = [*anew(data_root, run), "--data.feature_memory_gb=0"]
     with refused(f"{run / 'features'}{os.sep}", number):
-        said = failure(monkeypatch, tmp_path, "fit", *flags)
+        said = failure(tmp_path, "fit", *flags)
     assert str(run / "features") in said
     assert os.strerror(number) in said
     assert "data.cache_features to false" in said
     assert not list((run / "features").iterdir())
-    cli.main(["fit", *flags, "--data.cache_features=false"])
+    run_here(tmp_path, "fit", *flags, "--data.cache_features=false")
     assert (run / "report" / "summary.json").exists()
 
 
@@ -116,31 +115,30 @@ def test_disk_that_fails_at_the_features_stops_a_fit_and_says_what_does_without(
     "name", ["last.ckpt.part", "tasks/02-c.ckpt.part", "report/scores.csv.part"]
 )
 def test_full_disk_leaves_what_a_run_had_and_the_command_goes_on_later(
-    name: str, story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, story: Story, tmp_path: Path
 ) -> None:
     run = story.copy_to(tmp_path)
     full_at(run / name)
     args = ["fit", f"--ckpt_path={run / 'last.ckpt'}", "--data.tasks=[01, b, c]"]
     before = (run / "last.ckpt").read_bytes()
-    assert "No space left" in failure(monkeypatch, tmp_path, *args)
+    assert "No space left" in failure(tmp_path, *args)
     if name.startswith("last"):
         assert (run / "last.ckpt").read_bytes() == before
-    assert story.summary_now(run)["tasks"] == ["01", "b"]
-    cli.main([*args, "--trainer.enable_progress_bar=false"])
-    assert story.summary_now(run)["tasks"] == ["01", "b", "c"]
+    assert story.summary_of(run)["tasks"] == ["01", "b"]
+    run_here(tmp_path, *args)
+    assert story.summary_of(run)["tasks"] == ["01", "b", "c"]
 
 
-@pytest.mark.parametrize("number", NUMBERS)
-@pytest.mark.parametrize("name", PREDICT)
+@pytest.mark.parametrize(("name", "number"), by_turns(PREDICT))
 def test_disk_that_fails_stops_predict_with_the_name_of_the_file(
-    name: str, number: int, story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, number: int, story: Story, tmp_path: Path
 ) -> None:
     run = story.copy_to(tmp_path)
     form = "tiff" if name.endswith(".tiff") else "npy"
     flags = [f"--ckpt_path={run / 'last.ckpt'}", f"--predictions.maps={form}"]
     path = run / "predictions" / name
     with broken(path, number):
-        said = failure(monkeypatch, tmp_path, "predict", *flags, "--predictions.boxes=true")
+        said = failure(tmp_path, "predict", *flags, "--predictions.boxes=true")
     assert said.startswith(told(path, number))
 
 
@@ -161,26 +159,25 @@ def test_row_that_cannot_be_added_stops_predict_and_it_goes_on_later(
 
     with monkeypatch.context() as patch:
         patch.setattr(PredictionWriter, "_write", failing)
-        assert failure(patch, tmp_path, *flags).startswith(told(table, number))
-    cli.main(flags)
+        assert failure(tmp_path, *flags).startswith(told(table, number))
+    run_here(tmp_path, *flags)
     paths = [row.split(",")[0] for row in table.read_text().splitlines()[1:]]
     assert len(paths) == len(set(paths)) == 12
 
 
-@pytest.mark.parametrize("number", NUMBERS)
-@pytest.mark.parametrize(("args", "name"), OTHERS)
+@pytest.mark.parametrize(("change", "number"), by_turns(OTHERS))
 def test_disk_that_fails_leaves_the_model_as_it_was(
-    args: str, name: str, number: int, story: Story, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    change: tuple[str, str], number: int, story: Story, tmp_path: Path
+) -> None:
+    args, name = change
     run = story.copy_to(tmp_path)
     given = args.split()
     if "rollback" in given:
-        cli.main(["experts", "update", "b", f"--ckpt_path={run / 'last.ckpt'}"])
+        run_here(tmp_path, "experts", "update", "b", f"--ckpt_path={run / 'last.ckpt'}")
     before = (run / "last.ckpt").read_bytes()
     if "import" in given:
         export = ["experts", "export", "b", "--output", str(tmp_path / "b.safetensors")]
-        cli.main([*export, f"--ckpt_path={run / 'last.ckpt'}"])
+        run_here(tmp_path, *export, f"--ckpt_path={run / 'last.ckpt'}")
     if given == ["report"]:
         given += [f"--run={run}", f"--output={run / 'comparison'}"]
     else:
@@ -189,21 +186,20 @@ def test_disk_that_fails_leaves_the_model_as_it_was(
     # an update's folder that is there before it begins would be moved aside, with the full file
     fault = refused if "update" in given else broken
     with fault(path, number):
-        said = failure(monkeypatch, tmp_path, *given)
+        said = failure(tmp_path, *given)
     assert said.startswith(told(path, number))
     assert (run / "last.ckpt").read_bytes() == before
     assert not list(run.rglob("*.part"))
 
 
-@pytest.mark.parametrize("number", NUMBERS)
-@pytest.mark.parametrize("kind", ["onnx", "torch"])
+@pytest.mark.parametrize(("kind", "number"), by_turns(["torch", "onnx"]))
 def test_disk_that_fails_leaves_no_half_export(
-    kind: str, number: int, story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, number: int, story: Story, tmp_path: Path
 ) -> None:
     output = tmp_path / "out" / "model"
     args = ["export", f"--ckpt_path={story.moved / 'last.ckpt'}", f"--output={output}"]
     with refused(f"{output.parent}{os.sep}", number):
-        said = failure(monkeypatch, tmp_path, *args, f"--format={kind}")
+        said = failure(tmp_path, *args, f"--format={kind}")
     assert said.startswith(told(output, number))
     assert not list(output.parent.iterdir())
 
@@ -224,7 +220,7 @@ def test_closed_folder_stops_a_fit_before_it_begins(
     monkeypatch.setattr(os, "replace", closed)
     goes_on = [f"--ckpt_path={run / 'last.ckpt'}"]
     args = anew(story.data, run) if name == "run" else goes_on
-    said = failure(monkeypatch, tmp_path, "fit", *args)
+    said = failure(tmp_path, "fit", *args)
     assert "Permission denied" in said
     assert "allow writing there" in said
     assert (run / "last.ckpt").read_bytes() == (story.moved / "last.ckpt").read_bytes()

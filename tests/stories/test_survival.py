@@ -11,13 +11,22 @@ from moleflow_pl.callbacks import RunCheckpoint
 from moleflow_pl.checkpoints.schema import CONFIG_KEY, STATE_KEY
 from moleflow_pl.cli import main as cli
 from tests.helpers.checkpoints import Bomb
+from tests.helpers.commands import failure, run_here
 from tests.helpers.killing import WRITES, draw_moment, kill_and_go_on
 from tests.helpers.models import fit
 from tests.helpers.products import draw_product
 from tests.helpers.story import Story
 
 
-def test_run_killed_at_three_moments_ends_as_the_unbroken_one(story: Story) -> None:
+def test_run_killed_while_it_writes_a_checkpoint_ends_as_the_unbroken_one(
+    story: Story, tmp_path: Path
+) -> None:
+    moment = {"only": WRITES, "event": 2, "delay": 0.005}
+    assert kill_and_go_on(story, story.where / "killed_once", [moment])
+
+
+@pytest.mark.slow
+def test_run_killed_at_three_moments_ends_as_the_unbroken_one(story: Story, tmp_path: Path) -> None:
     chance = random.Random(0)
     begun = {"only": "config.yaml.part", "event": 1, "delay": chance.uniform(0, 0.1)}
     hits = 0
@@ -30,9 +39,7 @@ def test_run_killed_at_three_moments_ends_as_the_unbroken_one(story: Story) -> N
 
 
 @pytest.mark.parametrize("verb", ["fit", "test", "validate", "predict"])
-def test_no_command_runs_code_of_a_checkpoint(
-    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_command_runs_code_of_a_checkpoint(verb: str, tmp_path: Path) -> None:
     touched = tmp_path / "touched"
     for name in ("last.ckpt", "other.ckpt"):
         torch.save({STATE_KEY: {}, CONFIG_KEY: "{}", "x": Bomb(touched)}, tmp_path / name)
@@ -54,9 +61,7 @@ def test_products_of_odd_names_are_learned_and_stay_in_the_run(tmp_path: Path) -
     assert "..<b>" not in page
 
 
-def test_checkpoint_cannot_send_a_command_elsewhere(
-    story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_checkpoint_cannot_send_a_command_elsewhere(story: Story, tmp_path: Path) -> None:
     run, outside = story.copy_to(tmp_path), tmp_path / "outside"
     outside.mkdir()
     content = torch.load(run / "last.ckpt", weights_only=True)
@@ -70,10 +75,9 @@ def test_checkpoint_cannot_send_a_command_elsewhere(
         key: {"best_model_path": f"{run}/../outside/victim", "dirpath": str(run)}
     }
     torch.save(content, run / "last.ckpt")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["moleflow"])
     flags = [f"--data.root={story.data}", "--data.tasks=[01, b, c]"]
-    cli.main(["fit", f"--ckpt_path={run / 'last.ckpt'}", *flags, "--schedule.epochs_per_task=1"])
+    flags += [f"--ckpt_path={run / 'last.ckpt'}", "--schedule.epochs_per_task=1"]
+    run_here(tmp_path, "fit", *flags)
     assert (run / "tasks" / "02-c.ckpt").exists()
     assert [path.name for path in outside.iterdir()] == ["victim"]
 
@@ -109,14 +113,12 @@ def test_every_command_refuses_a_checkpoint_that_contradicts_itself(
 
 @pytest.mark.parametrize("key", ["loops", "state_dict"])
 def test_checkpoint_without_what_a_fit_goes_on_from_is_refused_by_name(
-    key: str, story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    key: str, story: Story, tmp_path: Path
 ) -> None:
     run = story.copy_to(tmp_path)
     content = torch.load(run / "last.ckpt", weights_only=True)
     content[key] = {}
     torch.save(content, run / "last.ckpt")
-    monkeypatch.setattr("sys.argv", ["moleflow"])
-    args = ["fit", f"--ckpt_path={run / 'last.ckpt'}", "--data.tasks=[01, b, c]"]
-    with pytest.raises(SystemExit, match=f"^moleflow: {run / 'last.ckpt'} ") as error:
-        cli.main([*args, "--trainer.enable_progress_bar=false"])
-    assert "tasks/01-b.ckpt" in str(error.value)
+    said = failure(tmp_path, "fit", f"--ckpt_path={run / 'last.ckpt'}", "--data.tasks=[01, b, c]")
+    assert said.startswith(f"moleflow: {run / 'last.ckpt'} ")
+    assert "tasks/01-b.ckpt" in said

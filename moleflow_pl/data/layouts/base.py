@@ -1,4 +1,4 @@
-"""What is known of an image, and what every layout of a data set offers."""
+"""The record of an image, and the base of every layout."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One image: where it lies, what it shows.
+    """One image: its file, and what it shows.
 
     Attributes:
         path: The image file.
         product: The product it shows.
         defect: Kind of defect, `good` for none.
-        mask: File of the defect's mask; None where there is none, and for good images.
-        has_masks: Whether the product has masks, so that a good image counts as all normal.
-        expected_mask: Where the mask of a defective image would be.
+        mask: File of the defect's mask; None for good images and where there is none.
+        has_masks: Whether the product has masks, so that all pixels of a good image are normal.
+        expected_mask: Where the mask of a defective image should be.
     """
 
     path: Path
@@ -35,7 +35,7 @@ class ImageRecord:
 
     @property
     def lacks_mask(self) -> bool:
-        """Whether it is the odd one without a mask in a product that has them."""
+        """Whether a defective image has no mask although its product has masks."""
         return self.has_masks and self.mask is None and bool(self.gt_label)
 
     @property
@@ -45,10 +45,10 @@ class ImageRecord:
 
 
 class Layout(Protocol):
-    """How a data set is laid out."""
+    """Lists the images of a data set."""
 
     def products(self) -> list[str]:
-        """Names of the products there are."""
+        """Names of the products."""
 
     def train(self, product: str) -> list[ImageRecord]:
         """Good images to learn `product` from."""
@@ -58,38 +58,42 @@ class Layout(Protocol):
 
 
 class RootedLayout:
-    """A data set in a folder of its own.
+    """A data set in a folder.
 
     Args:
-        root: That folder.
+        root: The folder.
+
+    Attributes:
+        name: The name the layout is registered under.
+        tree: The expected files, and where to get the data; part of every error.
 
     Raises:
         DataError: there is no such folder.
     """
 
-    NAME: ClassVar[str]
-    TREE: ClassVar[str]  # shown with every error: what is expected, and where the data is had
+    name: ClassVar[str]
+    tree: ClassVar[str]
 
     def __init__(self, root: str | Path | None) -> None:
         if root is None:
-            raise DataError(f"layout {self.NAME!r} needs data.root, a folder; {self.TREE}")
+            raise DataError(f"layout {self.name!r} needs data.root, a folder; {self.tree}")
         self.root = Path(root).expanduser()
         if not self.root.is_dir():
-            raise DataError(f"data.root {self.root} is no folder; {self.TREE}")
+            raise DataError(f"data.root {self.root} is no folder; {self.tree}")
 
     def no_product(self, product: str, there: Iterable[str]) -> DataError:
-        """The error that a product is not there, with those that are."""
+        """The error for a product that is not there, with the list of those that are."""
         return DataError(
-            f"no product {product!r} in {self.root}: there are {[*there]}; {self.TREE}"
+            f"no product {product!r} in {self.root}: there are {[*there]}; {self.tree}"
         )
 
     def nothing_to_learn(self, product: str, where: Path) -> DataError:
-        """The error that a product has no good image."""
-        return DataError(f"no image to learn {product!r} from in {where}; {self.TREE}")
+        """The error for a product without good images to train on."""
+        return DataError(f"no image to learn {product!r} from in {where}; {self.tree}")
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file's name is that of an image; hidden files are none.
+    """Whether a file is an image, by its name; hidden files are not.
 
     Example:
         >>> is_image(Path("0000.JPG")), is_image(Path("._0000.JPG")), is_image(Path("a.txt"))
@@ -99,10 +103,10 @@ def is_image(path: Path) -> bool:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Image files in a folder, in order; none where there is no folder."""
+    """Image files in a folder, sorted; none where there is no folder."""
     return sorted(filter(is_image, folder.iterdir())) if folder.is_dir() else []
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """Folders in a folder, hidden ones left out, in order."""
+    """Folders in a folder, sorted, without hidden ones."""
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))

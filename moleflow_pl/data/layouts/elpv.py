@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import ClassVar
 
 from moleflow_pl.data.layouts.base import ImageRecord
+from moleflow_pl.data.layouts.registry import LAYOUTS
 from moleflow_pl.errors import DataError
 
 
+@LAYOUTS.add("elpv")
 class ELPVLayout:
     """Solar cells of the package `elpv-dataset`, by its labels: `solar_mono` and `solar_poly`.
 
-    Cells with defect probability 0 are good and those with 1 defective; the two kinds between are
-    left out, for nobody knows. Of the good cells of a product, in the package's order, every second
-    one, from the first on, is for learning; the others and all defective ones are for testing.
+    Cells with defect probability 0 are good, those with 1 defective; the two probabilities between
+    are left out as uncertain. Of the good cells of a product, in the package's order, every second
+    one, from the first on, is for training; the others and all defective ones are for testing.
 
     References: Deitsch et al. 2019, arXiv:1807.02894; Buerhop-Lutz et al. 2018.
 
@@ -23,15 +25,14 @@ class ELPVLayout:
         DataError: the package is not installed, or a `root` was given.
     """
 
-    NAME: ClassVar[str] = "elpv"
     KINDS: ClassVar[dict[str, str]] = {"solar_mono": "mono", "solar_poly": "poly"}
     DEFECT = "defective"
 
     def __init__(self, root: str | Path | None = None) -> None:
         if root is not None:
             raise DataError(
-                "layout 'elpv' reads the package elpv-dataset and takes no data.root; for folders "
-                "of your own add --data.layout mvtec, or folder where all images are good"
+                "layout 'elpv' reads the package elpv-dataset and takes no data.root; for your own "
+                "folders add --data.layout mvtec, or folder where all images are good"
             )
         spec = importlib.util.find_spec("elpv_dataset")
         if spec is None or spec.origin is None:

@@ -1,4 +1,4 @@
-"""Good images alone, a folder a product."""
+"""Good images alone, one folder for each product."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ from moleflow_pl.data.layouts.base import (
     images_in,
     is_image,
 )
+from moleflow_pl.data.layouts.registry import LAYOUTS
 from moleflow_pl.errors import DataError
 
 
+@LAYOUTS.add("folder")
 class FolderLayout(RootedLayout):
     """Good images alone: every folder in `root` is a product, and all images below it are good.
 
-    A folder that holds images itself and no folder of images is one product of its own name. There
-    is nothing to test with.
+    A `root` that holds images and no folder of images is itself one product, of the folder's name.
+    There are no test images.
 
     Raises:
-        DataError: a product's folder has the parts of another layout, so that some of its images
-            may be defective.
+        DataError: a product's folder looks like another layout, so that some of its images may be
+            defective.
     """
 
-    NAME: ClassVar[str] = "folder"
-    TREE: ClassVar[str] = """the expected tree:
+    tree: ClassVar[str] = """the expected tree:
     <root>/<product>/**/*.png    good images to learn from, at any depth
-defective images or masks as well: lay them out as MVTec AD does, --data.layout mvtec"""
+with defective images or masks: lay them out as in MVTec AD, --data.layout mvtec"""
     PARTS: ClassVar[set[str]] = {"train", "test", "test_public", "ground_truth"}
 
     def products(self) -> list[str]:
-        found = [p.name for p in folders_in(self.root) if next(self._images(p), None)]
-        return found or ([self.root.resolve().name] if images_in(self.root) else [])
+        products = [p.name for p in folders_in(self.root) if next(self._images(p), None)]
+        return products or ([self.root.resolve().name] if images_in(self.root) else [])
 
     def train(self, product: str) -> list[ImageRecord]:
         if product not in self.products():
@@ -45,7 +46,7 @@ defective images or masks as well: lay them out as MVTec AD does, --data.layout 
         if parts:
             raise DataError(
                 f"{folder} has folders {parts}, and layout 'folder' would take all images below it "
-                "for good ones: use --data.layout mvtec, or name the folder of the good images"
+                "for good ones: use --data.layout mvtec, or give the folder of the good images"
             )
         return [ImageRecord(path, product) for path in sorted(self._images(folder))]
 

@@ -1,4 +1,4 @@
-"""Data sets whose folders say what an image is."""
+"""MVTec AD and its relatives: the folder of an image says what it shows."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from moleflow_pl.data.layouts.base import (
     folders_in,
     images_in,
 )
+from moleflow_pl.data.layouts.registry import LAYOUTS
 
 
+@LAYOUTS.add("mvtec")
 class MVTecLayout(RootedLayout):
     """`<root>/<product>/train/good`, `test/<defect>`, `ground_truth/<defect>/<stem>_mask.png`.
 
     Raises:
-        DataError: `root` is missing or holds no product.
+        DataError: `root` is missing, or holds no such product.
     """
 
-    NAME: ClassVar[str] = "mvtec"
-    TREE: ClassVar[str] = """the expected tree:
+    tree: ClassVar[str] = """the expected tree:
     <root>/<product>/train/good/*.png                    good images to learn from
     <root>/<product>/test/good/*.png                     good images to test with
     <root>/<product>/test/<defect>/*.png                 defective images to test with
     <root>/<product>/ground_truth/<defect>/*_mask.png    their masks (optional)
 MVTec AD itself: https://www.mvtec.com/company/research/datasets/mvtec-ad
-good images alone, a folder a product: --data.layout folder"""
+good images alone, one folder for each product: --data.layout folder"""
     NORMAL: ClassVar[str] = "good"  # name of a folder of good images
     TEST: ClassVar[str] = "test"
     MASKS: ClassVar[str] = "ground_truth"
-    # MVTec's own name first; some sets in this layout keep the image's
+    # as in MVTec AD, or, in some other data sets, as the image itself
     MASK_NAMES: ClassVar[tuple[str, ...]] = ("{}_mask.png", "{}.png")
 
     def products(self) -> list[str]:
@@ -62,12 +63,12 @@ good images alone, a folder a product: --data.layout folder"""
         if kind == self.NORMAL or not has_masks:
             defect = GOOD if kind == self.NORMAL else kind
             return ImageRecord(path, product, defect, None, has_masks)
-        places = [masks / kind / name.format(path.stem) for name in self.MASK_NAMES]
-        found = next((place for place in places if place.is_file()), None)
-        return ImageRecord(path, product, kind, found, True, places[0])
+        candidates = [masks / kind / name.format(path.stem) for name in self.MASK_NAMES]
+        mask = next((path for path in candidates if path.is_file()), None)
+        return ImageRecord(path, product, kind, mask, True, candidates[0])
 
     def _is_product(self, folder: Path) -> bool:
-        # training images may be gone while those to test with are kept
+        # training images may be deleted while test images are kept
         return (folder / "train").is_dir() or (folder / self.TEST).is_dir()
 
     def _folder(self, product: str) -> Path:
@@ -77,30 +78,30 @@ good images alone, a folder a product: --data.layout folder"""
         return folder
 
 
+@LAYOUTS.add("mpdd")
 class MPDDLayout(MVTecLayout):
-    """Metal parts of MPDD: MVTec's tree under its own names.
+    """MPDD, metal parts: the tree of MVTec AD.
 
     References: Jezek et al. 2021, "Deep learning-based defect detection of metal parts", ICUMT.
     """
 
-    NAME: ClassVar[str] = "mpdd"
-    TREE: ClassVar[str] = """the expected tree:
+    tree: ClassVar[str] = """the expected tree:
     <root>/bracket_black/train/good/*.png
     <root>/bracket_black/test/good/*.png, test/<defect>/*.png
     <root>/bracket_black/ground_truth/<defect>/*_mask.png
 MPDD itself: https://github.com/stepanje/MPDD"""
 
 
+@LAYOUTS.add("mvtec2")
 class MVTec2Layout(MVTecLayout):
-    """MVTec AD 2: learns from `train/good`, tests with `test_public`, whose labels are known.
+    """MVTec AD 2: trains on `train/good`, tests on `test_public`, whose labels are public.
 
-    `validation/good` and the private parts are left alone.
+    `validation/good` and the private parts are not used.
 
     References: Heckler-Kram et al. 2025, arXiv:2503.21622.
     """
 
-    NAME: ClassVar[str] = "mvtec2"
-    TREE: ClassVar[str] = """the expected tree:
+    tree: ClassVar[str] = """the expected tree:
     <root>/can/train/good/*.png
     <root>/can/test_public/good/*.png, test_public/bad/*.png
     <root>/can/test_public/ground_truth/bad/*_mask.png
@@ -109,14 +110,14 @@ MVTec AD 2 itself: https://www.mvtec.com/company/research/datasets/mvtec-ad-2"""
     MASKS: ClassVar[str] = "test_public/ground_truth"
 
 
+@LAYOUTS.add("btad")
 class BTADLayout(MVTecLayout):
-    """BTAD (beanTech): good images are `ok`, defective ones `ko`, masks keep the image's name.
+    """BTAD (beanTech): good images in `ok`, defective ones in `ko`; a mask has its image's name.
 
     References: Mishra et al. 2021, VT-ADL, arXiv:2104.10036.
     """
 
-    NAME: ClassVar[str] = "btad"
-    TREE: ClassVar[str] = """the expected tree, in the archive's folder BTech_Dataset_transformed:
+    tree: ClassVar[str] = """the expected tree, in the archive's folder BTech_Dataset_transformed:
     <root>/01/train/ok/*.bmp
     <root>/01/test/ok/*.bmp, test/ko/*.bmp
     <root>/01/ground_truth/ko/*.png

@@ -1,4 +1,4 @@
-"""Data sets that come with a list of their images."""
+"""VisA: a list names the images and their masks."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from pathlib import Path
 from typing import ClassVar
 
 from moleflow_pl.data.layouts.base import GOOD, ImageRecord, RootedLayout
+from moleflow_pl.data.layouts.registry import LAYOUTS
 from moleflow_pl.errors import DataError
 
 
+@LAYOUTS.add("visa")
 class VisALayout(RootedLayout):
-    """VisA as it is unpacked, split by its own list for one-class learning, `split_csv/1cls.csv`.
+    """VisA as unpacked, split by its list for one-class training, `split_csv/1cls.csv`.
 
     References: Zou et al. 2022, "SPot-the-Difference", arXiv:2207.14315.
 
     Raises:
-        DataError: `root` or the list is missing, or the list has other columns.
+        DataError: `root`, the list or an image is missing, or the list has other columns.
     """
 
-    NAME: ClassVar[str] = "visa"
-    TREE: ClassVar[str] = """the expected tree:
+    tree: ClassVar[str] = """the expected tree:
     <root>/split_csv/1cls.csv                       object,split,label,image,mask
     <root>/candle/Data/Images/Normal/*.JPG          as the list names them
     <root>/candle/Data/Images/Anomaly/*.JPG
@@ -34,18 +35,18 @@ VisA itself: https://github.com/amazon-science/spot-diff"""
         super().__init__(root)
         path = self.root / self.LIST
         if not path.is_file():
-            raise DataError(f"no list {path}; {self.TREE}")
+            raise DataError(f"no list {path}; {self.tree}")
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
             if self.COLUMNS - set(rows.fieldnames or ()):
-                raise DataError(f"{path} has the columns {rows.fieldnames}; {self.TREE}")
+                raise DataError(f"{path} has the columns {rows.fieldnames}; {self.tree}")
             self.rows = list(rows)
 
     def products(self) -> list[str]:
         return sorted({row["object"] for row in self.rows})
 
     def train(self, product: str) -> list[ImageRecord]:
-        # only good ones are learned from, whatever a list of one's own says
+        # only good images are trained on, also where the user's own list holds others
         records = [record for record in self._records(product, "train") if not record.gt_label]
         if not records:
             raise self.nothing_to_learn(product, self.root / self.LIST)
@@ -66,13 +67,13 @@ VisA itself: https://github.com/amazon-science/spot-diff"""
         if not path.is_file():
             raise DataError(
                 f"{self.root / self.LIST} names {path}, which is not there: unpack the data set "
-                "anew, or take the line out of the list"
+                "again, or remove the line from the list"
             )
         if row["label"] == self.NORMAL:
             return ImageRecord(path, row["object"], GOOD, None, has_masks)
         if not has_masks:
             return ImageRecord(path, row["object"], row["label"])
-        # a line without one: the list is where it would stand
+        # a line without a mask: the list is the place to add one
         expected = self.root / (row["mask"] or self.LIST)
         mask = expected if row["mask"] and expected.is_file() else None
         return ImageRecord(path, row["object"], row["label"], mask, True, expected)

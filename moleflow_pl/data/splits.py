@@ -1,0 +1,91 @@
+"""Which images of a product are for training, for calibration and for testing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Literal
+
+from moleflow_pl.data.integrity import ImageCheck
+from moleflow_pl.data.layouts.base import ImageRecord, Layout
+from moleflow_pl.data.layouts.registry import LAYOUTS
+from moleflow_pl.errors import DataError
+
+Part = Literal["train", "val", "test"]
+PARTS: tuple[Part, ...] = ("train", "val", "test")
+
+
+class ProductSplits:
+    """Images of the products of a data set, by what they are for.
+
+    Calibration images (`val`) are evenly spread over the good training images, without chance.
+
+    Args:
+        layout: Name of the layout.
+        root: Folder of the data set; none for a layout that reads a package.
+        val_fraction: Share of each product's good images that is for calibration.
+        check: Knows the images that cannot be used, which are left out.
+    """
+
+    def __init__(
+        self, layout: str, root: str | None, val_fraction: float, check: ImageCheck
+    ) -> None:
+        self.layout_name = layout
+        self.root = root
+        self.val_fraction = val_fraction
+        self.check = check
+
+    @property
+    def layout(self) -> Layout:
+        """The data set on disk, opened anew: folders may come and go between tasks."""
+        return LAYOUTS[self.layout_name](self.root)
+
+    def records(self, product: str, part: Part) -> list[ImageRecord]:
+        """Images of a product for one purpose.
+
+        Raises:
+            DataError: the product is not there, or has no image to learn from.
+        """
+        if part == "test":
+            return self.check.usable(self.layout.test(product))
+        train, val = self._split(product)
+        return train if part == "train" else val
+
+    def _split(self, product: str) -> tuple[list[ImageRecord], list[ImageRecord]]:
+        """Good images of a product: those for training, and those for calibration."""
+        records = self.check.usable(self.layout.train(product))
+        if not records:
+            raise DataError(f"no image of {product!r} to learn from can be used")
+        if not self.val_fraction:
+            return records, []
+        count = max(int(len(records) * self.val_fraction), 1)
+        if count == len(records):
+            raise DataError(
+                f"{product!r} has {len(records)} good image, and data.val_fraction "
+                f"{self.val_fraction} would take it for calibration: add images, or set "
+                "data.val_fraction to 0"
+            )
+        chosen = {(2 * i + 1) * len(records) // (2 * count) for i in range(count)}
+        train = [record for i, record in enumerate(records) if i not in chosen]
+        return train, [records[i] for i in sorted(chosen)]
+
+    def count(self, product: str) -> dict[str, int]:
+        """Numbers of `train`, `val`, `test_good` and `test_defective` images."""
+        train, val = self._split(product)
+        labels = [record.gt_label for record in self.records(product, "test")]
+        return {
+            "train": len(train),
+            "val": len(val),
+            "test_good": labels.count(0),
+            "test_defective": labels.count(1),
+        }
+
+    def digest(self, products: Iterable[str]) -> str:
+        """Hash of the names of images and what each is for; where they lie is left out."""
+        lines = [
+            f"{part}\t{record.product}\t{record.defect}\t{record.path.name}"
+            for part in PARTS
+            for product in products
+            for record in self.records(product, part)
+        ]
+        return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()

@@ -1,0 +1,85 @@
+"""What a router sees of an image: its image features, behind one signature."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from moleflow_pl._internal.registry import Registry
+
+SIDE = 4  # regions along each side of an image
+REGIONS = SIDE * SIDE
+
+
+class ImageFeatures(ABC):
+    """Reduces the patch features of an image to what prototypes are fitted to.
+
+    Attributes:
+        name: The name it is registered under.
+        regions: Regions of an image, R, if each has a feature.
+    """
+
+    name: ClassVar[str]
+    regions: int | None = None
+
+    @abstractmethod
+    def __call__(self, features: Tensor) -> Tensor:
+        """Image features (B, D), or (B, R, D) of regions, of patch features (B, h, w, D)."""
+
+
+IMAGE_FEATURES: Registry[type[ImageFeatures]] = Registry("prototype")
+
+
+@IMAGE_FEATURES.add("regions")
+class RegionMeans(ImageFeatures):
+    """The mean direction of the patches in each of 16 regions; see `region_means`.
+
+    They tell similar products apart by where they differ.
+    """
+
+    regions = REGIONS
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Features (B, 16, D)."""
+        return region_means(features)
+
+
+@IMAGE_FEATURES.add("mean")
+class PatchMean(ImageFeatures):
+    """The mean over all patches, as the method was published."""
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Features (B, D)."""
+        return features.mean((1, 2))
+
+
+@IMAGE_FEATURES.add("median")
+class PatchMedian(ImageFeatures):
+    """The lower median over all patches: a small defect, however bright, hardly changes it."""
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Features (B, D)."""
+        rows = features.flatten(1, 2)
+        upper = rows.shape[1] - (rows.shape[1] - 1) // 2
+        # the smallest of the upper half: ONNX has no operator for the median
+        return rows.topk(upper, dim=1, sorted=False).values.amin(1)
+
+
+def region_means(features: Tensor, side: int = SIDE) -> Tensor:
+    """Mean of the patches in each region, after scaling each patch to length one.
+
+    The length of a patch feature varies with brightness and contrast.
+
+    Shape: (B, h, w, D) -> (B, side^2, D), for any h and w.
+
+    Example:
+        >>> import torch
+        >>> region_means(torch.tensor([3.0, 4.0]).expand(1, 16, 16, 2))[0, 0]
+        tensor([0.6000, 0.8000])
+    """
+    directions = F.normalize(features, dim=-1)
+    pooled = F.adaptive_avg_pool2d(directions.permute(0, 3, 1, 2), side)
+    return pooled.flatten(2).transpose(1, 2)

@@ -1,0 +1,44 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from moleflow_pl.data.integrity import ImageCheck
+from moleflow_pl.data.splits import PARTS, ProductSplits
+from moleflow_pl.errors import DataError
+from tests.helpers.products import draw_product
+
+
+def splits_of(root: Path, val_fraction: float = 0.34) -> ProductSplits:
+    return ProductSplits("mvtec", str(root), val_fraction, ImageCheck())
+
+
+def test_calibration_images_are_spread_over_the_good_ones_and_none_is_used_twice(
+    data_root: Path,
+) -> None:
+    splits = splits_of(data_root)
+    train, val = (splits.records("b", part) for part in ("train", "val"))
+    assert [record.path.name for record in val] == ["001.png", "004.png"]
+    assert len({record.path for record in train + val}) == 6
+    assert splits_of(data_root, 0.0).records("b", "val") == []
+
+
+def test_counts_are_those_of_the_parts(data_root: Path) -> None:
+    counts = splits_of(data_root).count("b")
+    assert counts == {"train": 4, "val": 2, "test_good": 3, "test_defective": 3}
+
+
+def test_hash_follows_names_and_purpose_but_not_the_place(tmp_path: Path) -> None:
+    draw_product(tmp_path / "one", "a", 0)
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    digest = splits_of(tmp_path / "one").digest(["a"])
+    assert splits_of(tmp_path / "two").digest(["a"]) == digest
+    assert splits_of(tmp_path / "two", 0.0).digest(["a"]) != digest
+    (tmp_path / "two" / "a" / "test" / "good" / "000.png").unlink()
+    assert splits_of(tmp_path / "two").digest(["a"]) != digest
+
+
+def test_product_that_is_not_there_has_no_part(data_root: Path) -> None:
+    for part in PARTS:
+        with pytest.raises(DataError, match="no product 'nothing'"):
+            splits_of(data_root).records("nothing", part)

@@ -1,0 +1,35 @@
+"""The oldest version of everything the package needs, as requirements for pip.
+
+    python -m tests.helpers.floors > floors.txt
+
+torch is left out: an old one is a download of gigabytes.
+"""
+
+import configparser
+import re
+from pathlib import Path
+
+SETUP = Path(__file__).parents[2] / "setup.cfg"
+LARGE = ("torch",)
+
+
+def floors(setup: str) -> list[str]:
+    """`name==version` of each requirement in the text of a `setup.cfg`.
+
+    Raises:
+        ValueError: a requirement has no lower limit.
+    """
+    config = configparser.ConfigParser()
+    config.read_string(setup)
+    found = []
+    for line in config["options"]["install_requires"].split():
+        parts = re.fullmatch(r"([\w.-]+)(?:\[\w+\])?>=([\w.]+)(?:,\S+)?", line)
+        if parts is None:
+            raise ValueError(f"setup.cfg: {line} has no lower limit: write name>=version")
+        if parts[1] not in LARGE:
+            found.append(f"{parts[1]}=={parts[2]}")
+    return found
+
+
+if __name__ == "__main__":
+    print("\n".join(floors(SETUP.read_text())))

@@ -1,0 +1,50 @@
+import subprocess
+import sys
+from inspect import signature
+
+import torch
+
+from moleflow_pl import MoLEFlow
+from moleflow_pl.model.build import STRUCTURE, build_inspector
+from tests.helpers.models import TINY_MODEL
+
+WITHOUT_LIGHTNING = """
+import sys
+sys.modules["lightning"] = sys.modules["jsonargparse"] = None
+import torch
+from moleflow_pl import Predictor
+from moleflow_pl.model.build import build_inspector
+inspector = build_inspector(**{arguments!r})
+inspector.flow.add_task(0)
+inspector.add_prototypes(0)
+print(tuple(inspector.inspect(torch.randn(2, 3, 3, 64), 0).score.shape))
+"""
+
+
+def arguments() -> dict:
+    names = signature(build_inspector).parameters
+    hparams = MoLEFlow(**TINY_MODEL).hparams
+    return {name: hparams[name] for name in names}
+
+
+def test_every_argument_is_one_of_the_models() -> None:
+    names = set(signature(build_inspector).parameters)
+    training = {"self", "loss", "patch_fraction", "optimizer"}
+    assert names == set(signature(MoLEFlow.__init__).parameters) - training
+    assert set(STRUCTURE) < names
+
+
+def test_model_owns_what_the_same_arguments_build() -> None:
+    chosen = arguments()
+    torch.manual_seed(0)
+    built = build_inspector(**chosen)
+    torch.manual_seed(0)
+    owned = MoLEFlow(**TINY_MODEL).inspector
+    assert all(torch.equal(owned.state_dict()[k], t) for k, t in built.state_dict().items())
+    assert built.arguments == owned.arguments == chosen
+
+
+def test_inspector_is_built_and_used_without_lightning() -> None:
+    code = WITHOUT_LIGHTNING.format(arguments=arguments())
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "(2,)"

@@ -1,0 +1,40 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from moleflow_pl import MoLEFlow
+from moleflow_pl.errors import CheckpointError
+from moleflow_pl.model.restore import load_inspector
+from tests.helpers.products import SIZE
+
+
+def test_inspector_of_a_checkpoint_answers_as_the_model(learned: tuple[Path, MoLEFlow]) -> None:
+    run, module = learned
+    inspector = load_inspector(run / "last.ckpt")
+    images = torch.rand(3, 3, SIZE, SIZE)
+    with torch.no_grad():
+        expected, actual = module.eval()(images), inspector(images)
+    assert torch.equal(actual.score, expected.score)
+    assert torch.equal(actual.distances, expected.distances)
+    assert torch.equal(actual.novelty_distance, expected.novelty_distance)
+    assert inspector.schedule == module.schedule
+    assert not inspector.training
+
+
+def test_arguments_can_be_replaced_where_the_tensors_stay_the_same(
+    learned: tuple[Path, MoLEFlow],
+) -> None:
+    assert load_inspector(learned[0] / "last.ckpt", precision="auto").extractor.precision == "auto"
+    with pytest.raises(CheckpointError, match="another backbone"):
+        load_inspector(learned[0] / "last.ckpt", layers=[1])
+
+
+def test_file_without_the_models_arguments_is_refused(
+    learned: tuple[Path, MoLEFlow], tmp_path: Path
+) -> None:
+    checkpoint = torch.load(learned[0] / "last.ckpt", weights_only=True)
+    del checkpoint["hyper_parameters"]["lora_rank"]
+    torch.save(checkpoint, tmp_path / "x.ckpt")
+    with pytest.raises(CheckpointError, match=r"lacks the model's arguments \['lora_rank'\]"):
+        load_inspector(tmp_path / "x.ckpt")

@@ -1,0 +1,38 @@
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from moleflow_pl import MoLEFlow
+from moleflow_pl.model.task_statistics import TaskStatistics
+
+
+def test_statistics_equal_numpys_whatever_the_batches(
+    tiny_model: Callable[..., MoLEFlow],
+) -> None:
+    inspector = tiny_model(prototype="mean", use_position=False).inspector
+    features = torch.randn(10, 3, 3, 64)
+    statistics = TaskStatistics(inspector, 0, "a", seed=0)
+    for batch in features.split([1, 4, 5]):
+        statistics.update(batch)
+    statistics.gather()
+    rows = features.double().numpy()
+    np.testing.assert_allclose(statistics.images.mean, rows.mean((0, 1, 2)), atol=1e-6)
+    np.testing.assert_allclose(statistics.images.covariance, np.cov(rows.mean((1, 2)).T), atol=1e-6)
+    np.testing.assert_allclose(statistics.patches.mean, rows.mean((0, 1, 2)), atol=1e-6)
+    inspector.flow.set_reference(statistics.patches.mean, 2 * torch.ones(64))
+    assert statistics.drift() < 1e-6
+    inspector.flow.set_reference(statistics.patches.mean - 3, 2 * torch.ones(64))
+    np.testing.assert_allclose(statistics.drift(), 1.5, rtol=1e-5)
+
+
+def test_candidates_of_the_bank_are_taken_for_scores_that_need_one(
+    tiny_model: Callable[..., MoLEFlow],
+) -> None:
+    for score, count in (("norm", 0), ("bank", 8 * 5)):
+        inspector = tiny_model(score=score, bank_size=5).inspector
+        inspector.flow.add_task(0)
+        statistics = TaskStatistics(inspector, 0, "a", seed=0)
+        with torch.no_grad():
+            statistics.update(torch.randn(20, 3, 3, 64))
+        assert len(statistics.latents.rows) == count
