@@ -46,6 +46,7 @@ BANK = "the method, memory bank of 4,000 latents, routed"
 FLOW = "the method, no memory bank, routed"
 ALIKE = ", images scored as the method's"
 ORACLE = ", oracle"
+WITHOUT = "without memory bank, "  # before figures of the method
 MORE_IMAGES = 400  # of the product that is timed
 LEAST_DIFFERENCE = -0.005  # of a product's image AUROC to the random memory bank's
 MOST_SPREAD, LEAST_CHANGE = 0.02, -0.015  # over orders; learned later against first
@@ -122,7 +123,7 @@ class Judge:
             bounds: dict[str, Any] = {"least": least[name]} if name in least else {}
             self.add(f"mean above {name}", above, **bounds)
         above = self.flow.overall() - self.random.overall()
-        self.add(f"mean above {RANDOM_BANK}, no memory bank", above, least=self.limits.flow)
+        self.add(f"{WITHOUT}mean above {RANDOM_BANK}", above, least=self.limits.flow)
         for name, line in self.lines.items():
             if ALIKE in name:
                 what = name.removesuffix(ORACLE)
@@ -134,12 +135,12 @@ class Judge:
             defective = self.study.features(product).defective.numpy()
             judged: tuple[tuple[str, Line, dict[str, Any]], ...] = (
                 ("", self.bank, {"least": LEAST_DIFFERENCE}),
-                (", no memory bank", self.flow, {}),
+                (WITHOUT, self.flow, {}),
             )
             for what, line, limits in judged:
                 mean, low, high = difference(line, self.random, product, defective)
                 note = f"95 % confidence interval {low:+.3f} to {high:+.3f}"
-                self.add(f"{product} above {RANDOM_BANK}{what}", mean, note=note, **limits)
+                self.add(f"{what}{product} above {RANDOM_BANK}", mean, note=note, **limits)
 
     def pixels(self) -> None:
         """Mean pixel AP above the random memory bank's, where there are masks."""
@@ -152,10 +153,10 @@ class Judge:
 
     def orders(self) -> None:
         """How much the order of the products matters."""
-        for what, line in (("", self.bank), (", no memory bank", self.flow)):
+        for what, line in (("", self.bank), (WITHOUT, self.flow)):
             spread, change = order_effects(line)
-            self.add(f"spread over orders{what}", spread, most=MOST_SPREAD)
-            self.add(f"learned later against first{what}", change, least=LEAST_CHANGE)
+            self.add(f"{what}spread over orders", spread, most=MOST_SPREAD)
+            self.add(f"{what}learned later against first", change, least=LEAST_CHANGE)
 
     def routing(self) -> None:
         """Routing accuracy on defective images, and that nothing is forgotten."""
@@ -169,14 +170,14 @@ class Judge:
         self.add("runs in which oracle scores of the first product changed", changed, most=0)
 
     def sizes(self, run: Run) -> None:
-        """Disk space of the expert of a run's second product."""
+        """Disk space of the expert of a run's last product."""
         folder = self.study.run_folder(self.study.backbone.method, run.seed, run.order)
         expert = extract(read_checkpoint(folder / "last.ckpt"), run.order[-1])
         with tempfile.TemporaryDirectory() as temporary:
             path = Path(temporary) / "expert.safetensors"
-            for what, most in (("", MOST_MB), (", no memory bank", MOST_MB_WITHOUT_BANK)):
+            for what, most in (("", MOST_MB), (WITHOUT, MOST_MB_WITHOUT_BANK)):
                 expert.save(path)
-                self.add(f"expert on disk{what}", path.stat().st_size / 1e6, "MB", most=most)
+                self.add(f"{what}expert on disk", path.stat().st_size / 1e6, "MB", most=most)
                 expert.tensors = {k: t for k, t in expert.tensors.items() if "banks." not in k}
 
     def one_more(self, run: Run) -> None:
@@ -198,12 +199,14 @@ class Judge:
         note = f"{method.epochs} epochs of {len(train)} images, features included"
         self.add("one more product", seconds, "s", note=note, most=MOST_SECONDS)
 
-    def all(self) -> None:
-        """All figures, in the order of the table."""
+    def judge(self) -> None:
+        """Add all figures, in the order of the table."""
         for part in (self.means, self.products, self.pixels, self.orders, self.routing):
             part()
-        self.sizes(self.bank.runs[0])
-        self.one_more(self.bank.runs[0])
+        run = self.bank.runs[0]
+        self.sizes(run)
+        if len(run.order) > 1:
+            self.one_more(run)
 
 
 def table(study: Study, lines: Mapping[str, Line]) -> Iterator[str]:
@@ -245,7 +248,7 @@ def measure(report: Report, given: argparse.Namespace, backbone: Backbone) -> li
     first = evenly(study.products, given.orders or len(study.products))
     orders = [beginning_with(product, study.products) for product in first]
     lines = fit_all(study, orders, given.seeds or SEEDS, backbone.key in given.seed_method)
-    Judge(report, study, lines).all()
+    Judge(report, study, lines).judge()
     return list(table(study, lines))
 
 

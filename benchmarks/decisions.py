@@ -223,21 +223,19 @@ class ContaminatedLayout:
         return [bad[i * len(bad) // count] for i in range(count)]
 
 
-class ContaminatedData(ContinualDataModule):
-    """The data module on such a layout."""
-
-    share = 0.0
-
-    @property
-    def layout(self) -> Layout:
-        return ContaminatedLayout(LAYOUTS[self.layout_name](self.root), self.share)
+def contaminated_layout(name: str, share: float) -> str:
+    """Register a layout with a share of defective training images; its name."""
+    contaminated = f"{name}, {share:.2%} defective"
+    LAYOUTS[contaminated] = lambda root: ContaminatedLayout(LAYOUTS[name](root), share)
+    return contaminated
 
 
 def learn(config: dict[str, Any], share: float, run: Path) -> MoLEFlow:
     """One fit with a share of defective training images."""
     torch.manual_seed(config["seed_everything"])
-    module, data = MoLEFlow(**config["model"]), ContaminatedData(**config["data"])
-    data.share = share
+    layout = contaminated_layout(config["data"].get("layout", "mvtec"), share)
+    data = ContinualDataModule(**{**config["data"], "layout": layout})
+    module = MoLEFlow(**config["model"])
     callbacks = [
         TaskSchedulerCallback(**config.get("schedule", {})),
         EvaluationCallback(evaluate_every_task=False),

@@ -74,7 +74,8 @@ def fit_peak_mb(images: int = FIT_IMAGES, small: bool = False) -> float:
             extractor(batch)  # the peak includes the backbone's own
             _ = extractor.shape  # computed once by the backbone, and cached
             extractor.__class__ = RandomFeatures
-            trainer.fit(model, ContinualDataModule(str(root), ["first"], num_workers=1))
+            data = ContinualDataModule(str(root), ["first"], num_workers=0 if small else 1)
+            trainer.fit(model, data)
         return memory.peak_mb
 
 

@@ -74,7 +74,9 @@ def good_images(source: ProductSource, extractor: PatchExtractor) -> Mapping[str
     """Features of good images beyond the training images: whole, damaged, in other light."""
     trained = {record.path for record in source.train()}
     rest = [record for record in source.all_train() if record.path not in trained]
-    images = ImageDataset(evenly(rest, GOOD_IMAGES), 0, extractor.image_size)
+    images = ImageDataset(
+        evenly(rest, min(GOOD_IMAGES, source.train_images)), 0, extractor.image_size
+    )
     features: dict[str, list[Tensor]] = {}
     with torch.inference_mode():
         for batch in DataLoader(images, BATCH, collate_fn=images.collate):

@@ -53,6 +53,7 @@ class Setting:
         batch: Images of a mixed batch.
         layers: Blocks of the backbone.
         epochs: Epochs on the product.
+        workers: Processes that read images.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Setting:
     batch: int
     layers: Sequence[int] = tuple(FEATURES["layers"])
     epochs: int = 40
+    workers: int = 1
 
     def model(self, precision: Precision = "float32") -> MoLEFlow:
         """A model with random weights on the literal method's features."""
@@ -77,7 +79,7 @@ SETTINGS = [
     Setting("ViT-S/14 at 224", "vit_small_patch14_dinov2", 224, 64, 16, 12),
     Setting("ViT-B/14 at 518", "vit_base_patch14_dinov2", 518, 8, 2, 3),
 ]
-SMALL_SETTINGS = [Setting("tiny ViT", "test_vit", 64, 4, 2, 3, layers=(0, 1), epochs=2)]
+SMALL_SETTINGS = [Setting("tiny ViT", "test_vit", 64, 4, 2, 3, layers=(0, 1), epochs=2, workers=0)]
 FLOWS = [(384, 4096), (768, 5476)]  # channels, patches
 SMALL_FLOWS = [(16, 64)]
 
@@ -98,7 +100,7 @@ def learn(
 ) -> None:  # fmt: skip
     """One `trainer.fit` without evaluation."""
     # no calibration images: the literal side learns from every image
-    data = ContinualDataModule(str(root), tasks, num_workers=1, val_fraction=0.0)
+    data = ContinualDataModule(str(root), tasks, num_workers=setting.workers, val_fraction=0.0)
     new_trainer(run, epochs).fit(setting.model(), data, ckpt_path=checkpoint)
 
 

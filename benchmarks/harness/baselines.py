@@ -26,9 +26,9 @@ from moleflow_pl.tasks.schedule import lr_factor
 BANK = 8000  # patches in the memory bank of a product
 CHUNK = 2048  # patches whose distances are computed at once
 CLIP = 0.5  # norm that gradients are clipped to
-RANDOM_BANK = "memory bank, random subsampling"
-CORESET_BANK = "memory bank, coreset"
-WHITENED_BANK = "memory bank, whitened, random subsampling"
+RANDOM_BANK = "memory bank (random subsampling)"
+CORESET_BANK = "memory bank (coreset)"
+WHITENED_BANK = "memory bank (whitened, random subsampling)"
 GAUSSIAN = "Gaussian"
 
 Baseline = Callable[[Tensor, int], Scorer]

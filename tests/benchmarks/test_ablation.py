@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def arguments(folder: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Two tiny products on a tiny backbone, in the place of both."""
-    monkeypatch.setattr(ablation, "CNN", TINY)
-    monkeypatch.setattr(ablation, "VIT", TINY)
+    depths = Recipe("method", METHOD.model | {"score": "depths"}, scores=("norm", "depths"))
+    monkeypatch.setattr(ablation, "CNN", replace(TINY, key="cnn"))
+    monkeypatch.setattr(ablation, "VIT", replace(TINY, key="vit", method=depths))
     return [
         f"--root={data_root}", "--products", "01", "b", "--seeds=0", "--small",
         f"--folder={folder}",
@@ -44,6 +46,17 @@ def test_every_change_stands_beside_the_defaults(
         row = rows[f"{TINY.name}, no memory bank, {what}: b, image_auroc"]
         assert row["note"] == f"{row['value'] - first['value']:+.3f}"
     assert f"{TINY.name}, memory bank, no memory bank: b, pixel_ap" in rows
+
+
+def test_features_and_depths_of_a_vit_stand_beside_its_defaults(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ablation, "FEATURES", {"layers": [1]})
+    assert run_script(ablation.main, monkeypatch, "defaults", *arguments, "--backbones=vit") == 0
+    rows = last_rows(capsys)
+    for what in ("bank at the flow's end alone", "position code", "blocks 8 to 11"):
+        assert rows[f"{TINY.name}, memory bank, {what}: 01, image_auroc"]["note"]
+    assert f"{TINY.name}, no memory bank, features averaged: 01, image_auroc" in rows
 
 
 @pytest.mark.parametrize(("loss", "holds"), [(0.004, True), (0.006, False)])
@@ -75,8 +88,6 @@ def test_pixels_of_a_finer_grid_are_judged_against_the_bank(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    columns = {"memory bank": "bank, oracle", "no memory bank": "norm, oracle"}
-    monkeypatch.setattr(ablation, "RESOLUTION_COLUMNS", columns)
     monkeypatch.setattr(ablation, "SIZES", {48: -1.0, 64: least})
     assert run_script(ablation.main, monkeypatch, "resolution", *arguments) == code
     missed = [what for what, row in last_rows(capsys).items() if not row["holds"]]

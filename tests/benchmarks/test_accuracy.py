@@ -48,9 +48,9 @@ def test_page_has_a_line_for_each_method_and_every_figure_with_its_limit(
 @pytest.mark.parametrize(
     ("limit", "what"),
     [
-        ("bank", "mean above memory bank, random subsampling"),
-        ("flow", "mean above memory bank, random subsampling, no memory bank"),
-        ("pixel", "pixel AP of 01, b above memory bank, random subsampling"),
+        ("bank", "mean above memory bank (random subsampling)"),
+        ("flow", "without memory bank, mean above memory bank (random subsampling)"),
+        ("pixel", "pixel AP of 01, b above memory bank (random subsampling)"),
         ("routing", "b, routing accuracy on defective images"),
     ],
 )

@@ -72,7 +72,7 @@ def test_seed_config_says_what_the_layers_default_to() -> None:
     for name, parameter in inspect.signature(MoLESpatialAwareNF).parameters.items():
         if name != "embed_dim":
             assert model[name] == parameter.default, name
-    assert model.inspector.router == "mahalanobis"
+    assert model.router == "mahalanobis"
     assert model.optimizer.init_args.lr == 1e-4
 
 

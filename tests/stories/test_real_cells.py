@@ -21,7 +21,7 @@ DEMO = {
     "layers": [2, 3], "image_size": 256, "smooth": 3, "grid": 16, "lora_rank": 32,
     "coupling_layers": 4,
 }  # fmt: skip
-IMAGES = {"train": 60, "good": 30, "defective": 15}
+IMAGES = {"train": 60, "good": 50, "defective": 25}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_decisions_about_real_cells_are_as_promised(run: Path, cells: Path) -> N
     assert len(known) == 8  # either by itself, and both together
     assert all(row.holds for row in known if "good" in row.what)
     # one image at most
-    assert max(row.value for row in known if row.value is not None) <= 100 / IMAGES["defective"]
+    assert max(row.value for row in known if row.value is not None) <= 100.01 / IMAGES["defective"]
     missed = [row for row in report.rows if row.least == decisions.UNKNOWN]
     assert len(missed) == 2
     for row in missed:
