@@ -69,7 +69,9 @@ def test_images_that_changed_while_a_task_was_half_learned_are_said(
     module = MoLEFlow(**TINY_MODEL)
     module.schedule.extend([["a"], ["b"]], epochs=4)
     data = SimpleNamespace(
-        check_images=lambda todo: None, check=lambda todo: {"a": {}}, split_hash=lambda task: "new"
+        check_images=lambda todo: None,
+        count_images=lambda todo: {"a": {}},
+        split_hash=lambda task: "new",
     )
     trainer = SimpleNamespace(datamodule=data, fit_loop=SimpleNamespace(), is_global_zero=False)
     for split, done, count in (("old", 2, 1), ("new", 2, 0), ("old", 0, 0)):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from moleflow_pl import MoLEFlow
+from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.cli.experts import main, version_file, versions_of
 from moleflow_pl.errors import ConfigError
 
@@ -15,14 +16,14 @@ def test_versions_are_numbered_and_found(tmp_path: Path) -> None:
     folder.mkdir()
     for name in ("a~1", "a~10", "a~2", "b~1", "a", "a~b~3"):
         (folder / f"{name}.safetensors").touch()
-    assert versions_of(tmp_path, "a") == [1, 2, 10]
-    assert versions_of(tmp_path, "a~b") == [3]
-    assert version_file(tmp_path, "a", None).stem == "a~10"
-    assert version_file(tmp_path, "a", 2).stem == "a~2"
+    assert versions_of(RunFolder(tmp_path), "a") == [1, 2, 10]
+    assert versions_of(RunFolder(tmp_path), "a~b") == [3]
+    assert version_file(RunFolder(tmp_path), "a", None).stem == "a~10"
+    assert version_file(RunFolder(tmp_path), "a", 2).stem == "a~2"
     with pytest.raises(ConfigError, match=r"no version 3 of 'a' in .*: \[1, 2, 10\]"):
-        version_file(tmp_path, "a", 3)
+        version_file(RunFolder(tmp_path), "a", 3)
     with pytest.raises(ConfigError, match=r"no version  ?of 'c'"):
-        version_file(tmp_path, "c", None)
+        version_file(RunFolder(tmp_path), "c", None)
 
 
 def test_list_shows_what_is_known_of_each_expert(

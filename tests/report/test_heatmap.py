@@ -10,7 +10,7 @@ from moleflow_pl.report.heatmap import SIDE, draw_heatmap, save_heatmap
 
 def prediction(patches: torch.Tensor, size: tuple[int, int]) -> Prediction:
     return Prediction(
-        "a", 0.0, 0.0, None, patches, size, "normal", pixel_threshold=10.0, level=0.0
+        "a", 0.0, 0.0, None, patches, size, "normal", pixel_threshold=10.0, median_patch_score=0.0
     )  # fmt: skip
 
 
