@@ -20,9 +20,8 @@ PLACES = {name: place for place, names in enumerate(ORDER) for name in names.spl
 MODULES = [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
 LONGEST_FILE = 400  # lines
 MOST_PACKAGES = 16  # that a reader meets in `moleflow_pl`
-LEGACY = "|".join(
-    ("UNS" + "AID", "SAID" + "_LATER")
-)  # what read files of versions that were never released
+# names of what read the files of versions that were never released, written so as not to be found
+LEGACY = "|".join(("UNS" + "AID", "SAID" + "_LATER"))
 
 
 def name_of(path: Path) -> str:

@@ -32,7 +32,7 @@ def test_name_that_is_too_long_is_refused_and_shortened() -> None:
 
 
 @given(st.text(max_size=300))
-@settings(max_examples=300)
+@settings(max_examples=120)
 def test_every_name_is_refused_or_that_of_a_file_in_the_folder(name: str) -> None:
     try:
         check_name(name)

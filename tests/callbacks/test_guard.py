@@ -45,6 +45,7 @@ def test_number_that_is_none_stops_the_task_and_leaves_the_last_checkpoint(
     assert all(tensor.isfinite().all() for tensor in loaded.inspector.flow.state_dict().values())
 
 
+@pytest.mark.filterwarnings("ignore:this CPU has no bfloat16")
 def test_bfloat16_ends_within_half_a_hundredth_of_float32(
     learned: tuple[Path, MoLEFlow], tmp_path: Path, data_root: Path
 ) -> None:

@@ -79,7 +79,7 @@ def test_a_row_for_every_image_with_decision_and_margin(
         assert score == pytest.approx(tested[Path(row["path"])], rel=1e-5)
         assert threshold == calibration.score_threshold.value
         assert (float(row["normalised_score"]) > 0.5) == (score > threshold)
-        unknown = float(row["novelty"]) > 1
+        unknown = float(row["novelty_ratio"]) > 1
         known_label = "anomalous" if score > threshold else "normal"
         assert row["label"] == ("unknown_product" if unknown else known_label)
 
@@ -211,7 +211,7 @@ def test_a_run_without_a_limit_on_novelty_calls_nothing_unknown_and_says_so(
     Image.fromarray(noise).save(tmp_path / "noise.png")
     predict(tmp_path, model, tmp_path / "noise.png")
     (row,) = rows(tmp_path / "predictions" / "predictions.csv")
-    assert (row["label"], float(row["novelty"])) == ("anomalous", 0)
+    assert (row["label"], float(row["novelty_ratio"])) == ("anomalous", 0)
     assert "no image is called unknown: no damage was tried" in capsys.readouterr().out
 
 

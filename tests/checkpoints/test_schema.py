@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -76,7 +77,7 @@ def refused_or_used(checkpoint: dict[str, Any]) -> None:
 
 
 @given(st.sampled_from(OWN), st.sampled_from(WRONG), st.booleans())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40)
 def test_any_change_of_the_projects_part_is_refused_or_harmless(
     place: tuple, value: Any, take_away: bool
 ) -> None:
@@ -84,8 +85,17 @@ def test_any_change_of_the_projects_part_is_refused_or_harmless(
 
 
 @given(st.sampled_from(PLACES + TENSORS), st.sampled_from(WRONG), st.booleans())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25)
 def test_any_change_of_a_checkpoint_is_refused_or_harmless(
+    place: tuple, value: Any, take_away: bool
+) -> None:
+    refused_or_used(changed(place, value, take_away))
+
+
+@pytest.mark.slow
+@given(st.sampled_from(OWN + PLACES + TENSORS), st.sampled_from(WRONG), st.booleans())
+@settings(max_examples=400)
+def test_many_changes_of_a_checkpoint_are_refused_or_harmless(
     place: tuple, value: Any, take_away: bool
 ) -> None:
     refused_or_used(changed(place, value, take_away))

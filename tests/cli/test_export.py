@@ -11,6 +11,35 @@ from moleflow_pl.cli.export import main, make_parser
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.parametrize(
+    ("flags", "output"),
+    [
+        ([], "run/export/moleflow.onnx"),
+        (["--format=torch"], "run/export/moleflow.pt2"),
+        (["--product=01", "--format=torch"], "run/export/01.pt2"),
+        (["--product=01", "--output=x.onnx"], "x.onnx"),
+    ],
+)
+def test_the_command_names_the_file_after_the_product_and_the_format(
+    flags: list[str], output: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    asked: list[tuple] = []
+
+    def record(*args: object) -> str:
+        asked.append(args)
+        return "what was written"
+
+    monkeypatch.setattr("moleflow_pl.export.pipeline.export_checkpoint", record)
+    main(["--ckpt_path=run/tasks/00-01.ckpt", *flags, "--tolerance=0.01", "--images=new"])
+    product = "01" if "--product=01" in flags else None
+    kind = "torch" if "--format=torch" in flags else "onnx"
+    checkpoint = Path("run/tasks/00-01.ckpt")
+    assert asked == [(checkpoint, Path(output), kind, product, "new", 0.01)]
+    assert capsys.readouterr().out == "what was written\n"
+
+
+@pytest.mark.slow
 def test_the_file_lies_in_the_run_and_is_named_after_its_product(
     learned: tuple[Path, MoLEFlow], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -29,7 +29,8 @@ from tests.helpers.models import TINY_MODEL, images_between, some_tasks
 from tests.helpers.shared import built_once
 
 MODELS = {
-    "vit": {
+    "vit": {"layers": [0, 1], "image_size": [48, 64]},
+    "vit with registers": {
         "backbone": "vit_small_patch14_reg4_dinov2", "layers": [0, 1], "image_size": [28, 42],
     },
     "vit, latents kept": {
@@ -141,11 +142,11 @@ def test_an_onnx_file_says_what_it_is(vit: Exported) -> None:
     (own,) = describe(InspectionGraph(vit.model, [1]), vit.model.schedule, "x")["thresholds"]
     assert own["score"] == 2.0  # of the one image that shows it
     found.products = []
-    assert about["image_size"] == [28, 42]
+    assert about["image_size"] == [48, 64]
     image = model.graph.input[0]
     assert (image.name, image.type.tensor_type.elem_type) == ("image", onnx.TensorProto.UINT8)
     sides = [side.dim_value for side in image.type.tensor_type.shape.dim]
-    assert sides == [0, 3, 28, 42]
+    assert sides == [0, 3, 48, 64]
     assert tuple(output.name for output in model.graph.output) == OUTPUTS
 
 

@@ -141,6 +141,7 @@ def learn_share(rank: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow  # `tests/stories/test_devices.py` has two ranks with unequal shares too
 def test_ranks_with_unequal_shares_leave_behind_what_one_process_does(tmp_path: Path) -> None:
     mp.spawn(learn_share, (tmp_path,), nprocs=RANKS)
     expected = learned_of(FEATURES)
