@@ -58,8 +58,8 @@ class MoLEFlow(LightningModule):
         backbone: Name of a timm model, frozen.
         layers: Feature levels from 0; equal ones are averaged, others concatenated.
         image_size: Side of the images, or height and width.
-        backbone_weights: `pretrained` (timm's), a `.safetensors` or `.pth` file, `package:NAME` for
-            an installed package that carries the weights, or `random`.
+        backbone_weights: `pretrained` (timm's), a `.safetensors` or `.pth` file, `package:NAME` of
+            an installed package, or `random`.
         target_embed_dim: Width of a fixed random projection; none by default.
         smooth: Side of the window that features are averaged over, odd; 1 for none.
         grid: Side of the grid that features are pooled to, or height and width; none by default.
@@ -79,9 +79,8 @@ class MoLEFlow(LightningModule):
         adapter: Kind of the input adapters: `whitening`, which the likelihood counts, or `film`, as
             the method was published.
         loss: Loss of a step: the `mean` NLL of its patches, or with most weight their `tail`.
-        score: Anomaly score of a patch: the latent's `norm`, its `nll`, or the distance to the
-            nearest latent of the task's memory bank: at the flow's end (`bank`), or half-way and at
-            the end at once (`depths`).
+        score: Anomaly score of a patch: the latent's `norm`, its `nll`, or the distance to a
+            memory bank at the flow's end (`bank`), or half-way and at the end (`depths`).
         bank_size: Latents in the memory bank of each task.
         router: Distance to a task's prototype: `pooled`, `mahalanobis` or `euclidean`; with
             `none`, all images go to the first task.

@@ -35,7 +35,8 @@ def imports(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: write out where {node.module} is"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names = (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (name for name in names if name != "moleflow_pl.__version__")
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
 

@@ -19,7 +19,8 @@ class PlainHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            print(self.format(record), flush=True)
+            sys.stdout.write(f"{self.format(record)}\n")
+            sys.stdout.flush()
         except Exception:
             self.handleError(record)
 

@@ -1,4 +1,8 @@
-"""Lightning callbacks of MoLE-Flow: when a task begins and ends, and what is written."""
+"""Lightning callbacks: when a task begins and ends, and what is written.
+
+Each hook is a few lines over plain functions, which other modules hold. Add a callback in a file of
+its own; order matters, and `TaskSchedulerCallback` comes first.
+"""
 
 from moleflow_pl.callbacks.evaluation import EvaluationCallback
 from moleflow_pl.callbacks.predictions import PredictionWriter

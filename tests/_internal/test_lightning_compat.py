@@ -81,7 +81,7 @@ def test_a_file_cannot_name_what_builds_a_model(tmp_path: Path) -> None:
     checkpoint["hyper_parameters"]["_instantiator"] = "no.such.module"
     torch.save(checkpoint, tmp_path / "x.ckpt")
     assert Named.load_from_checkpoint(tmp_path / "x.ckpt", **WITHOUT_IMPORTS).hparams["width"] == 3
-    with pytest.raises(ModuleNotFoundError):
+    with pytest.raises((ModuleNotFoundError, ValueError)):  # imported or blocked, by version
         Named.load_from_checkpoint(tmp_path / "x.ckpt", weights_only=True)
 
 

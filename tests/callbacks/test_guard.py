@@ -56,4 +56,4 @@ def test_bfloat16_ends_within_half_a_hundredth_of_float32(
             for module in (half, learned[1])
         )
         assert found == pytest.approx(expected, abs=0.005)
-    assert all(torch.isfinite(p).all() for p in half.flow.parameters())
+    assert all(torch.isfinite(p).all() for p in half.inspector.flow.parameters())

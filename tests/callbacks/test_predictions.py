@@ -104,7 +104,7 @@ def test_an_unknown_product_is_called_so_and_a_forced_one_is_not(
     # other options: the first predictions are kept
     (old,) = rows(tmp_path / "predictions~1" / "predictions.csv")
     assert old["label"] == "unknown_product"
-    assert model.forced_task is None
+    assert model.predicted_task is None
 
 
 def test_a_wrong_name_lists_the_right_ones_and_changes_nothing(
@@ -144,8 +144,9 @@ def test_pictures_maps_and_boxes_are_written_beside_the_rows(
 
 
 def test_a_stopped_predict_goes_on_and_ends_the_same(
-    model: MoLEFlow, tmp_path: Path, data_root: Path, capsys: pytest.CaptureFixture[str]
+    model: MoLEFlow, tmp_path: Path, data_root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "moleflow_pl")
     images = data_root / "b" / "test"
     predict(tmp_path / "straight", model, images, boxes=True)
     with pytest.raises(PowerFailedError):
@@ -154,9 +155,8 @@ def test_a_stopped_predict_goes_on_and_ends_the_same(
     assert len(rows(table)) == 4
     with table.open("a") as file:
         file.write("torn row, with")
-    capsys.readouterr()
     predict(tmp_path / "stopped", model, images, boxes=True)
-    assert "going on after 4 images" in capsys.readouterr().out
+    assert "going on after 4 images" in caplog.text
     for name in ("predictions.csv", "boxes.csv"):
         expected = rows(tmp_path / "straight" / "predictions" / name)
         assert rows(table.with_name(name)) == expected
@@ -166,8 +166,9 @@ def test_a_stopped_predict_goes_on_and_ends_the_same(
 
 
 def test_what_is_no_image_is_skipped_and_said(
-    model: MoLEFlow, tmp_path: Path, data_root: Path, capsys: pytest.CaptureFixture[str]
+    model: MoLEFlow, tmp_path: Path, data_root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "moleflow_pl")
     folder = tmp_path / "in"
     folder.mkdir()
     good = (data_root / "b" / "test" / "good" / "000.png").read_bytes()
@@ -176,7 +177,7 @@ def test_what_is_no_image_is_skipped_and_said(
     (folder / "torn2.png").write_bytes(b"")
     (folder / "notes.txt").write_text("x")
     predict(tmp_path, model, folder)
-    assert "skipped 3 files that are no images" in capsys.readouterr().out
+    assert "skipped 3 files that are no images" in caplog.text
     (row,) = rows(tmp_path / "predictions" / "predictions.csv")
     assert row["path"].endswith("fine.png")
     skipped = {
@@ -188,8 +189,9 @@ def test_what_is_no_image_is_skipped_and_said(
 
 def test_without_a_calibration_there_is_a_score_and_no_decision(
     tmp_path: Path, data_root: Path, learned: tuple[Path, MoLEFlow],
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
+    caplog.set_level("INFO", "moleflow_pl")
     model = MoLEFlow.load_from_checkpoint(learned[0] / "last.ckpt")
     for task in model.schedule.tasks:
         task.calibration = None
@@ -197,12 +199,13 @@ def test_without_a_calibration_there_is_a_score_and_no_decision(
     found = rows(tmp_path / "predictions" / "predictions.csv")
     assert {row["threshold"] + row["label"] + row["normalised_score"] for row in found} == {""}
     assert all(row["score"] for row in found)
-    assert "nothing was held out" in capsys.readouterr().out
+    assert "no calibration images" in caplog.text
 
 
 def test_a_run_without_a_limit_on_novelty_calls_nothing_unknown_and_says_so(
-    tmp_path: Path, learned: tuple[Path, MoLEFlow], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, learned: tuple[Path, MoLEFlow], caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "moleflow_pl")
     model = MoLEFlow.load_from_checkpoint(learned[0] / "last.ckpt")
     for task in model.schedule.tasks:
         assert task.calibration is not None
@@ -212,7 +215,7 @@ def test_a_run_without_a_limit_on_novelty_calls_nothing_unknown_and_says_so(
     predict(tmp_path, model, tmp_path / "noise.png")
     (row,) = rows(tmp_path / "predictions" / "predictions.csv")
     assert (row["label"], float(row["novelty_ratio"])) == ("anomalous", 0)
-    assert "no image is called unknown: no damage was tried" in capsys.readouterr().out
+    assert "no image is called unknown: novelty has no limit" in caplog.text
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the kernel's own count")

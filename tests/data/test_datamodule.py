@@ -90,12 +90,12 @@ def test_features_of_a_task_are_shared_by_its_epochs_and_freed_with_the_next_tas
 ) -> None:
     data = data_for(data_root, ["01", "b"])
     first, again = (data.train_dataloader().dataset for _ in range(2))  # type: ignore[union-attr]
-    assert first.inspector.features.data_ptr() == again.inspector.features.data_ptr()
-    features = weakref.ref(first.inspector.features)
+    assert first.features.data_ptr() == again.features.data_ptr()
+    features = weakref.ref(first.features)
     del first, again
     gc.collect()
     assert features() is not None
-    data.plan.schedule.tasks[0].epochs_done = 2  # type: ignore[union-attr]
+    data.plan.schedule.tasks[0].epochs_done = 2
     data.train_dataloader()
     gc.collect()
     assert features() is None
@@ -125,7 +125,7 @@ def test_a_small_product_holds_out_at_least_one_image(tmp_path: Path) -> None:
     draw_product(tmp_path, "lonely", 0, train=1)
     data = data_for(tmp_path, ["a", "lonely"], val_fraction=0.1)
     assert data.count_images([0])["a"]["val"] == 1
-    with pytest.raises(DataError, match="'lonely' has 1 good image.*hold none out"):
+    with pytest.raises(DataError, match="'lonely' has 1 good image.*set data.val_fraction to 0"):
         data.count_images([1])
 
 
@@ -267,7 +267,7 @@ def test_without_memory_for_features_the_images_are_read_each_time(
     data = data_for(data_root, ["b"], batch_size=4)
     batch = next(iter(data.train_dataloader()))
     assert batch["image"].shape == (4, 3, 48, 48)
-    assert "no memory for the features of b" in caplog.text
+    assert "no memory for features of b" in caplog.text
 
 
 def test_other_errors_of_the_backbone_are_none_of_memory(

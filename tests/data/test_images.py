@@ -69,10 +69,10 @@ def test_mask_is_one_where_it_is_not_black(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (np.zeros((4, 4, 7), np.uint8), r"no image: .*shape \(4, 4, 7\)"),
-        (np.zeros(4, np.uint8), "no image"),
-        (np.full((4, 4), 200.0), r"floats lies in \[0, 1\], got 200"),
-        (np.full((4, 4), np.nan), r"floats lies in \[0, 1\], got nan"),
+        (np.zeros((4, 4, 7), np.uint8), r"not an image: .*shape \(4, 4, 7\)"),
+        (np.zeros(4, np.uint8), "not an image"),
+        (np.full((4, 4), 200.0), r"floats must lie in \[0, 1\], got 200"),
+        (np.full((4, 4), np.nan), r"floats must lie in \[0, 1\], got nan"),
         (np.zeros((4, 4), np.int64), "got int64"),
         (Image.new("F", (4, 4)), "floating-point pixels have no known scale"),
     ],

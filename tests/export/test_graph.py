@@ -30,7 +30,7 @@ def test_the_graph_says_what_the_model_says(options: dict, tiny_model: Build) ->
     images = images_between(model)
     expected = model(images)
     assert set(expected.task.tolist()) == {0, 1}
-    graph = InspectionGraph(model, map_size=64, blur_sigma=2.0)
+    graph = InspectionGraph(model.inspector, map_size=64, blur_sigma=2.0)
     anomaly, score, product, distance, novelty = graph(images)
     assert torch.equal(product, expected.task)
     assert torch.equal(distance, expected.distances.min(1).values)
@@ -47,7 +47,7 @@ def test_the_graph_says_what_the_model_says(options: dict, tiny_model: Build) ->
 def test_a_graph_of_one_product_leaves_no_choice(tiny_model: Build) -> None:
     model = some_tasks(tiny_model(), 2)
     images = images_between(model)
-    _, score, product, distance, novelty = InspectionGraph(model, [1])(images)
+    _, score, product, distance, novelty = InspectionGraph(model.inspector, [1])(images)
     features = model.inspector.extractor(images)
     own = model.inspector.inspect(features, 1)
     assert product.tolist() == [0] * len(images)
@@ -63,22 +63,22 @@ def test_nothing_is_known_to_a_graph_whose_products_have_no_limit(tiny_model: Bu
     images = images_between(model)
     for task in model.schedule.tasks:
         task.calibration = None
-    assert InspectionGraph(model)(images)[4].isinf().all()
+    assert InspectionGraph(model.inspector)(images)[4].isinf().all()
     model.inspector.novelty.prototypes.clear()
-    assert InspectionGraph(model)(images)[4].isinf().all()
+    assert InspectionGraph(model.inspector)(images)[4].isinf().all()
 
 
 def test_a_model_without_a_router_sends_all_to_its_first_task(tiny_model: Build) -> None:
     model = some_tasks(tiny_model(router="none"), 2)
     images = images_between(model)
-    assert InspectionGraph(model)(images)[2].tolist() == model(images).task.tolist()
+    assert InspectionGraph(model.inspector)(images)[2].tolist() == model(images).task.tolist()
 
 
 def test_the_graph_leaves_the_model_as_it_was(tiny_model: Build) -> None:
     model = some_tasks(tiny_model(), 2)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     trained = [p.requires_grad for p in model.parameters()]
-    InspectionGraph(model)
+    InspectionGraph(model.inspector)
     after = model.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[key], value) for key, value in before.items())

@@ -51,8 +51,8 @@ class Exported:
 
     def __init__(self, where: Path, kind: str) -> None:
         torch.manual_seed(0)
-        self.model = some_tasks(MoLEFlow(**{**TINY_MODEL, **MODELS[kind]}), 3)
-        self.images = images_between(self.model)
+        model = some_tasks(MoLEFlow(**{**TINY_MODEL, **MODELS[kind]}), 3)
+        self.images, self.model = images_between(model), model.inspector
         self.graph = InspectionGraph(self.model, map_size=48, blur_sigma=1.0)
         self.expected = answers(self.model, self.images, self.graph)
         self.onnx, self.program = where / "m.onnx", where / "m.pt2"

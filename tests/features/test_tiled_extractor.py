@@ -111,11 +111,12 @@ def test_the_map_of_a_tiled_model_equals_the_untiled_away_from_seams() -> None:
     untiled = MoLEFlow(**options)
     tiled = MoLEFlow(**options, tile=128, tile_overlap=0)
     for model in (untiled, tiled):
-        awake(model.extractor)
-        model.flow.add_task(0)
+        awake(model.inspector.extractor)
+        model.inspector.flow.add_task(0)
     tiled.load_state_dict(untiled.state_dict())
     image = torch.rand(1, 3, 128, 256)
-    maps = [model.patch_scores(model.extractor(image), 0) for model in (tiled, untiled)]
+    inspectors = [model.inspector for model in (tiled, untiled)]
+    maps = [one.patch_scores(one.extractor(image), 0) for one in inspectors]
     away = torch.ones(maps[0].shape[-1], dtype=torch.bool)
     away[128 // STRIDE - REACH : 128 // STRIDE + REACH] = False
     torch.testing.assert_close(maps[0][..., away], maps[1][..., away], rtol=1e-4, atol=1e-4)

@@ -39,14 +39,14 @@ def test_equal_batches_score_bit_for_bit(predictor: Predictor, paths: list[Path]
 
 
 def test_scores_are_those_of_test_bit_for_bit_at_equal_batches(
-    predictor: Predictor, data_root: Path
+    learned: tuple[Path, MoLEFlow], data_root: Path
 ) -> None:
+    predictor, module = Predictor.load(learned[0]), learned[1].eval()
     data = ContinualDataModule(str(data_root), ["01", "b"], batch_size=BATCH, num_workers=0)
-    data.trainer = type("T", (), {"lightning_module": predictor.model})  # type: ignore[assignment]
-    data.setup("test")
+    data.follow(module.data_plan, Path())
     (batch,) = data.test_loader(1)
     with torch.inference_mode():
-        tested = predictor.model.test_step(batch, 0)
+        tested = module.test_step(batch, 0)
     found = predictor([Path(path) for path in batch["path"]])
     assert [one.score for one in found] == tested["routed_score"].tolist()
     assert torch.equal(torch.stack([one.patch_scores for one in found]), tested["routed_map"])

@@ -23,7 +23,7 @@ SHAPE = {
 def test_summary_has_the_agreed_shape() -> None:
     summary = summarise(learned_tasks(), COST)
     extra = {"settings", "pixel_error_bound", "drift"}
-    assert set(summary) - extra == {"schema", "tasks", "routing", "metrics", "cost"}
+    assert set(summary) - extra == {"schema", "version", "tasks", "routing", "metrics", "cost"}
     assert summary["settings"] == SETTINGS
     assert summary["schema"] == 1
     assert summary["tasks"] == ["a", "b"]

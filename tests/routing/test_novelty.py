@@ -133,7 +133,7 @@ def test_image_is_set_against_the_nearest_products_and_the_one_asked_for() -> No
     features = torch.randn(5, 3, 3, 64)
     distances = module.inspector.router.distances(module.inspector.image_features(features))
     chosen = torch.tensor([0, 1, 2, 3, NEAREST + 2])
-    found = module.novelty_among(features, distances, chosen)
+    found = module.inspector.novelty_distances(features, distances, chosen)
     patches = sample_patches(features)
     for image, (near, one) in enumerate(zip(distances.argsort(1), chosen.tolist(), strict=True)):
         asked = {*near[:NEAREST].tolist(), one}

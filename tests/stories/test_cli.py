@@ -232,7 +232,7 @@ def test_a_command_reads_its_checkpoint_once(
 
     torch_load = torch.load
     monkeypatch.setattr(torch, "load", counted)
-    run_here(monkeypatch, tmp_path, verb, f"--ckpt_path={run / 'last.ckpt'}")
+    run_here(tmp_path, verb, f"--ckpt_path={run / 'last.ckpt'}")
     assert reads.count(run / "last.ckpt") == 1
 
 

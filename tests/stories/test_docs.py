@@ -95,7 +95,7 @@ def test_the_onnx_file_says_of_real_images_what_the_test_says(tutorial: Tutorial
 def test_pages_of_the_api_are_built_from_the_docstrings(tmp_path: Path) -> None:
     build(tmp_path)
     page = (tmp_path / "moleflow_pl" / "routing" / "router.html").read_text()
-    assert "Sends an image to the task whose prototype is nearest" in page
+    assert "Chooses the task whose prototype is nearest" in page
     for package in ("moleflow_pl", "callbacks"):
         modules = {p.relative_to(ROOT).with_suffix("") for p in (ROOT / package).rglob("*.py")}
         pages = {p.relative_to(tmp_path).with_suffix("") for p in tmp_path.rglob("*.html")}

@@ -91,9 +91,9 @@ VERBS = ("fit", "test", "validate", "predict", "calibrate", "experts list", "exp
     ("change", "said"),
     [
         (lambda state: state.pop("experts"), "moleflow lacks 'experts'"),
-        (lambda state: state["tasks"].append(LEARNED), "learned, and experts are of"),
-        (lambda state: state["experts"].append(2), "experts .* are not those of 2 tasks"),
-        (lambda state: state["tasks"][0].update(products=["../../out"]), "no names of products"),
+        (lambda state: state["tasks"].append(LEARNED), "learned, but experts has only"),
+        (lambda state: state["experts"].append(2), "experts .* do not fit 2 tasks"),
+        (lambda state: state["tasks"][0].update(products=["../../out"]), "not names of products"),
         (lambda state: state["tasks"][0].update(epochs="two"), "epochs: expected a whole number"),
         (lambda state: state["tasks"][1]["calibration"].update(scores=[float("nan")]), "finite"),
     ],

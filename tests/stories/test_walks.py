@@ -79,7 +79,7 @@ def test_patch_score_from_outside_scores_in_the_model_and_in_an_exported_graph(
         latent, _ = model.inspector.flow(features[image : image + 1], task)
         expected = latent.abs().max(-1).values[0]
         torch.testing.assert_close(found.patch_scores[image], expected, rtol=1e-4, atol=1e-4)
-    _, score, product, _, _ = InspectionGraph(model)(images)
+    _, score, product, _, _ = InspectionGraph(model.inspector)(images)
     torch.testing.assert_close(score, found.score, rtol=1e-4, atol=1e-4)
     assert product.tolist() == found.task.tolist()
 
@@ -135,7 +135,7 @@ class Parsed(cli.MoLEFlowCLI):
 @pytest.mark.usefixtures("toy_score", "toy_router", "toy_layout")
 def test_parts_from_outside_have_names_on_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["moleflow"])
-    names = {"model.score": "largest", "model.inspector.router": "farthest", "data.layout": "flat"}
+    names = {"model.score": "largest", "model.router": "farthest", "data.layout": "flat"}
     args = [f"--{argument}={name}" for argument, name in names.items()]
     config = cli.build(["fit", "--data.tasks=[a]", *args], Parsed).config.fit
     assert {argument: config[argument] for argument in names} == names

@@ -15,7 +15,7 @@ import moleflow_pl
 from tests.helpers.products import draw_product
 from tests.helpers.story import MODEL
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # what a build finds in a fresh checkout, the parts that are not for the wheel included
 SOURCES = (
     "moleflow_pl", "configs", "callbacks", "benchmarks", "docs", "tests", "cli.py", "conftest.py",
