@@ -21,8 +21,10 @@ def modules() -> Iterator[str]:
         for public in package.__all__:
             setattr(package, public, getattr(package, public))  # pdoc asks for no lazy names
         yield name
-        for found in pkgutil.walk_packages(package.__path__, f"{name}."):
-            yield found.name
+        for module in pkgutil.walk_packages(package.__path__, f"{name}."):
+            # of a package without `__all__`, pdoc finds the modules
+            if hasattr(import_module(module.name.rpartition(".")[0]), "__all__"):
+                yield module.name
 
 
 def build(folder: Path) -> None:

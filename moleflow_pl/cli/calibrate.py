@@ -62,7 +62,8 @@ def threshold_table(schedule: TaskSchedule) -> Any:
 
     table = Table(title="false alarms on good images", caption=CAPTION)
     for column in COLUMNS:
-        table.add_column(column, justify="left" if column in ("product", "") else "right")
+        left = column in ("product", "")
+        table.add_column(column, justify="left" if left else "right", no_wrap=not column)
     for index in schedule.learned:
         for row in table_rows(schedule.tasks[index]):
             table.add_row(*row)

@@ -56,7 +56,7 @@ def test_images_of_the_run_are_taken_evenly_from_each_product(data_root: Path) -
 
 
 def test_noise_stands_in_for_images_that_are_gone(learned: Run) -> None:
-    images, source = trial_images(learned[1], [0, 1], {"root": "gone"}, None)
+    images, source = trial_images(learned[1].inspector, [0, 1], {"root": "gone"}, None)
     assert images.shape == (IMAGES_PER_PRODUCT, 3, 48, 48)
     assert images.float().std() > 70
     assert "--images" in source

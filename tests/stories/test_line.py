@@ -121,7 +121,7 @@ def test_predict_by_a_forced_product_and_a_wrong_name(line: Line, tmp_path: Path
     said = failure(tmp_path, *options, "--product=solar")
     assert "no product 'solar': the model knows ['solar_mono', 'solar_poly']" in said
     said = failure(tmp_path, *options, "--model.score=nll")
-    assert "score: file 'norm', model 'nll'): its tensors and thresholds hold" in said
+    assert "score: file 'norm', model 'nll'), and its tensors and thresholds hold" in said
 
 
 @pytest.mark.slow
