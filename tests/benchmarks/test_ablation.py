@@ -48,6 +48,7 @@ def test_every_change_stands_beside_the_defaults(
     assert f"{TINY.name}, memory bank, no memory bank: b, pixel_ap" in rows
 
 
+@pytest.mark.slow  # the small CNN's table is made likewise
 def test_features_and_depths_of_a_vit_stand_beside_its_defaults(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

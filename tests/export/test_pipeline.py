@@ -29,6 +29,7 @@ def test_a_checkpoint_becomes_one_verified_file(
     assert torch.export.load(output).module()(batch)[0].shape == (1, 256, 256)
 
 
+@pytest.mark.slow  # `test_runtimes.py` finds out a file of another model
 def test_a_file_that_differs_is_not_kept(learned: Run, tmp_path: Path) -> None:
     output = tmp_path / "m.pt2"
     with pytest.raises(ExportError, match="differs from the model"):

@@ -14,6 +14,10 @@ from tests.helpers.commands import MODEL, ROOT, moleflow, run_here
 from tests.helpers.products import draw_product
 from tests.helpers.shared import built_once
 
+pytestmark = (
+    pytest.mark.slow
+)  # `tests/_internal/test_distributed.py` adds up shares of three processes
+
 EPOCHS = 2
 TWO = ["--data.batch_size=2", "--trainer.devices=2", "--trainer.strategy=ddp"]
 
@@ -130,7 +134,6 @@ def test_two_processes_predict_what_one_tests(pair: Pair, tmp_path: Path) -> Non
     assert len(list(pictures)) == len(expected)
 
 
-@pytest.mark.slow  # the fit's evaluation scores the same images on two processes
 def test_two_processes_test_what_one_does(pair: Pair, tmp_path: Path) -> None:
     shutil.copytree(pair.one, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "report")
@@ -158,7 +161,6 @@ def curves(told: str) -> dict[str, float]:
     return {name: float(value) for name, value in found}
 
 
-@pytest.mark.slow  # `tests/_internal/test_distributed.py` takes a mean over three
 def test_two_processes_validate_what_one_does(
     pair: Pair, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

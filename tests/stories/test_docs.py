@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ import openvino
 import pytest
 import torch
 
-from docs.api import build
+from docs.api import build, modules
+from moleflow_pl.cli.main import VERBS
 from moleflow_pl.data.images import read_image
 from tests.helpers.commands import ROOT
 from tests.helpers.shared import built_once
@@ -52,6 +54,7 @@ def rows(path: Path) -> dict[str, dict[str, str]]:
         return {row["path"]: row for row in csv.DictReader(file)}
 
 
+@pytest.mark.slow
 def test_the_tutorial_runs_to_its_end(tutorial: Tutorial) -> None:
     assert tutorial.output.rstrip().endswith("report.html.")
     assert (tutorial.run / "report" / "report.html").is_file()
@@ -59,6 +62,7 @@ def test_the_tutorial_runs_to_its_end(tutorial: Tutorial) -> None:
     assert [path.name for path in (tutorial.run / "export").iterdir()] == ["moleflow.onnx"]
 
 
+@pytest.mark.slow
 def test_predicted_scores_of_real_images_are_those_of_the_test(tutorial: Tutorial) -> None:
     run = tutorial.run
     tested = rows(run / "report" / "scores.csv")
@@ -68,6 +72,7 @@ def test_predicted_scores_of_real_images_are_those_of_the_test(tutorial: Tutoria
         assert float(row["score"]) == pytest.approx(float(tested[path]["score"]), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_onnx_file_says_of_real_images_what_the_test_says(tutorial: Tutorial) -> None:
     run = tutorial.run
     tested = list(rows(run / "report" / "scores.csv").values())
@@ -91,6 +96,7 @@ def test_the_onnx_file_says_of_real_images_what_the_test_says(tutorial: Tutorial
         np.testing.assert_allclose(distance, expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error::UserWarning")
 def test_pages_of_the_api_are_built_from_the_docstrings(tmp_path: Path) -> None:
     build(tmp_path)
@@ -100,3 +106,17 @@ def test_pages_of_the_api_are_built_from_the_docstrings(tmp_path: Path) -> None:
         modules = {p.relative_to(ROOT).with_suffix("") for p in (ROOT / package).rglob("*.py")}
         pages = {p.relative_to(tmp_path).with_suffix("") for p in tmp_path.rglob("*.html")}
         assert {one for one in modules if one.name != "__init__"} <= pages
+
+
+def test_the_tutorial_uses_verbs_that_exist() -> None:
+    text = (ROOT / "docs" / "tutorial.py").read_text()
+    compile(text, "tutorial.py", "exec")
+    verbs = re.findall(r'^ *moleflow\(\s*"(\w+)"', text, re.MULTILINE)
+    assert len(verbs) >= 3
+    assert set(verbs) <= set(VERBS)
+
+
+def test_every_module_has_one_page_in_the_api() -> None:
+    names = list(modules())
+    assert len(names) == len(set(names))
+    assert {"moleflow_pl", "moleflow_pl.flow", "moleflow_pl.module"} <= set(names)

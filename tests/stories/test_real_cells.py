@@ -14,6 +14,8 @@ from moleflow_pl import MoLEFlow, Predictor
 from moleflow_pl.data.layouts.elpv import ELPVLayout
 from tests.helpers.models import fit
 
+pytestmark = pytest.mark.slow  # `tests/benchmarks/test_decisions.py` judges tiny products
+
 PRODUCTS = ("solar_mono", "solar_poly")
 DEMO = {
     "backbone": "tf_efficientnet_lite0",

@@ -51,7 +51,12 @@ def test_rate_that_so_few_images_cannot_support_is_an_extrapolation() -> None:
     assert np.mean([share <= limits[0].high for share in uniform]) >= 0.99
 
 
-@pytest.mark.parametrize("images", [5, 11, 20, 59])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "images", [pytest.param(5, marks=SLOW), 11, pytest.param(20, marks=SLOW), 59]
+)
 def test_an_extrapolated_rate_is_not_above_the_one_asked_for(images: int) -> None:
     generator = np.random.default_rng(0)
     limits = [threshold(generator.exponential(size=images), 0.01) for _ in range(4000)]
