@@ -100,9 +100,9 @@ import json
 
 summary = json.loads((RUN / "report" / "summary.json").read_text())
 auroc = summary["metrics"]["image_auroc"]
-print("image AUROC, product not told:", dict(zip(summary["tasks"], auroc["routed"], strict=True)))
-print("with their own experts, after each product:", auroc["oracle_matrix"])
-print("images sent to the right expert:", summary["routing"]["accuracy"])
+print("image AUROC, routed:", dict(zip(summary["tasks"], auroc["routed"], strict=True)))
+print("oracle, after each product:", auroc["oracle_matrix"])
+print("routing accuracy:", summary["routing"]["accuracy"])
 assert auroc["oracle_forgetting"] == 0
 
 # %% [markdown]

@@ -107,8 +107,8 @@ def check_optimizer(optimizer: Optimizer, build: OptimizerCallable) -> None:
     for group in optimizer.param_groups:
         for key, usual in {**like.param_groups[0], "initial_lr": 0.0}.items():
             if key != "params" and not same_kind(group.get(key, "nothing"), usual):
-                told = f"{key}: expected the like of {usual!r}, found {group.get(key)!r:.40}"
-                raise CheckpointError(f"the checkpoint's optimizer is damaged: {told}")
+                reason = f"{key}: expected a value like {usual!r}, found {group.get(key)!r:.40}"
+                raise CheckpointError(f"the checkpoint's optimizer is damaged: {reason}")
     known = dict(zip(own, (like.state[clone] for clone in clones), strict=True))
     for parameter, state in optimizer.state.items():
         if parameter not in known or not same_parts(state, known[parameter]):

@@ -70,7 +70,7 @@ def prepare_run(
         )
     if inside and devices > 1:
         raise ConfigError(
-            f"{checkpoint} is of the run in {folder}, which goes on behind it: on several devices "
+            f"{checkpoint} is of the run in {folder}, which is further: on several devices "
             "set trainer.default_root_dir to another folder"
         )
     root = folder.resolve()

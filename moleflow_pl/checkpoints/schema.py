@@ -157,12 +157,12 @@ def validate_task(task: Mapping[str, Any], where: str) -> None:
     calibration = Calibration(**task["calibration"])
     lists: list[list[Any]] = [
         calibration.scores,
-        calibration.peaks,
-        calibration.levels,
+        calibration.max_patch_scores,
+        calibration.median_patch_scores,
         calibration.novelty_distances,
     ]
     lists += [
-        later for later in (calibration.damaged, calibration.products) if later
+        later for later in (calibration.damaged_novelty_distances, calibration.products) if later
     ]  # empty where none was taken
     lengths = {len(one) for one in lists}
     if len(lengths) > 1 or not 0 < calibration.false_alarm_rate < 1:

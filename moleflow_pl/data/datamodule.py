@@ -59,8 +59,8 @@ class ContinualDataModule(LightningDataModule):
         image_size: Side of the images, or height and width; by default what the model takes.
         batch_size: Images in a batch, of each device.
         num_workers: Processes that read images; 0 reads in the main process.
-        val_fraction: Share of each product's good training images that is held out: thresholds are
-            calibrated on them, and `validate` looks at them. Without, there is no decision.
+        val_fraction: Share of each product's good images that is for calibration: thresholds come
+            from them, and `validate` uses them. With 0 there are no decisions.
         cache_features: Keep the current task's features instead of running the backbone in every
             epoch.
         check_files: Read every image and mask once before the first epoch, and name the bad ones.

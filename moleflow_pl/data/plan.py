@@ -10,7 +10,7 @@ from moleflow_pl.tasks.schedule import TaskSchedule
 
 @dataclass
 class DataPlan:
-    """Told by the model, see `ContinualDataModule.follow`.
+    """Given to `ContinualDataModule.follow` by the model.
 
     Attributes:
         extractor: Says the size of the images, and computes features that are stored.

@@ -69,7 +69,7 @@ class DecisionMaker:
 
     Args:
         schedule: The model's tasks.
-        product: The product that all images show, whatever the router says.
+        product: The product that all images show; by default the router decides.
 
     Raises:
         ConfigError: there is no such product.
@@ -80,34 +80,35 @@ class DecisionMaker:
         self.task = None if product is None else schedule.find(product)
         self.limits: dict[int, Limits] = {}
         for index in schedule.learned:
-            found = schedule.tasks[index].calibration
-            if found is not None:
-                # which product of a task an image shows is known where it is told
-                self.limits[index] = (found if product is None else found.of(product)).limits()
+            calibration = schedule.tasks[index].calibration
+            if calibration is not None:
+                # within a group, only a given product has thresholds of its own
+                part = calibration if product is None else calibration.of(product)
+                self.limits[index] = part.limits()
         self.learned = list(schedule.learned)  # in the order of a model's distances
         # a product without a limit makes no image known
         self.novelty_limits = torch.tensor(
             [schedule.tasks[index].novelty_limit for index in self.learned]
         )
 
-    def decide(self, found: Inspection, sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
+    def decide(self, inspection: Inspection, sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
         """Decide about the images of a batch, of these heights and widths."""
-        shares = found.novelty_distance.cpu() / self.novelty_limits
-        novelty_ratio = shares.nan_to_num(torch.inf).amin(1).tolist()
-        return [self._decide(found, i, size, novelty_ratio[i]) for i, size in enumerate(sizes)]
+        ratios = inspection.novelty_distance.cpu() / self.novelty_limits
+        lowest = ratios.nan_to_num(torch.inf).amin(1).tolist()
+        return [self._decide(inspection, i, size, lowest[i]) for i, size in enumerate(sizes)]
 
     def _decide(
-        self, found: Inspection, i: int, size: tuple[int, int], novelty_ratio: float
+        self, inspection: Inspection, i: int, size: tuple[int, int], novelty_ratio: float
     ) -> Prediction:
-        task, score = int(found.task[i]), found.score[i].item()
-        distances = found.distances[i].tolist()
-        own = distances.pop(self.learned.index(task))
+        task, score = int(inspection.task[i]), inspection.score[i].item()
+        others = inspection.distances[i].tolist()
+        distance = others.pop(self.learned.index(task))
         return Prediction(
             product=self.names[task],
             score=score,
-            router_distance=own,
-            router_margin=min(distances) - own if self.task is None and distances else None,
-            patch_scores=found.patch_scores[i].cpu(),
+            router_distance=distance,
+            router_margin=min(others) - distance if self.task is None and others else None,
+            patch_scores=inspection.patch_scores[i].cpu(),
             size=size,
             **self._decision(task, score, novelty_ratio),
         )
@@ -117,9 +118,9 @@ class DecisionMaker:
         limits = self.limits.get(task)
         if limits is None:
             return {}
-        # a score that is no number passes nothing
+        # a score that is NaN is not normal
         label: Label = "normal" if score <= limits.score else "anomalous"
-        # whoever names the product knows it
+        # a given product is known
         if self.task is None and novelty_ratio > 1:
             label = "unknown_product"
         return {

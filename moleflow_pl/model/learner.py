@@ -141,7 +141,9 @@ class TaskLearner:
             products = batch.get("product", [inspector.schedule.tasks[task].name] * len(features))
             calibration.add(inspection.score, inspection.patch_scores, distances, products)
         for batch in images:
-            calibration.damaged += self._damaged(task, batch["image"].to(inspector.device)).tolist()
+            calibration.damaged_novelty_distances += self._damaged(
+                task, batch["image"].to(inspector.device)
+            ).tolist()
         inspector.schedule.tasks[task].calibration = calibration
 
     def _damaged(self, task: int, images: Tensor) -> Tensor:

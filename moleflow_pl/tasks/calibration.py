@@ -152,20 +152,20 @@ class Calibration:
 
     Attributes:
         scores: Image scores.
-        peaks: Highest patch score of each image.
-        levels: Median patch score of each image.
+        max_patch_scores: Highest patch score of each image.
+        median_patch_scores: Median patch score of each image.
         novelty_distances: Novelty distance of each image.
-        damaged: Largest novelty distance of each image after damage; damaged images of a known
-            product count as known.
+        damaged_novelty_distances: Largest novelty distance of each image after damage; damaged
+            images of a known product count as known.
         products: Product of each image.
         false_alarm_rate: Share of good images that may be called defective.
     """
 
     scores: list[float] = field(default_factory=list)
-    peaks: list[float] = field(default_factory=list)
-    levels: list[float] = field(default_factory=list)
+    max_patch_scores: list[float] = field(default_factory=list)
+    median_patch_scores: list[float] = field(default_factory=list)
     novelty_distances: list[float] = field(default_factory=list)
-    damaged: list[float] = field(default_factory=list)
+    damaged_novelty_distances: list[float] = field(default_factory=list)
     products: list[str] = field(default_factory=list)
     false_alarm_rate: float = FALSE_ALARM_RATE
 
@@ -186,8 +186,8 @@ class Calibration:
         """
         patches = patch_scores.flatten(1)
         self.scores += scores.tolist()
-        self.peaks += patches.amax(1).tolist()
-        self.levels += patches.median(1).values.tolist()
+        self.max_patch_scores += patches.amax(1).tolist()
+        self.median_patch_scores += patches.median(1).values.tolist()
         self.novelty_distances += novelty_distances.tolist()
         self.products += products
 
@@ -212,7 +212,7 @@ class Calibration:
     @property
     def pixel_threshold(self) -> Threshold:
         """Threshold of a pixel's score, which the highest pixel of that share of images exceeds."""
-        return threshold(self.peaks, self.false_alarm_rate)
+        return threshold(self.max_patch_scores, self.false_alarm_rate)
 
     @property
     def novelty_limit(self) -> float:
@@ -222,9 +222,11 @@ class Calibration:
         too. So it is the distance that 1 % of good images exceed after damage, and infinite if no
         damage was tried.
         """
-        if not self.damaged:
+        if not self.damaged_novelty_distances:
             return math.inf
-        return max(threshold(self.damaged).value, threshold(self.novelty_distances).value)
+        return max(
+            threshold(self.damaged_novelty_distances).value, threshold(self.novelty_distances).value
+        )
 
     def limits(self) -> Limits:
         """The limits that decide about an image."""
@@ -232,5 +234,5 @@ class Calibration:
             score=self.score_threshold.value,
             median_score=float(np.median(self.scores)),
             pixel=self.pixel_threshold.value,
-            median_patch_score=float(np.median(self.levels)),
+            median_patch_score=float(np.median(self.median_patch_scores)),
         )

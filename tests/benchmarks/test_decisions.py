@@ -73,7 +73,7 @@ def test_threshold_that_is_too_low_fails(model: MoLEFlow, data: dict[str, str]) 
 def test_limit_of_novelty_that_is_too_low_fails(model: MoLEFlow, data: dict[str, str]) -> None:
     calibration = decisions.calibration_of(model, 0)
     calibration.novelty_distances = [1e-3 for _ in calibration.novelty_distances]
-    calibration.damaged = [1e-3 for _ in calibration.damaged]
+    calibration.damaged_novelty_distances = [1e-3 for _ in calibration.damaged_novelty_distances]
     missed = {row.what: row.value for row in judged(model, data).rows if not row.holds}
     assert missed["a known: a, good, unknown"] == 100
     assert missed["a known: a, defective, unknown"] == 100

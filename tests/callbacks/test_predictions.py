@@ -209,7 +209,7 @@ def test_a_run_without_a_limit_on_novelty_calls_nothing_unknown_and_says_so(
     model = MoLEFlow.load_from_checkpoint(learned[0] / "last.ckpt")
     for task in model.schedule.tasks:
         assert task.calibration is not None
-        task.calibration.damaged = []
+        task.calibration.damaged_novelty_distances = []
     noise = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
     predict(tmp_path, model, tmp_path / "noise.png")

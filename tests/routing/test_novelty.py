@@ -122,7 +122,7 @@ def test_limit_comes_from_damaged_calibration_images(tiny_model: Build) -> None:
     assert found.damaged == pytest.approx(torch.cat(worst).tolist(), rel=1e-5)
     assert found.products == ["b", "c", "a"]
     module.learner.calibrate_task(0, calibration, 0.01)
-    assert module.schedule.tasks[0].calibration.damaged == []
+    assert module.schedule.tasks[0].calibration.damaged_novelty_distances == []
 
 
 def test_image_is_set_against_the_nearest_products_and_the_one_asked_for() -> None:

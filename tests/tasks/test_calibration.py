@@ -97,12 +97,12 @@ def test_an_unknown_products_limit_is_what_damaged_images_hardly_exceed() -> Non
     generator = np.random.default_rng(0)
     good, damaged = generator.normal(10, 1, 300).tolist(), generator.normal(20, 3, 300).tolist()
     assert (
-        Calibration(novelty_distances=good, damaged=damaged).novelty_limit
+        Calibration(novelty_distances=good, damaged_novelty_distances=damaged).novelty_limit
         == threshold(damaged).value
     )
     # never below what a hundredth of good ones exceeds
     assert (
-        Calibration(novelty_distances=damaged, damaged=good).novelty_limit
+        Calibration(novelty_distances=damaged, damaged_novelty_distances=good).novelty_limit
         == threshold(damaged).value
     )
 
@@ -126,7 +126,9 @@ def test_normalised_score_is_a_half_at_every_products_threshold() -> None:
 
 def test_products_own_threshold_follows_its_rate() -> None:
     found = Calibration(
-        scores=list(range(199)), peaks=list(range(10, 209)), novelty_distances=[1.0] * 199
+        scores=list(range(199)),
+        max_patch_scores=list(range(10, 209)),
+        novelty_distances=[1.0] * 199,
     )
     assert found.score_threshold.value == 197
     assert found.pixel_threshold.value == 207
