@@ -119,7 +119,7 @@ def test_limit_comes_from_damaged_calibration_images(tiny_model: Build) -> None:
             torch.maximum(novelty(double_contrast(part)), novelty(destroy_half(part)))
             for part in (images[6:8], images[8:])
         ]
-    assert found.damaged == pytest.approx(torch.cat(worst).tolist(), rel=1e-5)
+    assert found.damaged_novelty_distances == pytest.approx(torch.cat(worst).tolist(), rel=1e-5)
     assert found.products == ["b", "c", "a"]
     module.learner.calibrate_task(0, calibration, 0.01)
     assert module.schedule.tasks[0].calibration.damaged_novelty_distances == []
