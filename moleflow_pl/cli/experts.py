@@ -169,9 +169,11 @@ def plan_update(
 def can_resume(folder: Path, fit_options: Sequence[str]) -> bool:
     """Return whether a stopped update in `folder` had these options; move any other aside."""
     from moleflow_pl._internal.files import write_text
+    from moleflow_pl._internal.schema import stamp
     from moleflow_pl.checkpoints.run_folder import LAST, move_aside
 
-    file, text = folder / OPTIONS_FILE, json.dumps(list(fit_options))
+    state = {**stamp(), "options": list(fit_options)}
+    file, text = folder / OPTIONS_FILE, json.dumps(state)
     if file.is_file() and file.read_text(encoding="utf-8") == text:
         return (folder / LAST).exists()
     if folder.exists():

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from moleflow_pl._internal.schema import stamp
 from moleflow_pl.errors import ExportError
 from moleflow_pl.export.graph import InspectionGraph
 from moleflow_pl.model.inspector import Inspector
@@ -58,6 +59,7 @@ def describe(
     """
     tasks = [schedule.tasks[task] for task in graph.tasks]
     return {
+        **stamp(),
         "products": [task.name for task in tasks],
         "thresholds": [thresholds_of(task.calibration, product) for task in tasks],
         "decision": DECISION,

@@ -65,6 +65,9 @@ def build_inspector(
     arguments = dict(locals())
     require_int("bank_size", bank_size, 1, LARGEST_BANK)
     require_number("image_quantile", image_quantile, 0, 1)
+    # names first: a backbone takes seconds to build
+    image_features, patch_score = IMAGE_FEATURES[prototype](), PATCH_SCORES[score]()
+    image_scorer, chosen_router = IMAGE_SCORES[image_score], ROUTERS[router]
     extractor_class: Any = PatchExtractor
     if tile is not None:
         extractor_class = partial(TiledExtractor, tile=tile, overlap=tile_overlap)
@@ -77,13 +80,12 @@ def build_inspector(
         extractor.dim, coupling_layers, clamp_alpha, lora_rank, lora_alpha,
         use_lora, use_task_adapter, use_task_bias, adapter,
     )  # fmt: skip
-    image_features = IMAGE_FEATURES[prototype]()
     inspector = Inspector(
         extractor,
         flow,
-        ROUTERS[router](image_features.regions),
-        PATCH_SCORES[score](),
-        partial(IMAGE_SCORES[image_score], quantile=image_quantile),
+        chosen_router(image_features.regions),
+        patch_score,
+        partial(image_scorer, quantile=image_quantile),
         PositionalGrid() if use_position else NoPosition(),
         image_features,
         bank_size,

@@ -1,3 +1,5 @@
+import json
+
 """The verb's own part; `tests/stories/test_line.py` runs it as users do."""
 
 import logging
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from moleflow_pl import MoLEFlow
+from moleflow_pl._internal.schema import SCHEMA
 from moleflow_pl.cli.experts import main
 
 
@@ -49,6 +52,7 @@ def test_a_stopped_update_goes_on_as_it_was_asked_and_begins_anew_otherwise(
     said = update("--data.root=other")
     assert f"moved the stopped update, which had other options, to {work}~1" in said
     assert sorted(file.name for file in work.iterdir()) == ["last.ckpt", "update.json"]
+    assert json.loads((work / "update.json").read_text())["schema"] == SCHEMA
     assert (work.parent / "b~1~1" / "half learned").exists()
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from moleflow_pl import MoLEFlow
+from moleflow_pl._internal.schema import SCHEMA
 from moleflow_pl.errors import ExportError
 from moleflow_pl.export.graph import InspectionGraph
 from moleflow_pl.export.runtimes import (
@@ -130,6 +131,7 @@ def test_an_onnx_file_says_what_it_is(vit: Exported) -> None:
     model = onnx.load(vit.onnx)
     onnx.checker.check_model(model)
     about = json.loads({p.key: p.value for p in model.metadata_props}["moleflow"])
+    assert about["schema"] == SCHEMA
     assert about["products"] == ["p0", "p1", "p2"]
     found = vit.model.schedule.tasks[1].calibration
     assert found is not None

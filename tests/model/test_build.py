@@ -2,9 +2,11 @@ import subprocess
 import sys
 from inspect import signature
 
+import pytest
 import torch
 
 from moleflow_pl import MoLEFlow
+from moleflow_pl.errors import ConfigError
 from moleflow_pl.model.build import STRUCTURE, build_inspector
 from tests.helpers.models import TINY_MODEL
 
@@ -42,6 +44,13 @@ def test_model_owns_what_the_same_arguments_build() -> None:
     owned = MoLEFlow(**TINY_MODEL).inspector
     assert all(torch.equal(owned.state_dict()[k], t) for k, t in built.state_dict().items())
     assert built.arguments == owned.arguments == chosen
+
+
+@pytest.mark.parametrize("argument", ["score", "router", "prototype", "image_score"])
+def test_unknown_name_is_refused_before_the_backbone_is_built(argument: str) -> None:
+    wrong = {**arguments(), "backbone": "no_such_backbone", argument: "nomr"}
+    with pytest.raises(ConfigError, match=f"{argument} has to be one of .*got 'nomr'"):
+        build_inspector(**wrong)
 
 
 def test_inspector_is_built_and_used_without_lightning() -> None:
