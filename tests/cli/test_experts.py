@@ -1,7 +1,6 @@
-import json
-
 """The verb's own part; `tests/stories/test_line.py` runs it as users do."""
 
+import json
 import logging
 import shutil
 from pathlib import Path
