@@ -49,6 +49,9 @@ def load_backbone(name: str, weights: str, size: tuple[int, int]) -> Any:
         if path is not None:
             load_in_order(model, path)
     else:
+        if path is not None and path.suffix != ".safetensors":
+            # some versions of timm run the code that a pickle holds; this refuses such a file
+            torch.load(path, map_location="cpu", weights_only=True)
         # timm's own loader renames and resamples (position embeddings to another grid) as needed
         source = {} if path is None else {"pretrained_cfg_overlay": {"file": str(path)}}
         model = timm.create_model(name, pretrained=True, **source, **options)

@@ -41,5 +41,5 @@ def sorted_aupro(maps: np.ndarray, masks: np.ndarray, limit: float = 0.3) -> flo
     overlap = np.concatenate([[0.0], share.ravel()[order].cumsum() / regions])
     false = np.concatenate([[0.0], (~masks).ravel()[order].cumsum() / (~masks).sum()])
     end = np.searchsorted(false, limit)
-    area = np.trapezoid(overlap[:end], false[:end])
+    area = (np.diff(false[:end]) * (overlap[1:end] + overlap[: end - 1]) / 2).sum()
     return (area + (limit - false[end - 1]) * overlap[end - 1]) / limit
