@@ -73,4 +73,4 @@ def save_map(scores: Tensor, path: Path, form: MapFormat) -> None:
         if form == "npy":
             np.save(target, values)
         else:
-            Image.fromarray(values).save(target)
+            Image.fromarray(values).save(target, format="TIFF")

@@ -42,4 +42,4 @@ def save_heatmap(path: Path, prediction: Prediction, target: Path, boxes: bool =
     picture = draw_heatmap(read_preview(path, SIDE), prediction, boxes)
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(target, quality=85)
+        picture.save(target, format="JPEG", quality=85)
