@@ -38,7 +38,7 @@ from benchmarks.harness.report import Report, Row, benchmark
 from benchmarks.harness.study import Result, Study
 from benchmarks.literal import FEATURES
 from moleflow_pl.scoring.functional import patch_nll
-from moleflow_pl.scoring.patch_scores import PATCH_SCORES, Nearest, PatchScore
+from moleflow_pl.scoring.patch_scores import PATCH_SCORES, BankSearch, PatchScore
 
 FLOW = Recipe("flow", scores=("norm", "nll"))
 LEARNING = {
@@ -78,7 +78,7 @@ class AveragedNll(PatchScore):
 
     name = "nll-averaged"
 
-    def __call__(self, flow: Any, features: Tensor, task: Any, nearest: Nearest) -> Tensor:
+    def __call__(self, flow: Any, features: Tensor, task: Any, search: BankSearch) -> Tensor:
         """In nats."""
         latent, log_det = flow(features, task)
         return patch_nll(latent, log_det.mean((1, 2), keepdim=True))

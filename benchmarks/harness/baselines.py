@@ -69,7 +69,7 @@ def random_bank(train: Tensor, seed: int) -> Scorer:
 
 def coreset_bank(train: Tensor, seed: int) -> Scorer:
     """Distance to the nearest patch of a coreset: PatchCore without its weights."""
-    rows = sample_patches(train, seed, CANDIDATES * BANK)
+    rows = sample_patches(train, seed, CANDIDATES)
     size = min(BANK, len(rows))
     return nearest_in(rows[coreset(rows, size, torch.Generator().manual_seed(seed))])
 

@@ -18,6 +18,7 @@ from moleflow_pl.flow.spatial_nf import MoLESpatialAwareNF
 from moleflow_pl.flow.stack import Stack
 from moleflow_pl.routing.novelty import ordinary_quantile, sample_patches
 from moleflow_pl.routing.router import NEAREST, PrototypeRouter
+from moleflow_pl.scoring.memory_bank import NEIGHBOURS, soft_projection_distance
 
 
 class StackedLinear(Stack):
@@ -110,20 +111,22 @@ class StackedBank(Stack):
     Args:
         banks: The bank of each task (M, C), expanded as its score does.
 
-    Shape: latent (B, h, w, C), index (B,) -> distance to the nearest vector of the bank (B, h, w).
+    Shape: latent (B, h, w, C), index (B,) -> distance to the soft projection on the bank (B, h, w).
     """
 
     def __init__(self, banks: Sequence[Tensor]) -> None:
         super().__init__(bank=banks)
+        self.neighbours = min(NEIGHBOURS, len(banks[0]))
 
     def forward(self, latent: Tensor, index: Tensor) -> Tensor:
         """Search for each image the bank of its task."""
         bank = self.select("bank", index).to(latent.dtype)
         rows = latent.flatten(1, 2)
-        products = rows @ bank.transpose(1, 2)
-        nearest = (bank.square().sum(-1)[:, None] - 2 * products).amin(-1)
-        squared = (nearest + rows.square().sum(-1)).clamp_min(0)
-        return squared.sqrt().reshape(latent.shape[:-1])
+        distances = bank.square().sum(-1)[:, None] - 2 * (rows @ bank.transpose(1, 2))
+        found = distances.topk(self.neighbours, largest=False).indices
+        places = found.flatten(1)[..., None].expand(-1, -1, bank.shape[-1])
+        nearest = bank.gather(1, places).reshape(*found.shape, bank.shape[-1])
+        return soft_projection_distance(rows, nearest).reshape(latent.shape[:-1])
 
 
 class StackedNovelty(Stack):

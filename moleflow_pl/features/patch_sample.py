@@ -36,35 +36,53 @@ class PatchSample:
         self.seed = seed
         self.purpose = purpose
         self.images = 0
-        self.rows = torch.empty(0, channels)
-        self.draws = torch.empty(0, dtype=torch.float64)
+        self.channels = channels
+        self._rows: list[Tensor] = []
+        self._draws: list[Tensor] = []
+
+    @property
+    def rows(self) -> Tensor:
+        """The sample (M, D) so far, on the CPU, in the precision in which its patches came."""
+        self._discard()
+        return self._rows[0] if self._rows else torch.empty(0, self.channels)
 
     def update(self, patches: Tensor) -> None:
         """Add the patches (B, h, w, D) of this rank's next images."""
         rank, world = rank_and_world()
         count, (height, width) = len(patches), patches.shape[1:3]
         draws = [
-            self._draws(rank + world * (self.images + i), height * width) for i in range(count)
+            self._random_numbers(rank + world * (self.images + i), height * width)
+            for i in range(count)
         ]
         self.images += count
         if count:
-            self._select(patches.flatten(0, 2), torch.cat(draws))
+            # on the CPU: ranks exchange the sample
+            self._add(patches.detach().flatten(0, 2).cpu(), torch.cat(draws))
 
-    def _draws(self, image: int, patches: int) -> Tensor:
+    def _random_numbers(self, image: int, patches: int) -> Tensor:
         generator = derive_generator(self.seed, *self.purpose, image)
         return torch.rand(patches, generator=generator, dtype=torch.float64)
 
-    def _select(self, rows: Tensor, draws: Tensor) -> None:
-        candidates = draws.argsort()[: self.size]
-        # on the CPU: a sample is small, and ranks exchange it
-        rows = torch.cat((self.rows, rows[candidates.to(rows.device)].detach().cpu()))
-        draws = torch.cat((self.draws, draws[candidates]))
+    def _add(self, rows: Tensor, draws: Tensor) -> None:
+        self._rows.append(rows)
+        self._draws.append(draws)
+        # not each time: a large sample would be copied for every batch
+        if sum(map(len, self._draws)) > 2 * self.size:
+            self._discard()
+
+    def _discard(self) -> None:
+        """Join all patches, and keep those with the lowest numbers."""
+        if not self._rows:
+            return
+        rows, draws = torch.cat(self._rows), torch.cat(self._draws)
         lowest = draws.argsort()[: self.size]
-        self.rows, self.draws = rows[lowest], draws[lowest]
+        self._rows, self._draws = [rows[lowest]], [draws[lowest]]
 
     def gathered(self) -> PatchSample:
         """The sample of the patches of all ranks, the same on each."""
-        merged = PatchSample(self.rows.shape[1], self.size, self.seed, *self.purpose)
+        self._discard()
+        merged = PatchSample(self.channels, self.size, self.seed, *self.purpose)
         for part in gather(self):
-            merged._select(part.rows, part.draws)
+            for rows, draws in zip(part._rows, part._draws, strict=True):
+                merged._add(rows, draws)
         return merged

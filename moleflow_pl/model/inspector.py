@@ -18,7 +18,7 @@ from moleflow_pl.routing.image_features import ImageFeatures, RegionMeans
 from moleflow_pl.routing.novelty import ordinary_quantile, sample_patches
 from moleflow_pl.routing.prototypes import TaskPrototype
 from moleflow_pl.routing.router import NEAREST, PrototypeRouter
-from moleflow_pl.scoring.memory_bank import MemoryBank, nearest_distance
+from moleflow_pl.scoring.memory_bank import MemoryBank, projection_distance
 from moleflow_pl.scoring.patch_scores import BankScore, PatchScore
 from moleflow_pl.tasks.schedule import TaskSchedule
 
@@ -149,7 +149,7 @@ class Inspector(nn.Module):
 
     def patch_scores(self, features: Tensor, task: int | Tensor) -> Tensor:
         """Scores (B, h, w) of features (B, h, w, D) by one expert or by one for each image."""
-        return self.patch_score(self.flow, self.position(features), task, self._nearest)
+        return self.patch_score(self.flow, self.position(features), task, self._bank_distance)
 
     def set_patch_score(self, score: PatchScore) -> None:
         """Score patches by `score` from now on; one that needs a memory bank has to find it."""
@@ -182,13 +182,13 @@ class Inspector(nn.Module):
         with torch.autocast(latents.device.type, enabled=False):
             return score.expand(self.flow, latents, task)
 
-    def _nearest(self, latent: Tensor, task: int | Tensor) -> Tensor:
+    def _bank_distance(self, latent: Tensor, task: int | Tensor) -> Tensor:
         if not isinstance(task, Tensor):
-            return nearest_distance(latent, self.search_bank(task))
+            return projection_distance(latent, self.search_bank(task))
         scores = latent.new_empty(latent.shape[:-1])
         for index in task.unique().tolist():
             rows = (task == index).to(latent.device)
-            scores[rows] = nearest_distance(latent[rows], self.search_bank(index))
+            scores[rows] = projection_distance(latent[rows], self.search_bank(index))
         return scores
 
     @property

@@ -10,7 +10,7 @@ from moleflow_pl.features.patch_sample import PatchSample
 from moleflow_pl.features.statistics import FeatureStatistics
 from moleflow_pl.model.inspector import Inspector
 from moleflow_pl.routing.novelty import sample_patches
-from moleflow_pl.scoring.memory_bank import CANDIDATES
+from moleflow_pl.scoring.memory_bank import CANDIDATES, to_half_clamped
 from moleflow_pl.scoring.patch_scores import BankScore
 
 
@@ -27,7 +27,7 @@ class TaskStatistics:
         images: Of the image features that the router sees.
         ordinary: Of the sampled patches that novelty is measured by.
         patches: Of all patches with position, for the first task alone.
-        latents: Candidates of the memory bank.
+        latents: Candidates of the memory bank, in half precision.
         mean_features: Sum of the images' mean features (D,), float64.
     """
 
@@ -37,7 +37,7 @@ class TaskStatistics:
         self.images = FeatureStatistics(dim, inspector.regions)
         self.ordinary = FeatureStatistics(dim)
         self.patches = FeatureStatistics(dim)
-        self.latents = PatchSample(dim, CANDIDATES * inspector.bank_size, seed, name, "latents")
+        self.latents = PatchSample(dim, max(CANDIDATES, inspector.bank_size), seed, name, "latents")
         self.mean_features = torch.zeros(dim, dtype=torch.float64)
 
     def update(self, features: Tensor) -> None:
@@ -51,7 +51,8 @@ class TaskStatistics:
         if self.task == 0:
             self.patches.update(positioned)
         if isinstance(inspector.patch_score, BankScore):
-            self.latents.update(inspector.patch_score.encode(inspector.flow, positioned, self.task))
+            latents = inspector.patch_score.encode(inspector.flow, positioned, self.task)
+            self.latents.update(to_half_clamped(latents))  # as in the bank, and half the memory
 
     def gather(self) -> None:
         """Add what the other ranks have seen; the same on each from now on."""

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moleflow_pl._internal.registry import Registry
+from moleflow_pl.scoring.functional import lower_median
 
 SIDE = 4  # regions along each side of an image
 REGIONS = SIDE * SIDE
@@ -62,10 +63,7 @@ class PatchMedian(ImageFeatures):
 
     def __call__(self, features: Tensor) -> Tensor:
         """Features (B, D)."""
-        rows = features.flatten(1, 2)
-        upper = rows.shape[1] - (rows.shape[1] - 1) // 2
-        # the smallest of the upper half: ONNX has no operator for the median
-        return rows.topk(upper, dim=1, sorted=False).values.amin(1)
+        return lower_median(features.flatten(1, 2))
 
 
 def region_means(features: Tensor, side: int = SIDE) -> Tensor:

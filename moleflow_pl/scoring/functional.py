@@ -92,6 +92,17 @@ def tail_mean(patch_scores: Tensor, quantile: float = TAIL_QUANTILE) -> Tensor:
     return rows.topk(max(1, count), dim=1).values.mean(1)
 
 
+def lower_median(values: Tensor) -> Tensor:
+    """Lower median (B, ...) of values (B, n, ...), by operators that ONNX has.
+
+    Example:
+        >>> lower_median(torch.tensor([[4.0, 1.0, 3.0, 2.0]]))
+        tensor([2.])
+    """
+    upper = values.shape[1] - (values.shape[1] - 1) // 2
+    return values.topk(upper, dim=1, sorted=False).values.amin(1)
+
+
 def anomaly_map(
     patch_scores: Tensor,
     size: tuple[int, int] = (256, 256),

@@ -1,13 +1,17 @@
-"""Memory banks: coresets of a task's latents, and distances to the nearest of them."""
+"""Memory banks: coresets of a task's latents, and distances to their soft projections."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-ROWS = 4096  # patches whose distances are computed at once
-CANDIDATES = 8  # latents that a coreset is chosen from, for each one it holds
+from moleflow_pl.scoring.functional import lower_median
+
+CANDIDATES = 2**18  # latents that a coreset is chosen from, at most
 SKETCH = 64  # random directions that distances are measured in while a coreset is chosen
+POOL = 256  # rows that are farthest from a coreset and may join it before all others are compared
+ROWS = 8192  # rows whose distances are computed at once
+NEIGHBOURS = 5  # vectors of a bank that a latent is projected on
 
 
 class MemoryBank(nn.Module):
@@ -28,8 +32,8 @@ class MemoryBank(nn.Module):
     Example:
         >>> bank = MemoryBank(2, size=1)
         >>> bank.fill(torch.zeros(1, 2), torch.Generator())
-        >>> nearest_distance(torch.tensor([[3.0, 4.0]]), bank.latents)
-        tensor([5.])
+        >>> projection_distance(torch.tensor([[[[3.0, 4.0]]]]), bank.latents)
+        tensor([[[5.]]])
     """
 
     def __init__(self, channels: int, size: int) -> None:
@@ -55,16 +59,51 @@ def to_half_clamped(latents: Tensor) -> Tensor:
     return latents.clamp(-largest, largest).half()
 
 
-def nearest_distance(latents: Tensor, bank: Tensor) -> Tensor:
-    """Distances (...) of latents (..., D) to the nearest vector of a bank (M, D)."""
+def projection_distance(latents: Tensor, bank: Tensor) -> Tensor:
+    """Distances (B, h, w) of latents (B, h, w, C) to their soft projections on a bank (M, C).
+
+    An image's distances do not depend on the other images of its batch.
+    """
     bank = bank.to(latents.dtype)
     norms = bank.square().sum(1)
     with torch.autocast(latents.device.type, enabled=False):
-        nearest = [
-            torch.addmm(norms, rows, bank.T, alpha=-2).amin(1) + rows.square().sum(1)
-            for rows in latents.flatten(0, -2).split(ROWS)
-        ]
-    return torch.cat(nearest).clamp_min(0).sqrt().reshape(latents.shape[:-1])
+        distances = [image_distance(rows, bank, norms) for rows in latents.flatten(1, -2)]
+    return torch.stack(distances).reshape(latents.shape[:-1]) if distances else latents[..., 0]
+
+
+def image_distance(rows: Tensor, bank: Tensor, norms: Tensor) -> Tensor:
+    """Distances (n,) of an image's latents (n, C) to a bank (M, C) of squared lengths (M,)."""
+    count = min(NEIGHBOURS, len(bank))
+    found = [
+        torch.addmm(norms, part, bank.T, alpha=-2).topk(count, largest=False, sorted=False)
+        for part in rows.split(ROWS)
+    ]
+    nearest = bank[torch.cat([one.indices for one in found])]
+    return soft_projection_distance(rows[None], nearest[None])[0]
+
+
+def soft_projection_distance(rows: Tensor, nearest: Tensor) -> Tensor:
+    """Distances of latents to the weighted means of their nearest vectors.
+
+    Weights are softmax(-d^2 / t), with t the median of all d^2 of an image. The mean of several
+    neighbours is less rough than a sparse bank is: the distance to the nearest vector alone also
+    depends on where the coreset happens to have one.
+
+    Shape: rows (B, n, C), nearest (B, n, k, C) -> (B, n).
+
+    References: ProCon, arXiv:2607.04894, for the projection.
+
+    Example:
+        >>> nearest = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
+        >>> soft_projection_distance(torch.tensor([[[0.0, 3.0]]]), nearest[None, None])
+        tensor([[3.]])
+    """
+    squared = (rows[:, :, None] - nearest).square().sum(-1)
+    temperature = lower_median(squared.flatten(1))[:, None, None]
+    # all latents of an image may be in the bank
+    temperature = temperature.clamp_min(torch.finfo(squared.dtype).tiny)
+    weights = torch.softmax(-squared / temperature, -1)
+    return torch.linalg.vector_norm(rows - (weights[..., None] * nearest).sum(2), dim=-1)
 
 
 def coreset(rows: Tensor, size: int, generator: torch.Generator) -> Tensor:
@@ -72,10 +111,13 @@ def coreset(rows: Tensor, size: int, generator: torch.Generator) -> Tensor:
 
     Greedy k-center: each row is the one farthest from those chosen before. The largest distance to
     a chosen row is at most twice the smallest possible; with more than 64 channels, distances are
-    those of random projections of the rows. Time grows with N times `size`.
+    those of random projections of the rows. Distances only shrink, so the next rows come from a
+    pool of the farthest until one outside may be farther; all rows are then compared with the new
+    ones at once.
 
     References: Gonzalez 1985, "Clustering to minimize the maximum intercluster distance"; Roth et
-    al. 2022, PatchCore, arXiv:2106.08265, section 3.2, with random projections.
+    al. 2022, PatchCore, arXiv:2106.08265, section 3.2, with random projections; Minoux 1978,
+    "Accelerated greedy algorithms for maximizing submodular set functions", for the bounds.
 
     Example:
         >>> rows = torch.tensor([[0.0], [0.1], [0.2], [9.0]])
@@ -84,15 +126,55 @@ def coreset(rows: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """
     if size == len(rows):
         return torch.randperm(size, generator=generator)
-    if rows.shape[1] > SKETCH:
-        rows = rows @ torch.randn(rows.shape[1], SKETCH, generator=generator).to(rows)
+    rows = sketch(rows, generator)
     squares = rows.square().sum(1)
     distances = torch.full_like(squares, torch.inf)  # squared, to the nearest chosen row
-    chosen = torch.empty(size, dtype=torch.long, device=rows.device)
-    chosen[0] = torch.randint(len(rows), (), generator=generator)
-    for i in range(1, size):
-        last = chosen[i - 1]
-        distances = torch.minimum(distances, squares - 2 * (rows @ rows[last]) + squares[last])
-        distances[last] = -torch.inf
-        chosen[i] = distances.argmax()
-    return chosen.cpu()
+    added = torch.randint(len(rows), (1,), generator=generator).to(rows.device)
+    chosen, count = [added], 1
+    while count < size:
+        shrink_distances(distances, rows, squares, added)
+        farthest = distances.topk(min(POOL + 1, len(rows)))
+        pool, bound = farthest.indices[:-1], farthest.values[-1].item()
+        picked = farthest_in_pool(rows[pool], farthest.values[:-1], bound, size - count)
+        added = pool[picked]
+        chosen.append(added)
+        count += len(added)
+    return torch.cat(chosen).cpu()
+
+
+def sketch(rows: Tensor, generator: torch.Generator) -> Tensor:
+    """Rows (N, D) in float32, projected on random directions where there are more than 64."""
+    if rows.shape[1] <= SKETCH:
+        return rows.float()
+    directions = torch.randn(rows.shape[1], SKETCH, generator=generator).to(rows.device)
+    return torch.cat([part.float() @ directions for part in rows.split(ROWS)])
+
+
+def shrink_distances(distances: Tensor, rows: Tensor, squares: Tensor, added: Tensor) -> None:
+    """Update squared distances (N,) of rows (N, D) for newly chosen ones, which leave the race."""
+    centres, norms = rows[added].T, squares[added]
+    for part in torch.arange(len(rows), device=rows.device).split(ROWS):
+        nearest = torch.addmm(norms, rows[part], centres, alpha=-2).amin(1) + squares[part]
+        distances[part] = torch.minimum(distances[part], nearest)
+    distances[added] = -torch.inf
+
+
+def farthest_in_pool(rows: Tensor, distances: Tensor, bound: float, most: int) -> list[int]:
+    """Indices of pool rows (P, D) in the order they are chosen, at least one.
+
+    Args:
+        rows: The rows of the pool.
+        distances: Their squared distances (P,) to the nearest row chosen before.
+        bound: Squared distance that no row outside the pool exceeds.
+        most: Largest number of rows to choose.
+    """
+    apart = torch.cdist(rows, rows).square()
+    distances, picked = distances.clone(), list[int]()
+    while len(picked) < most:
+        farthest = int(distances.argmax())
+        if picked and distances[farthest] < bound:
+            break
+        picked.append(farthest)
+        distances = torch.minimum(distances, apart[farthest])
+        distances[farthest] = -torch.inf
+    return picked

@@ -16,7 +16,7 @@ from moleflow_pl._internal.registry import Registry
 from moleflow_pl.scoring.functional import patch_nll, patch_norm
 from moleflow_pl.scoring.memory_bank import to_half_clamped
 
-Nearest = Callable[[Tensor, Any], Tensor]
+BankSearch = Callable[[Tensor, Any], Tensor]
 
 
 class Flow(Protocol):
@@ -38,15 +38,15 @@ class PatchScore(ABC):
     name: ClassVar[str]
 
     @abstractmethod
-    def __call__(self, flow: Flow, features: Tensor, task: Any, nearest: Nearest) -> Tensor:
+    def __call__(self, flow: Flow, features: Tensor, task: Any, search: BankSearch) -> Tensor:
         """Scores (B, h, w) of features with position (B, h, w, D); higher is more anomalous.
 
         Args:
             flow: Gives the latents.
             features: Features with position.
             task: The task, or one for each image, in the form that `flow` and `nearest` take.
-            nearest: Distances (B, h, w) of latents (B, h, w, C) to the nearest vector of a task's
-                memory bank; for a `BankScore`.
+            search: Distances (B, h, w) of latents (B, h, w, C) to their soft projections
+                on a task's memory bank; for a `BankScore`.
         """
 
 
@@ -57,7 +57,7 @@ PATCH_SCORES: Registry[type[PatchScore]] = Registry("score")
 class NllScore(PatchScore):
     """The negative log-likelihood; see `patch_nll`."""
 
-    def __call__(self, flow: Flow, features: Tensor, task: Any, nearest: Nearest) -> Tensor:
+    def __call__(self, flow: Flow, features: Tensor, task: Any, search: BankSearch) -> Tensor:
         """In nats."""
         return patch_nll(*flow(features, task))
 
@@ -66,18 +66,18 @@ class NllScore(PatchScore):
 class NormScore(PatchScore):
     """The norm of the latent, which needs no memory bank; see `patch_norm`."""
 
-    def __call__(self, flow: Flow, features: Tensor, task: Any, nearest: Nearest) -> Tensor:
+    def __call__(self, flow: Flow, features: Tensor, task: Any, search: BankSearch) -> Tensor:
         """As a distance."""
         return patch_norm(flow(features, task)[0])
 
 
 @PATCH_SCORES.add("bank")
 class BankScore(PatchScore):
-    """The distance to the nearest latent in the task's memory bank; see `MemoryBank`."""
+    """The distance to the soft projection on the task's memory bank; see `MemoryBank`."""
 
-    def __call__(self, flow: Flow, features: Tensor, task: Any, nearest: Nearest) -> Tensor:
+    def __call__(self, flow: Flow, features: Tensor, task: Any, search: BankSearch) -> Tensor:
         """As a distance."""
-        return nearest(self.expand(flow, self.encode(flow, features, task), task), task)
+        return search(self.expand(flow, self.encode(flow, features, task), task), task)
 
     def encode(self, flow: Flow, features: Tensor, task: Any) -> Tensor:
         """Latents (B, h, w, D) in the form that the memory bank stores: at the end of the flow."""

@@ -109,7 +109,7 @@ def some_tasks(model: MoLEFlow, count: int) -> MoLEFlow:
     model.schedule.extend([[f"p{task}"] for task in range(count)], epochs=1)
     for task in model.schedule.tasks:
         task.epochs_done = 1
-    for task in model.schedule.tasks[:2]:  # nothing of the others was held out
+    for task in model.schedule.tasks[:2]:  # only these two have a calibration set
         task.calibration = Calibration(
             [1.0, 2.0, 4.0], [2.0, 3.0, 5.0], [1.0, 1.0, 1.0], [8.0, 9.0, 9.0], [9.0, 12.0, 10.0]
         )

@@ -4,6 +4,9 @@ import itertools
 
 import numpy as np
 from scipy import ndimage
+from sklearn.neighbors import NearestNeighbors
+
+from moleflow_pl.scoring.memory_bank import NEIGHBOURS
 
 
 def literal_aupro(maps: np.ndarray, masks: np.ndarray, limit: float = 0.3) -> float:
@@ -43,3 +46,16 @@ def sorted_aupro(maps: np.ndarray, masks: np.ndarray, limit: float = 0.3) -> flo
     end = np.searchsorted(false, limit)
     area = (np.diff(false[:end]) * (overlap[1:end] + overlap[: end - 1]) / 2).sum()
     return (area + (limit - false[end - 1]) * overlap[end - 1]) / limit
+
+
+def literal_distances(latents: np.ndarray, bank: np.ndarray) -> np.ndarray:
+    """Distances (n,) of one image's latents (n, C) to their soft projections on a bank (M, C)."""
+    search = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(bank))).fit(bank)
+    lengths, places = search.kneighbors(latents)
+    ordered = np.sort((lengths**2).ravel())
+    temperature = ordered[(len(ordered) - 1) // 2]
+    distances = []
+    for latent, length, place in zip(latents, lengths, places, strict=True):
+        weights = np.exp(-(length**2) / temperature)
+        distances.append(np.linalg.norm(latent - weights @ bank[place] / weights.sum()))
+    return np.array(distances)

@@ -1,9 +1,11 @@
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 import torch
 
 from moleflow_pl import MoLEFlow
+from moleflow_pl.model import task_statistics
 from moleflow_pl.model.task_statistics import TaskStatistics
 
 
@@ -26,13 +28,18 @@ def test_statistics_equal_numpys_whatever_the_batches(
     np.testing.assert_allclose(statistics.drift(), 1.5, rtol=1e-5)
 
 
-def test_candidates_of_the_bank_are_taken_for_scores_that_need_one(
-    tiny_model: Callable[..., MoLEFlow],
-) -> None:
-    for score, count in (("norm", 0), ("bank", 8 * 5)):
-        inspector = tiny_model(score=score, bank_size=5).inspector
-        inspector.flow.add_task(0)
-        statistics = TaskStatistics(inspector, 0, "a", seed=0)
-        with torch.no_grad():
-            statistics.update(torch.randn(20, 3, 3, 64))
-        assert len(statistics.latents.rows) == count
+@pytest.mark.parametrize(
+    ("score", "most", "size", "count"),
+    [("norm", 1000, 5, 0), ("bank", 1000, 5, 180), ("bank", 40, 5, 40), ("bank", 40, 50, 50)],
+)
+def test_bank_is_chosen_among_all_patches_up_to_a_limit(
+    score: str, most: int, size: int, count: int,
+    tiny_model: Callable[..., MoLEFlow], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(task_statistics, "CANDIDATES", most)
+    inspector = tiny_model(score=score, bank_size=size).inspector
+    inspector.flow.add_task(0)
+    statistics = TaskStatistics(inspector, 0, "a", seed=0)
+    with torch.no_grad():
+        statistics.update(torch.randn(20, 3, 3, 64))
+    assert len(statistics.latents.rows) == count

@@ -1,21 +1,45 @@
+import numpy as np
 import pytest
 import torch
-from sklearn.neighbors import NearestNeighbors
 
-from moleflow_pl.scoring.memory_bank import ROWS, MemoryBank, coreset, nearest_distance
+from moleflow_pl.scoring import memory_bank
+from moleflow_pl.scoring.memory_bank import MemoryBank, coreset, projection_distance
+from tests.helpers.oracles import literal_distances
 
 
-def test_distance_is_that_to_the_nearest_latent_in_the_bank() -> None:
-    latents = torch.randn(50, 8)
-    bank = MemoryBank(8, size=20)
-    bank.fill(latents, torch.Generator().manual_seed(0))
-    queries = torch.randn(2, ROWS // 50, 50, 8)  # more rows than go at once
-    search = NearestNeighbors(n_neighbors=1).fit(bank.latents.double().numpy())
-    nearest, _ = search.kneighbors(queries.reshape(-1, 8).double().numpy())
-    found = nearest_distance(queries, bank.latents)
-    assert found.shape == queries.shape[:-1]
-    expected = torch.from_numpy(nearest[:, 0]).float().reshape(found.shape)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize("size", [3, 20])
+def test_distance_is_that_to_the_literal_projection(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_bank, "ROWS", 7)  # an image has more rows than go at once
+    bank = MemoryBank(8, size)
+    bank.fill(torch.randn(50, 8), torch.Generator().manual_seed(0))
+    images = torch.randn(2, 5, 6, 8)
+    expected = [
+        literal_distances(image.flatten(0, 1).double().numpy(), bank.latents.double().numpy())
+        for image in images
+    ]
+    found = projection_distance(images, bank.latents)
+    np.testing.assert_allclose(found.flatten(1), expected, rtol=1e-4)
+
+
+def test_distance_does_not_depend_on_the_batch() -> None:
+    bank, images = torch.randn(20, 8).half(), torch.randn(3, 4, 4, 8)
+    together = projection_distance(images, bank)
+    for image, distances in zip(images, together, strict=True):
+        assert torch.equal(projection_distance(image[None], bank)[0], distances)
+
+
+def test_latents_in_the_bank_have_a_finite_distance() -> None:
+    rows = torch.randn(6, 8).half()
+    distances = projection_distance(rows.float().reshape(1, 2, 3, 8), rows)
+    assert distances.isfinite().all()
+    same = projection_distance(torch.ones(1, 2, 2, 3), torch.ones(9, 3).half())
+    assert same.abs().max() < 1e-5
+
+
+def test_no_image_has_no_distances() -> None:
+    assert projection_distance(torch.empty(0, 4, 5, 8), torch.randn(9, 8)).shape == (0, 4, 5)
 
 
 @pytest.mark.parametrize("channels", [8, 200])
@@ -27,18 +51,26 @@ def test_a_coreset_has_one_of_each_group(channels: int) -> None:
     assert sorted((chosen // 40).tolist()) == list(range(12))
 
 
-def test_coreset_equals_the_literal_farthest_points() -> None:
-    rows = torch.randn(60, 8)
-    chosen = coreset(rows, 9, torch.Generator().manual_seed(0)).tolist()
+@pytest.mark.parametrize("pool", [1, 5, 1000])
+@pytest.mark.parametrize("size", [9, 60, 299])
+def test_coreset_equals_the_literal_farthest_points(
+    pool: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_bank, "POOL", pool)
+    monkeypatch.setattr(memory_bank, "ROWS", 70)
+    rows = torch.randn(300, 8)
+    chosen = coreset(rows, size, torch.Generator().manual_seed(0)).tolist()
+    assert len(set(chosen)) == size
     apart = torch.cdist(rows.double(), rows.double())
-    for i in range(1, 9):
+    for i in range(1, size):
         assert chosen[i] == apart[:, chosen[:i]].amin(1).argmax()
 
 
 def test_a_latent_beyond_half_precision_leaves_the_others_their_distances() -> None:
     bank = MemoryBank(2, size=2)
     bank.fill(torch.tensor([[0.0, 0.0], [1e6, 0.0]]), torch.Generator())
-    assert nearest_distance(torch.tensor([[3.0, 4.0]]), bank.latents).item() == 5.0
+    distance = projection_distance(torch.tensor([[[[3.0, 4.0]]]]), bank.latents)
+    assert distance.item() == 5.0
 
 
 def test_bank_holds_no_latent_twice_and_the_rare_ones() -> None:
@@ -63,6 +95,6 @@ def test_few_latents_are_all_in_the_bank() -> None:
 
 
 def test_a_bank_that_is_not_filled_is_far_from_every_latent() -> None:
-    distances = nearest_distance(torch.randn(5, 4), MemoryBank(4, size=3).latents)
+    distances = projection_distance(torch.randn(1, 1, 5, 4), MemoryBank(4, size=3).latents)
     assert distances.isfinite().all()
     assert distances.min() > 1e5
