@@ -17,7 +17,7 @@ from moleflow_pl.routing.router import ROUTERS
 from moleflow_pl.scoring.functional import IMAGE_SCORES
 from moleflow_pl.scoring.patch_scores import PATCH_SCORES
 
-LARGEST_BANK = 50_000  # latents of a task: a coreset is chosen in minutes from eight times as many
+LARGEST_BANK = 50_000  # latents of a task
 NO_ROUTER = "none"
 # arguments that decide which tensors and thresholds there are and what they mean
 STRUCTURE = (

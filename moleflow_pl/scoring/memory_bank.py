@@ -10,7 +10,7 @@ from moleflow_pl.scoring.functional import lower_median
 CANDIDATES = 2**18  # latents that a coreset is chosen from, at most
 SKETCH = 64  # random directions that distances are measured in while a coreset is chosen
 POOL = 256  # rows that are farthest from a coreset and may join it before all others are compared
-ROWS = 8192  # rows whose distances are computed at once
+ROWS = 4096  # rows whose distances are computed at once
 NEIGHBOURS = 5  # vectors of a bank that a latent is projected on
 
 
@@ -64,22 +64,23 @@ def projection_distance(latents: Tensor, bank: Tensor) -> Tensor:
 
     An image's distances do not depend on the other images of its batch.
     """
-    bank = bank.to(latents.dtype)
-    norms = bank.square().sum(1)
+    images, bank = latents.flatten(1, -2), bank.to(latents.dtype)
+    distances = latents.new_empty(images.shape[:2])
     with torch.autocast(latents.device.type, enabled=False):
-        distances = [image_distance(rows, bank, norms) for rows in latents.flatten(1, -2)]
-    return torch.stack(distances).reshape(latents.shape[:-1]) if distances else latents[..., 0]
+        places = nearest_places(images.flatten(0, 1), bank).unflatten(0, images.shape[:2])
+        for i, rows in enumerate(images):  # the vectors nearest to all would fill the memory
+            distances[i] = soft_projection_distance(rows[None], bank[places[i]][None])[0]
+    return distances.reshape(latents.shape[:-1])
 
 
-def image_distance(rows: Tensor, bank: Tensor, norms: Tensor) -> Tensor:
-    """Distances (n,) of an image's latents (n, C) to a bank (M, C) of squared lengths (M,)."""
-    count = min(NEIGHBOURS, len(bank))
+def nearest_places(rows: Tensor, bank: Tensor) -> Tensor:
+    """Indices (N, k) of the vectors of a bank (M, C) nearest to latents (N, C), nearest first."""
+    norms, count = bank.square().sum(1), min(NEIGHBOURS, len(bank))
     found = [
-        torch.addmm(norms, part, bank.T, alpha=-2).topk(count, largest=False, sorted=False)
+        torch.addmm(norms, part, bank.T, alpha=-2).topk(count, largest=False).indices
         for part in rows.split(ROWS)
     ]
-    nearest = bank[torch.cat([one.indices for one in found])]
-    return soft_projection_distance(rows[None], nearest[None])[0]
+    return torch.cat(found)
 
 
 def soft_projection_distance(rows: Tensor, nearest: Tensor) -> Tensor:
