@@ -8,6 +8,8 @@ from torch import Tensor
 from moleflow_pl._internal.distributed import gather, rank_and_world
 from moleflow_pl._internal.seeding import derive_generator
 
+SLACK = 1.25  # patches in memory until those beyond the sample are dropped, for each it holds
+
 
 class PatchSample:
     """Uniform random sample of patches, whatever the batches and ranks they come in.
@@ -67,7 +69,7 @@ class PatchSample:
         self._rows.append(rows)
         self._draws.append(draws)
         # not each time: a large sample would be copied for every batch
-        if sum(map(len, self._draws)) > 2 * self.size:
+        if sum(map(len, self._draws)) > SLACK * self.size:
             self._discard()
 
     def _discard(self) -> None:
@@ -75,6 +77,7 @@ class PatchSample:
         if not self._rows:
             return
         rows, draws = torch.cat(self._rows), torch.cat(self._draws)
+        self._rows = []  # a large sample is in memory twice at most
         lowest = draws.argsort()[: self.size]
         self._rows, self._draws = [rows[lowest]], [draws[lowest]]
 

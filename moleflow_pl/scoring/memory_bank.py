@@ -170,7 +170,7 @@ def farthest_in_pool(rows: Tensor, distances: Tensor, bound: float, most: int) -
         most: Largest number of rows to choose.
     """
     apart = torch.cdist(rows, rows).square()
-    distances, picked = distances.clone(), list[int]()
+    picked: list[int] = []
     while len(picked) < most:
         farthest = int(distances.argmax())
         if picked and distances[farthest] < bound:

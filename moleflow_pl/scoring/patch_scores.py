@@ -44,9 +44,9 @@ class PatchScore(ABC):
         Args:
             flow: Gives the latents.
             features: Features with position.
-            task: The task, or one for each image, in the form that `flow` and `nearest` take.
-            search: Distances (B, h, w) of latents (B, h, w, C) to their soft projections
-                on a task's memory bank; for a `BankScore`.
+            task: The task, or one for each image, in the form that `flow` and `search` take.
+            search: Distances (B, h, w) of latents (B, h, w, C) to their soft projections on a
+                task's memory bank; for a `BankScore`.
         """
 
 
