@@ -69,7 +69,7 @@ class PrototypeRouter(nn.Module):
         self.distance = distance
         self._precisions = PRECISIONS[distance]
         self.prototypes = nn.ModuleDict()
-        self._tasks: list[int] | None = None  # sorted once: an image asks for them several times
+        self._tasks: list[int] = []  # sorted once: an image asks for them several times
         self._prepared: PreparedPrototypes | None = None
         self._roots = TensorCache(self._compute_root, size=CACHED_ROOTS)
         self.register_load_state_dict_post_hook(lambda *_: self.forget())
@@ -77,7 +77,7 @@ class PrototypeRouter(nn.Module):
     @property
     def tasks(self) -> list[int]:
         """Tasks with a prototype, in order."""
-        if self._tasks is None:
+        if len(self._tasks) != len(self.prototypes):
             self._tasks = sorted(int(key) for key in self.prototypes)
         return list(self._tasks)
 
@@ -88,7 +88,7 @@ class PrototypeRouter(nn.Module):
 
     def forget(self) -> None:
         """Drop what was computed from the prototypes: they have changed."""
-        self._prepared = self._tasks = None
+        self._prepared, self._tasks = None, []
 
     def distances(self, features: Tensor) -> Tensor:
         """Distances (N, T) of features (N, D) or (N, R, D) to all prototypes, in order of `tasks`.
