@@ -103,7 +103,9 @@ def soft_projection_distance(rows: Tensor, nearest: Tensor) -> Tensor:
     temperature = lower_median(squared.flatten(1))[:, None, None]
     # all latents of an image may be in the bank
     temperature = temperature.clamp_min(torch.finfo(squared.dtype).tiny)
-    weights = torch.softmax(-squared / temperature, -1)
+    # the excess gives the same weights, and never only infinite ones, whose softmax is NaN
+    excess = squared - squared.amin(-1, keepdim=True)
+    weights = torch.softmax(-excess / temperature, -1)
     return torch.linalg.vector_norm(rows - (weights[..., None] * nearest).sum(2), dim=-1)
 
 

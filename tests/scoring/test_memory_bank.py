@@ -38,6 +38,15 @@ def test_latents_in_the_bank_have_a_finite_distance() -> None:
     assert same.abs().max() < 1e-5
 
 
+def test_a_defect_in_an_image_that_is_in_the_bank_keeps_its_distance() -> None:
+    # most squared distances are 0, and so is their median
+    image = torch.zeros(1, 4, 4, 3)
+    image[0, 0, 0] = torch.tensor([3.0, 4.0, 0.0])
+    distances = projection_distance(image, torch.zeros(9, 3).half())
+    assert distances[0, 0, 0].item() == 5.0
+    assert distances.sum().item() == 5.0
+
+
 def test_no_image_has_no_distances() -> None:
     assert projection_distance(torch.empty(0, 4, 5, 8), torch.randn(9, 8)).shape == (0, 4, 5)
 
