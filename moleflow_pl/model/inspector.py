@@ -140,11 +140,13 @@ class Inspector(nn.Module):
         nearest = distances.topk(min(NEAREST, len(tasks)), largest=False).indices
         relevant = relevant.scatter(1, nearest, True)
         patches = sample_patches(features)
+        images, columns = relevant.nonzero(as_tuple=True)
+        found = patches.new_empty(len(images), patches.shape[1])
+        for column in columns.unique().tolist():  # a matrix of each task, for all its images
+            places = (columns == column).nonzero()[:, 0]
+            found[places] = self.novelty.distances_to(tasks[column], patches[images[places]])
         result = torch.full_like(distances, torch.inf)
-        for column in relevant.any(0).nonzero()[:, 0].tolist():
-            rows = relevant[:, column]
-            patch_distances = self.novelty.distances_to(tasks[column], patches[rows])
-            result[rows, column] = ordinary_quantile(patch_distances)
+        result[images, columns] = ordinary_quantile(found)
         return result
 
     def patch_scores(self, features: Tensor, task: int | Tensor) -> Tensor:
