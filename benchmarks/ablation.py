@@ -26,6 +26,7 @@ from torch import Tensor
 
 from benchmarks.harness.baselines import RANDOM_BANK
 from benchmarks.harness.plans import (
+    BANKS,
     CNN,
     VIT,
     Backbone,
@@ -37,8 +38,9 @@ from benchmarks.harness.products import AS_DEFAULT, AS_PUBLISHED, METRICS, Image
 from benchmarks.harness.report import Report, Row, benchmark
 from benchmarks.harness.study import Result, Study
 from benchmarks.literal import FEATURES
+from moleflow_pl.model.build import build_scores
 from moleflow_pl.scoring.functional import patch_nll
-from moleflow_pl.scoring.patch_scores import PATCH_SCORES, BankSearch, PatchScore
+from moleflow_pl.scoring.patch_scores import BankSearch, PatchFeatures, PatchScore
 
 FLOW = Recipe("flow", scores=("norm", "nll"))
 LEARNING = {
@@ -62,14 +64,14 @@ IMAGE_SCORES = {
     "images scored by the highest patch": ImageScore("tail", 1.0),
 }
 DEPTHS = Recipe("depths", {"score": "depths"}, scores=("depths",))
-POSITION = Recipe("position", VIT.method.model | {"use_position": True}, scores=("depths",))
+POSITION = Recipe("position", VIT.method.model | {"use_position": True}, scores=(BANKS,))
 END = Recipe("end", VIT.method.model | {"score": "bank"}, scores=("bank",))
 FRACTION_EPOCHS = 40
 FRACTIONS = [(0.25, 40), (0.25, 20), (0.25, 10)]  # share of the patches, epochs
 FRACTION_COLUMNS = ("norm, oracle", "bank, oracle")
 FRACTION_COST = -0.005
 SIZES = {224: 0.0, 392: 0.04}  # pixels a side, and least pixel AP above the memory bank's
-RESOLUTION_COLUMNS = {"memory bank": "depths, oracle", "no memory bank": "norm, oracle"}
+RESOLUTION_COLUMNS = {"memory bank": f"{BANKS}, oracle", "no memory bank": "norm, oracle"}
 SEEDS = {"defaults": (0, 1), "patch-fraction": (0, 1, 2), "resolution": (0, 1, 2)}
 
 
@@ -78,9 +80,9 @@ class AveragedNll(PatchScore):
 
     name = "nll-averaged"
 
-    def __call__(self, flow: Any, features: Tensor, task: Any, search: BankSearch) -> Tensor:
+    def __call__(self, flow: Any, features: PatchFeatures, task: Any, search: BankSearch) -> Tensor:
         """In nats."""
-        latent, log_det = flow(features, task)
+        latent, log_det = flow(features.joined, task)
         return patch_nll(latent, log_det.mean((1, 2), keepdim=True))
 
 
@@ -117,8 +119,9 @@ class Change:
         """Results by every image score: patches are scored once for all of them."""
         order = self.study.products
         model = self.study.load(self.recipe, seed, order)
-        score = PATCH_SCORES[self.score]() if isinstance(self.score, str) else self.score
-        model.inspector.set_patch_score(score)
+        score = self.score
+        scores = build_scores(score.split("+")) if isinstance(score, str) else [score]
+        model.inspector.set_patch_scores(scores)
         images = {*IMAGE_SCORES.values(), self.study.image_score}
         found: Result = {image.key: {} for image in images}
         for task, product in enumerate(map(self.study.features, order)):
@@ -182,13 +185,15 @@ def vit_defaults(report: Report, seeds: Sequence[int], study_of: StudyOf) -> Non
     last = study_of(VIT.with_features("blocks 8 to 11", layers=FEATURES["layers"]))
     averaged = study_of(VIT.with_features("averaged", smooth=3))
     bank = [
-        Change("memory bank, as in the presets", study, method, "depths"),
+        Change("memory bank, as in the presets", study, method, BANKS),
         Change("bank at the flow's end alone", study, END, "bank"),
         Change("no memory bank", study, method, "norm"),
-        Change("position code", study, POSITION, "depths"),
-        Change("blocks 8 to 11", last, method, "depths"),
-        Change("features averaged", averaged, method, "depths"),
-        *image_changes(study, method, "depths"),
+        Change("bank in the flow's depths alone", study, method, "depths"),
+        Change("banks of groups of blocks alone", study, method, "groups"),
+        Change("position code", study, POSITION, BANKS),
+        Change("blocks 8 to 11", last, method, BANKS),
+        Change("features averaged", averaged, method, BANKS),
+        *image_changes(study, method, BANKS),
     ]
     flow = [
         Change("the defaults", study, method, "norm"),

@@ -52,7 +52,10 @@ def flow_baselines(
     """The baselines that train flows: a scorer for each product."""
     layers = model.hparams["coupling_layers"]
     patches = round(model.hparams["patch_fraction"] * model.inspector.extractor.patches)
-    train = {product.name: model.inspector.position(product.train) for product in products}
+    train = {
+        product.name: model.inspector.position(model.inspector.joined(product.train))
+        for product in products
+    }
     shared = plain_flow(model.inspector.extractor.dim, layers)
     for name, features in train.items():
         train_flow(shared, features, epochs, patches, f"fine-tuning on {name}")

@@ -3,10 +3,10 @@
     python -m benchmarks.routing --root DATA --weights vit_small_patch14_dinov2.safetensors
 
 Prototypes of the products of `benchmarks.accuracy`, on its images and backbones: of each kind that
-`MoLEFlow` knows, of regions of several sizes, and the nearest of the default regions, whatever the
-boundary. They are chosen by good images beyond the training images: whole, damaged and in other
-light. Defective test images confirm the choice. No expert is trained. Prints a table, and one line
-of JSON last.
+`MoLEFlow` knows, of regions of several sizes, and the nearest of the default regions, as published.
+They are chosen by good images beyond the training images (of the test images, where all others were
+trained on): whole, damaged and in other light. Defective test images confirm the choice. No expert
+is trained. Prints a table, and one line of JSON last.
 """
 
 from __future__ import annotations
@@ -36,7 +36,12 @@ from moleflow_pl.routing.router import PrototypeRouter
 GOOD_IMAGES = 120  # of a product beyond the training images, at most
 WHOLE = ("mean", "median")  # kinds that see an image as a whole
 SIDES = (1, 2, 4, 8, 16)  # regions along each side of an image
-LIGHTS = {"twice the light": 2.0, "a third of the light": 1 / 3}
+LIGHTS = {
+    "0.7 of the light": 0.7,
+    "1.4 of the light": 1.4,
+    "twice the light": 2.0,
+    "a third of the light": 1 / 3,
+}
 
 Queries = dict[str, dict[str, Tensor]]  # features by product and by condition
 
@@ -74,6 +79,7 @@ def good_images(source: ProductSource, extractor: PatchExtractor) -> Mapping[str
     """Features of good images beyond the training images: whole, damaged, in other light."""
     trained = {record.path for record in source.train()}
     rest = [record for record in source.all_train() if record.path not in trained]
+    rest = rest or [record for record in source.test() if not record.gt_label]
     images = ImageDataset(
         evenly(rest, min(GOOD_IMAGES, source.train_images)), 0, extractor.image_size
     )
@@ -85,7 +91,8 @@ def good_images(source: ProductSource, extractor: PatchExtractor) -> Mapping[str
             conditions |= {damage.__name__: damage(whole) for damage in DAMAGES}
             conditions |= {name: adjust_brightness(whole, light) for name, light in LIGHTS.items()}
             for condition, pixels in conditions.items():
-                features.setdefault(condition, []).append(extractor(pixels))
+                joined = extractor.groups.joined(extractor(pixels))
+                features.setdefault(condition, []).append(joined)
     return {condition: torch.cat(parts) for condition, parts in features.items()}
 
 
@@ -95,8 +102,9 @@ def queries_of(study: Study) -> Queries:
     for name, source in study.sources.items():
         product = study.features(name)
         queries[name] = dict(good_images(source, study.plain_model.inspector.extractor))
-        queries[name]["defective"] = product.test[product.defective]
-        queries[name]["good"] = product.test[~product.defective]
+        test = study.plain_model.inspector.joined(product.test)
+        queries[name]["defective"] = test[product.defective]
+        queries[name]["good"] = test[~product.defective]
     return queries
 
 
@@ -105,7 +113,7 @@ def accuracies(kind: Kind, study: Study, queries: Queries) -> dict[tuple[str, st
     for task, name in enumerate(study.products):
         prototype = TaskPrototype(study.plain_model.inspector.extractor.dim, kind.regions)
         for part in study.features(name).train.split(BATCH):
-            prototype.update(kind.summary(part))
+            prototype.update(kind.summary(study.plain_model.inspector.joined(part)))
         kind.router.add_prototype(task, prototype)
     found = {}
     for task, name in enumerate(study.products):

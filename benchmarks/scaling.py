@@ -103,8 +103,9 @@ def score(model: MoLEFlow, images: Tensor, tasks: Tensor) -> Tensor:
     inspector = model.inspector
     with torch.no_grad():
         features = inspector.extractor(images)
-        distances = inspector.router.distances(inspector.image_features(features))
-        inspector.novelty_distances(features, distances, tasks)
+        joined = inspector.joined(features)
+        distances = inspector.router.distances(inspector.image_features(joined))
+        inspector.novelty_distances(joined, distances, tasks)
         return inspector.patch_scores(features, tasks)
 
 
@@ -137,8 +138,9 @@ def routing(report: Report, sizes: Sizes) -> None:
     image, features = random_images(single, 1), torch.randn(1, *single.inspector.extractor.shape)
 
     def route() -> None:
-        distances = many.router.distances(many.image_features(features))
-        many.novelty_distances(features, distances, many.router.choose(distances))
+        seen = many.image_features(features)
+        distances = many.router.distances(seen)
+        many.novelty_distances(features, distances, many.router.choose(distances, seen))
 
     one = partial(score, single, image, torch.zeros(1, dtype=torch.long))
     seconds = alternate({"route": route, "image": one}, rounds=sizes.rounds)

@@ -24,6 +24,7 @@ from moleflow_pl.data.plan import DataPlan
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.features.backbone import PRETRAINED
 from moleflow_pl.features.extractor import Precision
+from moleflow_pl.features.groups import GroupNorm
 from moleflow_pl.flow.losses import LOSSES
 from moleflow_pl.model.build import build_inspector
 from moleflow_pl.model.inspector import Inspection, Inspector
@@ -33,6 +34,7 @@ from moleflow_pl.model.restore import (
     PREFIX,
     backbone_tensors,
     inspector_state,
+    inspector_tensors,
     make_room,
     validate_state,
 )
@@ -56,7 +58,8 @@ class MoLEFlow(LightningModule):
 
     Args:
         backbone: Name of a timm model, frozen.
-        layers: Feature levels from 0; equal ones are averaged, others concatenated.
+        layers: Feature levels from 0; equal ones are averaged, others concatenated. Groups of
+            them stay apart for the score `groups`.
         image_size: Side of the images, or height and width.
         backbone_weights: `pretrained` (timm's), a `.safetensors` or `.pth` file, `package:NAME` of
             an installed package, or `random`.
@@ -68,6 +71,9 @@ class MoLEFlow(LightningModule):
         tile_overlap: Pixels that neighbouring tiles share at least.
         precision: Number format of the backbone: `float32`, `bfloat16`, or `auto`: bfloat16 where
             the hardware has instructions for it.
+        flow_groups: The flow and the router see the mean of the first so many groups.
+        group_norm: How groups are normalised where they are compared apart: `l2`, `layer_norm`
+            or `none`.
         use_position: Add the sine-cosine code of places, of size 1.
         coupling_layers: Coupling blocks of the flow.
         clamp_alpha: Largest log-scale of one coupling.
@@ -80,8 +86,10 @@ class MoLEFlow(LightningModule):
             the method was published.
         loss: Loss of a step: the `mean` NLL of its patches, or with most weight their `tail`.
         score: Anomaly score of a patch: the latent's `norm`, its `nll`, or the distance to a
-            memory bank at the flow's end (`bank`), or half-way and at the end (`depths`).
-        bank_size: Latents in the memory bank of each task.
+            memory bank: at the flow's end (`bank`), half-way and at the end (`depths`), or in each
+            group of layers (`groups`). Several are added, each divided by its median on good
+            images.
+        bank_mb: Largest size of a task's memory banks together, in MB.
         router: Distance to a task's prototype: `pooled`, `mahalanobis` or `euclidean`; with
             `none`, all images go to the first task.
         prototype: What the router sees of an image: the mean of each of 16 `regions`, or the
@@ -101,7 +109,7 @@ class MoLEFlow(LightningModule):
     def __init__(
         self,
         backbone: str = "vit_base_patch14_dinov2.lvd142m",
-        layers: Sequence[int] = (4, 5, 6, 7),
+        layers: Sequence[int] | Sequence[Sequence[int]] = (4, 5, 6, 7),
         image_size: int | list[int] = 518,
         backbone_weights: str = PRETRAINED,
         target_embed_dim: int | None = None,
@@ -110,6 +118,8 @@ class MoLEFlow(LightningModule):
         tile: int | list[int] | None = None,
         tile_overlap: int = 64,
         precision: Precision = "float32",
+        flow_groups: int = 2,
+        group_norm: GroupNorm = "l2",
         use_position: bool = False,
         coupling_layers: int = 8,
         clamp_alpha: float = 1.9,
@@ -120,8 +130,8 @@ class MoLEFlow(LightningModule):
         use_task_bias: bool = True,
         adapter: str = "whitening",
         loss: str = "mean",
-        score: str = "norm",
-        bank_size: int = 4000,
+        score: str | Sequence[str] = "norm",
+        bank_mb: float = 4.0,
         router: str = "pooled",
         prototype: str = "regions",
         patch_fraction: float = 0.25,
@@ -188,11 +198,12 @@ class MoLEFlow(LightningModule):
         inspector, task = self.inspector, int(batch["task"][0])
         size, name = len(batch["task"]), self.schedule.tasks[task].name
         features = inspector.features(batch)
-        nll = patch_nll(*inspector.flow(inspector.position(features), task)).mean()
+        joined = inspector.joined(features)
+        nll = patch_nll(*inspector.flow(inspector.position(joined), task)).mean()
         options: dict[str, Any] = {"batch_size": size, "add_dataloader_idx": False}
         self.log(f"val/{name}/nll_per_dim", nll / inspector.extractor.dim, **options)
         if task in inspector.router.tasks:
-            routed = inspector.router.route(inspector.image_features(features))
+            routed = inspector.router.route(inspector.image_features(joined))
             accuracy = (routed == task).float().mean()
             self.log(f"val/{name}/routing_accuracy", accuracy, **options)
 
@@ -280,7 +291,7 @@ class MoLEFlow(LightningModule):
         """
         state = self.validate_checkpoint(checkpoint)
         planned = self.schedule.tasks
-        make_room(self.inspector, state)
+        make_room(self.inspector, state, inspector_tensors(checkpoint))
         if planned:
             groups = [task.products for task in planned]
             self.schedule.tasks = self.schedule.replanned(groups, planned[-1].epochs).tasks

@@ -50,7 +50,7 @@ def test_training_follows_the_literal_loop(tiny_model: Build) -> None:
 def test_score_that_needs_a_bank_is_refused_where_none_was_kept(
     learned: tuple[Path, MoLEFlow],
 ) -> None:
-    with pytest.raises(CheckpointError, match="bank_size"):
+    with pytest.raises(CheckpointError, match="score"):
         MoLEFlow.load_from_checkpoint(learned[0] / "last.ckpt", score="bank")
 
 

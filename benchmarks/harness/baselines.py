@@ -1,7 +1,8 @@
 """What the method is compared with, on the same features: memory banks, a Gaussian, plain flows.
 
 A baseline learns one product from its training features and scores patches of that product: it
-knows the product of every image.
+knows the product of every image. It sees what the flow sees, but for the strong bank, which
+compares each group of layers apart.
 """
 
 from __future__ import annotations
@@ -16,22 +17,27 @@ from benchmarks.harness.products import BATCH, Scorer
 from moleflow_pl import MoLESpatialAwareNF
 from moleflow_pl._internal.seeding import derive_generator
 from moleflow_pl.data.patch_sampler import PatchDraw
+from moleflow_pl.features.groups import FeatureGroups
 from moleflow_pl.features.statistics import FeatureStatistics
 from moleflow_pl.flow.whitening import WhiteningAdapter
 from moleflow_pl.module import adamw
 from moleflow_pl.scoring.functional import patch_nll
-from moleflow_pl.scoring.memory_bank import CANDIDATES, coreset
+from moleflow_pl.scoring.memory_bank import coreset, projection_distance
 from moleflow_pl.tasks.schedule import lr_factor
 
 BANK = 8000  # patches in the memory bank of a product
+CORESET = 4000  # in half precision as many MB as the method's banks
+STRONG = 2000  # of each group of layers
+MOST_CANDIDATES = 2**18  # patches that a coreset is chosen from
 CHUNK = 2048  # patches whose distances are computed at once
 CLIP = 0.5  # norm that gradients are clipped to
 RANDOM_BANK = "memory bank (random subsampling)"
 CORESET_BANK = "memory bank (coreset)"
 WHITENED_BANK = "memory bank (whitened, random subsampling)"
+STRONG_BANK = "strong memory bank (groups apart, L2, coreset, soft projection)"
 GAUSSIAN = "Gaussian"
 
-Baseline = Callable[[Tensor, int], Scorer]
+Baseline = Callable[[Tensor, int, FeatureGroups], Scorer]
 
 
 def nearest_in(bank: Tensor) -> Scorer:
@@ -62,34 +68,54 @@ def whitening_of(features: Tensor) -> WhiteningAdapter:
     return adapter
 
 
-def random_bank(train: Tensor, seed: int) -> Scorer:
+def random_bank(train: Tensor, seed: int, groups: FeatureGroups) -> Scorer:
     """Distance to the nearest of randomly drawn training patches."""
-    return nearest_in(sample_patches(train, seed))
+    nearest = nearest_in(sample_patches(groups.joined(train), seed))
+    return lambda features: nearest(groups.joined(features))
 
 
-def coreset_bank(train: Tensor, seed: int) -> Scorer:
+def coreset_bank(train: Tensor, seed: int, groups: FeatureGroups) -> Scorer:
     """Distance to the nearest patch of a coreset: PatchCore without its weights."""
-    rows = sample_patches(train, seed, CANDIDATES)
-    size = min(BANK, len(rows))
-    return nearest_in(rows[coreset(rows, size, torch.Generator().manual_seed(seed))])
+    nearest = nearest_in(coreset_of(groups.joined(train), seed, CORESET))
+    return lambda features: nearest(groups.joined(features))
 
 
-def whitened_bank(train: Tensor, seed: int) -> Scorer:
+def coreset_of(features: Tensor, seed: int, count: int) -> Tensor:
+    """A coreset (M, D) of all patches of features (N, h, w, D)."""
+    rows = sample_patches(features, seed, MOST_CANDIDATES)
+    generator = torch.Generator().manual_seed(seed)
+    return rows[coreset(rows, min(count, len(rows)), generator)]
+
+
+def strong_bank(train: Tensor, seed: int, groups: FeatureGroups) -> Scorer:
+    """Sum over the groups of layers of the distances to soft projections on coresets."""
+    banks = [coreset_of(part, seed, STRONG) for part in groups.apart(train)]
+
+    def score(features: Tensor) -> Tensor:
+        pairs = zip(groups.apart(features), banks, strict=True)
+        return torch.stack([projection_distance(part, bank) for part, bank in pairs]).sum(0)
+
+    return score
+
+
+def whitened_bank(train: Tensor, seed: int, groups: FeatureGroups) -> Scorer:
     """Distance to the nearest of randomly drawn patches, all of them whitened."""
+    train = groups.joined(train)
     adapter = whitening_of(train)
     nearest = nearest_in(adapter(sample_patches(train, seed)))
-    return lambda features: nearest(adapter(features))
+    return lambda features: nearest(adapter(groups.joined(features)))
 
 
-def gaussian(train: Tensor, seed: int) -> Scorer:
+def gaussian(train: Tensor, seed: int, groups: FeatureGroups) -> Scorer:
     """Squared Mahalanobis distance of each patch to one Gaussian of all training patches."""
-    adapter = whitening_of(train)
-    return lambda features: adapter(features).square().sum(-1)
+    adapter = whitening_of(groups.joined(train))
+    return lambda features: adapter(groups.joined(features)).square().sum(-1)
 
 
 BASELINES: Mapping[str, Baseline] = {
     RANDOM_BANK: random_bank,
     CORESET_BANK: coreset_bank,
+    STRONG_BANK: strong_bank,
     WHITENED_BANK: whitened_bank,
     GAUSSIAN: gaussian,
 }

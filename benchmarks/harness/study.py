@@ -31,7 +31,7 @@ from benchmarks.harness.products import (
 from moleflow_pl import ContinualDataModule, MoLEFlow
 from moleflow_pl._internal.files import replacing
 from moleflow_pl.checkpoints.run_folder import TASKS
-from moleflow_pl.scoring.patch_scores import PATCH_SCORES
+from moleflow_pl.model.build import build_scores
 
 PROBE = 64  # test images of the first product that are scored again after the last
 
@@ -185,11 +185,11 @@ class Study:
     def _evaluate(self, model: MoLEFlow, recipe: Recipe, name: str, task: int) -> Result:
         """Routed and oracle results of a product by every score of the recipe."""
         product, inspector, found = self.features(name), model.inspector, Result()
-        images = product.scores(inspector.image_features)
-        tasks = inspector.router.choose(inspector.router.distances(images))
+        images = product.scores(lambda part: inspector.image_features(inspector.joined(part)))
+        tasks = inspector.router.route(images)
         misrouted = (tasks != task).nonzero()[:, 0]
         for score in recipe.scores:
-            inspector.set_patch_score(PATCH_SCORES[score]())
+            inspector.set_patch_scores(build_scores(score.split("+")))
             chosen = iter(tasks.split(BATCH))
             patches = product.scores(lambda part: inspector.patch_scores(part, next(chosen)))  # noqa: B023
             routed = product.result(patches, inspector.image_score)
@@ -225,5 +225,6 @@ class Study:
 
     def _baseline(self, name: str, seed: int, product: str, images: Sequence[ImageScore]) -> Result:
         features = self.features(product)
-        patches = features.scores(BASELINES[name](features.train, seed))
+        groups = self.plain_model.inspector.extractor.groups
+        patches = features.scores(BASELINES[name](features.train, seed, groups))
         return {image.key: features.result(patches, image) for image in images}

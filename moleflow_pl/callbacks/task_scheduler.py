@@ -163,8 +163,8 @@ class TaskSchedulerCallback(Callback):
 
     def _close(self, task: int, module: MoLEFlow, data: ContinualDataModule) -> None:
         """Fit what a learned task leaves behind, and calibrate it."""
-        module.learner.finish_task(task, data.train_loader_in_order(task))
         calibration = data.calibration_loader(task)
+        module.learner.finish_task(task, data.train_loader_in_order(task), calibration)
         if calibration is not None:
             images = data.calibration_images(task) or ()
             module.learner.calibrate_task(task, calibration, self.false_alarm_rate, images)

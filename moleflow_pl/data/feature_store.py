@@ -55,14 +55,14 @@ class FeatureStore:
             loader: Unshuffled loader of an `ImageDataset`; its batches have `image`.
             title: Title of the progress bar.
 
-        Shape: (N, h, w, D), float32, on the CPU.
+        Shape: (N, h, w, W), float32, on the CPU.
 
         Raises:
             DataError: the disk has no space for the file.
         """
         dataset = loader.dataset
         assert isinstance(dataset, ImageDataset)
-        size = 4 * len(dataset) * extractor.patches * extractor.dim
+        size = 4 * len(dataset) * math.prod(extractor.shape)
         single_process = rank_and_world()[1] == 1
         if size <= self.memory_limit and not self.keep and single_process:
             return extract_features(extractor, loader, title)

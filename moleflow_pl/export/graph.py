@@ -7,16 +7,17 @@ from a stack: many experts cost as much as one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from moleflow_pl.errors import ConfigError
-from moleflow_pl.export.stacked import StackedBank, StackedFlow, StackedNovelty
+from moleflow_pl.export.stacked import StackedChoice, StackedFlow, StackedMemory, StackedNovelty
 from moleflow_pl.model.inspector import Inspector
-from moleflow_pl.routing.region_router import choose_with_offset
 from moleflow_pl.scoring.functional import Upsampling, anomaly_map
+from moleflow_pl.scoring.patch_scores import PatchFeatures
 
 
 class InspectionGraph(nn.Module):
@@ -52,16 +53,15 @@ class InspectionGraph(nn.Module):
             raise ConfigError("no product has been learned: fit a task to its end first")
         self.columns = [model.router.tasks.index(task) for task in self.tasks]
         self.extractor, self.position, self.router = model.extractor, model.position, model.router
-        boundaries = model.router.boundaries(self.columns).to(model.device)
-        self.register_buffer("boundaries", boundaries, persistent=False)
-        self.boundaries: Tensor
+        self.choice = StackedChoice(model.router, self.columns)
         self.flow = StackedFlow(model.flow, self.tasks)
         limits = [model.schedule.tasks[task].novelty_limit for task in self.tasks]
         # where training was stopped before the end of a task there are no novelty distances
         finished = model.novelty.tasks == model.router.tasks
         self.novelty = StackedNovelty(model.novelty, self.tasks, limits) if finished else None
-        self.patch_score = model.patch_score
-        self.bank: Any = self._bank(model)
+        self.score = model.score
+        with torch.no_grad():
+            self.memory = StackedMemory(model, self.tasks)
         self.image_features = model.image_features
         self.image_score = model.image_score
         self.map_options: dict[str, Any] = {
@@ -70,25 +70,29 @@ class InspectionGraph(nn.Module):
         self.requires_grad_(False)
         self.eval()
 
-    def _bank(self, model: Inspector) -> StackedBank | None:
-        if not model.has_banks:
-            return None
-        with torch.no_grad():
-            return StackedBank([model.search_bank(task) for task in self.tasks])
-
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Map, score, product, distance and novelty of each image."""
         features = self.extractor(image)
-        distances = self.router.distances(self.image_features(features))[:, self.columns]
-        index = choose_with_offset(distances, lambda first, second: self.boundaries[first, second])
+        joined = self.extractor.groups.joined(features)
+        seen = self.image_features(joined)
+        distances = self.router.distances(seen)[:, self.columns]
+        index = self.choice(seen, distances)
         distance = distances.gather(1, index[:, None])[:, 0]
-        patch_scores = self.patch_scores(features, index)
+        patch_scores = self.patch_scores(features, joined, index)
         score = self.image_score(patch_scores)
         pixels = anomaly_map(patch_scores, **self.map_options)
         if self.novelty is None:
             return pixels, score, index, distance, torch.full_like(distance, torch.inf)
-        return pixels, score, index, distance, self.novelty(features, distances)
+        return pixels, score, index, distance, self.novelty(joined, distances)
 
-    def patch_scores(self, features: Tensor, index: Tensor) -> Tensor:
-        """Scores (B, h, w) of features (B, h, w, D) by the experts of tasks at `index` (B,)."""
-        return self.patch_score(self.flow, self.position(features), index, self.bank)
+    def patch_scores(self, features: Tensor, joined: Tensor, index: Tensor) -> Tensor:
+        """Scores (B, h, w) of features by the experts of tasks at `index` (B,).
+
+        Args:
+            features: Features (B, h, w, W).
+            joined: What the flow sees of them (B, h, w, D), without position.
+            index: Places in `tasks`.
+        """
+        given = PatchFeatures(self.position(joined), partial(self.extractor.groups.apart, features))
+        parts = self.score.each(self.flow, given, index, self.memory)
+        return self.score.total(parts, lambda name: self.memory.scale(name, index))

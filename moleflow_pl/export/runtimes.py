@@ -58,6 +58,7 @@ def describe(
         product: The one product of the file; within a group it has its own thresholds.
     """
     tasks = [schedule.tasks[task] for task in graph.tasks]
+    parts = " + ".join(graph.score.parts)
     return {
         **stamp(),
         "products": [task.name for task in tasks],
@@ -71,7 +72,7 @@ def describe(
             **graph.map_options,
             "size": list(graph.map_options["size"]),
         },
-        "score": f"(batch,), {graph.patch_score.name}: higher is more anomalous, no fixed range",
+        "score": f"(batch,), {parts}: higher is more anomalous, no fixed range",
         "product": "(batch,), index into `products`",
         "distance": f"(batch,), the router's to that product, {graph.router.distance}",
         "novelty": "(batch,), above 1 for an image that shows none of the products; 0 near a "
@@ -208,9 +209,10 @@ def verify(
     first = {key: value[:1] for key, value in expected.items()}
     trials = [difference(run(images), expected), difference(run(images[:1]), first)]
     features = model.extractor(images)
+    joined = model.joined(features)
     for index, task in enumerate(graph.tasks):
         wanted = model.patch_scores(features, task)
-        actual = graph.patch_scores(features, torch.full((len(images),), index))
+        actual = graph.patch_scores(features, joined, torch.full((len(images),), index))
         trials.append({"experts": ((actual - wanted).abs().max() / wanted.abs().max()).item()})
     # `not <=`, so that NaN does not pass
     above = {k: v for trial in trials for k, v in trial.items() if not v <= tolerance}

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from moleflow_pl.flow.lora import LoRALinear, MoLESubnet
 from moleflow_pl.flow.spatial_nf import MoLESpatialAwareNF
 from moleflow_pl.flow.stack import Stack
+from moleflow_pl.model.inspector import Inspector
 from moleflow_pl.routing.novelty import ordinary_quantile, sample_patches
+from moleflow_pl.routing.region_router import bounded
 from moleflow_pl.routing.router import NEAREST, PrototypeRouter
 from moleflow_pl.scoring.memory_bank import NEIGHBOURS, soft_projection_distance
 
@@ -109,14 +111,17 @@ class StackedBank(Stack):
     """The memory banks of several tasks.
 
     Args:
-        banks: The bank of each task (M, C), expanded as its score does.
+        banks: The bank of each task (M, C), expanded as its score does; M may differ.
 
     Shape: latent (B, h, w, C), index (B,) -> distance to the soft projection on the bank (B, h, w).
     """
 
     def __init__(self, banks: Sequence[Tensor]) -> None:
-        super().__init__(bank=banks)
-        self.neighbours = min(NEIGHBOURS, len(banks[0]))
+        size = max(len(bank) for bank in banks)
+        # a row that fills up a smaller bank is never among the nearest
+        far = torch.finfo(torch.half).max
+        super().__init__(bank=[F.pad(b, (0, 0, 0, size - len(b)), value=far) for b in banks])
+        self.neighbours = min(NEIGHBOURS, *(len(bank) for bank in banks))
 
     def forward(self, latent: Tensor, index: Tensor) -> Tensor:
         """Search for each image the bank of its task."""
@@ -127,6 +132,82 @@ class StackedBank(Stack):
         places = found.flatten(1)[..., None].expand(-1, -1, bank.shape[-1])
         nearest = bank.gather(1, places).reshape(*found.shape, bank.shape[-1])
         return soft_projection_distance(rows, nearest).reshape(latent.shape[:-1])
+
+
+class StackedMemory(nn.Module):
+    """The memory banks and scales of several tasks, for all parts of the score.
+
+    Args:
+        model: A trained model.
+        tasks: The tasks.
+    """
+
+    def __init__(self, model: Inspector, tasks: Sequence[int]) -> None:
+        super().__init__()
+        searched = [model.search_banks(task) for task in tasks if model.score.with_banks]
+        self.banks = nn.ModuleDict({
+            name: nn.ModuleList(
+                StackedBank(banks) for banks in zip(*(each[name] for each in searched), strict=True)
+            )
+            for name in model.score.with_banks
+        })  # fmt: skip
+        scaled = model.score.parts if model.score.are_scaled else ()
+        scales = {name: [model.memory(task)[name].scale for task in tasks] for name in scaled}
+        self.scales = Stack(**scales)
+
+    def forward(self, name: str, vectors: Tensor, index: Tensor, bank: int) -> Tensor:
+        """Distances (B, h, w) of vectors (B, h, w, C) in one bank of one part of the score."""
+        banks: Any = self.banks[name]
+        return banks[bank](vectors, index)
+
+    def scale(self, name: str, index: Tensor) -> Tensor:
+        """Scales (B,) of a part."""
+        return self.scales.select(name, index)
+
+
+class StackedChoice(nn.Module):
+    """The choice of a router among some tasks.
+
+    Args:
+        router: Chooses the nearest task, and between two close ones by the distance of the pair.
+        columns: Columns of the tasks in the router's distances.
+
+    Shape: image features (B, D) or (B, R, D), distances (B, C) -> places in `columns` (B,).
+    """
+
+    def __init__(self, router: PrototypeRouter, columns: Sequence[int]) -> None:
+        super().__init__()
+        pairs = router.close_pairs(columns)
+        self.has_pairs = bool(pairs)
+        if not pairs:
+            return
+        prototypes: list[Any] = [router.prototypes[str(router.tasks[c])] for c in columns]
+        table = torch.zeros(len(columns), len(columns), dtype=torch.long)
+        for number, (first, second) in enumerate(pairs, start=1):
+            table[first, second] = table[second, first] = number
+        device = prototypes[0].mean.device
+        roots = [torch.zeros_like(next(iter(pairs.values()))), *pairs.values()]
+        self.register_buffer("table", table.to(device))
+        self.register_buffer("roots", torch.stack(roots).to(device))
+        self.register_buffer("means", torch.stack([p.mean.detach().double() for p in prototypes]))
+        self.table: Tensor
+        self.roots: Tensor
+        self.means: Tensor
+
+    def forward(self, features: Tensor, distances: Tensor) -> Tensor:
+        """The places of the images' tasks."""
+        if not self.has_pairs:
+            return distances.argmin(1)
+        first, second = distances.topk(2, largest=False).indices.unbind(1)
+        pair = self.table[first, second]
+        root, rows = self.roots[pair], features.double()
+        # where no pair is close, the root is 0 and both distances are equal
+        totals = [self._total(rows - self.means[place], root) for place in (first, second)]
+        return torch.where(totals[1] < totals[0], second, first)
+
+    def _total(self, difference: Tensor, root: Tensor) -> Tensor:
+        squared = (difference @ root).square().sum(-1)
+        return bounded(squared, root.shape[-1]).mean(1)
 
 
 class StackedNovelty(Stack):

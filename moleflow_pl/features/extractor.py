@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,13 +19,21 @@ from moleflow_pl.features.backbone import (
     load_backbone,
     weights_hash,
 )
+from moleflow_pl.features.groups import (
+    NORMALISATIONS,
+    FeatureGroups,
+    GroupNorm,
+    layer_groups,
+)
 
 LONGEST_SIDE = 16384  # pixels of an image
+MOST_GROUPS = 1000  # that the flow sees
 # images at once on a CPU: with more, activations no longer fit its caches and the allocator returns
 # their memory to the system each time
 CPU_CHUNK = {"transformer": 4, "cnn": 2}
 
 Precision = Literal["float32", "bfloat16", "auto"]
+T = TypeVar("T")
 
 
 def image_shape(size: int | Sequence[int]) -> tuple[int, int]:
@@ -44,12 +52,14 @@ class PatchExtractor(nn.Module):
     """Frozen timm backbone that turns images into a grid of patch features.
 
     Layers of equal width and stride (the blocks of a ViT) are averaged; others (the stages of a
-    CNN) are resized to the grid of the first and concatenated. Class and register tokens are
-    dropped and no final norm is applied. The backbone is always in eval mode and has no gradients.
+    CNN) are resized to the grid of the first and concatenated. Groups of layers stay apart, side by
+    side in the channels; `groups` joins them for the flow. Class and register tokens are dropped
+    and no final norm is applied. The backbone is always in eval mode and has no gradients.
 
     Args:
         backbone: Name of a timm model.
-        layers: Feature levels to use, counted from 0 (timm's `forward_intermediates`).
+        layers: Feature levels to use, counted from 0 (timm's `forward_intermediates`), or groups
+            of them.
         image_size: Side of the images, or height and width.
         weights: `pretrained` (timm's own), a `.safetensors` or `.pth` file, `package:NAME`
             for an installed package that contains one, or `random`.
@@ -58,8 +68,15 @@ class PatchExtractor(nn.Module):
         grid: Side of the grid that features are pooled to, or height and width; none by default.
         precision: Precision of the backbone: `float32`, `bfloat16`, or `auto`, which is bfloat16
             where the hardware has instructions for it. Features are float32 in any case.
+        flow_groups: The flow and the router see the first so many groups, or all there are.
+        group_norm: How groups are normalised where they are compared apart.
 
-    Shape: images (B, 3, H, W), uint8 or float in [0, 1] -> features (B, h, w, D).
+    Attributes:
+        groups: Which channels belong to which group.
+        dim: Channels that the flow sees, D.
+
+    Shape: images (B, 3, H, W), uint8 or float in [0, 1] -> features (B, h, w, W), with all groups;
+    without groups, W is D.
 
     Raises:
         ConfigError: the backbone does not have this name, layer or image size, or a number is out
@@ -74,13 +91,15 @@ class PatchExtractor(nn.Module):
     def __init__(
         self,
         backbone: str = "vit_base_patch14_dinov2.lvd142m",
-        layers: Sequence[int] = (8, 9, 10, 11),
+        layers: Sequence[int] | Sequence[Sequence[int]] = (8, 9, 10, 11),
         image_size: int | Sequence[int] = 518,
         weights: str = PRETRAINED,
         target_embed_dim: int | None = None,
         smooth: int = 1,
         grid: int | Sequence[int] | None = None,
         precision: Precision = "float32",
+        flow_groups: int = 2,
+        group_norm: GroupNorm = "l2",
     ) -> None:
         super().__init__()
         self.precision = precision
@@ -89,6 +108,7 @@ class PatchExtractor(nn.Module):
             require_sides("grid", grid, 1, max(self.image_size))
         self.grid = None if grid is None else image_shape(grid)
         require_int("smooth", smooth, 1, max(self.image_size))
+        require_int("flow_groups", flow_groups, 1, MOST_GROUPS)
         if smooth % 2 == 0:
             raise ConfigError(
                 f"smooth, the side of a window with a centre, must be odd, got {smooth}"
@@ -98,16 +118,29 @@ class PatchExtractor(nn.Module):
         self.smooth = smooth
         self.name = backbone
         self.backbone = load_backbone(backbone, weights, self.image_size)
-        self.layers = check_layers(self.backbone, backbone, layers)
+        grouped = layer_groups(layers)
+        self.layers = check_layers(self.backbone, backbone, [i for part in grouped for i in part])
         self.kind = "transformer" if hasattr(self.backbone, "patch_embed") else "cnn"
         if self.kind == "cnn":
             self.backbone.to(memory_format=torch.channels_last)
         infos = [self.backbone.feature_info[i] for i in self.layers]
         self.averaged = len({(info["num_chs"], info["reduction"]) for info in infos}) == 1
-        widths = [info["num_chs"] for info in infos]
-        inputs = widths if self.averaged else [sum(widths)]
-        self.projections = fixed_projections(inputs, target_embed_dim)
-        self.dim: int = inputs[0] if target_embed_dim is None else target_embed_dim
+        channels = iter([info["num_chs"] for info in infos])
+        inputs = [[next(channels) for _ in part] for part in grouped]
+        if not self.averaged:
+            inputs = [[sum(widths)] for widths in inputs]
+        flat = [width for widths in inputs for width in widths]
+        self.projections = fixed_projections(flat, target_embed_dim)
+        if group_norm not in NORMALISATIONS:
+            raise ConfigError(f"group_norm is one of {[*NORMALISATIONS]}, got {group_norm!r}")
+        self.groups = FeatureGroups(
+            tuple(target_embed_dim or widths[0] for widths in inputs),
+            min(flow_groups, len(grouped)),
+            self.averaged or target_embed_dim is not None,
+            group_norm,
+        )
+        self.dim = self.groups.dim
+        self.group_layers = grouped
         config = self.backbone.pretrained_cfg
         for key in ("mean", "std"):
             self.register_buffer(key, torch.tensor(config[key]).view(1, 3, 1, 1), persistent=False)
@@ -122,7 +155,7 @@ class PatchExtractor(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Extract features (B, h, w, D) from images (B, 3, H, W)."""
+        """Extract features (B, h, w, W) from images (B, 3, H, W)."""
         if images.shape[-2:] != self.image_size:
             raise ConfigError(
                 f"the extractor takes images of {self.image_size} (height, width), "
@@ -156,7 +189,7 @@ class PatchExtractor(nn.Module):
 
     @cached_property
     def shape(self) -> tuple[int, int, int]:
-        """Shape of an image's features, (h, w, D)."""
+        """Shape of an image's features, (h, w, W)."""
         image = torch.zeros(1, 3, *self.image_size, device=self.mean.device)
         height, width, dim = self(image)[0].shape
         return height, width, dim
@@ -176,15 +209,17 @@ class PatchExtractor(nn.Module):
         images = (images - self.mean) / self.std
         if self.kind == "cnn":
             images = images.contiguous(memory_format=torch.channels_last)
+        indices = sorted(set(self.layers))  # a layer may be in several groups
         levels = self.backbone.forward_intermediates(
             images,
-            indices=self.layers,
+            indices=indices,
             norm=False,
             stop_early=True,
             output_fmt="NCHW",
             intermediates_only=True,
         )
-        features = self._combine([level.to(self.mean.dtype) for level in levels])
+        found = {i: level.to(self.mean.dtype) for i, level in zip(indices, levels, strict=True)}
+        features = self._combine([found[i] for i in self.layers])
         if self.smooth > 1:
             features = F.avg_pool2d(
                 features, self.smooth, 1, self.smooth // 2, count_include_pad=False
@@ -194,6 +229,7 @@ class PatchExtractor(nn.Module):
         return features.permute(0, 2, 3, 1).contiguous()
 
     def _combine(self, levels: list[Tensor]) -> Tensor:
+        """Groups (B, W, h, w) from levels (B, C, h, w), joined within each group."""
         if not self.averaged:
             shape = levels[0].shape[-2:]
             levels = [
@@ -202,27 +238,49 @@ class PatchExtractor(nn.Module):
                 else F.interpolate(level, size=shape, mode="bilinear", align_corners=False)
                 for level in levels
             ]
-            levels = [torch.cat(levels, dim=1)]
+        sizes = [len(part) for part in self.group_layers]
+        joined = [self._join(part) for part in divide(levels, sizes)]
         if self.projections:
-            levels = [
-                layer(level.movedim(1, -1)).movedim(-1, 1)
-                for layer, level in zip(self.projections, levels, strict=True)
+            maps = divide(list(self.projections), [len(part) for part in joined])
+            joined = [
+                [
+                    layer(level.movedim(1, -1)).movedim(-1, 1)
+                    for layer, level in zip(*pair, strict=True)
+                ]
+                for pair in zip(maps, joined, strict=True)
             ]
-        return torch.stack(levels).mean(0)
+        return torch.cat([torch.stack(part).mean(0) for part in joined], 1)
+
+    def _join(self, levels: list[Tensor]) -> list[Tensor]:
+        """The levels of a group, to be averaged."""
+        return levels if self.averaged else [torch.cat(levels, dim=1)]
 
     def fingerprint(self) -> dict[str, Any]:
         """All that the features depend on; experts work only with an equal fingerprint."""
         return {
             "backbone": self.name,
-            "layers": list(self.layers),
+            "layers": self.group_layers if len(self.group_layers) > 1 else self.layers,
             "image_size": list(self.image_size),
             "mean": self.mean.flatten().tolist(),
             "std": self.std.flatten().tolist(),
             "smooth": self.smooth,
             "grid": None if self.grid is None else list(self.grid),
+            "flow_groups": self.groups.seen,
+            "group_norm": self.groups.norm,
             "dim": self.dim,
             "weights_sha256": self._weights_hash,
         }
+
+
+def divide(items: Sequence[T], sizes: Sequence[int]) -> list[list[T]]:
+    """Items in parts of those sizes.
+
+    Example:
+        >>> divide("abc", [1, 2])
+        [['a'], ['b', 'c']]
+    """
+    remaining = iter(items)
+    return [[next(remaining) for _ in range(size)] for size in sizes]
 
 
 def has_bfloat16(device: torch.device) -> bool:

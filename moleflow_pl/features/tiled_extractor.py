@@ -91,7 +91,7 @@ class TiledExtractor(PatchExtractor):
     def __init__(
         self,
         backbone: str,
-        layers: Sequence[int],
+        layers: Sequence[int] | Sequence[Sequence[int]],
         image_size: int | Sequence[int],
         *args: Any,
         tile: int | Sequence[int],

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from moleflow_pl._internal.validation import require_int, require_number
+from moleflow_pl._internal.validation import require_number
+from moleflow_pl.errors import ConfigError
 from moleflow_pl.features.extractor import PatchExtractor, Precision
+from moleflow_pl.features.groups import GroupNorm
 from moleflow_pl.features.position import NoPosition, PositionalGrid, check_channels
 from moleflow_pl.features.tiled_extractor import TiledExtractor
 from moleflow_pl.flow.spatial_nf import MoLESpatialAwareNF
@@ -15,9 +17,9 @@ from moleflow_pl.model.inspector import Inspector
 from moleflow_pl.routing.image_features import IMAGE_FEATURES
 from moleflow_pl.routing.router import ROUTERS
 from moleflow_pl.scoring.functional import IMAGE_SCORES
-from moleflow_pl.scoring.patch_scores import PATCH_SCORES
+from moleflow_pl.scoring.patch_scores import PATCH_SCORES, PatchScore
 
-LARGEST_BANK = 50_000  # latents of a task
+LARGEST_BANKS = 1000  # MB of a task
 NO_ROUTER = "none"
 # arguments that decide which tensors and thresholds there are and what they mean
 STRUCTURE = (
@@ -30,7 +32,9 @@ STRUCTURE = (
 def build_inspector(
     *,
     backbone: str,
-    layers: Sequence[int],
+    layers: Sequence[int] | Sequence[Sequence[int]],
+    flow_groups: int,
+    group_norm: GroupNorm,
     image_size: int | list[int],
     backbone_weights: str,
     target_embed_dim: int | None,
@@ -48,8 +52,8 @@ def build_inspector(
     use_task_adapter: bool,
     use_task_bias: bool,
     adapter: str,
-    score: str,
-    bank_size: int,
+    score: str | Sequence[str],
+    bank_mb: float,
     router: str,
     prototype: str,
     image_score: str,
@@ -63,17 +67,18 @@ def build_inspector(
         ConfigError: an argument has a value it cannot have.
     """
     arguments = dict(locals())
-    require_int("bank_size", bank_size, 1, LARGEST_BANK)
+    require_number("bank_mb", bank_mb, 0, LARGEST_BANKS, above=True)
     require_number("image_quantile", image_quantile, 0, 1)
     # names first: a backbone takes seconds to build
-    image_features, patch_score = IMAGE_FEATURES[prototype](), PATCH_SCORES[score]()
+    image_features, patch_scores = IMAGE_FEATURES[prototype](), build_scores(score)
     image_scorer, chosen_router = IMAGE_SCORES[image_score], ROUTERS[router]
     extractor_class: Any = PatchExtractor
     if tile is not None:
         extractor_class = partial(TiledExtractor, tile=tile, overlap=tile_overlap)
     extractor: PatchExtractor = extractor_class(
-        backbone, layers, image_size, backbone_weights, target_embed_dim, smooth, grid, precision
-    )
+        backbone, layers, image_size, backbone_weights, target_embed_dim, smooth, grid, precision,
+        flow_groups, group_norm,
+    )  # fmt: skip
     if use_position:
         check_channels(extractor.dim)
     flow = MoLESpatialAwareNF(
@@ -84,12 +89,28 @@ def build_inspector(
         extractor,
         flow,
         chosen_router(image_features.regions),
-        patch_score,
+        patch_scores,
         partial(image_scorer, quantile=image_quantile),
         PositionalGrid() if use_position else NoPosition(),
         image_features,
-        bank_size,
+        bank_mb,
         routes=router != NO_ROUTER,
     )
     inspector.arguments = arguments
     return inspector
+
+
+def build_scores(names: str | Sequence[str]) -> list[PatchScore]:
+    """The parts of a patch score, by name.
+
+    Raises:
+        ConfigError: there is no score of a name, no name, or one twice.
+
+    Example:
+        >>> [part.name for part in build_scores(["norm", "groups"])]
+        ['norm', 'groups']
+    """
+    given = [names] if isinstance(names, str) else list(names)
+    if not given or len(set(given)) != len(given):
+        raise ConfigError(f"score is a name, or a list of different names to add: got {names!r}")
+    return [PATCH_SCORES[name]() for name in given]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -19,10 +20,11 @@ from moleflow_pl.routing.novelty import ordinary_quantile, sample_patches
 from moleflow_pl.routing.prototypes import TaskPrototype
 from moleflow_pl.routing.router import NEAREST, PrototypeRouter
 from moleflow_pl.scoring.memory_bank import MemoryBank, projection_distance
-from moleflow_pl.scoring.patch_scores import BankScore, PatchScore
+from moleflow_pl.scoring.patch_scores import PatchFeatures, PatchScore
+from moleflow_pl.scoring.score_parts import PartMemory, ScoreParts
 from moleflow_pl.tasks.schedule import TaskSchedule
 
-CACHED_BANKS = 128  # products whose bank is ready to search: 6 MB each at 384 channels
+CACHED_BANKS = 64  # products whose banks are ready to search: 8 MB each at 384 channels
 
 
 @dataclass
@@ -56,11 +58,11 @@ class Inspector(nn.Module):
         extractor: Turns images into patch features.
         flow: The shared flow and its experts, as wide as the features.
         router: Finds the task of an image.
-        patch_score: Scores patches.
+        patch_scores: Score patches; several are added, each divided by its scale.
         image_score: Patch scores (B, h, w) -> image scores (B,).
         position: Adds the position code; none by default.
         image_features: What the router sees of an image; the mean of regions by default.
-        bank_size: Latents in the memory bank of each task, where the score needs one.
+        bank_mb: Largest size of a task's memory banks together, where the score needs them.
         routes: Whether the router decides; without, all images go to the first task.
 
     Attributes:
@@ -75,11 +77,11 @@ class Inspector(nn.Module):
         extractor: PatchExtractor,
         flow: MoLESpatialAwareNF,
         router: PrototypeRouter,
-        patch_score: PatchScore,
+        patch_scores: Sequence[PatchScore],
         image_score: Callable[[Tensor], Tensor],
         position: PositionalGrid | NoPosition | None = None,
         image_features: ImageFeatures | None = None,
-        bank_size: int = 4000,
+        bank_mb: float = 4.0,
         routes: bool = True,
     ) -> None:
         super().__init__()
@@ -91,11 +93,11 @@ class Inspector(nn.Module):
         self.banks = nn.ModuleDict()
         self.image_score = image_score
         self.image_features = RegionMeans() if image_features is None else image_features
-        self.bank_size = bank_size
+        self.bank_mb = bank_mb
         self.routes = routes
         self.schedule = TaskSchedule()
         self.arguments: dict[str, Any] = {}  # of `build_inspector`, where it built this
-        self.set_patch_score(patch_score)
+        self.set_patch_scores(patch_scores)
 
     @property
     def device(self) -> torch.device:
@@ -107,28 +109,34 @@ class Inspector(nn.Module):
         return self.inspect(self.extractor(images))
 
     def features(self, batch: Batch | PredictBatch) -> Tensor:
-        """Features (B, h, w, D) of a batch, stored or computed from its images."""
+        """Features (B, h, w, W) of a batch, stored or computed from its images."""
         stored = batch.get("features")
         if isinstance(stored, Tensor):
             return stored.to(self.device, non_blocking=True)
         return self.extractor(batch["image"].to(self.device, non_blocking=True))
 
+    def joined(self, features: Tensor) -> Tensor:
+        """What the router and the flow see, (B, h, w, D), of features (B, h, w, W)."""
+        return self.extractor.groups.joined(features)
+
     def inspect(self, features: Tensor, task: int | None = None) -> Inspection:
-        """Score features (B, h, w, D) by the expert of `task`, or by those the router picks."""
-        distances = self.router.distances(self.image_features(features))
+        """Score features (B, h, w, W) by the expert of `task`, or by those the router picks."""
+        joined = self.joined(features)
+        image_features = self.image_features(joined)
+        distances = self.router.distances(image_features)
         if task is not None:
             chosen = torch.full((len(features),), task, device=features.device)
         elif self.routes:
-            chosen = self.router.choose(distances)
+            chosen = self.router.choose(distances, image_features)
         else:
             chosen = torch.zeros(len(features), dtype=torch.long, device=features.device)
-        patch_scores = self.patch_scores(features, chosen)
-        novelty_distance = self.novelty_distances(features, distances, chosen)
+        patch_scores = self._total(self.part_scores(features, joined, chosen), chosen)
+        novelty_distance = self.novelty_distances(joined, distances, chosen)
         score = self.image_score(patch_scores)
         return Inspection(score, patch_scores, chosen, distances, novelty_distance)
 
     def novelty_distances(self, features: Tensor, distances: Tensor, chosen: Tensor) -> Tensor:
-        """Distances to good images of the chosen task and of the nearest ones (B, T).
+        """Distances of joined features to good images of the chosen task and the nearest (B, T).
 
         Infinite for the others: each costs a product with a matrix of its own, and an image that
         is unlike the nearest products is unlike all. NaN where the tasks were not finished.
@@ -150,47 +158,88 @@ class Inspector(nn.Module):
         return result
 
     def patch_scores(self, features: Tensor, task: int | Tensor) -> Tensor:
-        """Scores (B, h, w) of features (B, h, w, D) by one expert or by one for each image."""
-        return self.patch_score(self.flow, self.position(features), task, self._bank_distance)
+        """Scores (B, h, w) of features (B, h, w, W) by one expert or by one for each image."""
+        return self._total(self.part_scores(features, self.joined(features), task), task)
 
-    def set_patch_score(self, score: PatchScore) -> None:
-        """Score patches by `score` from now on; one that needs a memory bank has to find it."""
-        self.patch_score = score
+    def part_scores(
+        self, features: Tensor, joined: Tensor, task: int | Tensor
+    ) -> dict[str, Tensor]:
+        """Scores (B, h, w) of each part, in its own unit.
+
+        Args:
+            features: Features (B, h, w, W).
+            joined: The same as `joined` gives them (B, h, w, D).
+            task: One task, or one for each image (B,).
+        """
+        given = self.score_input(features, joined)
+        return self.score.each(self.flow, given, task, self._bank_distance)
+
+    def score_input(self, features: Tensor, joined: Tensor) -> PatchFeatures:
+        """What patch scores take, of features as for `part_scores`."""
+        apart = partial(self.extractor.groups.apart, features)
+        return PatchFeatures(self.position(joined), apart)
+
+    def _total(self, scores: dict[str, Tensor], task: int | Tensor) -> Tensor:
+        return self.score.total(scores, lambda name: self._scale(name, task))
+
+    def _scale(self, name: str, task: int | Tensor) -> Tensor:
+        if not isinstance(task, Tensor):
+            return self.memory(task)[name].scale
+        tasks, places = task.unique(return_inverse=True)
+        return torch.stack([self.memory(t)[name].scale for t in tasks.tolist()])[places]
+
+    def set_patch_scores(self, scores: Sequence[PatchScore]) -> None:
+        """Score patches by `scores` from now on; one that needs memory banks has to find them."""
+        self.score = ScoreParts(scores)
         self._search_banks = TensorCache(self._search_bank, size=CACHED_BANKS)
 
-    @property
-    def has_banks(self) -> bool:
-        """Whether the patch score compares with a memory bank of each task."""
-        return isinstance(self.patch_score, BankScore)
+    def memory(self, task: int) -> Mapping[str, PartMemory]:
+        """What a finished task keeps for each part of its score, by the part's name.
 
-    def bank(self, task: int) -> MemoryBank:
-        """The memory bank of a task, an empty one where there is none yet."""
+        Raises:
+            KeyError: the task was never finished, or the model's score kept nothing.
+        """
         if str(task) not in self.banks:
-            bank = MemoryBank(self.extractor.dim, self.bank_size)
-            self.banks[str(task)] = bank.to(self.device)
-        return cast(MemoryBank, self.banks[str(task)])
+            raise KeyError(f"task {task} has no memory banks and scales: finish the task first")
+        return cast(Mapping[str, PartMemory], self.banks[str(task)])
 
-    def search_bank(self, task: int) -> Tensor:
-        """The vectors (M, C) that a task's patches are compared with.
+    def make_memory(self, task: int, shapes: Mapping[str, Sequence[Sequence[int]]]) -> None:
+        """Give a task empty memory banks.
 
-        Computed from the bank once, and again when the bank or the expert has changed.
+        Args:
+            task: The task.
+            shapes: Vectors and channels (M, C) of each bank, by the part of the score.
+        """
+        parts = {
+            name: PartMemory([MemoryBank(channels, size) for size, channels in banks])
+            for name, banks in shapes.items()
+        }
+        self.banks[str(task)] = nn.ModuleDict(parts).to(self.device)
+
+    def search_banks(self, task: int) -> dict[str, list[Tensor]]:
+        """The vectors (M, C) that a task's patches are compared with, by the part of the score.
+
+        Computed from the banks once, and again when a bank or the expert has changed.
         """
         expert = self.flow.base_parameters() + self.flow.expert_parameters(task)
-        return self._search_banks.get(task, [self.bank(task).latents, *expert])
+        return self._search_banks.get(task, [*self.banks[str(task)].buffers(), *expert])
 
-    def _search_bank(self, task: int) -> Tensor:
-        score, latents = cast(BankScore, self.patch_score), self.bank(task).latents
+    def _search_bank(self, task: int) -> dict[str, list[Tensor]]:
+        memory, found = self.memory(task), {}
         # autocast cannot concatenate half precision
-        with torch.autocast(latents.device.type, enabled=False):
-            return score.expand(self.flow, latents, task)
+        with torch.autocast(self.device.type, enabled=False):
+            for name, score in self.score.with_banks.items():
+                banks = cast(Iterable[MemoryBank], memory[name])
+                found[name] = [score.expand(self.flow, bank.vectors, task) for bank in banks]
+        return found
 
-    def _bank_distance(self, latent: Tensor, task: int | Tensor) -> Tensor:
+    def _bank_distance(self, name: str, vectors: Tensor, task: int | Tensor, bank: int) -> Tensor:
         if not isinstance(task, Tensor):
-            return projection_distance(latent, self.search_bank(task))
-        scores = latent.new_empty(latent.shape[:-1])
+            return projection_distance(vectors, self.search_banks(task)[name][bank])
+        scores = vectors.new_empty(vectors.shape[:-1])
         for index in task.unique().tolist():
-            rows = (task == index).to(latent.device)
-            scores[rows] = projection_distance(latent[rows], self.search_bank(index))
+            rows = (task == index).to(vectors.device)
+            scores[rows] = projection_distance(vectors[rows], self.search_banks(index)[name][bank])
         return scores
 
     @property

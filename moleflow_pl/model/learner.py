@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from moleflow_pl.model.inspector import Inspector
 from moleflow_pl.model.task_statistics import TaskStatistics
 from moleflow_pl.routing.novelty import DAMAGES, ordinary_quantile, sample_patches
 from moleflow_pl.scoring.functional import patch_nll
+from moleflow_pl.scoring.memory_bank import MemoryBank, bank_size
 from moleflow_pl.tasks.calibration import Calibration
 
 Batches = Iterable[Batch]
@@ -58,7 +61,7 @@ class TaskLearner:
             return
         patches = FeatureStatistics(inspector.extractor.dim)
         for batch in batches:
-            patches.update(inspector.position(inspector.features(batch)))
+            patches.update(inspector.position(inspector.joined(inspector.features(batch))))
         adapter.fit(patches.gathered())
 
     def loss(self, batch: Batch, task: int) -> tuple[Tensor, Tensor]:
@@ -77,8 +80,9 @@ class TaskLearner:
     def _drawn(self, batch: Batch) -> Tensor:
         """Features with position: of all patches (B, h, w, D), or of those drawn (B, 1, n, D)."""
         features, position = self.inspector.features(batch), self.inspector.position
+        joined = self.inspector.joined
         if "patches" not in batch:
-            return position(features)
+            return position(joined(features))
         patches = batch["patches"].to(features.device)
         if features.ndim == 4:  # fresh from the backbone: none is chosen yet
             grid = tuple(features.shape[1:3])
@@ -86,24 +90,27 @@ class TaskLearner:
             features = features.flatten(1, 2)[rows, patches]
         else:
             grid = batch["grid"]
-        return position.at(features, patches, grid)[:, None]
+        return position.at(joined(features), patches, grid)[:, None]
 
     @torch.no_grad()
-    def finish_task(self, task: int, batches: Batches) -> None:
-        """Fit the prototypes of a learned task, its memory bank, and the first one's reference.
+    def finish_task(self, task: int, batches: Batches, calibration: Batches | None = None) -> None:
+        """Fit what a learned task leaves behind, and the first one's reference.
+
+        That is its prototypes, its memory banks, and the scales of the parts of its score.
 
         Args:
             task: The task.
             batches: Its training images or features, each once and in order; on several ranks,
                 their shares.
+            calibration: Its calibration images or features, for the scales; on several ranks, all
+                on each. Without them, the training images serve.
         """
         inspector, name = self.inspector, self.inspector.schedule.tasks[task].name
         statistics = TaskStatistics(inspector, task, name, self.seed)
         for batch in batches:
             statistics.update(inspector.features(batch))
         statistics.gather()
-        if inspector.has_banks:
-            self._fill_bank(task, statistics)
+        self._keep_memory(task, statistics)
         routed, ordinary = inspector.add_prototypes(task)
         routed.set(statistics.images)
         ordinary.set(statistics.ordinary)
@@ -111,13 +118,41 @@ class TaskLearner:
             patches = statistics.patches
             inspector.flow.set_reference(patches.mean, patches.std)
         inspector.schedule.tasks[task].drift = statistics.drift()
+        if inspector.score.are_scaled:
+            self._set_scales(task, batches if calibration is None else calibration)
 
-    def _fill_bank(self, task: int, statistics: TaskStatistics) -> None:
-        name = self.inspector.schedule.tasks[task].name
-        bank = self.inspector.bank(task)
-        bank.fill(statistics.latents.rows, derive_generator(self.seed, name, "bank"))
-        # of nearly equal latents another machine may have chosen another
-        bank.latents.copy_(gather(bank.latents.cpu())[0])
+    def _keep_memory(self, task: int, statistics: TaskStatistics) -> None:
+        """Fill a task's memory banks, where its score has them, and make room for its scales."""
+        score, name = self.inspector.score, self.inspector.schedule.tasks[task].name
+        if not score.needs_memory:
+            return
+        rows, widths = statistics.candidates, statistics.widths
+        flat = [width for part in score.parts for width in widths.get(part, [])]
+        size = min(bank_size(statistics.count, flat, self.inspector.bank_mb), len(rows))
+        shapes = {part: [(size, width) for width in widths.get(part, [])] for part in score.parts}
+        self.inspector.make_memory(task, shapes)
+        columns = iter(rows.split(flat, 1))
+        for part, memory in self.inspector.memory(task).items():
+            for index, bank in enumerate(cast(Iterable[MemoryBank], memory)):
+                bank.fill(next(columns), derive_generator(self.seed, name, "bank", part, index))
+                for buffer in bank.buffers():
+                    # of nearly equal vectors another machine may have chosen another
+                    buffer.copy_(gather(buffer.cpu())[0])
+
+    def _set_scales(self, task: int, batches: Batches) -> None:
+        """Set the scales of a task's scores to the medians over good images' patches."""
+        inspector = self.inspector
+        found: dict[str, list[Tensor]] = defaultdict(list)
+        for batch in batches:
+            features = inspector.features(batch)
+            scores = inspector.part_scores(features, inspector.joined(features), task)
+            for name, values in scores.items():
+                found[name].append(values.flatten().cpu())
+        for name, memory in inspector.memory(task).items():
+            values = torch.cat(gather(torch.cat(found[name])))
+            scale = gather(values.median())[0]
+            # of good images that are all in the banks
+            memory.scale.copy_(scale if scale > 0 else torch.ones(()))
 
     @torch.no_grad()
     def calibrate_task(
@@ -149,6 +184,7 @@ class TaskLearner:
     def _damaged(self, task: int, images: Tensor) -> Tensor:
         """The largest novelty distance (B,) of images (B, 3, H, W) after any of the damages."""
         extractor, novelty = self.inspector.extractor, self.inspector.novelty
-        patches = [sample_patches(extractor(damage(images))) for damage in DAMAGES]
+        damaged = [self.inspector.joined(extractor(damage(images))) for damage in DAMAGES]
+        patches = [sample_patches(features) for features in damaged]
         distances = [ordinary_quantile(novelty.distances_to(task, some)) for some in patches]
         return torch.stack(distances).amax(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from inspect import signature
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ HYPER_PARAMETERS = "hyper_parameters"  # Lightning's key
 def structure(inspector: Inspector) -> dict[str, Any]:
     """Arguments that decide which tensors and thresholds there are and what they mean."""
     chosen = {name: inspector.arguments[name] for name in STRUCTURE}
-    return {**chosen, "bank_size": inspector.bank_size if inspector.has_banks else 0}
+    return {**chosen, "score": list(inspector.score.parts)}
 
 
 def inspector_state(inspector: Inspector, owner: nn.Module) -> dict[str, Any]:
@@ -61,16 +62,44 @@ def validate_state(inspector: Inspector, checkpoint: Mapping[str, Any]) -> dict[
     return require_match(valid, inspector.extractor.fingerprint(), structure(inspector))
 
 
-def make_room(inspector: Inspector, state: Mapping[str, Any]) -> None:
-    """Take over the tasks of a checkpoint, with modules for all its tensors."""
+def make_room(
+    inspector: Inspector, state: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> None:
+    """Take over the tasks of a checkpoint, with modules for all its tensors.
+
+    Args:
+        inspector: The model.
+        state: The project's part of the checkpoint.
+        tensors: Those of the inspector, by their names in its state dict.
+    """
     inspector.schedule.tasks = TaskSchedule.from_state(state["tasks"]).tasks
     for task in state["experts"]:
         if task not in inspector.flow.tasks:
             inspector.flow.add_task(task)
     for task in state["prototypes"]:
         inspector.add_prototypes(task)
-        if inspector.has_banks:
-            inspector.bank(task)
+        if inspector.score.needs_memory:
+            inspector.make_memory(task, bank_shapes(inspector, task, tensors))
+
+
+def bank_shapes(
+    inspector: Inspector, task: int, tensors: Mapping[str, Tensor]
+) -> dict[str, list[tuple[int, int]]]:
+    """Vectors and channels of a task's memory banks, by the part of the score."""
+    shapes: dict[str, list[tuple[int, int]]] = {name: [] for name in inspector.score.parts}
+    for name in inspector.score.with_banks:
+        places = (f"banks.{task}.{name}.{index}.values" for index in count())
+        for values in map(tensors.__getitem__, takewhile(tensors.__contains__, places)):
+            if values.ndim != 2:
+                raise CheckpointError(f"memory bank {name!r} of task {task} is no table of vectors")
+            shapes[name].append((values.shape[0], values.shape[1]))
+    return shapes
+
+
+def inspector_tensors(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by their names in the inspector's state dict."""
+    weights = checkpoint["state_dict"]
+    return {key.removeprefix(PREFIX): tensor for key, tensor in weights.items()}
 
 
 def backbone_tensors(extractor: PatchExtractor, prefix: str) -> dict[str, Tensor]:
@@ -102,10 +131,8 @@ def inspector_of(
     """As `load_inspector`, from what `read_checkpoint` has read."""
     with restoring(path):
         inspector = build_inspector(**{**stored_arguments(checkpoint), **overrides})
-        make_room(inspector, validate_state(inspector, checkpoint))
-        weights = {
-            key.removeprefix(PREFIX): tensor for key, tensor in checkpoint["state_dict"].items()
-        }
+        weights = inspector_tensors(checkpoint)
+        make_room(inspector, validate_state(inspector, checkpoint), weights)
         weights |= backbone_tensors(inspector.extractor, BACKBONE)
         require_tensors(weights, inspector.state_dict())
         inspector.load_state_dict(weights)

@@ -10,8 +10,7 @@ from moleflow_pl.features.patch_sample import PatchSample
 from moleflow_pl.features.statistics import FeatureStatistics
 from moleflow_pl.model.inspector import Inspector
 from moleflow_pl.routing.novelty import sample_patches
-from moleflow_pl.scoring.memory_bank import CANDIDATES, to_half_clamped
-from moleflow_pl.scoring.patch_scores import BankScore
+from moleflow_pl.scoring.memory_bank import CANDIDATE_BYTES, to_half_clamped
 
 
 class TaskStatistics:
@@ -27,37 +26,63 @@ class TaskStatistics:
         images: Of the image features that the router sees.
         ordinary: Of the sampled patches that novelty is measured by.
         patches: Of all patches with position, for the first task alone.
-        latents: Candidates of the memory bank, in half precision.
+        widths: Channels of each bank's vectors, by the part of the score.
+        count: Patches of all images.
         mean_features: Sum of the images' mean features (D,), float64.
     """
 
     def __init__(self, inspector: Inspector, task: int, name: str, seed: int) -> None:
         dim = inspector.extractor.dim
-        self.inspector, self.task = inspector, task
+        self.inspector, self.task, self.name, self.seed = inspector, task, name, seed
         self.images = FeatureStatistics(dim, inspector.regions)
         self.ordinary = FeatureStatistics(dim)
         self.patches = FeatureStatistics(dim)
-        self.latents = PatchSample(dim, max(CANDIDATES, inspector.bank_size), seed, name, "latents")
+        self.sample: PatchSample | None = None
+        self.widths: dict[str, list[int]] = {}
+        self.count = 0
         self.mean_features = torch.zeros(dim, dtype=torch.float64)
 
     def update(self, features: Tensor) -> None:
-        """Add the features (B, h, w, D) of a batch."""
+        """Add the features (B, h, w, W) of a batch."""
         inspector = self.inspector
-        self.images.update(inspector.image_features(features))
-        self.ordinary.update(sample_patches(features))
-        positioned = inspector.position(features)
+        joined = inspector.joined(features)
+        self.images.update(inspector.image_features(joined))
+        self.ordinary.update(sample_patches(joined))
+        given = inspector.score_input(features, joined)
         # in float64 on the CPU: some devices have none
-        self.mean_features += positioned.mean((1, 2)).cpu().double().sum(0)
+        self.mean_features += given.joined.mean((1, 2)).cpu().double().sum(0)
         if self.task == 0:
-            self.patches.update(positioned)
-        if isinstance(inspector.patch_score, BankScore):
-            latents = inspector.patch_score.encode(inspector.flow, positioned, self.task)
-            self.latents.update(to_half_clamped(latents))  # as in the bank, and half the memory
+            self.patches.update(given.joined)
+        self.count += given.joined[..., 0].numel()
+        vectors = {
+            name: score.encode(inspector.flow, given, self.task)
+            for name, score in inspector.score.with_banks.items()
+        }
+        if vectors:
+            self._add_candidates(vectors)
+
+    @property
+    def candidates(self) -> Tensor:
+        """Vectors that memory banks are chosen from, side by side (N, C), in half precision."""
+        return torch.empty(0, 0) if self.sample is None else self.sample.rows
+
+    def _add_candidates(self, vectors: dict[str, list[Tensor]]) -> None:
+        self.widths = {name: [part.shape[-1] for part in parts] for name, parts in vectors.items()}
+        # side by side: all banks choose among the same patches
+        rows = torch.cat([to_half_clamped(v) for parts in vectors.values() for v in parts], -1)
+        if self.sample is None:
+            channels = rows.shape[-1]
+            most = CANDIDATE_BYTES // (rows.element_size() * channels)
+            self.sample = PatchSample(channels, most, self.seed, self.name, "candidates")
+        self.sample.update(rows)
 
     def gather(self) -> None:
         """Add what the other ranks have seen; the same on each from now on."""
         self.images, self.patches = self.images.gathered(), self.patches.gathered()
-        self.ordinary, self.latents = self.ordinary.gathered(), self.latents.gathered()
+        self.ordinary = self.ordinary.gathered()
+        if self.sample is not None:
+            self.sample = self.sample.gathered()
+        self.count = sum(gather(self.count))
         self.mean_features = torch.stack(gather(self.mean_features)).sum(0)
 
     def drift(self) -> float:

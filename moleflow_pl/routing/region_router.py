@@ -1,128 +1,152 @@
 """Which task an image belongs to, by its regions.
 
 Similar products differ in some regions, and a defect changes few: prototypes of regions see the
-first and are hardly affected by the second.
+first, and a distance in which no region counts without limit is hardly affected by the second.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from moleflow_pl.routing.router import ROUTERS, PrototypeRouter
+from moleflow_pl._internal.tensor_cache import TensorCache
+from moleflow_pl.routing.prototypes import pooled_precision
+from moleflow_pl.routing.router import NEAREST, ROUTERS, PrototypeRouter, roots_of
+
+CLOSE = 5.0  # squared distance of two prototypes, by region and channel, below which they are close
+CACHED_PAIRS = 256  # pairs whose root is cached: 1.2 MB each at 384 channels
 
 
-def choose_with_offset(distances: Tensor, boundary: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Column of the nearest prototype, or of the second where a boundary is shifted past the image.
+def bounded(squared: Tensor, channels: int) -> Tensor:
+    """Squared distances of regions, of which large ones grow as their logarithm.
 
-    The nearest, a, is chosen over the second, b, where d_b^2 - d_a^2 >= boundary(a, b).
-
-    Args:
-        distances: (N, T).
-        boundary: Offset of the boundary between columns a (N,) and b (N,), a squared distance; 0
-            is half-way between the prototypes.
+    The negative log-likelihood of a Student t distribution, but for factors, in place of a
+    Gaussian's. Squared distances of good regions are about as many as there are channels.
 
     Example:
-        >>> distances = torch.tensor([[2.0, 1.9, 5.0]])
-        >>> choose_with_offset(distances, lambda *_: torch.zeros(1)).item()
-        1
-        >>> choose_with_offset(distances, lambda *_: torch.ones(1)).item()
-        0
+        >>> bounded(torch.tensor([0.0, 0.1, 1e6]), channels=10)
+        tensor([  0.0000,   0.0995, 115.1293])
     """
-    near = distances.topk(min(2, distances.shape[1]), largest=False)
-    if near.indices.shape[1] == 1:
-        return near.indices[:, 0]
-    first, second = near.indices.unbind(1)
-    squared = near.values.square()
-    return torch.where(squared[:, 1] - squared[:, 0] >= boundary(first, second), first, second)
+    return channels * torch.log1p(squared / channels)
 
 
 class RegionRouter(PrototypeRouter):
-    """Chooses between the two tasks whose regions are nearest to those of an image.
+    """Chooses the nearest task by the regions of an image, and between two close ones once more.
 
-    Where images of one task vary more than those of the other, half-way between the prototypes is
-    not the boundary of equal error rates. The boundary here has equally many standard deviations to
-    both prototypes, by the covariance of each task along the line between them, as if regions
-    varied independently. A defect can make a region look like another one, so the covariance is the
-    total one, over images and regions.
+    The distance to a task is the root mean square over regions by the covariance that all tasks
+    share, where a region that fits no task counts little: see `bounded`. A covariance shared with
+    products that are unlike the two nearest hides what tells these apart. So where their prototypes
+    are close, the same distance by the covariance of the two alone decides, whatever other tasks
+    there are.
 
     `benchmarks.routing` compares numbers of regions on calibration images of similar products with
     one half destroyed. The default keeps an expert of 768 channels within 10 MB.
 
     Shape: features (N, R, D) -> task ids (N,).
 
-    References: Anderson & Bahadur 1962, "Classification into two multivariate normal distributions
-    with different covariance matrices", for the minimax threshold; the line is that of the pooled
-    covariance.
+    References: Lange, Little & Taylor 1989, "Robust statistical modeling using the t distribution";
+    Hayes & Kanan 2020, arXiv:1909.01520, section 3, for the shared covariance.
 
     Example:
         >>> from moleflow_pl.routing.prototypes import TaskPrototype
         >>> router = RegionRouter()
-        >>> for task, (centre, width) in enumerate([(0.0, 1.0), (8.0, 3.0)]):
+        >>> for task, centre in enumerate((0.0, 8.0)):
         ...     prototype = TaskPrototype(1, regions=1)
-        ...     prototype.update(centre + width * torch.tensor([[[-1.0]], [[1.0]]]))
+        ...     prototype.update(centre + torch.tensor([[[-1.0]], [[1.0]]]))
         ...     router.add_prototype(task, prototype)
-        >>> router.route(torch.tensor([[[1.9]], [[2.1]], [[3.9]]]))
-        tensor([0, 1, 1])
+        >>> router.route(torch.tensor([[[1.9]], [[3.9]], [[4.1]]]))
+        tensor([0, 0, 1])
     """
 
     def __init__(self) -> None:
         super().__init__("pooled")
-        self._cache: dict[tuple[int, int], float] = {}
+        self._pairs = TensorCache(self._compute_pair, size=CACHED_PAIRS)
 
     def forget(self) -> None:
         """Drop what was computed from the prototypes: they have changed."""
         super().forget()
-        self._cache = {}
+        self._pairs = TensorCache(self._compute_pair, size=CACHED_PAIRS)
 
-    def choose(self, distances: Tensor) -> Tensor:
-        """Task ids (N,) by `distances` (N, T), with the boundary of each pair."""
-        return torch.tensor(self.tasks, device=distances.device)[
-            choose_with_offset(distances, self._offsets)
-        ]
+    def distances(self, features: Tensor) -> Tensor:
+        """Distances (N, T) of features (N, R, D) to all prototypes, in order of `tasks`.
 
-    def boundaries(self, columns: Sequence[int]) -> Tensor:
-        """Offsets (C, C) of the boundaries between pairs of columns, see `choose_with_offset`."""
-        table = torch.zeros(len(columns), len(columns))
-        for (i, a), (j, b) in combinations(enumerate(columns), 2):
-            table[i, j] = self._offset(a, b)
-        return table - table.T
+        Computed in float64, for all but the nearest few from products in float32; returned in
+        float32.
 
-    def _offsets(self, first: Tensor, second: Tensor) -> Tensor:
-        pairs = zip(first.tolist(), second.tolist(), strict=True)
-        return torch.tensor([self._offset(a, b) for a, b in pairs], device=first.device)
-
-    def _offset(self, a: int, b: int) -> float:
-        # computed on demand: of a thousand tasks few pairs are ever neighbours
-        first, second = sorted((a, b))
-        if (first, second) not in self._cache:
-            self._cache[first, second] = self._minimax_offset(first, second)
-        return self._cache[first, second] * (1 if a < b else -1)
-
-    def _minimax_offset(self, a: int, b: int) -> float:
+        Raises:
+            RuntimeError: there is no prototype yet.
+        """
         prepared = self.prepared()
-        line = prepared.means[a] - prepared.means[b]
-        normals = line @ prepared.roots[0].T  # of the plane half-way, in the space of features
-        first, second = (deviation(self.prototypes[str(self.tasks[i])], normals) for i in (a, b))
-        squared_distance = line.square().sum().item() / len(line)
-        return squared_distance * (second - first) / (first + second or 1.0)
+        # on the CPU: some devices have no float64, and the numbers are few
+        rows = features.detach().to("cpu", torch.float64)
+        rows = (rows.reshape(rows.shape[0], -1, rows.shape[-1]) - prepared.centre) @ prepared.roots
+        with torch.autocast("cpu", enabled=False):
+            by_region = rows.transpose(0, 1).float() @ prepared.means_float32.permute(1, 2, 0)
+        products = by_region.permute(1, 2, 0).double()  # (N, T, R)
+        squared = rows.square().sum(2)[:, None] + prepared.squares - 2 * products
+        channels = rows.shape[-1]
+        total = bounded(squared.clamp_min(0), channels).mean(2)
+        near = total.topk(min(NEAREST, total.shape[1]), largest=False).indices
+        exact = (rows[:, None] - prepared.means[near]).square().sum(-1)
+        total = total.scatter(1, near, bounded(exact, channels).mean(2))
+        return total.sqrt().float().to(features.device)
 
+    def choose(self, distances: Tensor, features: Tensor) -> Tensor:
+        """Task ids (N,) of features (N, R, D) by their `distances` (N, T)."""
+        tasks = torch.tensor(self.tasks, device=distances.device)
+        near = distances.topk(min(2, len(tasks)), largest=False).indices.cpu()
+        chosen = near[:, 0].clone()
+        if len(tasks) > 1:
+            for pair in near.sort(1).values.unique(dim=0).tolist():
+                root = self._pair_root(*pair)
+                if root is not None:
+                    rows = (near.sort(1).values == torch.tensor(pair)).all(1).nonzero()[:, 0]
+                    chosen[rows] = self._nearer(features.cpu()[rows], near[rows], root)
+        return tasks[chosen.to(tasks.device)]
 
-def deviation(prototype: Any, normals: Tensor) -> float:
-    """Standard deviation along the normals (R, D), over the images and regions of a task."""
-    mean = prototype.mean.detach().to("cpu", torch.float64)
-    within_regions = ((normals @ prototype.covariance) * normals).sum()
-    between_regions = (normals @ (mean - mean.mean(0)).T).square().mean(1).sum()
-    return (within_regions + between_regions).clamp_min(0).sqrt().item()
+    def close_pairs(self, columns: Sequence[int]) -> dict[tuple[int, int], Tensor]:
+        """Pairs of places in `columns` whose tasks are close, and the roots of their precisions."""
+        roots = {
+            (i, j): self._pair_root(*sorted((a, b)))
+            for (i, a), (j, b) in combinations(enumerate(columns), 2)
+        }
+        return {pair: root for pair, root in roots.items() if root is not None}
+
+    def _nearer(self, features: Tensor, near: Tensor, root: Tensor) -> Tensor:
+        """Columns (N,) of the nearer of two tasks (N, 2), by the root of a precision."""
+        means = torch.stack([torch.stack([self._mean(c) for c in pair]) for pair in near.tolist()])
+        squared = ((features.double()[:, None] - means) @ root).square().sum(-1)
+        totals = bounded(squared, root.shape[0]).mean(2)
+        second = totals[:, 1] < totals[:, 0]
+        return torch.where(second, near[:, 1], near[:, 0])
+
+    def _mean(self, column: int) -> Tensor:
+        prototype: Any = self.prototypes[str(self.tasks[column])]
+        return prototype.mean.detach().to("cpu", torch.float64)
+
+    def _pair_root(self, a: int, b: int) -> Tensor | None:
+        """Root of the precision of two columns a < b alone, if their prototypes are close."""
+        return self._pairs.get(a * len(self.tasks) + b, ())
+
+    def _compute_pair(self, key: int) -> Tensor | None:
+        pair = divmod(key, len(self.tasks))
+        prepared = self.prepared()
+        apart = (prepared.means[pair[0]] - prepared.means[pair[1]]).square().mean().item()
+        if apart > 4 * CLOSE:  # also by their own covariance; most pairs of many end here
+            return None
+        prototypes: list[Any] = [self.prototypes[str(self.tasks[column])] for column in pair]
+        root = roots_of(pooled_precision(prototypes))[0]
+        line = (self._mean(pair[0]) - self._mean(pair[1])) @ root
+        return root if line.square().mean().item() < CLOSE else None
 
 
 @ROUTERS.add("pooled")
 def pooled_router(regions: int | None) -> PrototypeRouter:
-    """By the covariance that all tasks share; of regions, with the boundaries of `RegionRouter`."""
+    """By the covariance that tasks share; of regions, as `RegionRouter` does."""
     return PrototypeRouter("pooled") if regions is None else RegionRouter()
 
 

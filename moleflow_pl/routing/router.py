@@ -24,8 +24,8 @@ class PreparedPrototypes:
     Attributes:
         roots: Roots L of the precisions L L^T, (T or 1, D, D).
         means: Means relative to `centre`, times the roots, (T, R, D).
-        squares: Their squared lengths (T,).
-        means_float32: The same means in float32, (T, R D).
+        squares: Their squared lengths (T, R).
+        means_float32: The same means in float32, (T, R, D).
         centre: Mean of all means (R, D).
     """
 
@@ -135,13 +135,13 @@ class PrototypeRouter(nn.Module):
 
     def route(self, features: Tensor) -> Tensor:
         """Task ids (N,) of features (N, D) or (N, R, D)."""
-        return self.choose(self.distances(features))
+        return self.choose(self.distances(features), features)
 
-    def choose(self, distances: Tensor) -> Tensor:
-        """Task ids (N,) by `distances` (N, T): the nearest.
+    def choose(self, distances: Tensor, features: Tensor) -> Tensor:
+        """Task ids (N,) of features (N, D) or (N, R, D) by their `distances` (N, T): the nearest.
 
-        A subclass may choose otherwise. An exported graph decides by `boundaries`, so a subclass
-        that is to be exported overrides those as well.
+        A subclass may choose otherwise. An exported graph takes the nearest, but for what
+        `close_pairs` says.
         """
         return torch.tensor(self.tasks, device=distances.device)[distances.argmin(1)]
 
@@ -149,9 +149,13 @@ class PrototypeRouter(nn.Module):
         """Columns (N,) of tasks (N,) in `distances`."""
         return torch.searchsorted(torch.tensor(self.tasks, device=tasks.device), tasks)
 
-    def boundaries(self, columns: Sequence[int]) -> Tensor:
-        """Offsets (C, C) of the boundaries between pairs of columns, see `choose_with_offset`."""
-        return torch.zeros(len(columns), len(columns))
+    def close_pairs(self, columns: Sequence[int]) -> dict[tuple[int, int], Tensor]:
+        """Pairs of places in `columns` between whose tasks another distance decides.
+
+        Returns:
+            The root (D, D) of the precision of that distance, see `RegionRouter`.
+        """
+        return {}
 
     def prepared(self) -> PreparedPrototypes:
         """The prototypes in the form that distances are computed from.
@@ -168,14 +172,19 @@ class PrototypeRouter(nn.Module):
     def _prepare(self) -> PreparedPrototypes:
         prototypes: list[Any] = [self.prototypes[str(task)] for task in self.tasks]
         means = torch.stack([p.mean.detach().to("cpu", torch.float64) for p in prototypes])
-        # not by Cholesky: the covariance of few images may be singular
-        values, vectors = torch.linalg.eigh(self._precisions(prototypes))
-        roots = vectors * values.clamp_min(0).sqrt()[..., None, :]
+        roots = roots_of(self._precisions(prototypes))
         means = means.reshape(len(means), -1, means.shape[-1])
         centre = means.mean(0)
         rotated = (means - centre) @ roots
-        squares = rotated.square().sum((1, 2))
-        return PreparedPrototypes(roots, rotated, squares, rotated.flatten(1).float(), centre)
+        squares = rotated.square().sum(2)
+        return PreparedPrototypes(roots, rotated, squares, rotated.float(), centre)
+
+
+def roots_of(precisions: Tensor) -> Tensor:
+    """Roots L of precisions L L^T, (..., D, D)."""
+    # not by Cholesky: the covariance of few images may be singular
+    values, vectors = torch.linalg.eigh(precisions)
+    return vectors * values.clamp_min(0).sqrt()[..., None, :]
 
 
 def squared_distances(rows: Tensor, prepared: PreparedPrototypes) -> Tensor:
@@ -185,8 +194,8 @@ def squared_distances(rows: Tensor, prepared: PreparedPrototypes) -> Tensor:
     the means; then again in float64 for the nearest few.
     """
     with torch.autocast("cpu", enabled=False):
-        products = (rows.float() @ prepared.means_float32.T).double()
-    squared = rows.square().sum(1, keepdim=True) + prepared.squares - 2 * products
+        products = (rows.float() @ prepared.means_float32.flatten(1).T).double()
+    squared = rows.square().sum(1, keepdim=True) + prepared.squares.sum(1) - 2 * products
     near = squared.topk(min(NEAREST, squared.shape[1]), largest=False).indices
     exact = (rows[:, None] - prepared.means.flatten(1)[near]).square().sum(-1)
     return squared.clamp_min(0).scatter(1, near, exact)

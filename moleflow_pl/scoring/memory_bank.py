@@ -1,13 +1,18 @@
-"""Memory banks: coresets of a task's latents, and distances to their soft projections."""
+"""Memory banks: coresets of a task's patches, and distances to their soft projections."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from moleflow_pl.scoring.functional import lower_median
 
-CANDIDATES = 2**18  # latents that a coreset is chosen from, at most
+CANDIDATE_BYTES = 2**30  # of vectors that a coreset is chosen from, at most
+LEAST_SIZE = 2000  # vectors in a bank, if the product has as many patches and the limit allows them
+SHARE = 32  # patches of a product for each vector in its bank, where they are many
+LEVELS = 127  # of an 8-bit integer, to each side of 0
 SKETCH = 64  # random directions that distances are measured in while a coreset is chosen
 POOL = 256  # rows that are farthest from a coreset and may join it before all others are compared
 ROWS = 4096  # rows whose distances are computed at once
@@ -15,42 +20,65 @@ NEIGHBOURS = 5  # vectors of a bank that a latent is projected on
 
 
 class MemoryBank(nn.Module):
-    """A coreset of a task's training latents, in half precision.
+    """A coreset of vectors of a task's training patches, as 8-bit integers with a factor each.
 
-    A coreset covers rare normal latents. Random subsampling misses them, and each then raises a
-    false alarm. A bank holds no images and no features, yet it is data of the product; scores
-    without a bank store none.
+    A coreset covers rare normal patches. Random subsampling misses them, and each then raises a
+    false alarm. A bank holds no images, yet it is data of the product; scores without a bank store
+    none.
 
     Args:
-        channels: Width of a latent, D.
-        size: Latents in the bank, M.
+        channels: Width of a vector, C.
+        size: Vectors in the bank, M.
 
-    Shape: buffer `latents` (M, D).
+    Shape: buffers `values` (M, C), int8, and `factors` (M, 1), float32.
 
-    References: Roth et al. 2022, PatchCore, arXiv:2106.08265, section 3, on features.
+    References: Roth et al. 2022, PatchCore, arXiv:2106.08265, section 3.
 
     Example:
         >>> bank = MemoryBank(2, size=1)
         >>> bank.fill(torch.zeros(1, 2), torch.Generator())
-        >>> projection_distance(torch.tensor([[[[3.0, 4.0]]]]), bank.latents)
+        >>> projection_distance(torch.tensor([[[[3.0, 4.0]]]]), bank.vectors)
         tensor([[[5.]]])
     """
 
     def __init__(self, channels: int, size: int) -> None:
         super().__init__()
-        self.size = size
-        # an empty bank is far from every latent; infinity would make distances NaN
-        self.register_buffer("latents", to_half_clamped(torch.full((size, channels), torch.inf)))
-        self.latents: Tensor
+        # an empty bank is far from every vector; infinity would make distances NaN
+        self.register_buffer("values", torch.full((size, channels), LEVELS, dtype=torch.int8))
+        self.register_buffer("factors", torch.full((size, 1), torch.finfo(torch.half).max / LEVELS))
+        self.values: Tensor
+        self.factors: Tensor
 
-    def fill(self, latents: Tensor, generator: torch.Generator) -> None:
-        """Store a coreset of a task's training latents (N, D).
+    @property
+    def vectors(self) -> Tensor:
+        """The vectors (M, C), in half precision."""
+        return to_half_clamped(self.values * self.factors)
 
-        With N < M, the bank holds all of them, some more than once.
-        """
-        order = coreset(latents, min(self.size, len(latents)), generator)
-        order = order.repeat(-(-self.size // len(order)))[: self.size]
-        self.latents.copy_(to_half_clamped(latents[order.to(latents.device)]))
+    def fill(self, vectors: Tensor, generator: torch.Generator) -> None:
+        """Store a coreset of vectors (N, C) of a task's training patches, N at least M."""
+        order = coreset(vectors, len(self.values), generator)
+        chosen = vectors[order.to(vectors.device)].float()
+        factors = (
+            chosen.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.half).tiny) / LEVELS
+        )
+        self.factors.copy_(factors)
+        self.values.copy_((chosen / factors).round())
+
+
+def bank_size(patches: int, widths: Sequence[int], limit_mb: float) -> int:
+    """Vectors in each of a task's memory banks, all of equal size.
+
+    Args:
+        patches: Patches of the task's training images.
+        widths: Channels of each bank's vectors.
+        limit_mb: Size of all banks together, at most.
+
+    Example:
+        >>> bank_size(64_000, [384], 1.0), bank_size(196_000, [384], 4.0), bank_size(99, [384], 4.0)
+        (2000, 6125, 99)
+    """
+    largest = int(limit_mb * 1e6) // max(sum(width + 4 for width in widths), 1)
+    return max(1, min(max(LEAST_SIZE, patches // SHARE), patches, largest))
 
 
 def to_half_clamped(latents: Tensor) -> Tensor:

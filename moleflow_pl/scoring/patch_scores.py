@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -16,7 +17,21 @@ from moleflow_pl._internal.registry import Registry
 from moleflow_pl.scoring.functional import patch_nll, patch_norm
 from moleflow_pl.scoring.memory_bank import to_half_clamped
 
-BankSearch = Callable[[Tensor, Any], Tensor]
+# vectors (B, h, w, C), the task, and the number of the bank -> distances (B, h, w)
+BankSearch = Callable[[Tensor, Any, int], Tensor]
+
+
+@dataclass(frozen=True)
+class PatchFeatures:
+    """The features of a batch, as a score sees them.
+
+    Attributes:
+        joined: What the flow takes: the groups of layers joined, position added (B, h, w, D).
+        apart: Gives each group by itself, normalised, without position (B, h, w, C).
+    """
+
+    joined: Tensor
+    apart: Callable[[], list[Tensor]]
 
 
 class Flow(Protocol):
@@ -38,15 +53,17 @@ class PatchScore(ABC):
     name: ClassVar[str]
 
     @abstractmethod
-    def __call__(self, flow: Flow, features: Tensor, task: Any, search: BankSearch) -> Tensor:
-        """Scores (B, h, w) of features with position (B, h, w, D); higher is more anomalous.
+    def __call__(
+        self, flow: Flow, features: PatchFeatures, task: Any, search: BankSearch
+    ) -> Tensor:
+        """Scores (B, h, w) of a batch; higher is more anomalous.
 
         Args:
             flow: Gives the latents.
-            features: Features with position.
+            features: The features, joined as the flow takes them, and each group of layers apart.
             task: The task, or one for each image, in the form that `flow` and `search` take.
-            search: Distances (B, h, w) of latents (B, h, w, C) to their soft projections on a
-                task's memory bank; for a `BankScore`.
+            search: Distances (B, h, w) of vectors (B, h, w, C) to their soft projections on one of
+                a task's memory banks; for a `BankScore`.
         """
 
 
@@ -57,35 +74,56 @@ PATCH_SCORES: Registry[type[PatchScore]] = Registry("score")
 class NllScore(PatchScore):
     """The negative log-likelihood; see `patch_nll`."""
 
-    def __call__(self, flow: Flow, features: Tensor, task: Any, search: BankSearch) -> Tensor:
+    def __call__(
+        self, flow: Flow, features: PatchFeatures, task: Any, search: BankSearch
+    ) -> Tensor:
         """In nats."""
-        return patch_nll(*flow(features, task))
+        return patch_nll(*flow(features.joined, task))
 
 
 @PATCH_SCORES.add("norm")
 class NormScore(PatchScore):
     """The norm of the latent, which needs no memory bank; see `patch_norm`."""
 
-    def __call__(self, flow: Flow, features: Tensor, task: Any, search: BankSearch) -> Tensor:
+    def __call__(
+        self, flow: Flow, features: PatchFeatures, task: Any, search: BankSearch
+    ) -> Tensor:
         """As a distance."""
-        return patch_norm(flow(features, task)[0])
+        return patch_norm(flow(features.joined, task)[0])
+
+
+class BankScore(PatchScore):
+    """The distance to the soft projection on a memory bank; the sum of several banks' distances.
+
+    A subclass says what the banks hold; see `MemoryBank`.
+    """
+
+    def __call__(
+        self, flow: Flow, features: PatchFeatures, task: Any, search: BankSearch
+    ) -> Tensor:
+        """As a distance."""
+        distances = [
+            search(self.expand(flow, vectors, task), task, bank)
+            for bank, vectors in enumerate(self.encode(flow, features, task))
+        ]
+        return torch.stack(distances).sum(0)
+
+    @abstractmethod
+    def encode(self, flow: Flow, features: PatchFeatures, task: Any) -> list[Tensor]:
+        """Vectors (B, h, w, C) in the form that each memory bank stores."""
+
+    def expand(self, flow: Flow, vectors: Tensor, task: Any) -> Tensor:
+        """The vectors between which distances are measured, from those that a bank stores."""
+        return vectors
 
 
 @PATCH_SCORES.add("bank")
-class BankScore(PatchScore):
-    """The distance to the soft projection on the task's memory bank; see `MemoryBank`."""
+class LatentBankScore(BankScore):
+    """The distance in the latents at the end of the flow."""
 
-    def __call__(self, flow: Flow, features: Tensor, task: Any, search: BankSearch) -> Tensor:
-        """As a distance."""
-        return search(self.expand(flow, self.encode(flow, features, task), task), task)
-
-    def encode(self, flow: Flow, features: Tensor, task: Any) -> Tensor:
-        """Latents (B, h, w, D) in the form that the memory bank stores: at the end of the flow."""
-        return flow(features, task)[0]
-
-    def expand(self, flow: Flow, latent: Tensor, task: Any) -> Tensor:
-        """The vectors (..., C) between which distances are measured, from latents (..., D)."""
-        return latent
+    def encode(self, flow: Flow, features: PatchFeatures, task: Any) -> list[Tensor]:
+        """Latents at the end of the flow."""
+        return [flow(features.joined, task)[0]]
 
 
 @PATCH_SCORES.add("depths")
@@ -95,11 +133,25 @@ class TwoDepthBankScore(BankScore):
     The memory bank stores latents after half of the flow; the second half follows from them.
     """
 
-    def encode(self, flow: Flow, features: Tensor, task: Any) -> Tensor:
+    def encode(self, flow: Flow, features: PatchFeatures, task: Any) -> list[Tensor]:
         """Latents after the first half of the flow."""
-        return flow.encode_half(features, task)
+        return [flow.encode_half(features.joined, task)]
 
-    def expand(self, flow: Flow, latent: Tensor, task: Any) -> Tensor:
-        """Latents at both depths (..., 2 D), in the precision of `latent`."""
-        end = flow.finish(latent, task)
-        return torch.cat((latent, to_half_clamped(end) if latent.dtype == torch.half else end), -1)
+    def expand(self, flow: Flow, vectors: Tensor, task: Any) -> Tensor:
+        """Latents at both depths (..., 2 D), in the precision of `vectors`."""
+        end = flow.finish(vectors, task)
+        half = vectors.dtype == torch.half
+        return torch.cat((vectors, to_half_clamped(end) if half else end), -1)
+
+
+@PATCH_SCORES.add("groups")
+class GroupBankScore(BankScore):
+    """The sum of the distances in the features of each group of layers, before the flow.
+
+    A memory bank for each group: a defect may show in one depth of the backbone alone, and the
+    norms of another would drown it.
+    """
+
+    def encode(self, flow: Flow, features: PatchFeatures, task: Any) -> list[Tensor]:
+        """Features of each group, normalised."""
+        return features.apart()

@@ -5,7 +5,7 @@ import pytest
 from benchmarks import accuracy
 from benchmarks.accuracy import ALIKE, BANK, FLOW, missing
 from benchmarks.harness import plans
-from benchmarks.harness.baselines import BASELINES
+from benchmarks.harness.baselines import BASELINES, CORESET_BANK, STRONG_BANK
 from benchmarks.harness.plans import Backbone
 from tests.helpers.benchmarks import TINY, last_rows, run_script, tiny_study, with_limits
 
@@ -33,7 +33,8 @@ def test_page_has_a_line_for_each_method_and_every_figure_with_its_limit(
 ) -> None:
     monkeypatch.setattr(accuracy, "LEAST_CHANGE", -1)
     monkeypatch.setattr(accuracy, "MOST_SPREAD", 1)
-    monkeypatch.setattr(accuracy, "LEAST_DIFFERENCE", -1)
+    monkeypatch.setattr(accuracy, "LEAST_ABOVE_RAW", -1)
+    monkeypatch.setattr(accuracy, "LEAST_ABOVE_STRONG", -1)
     assert run(TINY, folder, data_root, monkeypatch) == 0
     page = (folder / "page.md").read_text()
     assert page.startswith("# Accuracy")
@@ -48,9 +49,9 @@ def test_page_has_a_line_for_each_method_and_every_figure_with_its_limit(
 @pytest.mark.parametrize(
     ("limit", "what"),
     [
-        ("bank", "mean above memory bank (random subsampling)"),
-        ("flow", "without memory bank, mean above memory bank (random subsampling)"),
-        ("pixel", "pixel AP of 01, b above memory bank (random subsampling)"),
+        ("raw", f"mean above {CORESET_BANK}"),
+        ("strong", f"mean above {STRONG_BANK}"),
+        ("pixel", f"pixel AP of 01, b above {STRONG_BANK}"),
         ("routing", "b, routing accuracy on defective images"),
     ],
 )

@@ -40,12 +40,12 @@ def test_a_checkpoint_that_was_written_once_is_missed(tmp_path: Path) -> None:
 def test_arguments_of_a_checkpoint_yield_to_the_config_and_to_the_command_line(
     tmp_path: Path,
 ) -> None:
-    (tmp_path / "c.yaml").write_text("model: {lora_rank: 6, bank_size: 6}")
-    stored = "model: {lora_rank: 5, bank_size: 5, smooth: 5}\ntrainer: {max_steps: 5}"
+    (tmp_path / "c.yaml").write_text("model: {lora_rank: 6, bank_mb: 6}")
+    stored = "model: {lora_rank: 5, bank_mb: 5, smooth: 5}\ntrainer: {max_steps: 5}"
     write_checkpoint(bare_checkpoint(stored), tmp_path / "last.ckpt")
     given = [f"--ckpt_path={tmp_path / 'last.ckpt'}", f"--config={tmp_path / 'c.yaml'}"]
     config = parse("test", *given, "--model.lora_rank=7").config.test
-    assert (config.model.lora_rank, config.model.bank_size, config.model.smooth) == (
+    assert (config.model.lora_rank, config.model.bank_mb, config.model.smooth) == (
         7,
         6,
         5,

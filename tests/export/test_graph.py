@@ -18,8 +18,8 @@ Build = Callable[..., MoLEFlow]
     [
         {},
         SEED_METHOD,
-        {"score": "bank", "bank_size": 20},
-        {"score": "depths", "bank_size": 20, "image_size": [48, 112]},
+        {"score": "bank"},
+        {"score": ["norm", "depths", "groups"], "layers": [[0], [1]], "image_size": [48, 112]},
         {"score": "nll"},
     ],
     ids=["default", "seed", "bank", "depths", "nll"],

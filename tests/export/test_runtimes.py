@@ -35,12 +35,12 @@ MODELS = {
         "backbone": "vit_small_patch14_reg4_dinov2", "layers": [0, 1], "image_size": [28, 42],
     },
     "vit, latents kept": {
-        "layers": [0, 1], "image_size": [48, 112], "score": "depths", "bank_size": 40,
+        "layers": [[0], [1]], "image_size": [48, 112], "score": ["depths", "groups"],
     },
     "tiled cnn": {
         "backbone": "test_efficientnet", "layers": [1, 2], "image_size": [64, 96], "smooth": 3,
         "grid": 4, "tile": 64, "tile_overlap": 32, "router": "mahalanobis",
-        "adapter": "film", "score": "bank", "bank_size": 40, "prototype": "mean",
+        "adapter": "film", "score": "bank", "prototype": "mean",
         "image_score": "quantile", "image_quantile": 0.99,
     },
 }  # fmt: skip

@@ -5,9 +5,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from moleflow_pl import MoLEFlow
-from moleflow_pl.export.stacked import StackedFlow, StackedNovelty
+from moleflow_pl.export.stacked import StackedChoice, StackedFlow, StackedNovelty
 from moleflow_pl.model.inspector import NEAREST
 from moleflow_pl.routing.novelty import ordinary_quantile, sample_patches
+from moleflow_pl.routing.prototypes import TaskPrototype
+from moleflow_pl.routing.region_router import RegionRouter
 from tests.helpers.models import some_tasks
 
 Build = Callable[..., MoLEFlow]
@@ -78,3 +80,22 @@ def test_novelty_is_the_smallest_share_among_the_nearest(tiny_model: Build) -> N
             if limits[t] == limits[t]  # a limit that is no number makes nothing known
         ]
         assert found[image].item() == pytest.approx(min(shares), rel=1e-5)
+
+
+@torch.no_grad()
+def test_choice_is_the_routers_also_between_close_products() -> None:
+    router = RegionRouter()
+    centre = torch.randn(4, 8)
+    for task, shift in enumerate((0.0, 0.4, 30.0)):
+        prototype = TaskPrototype(8, regions=4)
+        prototype.update(centre + shift + (1 + task) * torch.randn(40, 4, 8))
+        router.add_prototype(task, prototype)
+    assert list(router.close_pairs([2, 0, 1])) == [(1, 2)]
+    images = centre + 0.2 + torch.randn(100, 4, 8)
+    images[::10] += 30
+    distances = router.distances(images)
+    found = StackedChoice(router, [2, 0, 1])(images, distances[:, [2, 0, 1]])
+    expected = router.choose(distances, images)
+    assert torch.equal(torch.tensor([2, 0, 1])[found], expected)
+    assert set(expected.tolist()) == {0, 1, 2}
+    assert not torch.equal(expected, distances.argmin(1))

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -50,6 +52,20 @@ def test_cnn_stages_come_to_the_first_ones_grid_and_are_concatenated() -> None:
     expected = torch.cat((first, second), 1).permute(0, 2, 3, 1)
     assert extractor.dim == first.shape[1] + second.shape[1]
     torch.testing.assert_close(extractor(images), expected)
+
+
+@pytest.mark.parametrize("build", [vit, cnn])
+def test_groups_of_layers_stay_apart_side_by_side(build: Callable[..., PatchExtractor]) -> None:
+    extractor = build(layers=[[0, 1], [1]], smooth=3)
+    images = torch.rand(2, 3, *extractor.image_size)
+    found = extractor(images)
+    widths = extractor.groups.widths
+    assert found.shape[-1] == sum(widths) == extractor.shape[-1]
+    first = build(layers=[0, 1], smooth=3)(images)
+    torch.testing.assert_close(found[..., : widths[0]], first)
+    if build is vit:  # a CNN's second stage comes to the grid of the first
+        torch.testing.assert_close(found[..., widths[0] :], build(layers=[1], smooth=3)(images))
+    assert extractor.groups.joined(found).shape[-1] == extractor.dim
 
 
 def test_declared_width_is_the_actual_one() -> None:
@@ -109,7 +125,12 @@ def test_projection_to_more_channels_is_refused() -> None:
         ({"weights": "/nowhere.pth"}, "no weights at /nowhere.pth"),
         ({"weights": "package:no_such_package"}, "pip install no-such-package"),
         ({"layers": [0, 99]}, "feature levels 0 to"),
-        ({"layers": []}, "feature levels 0 to"),
+        ({"layers": []}, "layers are numbers, or groups of numbers"),
+        ({"layers": [[0], 1]}, "layers are numbers, or groups of numbers"),
+        ({"layers": [[0], []]}, "layers are numbers, or groups of numbers"),
+        ({"layers": [[0], [99]]}, "feature levels 0 to"),
+        ({"flow_groups": 0}, "flow_groups must be an integer from 1"),
+        ({"group_norm": "l3"}, "group_norm is one of"),
         ({"image_size": 50}, "nearest sizes that fit: height 48 or 64, width 48 or 64"),
         ({"smooth": 2}, "odd, got 2"),
     ],

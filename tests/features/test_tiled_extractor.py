@@ -106,7 +106,7 @@ def test_tiles_keep_every_cell_once_and_from_where_it_lies_deepest(overlap: int)
 def test_the_map_of_a_tiled_model_equals_the_untiled_away_from_seams() -> None:
     options = {
         "backbone": LOCAL, "layers": [2], "image_size": [128, 256], "backbone_weights": "random",
-        "coupling_layers": 2, "lora_rank": 2,
+        "coupling_layers": 2, "lora_rank": 2, "score": "norm",
     }  # fmt: skip
     untiled = MoLEFlow(**options)
     tiled = MoLEFlow(**options, tile=128, tile_overlap=0)

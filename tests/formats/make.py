@@ -20,8 +20,8 @@ from tests.helpers.models import fit
 from tests.helpers.products import SIZE, draw_product
 
 MODEL = {
-    "backbone": "test_efficientnet", "layers": [1], "coupling_layers": 2, "lora_rank": 2,
-    "score": "bank", "bank_size": 20,
+    "backbone": "test_efficientnet", "layers": [[1], [2]], "coupling_layers": 2, "lora_rank": 2,
+    "score": ["depths", "groups"], "bank_mb": 0.01,
 }  # fmt: skip
 TASKS = ["01", "b"]
 

@@ -13,8 +13,8 @@ from benchmarks.harness.products import ProductSource
 from benchmarks.harness.study import Study
 from tests.helpers.models import TINY_MODEL
 
-NO_LIMITS = Limits(bank=-1, flow=-1, pixel=-1, routing=0)
-METHOD = Recipe("method", {"score": "bank", "bank_size": 50}, epochs=2, scores=("norm", "bank"))
+NO_LIMITS = Limits(raw=-1, strong=-1, pixel=-1, routing=0)
+METHOD = Recipe("method", {"score": "bank"}, epochs=2, scores=("norm", "bank"))
 TINY = Backbone("tiny", "a tiny ViT", TINY_MODEL, METHOD, NO_LIMITS)
 
 

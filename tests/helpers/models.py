@@ -9,7 +9,7 @@ from moleflow_pl import ContinualDataModule, MoLEFlow, MoLESpatialAwareNF
 from moleflow_pl.callbacks import EvaluationCallback, RunCheckpoint, TaskSchedulerCallback
 from moleflow_pl.features.statistics import FeatureStatistics
 from moleflow_pl.routing.novelty import sample_patches
-from moleflow_pl.scoring.memory_bank import MemoryBank
+from moleflow_pl.scoring.patch_scores import PatchFeatures
 from moleflow_pl.tasks.calibration import Calibration
 from tests.helpers.products import SIZE
 
@@ -100,11 +100,7 @@ def some_tasks(model: MoLEFlow, count: int) -> MoLEFlow:
         centre = torch.randn(1, 4, 4, dim)
         routed.update(model.inspector.image_features(centre + torch.randn(50, 4, 4, dim)))
         ordinary.update(sample_patches(torch.randn(20, 4, 4, dim) + task))
-        if model.inspector.has_banks:
-            bank = model.inspector.banks[str(task)] = MemoryBank(dim, model.inspector.bank_size)
-            bank.fill(
-                torch.randn(model.inspector.bank_size, dim), torch.Generator().manual_seed(task)
-            )
+        draw_memory(model, task)
     wake(model.inspector.flow)
     model.schedule.extend([[f"p{task}"] for task in range(count)], epochs=1)
     for task in model.schedule.tasks:
@@ -116,6 +112,30 @@ def some_tasks(model: MoLEFlow, count: int) -> MoLEFlow:
     return model.eval()
 
 
+def draw_memory(model: MoLEFlow, task: int, size: int = 20) -> None:
+    """Give a task banks of random vectors, and scales."""
+    inspector, generator = model.inspector, torch.Generator().manual_seed(task)
+    grid, groups = torch.zeros(1, 1, 1, inspector.extractor.dim), inspector.extractor.groups
+    features = PatchFeatures(grid, lambda: groups.apart(torch.zeros(1, 1, 1, sum(groups.widths))))
+    banks = {
+        name: score.encode(inspector.flow, features, task)
+        for name, score in inspector.score.with_banks.items()
+    }
+    if not inspector.score.needs_memory:
+        return
+    inspector.make_memory(
+        task,
+        {
+            name: [(size, vectors.shape[-1]) for vectors in banks.get(name, [])]
+            for name in inspector.score.parts
+        },
+    )
+    for memory in inspector.memory(task).values():
+        memory.scale.fill_(task + 1.0)
+        for bank in memory:
+            bank.fill(torch.randn(size, bank.values.shape[1], generator=generator), generator)
+
+
 @torch.no_grad()
 def images_between(model: MoLEFlow, count: int = 12) -> torch.Tensor:
     """Images that go to more than one of a model's products; its prototypes move to fit."""
@@ -123,7 +143,9 @@ def images_between(model: MoLEFlow, count: int = 12) -> torch.Tensor:
         0, 256, (count, 3, *model.inspector.extractor.image_size), dtype=torch.uint8
     )
     images[count // 2 :] //= 4  # half of them are dark
-    means = model.inspector.image_features(model.inspector.extractor(images)).double()
+    means = model.inspector.image_features(
+        model.inspector.joined(model.inspector.extractor(images))
+    ).double()
     for task, rows in enumerate((means[: count // 2], means[count // 2 :])):
         model.inspector.router.prototypes[str(task)].mean.copy_(rows.mean(0))
     model.inspector.router.forget()

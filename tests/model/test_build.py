@@ -25,7 +25,7 @@ print(tuple(inspector.inspect(torch.randn(2, 3, 3, 64), 0).score.shape))
 
 def arguments() -> dict:
     names = signature(build_inspector).parameters
-    hparams = MoLEFlow(**TINY_MODEL).hparams
+    hparams = MoLEFlow(**TINY_MODEL, score="norm").hparams
     return {name: hparams[name] for name in names}
 
 
@@ -41,7 +41,7 @@ def test_model_owns_what_the_same_arguments_build() -> None:
     torch.manual_seed(0)
     built = build_inspector(**chosen)
     torch.manual_seed(0)
-    owned = MoLEFlow(**TINY_MODEL).inspector
+    owned = MoLEFlow(**TINY_MODEL, score="norm").inspector
     assert all(torch.equal(owned.state_dict()[k], t) for k, t in built.state_dict().items())
     assert built.arguments == owned.arguments == chosen
 

@@ -16,6 +16,7 @@ from tests.helpers.oracles import literal_distances
 from tests.helpers.products import SIZE
 
 Build = Callable[..., MoLEFlow]
+BANK_MB = 7.5 * 68e-6  # seven vectors of 64 channels
 
 
 def test_inference_equals_the_literal_method(tiny_model: Build) -> None:
@@ -58,16 +59,21 @@ def test_router_is_told_the_mean_over_patches_without_position(tiny_model: Build
 
 @pytest.mark.parametrize("score", list(PATCH_SCORES))
 def test_patch_score_is_the_one_asked_for(tiny_model: Build, score: str) -> None:
-    module = with_tasks(tiny_model(score=score, bank_size=7))
+    module = with_tasks(tiny_model(score=score, bank_mb=BANK_MB))
     features = torch.randn(2, 1, 9, 64)
     tasks = torch.tensor([1, 0])
+    banks = module.inspector.score.with_banks
     with torch.no_grad():
         found = module.inspector.patch_scores(features, tasks)
         latent, log_det = module.inspector.flow(module.inspector.position(features), tasks)
         encode_half = module.inspector.flow.encode_half(module.inspector.position(features), tasks)
     squares = latent.square().sum(-1)
-    if module.inspector.has_banks:
-        kept = [module.inspector.banks[str(task)].latents.float() for task in tasks.tolist()]
+    if banks:
+        memories = [module.inspector.memory(task)[score] for task in tasks.tolist()]
+        kept = [memory[0].vectors.float() for memory in memories]
+        assert [len(memory) for memory in memories] == [1, 1]
+        if score == "groups":
+            latent = torch.nn.functional.normalize(features, dim=-1)
         if score == "depths":
             finish = [
                 module.inspector.flow.finish(k, task) for k, task in zip(kept, [1, 0], strict=True)
@@ -85,35 +91,37 @@ def test_patch_score_is_the_one_asked_for(tiny_model: Build, score: str) -> None
 
 @torch.no_grad()
 def test_another_score_does_not_find_what_the_last_one_compared(tiny_model: Build) -> None:
-    module = with_tasks(tiny_model(score="depths", bank_size=7))
-    assert module.inspector.search_bank(0).shape == (7, 128)
-    module.inspector.set_patch_score(PATCH_SCORES["bank"]())
-    assert module.inspector.search_bank(0).shape == (7, 64)
+    module = with_tasks(tiny_model(score="depths", bank_mb=BANK_MB))
+    assert module.inspector.search_banks(0)["depths"][0].shape == (7, 128)
+    module.inspector.banks["0"]["bank"] = module.inspector.banks["0"]["depths"]
+    module.inspector.set_patch_scores([PATCH_SCORES["bank"]()])
+    assert module.inspector.search_banks(0)["bank"][0].shape == (7, 64)
 
 
 @torch.no_grad()
 def test_kept_latents_of_many_products_stay_ready(tiny_model: Build) -> None:
-    module = with_tasks(tiny_model(score="depths", bank_size=7), CACHED_BANKS)
-    first = [module.inspector.search_bank(task) for task in range(CACHED_BANKS)]
-    assert all(module.inspector.search_bank(task) is one for task, one in enumerate(first))
+    module = with_tasks(tiny_model(score="depths", bank_mb=BANK_MB), CACHED_BANKS)
+    first = [module.inspector.search_banks(task) for task in range(CACHED_BANKS)]
+    assert all(module.inspector.search_banks(task) is one for task, one in enumerate(first))
 
 
 @torch.no_grad()
 def test_what_kept_latents_become_follows_the_bank_and_the_expert(tiny_model: Build) -> None:
-    module = with_tasks(tiny_model(score="depths", bank_size=7))
-    first = module.inspector.search_bank(0)
-    assert module.inspector.search_bank(0) is first
-    module.inspector.flow.expert_parameters(0)[-1].add_(1)
-    second = module.inspector.search_bank(0)
+    module = with_tasks(tiny_model(score="depths", bank_mb=BANK_MB))
+    inspector = module.inspector
+    first = inspector.search_banks(0)["depths"][0]
+    assert inspector.search_banks(0)["depths"][0] is first
+    inspector.flow.expert_parameters(0)[-1].add_(1)
+    second = inspector.search_banks(0)["depths"][0]
     assert torch.equal(second[:, :64], first[:, :64])
     assert not torch.equal(second[:, 64:], first[:, 64:])
-    module.inspector.banks["0"].fill(torch.randn(7, 64), torch.Generator().manual_seed(1))
-    assert not torch.equal(module.inspector.search_bank(0)[:, :64], second[:, :64])
+    inspector.memory(0)["depths"][0].fill(torch.randn(7, 64), torch.Generator().manual_seed(1))
+    assert not torch.equal(inspector.search_banks(0)["depths"][0][:, :64], second[:, :64])
 
 
 @pytest.mark.parametrize("score", list(PATCH_SCORES))
 def test_adding_a_task_leaves_earlier_patch_scores_bit_equal(tiny_model: Build, score: str) -> None:
-    module = with_tasks(tiny_model(score=score, bank_size=7))
+    module = with_tasks(tiny_model(score=score, bank_mb=BANK_MB))
     features = torch.randn(3, 2, 9, 64)
     with torch.no_grad():
         before = [module.inspector.patch_scores(features, task) for task in range(2)]
@@ -128,7 +136,7 @@ def test_adding_a_task_leaves_earlier_patch_scores_bit_equal(tiny_model: Build, 
 def test_scores_of_no_image_are_none_and_an_unknown_task_leaves_no_bank(
     tiny_model: Build, score: str
 ) -> None:
-    module = with_tasks(tiny_model(score=score, bank_size=7))
+    module = with_tasks(tiny_model(score=score, bank_mb=BANK_MB))
     with torch.no_grad():
         assert module.inspector.patch_scores(torch.zeros(0, 2, 9, 64), 0).shape == (0, 2, 9)
         with pytest.raises(KeyError):
@@ -159,7 +167,7 @@ def test_without_position_the_place_of_a_patch_does_not_matter(tiny_model: Build
 
 @pytest.mark.parametrize("score", list(PATCH_SCORES))
 def test_mixed_precision_changes_no_feature_and_no_score(tiny_model: Build, score: str) -> None:
-    module = with_tasks(tiny_model(score=score, bank_size=7), 2 * NEAREST)
+    module = with_tasks(tiny_model(score=score, bank_mb=BANK_MB), 2 * NEAREST)
     fresh = copy.deepcopy(module)  # what it makes once, it makes in mixed precision
     images = torch.rand(2, 3, SIZE, SIZE)
     with torch.no_grad():
@@ -170,3 +178,31 @@ def test_mixed_precision_changes_no_feature_and_no_score(tiny_model: Build, scor
     assert actual.score.dtype == torch.float32
     assert torch.equal(actual.score, expected.score)
     assert torch.equal(actual.distances, expected.distances)
+
+
+@torch.no_grad()
+def test_parts_of_a_score_are_added_each_by_its_scale_of_the_images_task(tiny_model: Build) -> None:
+    module = with_tasks(tiny_model(score=["norm", "depths", "groups"], layers=[[0], [1]]))
+    features, tasks = torch.randn(3, 2, 9, 128), torch.tensor([1, 0, 1])
+    inspector = module.inspector
+    expected = torch.zeros(3, 2, 9)
+    for name in ("norm", "depths", "groups"):
+        inspector.set_patch_scores([PATCH_SCORES[name]()])
+        scales = torch.stack([inspector.memory(task)[name].scale for task in (1, 0, 1)])
+        expected += inspector.patch_scores(features, tasks) / scales[:, None, None]
+    inspector.set_patch_scores([PATCH_SCORES[name]() for name in ("norm", "depths", "groups")])
+    torch.testing.assert_close(inspector.patch_scores(features, tasks), expected)
+    alone = inspector.patch_scores(features[:1], 1)
+    torch.testing.assert_close(alone, expected[:1])
+
+
+@torch.no_grad()
+def test_flow_and_router_see_the_mean_of_the_first_groups(tiny_model: Build) -> None:
+    module = with_tasks(tiny_model(layers=[[0], [1], [0, 1]], score="norm", use_position=False))
+    features = torch.randn(2, 3, 3, 192)
+    mean = (features[..., :64] + features[..., 64:128]) / 2
+    latent, _ = module.inspector.flow(mean, 0)
+    found = module.inspector.inspect(features, 0)
+    torch.testing.assert_close(found.patch_scores, torch.linalg.vector_norm(latent, dim=-1))
+    distances = module.inspector.router.distances(module.inspector.image_features(mean))
+    assert torch.equal(found.distances, distances)

@@ -12,7 +12,7 @@ from moleflow_pl.model.task_statistics import TaskStatistics
 def test_statistics_equal_numpys_whatever_the_batches(
     tiny_model: Callable[..., MoLEFlow],
 ) -> None:
-    inspector = tiny_model(prototype="mean", use_position=False).inspector
+    inspector = tiny_model(prototype="mean", use_position=False, score="norm").inspector
     features = torch.randn(10, 3, 3, 64)
     statistics = TaskStatistics(inspector, 0, "a", seed=0)
     for batch in features.split([1, 4, 5]):
@@ -29,17 +29,21 @@ def test_statistics_equal_numpys_whatever_the_batches(
 
 
 @pytest.mark.parametrize(
-    ("score", "most", "size", "count"),
-    [("norm", 1000, 5, 0), ("bank", 1000, 5, 180), ("bank", 40, 5, 40), ("bank", 40, 50, 50)],
-)
-def test_bank_is_chosen_among_all_patches_up_to_a_limit(
-    score: str, most: int, size: int, count: int,
+    ("score", "most", "count", "channels"),
+    [
+        ("norm", 1000, 0, 0), ("bank", 1000, 180, 64), ("bank", 40, 40, 64),
+        (["norm", "depths", "groups"], 1000, 180, 192),
+    ],
+)  # fmt: skip
+def test_banks_are_chosen_among_all_patches_up_to_a_limit(
+    score: str, most: int, count: int, channels: int,
     tiny_model: Callable[..., MoLEFlow], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(task_statistics, "CANDIDATES", most)
-    inspector = tiny_model(score=score, bank_size=size).inspector
+    monkeypatch.setattr(task_statistics, "CANDIDATE_BYTES", most * 2 * channels)
+    inspector = tiny_model(score=score, layers=[[0], [1]]).inspector
     inspector.flow.add_task(0)
     statistics = TaskStatistics(inspector, 0, "a", seed=0)
     with torch.no_grad():
-        statistics.update(torch.randn(20, 3, 3, 64))
-    assert len(statistics.latents.rows) == count
+        statistics.update(torch.randn(20, 3, 3, 128))
+    assert statistics.candidates.shape == (count, channels)
+    assert statistics.count == 180

@@ -1,11 +1,10 @@
 import numpy as np
 import pytest
 import torch
-from scipy.stats import norm
 from torch import Tensor
 
 from moleflow_pl.routing.prototypes import TaskPrototype
-from moleflow_pl.routing.region_router import RegionRouter, choose_with_offset
+from moleflow_pl.routing.region_router import CLOSE, RegionRouter
 from moleflow_pl.routing.router import ROUTERS, PrototypeRouter
 
 REGIONS, DIM = 4, 3
@@ -28,68 +27,100 @@ def three_groups() -> list[Tensor]:
     return [images_of(2 * torch.randn(REGIONS, DIM), width) for width in (0.5, 1.0, 2.0)]
 
 
+def literal_precision(groups: list[np.ndarray]) -> np.ndarray:
+    """Inverse of the covariance within groups and regions, in numpy."""
+    own = [np.mean([np.cov(g[:, r].T) for r in range(REGIONS)], 0) for g in groups]
+    weights = np.array([(len(g) - 1) * REGIONS for g in groups], float)
+    pooled = np.einsum("t,tde->de", weights / weights.sum(), np.array(own))
+    return np.linalg.inv((1 - 1e-4) * pooled + 1e-4 * np.trace(pooled) / DIM * np.eye(DIM))
+
+
+def literal_squares(image: np.ndarray, mean: np.ndarray, precision: np.ndarray) -> np.ndarray:
+    return np.array([(x - m) @ precision @ (x - m) for x, m in zip(image, mean, strict=True)])
+
+
+def literal_total(image: np.ndarray, mean: np.ndarray, precision: np.ndarray) -> float:
+    return float(np.mean(DIM * np.log(1 + literal_squares(image, mean, precision) / DIM)))
+
+
 def literal_choice(groups: list[Tensor], image: Tensor) -> int:
     """The rule of the docstring in numpy, step by step."""
     x, sets = image.double().numpy(), [g.double().numpy() for g in groups]
-    means = [g.mean(0) for g in sets]
-    own = [np.mean([np.cov(g[:, r].T) for r in range(REGIONS)], 0) for g in sets]
-    weights = np.array([(len(g) - 1) * REGIONS for g in sets], float)
-    pooled = np.einsum("t,tde->de", weights / weights.sum(), np.array(own))
-    level = np.trace(pooled) / DIM
-    precision = np.linalg.inv((1 - 1e-4) * pooled + 1e-4 * level * np.eye(DIM))
-    squared = [np.einsum("rd,de,re->", x - m, precision, x - m) for m in means]
-    a, b = np.argsort(squared)[:2]
-    direction = (means[a] - means[b]) @ precision
-    # along the line: the centres, the image, and how far images of each lie about
-    centre_a, centre_b, at = ((direction * one).sum() for one in (means[a], means[b], x))
-
-    def wide(t: int) -> float:
-        rooms = np.cov(means[t].T, bias=True)
-        both = own[t] + rooms
-        return float(np.sqrt(np.einsum("rd,de,re->", direction, both, direction)))
-
-    return int(a if (centre_a - at) / wide(a) <= (at - centre_b) / wide(b) else b)
+    means, shared = [g.mean(0) for g in sets], literal_precision(sets)
+    a, b = np.argsort([literal_total(x, mean, shared) for mean in means])[:2]
+    own = literal_precision([sets[a], sets[b]])
+    if literal_squares(means[a], means[b], own).mean() / DIM >= CLOSE:
+        return int(a)
+    return int(b if literal_total(x, means[b], own) < literal_total(x, means[a], own) else a)
 
 
 def test_choice_equals_the_literal_rule() -> None:
-    groups = three_groups()
+    # the last group is far from the others and has another covariance
+    wide = torch.randn(60, REGIONS, DIM) * torch.tensor([9.0, 0.1, 3.0]) + 30
+    groups = [*three_groups(), wide]
     router = router_of(groups)
-    centres = torch.stack([g.mean(0) for g in groups])
+    centres = torch.stack([g.mean(0) for g in groups[:3]])
     mixed = torch.rand(200, 3).softmax(1)
     images = torch.einsum("nt,trd->nrd", mixed, centres) + torch.randn(200, REGIONS, DIM)
+    images[::5, 0] += 50
     found = router.route(images).tolist()
     assert found == [literal_choice(groups, image) for image in images]
     assert set(found) == {0, 1, 2}
-    # the boundaries are not half-way
     assert found != router.distances(images).argmin(1).tolist()
 
 
-def test_distance_is_the_root_of_the_mean_square_over_regions() -> None:
+@pytest.mark.parametrize("others", [0, 7, 97])
+def test_choice_between_two_close_products_does_not_depend_on_other_products(others: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    centre = draw(REGIONS, 8)
+    shift = 0.4 * draw(REGIONS, 8)
+    twins = [centre + sign * shift + draw(80, REGIONS, 8) for sign in (-1, 1)]
+    images = centre + draw(300, REGIONS, 8)
+    expected = router_of(twins).route(images)
+    assert 0 < expected.double().mean() < 1
+    # each of the others is far away and varies along axes of its own
+    spreads = (2 * draw(others, 8, 8)).unbind()
+    rest = [10 * draw(REGIONS, 8) + draw(40, REGIONS, 8) @ spread for spread in spreads]
+    assert torch.equal(router_of([*twins, *rest]).route(images), expected)
+
+
+def test_distance_is_the_root_of_the_mean_over_regions_of_bounded_squares() -> None:
     groups = three_groups()
     router = router_of(groups)
-    pooled = sum(router.prototypes[str(t)].covariance for t in range(3)) / 3
-    level = pooled.trace() / DIM
-    precision = torch.linalg.inv((1 - 1e-4) * pooled + 1e-4 * level * torch.eye(DIM))
-    image = torch.randn(REGIONS, DIM).double()
-    for task, group in enumerate(groups):
-        delta = image - group.double().mean(0)
-        expected = ((delta @ precision) * delta).sum(1).mean().sqrt()
-        found = router.distances(image[None].float())[0, task]
-        assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    sets = [g.double().numpy() for g in groups]
+    precision = literal_precision(sets)
+    image = torch.randn(REGIONS, DIM)
+    image[0] += 1000
+    for task, group in enumerate(sets):
+        expected = np.sqrt(literal_total(image.double().numpy(), group.mean(0), precision))
+        found = router.distances(image[None])[0, task]
+        assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_routing_errors_are_as_likely_for_both_of_two_unequal_products() -> None:
-    # without variance between regions the rule is the minimax of two Gaussians
-    centre = torch.zeros(REGIONS, DIM)
-    narrow, wide = images_of(centre, 0.5, 4000), images_of(centre + 1.0, 1.5, 4000)
-    router = router_of([narrow, wide])
-    lost = [
-        (router.route(group) != task).double().mean() for task, group in enumerate((narrow, wide))
+def test_distances_to_the_nearest_of_many_are_exact_and_those_to_the_others_close() -> None:
+    groups = [torch.randn(REGIONS, DIM) * 100 + torch.randn(9, REGIONS, DIM) for _ in range(50)]
+    router, image = router_of(groups), groups[7][:1]
+    sets = [g.double().numpy() for g in groups]
+    precision = literal_precision(sets)
+    expected = [
+        np.sqrt(literal_total(image[0].double().numpy(), g.mean(0), precision)) for g in sets
     ]
-    expected = norm.sf(np.sqrt(REGIONS * DIM) / (0.5 + 1.5))
-    assert [share.item() for share in lost] == pytest.approx([expected] * 2, abs=0.01)
-    halfway = router.distances(wide).argmin(1)
-    assert (halfway != 1).double().mean() > 1.5 * lost[1]
+    found = router.distances(image)[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert found[7].item() == pytest.approx(expected[7], rel=1e-6)
+
+
+def test_a_destroyed_region_cannot_outweigh_the_others() -> None:
+    twins = [images_of(torch.full((REGIONS, DIM), shift), 1.0) for shift in (0.0, 1.0)]
+    router = router_of(twins)
+    image = torch.zeros(1, REGIONS, DIM)
+    image[0, 0] = 40.0  # looks more like the other product, in that region alone
+    assert router.route(image).item() == 0
+    assert PrototypeRouter.distances(router, image).argmin().item() == 1
 
 
 def test_a_defect_like_the_twin_in_another_place_does_not_move_an_image() -> None:
@@ -108,25 +139,18 @@ def test_a_defect_like_the_twin_in_another_place_does_not_move_an_image() -> Non
     assert whole.route(defective.mean(1)).double().mean() > 0.9
 
 
-def test_table_of_boundaries_gives_the_routers_choice() -> None:
-    router = router_of(three_groups())
-    table = router.boundaries(range(3))
-    assert torch.equal(table, -table.T)
-    assert table[0, 1] != 0
-    assert torch.equal(router.boundaries([2, 0]), table[[2, 0]][:, [2, 0]])
-    images = torch.randn(100, REGIONS, DIM)
-    distances = router.distances(images)
-    chosen = choose_with_offset(distances, lambda first, second: table[first, second])
-    assert torch.equal(chosen, router.choose(distances))
-
-
-def test_boundaries_follow_the_prototypes() -> None:
-    groups = three_groups()
-    router, other = router_of(groups), router_of(groups[::-1])
-    before = router.boundaries(range(3))
-    router.load_state_dict(other.state_dict())
-    assert torch.equal(router.boundaries(range(3)), other.boundaries(range(3)))
-    assert not torch.equal(router.boundaries(range(3)), before)
+def test_close_pairs_are_given_by_their_places_and_follow_the_prototypes() -> None:
+    far = images_of(torch.full((REGIONS, DIM), 100.0), 1.0)
+    near = [images_of(torch.full((REGIONS, DIM), at), 1.0) for at in (0.0, 1.0)]
+    groups = [near[0], far, near[1]]
+    router = router_of(groups)
+    pairs = router.close_pairs([2, 1, 0])
+    assert list(pairs) == [(0, 2)]
+    expected = literal_precision([groups[0].double().numpy(), groups[2].double().numpy()])
+    root = pairs[0, 2]
+    np.testing.assert_allclose(root @ root.T, expected, rtol=1e-5, atol=1e-8)
+    router.load_state_dict(router_of([groups[0], groups[2], far]).state_dict())
+    assert list(router.close_pairs(range(3))) == [(0, 1)]
 
 
 def test_one_image_a_product_is_enough_to_route() -> None:
@@ -148,7 +172,7 @@ def test_every_distance_knows_regions(distance: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["pooled", "none"])
-def test_region_boundaries_are_used_where_the_image_features_are_of_regions(name: str) -> None:
+def test_the_region_router_is_used_where_the_image_features_are_of_regions(name: str) -> None:
     assert isinstance(ROUTERS[name](REGIONS), RegionRouter)
     whole = ROUTERS[name](None)
     assert type(whole) is PrototypeRouter

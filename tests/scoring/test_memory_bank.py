@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from moleflow_pl.scoring import memory_bank
-from moleflow_pl.scoring.memory_bank import MemoryBank, coreset, projection_distance
+from moleflow_pl.scoring.memory_bank import MemoryBank, bank_size, coreset, projection_distance
 from tests.helpers.oracles import literal_distances
 
 
@@ -16,10 +16,10 @@ def test_distance_is_that_to_the_literal_projection(
     bank.fill(torch.randn(50, 8), torch.Generator().manual_seed(0))
     images = torch.randn(2, 5, 6, 8)
     expected = [
-        literal_distances(image.flatten(0, 1).double().numpy(), bank.latents.double().numpy())
+        literal_distances(image.flatten(0, 1).double().numpy(), bank.vectors.double().numpy())
         for image in images
     ]
-    found = projection_distance(images, bank.latents)
+    found = projection_distance(images, bank.vectors)
     np.testing.assert_allclose(found.flatten(1), expected, rtol=1e-4)
 
 
@@ -75,10 +75,29 @@ def test_coreset_equals_the_literal_farthest_points(
         assert chosen[i] == apart[:, chosen[:i]].amin(1).argmax()
 
 
-def test_a_latent_beyond_half_precision_leaves_the_others_their_distances() -> None:
+def test_a_vector_in_the_bank_is_that_of_a_patch_to_a_level_of_its_range() -> None:
+    vectors = torch.randn(9, 50) * torch.logspace(-3, 3, 9)[:, None]
+    bank = MemoryBank(50, 9)
+    bank.fill(vectors, torch.Generator().manual_seed(0))
+    largest = vectors.abs().amax(1)
+    for vector in bank.vectors.float():
+        apart = (vectors - vector).abs().amax(1) / largest
+        assert apart.min() <= 0.5 / 127 + 1e-3  # half a level, and half precision
+    assert bank.values.dtype == torch.int8
+
+
+def test_size_of_a_bank_follows_the_patches_within_its_limits() -> None:
+    assert bank_size(100, [64], 4.0) == 100
+    assert bank_size(5000, [64], 4.0) == 2000
+    assert bank_size(320_000, [64], 4.0) == 10_000
+    assert bank_size(320_000, [64, 128], 0.1) == int(1e5 / 200)
+    assert bank_size(100, [64], 1e-6) == 1
+
+
+def test_a_vector_beyond_half_precision_leaves_the_others_their_distances() -> None:
     bank = MemoryBank(2, size=2)
     bank.fill(torch.tensor([[0.0, 0.0], [1e6, 0.0]]), torch.Generator())
-    distance = projection_distance(torch.tensor([[[[3.0, 4.0]]]]), bank.latents)
+    distance = projection_distance(torch.tensor([[[[3.0, 4.0]]]]), bank.vectors)
     assert distance.item() == 5.0
 
 
@@ -87,7 +106,7 @@ def test_bank_holds_no_latent_twice_and_the_rare_ones() -> None:
     for seed in range(5):
         bank = MemoryBank(100, size=10)
         bank.fill(latents, torch.Generator().manual_seed(seed))
-        chosen = torch.cdist(bank.latents.float(), latents).argmin(1).tolist()
+        chosen = torch.cdist(bank.vectors.float(), latents).argmin(1).tolist()
         assert len(set(chosen)) == 10
         assert any(index >= 500 for index in chosen)
 
@@ -97,13 +116,13 @@ def test_equal_latents_are_not_chosen_twice() -> None:
     assert sorted(chosen.tolist()) == list(range(6))
 
 
-def test_few_latents_are_all_in_the_bank() -> None:
-    bank = MemoryBank(1, size=10)
+def test_few_vectors_are_all_in_the_bank() -> None:
+    bank = MemoryBank(1, size=4)
     bank.fill(torch.arange(4.0)[:, None], torch.Generator())
-    assert set(bank.latents.flatten().tolist()) == {0.0, 1.0, 2.0, 3.0}
+    assert set(bank.vectors.flatten().tolist()) == {0.0, 1.0, 2.0, 3.0}
 
 
 def test_a_bank_that_is_not_filled_is_far_from_every_latent() -> None:
-    distances = projection_distance(torch.randn(1, 1, 5, 4), MemoryBank(4, size=3).latents)
+    distances = projection_distance(torch.randn(1, 1, 5, 4), MemoryBank(4, size=3).vectors)
     assert distances.isfinite().all()
     assert distances.min() > 1e5

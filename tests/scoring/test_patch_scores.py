@@ -6,7 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from moleflow_pl.scoring.patch_scores import PATCH_SCORES, BankScore, TwoDepthBankScore
+from moleflow_pl.scoring.patch_scores import (
+    PATCH_SCORES,
+    LatentBankScore,
+    PatchFeatures,
+    TwoDepthBankScore,
+)
 
 
 class Doubling:
@@ -23,7 +28,7 @@ class Doubling:
 
 
 def test_every_score_knows_its_name() -> None:
-    assert set(PATCH_SCORES) >= {"nll", "norm", "bank", "depths"}
+    assert set(PATCH_SCORES) >= {"nll", "norm", "bank", "depths", "groups"}
     assert all(score.name == name for name, score in PATCH_SCORES.items())
 
 
@@ -35,20 +40,24 @@ def test_every_score_knows_its_name() -> None:
         ("nll", 200 + math.log(2 * math.pi) - 2 * math.log(4)),
         ("bank", 20.0),
         ("depths", math.sqrt(10**2 + 20**2)),
+        ("groups", 5.0 + 50.0),
     ],
 )
 def test_score_is_what_it_says(name: str, expected: float) -> None:
-    features = torch.tensor([3.0, 4.0]).expand(2, 1, 3, 2)
-    # the nearest vector of the bank is 0
-    found = PATCH_SCORES[name]()(
-        Doubling(), features, 0, lambda latent, task: torch.linalg.vector_norm(latent, dim=-1)
-    )
+    point = torch.tensor([3.0, 4.0]).expand(2, 1, 3, 2)
+    features = PatchFeatures(point, lambda: [point, point])
+
+    def search(vectors: Tensor, task: int, bank: int) -> Tensor:
+        # the nearest vector of each bank is 0, and the second one measures in tenths
+        return torch.linalg.vector_norm(vectors, dim=-1) * 10**bank
+
+    found = PATCH_SCORES[name]()(Doubling(), features, 0, search)
     torch.testing.assert_close(found, torch.full((2, 1, 3), expected))
 
 
 def test_expanded_latents_have_the_precision_of_those_in_the_bank() -> None:
     rows = torch.tensor([[1.0, -40000.0]])
-    assert torch.equal(BankScore().expand(Doubling(), rows, 0), rows)
+    assert torch.equal(LatentBankScore().expand(Doubling(), rows, 0), rows)
     both = TwoDepthBankScore().expand(Doubling(), rows.half(), 0)
     assert both.dtype == torch.half
     largest = torch.finfo(torch.half).max  # beyond which an outlier lies

@@ -67,7 +67,7 @@ ODD: list[Any] = [0, -1, -0.5, 1e-9, 0.5, 1, 2, 3, 5, 16, 2.5, 1e6, 10**9, 10**4
 VALUES = st.sampled_from(NO_NUMBERS + ODD)
 MODEL_NUMBERS = (
     "image_size", "target_embed_dim", "smooth", "grid", "tile", "tile_overlap", "coupling_layers",
-    "clamp_alpha", "lora_rank", "lora_alpha", "bank_size", "patch_fraction", "image_quantile",
+    "clamp_alpha", "lora_rank", "lora_alpha", "bank_mb", "patch_fraction", "image_quantile",
 )  # fmt: skip
 PARTS: dict[str, tuple[Callable[..., object], tuple[str, ...]]] = {
     "schedule": (

@@ -74,7 +74,8 @@ def test_patch_score_from_outside_scores_in_the_model_and_in_an_exported_graph(
     model = with_tasks(tiny_model(score="largest"))
     images = torch.randint(0, 256, (4, 3, SIZE, SIZE), dtype=torch.uint8)
     found = model(images)
-    features = model.inspector.position(model.inspector.extractor(images))
+    inspector = model.inspector
+    features = inspector.position(inspector.joined(inspector.extractor(images)))
     for image, task in enumerate(found.task.tolist()):
         latent, _ = model.inspector.flow(features[image : image + 1], task)
         expected = latent.abs().max(-1).values[0]
