@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from moleflow_pl._internal.hashing import tensors_hash
+from moleflow_pl._internal.hashing import content_hash
 from moleflow_pl._internal.names import is_file_name
 from moleflow_pl._internal.provenance import versions
 from moleflow_pl.checkpoints.experts import PLACEHOLDER, TASK_LISTS, Expert
@@ -62,7 +62,7 @@ def renamed(checkpoint: Checkpoint, key: str, task: int | str) -> str:
 def base_hash(checkpoint: Checkpoint) -> str:
     """Hash of all tensors that belong to no task, which every expert needs unchanged."""
     weights = checkpoint["state_dict"]
-    return tensors_hash({k: t for k, t in weights.items() if task_of(checkpoint, k) is None})
+    return content_hash({k: t for k, t in weights.items() if task_of(checkpoint, k) is None})
 
 
 def index_of(schedule: TaskSchedule, name: str) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any, TypedDict
@@ -22,7 +21,13 @@ CONTAINERS_KEY = "per_task"
 Values = list[float | None]  # one a task
 
 
-class State(TypedDict):
+class Sealed(TypedDict, total=False):
+    """What a file adds to the state of a checkpoint; see `moleflow_pl.checkpoints.io`."""
+
+    sha256: str
+
+
+class State(Sealed):
     """What a checkpoint holds under `STATE_KEY`."""
 
     schema: int
@@ -119,9 +124,12 @@ def tasks_of(names: Sequence[str] | Mapping[str, Any], containers: Sequence[str]
         >>> tasks_of(["flow.lora_A.0", "flow.lora_A.12.x", "flow.base"], ["flow.lora_A"])
         {0, 12}
     """
-    below = re.compile(rf"(?:{'|'.join(map(re.escape, containers))})\.(\d+)(?:\.|$)")
-    found = [below.match(name) for name in names] if containers else []
-    return {int(one[1]) for one in found if one}
+    prefixes, tasks = set(containers), set()
+    for name in names:
+        parts = name.split(".")
+        numbers = [i for i, part in enumerate(parts) if part.isdecimal()]
+        tasks |= {int(parts[i]) for i in numbers if ".".join(parts[:i]) in prefixes}
+    return tasks
 
 
 def validate_tasks(tasks: Any) -> None:
@@ -246,6 +254,20 @@ def require_tensors(stored: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> 
         )
 
 
+def require_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Check that no tensor holds NaN or infinity.
+
+    Raises:
+        CheckpointError: one does; the message names it.
+    """
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not tensor.numel():
+            continue
+        # one pass without a copy; NaN goes through
+        if not all(end.isfinite() for end in tensor.aminmax()):
+            raise CheckpointError(f"its tensor {name} holds NaN or infinity")
+
+
 def shorten(text: str, longest: int = 300) -> str:
     """Cut a long text.
 
@@ -254,6 +276,11 @@ def shorten(text: str, longest: int = 300) -> str:
         'abc…'
     """
     return text if len(text) <= longest else f"{text[:longest]}…"
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one short line; its class where it says nothing."""
+    return shorten(" ".join(str(error).split()) or type(error).__name__)
 
 
 def task_containers(module: nn.Module) -> list[str]:
