@@ -7,6 +7,7 @@ that is not touched stays equal bit for bit.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -132,12 +133,24 @@ def require_same_base(checkpoint: Checkpoint, expert: Expert) -> None:
             f"the expert {expert.task.name!r} was learned on the base {expert.base}, this model's "
             f"is {base}: an expert fits runs that share their first task's checkpoint"
         )
-    shapes = {key: tensor.shape for key, tensor in tensors_of(checkpoint, 0).items()}
-    other = differences({key: tensor.shape for key, tensor in expert.tensors.items()}, shapes)
+    other = differences(kinds_of(expert.tensors), kinds_of(tensors_of(checkpoint, 0)))
     if other:
         # a tensor with a name of the base's would change the base of all experts
         name = expert.task.name
         raise CheckpointError(f"the expert {name!r} has other tensors ({shorten(other)})")
+
+
+def kinds_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Number format and shape of each tensor, in words.
+
+    Example:
+        >>> kinds_of({"a": torch.zeros(2, 3)})
+        {'a': 'float32 [2, 3]'}
+    """
+    return {
+        key: f"{str(one.dtype).removeprefix('torch.')} {list(one.shape)}"
+        for key, one in tensors.items()
+    }
 
 
 def add(checkpoint: Checkpoint, expert: Expert, name: str | None = None) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -16,7 +17,7 @@ from moleflow_pl._internal.files import replacing
 from moleflow_pl._internal.hashing import content_hash
 from moleflow_pl._internal.schema import SEAL, require_schema, require_seal, stamp, validate
 from moleflow_pl.checkpoints.schema import one_line, require_finite, validate_tasks
-from moleflow_pl.errors import CheckpointError
+from moleflow_pl.errors import CheckpointError, MoLEFlowError
 from moleflow_pl.tasks.schedule import Task, TaskSchedule
 
 PLACEHOLDER = "*"  # in place of the task's number in an expert file
@@ -97,6 +98,25 @@ class Expert:
         except Exception as error:  # its text can break a parser in any way
             raise CheckpointError(f"{name} cannot be used: {one_line(error)}") from error
         return cls(tensors, task, base=text.get("base_sha256", ""), **facts)
+
+
+@contextmanager
+def taking_over(path: Path) -> Iterator[Path]:
+    """Name an expert's file, not the checkpoint, where the file is why it cannot be taken over.
+
+    Raises:
+        CheckpointError: it is damaged, or fits no model like the checkpoint's.
+    """
+    try:
+        yield path
+    except CheckpointError as error:
+        if str(path) in str(error):
+            raise
+        raise CheckpointError(f"the expert file {path} cannot be used: {error}") from error
+    except (MoLEFlowError, OSError):
+        raise
+    except Exception as error:  # its contents can break what reads them in any way
+        raise CheckpointError(f"the expert file {path} is damaged: {one_line(error)}") from error
 
 
 class Facts(TypedDict):

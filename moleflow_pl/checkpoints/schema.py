@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from moleflow_pl._internal.names import is_file_name
 from moleflow_pl._internal.schema import validate
-from moleflow_pl.errors import CheckpointError
+from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.metrics.names import METRICS
 from moleflow_pl.tasks.calibration import Calibration
 from moleflow_pl.tasks.schedule import Task
@@ -153,16 +153,24 @@ def validate_task(task: Mapping[str, Any], where: str) -> None:
     """Check the products, epochs and calibration of one task.
 
     Raises:
-        CheckpointError: one is impossible, or the calibration's lists differ in length.
+        CheckpointError: one is impossible.
     """
     if not task["products"] or not all(map(is_file_name, task["products"])):
         raise CheckpointError(f"{where}: {task['products']} are not names of products")
     done = task.get("epochs_done", 0)
     if not 0 <= done <= max(task["epochs"], 1) or task["epochs"] < 1:
         raise CheckpointError(f"{where}: {done} of {task['epochs']} epochs is impossible")
-    if task.get("calibration") is None:
-        return
-    calibration = Calibration(**task["calibration"])
+    if task.get("calibration") is not None:
+        validate_calibration(Calibration(**task["calibration"]), f"{where}.calibration")
+
+
+def validate_calibration(calibration: Calibration, where: str) -> None:
+    """Check a calibration, and the limits that follow from it for a task and its products.
+
+    Raises:
+        CheckpointError: its lists are empty or differ in length, its rate is out of range, or no
+            score would exceed a limit.
+    """
     lists: list[list[Any]] = [
         calibration.scores,
         calibration.max_patch_scores,
@@ -173,8 +181,14 @@ def validate_task(task: Mapping[str, Any], where: str) -> None:
         later for later in (calibration.damaged_novelty_distances, calibration.products) if later
     ]  # empty where none was taken
     lengths = {len(one) for one in lists}
-    if len(lengths) > 1 or not 0 < calibration.false_alarm_rate < 1:
-        raise CheckpointError(f"{where}.calibration is incomplete")
+    if len(lengths) > 1 or not calibration.scores:
+        raise CheckpointError(f"{where} is incomplete: its lists have {sorted(lengths)} images")
+    try:
+        for part in (calibration, *map(calibration.of, dict.fromkeys(calibration.products))):
+            part.limits()
+            part.novelty_limit  # noqa: B018
+    except ConfigError as error:
+        raise CheckpointError(f"{where}: {error}") from error
 
 
 def validate_evaluation(evaluation: Any, tasks: int, where: str) -> None:

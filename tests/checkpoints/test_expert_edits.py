@@ -228,7 +228,7 @@ def test_a_half_learned_task_has_to_be_finished_first(three: Checkpoint) -> None
         extract(changed, "b")
 
 
-@pytest.mark.parametrize("what", ["base", "missing", "shape"])
+@pytest.mark.parametrize("what", ["base", "missing", "shape", "dtype"])
 def test_an_expert_cannot_bring_tensors_that_are_not_an_experts(
     what: str, three: Checkpoint, tmp_path: Path
 ) -> None:
@@ -240,8 +240,10 @@ def test_an_expert_cannot_bring_tensors_that_are_not_an_experts(
         expert.tensors["inspector.flow.reference_mean"] = torch.zeros(64)
     elif what == "missing":
         del expert.tensors[own]
-    else:
+    elif what == "shape":
         expert.tensors[own] = torch.zeros(7)
+    else:
+        expert.tensors[own] = expert.tensors[own].to(torch.int8)
     before = base_hash(three)
     with pytest.raises(CheckpointError, match="'b' has other tensors"):
         add(three, through_a_file(expert, tmp_path / "b.safetensors"))

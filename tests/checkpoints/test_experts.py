@@ -16,9 +16,11 @@ from moleflow_pl.checkpoints.expert_edits import (
     extract,
     learned_schedule,
 )
-from moleflow_pl.checkpoints.experts import Expert
+from moleflow_pl.checkpoints.experts import Expert, taking_over
 from moleflow_pl.checkpoints.io import read_checkpoint
-from moleflow_pl.errors import CheckpointError
+from moleflow_pl.errors import CheckpointError, ConfigError
+
+LISTS = ("scores", "max_patch_scores", "median_patch_scores", "novelty_distances")
 
 
 def expert_of(learned: tuple[Path, MoLEFlow], name: str) -> Expert:
@@ -134,3 +136,42 @@ def test_parameter_of_an_expert_that_is_not_finite_is_refused_by_name(
     expert.save(tmp_path / "b.safetensors")
     with pytest.raises(CheckpointError, match=r"b.safetensors cannot be used: .*lora_B.*NaN"):
         Expert.load(tmp_path / "b.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"false_alarm_rate": 1e-300}, "a false-alarm rate lies between 1e-06 and 1"),
+        ({"false_alarm_rate": 2.0}, "a false-alarm rate lies between 1e-06 and 1"),
+        ({"scores": [1e300, 1.0]}, "no score exceeds it"),
+        ({"max_patch_scores": [1e300, 1.0]}, "no score exceeds it"),
+        ({"damaged_novelty_distances": [1e300, 1.0]}, "no score exceeds it"),
+        ({"scores": []}, r"its lists have \[0, 2\] images"),
+        ({key: [] for key in LISTS}, r"its lists have \[0\] images"),
+        ({"scores": [float("inf"), 1.0]}, "expected a finite number"),
+    ],
+)
+def test_file_that_would_switch_decisions_off_is_refused_by_name(
+    change: dict, said: str, learned: tuple[Path, MoLEFlow], tmp_path: Path
+) -> None:
+    expert = expert_of(learned, "b")
+    text = json.loads(expert.metadata()["task"])
+    two = {name: [1.0, 2.0] for name in LISTS}
+    text["calibration"] = {**two, **change}
+    path = in_a_file(expert, tmp_path / "b.safetensors", task=json.dumps(text))
+    with pytest.raises(CheckpointError, match=f"b.safetensors cannot be used: .*{said}"):
+        Expert.load(path)
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), CheckpointError("another base"), TypeError()])
+def test_what_an_experts_file_breaks_names_it(error: Exception, tmp_path: Path) -> None:
+    with (
+        pytest.raises(CheckpointError, match="the expert file .*b.safetensors"),
+        taking_over(tmp_path / "b.safetensors"),
+    ):
+        raise error
+
+
+def test_what_is_no_fault_of_an_experts_file_is_left_alone(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="^known$"), taking_over(tmp_path / "b.safetensors"):
+        raise ConfigError("known")
