@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from moleflow_pl._internal.distributed import gather, is_first, rank_and_world, wait_for_all
 from moleflow_pl._internal.files import write_text, writing
-from moleflow_pl._internal.hashing import content_hash, file_hash
+from moleflow_pl._internal.hashing import content_hash, file_hashes
 from moleflow_pl._internal.schema import SEAL, require_schema, require_seal, stamp
 from moleflow_pl.data.datasets import ImageDataset
 from moleflow_pl.data.images import READER
@@ -211,6 +211,5 @@ def features_key(extractor: PatchExtractor, dataset: ImageDataset) -> str:
     bfloat16 = extractor.runs_in_bfloat16(extractor.mean.device)
     facts = {**extractor.fingerprint(), "bfloat16": bfloat16, "reader": READER}
     digest.update(json.dumps(facts, sort_keys=True).encode())
-    for record in dataset.records:
-        digest.update(bytes.fromhex(file_hash(record.path)))
+    digest.update("".join(file_hashes(record.path for record in dataset.records)).encode())
     return digest.hexdigest()

@@ -1,12 +1,14 @@
+import errno
 import hashlib
 import math
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 from moleflow_pl._internal import hashing
-from moleflow_pl._internal.hashing import content_hash, file_hash
+from moleflow_pl._internal.hashing import content_hash, file_hash, file_hashes
 
 
 def test_hash_tells_values_names_shapes_and_types_apart_but_not_order() -> None:
@@ -49,6 +51,33 @@ def test_any_byte_of_a_large_tensor_counts(at: int, monkeypatch: pytest.MonkeyPa
     changed = tensor.clone()
     changed[at] ^= 1
     assert content_hash(changed) != content_hash(tensor)
+
+
+def test_file_is_hashed_again_once_it_changed_and_not_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [tmp_path / name for name in "ab"]
+    for path in paths:
+        path.write_bytes(path.name.encode())
+        os.utime(path, ns=(2, 2))
+    first = file_hashes(paths)
+    with monkeypatch.context() as patch:
+        patch.setattr(hashing.hashlib, "file_digest", None)
+        assert file_hashes(paths) == first
+    paths[0].write_bytes(b"b")
+    os.utime(paths[0], ns=(1, 1))
+    assert file_hashes(paths) == [first[1], first[1]]
+    for content in (b"c", b"d"):  # within one step of the disk's time
+        paths[0].write_bytes(content)
+        assert file_hash(paths[0]) == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes with names")
+def test_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x")
+    with pytest.raises(OSError, match="not a regular file") as error:
+        file_hash(tmp_path / "x")
+    assert error.value.errno == errno.EINVAL
 
 
 def test_hash_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:
