@@ -25,8 +25,9 @@ OUTPUTS = ("map", "score", "product", "distance", "novelty")
 MEASURED = ("map", "score", "distance", "novelty", "experts")  # have a tolerance
 METADATA = "moleflow"  # key of the file's description, as JSON
 DECISION = (
-    "unknown_product where novelty > 1, else normal where score <= thresholds[product].score, "
-    "else anomalous; a pixel of the map is anomalous above thresholds[product].pixel"
+    "unknown_product unless novelty <= 1, else normal where score <= thresholds[product].score, "
+    "else anomalous, so that NaN is never normal; a pixel of the map is anomalous unless it is <= "
+    "thresholds[product].pixel"
 )
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 Answers = dict[str, Tensor]
