@@ -40,7 +40,7 @@ def read_checkpoint(path: Path, mmap: bool = True) -> dict[str, Any]:
     try:
         content = load_plain(path, mmap)
     except Exception as error:  # the bytes of a foreign file can break a reader in any way
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = one_line(error).split(". ")[0]  # torch goes on with advice to run its code
         raise CheckpointError(
             f"{path} is damaged or no checkpoint: {reason}{offer(path)}"
         ) from error
