@@ -16,6 +16,7 @@ from torch import Tensor
 from moleflow_pl._internal.files import replacing
 from moleflow_pl._internal.hashing import content_hash
 from moleflow_pl._internal.schema import SEAL, require_schema, require_seal, stamp, validate
+from moleflow_pl._internal.signing import SIGNATURE, require_signature, sign
 from moleflow_pl.checkpoints.schema import one_line, require_finite, validate_tasks
 from moleflow_pl.errors import CheckpointError, MoLEFlowError
 from moleflow_pl.tasks.schedule import Task, TaskSchedule
@@ -71,8 +72,9 @@ class Expert:
     def save(self, path: Path) -> None:
         """Write one `.safetensors` file."""
         tensors, text = {k: t.contiguous() for k, t in self.tensors.items()}, self.metadata()
+        seal = content_hash([text, tensors])
         with replacing(path, "wb") as file:
-            file.write(save(tensors, {**text, SEAL: content_hash([text, tensors])}))
+            file.write(save(tensors, {**text, SEAL: seal, **sign(seal)}))
 
     @classmethod
     def load(cls, path: Path) -> Expert:
@@ -88,10 +90,12 @@ class Expert:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except Exception as error:  # what another program wrote can break a reader in any way
             raise CheckpointError(f"no expert file at {path}: {one_line(error)}") from error
-        name, seal, schema = f"the expert file {path}", text.pop(SEAL, None), text.get("schema", "")
+        name, schema = f"the expert file {path}", text.get("schema", "")
+        seal, signature = text.pop(SEAL, ""), text.pop(SIGNATURE, None)
         number = int(schema) if schema.isdecimal() and len(schema) < LONGEST_NUMBER else None
         require_schema({**text, "schema": number}, name)
-        require_seal(seal, [text, tensors], name)
+        require_seal(seal or None, [text, tensors], name)
+        require_signature(signature, seal, name)
         try:
             require_finite(tensors)
             task, facts = parse_metadata(text)

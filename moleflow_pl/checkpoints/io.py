@@ -1,7 +1,7 @@
 """How checkpoints are read and written: whole or not at all, and without running their code.
 
 A file is sealed: it carries a hash over all it says, and is refused where that is not what it says.
-In memory a checkpoint has no seal, for it may be edited.
+In memory a checkpoint has no seal, for it may be edited. With a key, the seal is signed too.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from moleflow_pl._internal.files import replacing
 from moleflow_pl._internal.hashing import content_hash
 from moleflow_pl._internal.schema import SEAL, require_seal
+from moleflow_pl._internal.signing import SIGNATURE, require_signature, sign
 from moleflow_pl.checkpoints.run_folder import LAST, TASKS
 from moleflow_pl.checkpoints.schema import STATE_KEY, one_line, require_finite, validate_contents
 from moleflow_pl.checkpoints.upgrade import upgrade
@@ -58,7 +59,9 @@ def open_sealed(content: Any) -> dict[str, Any]:
     """
     todays(content)  # a foreign file is no damaged one
     bare = without_seal(content)
-    require_seal(content[STATE_KEY].get(SEAL), bare, "it")
+    seal = content[STATE_KEY].get(SEAL)
+    require_seal(seal, bare, "it")
+    require_signature(content[STATE_KEY].get(SIGNATURE), seal, "it")
     checkpoint = validate_checkpoint(bare)
     require_finite(checkpoint["state_dict"])
     return checkpoint
@@ -66,14 +69,16 @@ def open_sealed(content: Any) -> dict[str, Any]:
 
 def without_seal(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint as it is in memory."""
-    state = {key: value for key, value in checkpoint[STATE_KEY].items() if key != SEAL}
+    said = checkpoint[STATE_KEY]
+    state = {key: value for key, value in said.items() if key not in (SEAL, SIGNATURE)}
     return {**checkpoint, STATE_KEY: state}
 
 
 def with_seal(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint as a file holds it."""
     bare = without_seal(checkpoint)
-    return {**bare, STATE_KEY: {**bare[STATE_KEY], SEAL: content_hash(bare)}}
+    seal = content_hash(bare)
+    return {**bare, STATE_KEY: {**bare[STATE_KEY], SEAL: seal, **sign(seal)}}
 
 
 def todays(content: Any) -> dict[str, Any]:

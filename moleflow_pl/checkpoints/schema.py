@@ -25,6 +25,7 @@ class Sealed(TypedDict, total=False):
     """What a file adds to the state of a checkpoint; see `moleflow_pl.checkpoints.io`."""
 
     sha256: str
+    signature: str
 
 
 class State(Sealed):

@@ -11,6 +11,7 @@ from moleflow_pl import MoLEFlow
 from moleflow_pl._internal.schema import SCHEMA
 from moleflow_pl.checkpoints.expert_edits import extract
 from moleflow_pl.checkpoints.io import read_checkpoint
+from moleflow_pl.cli import main as cli
 from moleflow_pl.cli.experts import main
 from moleflow_pl.errors import CheckpointError
 
@@ -83,3 +84,28 @@ def test_file_that_cannot_be_taken_over_is_named_and_the_model_stays(
         damaged = bytearray(file.read_bytes())
         damaged[-1] ^= 1
         file.write_bytes(damaged)
+
+
+def test_signed_models_and_experts_are_told_from_others_by_the_command(
+    learned: tuple[Path, MoLEFlow], tmp_path: Path
+) -> None:
+    run = shutil.copytree(learned[0], tmp_path / "run")
+    for name in "ab":
+        (tmp_path / name).write_text(name * 32)
+    model, key = f"--ckpt_path={run / 'last.ckpt'}", f"--key-file={tmp_path / 'a'}"
+    file = tmp_path / "b.safetensors"
+    required = [key, "--require-signature"]
+    exported = ["experts", "export", "b", model, f"--output={file}"]
+    with pytest.raises(SystemExit, match="last.ckpt cannot be used: it is not signed"):
+        cli.main(["experts", "list", model, *required])
+    cli.main([*exported])
+    cli.main(["experts", "rename", "01", "x", model, key])
+    cli.main(["experts", "list", model, *required])
+    with pytest.raises(SystemExit, match="cannot be used: it is signed by another key"):
+        cli.main(["experts", "list", model, f"--key-file={tmp_path / 'b'}"])
+    taken = ["experts", "import", str(file), "--name=y", model, *required]
+    with pytest.raises(SystemExit, match="the expert file .*b.safetensors is not signed"):
+        cli.main(taken)
+    cli.main([*exported, key])
+    cli.main(taken)
+    cli.main(["experts", "list", model])  # who has no key reads it too
