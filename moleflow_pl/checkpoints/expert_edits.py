@@ -144,6 +144,7 @@ def kinds_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Number format and shape of each tensor, in words.
 
     Example:
+        >>> import torch
         >>> kinds_of({"a": torch.zeros(2, 3)})
         {'a': 'float32 [2, 3]'}
     """
