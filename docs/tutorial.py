@@ -152,7 +152,7 @@ _, scores, product_of, _, novelty = session.run(None, {"image": images.numpy()})
 for path, score, place, strange in zip(paths, scores, product_of, novelty, strict=True):
     limit = about["thresholds"][place]["score"]
     known = "normal" if score <= limit else "anomalous"
-    label = "unknown_product" if strange > 1 else known
+    label = known if strange <= 1 else "unknown_product"
     print(f"{path.name}: {about['products'][place]}, score {score:.1f} of {limit:.1f}: {label}")
 np.testing.assert_allclose(scores, inspection.score.numpy(), rtol=1e-4)
 print(f"\nDone. Open {RUN / 'report' / 'report.html'}.")

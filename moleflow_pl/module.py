@@ -15,7 +15,8 @@ from torch import Tensor
 from moleflow_pl._internal.lightning_compat import WITHOUT_IMPORTS
 from moleflow_pl._internal.schema import stamp
 from moleflow_pl._internal.validation import require_number
-from moleflow_pl.checkpoints.io import plain, restoring
+from moleflow_pl.checkpoints.io import plain, restoring, verify
+from moleflow_pl.checkpoints.lightning_io import use_whole_checkpoints
 from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.checkpoints.schema import CONFIG_KEY, STATE_KEY, require_tensors
 from moleflow_pl.data.batches import Batch, PredictBatch
@@ -167,7 +168,8 @@ class MoLEFlow(LightningModule):
         return self.inspector(images)
 
     def setup(self, stage: str) -> None:
-        """Tell the data module what it has to know of the model."""
+        """Tell the data module what it has to know of the model; checkpoints are written whole."""
+        use_whole_checkpoints(self.trainer)
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, ContinualDataModule):
             run = RunFolder(Path(self.trainer.default_root_dir))
@@ -268,6 +270,7 @@ class MoLEFlow(LightningModule):
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> MoLEFlow:
         """Build the model a file holds from plain values alone: nothing it names is imported."""
         with restoring(checkpoint_path):
+            verify(checkpoint_path)
             options = {**kwargs, **WITHOUT_IMPORTS}
             return super().load_from_checkpoint(checkpoint_path, *args, **options)
 

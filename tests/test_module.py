@@ -10,6 +10,7 @@ from torch.optim import AdamW
 from benchmarks import literal
 from moleflow_pl import ContinualDataModule, MoLEFlow
 from moleflow_pl.errors import CheckpointError, ConfigError, DataError
+from tests.helpers.checkpoints import save_sealed
 from tests.helpers.models import SEED_METHOD, TINY_MODEL, fit, with_tasks
 from tests.helpers.products import SIZE
 
@@ -162,7 +163,7 @@ def test_loading_needs_the_same_backbone_and_structure(learned: tuple[Path, MoLE
 def test_a_missing_tensor_is_an_error(learned: tuple[Path, MoLEFlow], tmp_path: Path) -> None:
     checkpoint = torch.load(learned[0] / "last.ckpt", weights_only=True)
     del checkpoint["state_dict"]["inspector.flow.flow.module_list.0.w_perm"]
-    torch.save(checkpoint, tmp_path / "x.ckpt")
+    save_sealed(checkpoint, tmp_path / "x.ckpt")
     with pytest.raises(CheckpointError, match="w_perm: file None"):
         MoLEFlow.load_from_checkpoint(tmp_path / "x.ckpt")
 

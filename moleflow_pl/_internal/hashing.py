@@ -1,23 +1,127 @@
-"""A hash of named tensors."""
+"""SHA-256 over contents: plain data and tensors in one canonical form, and files."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
-from collections.abc import Mapping
+import os
+import struct
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from stat import S_ISREG
+from typing import Any
 
 import torch
 from torch import Tensor
 
+BLOCK = 2**22  # bytes of a tensor that are hashed at a time
+STEP = 2 * 10**9  # ns; no disk tells times less exactly
+THREADED = 2**18  # bytes of a block from which another thread pays
 
-def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over tensors with their names, shapes and dtypes, independent of their order.
+
+def content_hash(content: Any) -> str:
+    """SHA-256 over what plain data and tensors say, however they are stored.
+
+    Dictionaries count without their order, tuples as lists, tensors by dtype, shape and bytes.
+    Every value goes in with its type and length, so that no two contents read alike.
 
     Example:
-        >>> tensors_hash({})[:8]
-        'e3b0c442'
+        >>> content_hash({"a": 1, "b": (2.0,)}) == content_hash({"b": [2.0], "a": 1})
+        True
+        >>> content_hash([1]) == content_hash([1.0])
+        False
     """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    parts: list[bytes | Tensor] = []
+    add_parts(content, parts)
+    blocks = [list(blocks_of(part)) for part in parts if isinstance(part, Tensor)]
+    digests = iter(hash_blocks([block for tensor in blocks for block in tensor]))
+    counts = iter(map(len, blocks))
+    total = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, bytes):
+            total.update(part)
+        else:
+            for _ in range(next(counts)):
+                total.update(next(digests))
+    return total.hexdigest()
+
+
+def add_parts(value: Any, parts: list[bytes | Tensor]) -> None:
+    """Append the parts of a value in canonical order: bytes, and tensors whose bytes follow."""
+    if isinstance(value, Tensor):
+        parts += [head("tensor", f"{value.dtype} {tuple(value.shape)}".encode()), value]
+    elif isinstance(value, Mapping):
+        parts.append(head("dict", b"%d" % len(value)))
+        for key in sorted(value, key=lambda key: (type(key).__name__, key)):
+            add_parts(key, parts)
+            add_parts(value[key], parts)
+    elif isinstance(value, (list, tuple)) and value and set(map(type, value)) == {float}:
+        parts.append(head("floats", struct.pack(f">{len(value)}d", *value)))  # scores, by thousands
+    elif isinstance(value, (list, tuple)):
+        parts.append(head("list", b"%d" % len(value)))
+        for item in value:
+            add_parts(item, parts)
+    elif isinstance(value, float):
+        parts.append(head("float", struct.pack(">d", value)))
+    else:
+        # by its class: True is no 1, and "1" is neither
+        parts.append(head(type(value).__name__, str(value).encode("utf-8", "surrogatepass")))
+
+
+def head(kind: str, data: bytes) -> bytes:
+    """Some bytes behind their kind and length."""
+    return b"%b %d:%b" % (kind.encode(), len(data), data)
+
+
+def blocks_of(tensor: Tensor) -> Iterator[memoryview]:
+    """The bytes of a tensor, in blocks."""
+    flat = tensor.detach().cpu().contiguous().flatten()
+    if len(flat):  # NumPy makes no view of nothing
+        data = flat.view(torch.uint8).numpy().data
+        for start in range(0, len(data), BLOCK):
+            yield data[start : start + BLOCK]
+
+
+def hash_blocks(blocks: Iterable[memoryview]) -> list[bytes]:
+    """The SHA-256 of each block; threads share large ones, for hashing releases Python's lock."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = [
+            pool.submit(sha256, block) if len(block) >= THREADED else sha256(block)
+            for block in blocks
+        ]
+        return [result if isinstance(result, bytes) else result.result() for result in results]
+
+
+def sha256(data: memoryview) -> bytes:
+    """The SHA-256 of some bytes."""
+    return hashlib.sha256(data).digest()
+
+
+def file_hashes(paths: Iterable[Path]) -> list[str]:
+    """SHA-256 over the bytes of each file, read once as long as its size and its time stay.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(file_hash, paths))
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 over the bytes of a file, as `file_hashes`."""
+    stat = path.stat()
+    if not S_ISREG(stat.st_mode):  # a pipe would be waited for
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    # disks tell times in steps: a file that has just changed may change again within one
+    settled = time.time_ns() - stat.st_mtime_ns > STEP
+    read = _read_once if settled else _read_once.__wrapped__
+    return read(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=2**17)
+def _read_once(path: Path, size: int, modified: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

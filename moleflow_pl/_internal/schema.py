@@ -1,4 +1,4 @@
-"""The schema of plain data in files: its stamp, and whether data has the form it should have.
+"""The schema of plain data in files: its stamp, its seal, and whether it has the form it should.
 
 `validate` is the project's own: pydantic, asked to be strict, refuses a dictionary where a
 dataclass stands, and msgspec lets unknown keys, NaN and infinity pass.
@@ -9,15 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
 
 from moleflow_pl import __version__
+from moleflow_pl._internal.hashing import content_hash
 from moleflow_pl.errors import CheckpointError
 
 SCHEMA = 1  # of all files; raised when one of them changes
+SEAL = "sha256"  # key of the hash over all else that a file says
 NAMES = {int: "a whole number", float: "a finite number", str: "text", dict: "a dictionary"}
 SHOWN = 40  # characters of a wrong value
+hints_of = cache(get_type_hints)
 
 
 def stamp() -> dict[str, Any]:
@@ -46,6 +50,27 @@ def require_schema(content: Mapping[str, Any], name: str) -> None:
     )
 
 
+def require_seal(seal: Any, content: Any, name: str) -> None:
+    """Refuse content that is not what was written.
+
+    Args:
+        seal: The `content_hash` that a file says of itself.
+        content: All else that the file says.
+        name: What the file is called in the message.
+
+    Raises:
+        CheckpointError: the content has another hash.
+    """
+    if not isinstance(seal, str):
+        raise CheckpointError(f"{name} has no hash of its contents: use a copy as it was written")
+    actual = content_hash(content)
+    if actual != seal:
+        raise CheckpointError(
+            f"{name} is damaged: its contents have the SHA-256 {actual[:12]}…, and were written "
+            f"with {seal:.12}…: use a copy as it was written"
+        )
+
+
 def validate(value: Any, form: Any, where: str) -> None:
     """Check that plain data has a form.
 
@@ -71,8 +96,9 @@ def validate(value: Any, form: Any, where: str) -> None:
         validate(value, optional[0], where)
     elif get_origin(form) is list:
         check_kind(value, list, where)
-        for i, item in enumerate(value):
-            validate(item, optional[0], f"{where}[{i}]")
+        if not are_all(value, optional[0]):
+            for i, item in enumerate(value):
+                validate(item, optional[0], f"{where}[{i}]")
     elif get_origin(form) is dict:
         check_kind(value, dict, where)
         for key, item in value.items():
@@ -84,10 +110,16 @@ def validate(value: Any, form: Any, where: str) -> None:
         check_kind(value, form, where)
 
 
+def are_all(values: list[Any], kind: Any) -> bool:
+    """Whether all values are good and of exactly one simple class: scores come by thousands."""
+    alike = kind in (float, int, str) and set(map(type, values)) <= {kind}
+    return alike and (kind is not float or all(map(math.isfinite, values)))
+
+
 def check_keys(value: Any, form: Any, where: str) -> None:
     """Refuse a dictionary that lacks a key of a dataclass or a `TypedDict`, or has one more."""
     check_kind(value, dict, where)
-    kinds = get_type_hints(form)
+    kinds = hints_of(form)
     needed = set(getattr(form, "__required_keys__", ()))
     if is_dataclass(form):
         needed = {

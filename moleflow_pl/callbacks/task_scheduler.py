@@ -20,7 +20,6 @@ from moleflow_pl._internal.validation import require_int, require_number
 from moleflow_pl.callbacks.devices import check_devices, check_precision, rewrap_ddp
 from moleflow_pl.callbacks.evaluation import EvaluationCallback
 from moleflow_pl.callbacks.guard import check_finite
-from moleflow_pl.callbacks.run_checkpoint import use_whole_checkpoints
 from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.data.batches import Batch
 from moleflow_pl.data.datamodule import ContinualDataModule, data_of
@@ -70,7 +69,6 @@ class TaskSchedulerCallback(Callback):
 
     def setup(self, trainer: Trainer, pl_module: MoLEFlow, stage: str) -> None:  # type: ignore[override]
         """Plan the tasks; a checkpoint that is loaded later brings what it has learned."""
-        use_whole_checkpoints(trainer)
         if stage != "fit":
             return
         check_devices(trainer)

@@ -7,13 +7,14 @@ that is not touched stays equal bit for bit.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
 import yaml
 from torch import Tensor
 
-from moleflow_pl._internal.hashing import tensors_hash
+from moleflow_pl._internal.hashing import content_hash
 from moleflow_pl._internal.names import is_file_name
 from moleflow_pl._internal.provenance import versions
 from moleflow_pl.checkpoints.experts import PLACEHOLDER, TASK_LISTS, Expert
@@ -27,6 +28,8 @@ from moleflow_pl.checkpoints.schema import (
 from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.tasks.schedule import GROUP_JOINT, Task, TaskSchedule
 
+# tensors with as many rows as a product's bank has vectors
+BANK = re.compile(r"(^|\.)banks\.[^.]+\..+\.(values|factors)$")
 Checkpoint = dict[str, Any]
 
 
@@ -62,7 +65,7 @@ def renamed(checkpoint: Checkpoint, key: str, task: int | str) -> str:
 def base_hash(checkpoint: Checkpoint) -> str:
     """Hash of all tensors that belong to no task, which every expert needs unchanged."""
     weights = checkpoint["state_dict"]
-    return tensors_hash({k: t for k, t in weights.items() if task_of(checkpoint, k) is None})
+    return content_hash({k: t for k, t in weights.items() if task_of(checkpoint, k) is None})
 
 
 def index_of(schedule: TaskSchedule, name: str) -> int:
@@ -132,12 +135,36 @@ def require_same_base(checkpoint: Checkpoint, expert: Expert) -> None:
             f"the expert {expert.task.name!r} was learned on the base {expert.base}, this model's "
             f"is {base}: an expert fits runs that share their first task's checkpoint"
         )
-    shapes = {key: tensor.shape for key, tensor in tensors_of(checkpoint, 0).items()}
-    other = differences({key: tensor.shape for key, tensor in expert.tensors.items()}, shapes)
+    other = differences(kinds_of(expert.tensors), kinds_of(tensors_of(checkpoint, 0)))
+    other = other or uneven_banks(expert.tensors)
     if other:
         # a tensor with a name of the base's would change the base of all experts
         name = expert.task.name
         raise CheckpointError(f"the expert {name!r} has other tensors ({shorten(other)})")
+
+
+def kinds_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Number format and shape of each tensor, in words; but for the vectors in a memory bank.
+
+    Example:
+        >>> import torch
+        >>> kinds_of({"a": torch.zeros(2, 3), "banks.*.depths.0.factors": torch.zeros(2, 1)})
+        {'a': 'float32 [2, 3]', 'banks.*.depths.0.factors': 'float32 [any, 1]'}
+    """
+    kinds = {}
+    for key, one in tensors.items():
+        shape = ["any", *one.shape[1:]] if BANK.search(key) else one.shape
+        kinds[key] = f"{str(one.dtype).removeprefix('torch.')} [{', '.join(map(str, shape))}]"
+    return kinds
+
+
+def uneven_banks(tensors: Mapping[str, Tensor]) -> str:
+    """The first memory bank with more vectors than factors, or fewer; empty where there is none."""
+    for key, values in tensors.items():
+        factors = tensors.get(f"{key.removesuffix('values')}factors")
+        if BANK.search(key) and factors is not None and len(factors) != len(values):
+            return f"{key}: {len(values)} vectors, {len(factors)} factors"
+    return ""
 
 
 def add(checkpoint: Checkpoint, expert: Expert, name: str | None = None) -> None:

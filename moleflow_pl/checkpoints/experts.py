@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from moleflow_pl._internal.files import replacing
-from moleflow_pl._internal.schema import require_schema, stamp, validate
-from moleflow_pl.checkpoints.schema import validate_tasks
-from moleflow_pl.errors import CheckpointError
+from moleflow_pl._internal.hashing import content_hash
+from moleflow_pl._internal.schema import SEAL, require_schema, require_seal, stamp, validate
+from moleflow_pl._internal.signing import SIGNATURE, require_signature, sign
+from moleflow_pl.checkpoints.schema import one_line, require_finite, validate_tasks
+from moleflow_pl.errors import CheckpointError, MoLEFlowError
 from moleflow_pl.tasks.schedule import Task, TaskSchedule
 
 PLACEHOLDER = "*"  # in place of the task's number in an expert file
+LONGEST_NUMBER = 10  # digits
 TASK_LISTS = ("experts", "prototypes")  # of task numbers, in a checkpoint's state
 
 
@@ -67,30 +71,56 @@ class Expert:
 
     def save(self, path: Path) -> None:
         """Write one `.safetensors` file."""
+        tensors, text = {k: t.contiguous() for k, t in self.tensors.items()}, self.metadata()
+        seal = content_hash([text, tensors])
         with replacing(path, "wb") as file:
-            file.write(save({k: t.contiguous() for k, t in self.tensors.items()}, self.metadata()))
+            file.write(save(tensors, {**text, SEAL: seal, **sign(seal)}))
 
     @classmethod
     def load(cls, path: Path) -> Expert:
         """Read what `save` wrote.
 
         Raises:
-            CheckpointError: there is no such file, or it is not an expert file of this schema.
+            CheckpointError: there is no such file, or it is not an expert file of this schema, or
+                it does not hold what was written.
         """
         try:
             with safe_open(path, framework="pt") as file:
                 text = file.metadata() or {}
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"no expert file at {path}: {error}") from error
-        schema = text.get("schema", "")
-        stated = {**text, "schema": int(schema) if schema.isdecimal() else None}
-        require_schema(stated, f"the expert file {path}")
+        except Exception as error:  # what another program wrote can break a reader in any way
+            raise CheckpointError(f"no expert file at {path}: {one_line(error)}") from error
+        name, schema = f"the expert file {path}", text.get("schema", "")
+        seal, signature = text.pop(SEAL, ""), text.pop(SIGNATURE, None)
+        number = int(schema) if schema.isdecimal() and len(schema) < LONGEST_NUMBER else None
+        require_schema({**text, "schema": number}, name)
+        require_seal(seal or None, [text, tensors], name)
+        require_signature(signature, seal, name)
         try:
+            require_finite(tensors)
             task, facts = parse_metadata(text)
-        except (CheckpointError, KeyError, ValueError) as error:
-            raise CheckpointError(f"the expert file {path} is damaged: {error}") from error
+        except Exception as error:  # its text can break a parser in any way
+            raise CheckpointError(f"{name} cannot be used: {one_line(error)}") from error
         return cls(tensors, task, base=text.get("base_sha256", ""), **facts)
+
+
+@contextmanager
+def taking_over(path: Path) -> Iterator[Path]:
+    """Name an expert's file, not the checkpoint, where the file is why it cannot be taken over.
+
+    Raises:
+        CheckpointError: it is damaged, or fits no model like the checkpoint's.
+    """
+    try:
+        yield path
+    except CheckpointError as error:
+        if str(path) in str(error):
+            raise
+        raise CheckpointError(f"the expert file {path} cannot be used: {error}") from error
+    except (MoLEFlowError, OSError):
+        raise
+    except Exception as error:  # its contents can break what reads them in any way
+        raise CheckpointError(f"the expert file {path} is damaged: {one_line(error)}") from error
 
 
 class Facts(TypedDict):

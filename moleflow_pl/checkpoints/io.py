@@ -1,4 +1,8 @@
-"""How checkpoints are read and written: whole or not at all, and without running their code."""
+"""How checkpoints are read and written: whole or not at all, and without running their code.
+
+A file is sealed: it carries a hash over all it says, and is refused where that is not what it says.
+In memory a checkpoint has no seal, for it may be edited. With a key, the seal is signed too.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,11 @@ from typing import Any
 import torch
 
 from moleflow_pl._internal.files import replacing
+from moleflow_pl._internal.hashing import content_hash
+from moleflow_pl._internal.schema import SEAL, require_seal
+from moleflow_pl._internal.signing import SIGNATURE, require_signature, sign
 from moleflow_pl.checkpoints.run_folder import LAST, TASKS
-from moleflow_pl.checkpoints.schema import STATE_KEY, shorten, validate_contents
+from moleflow_pl.checkpoints.schema import STATE_KEY, one_line, require_finite, validate_contents
 from moleflow_pl.checkpoints.upgrade import upgrade
 from moleflow_pl.errors import CheckpointError, MoLEFlowError
 
@@ -32,16 +39,58 @@ def read_checkpoint(path: Path, mmap: bool = True) -> dict[str, Any]:
         hint = offer(path) or ": a run keeps its own as RUN/last.ckpt and RUN/tasks/*.ckpt"
         raise CheckpointError(f"no checkpoint at {path}{hint}")
     try:
-        checkpoint = load_plain(path, mmap)
+        content = load_plain(path, mmap)
     except Exception as error:  # the bytes of a foreign file can break a reader in any way
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = one_line(error).split(". ")[0]  # torch goes on with advice to run its code
         raise CheckpointError(
             f"{path} is damaged or no checkpoint: {reason}{offer(path)}"
         ) from error
     try:
-        return validate_checkpoint(checkpoint)
+        return open_sealed(content)
     except CheckpointError as error:
         raise CheckpointError(f"{path} cannot be used: {error}{offer(path)}") from error
+
+
+def open_sealed(content: Any) -> dict[str, Any]:
+    """A valid checkpoint, from what a file holds, if that is what was written.
+
+    Raises:
+        CheckpointError: it is foreign, of another schema, damaged, or not whole.
+    """
+    todays(content)  # a foreign file is no damaged one
+    bare = without_seal(content)
+    seal = content[STATE_KEY].get(SEAL)
+    require_seal(seal, bare, "it")
+    require_signature(content[STATE_KEY].get(SIGNATURE), seal, "it")
+    checkpoint = validate_checkpoint(bare)
+    require_finite(checkpoint["state_dict"])
+    return checkpoint
+
+
+def without_seal(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint as it is in memory."""
+    said = checkpoint[STATE_KEY]
+    state = {key: value for key, value in said.items() if key not in (SEAL, SIGNATURE)}
+    return {**checkpoint, STATE_KEY: state}
+
+
+def with_seal(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint as a file holds it."""
+    bare = without_seal(checkpoint)
+    seal = content_hash(bare)
+    return {**bare, STATE_KEY: {**bare[STATE_KEY], SEAL: seal, **sign(seal)}}
+
+
+def todays(content: Any) -> dict[str, Any]:
+    """A checkpoint of today's schema, from one of any.
+
+    Raises:
+        CheckpointError: it is no checkpoint, or of a schema that this version does not read.
+    """
+    state = content.get(STATE_KEY) if isinstance(content, dict) else None
+    if not isinstance(state, dict):
+        raise CheckpointError("this is no MoLE-Flow checkpoint: it says nothing of its tasks")
+    return {**content, STATE_KEY: upgrade(state)}
 
 
 def validate_checkpoint(content: Any) -> dict[str, Any]:
@@ -50,13 +99,26 @@ def validate_checkpoint(content: Any) -> dict[str, Any]:
     Raises:
         CheckpointError: it is of another schema, or not whole.
     """
-    checkpoint = content if isinstance(content, dict) else {}
-    state = checkpoint.get(STATE_KEY)
-    if not isinstance(state, dict):
-        raise CheckpointError("this is no MoLE-Flow checkpoint: it says nothing of its tasks")
-    checkpoint = {**checkpoint, STATE_KEY: upgrade(state)}
+    checkpoint = todays(content)
     validate_contents(checkpoint)
     return checkpoint
+
+
+def verify(file: Any) -> None:
+    """Refuse a file as `read_checkpoint` does, before another reader takes it.
+
+    Args:
+        file: Its path, or an open file, which is left where it is.
+
+    Raises:
+        CheckpointError: it cannot be used.
+    """
+    if isinstance(file, (str, Path)):
+        read_checkpoint(Path(file))
+        return
+    start = file.tell()
+    open_sealed(load_plain(file, mmap=False))
+    file.seek(start)
 
 
 def load_plain(path: Any, mmap: bool = True) -> Any:
@@ -75,7 +137,7 @@ def earlier(path: Path) -> Path | None:
 def readable(path: Path) -> bool:
     """Whether a file is a checkpoint of this project, whole and plain."""
     try:
-        validate_checkpoint(load_plain(path))
+        open_sealed(load_plain(path))
     except Exception:
         return False
     return True
@@ -91,10 +153,13 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
     """Write a checkpoint whole or not at all, and onto the disk.
 
     Raises:
+        CheckpointError: it could not be read again; the one that was there is as it was.
         OutputError: it cannot be written; the one that was there is as it was.
     """
+    validate_checkpoint(checkpoint)
+    require_finite(checkpoint["state_dict"])
     buffer = io.BytesIO()  # torch's own writer hides what went wrong with the disk
-    torch.save(dict(checkpoint), buffer)
+    torch.save(with_seal(checkpoint), buffer)
     with replacing(path, "wb") as file:
         file.write(buffer.getbuffer())
 
@@ -114,7 +179,7 @@ def restoring(file: Any) -> Iterator[None]:
     except (MoLEFlowError, OSError):
         raise
     except Exception as error:  # what another program wrote can break a reader in any way
-        reason = f"{type(error).__name__}: {shorten(' '.join(str(error).split()))}"
+        reason = f"{type(error).__name__}: {one_line(error)}"
         path = Path(file) if isinstance(file, (str, Path)) else None
         before = "" if path is None else offer(path)
         raise CheckpointError(f"{path or 'the checkpoint'} is damaged: {reason}{before}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any, TypedDict
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from moleflow_pl._internal.names import is_file_name
 from moleflow_pl._internal.schema import validate
-from moleflow_pl.errors import CheckpointError
+from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.metrics.names import METRICS
 from moleflow_pl.tasks.calibration import Calibration
 from moleflow_pl.tasks.schedule import Task
@@ -22,7 +21,14 @@ CONTAINERS_KEY = "per_task"
 Values = list[float | None]  # one a task
 
 
-class State(TypedDict):
+class Sealed(TypedDict, total=False):
+    """What a file adds to the state of a checkpoint; see `moleflow_pl.checkpoints.io`."""
+
+    sha256: str
+    signature: str
+
+
+class State(Sealed):
     """What a checkpoint holds under `STATE_KEY`."""
 
     schema: int
@@ -119,9 +125,12 @@ def tasks_of(names: Sequence[str] | Mapping[str, Any], containers: Sequence[str]
         >>> tasks_of(["flow.lora_A.0", "flow.lora_A.12.x", "flow.base"], ["flow.lora_A"])
         {0, 12}
     """
-    below = re.compile(rf"(?:{'|'.join(map(re.escape, containers))})\.(\d+)(?:\.|$)")
-    found = [below.match(name) for name in names] if containers else []
-    return {int(one[1]) for one in found if one}
+    prefixes, tasks = set(containers), set()
+    for name in names:
+        parts = name.split(".")
+        numbers = [i for i, part in enumerate(parts) if part.isdecimal()]
+        tasks |= {int(parts[i]) for i in numbers if ".".join(parts[:i]) in prefixes}
+    return tasks
 
 
 def validate_tasks(tasks: Any) -> None:
@@ -145,16 +154,24 @@ def validate_task(task: Mapping[str, Any], where: str) -> None:
     """Check the products, epochs and calibration of one task.
 
     Raises:
-        CheckpointError: one is impossible, or the calibration's lists differ in length.
+        CheckpointError: one is impossible.
     """
     if not task["products"] or not all(map(is_file_name, task["products"])):
         raise CheckpointError(f"{where}: {task['products']} are not names of products")
     done = task.get("epochs_done", 0)
     if not 0 <= done <= max(task["epochs"], 1) or task["epochs"] < 1:
         raise CheckpointError(f"{where}: {done} of {task['epochs']} epochs is impossible")
-    if task.get("calibration") is None:
-        return
-    calibration = Calibration(**task["calibration"])
+    if task.get("calibration") is not None:
+        validate_calibration(Calibration(**task["calibration"]), f"{where}.calibration")
+
+
+def validate_calibration(calibration: Calibration, where: str) -> None:
+    """Check a calibration, and the limits that follow from it for a task and its products.
+
+    Raises:
+        CheckpointError: its lists are empty or differ in length, its rate is out of range, or no
+            score would exceed a limit.
+    """
     lists: list[list[Any]] = [
         calibration.scores,
         calibration.max_patch_scores,
@@ -165,8 +182,14 @@ def validate_task(task: Mapping[str, Any], where: str) -> None:
         later for later in (calibration.damaged_novelty_distances, calibration.products) if later
     ]  # empty where none was taken
     lengths = {len(one) for one in lists}
-    if len(lengths) > 1 or not 0 < calibration.false_alarm_rate < 1:
-        raise CheckpointError(f"{where}.calibration is incomplete")
+    if len(lengths) > 1 or not calibration.scores:
+        raise CheckpointError(f"{where} is incomplete: its lists have {sorted(lengths)} images")
+    try:
+        for part in (calibration, *map(calibration.of, dict.fromkeys(calibration.products))):
+            part.limits()
+            part.novelty_limit  # noqa: B018
+    except ConfigError as error:
+        raise CheckpointError(f"{where}: {error}") from error
 
 
 def validate_evaluation(evaluation: Any, tasks: int, where: str) -> None:
@@ -246,6 +269,20 @@ def require_tensors(stored: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> 
         )
 
 
+def require_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Check that no tensor holds NaN or infinity.
+
+    Raises:
+        CheckpointError: one does; the message names it.
+    """
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not tensor.numel():
+            continue
+        # one pass without a copy; NaN goes through
+        if not all(end.isfinite() for end in tensor.aminmax()):
+            raise CheckpointError(f"its tensor {name} holds NaN or infinity")
+
+
 def shorten(text: str, longest: int = 300) -> str:
     """Cut a long text.
 
@@ -254,6 +291,11 @@ def shorten(text: str, longest: int = 300) -> str:
         'abc…'
     """
     return text if len(text) <= longest else f"{text[:longest]}…"
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one short line; its class where it says nothing."""
+    return shorten(" ".join(str(error).split()) or type(error).__name__)
 
 
 def task_containers(module: nn.Module) -> list[str]:

@@ -106,18 +106,20 @@ def run_action(options: argparse.Namespace) -> None:
 def change(checkpoint: Checkpoint, run: RunFolder, options: argparse.Namespace) -> None:
     """Import, remove, rename or roll back an expert of a checkpoint in memory."""
     from moleflow_pl.checkpoints.expert_edits import add, extract, remove, rename
-    from moleflow_pl.checkpoints.experts import Expert
+    from moleflow_pl.checkpoints.experts import Expert, taking_over
     from moleflow_pl.cli.expert_versions import replace, save_version, version_file
 
     if options.action == "import":
-        add(checkpoint, Expert.load(Path(options.file)), options.name)
+        with taking_over(Path(options.file)) as path:
+            add(checkpoint, Expert.load(path), options.name)
     elif options.action == "rename":
         rename(checkpoint, options.name, options.new_name)
     elif options.action == "remove":
         save_version(extract(checkpoint, options.name), run)
         remove(checkpoint, options.name)
     else:
-        replace(checkpoint, Expert.load(version_file(run, options.name, options.version)), run)
+        with taking_over(version_file(run, options.name, options.version)) as path:
+            replace(checkpoint, Expert.load(path), run)
 
 
 def export(checkpoint: Checkpoint, name: str, path: Path) -> None:

@@ -24,9 +24,9 @@ from moleflow_pl.callbacks import (
 )
 from moleflow_pl.callbacks.curves import RunCurves
 from moleflow_pl.callbacks.devices import check_devices, check_precision
-from moleflow_pl.callbacks.run_checkpoint import WholeCheckpoints
 from moleflow_pl.callbacks.run_config import RunConfig
 from moleflow_pl.checkpoints.io import earlier, read_checkpoint, restoring
+from moleflow_pl.checkpoints.lightning_io import WholeCheckpoints
 from moleflow_pl.checkpoints.resume import prepare_run
 from moleflow_pl.checkpoints.run_folder import LAST, RunFolder
 from moleflow_pl.cli import presets

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from importlib import import_module
 
 from moleflow_pl import __version__
-from moleflow_pl._internal import logs
+from moleflow_pl._internal import logs, signing
 from moleflow_pl.errors import MoLEFlowError
 
 LIGHTNING = "moleflow_pl.cli.lightning"
@@ -36,7 +36,8 @@ which product a new image shows.
 verbs:
 {verbs}
 
-moleflow VERB --help shows a verb's options, with examples.
+moleflow VERB --help shows a verb's options, with examples. With --key-file FILE, every verb signs
+the models that it writes; with --require-signature as well, it reads none that are not signed.
 
 examples:
   moleflow fit --config demo
@@ -91,8 +92,8 @@ def run(verb: str, args: Sequence[str]) -> None:
         help.main(args)
         return
     logs.configure()
-    with exit_on_known_errors():
-        import_module(VERBS[verb][0]).main(args if by_lightning else args[1:])
+    with exit_on_known_errors(), signing.chosen(args) as words:
+        import_module(VERBS[verb][0]).main(words if by_lightning else words[1:])
 
 
 @contextmanager

@@ -201,7 +201,7 @@ class ContinualDataModule(LightningDataModule):
         self._check.look_at(records)
 
     def split_hash(self, task: int) -> str:
-        """Hash of the names of a task's images and what each is for; where they lie is left out."""
+        """Hash of a task's images, by name and content, and of what each is for."""
         return self._splits.digest(self.plan.schedule.tasks[task].products)
 
     def train_dataloader(self) -> DataLoader | list[DataLoader]:

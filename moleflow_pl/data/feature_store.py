@@ -1,6 +1,7 @@
 """Features of a frozen backbone, computed once: in memory, or on disk if they are too large.
 
-A feature file is a plain `.npy`, named by a hash of all that the numbers depend on.
+A feature file is a plain `.npy`, named by a hash of all that the numbers depend on. A description
+beside it has a hash of the numbers themselves.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import json
 import logging
 import math
 import os
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,8 @@ from tqdm.auto import tqdm
 
 from moleflow_pl._internal.distributed import gather, is_first, rank_and_world, wait_for_all
 from moleflow_pl._internal.files import write_text, writing
-from moleflow_pl._internal.schema import require_schema, stamp
+from moleflow_pl._internal.hashing import content_hash, file_hashes
+from moleflow_pl._internal.schema import SEAL, require_schema, require_seal, stamp
 from moleflow_pl.data.datasets import ImageDataset
 from moleflow_pl.data.images import READER
 from moleflow_pl.errors import DataError
@@ -91,7 +93,7 @@ class FeatureStore:
             if is_first():
                 with writing(path):
                     part.replace(path)
-                describe(path, block.shape)
+                describe(path)
         finally:
             if is_first():
                 part.unlink(missing_ok=True)
@@ -110,26 +112,40 @@ class FeatureStore:
             self.folder.rmdir()
 
 
-def describe(path: Path, shape: Sequence[int]) -> None:
+def describe(path: Path) -> None:
     """Write what a feature file holds beside it, last: a file without it is incomplete."""
-    write_text(path.with_suffix(".json"), json.dumps({**stamp(), "shape": [*shape]}))
+    description = {**stamp(), SEAL: content_hash(contents_of(path))}
+    write_text(path.with_suffix(".json"), json.dumps(description))
+
+
+def contents_of(path: Path) -> list[Any]:
+    """What a feature file says: the hash of its inputs, which is its name, and its numbers."""
+    # no other kind of file: np.load opens archives too
+    return [path.stem, torch.from_numpy(np.lib.format.open_memmap(path, mode="c"))]
 
 
 def is_usable(path: Path, shape: tuple[int, ...]) -> bool:
-    """Whether a feature file is there, complete, of today's schema and of a shape (N, h, w, D)."""
+    """Whether a feature file is there, as it was written, and of a shape (N, h, w, D).
+
+    One rank looks for all: they share the file, and its numbers are many.
+    """
+    if not is_first():
+        return path.exists()
     if not path.exists():
         return False
     try:
         description = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         require_schema(description, "its description")
-        block = np.load(path, mmap_mode="r")
-        if block.dtype == np.float32 and block.shape == shape == tuple(description["shape"]):
-            return True
-        reason = f"it holds {block.dtype} {block.shape}, not float32 {shape}"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = str(error)
-    logger.warning(f"{path} cannot be used, its features are computed again: {reason}")
-    return False
+        contents = contents_of(path)
+        numbers: Tensor = contents[1]
+        if numbers.dtype != torch.float32 or numbers.shape != shape:
+            raise DataError(f"it holds {numbers.dtype} {[*numbers.shape]}, not float32 {[*shape]}")
+        require_seal(description.get(SEAL), contents, "it")
+    except Exception as error:  # what is in its place can break a reader in any way
+        reason = " ".join(str(error).split()) or type(error).__name__
+        logger.warning(f"{path} cannot be used, its features are computed again: {reason}")
+        return False
+    return True
 
 
 def extract_features(extractor: PatchExtractor, loader: DataLoader, title: str) -> Tensor:
@@ -195,7 +211,5 @@ def features_key(extractor: PatchExtractor, dataset: ImageDataset) -> str:
     bfloat16 = extractor.runs_in_bfloat16(extractor.mean.device)
     facts = {**extractor.fingerprint(), "bfloat16": bfloat16, "reader": READER}
     digest.update(json.dumps(facts, sort_keys=True).encode())
-    for record in dataset.records:
-        with record.path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+    digest.update("".join(file_hashes(record.path for record in dataset.records)).encode())
     return digest.hexdigest()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Literal
 
+from moleflow_pl._internal.hashing import content_hash, file_hashes
 from moleflow_pl.data.integrity import ImageCheck
 from moleflow_pl.data.layouts.base import ImageRecord, Layout
 from moleflow_pl.data.layouts.registry import LAYOUTS
@@ -81,11 +82,22 @@ class ProductSplits:
         }
 
     def digest(self, products: Iterable[str]) -> str:
-        """Hash of the names of images and what each is for; where they lie is left out."""
-        lines = [
-            f"{part}\t{record.product}\t{record.defect}\t{record.path.name}"
-            for part in PARTS
-            for product in products
-            for record in self.records(product, part)
-        ]
-        return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+        """Hash of images and masks, by name and content, and of what each is for.
+
+        Where they lie is left out. Each file is read once in a process.
+
+        Raises:
+            DataError: one cannot be read.
+        """
+        facts: list[tuple[str, ...]] = []
+        paths: list[Path] = []
+        for part in PARTS:
+            for record in (r for product in products for r in self.records(product, part)):
+                for path in (record.path, record.mask):
+                    if path is not None:
+                        facts.append((part, record.product, record.defect, path.name))
+                        paths.append(path)
+        try:
+            return content_hash(list(zip(facts, file_hashes(paths), strict=True)))
+        except OSError as error:
+            raise DataError(f"cannot read {error.filename}: {error.strerror}") from error

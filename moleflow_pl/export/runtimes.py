@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import importlib.util
 import io
 import json
@@ -12,6 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from moleflow_pl._internal.files import write_text
+from moleflow_pl._internal.hashing import file_hash
 from moleflow_pl._internal.schema import stamp
 from moleflow_pl.errors import ExportError
 from moleflow_pl.export.graph import InspectionGraph
@@ -25,8 +28,9 @@ OUTPUTS = ("map", "score", "product", "distance", "novelty")
 MEASURED = ("map", "score", "distance", "novelty", "experts")  # have a tolerance
 METADATA = "moleflow"  # key of the file's description, as JSON
 DECISION = (
-    "unknown_product where novelty > 1, else normal where score <= thresholds[product].score, "
-    "else anomalous; a pixel of the map is anomalous above thresholds[product].pixel"
+    "unknown_product unless novelty <= 1, else normal where score <= thresholds[product].score, "
+    "else anomalous, so that NaN is never normal; a pixel of the map is anomalous unless it is <= "
+    "thresholds[product].pixel"
 )
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 Answers = dict[str, Tensor]
@@ -96,7 +100,7 @@ def thresholds_of(calibration: Calibration | None, product: str | None) -> dict[
 
 
 def write(graph: InspectionGraph, path: Path, kind: Format, about: dict[str, Any]) -> None:
-    """Write a graph with a dynamic batch size, as ONNX or for `torch.export.load`."""
+    """Write a graph with a dynamic batch size, as ONNX or for `torch.export.load`, and its sums."""
     example = torch.zeros(2, 3, *graph.extractor.image_size, dtype=torch.uint8)
     with torch.no_grad():
         # position and router compute and cache tensors on their first call, outside the graph
@@ -107,17 +111,50 @@ def write(graph: InspectionGraph, path: Path, kind: Format, about: dict[str, Any
         buffer = io.BytesIO()  # torch's own writer hides errors of the disk
         torch.export.save(program, buffer, extra_files={f"{METADATA}.json": json.dumps(about)})
         path.write_bytes(buffer.getbuffer())
-        return
-    onnx_program = torch.onnx.export(
-        program, input_names=["image"], output_names=list(OUTPUTS), dynamo=True, verbose=False
-    )
-    assert onnx_program is not None
-    onnx_program.model.metadata_props[METADATA] = json.dumps(about)
-    onnx_program.save(path)
+    else:
+        onnx_program = torch.onnx.export(
+            program, input_names=["image"], output_names=list(OUTPUTS), dynamo=True, verbose=False
+        )
+        assert onnx_program is not None
+        onnx_program.model.metadata_props[METADATA] = json.dumps(about)
+        onnx_program.save(path)
+    write_sums(path)
+
+
+def sums_of(path: Path) -> Path:
+    """The file beside an exported one that says its SHA-256, for `sha256sum -c`."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def write_sums(path: Path) -> None:
+    """Write the SHA-256 of an exported file, and of the weights beside it where these are large."""
+    files = [path, *path.parent.glob(f"{glob.escape(path.name)}.data")]
+    write_text(sums_of(path), "".join(f"{file_hash(file)}  {file.name}\n" for file in files))
+
+
+def require_sums(path: Path) -> None:
+    """Check an exported file, and those that belong to it, by the sums beside it.
+
+    Raises:
+        ExportError: one is not as it was written, or there are no sums.
+    """
+    try:
+        lines = sums_of(path).read_text(encoding="utf-8").splitlines()
+        sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+        wrong = [name for name in sums if file_hash(path.with_name(name)) != sums[name]]
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{path} cannot be checked by {sums_of(path).name}: {error}") from error
+    if wrong or path.name not in sums:
+        raise ExportError(f"{wrong or path} is not what {sums_of(path)} says: export again")
 
 
 def open_file(path: Path, kind: Format) -> Runner:
-    """Open a file in its runtime, onnxruntime or torch, on the CPU."""
+    """Open a file in its runtime, onnxruntime or torch, on the CPU.
+
+    Raises:
+        ExportError: it is not as it was written.
+    """
+    require_sums(path)
     if kind == "torch":
         module = torch.export.load(path).module()
 

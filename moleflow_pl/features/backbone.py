@@ -13,7 +13,7 @@ import timm
 import torch
 from torch import nn
 
-from moleflow_pl._internal.hashing import tensors_hash
+from moleflow_pl._internal.hashing import content_hash
 from moleflow_pl.errors import ConfigError
 
 PRETRAINED = "pretrained"
@@ -162,6 +162,6 @@ def weights_hash(module: nn.Module) -> str:
 
     Example:
         >>> weights_hash(nn.Identity())[:8]
-        'e3b0c442'
+        '177a1bc8'
     """
-    return tensors_hash(module.state_dict())
+    return content_hash(module.state_dict())

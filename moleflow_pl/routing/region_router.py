@@ -15,7 +15,13 @@ from torch import Tensor
 
 from moleflow_pl._internal.tensor_cache import TensorCache
 from moleflow_pl.routing.prototypes import pooled_precision
-from moleflow_pl.routing.router import NEAREST, ROUTERS, PrototypeRouter, roots_of
+from moleflow_pl.routing.router import (
+    NEAREST,
+    ROUTERS,
+    PrototypeRouter,
+    of_whole_prototypes,
+    roots_of,
+)
 
 CLOSE = 5.0  # squared distance of two prototypes, by region and channel, below which they are close
 CACHED_PAIRS = 256  # pairs whose root is cached: 1.2 MB each at 384 channels
@@ -124,8 +130,11 @@ class RegionRouter(PrototypeRouter):
         second = totals[:, 1] < totals[:, 0]
         return torch.where(second, near[:, 1], near[:, 0])
 
+    def _prototype(self, task: int) -> Any:
+        return self.prototypes[str(task)]
+
     def _mean(self, column: int) -> Tensor:
-        prototype: Any = self.prototypes[str(self.tasks[column])]
+        prototype = self._prototype(self.tasks[column])
         return prototype.mean.detach().to("cpu", torch.float64)
 
     def _pair_root(self, a: int, b: int) -> Tensor | None:
@@ -138,8 +147,9 @@ class RegionRouter(PrototypeRouter):
         apart = (prepared.means[pair[0]] - prepared.means[pair[1]]).square().mean().item()
         if apart > 4 * CLOSE:  # also by their own covariance; most pairs of many end here
             return None
-        prototypes: list[Any] = [self.prototypes[str(self.tasks[column])] for column in pair]
-        root = roots_of(pooled_precision(prototypes))[0]
+        tasks = [self.tasks[column] for column in pair]
+        with of_whole_prototypes(tasks):
+            root = roots_of(pooled_precision([self._prototype(task) for task in tasks]))[0]
         line = (self._mean(pair[0]) - self._mean(pair[1])) @ root
         return root if line.square().mean().item() < CLOSE else None
 

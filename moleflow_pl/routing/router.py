@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from moleflow_pl._internal.registry import Registry
 from moleflow_pl._internal.tensor_cache import TensorCache
+from moleflow_pl.errors import CheckpointError
 from moleflow_pl.routing.prototypes import PRECISIONS, TaskPrototype
 
 NEAREST = 4  # tasks whose distances from an image are computed in float64
@@ -130,7 +132,8 @@ class PrototypeRouter(nn.Module):
 
     def _compute_root(self, task: int) -> Tensor:
         prototype: Any = self.prototypes[str(task)]
-        root = torch.linalg.cholesky(self._precisions([prototype])[0])
+        with of_whole_prototypes([task]):
+            root = require_numbers(torch.linalg.cholesky(self._precisions([prototype])[0]))
         return root.to(prototype.mean.device, torch.float32)
 
     def route(self, features: Tensor) -> Tensor:
@@ -172,7 +175,8 @@ class PrototypeRouter(nn.Module):
     def _prepare(self) -> PreparedPrototypes:
         prototypes: list[Any] = [self.prototypes[str(task)] for task in self.tasks]
         means = torch.stack([p.mean.detach().to("cpu", torch.float64) for p in prototypes])
-        roots = roots_of(self._precisions(prototypes))
+        with of_whole_prototypes(self.tasks):
+            roots = roots_of(self._precisions(prototypes))
         means = means.reshape(len(means), -1, means.shape[-1])
         centre = means.mean(0)
         rotated = (means - centre) @ roots
@@ -181,10 +185,42 @@ class PrototypeRouter(nn.Module):
 
 
 def roots_of(precisions: Tensor) -> Tensor:
-    """Roots L of precisions L L^T, (..., D, D)."""
+    """Roots L of precisions L L^T, (..., D, D).
+
+    Raises:
+        LinAlgError: one holds NaN or infinity.
+    """
     # not by Cholesky: the covariance of few images may be singular
     values, vectors = torch.linalg.eigh(precisions)
-    return vectors * values.clamp_min(0).sqrt()[..., None, :]
+    return require_numbers(vectors * values.clamp_min(0).sqrt()[..., None, :])
+
+
+@contextmanager
+def of_whole_prototypes(tasks: Sequence[int]) -> Iterator[None]:
+    """Name the tasks whose scatter matrix has no inverse.
+
+    Raises:
+        CheckpointError: one has none.
+    """
+    try:
+        yield
+    except torch.linalg.LinAlgError as error:
+        whose = f"task {tasks[0]}" if len(tasks) == 1 else f"one of the tasks {list(tasks)}"
+        raise CheckpointError(
+            f"the prototype of {whose} is damaged, its scatter matrix is no covariance: use an "
+            "earlier checkpoint, or learn the product again"
+        ) from error
+
+
+def require_numbers(matrix: Tensor) -> Tensor:
+    """A matrix, unless it holds NaN or infinity.
+
+    Raises:
+        LinAlgError: it does.
+    """
+    if not matrix.isfinite().all():
+        raise torch.linalg.LinAlgError("NaN or infinity")
+    return matrix
 
 
 def squared_distances(rows: Tensor, prepared: PreparedPrototypes) -> Tensor:

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import beta
-from scipy.stats import f as f_distribution
 from torch import Tensor
 
 from moleflow_pl.errors import ConfigError
 
 FALSE_ALARM_RATE = 0.01
+LOWEST_RATE = 1e-6  # below, a tail that was fitted to a few images decides nothing
+LARGEST_SCORE = float(np.finfo(np.float32).max)  # scores are computed in float32
 CONFIDENCE = 0.99  # level of a confidence interval
 TAIL_SHARE = 0.2  # share of the images whose scores are the tail
 TAIL_IMAGES = 10  # least number of images in the tail, if there are as many
@@ -53,10 +54,10 @@ def threshold(scores: Sequence[float], rate: float = FALSE_ALARM_RATE) -> Thresh
 
     Args:
         scores: Scores of calibration images, at least one.
-        rate: Share of good images that may be called defective, in (0, 1).
+        rate: Share of good images that may be called defective, from 1e-6 to below 1.
 
     Raises:
-        ConfigError: the rate is out of range, or there is no score.
+        ConfigError: the rate is out of range, there is no score, or no score exceeds the limit.
 
     References: Vovk, Gammerman & Shafer 2005, "Algorithmic Learning in a Random World", chapter 2;
     for the tail the F-distribution of an exponential's next value, Lawless 2003, section 4.1.
@@ -66,32 +67,51 @@ def threshold(scores: Sequence[float], rate: float = FALSE_ALARM_RATE) -> Thresh
         >>> limit.value, limit.images, limit.extrapolated
         (197.0, 199, False)
     """
-    check_rate(rate)
-    ordered = np.sort(np.asarray(scores, dtype=np.float64))
-    count = len(ordered)
-    if not count:
-        raise ConfigError("a threshold needs the scores of at least one good image")
-    # rounded first: in floating point 0.99 x 100 is a little more than 99
-    k = math.ceil(round((1 - rate) * (count + 1), 9))
-    extrapolated = k > count
-    value = max(_tail_quantile(ordered, rate), ordered[-1]) if extrapolated else ordered[k - 1]
-    k = min(k, count)
+    value, count = limit(scores, rate), len(scores)
+    k = _rank(count, rate)
+    extrapolated, k = k > count, min(k, count)
     outside = (1 - CONFIDENCE) / 2
     share = beta(count + 1 - k, k)
     low = 0.0 if extrapolated else float(share.ppf(outside))
-    return Threshold(
-        float(value), rate, count, low, float(share.ppf(1 - outside)), bool(extrapolated)
-    )
+    return Threshold(value, rate, count, low, float(share.ppf(1 - outside)), extrapolated)
+
+
+def limit(scores: Sequence[float], rate: float = FALSE_ALARM_RATE) -> float:
+    """The value of a `threshold`, without its confidence interval.
+
+    Raises:
+        ConfigError: the rate is out of range, there is no score, or no score exceeds the limit.
+    """
+    check_rate(rate)
+    ordered = np.sort(np.asarray(scores, dtype=np.float64))
+    if not len(ordered):
+        raise ConfigError("a threshold needs the scores of at least one good image")
+    k = _rank(len(ordered), rate)
+    value = ordered[min(k, len(ordered)) - 1]
+    if k > len(ordered):
+        value = max(_tail_quantile(ordered, rate), value)
+    if not abs(value) <= LARGEST_SCORE:  # `not <=`, so that NaN does not pass
+        raise ConfigError(
+            f"the scores of {len(ordered)} images give the limit {value:g} at a rate of {rate:g}: "
+            "no score exceeds it, and all would be normal"
+        )
+    return float(value)
+
+
+def _rank(count: int, rate: float) -> int:
+    """Which of `count` ascending scores is the limit; beyond `count` where they are too few."""
+    # rounded first: in floating point 0.99 x 100 is a little more than 99
+    return math.ceil(round((1 - rate) * (count + 1), 9))
 
 
 def check_rate(rate: float) -> None:
     """Check a false-alarm rate.
 
     Raises:
-        ConfigError: it is not a number between 0 and 1, both excluded.
+        ConfigError: it is not a number from 1e-6 to below 1.
     """
-    if not isinstance(rate, (int, float)) or not 0 < rate < 1:
-        raise ConfigError(f"a false-alarm rate lies between 0 and 1, got {rate!r}")
+    if not isinstance(rate, (int, float)) or not LOWEST_RATE <= rate < 1:
+        raise ConfigError(f"a false-alarm rate lies between {LOWEST_RATE:g} and 1, got {rate!r}")
 
 
 def _tail_quantile(ordered: np.ndarray, rate: float) -> float:
@@ -99,15 +119,16 @@ def _tail_quantile(ordered: np.ndarray, rate: float) -> float:
 
     The next score is above the base, the (m+1)-th largest of n, with probability
     (m + 1) / (n + 1); its excess, divided by the mean excess of the m scores above the base, then
-    has the distribution F(2, 2m).
+    has the distribution F(2, 2m), which exceeds x with probability (1 + x / m)^-m.
     """
     count = len(ordered)
     size = min(max(math.ceil(TAIL_SHARE * count), TAIL_IMAGES), count - 1)
     if size < 1:
         return float(ordered[-1])
     base = ordered[-size - 1]
-    excess = (ordered[-size:] - base).mean()
-    return float(base + excess * f_distribution(2, 2 * size).isf(rate * (count + 1) / (size + 1)))
+    with np.errstate(over="ignore"):  # of what no model computes; the limit is checked
+        excess = (ordered[-size:] - base).mean()
+        return float(base + excess * size * ((rate * (count + 1) / (size + 1)) ** (-1 / size) - 1))
 
 
 @dataclass(frozen=True)
@@ -224,15 +245,17 @@ class Calibration:
         """
         if not self.damaged_novelty_distances:
             return math.inf
-        return max(
-            threshold(self.damaged_novelty_distances).value, threshold(self.novelty_distances).value
-        )
+        return max(limit(self.damaged_novelty_distances), limit(self.novelty_distances))
 
     def limits(self) -> Limits:
-        """The limits that decide about an image."""
+        """The limits that decide about an image.
+
+        Raises:
+            ConfigError: the rate is out of range, there is no score, or no score exceeds a limit.
+        """
         return Limits(
-            score=self.score_threshold.value,
+            score=limit(self.scores, self.false_alarm_rate),
             median_score=float(np.median(self.scores)),
-            pixel=self.pixel_threshold.value,
+            pixel=limit(self.max_patch_scores, self.false_alarm_rate),
             median_patch_score=float(np.median(self.median_patch_scores)),
         )

@@ -50,7 +50,7 @@ class Task:
         epochs_done: Epochs trained so far.
         fit_seconds: Seconds spent on training it, without evaluation.
         drift: Distance of its mean feature from the first task's, in standard deviations.
-        split: Hash of its split into training, calibration and test images.
+        split: Hash of its training, calibration and test images, by content.
         evaluation: The evaluation after it was learned, see `metrics.task_matrix.matrix_row`.
         calibration: Scores of its calibration images; None if it has none.
     """

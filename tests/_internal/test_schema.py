@@ -4,7 +4,8 @@ from typing import Any, NotRequired, TypedDict
 import pytest
 import torch
 
-from moleflow_pl._internal.schema import validate
+from moleflow_pl._internal.hashing import content_hash
+from moleflow_pl._internal.schema import require_seal, validate
 from moleflow_pl.errors import CheckpointError
 
 
@@ -59,3 +60,12 @@ def test_data_of_the_form_is_taken(value: object, form: object) -> None:
 def test_other_data_is_refused_by_its_place(value: object, form: object, said: str) -> None:
     with pytest.raises(CheckpointError, match=said):
         validate(value, form, "x")
+
+
+def test_content_that_is_not_what_was_sealed_is_refused_by_name() -> None:
+    content = {"a": [1, 2.5]}
+    require_seal(content_hash(content), content, "x.json")
+    with pytest.raises(CheckpointError, match="x.json is damaged: its contents have the SHA-256"):
+        require_seal(content_hash(content), {"a": [1, 2.0]}, "x.json")
+    with pytest.raises(CheckpointError, match="x.json has no hash"):
+        require_seal(None, content, "x.json")

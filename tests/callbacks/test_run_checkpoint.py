@@ -9,10 +9,8 @@ from lightning.pytorch import Callback
 from torch.optim import LBFGS, SGD, Adafactor, AdamW
 
 from moleflow_pl import MoLEFlow
-from moleflow_pl.callbacks.run_checkpoint import WholeCheckpoints, check_optimizer
-from moleflow_pl.checkpoints.schema import STATE_KEY
+from moleflow_pl.callbacks.run_checkpoint import check_optimizer
 from moleflow_pl.errors import CheckpointError
-from tests.helpers.checkpoints import Bomb
 from tests.helpers.models import fit
 
 
@@ -42,24 +40,6 @@ def test_run_stopped_in_its_first_epoch_goes_on_from_its_beginning(
     expected = learned[1].state_dict()
     assert all(torch.equal(tensor, expected[k]) for k, tensor in resumed.state_dict().items())
     assert resumed.schedule.tasks[1].evaluation == learned[1].schedule.tasks[1].evaluation
-
-
-def test_trainer_loads_no_code_of_a_checkpoint(tmp_path: Path, data_root: Path) -> None:
-    touched = tmp_path / "touched"
-    torch.save({"state_dict": {}, STATE_KEY: Bomb(touched)}, tmp_path / "bomb.ckpt")
-    with pytest.raises(CheckpointError, match="bomb.ckpt is damaged or no checkpoint"):
-        fit(tmp_path / "run", data_root, ["b"], ckpt_path=tmp_path / "bomb.ckpt")
-    with pytest.raises(Exception, match="weights_only"):
-        MoLEFlow.load_from_checkpoint(tmp_path / "bomb.ckpt")
-    assert not touched.exists()
-
-
-def test_content_that_was_read_is_handed_out_once(learned: tuple[Path, MoLEFlow]) -> None:
-    path, content = learned[0] / "last.ckpt", {"read": "before"}
-    reader = WholeCheckpoints(path, content)
-    assert reader.load_checkpoint(path) is content
-    assert STATE_KEY in reader.load_checkpoint(path)
-    assert STATE_KEY in WholeCheckpoints(Path("other.ckpt"), content).load_checkpoint(path)
 
 
 def stepped(kind: Callable[..., Any], change: Callable[[dict], object]) -> Any:

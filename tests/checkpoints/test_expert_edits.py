@@ -228,7 +228,7 @@ def test_a_half_learned_task_has_to_be_finished_first(three: Checkpoint) -> None
         extract(changed, "b")
 
 
-@pytest.mark.parametrize("what", ["base", "missing", "shape"])
+@pytest.mark.parametrize("what", ["base", "missing", "shape", "dtype"])
 def test_an_expert_cannot_bring_tensors_that_are_not_an_experts(
     what: str, three: Checkpoint, tmp_path: Path
 ) -> None:
@@ -240,9 +240,33 @@ def test_an_expert_cannot_bring_tensors_that_are_not_an_experts(
         expert.tensors["inspector.flow.reference_mean"] = torch.zeros(64)
     elif what == "missing":
         del expert.tensors[own]
-    else:
+    elif what == "shape":
         expert.tensors[own] = torch.zeros(7)
+    else:
+        expert.tensors[own] = expert.tensors[own].to(torch.int8)
     before = base_hash(three)
     with pytest.raises(CheckpointError, match="'b' has other tensors"):
         add(three, through_a_file(expert, tmp_path / "b.safetensors"))
     assert base_hash(three) == before
+
+
+def test_an_expert_with_memory_banks_of_another_size_is_added_and_uneven_ones_refused(
+    tmp_path: Path, data_root: Path
+) -> None:
+    model = {"score": ["depths", "groups"]}
+    fit(tmp_path, data_root, ["01", "b"], epochs=1, model=model)
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    expert = extract(checkpoint, "b")
+    banks = [key for key in expert.tensors if key.endswith((".values", ".factors"))]
+    assert len(banks) == 4
+    for key in banks:
+        expert.tensors[key] = expert.tensors[key][:5].clone()
+    before = scores(checkpoint, tmp_path)
+    add(checkpoint, expert, "smaller")
+    after = scores(checkpoint, tmp_path)
+    assert same(before, after, "01", "b")
+    assert after["smaller"].isfinite().all()
+    assert not torch.equal(after["smaller"], after["b"])
+    expert.tensors[banks[0]] = expert.tensors[banks[0]][:4].clone()
+    with pytest.raises(CheckpointError, match="has other tensors .*vectors"):
+        add(checkpoint, expert, "uneven")

@@ -1,21 +1,32 @@
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from moleflow_pl._internal.schema import SEAL
 from moleflow_pl.checkpoints.io import (
     earlier,
     plain,
     read_checkpoint,
     restoring,
     validate_checkpoint,
+    verify,
+    with_seal,
     write_checkpoint,
 )
-from moleflow_pl.checkpoints.schema import STATE_KEY, differences, require_match, require_tensors
+from moleflow_pl.checkpoints.schema import (
+    CONFIG_KEY,
+    STATE_KEY,
+    differences,
+    require_match,
+    require_tensors,
+)
 from moleflow_pl.errors import CheckpointError, OutputError
-from tests.helpers.checkpoints import Bomb, bare_checkpoint
+from tests.helpers.checkpoints import Bomb, bare_checkpoint, save_sealed
 
 STATE = {"backbone": {"backbone": "a", "dim": 8}, "structure": {"lora_rank": 4}}
 
@@ -64,7 +75,9 @@ def test_foreign_damaged_and_missing_files_are_refused_by_name(tmp_path: Path) -
 def test_reading_runs_no_code_of_the_file(tmp_path: Path) -> None:
     touched = tmp_path / "touched"
     torch.save({STATE_KEY: Bomb(touched)}, tmp_path / "bomb.ckpt")
-    with pytest.raises(CheckpointError, match="damaged or no checkpoint"):
+    with pytest.raises(
+        CheckpointError, match="damaged or no checkpoint: Weights only load failed$"
+    ):
         read_checkpoint(tmp_path / "bomb.ckpt")
     assert not touched.exists()
 
@@ -96,6 +109,85 @@ def test_checkpoint_is_written_whole_or_not_at_all(
         write_checkpoint(bare_checkpoint(seed=2), path)
     assert read_checkpoint(path)[STATE_KEY]["seed"] == 1
     assert list(tmp_path.iterdir()) == [path]
+
+
+def whole() -> dict[str, Any]:
+    """A checkpoint as a file holds it, with a tensor."""
+    content: dict[str, Any] = bare_checkpoint("a: 1", seed=3)
+    content["state_dict"] = {"a": torch.arange(4.0), "b": torch.zeros(2, 2)}
+    return with_seal({**content, "epoch": 2, "optimizer_states": [{"lr": 0.1}]})
+
+
+CHANGES: list[Callable[[dict], object]] = [
+    lambda content: content["state_dict"]["a"].add_(torch.tensor([0, 0, 0, 1e-6])),
+    lambda content: content["state_dict"].update(a=torch.arange(4)),
+    lambda content: content["state_dict"].update(b=torch.zeros(4)),
+    lambda content: content["state_dict"].update(c=content["state_dict"].pop("a")),
+    lambda content: content["optimizer_states"][0].update(lr=0.2),
+    lambda content: content.update(epoch=3),
+    lambda content: content.update(more={}),
+    lambda content: content.update({CONFIG_KEY: "a: 2"}),
+    lambda content: content[STATE_KEY].update(seed=4),
+    lambda content: content[STATE_KEY].update({SEAL: "0" * 64}),
+    lambda content: content[STATE_KEY].update({SEAL: None}),
+    lambda content: content[STATE_KEY].pop(SEAL),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_file_that_does_not_say_what_was_written_is_refused(
+    change: Callable[[dict], object], tmp_path: Path
+) -> None:
+    path, content = tmp_path / "last.ckpt", whole()
+    torch.save(content, path)
+    read_checkpoint(path)
+    change(content)
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match="last.ckpt cannot be used: it .*as it was written"):
+        read_checkpoint(path)
+    with pytest.raises(CheckpointError, match="as it was written"), path.open("rb") as file:
+        verify(file)
+
+
+def test_what_was_read_has_no_seal_and_can_be_edited(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    write_checkpoint(whole(), path)
+    content = read_checkpoint(path)
+    assert SEAL not in content[STATE_KEY]
+    content[STATE_KEY]["seed"] = 7
+    write_checkpoint(content, path)
+    assert read_checkpoint(path)[STATE_KEY]["seed"] == 7
+
+
+def test_open_file_is_left_where_it_was(tmp_path: Path) -> None:
+    write_checkpoint(whole(), tmp_path / "last.ckpt")
+    with (tmp_path / "last.ckpt").open("rb") as file:
+        verify(file)
+        assert file.tell() == 0
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_parameter_that_is_not_finite_is_refused_by_name(value: float, tmp_path: Path) -> None:
+    path, content = tmp_path / "last.ckpt", whole()
+    content["state_dict"]["b"][1, 0] = value
+    save_sealed(content, path)
+    with pytest.raises(CheckpointError, match="its tensor b holds NaN or infinity"):
+        read_checkpoint(path)
+
+
+def test_what_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    path, content = tmp_path / "last.ckpt", whole()
+    write_checkpoint(content, path)
+    before = path.read_bytes()
+    for change in (
+        lambda content: content[STATE_KEY].update(seed=None),
+        lambda content: content["state_dict"]["a"].fill_(torch.nan),
+    ):
+        changed = whole()
+        change(changed)
+        with pytest.raises(CheckpointError, match="expected a whole number|tensor a holds NaN"):
+            write_checkpoint(changed, path)
+    assert path.read_bytes() == before
 
 
 def test_tensors_of_another_model_are_refused() -> None:

@@ -1,12 +1,11 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from moleflow_pl.checkpoints.io import read_checkpoint
 from moleflow_pl.checkpoints.resume import prepare_run
 from moleflow_pl.errors import ConfigError
-from tests.helpers.checkpoints import bare_checkpoint
+from tests.helpers.checkpoints import bare_checkpoint, save_sealed
 
 
 def old_run(folder: Path) -> Path:
@@ -41,7 +40,7 @@ def test_fit_that_goes_on_stays_and_keeps_the_old_curves(tmp_path: Path) -> None
 def checkpoint_of(path: Path, epochs: int) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     tasks = [{"products": ["a"], "epochs": 9, "epochs_done": epochs}]
-    torch.save(bare_checkpoint(tasks=tasks), path)
+    save_sealed(bare_checkpoint(tasks=tasks), path)
     return path
 
 

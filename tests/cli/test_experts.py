@@ -9,7 +9,11 @@ import pytest
 
 from moleflow_pl import MoLEFlow
 from moleflow_pl._internal.schema import SCHEMA
+from moleflow_pl.checkpoints.expert_edits import extract
+from moleflow_pl.checkpoints.io import read_checkpoint
+from moleflow_pl.cli import main as cli
 from moleflow_pl.cli.experts import main
+from moleflow_pl.errors import CheckpointError
 
 
 def test_list_shows_what_is_known_of_each_expert(
@@ -59,3 +63,49 @@ def test_options_of_a_fit_belong_to_update_alone(capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit):
         main(["list", "--ckpt_path", "x.ckpt", "--data.root=y"])
     assert "unrecognized arguments: --data.root=y" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("action", ["import", "rollback"])
+def test_file_that_cannot_be_taken_over_is_named_and_the_model_stays(
+    action: str, learned: tuple[Path, MoLEFlow], tmp_path: Path
+) -> None:
+    run = shutil.copytree(learned[0], tmp_path / "run")
+    path, file = run / "last.ckpt", run / "experts" / "b~1.safetensors"
+    before = path.read_bytes()
+    expert = extract(read_checkpoint(path), "b")
+    expert.task.calibration.false_alarm_rate = 0.5  # type: ignore[union-attr]
+    expert.base = "0" * 64
+    expert.save(file)
+    named = [str(file), "--name", "x"] if action == "import" else ["b"]
+    for said in ("learned on the base 0000", "is damaged: its contents"):
+        with pytest.raises(CheckpointError, match=f"the expert file {file} .*{said}"):
+            main([action, *named, "--ckpt_path", str(path)])
+        assert path.read_bytes() == before
+        damaged = bytearray(file.read_bytes())
+        damaged[-1] ^= 1
+        file.write_bytes(damaged)
+
+
+def test_signed_models_and_experts_are_told_from_others_by_the_command(
+    learned: tuple[Path, MoLEFlow], tmp_path: Path
+) -> None:
+    run = shutil.copytree(learned[0], tmp_path / "run")
+    for name in "ab":
+        (tmp_path / name).write_text(name * 32)
+    model, key = f"--ckpt_path={run / 'last.ckpt'}", f"--key-file={tmp_path / 'a'}"
+    file = tmp_path / "b.safetensors"
+    required = [key, "--require-signature"]
+    exported = ["experts", "export", "b", model, f"--output={file}"]
+    with pytest.raises(SystemExit, match="last.ckpt cannot be used: it is not signed"):
+        cli.main(["experts", "list", model, *required])
+    cli.main([*exported])
+    cli.main(["experts", "rename", "01", "x", model, key])
+    cli.main(["experts", "list", model, *required])
+    with pytest.raises(SystemExit, match="cannot be used: it is signed by another key"):
+        cli.main(["experts", "list", model, f"--key-file={tmp_path / 'b'}"])
+    taken = ["experts", "import", str(file), "--name=y", model, *required]
+    with pytest.raises(SystemExit, match="the expert file .*b.safetensors is not signed"):
+        cli.main(taken)
+    cli.main([*exported, key])
+    cli.main(taken)
+    cli.main(["experts", "list", model])  # who has no key reads it too

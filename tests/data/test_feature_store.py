@@ -1,4 +1,6 @@
+import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.utils.data import DataLoader
 
+from moleflow_pl._internal.schema import stamp
 from moleflow_pl.data import feature_store as features
 from moleflow_pl.data.datasets import ImageDataset
 from moleflow_pl.data.feature_store import FeatureStore, extract_features, features_key
@@ -112,28 +115,64 @@ def test_key_follows_contents_backbone_and_preprocessing(
     assert len(keys) == 5
 
 
-@pytest.mark.parametrize("damage", ["truncated", "text", "shape", "undescribed", "schema"])
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-7] ^= 1
+    path.write_bytes(data)
+
+
+def replace_by_another(path: Path) -> None:
+    """Put a good file of other images in its place, with what describes it."""
+    other = path.with_stem("0" * 64)
+    np.save(other, np.load(path)[::-1])
+    features.describe(other)
+    for suffix in (".npy", ".json"):
+        other.with_suffix(suffix).replace(path.with_suffix(suffix))
+
+
+def describe_as(text: str) -> Callable[[Path], object]:
+    return lambda path: path.with_suffix(".json").write_text(text)
+
+
+def save_and_describe(path: Path, numbers: np.ndarray) -> None:
+    np.save(path, numbers)
+    features.describe(path)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "emptied": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("no features"),
+    "archive": lambda path: path.write_bytes(b"PK\x03\x04" + b"x" * 100),
+    "pickle": lambda path: np.save(path, np.array([{}]), allow_pickle=True),
+    "a bit": flip,
+    "zeros": lambda path: np.save(path, np.zeros_like(np.load(path))),
+    "foreign": replace_by_another,
+    "dtype": lambda path: save_and_describe(path, np.load(path).astype(np.float64)),
+    "rows": lambda path: save_and_describe(path, np.load(path)[:-1]),
+    "undescribed": lambda path: path.with_suffix(".json").unlink(),
+    "description": describe_as("{"),
+    "list": describe_as("[]"),
+    "bytes": lambda path: path.with_suffix(".json").write_bytes(b"\xff" * 9),
+    "nested": describe_as("[" * 20_000),
+    "schema": describe_as('{"schema": 7, "version": "9"}'),
+    "no hash": describe_as(json.dumps(stamp())),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_files_that_cannot_be_used_are_computed_again_with_one_warning(
-    damage: str, tmp_path: Path, data_root: Path, extractor: PatchExtractor,
+    damage: Callable[[Path], object], tmp_path: Path, data_root: Path, extractor: PatchExtractor,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     loader, store = loader_of(data_root), FeatureStore(tmp_path, keep=True)
     fresh = store.get(extractor, loader, "test")
     (path,) = tmp_path.glob("*.npy")
-    description = path.with_suffix(".json")
-    if damage == "truncated":
-        path.write_bytes(path.read_bytes()[:-100])
-    elif damage == "text":
-        path.write_text("no features")
-    elif damage == "shape":
-        np.save(path, np.zeros((2, 3), np.float32))
-    elif damage == "undescribed":
-        description.unlink()
-    else:
-        description.write_text(description.read_text().replace('"schema": 1', '"schema": 7'))
+    damage(path)
     assert torch.equal(store.get(extractor, loader, "test"), fresh)
     assert len(caplog.messages) == 1
-    assert "computed again" in caplog.text
+    assert f"{path} cannot be used, its features are computed again: " in caplog.text
+    assert len(caplog.messages[0].splitlines()) == 1
     assert torch.equal(store.get(extractor, loader, "test"), fresh)
     assert len(caplog.messages) == 1
 

@@ -28,12 +28,19 @@ def test_counts_are_those_of_the_parts(data_root: Path) -> None:
     assert counts == {"train": 4, "val": 2, "test_good": 3, "test_defective": 3}
 
 
-def test_hash_follows_names_and_purpose_but_not_the_place(tmp_path: Path) -> None:
+def test_hash_follows_names_purpose_and_contents_but_not_the_place(tmp_path: Path) -> None:
     draw_product(tmp_path / "one", "a", 0)
     shutil.copytree(tmp_path / "one", tmp_path / "two")
     digest = splits_of(tmp_path / "one").digest(["a"])
     assert splits_of(tmp_path / "two").digest(["a"]) == digest
     assert splits_of(tmp_path / "two", 0.0).digest(["a"]) != digest
+    for part in ("train/good/000.png", "test/good/000.png", "ground_truth/*/*_mask.png"):
+        path = next((tmp_path / "two" / "a").glob(part))
+        before = path.read_bytes()
+        path.write_bytes(before[::-1])
+        assert splits_of(tmp_path / "two").digest(["a"]) != digest
+        path.write_bytes(before)
+        assert splits_of(tmp_path / "two").digest(["a"]) == digest
     (tmp_path / "two" / "a" / "test" / "good" / "000.png").unlink()
     assert splits_of(tmp_path / "two").digest(["a"]) != digest
 

@@ -8,6 +8,7 @@ from moleflow_pl.errors import ConfigError
 from moleflow_pl.export.graph import InspectionGraph
 from moleflow_pl.inference.decisions import DecisionMaker
 from moleflow_pl.scoring.functional import anomaly_map
+from moleflow_pl.tasks.calibration import Calibration
 from tests.helpers.models import SEED_METHOD, images_between, some_tasks
 
 Build = Callable[..., MoLEFlow]
@@ -88,3 +89,34 @@ def test_the_graph_leaves_the_model_as_it_was(tiny_model: Build) -> None:
 def test_a_model_that_learned_nothing_has_no_graph(tiny_model: Build) -> None:
     with pytest.raises(ConfigError, match="no product has been learned"):
         InspectionGraph(tiny_model().inspector)
+
+
+def ruled(novelty: float, score: float, limit: float) -> str:
+    """The decision as the exported file states it."""
+    if not novelty <= 1:
+        return "unknown_product"
+    return "normal" if score <= limit else "anomalous"
+
+
+@pytest.mark.parametrize("options", [{}, SEED_METHOD, {"score": "bank", "bank_size": 20}])
+@pytest.mark.parametrize("what", ["score", "novelty"])
+@torch.no_grad()
+def test_a_number_that_is_none_is_never_normal(what: str, options: dict, tiny_model: Build) -> None:
+    model = some_tasks(tiny_model(**options), 1)
+    (task,) = model.schedule.tasks
+    task.calibration = Calibration(*[[1e9, 1e9]] * 5)  # all would be normal
+    images = images_between(some_tasks(tiny_model(**options), 2))
+    sizes = [model.inspector.extractor.image_size] * len(images)
+    assert {p.label for p in DecisionMaker(model.schedule).decide(model(images), sizes)} == {
+        "normal"
+    }
+    if what == "score":
+        for parameter in model.inspector.flow.parameters_for(0):
+            parameter.fill_(torch.nan)
+    else:
+        model.inspector.novelty.prototypes["0"].mean.fill_(torch.nan)
+    _, scores, _, _, novelty = InspectionGraph(model.inspector)(images)
+    labels = [ruled(n, s, 1e9) for n, s in zip(novelty.tolist(), scores.tolist(), strict=True)]
+    assert "normal" not in labels
+    decided = DecisionMaker(model.schedule).decide(model(images), sizes)
+    assert [one.label for one in decided] == labels

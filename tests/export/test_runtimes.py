@@ -1,5 +1,7 @@
 import copy
 import json
+import shutil
+import subprocess
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -23,8 +25,11 @@ from moleflow_pl.export.runtimes import (
     describe,
     difference,
     open_file,
+    require_sums,
+    sums_of,
     verify,
     write,
+    write_sums,
 )
 from tests.helpers.models import TINY_MODEL, images_between, some_tasks
 from tests.helpers.shared import built_once
@@ -150,6 +155,50 @@ def test_an_onnx_file_says_what_it_is(vit: Exported) -> None:
     sides = [side.dim_value for side in image.type.tensor_type.shape.dim]
     assert sides == [0, 3, 48, 64]
     assert tuple(output.name for output in model.graph.output) == OUTPUTS
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (flip, r"\['model.onnx'\] is not what"),
+        (
+            lambda path: flip(path.with_name("model.onnx.data")),
+            r"\['model.onnx.data'\] is not what",
+        ),
+        (lambda path: path.with_name("model.onnx.data").unlink(), "cannot be checked"),
+        (lambda path: sums_of(path).unlink(), "cannot be checked by model.onnx.sha256"),
+        (lambda path: sums_of(path).write_text(""), "model.onnx is not what"),
+        (lambda path: sums_of(path).write_text("x"), "cannot be checked"),
+        (lambda path: flip(sums_of(path)), "is not what|cannot be checked"),
+    ],
+)
+def test_exported_file_that_is_not_as_it_was_written_is_refused(
+    change: Callable[[Path], object], said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"graph" * 9)
+    path.with_name("model.onnx.data").write_bytes(b"weights" * 9)
+    write_sums(path)
+    require_sums(path)
+    change(path)
+    with pytest.raises(ExportError, match=said):
+        open_file(path, "onnx")
+
+
+@pytest.mark.skipif(shutil.which("sha256sum") is None, reason="there is no sha256sum")
+def test_sums_are_those_that_sha256sum_checks(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"graph")
+    write_sums(tmp_path / "model.onnx")
+    command = ["sha256sum", "-c", "model.onnx.sha256"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
+    flip(tmp_path / "model.onnx")
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 1
 
 
 def test_a_file_that_agrees_is_verified_with_its_differences(vit: Exported) -> None:

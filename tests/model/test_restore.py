@@ -6,6 +6,7 @@ import torch
 from moleflow_pl import MoLEFlow
 from moleflow_pl.errors import CheckpointError
 from moleflow_pl.model.restore import load_inspector
+from tests.helpers.checkpoints import save_sealed
 from tests.helpers.products import SIZE
 
 
@@ -35,6 +36,6 @@ def test_file_without_the_models_arguments_is_refused(
 ) -> None:
     checkpoint = torch.load(learned[0] / "last.ckpt", weights_only=True)
     del checkpoint["hyper_parameters"]["lora_rank"]
-    torch.save(checkpoint, tmp_path / "x.ckpt")
+    save_sealed(checkpoint, tmp_path / "x.ckpt")
     with pytest.raises(CheckpointError, match=r"lacks the model's arguments \['lora_rank'\]"):
         load_inspector(tmp_path / "x.ckpt")

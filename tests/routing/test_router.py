@@ -1,9 +1,11 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
 from benchmarks.literal import mahalanobis
-from moleflow_pl.errors import ConfigError
+from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.routing.prototypes import TaskPrototype
 from moleflow_pl.routing.router import ROUTERS, PrototypeRouter
 
@@ -46,6 +48,45 @@ def test_pooled_distance_equals_that_of_the_within_task_covariance() -> None:
         torch.testing.assert_close(
             router.distances(features)[:, task], squared.sqrt().float(), rtol=1e-4, atol=1e-4
         )
+
+
+NO_COVARIANCE = {
+    "NaN": lambda scatter: scatter.fill_(torch.nan),
+    "infinite": lambda scatter: scatter.fill_(torch.inf),
+    "indefinite": lambda scatter: scatter.sub_(100 * torch.eye(5)),
+}
+
+
+@pytest.mark.parametrize("damage", NO_COVARIANCE.values(), ids=NO_COVARIANCE)
+def test_scatter_that_is_no_covariance_is_refused_by_its_task(
+    damage: Callable[[Tensor], Tensor],
+) -> None:
+    router = router_of("shrunk", groups_of())
+    damage(router.prototypes["1"].scatter)
+    router.forget()
+    with pytest.raises(CheckpointError, match="the prototype of task 1 is damaged"):
+        router.distances_to(1, torch.randn(2, 5))
+    assert router.distances_to(0, torch.randn(2, 5)).isfinite().all()
+
+
+@pytest.mark.parametrize("distance", ["mahalanobis", "pooled", "shrunk"])
+def test_no_distance_is_taken_by_a_scatter_that_is_not_finite(distance: str) -> None:
+    router = router_of(distance, groups_of())
+    router.prototypes["1"].scatter.fill_(torch.nan)
+    router.forget()
+    with pytest.raises(CheckpointError, match=r"one of the tasks \[0, 1, 2\] is damaged"):
+        router.distances(torch.randn(2, 5))
+
+
+@pytest.mark.parametrize("distance", ["mahalanobis", "pooled", "shrunk", "euclidean"])
+@pytest.mark.parametrize("images", [1, 2, 40])
+def test_scatter_without_an_inverse_gives_finite_distances(distance: str, images: int) -> None:
+    """One image, two, or channels that never vary: the covariance is singular."""
+    groups = [group * torch.tensor([1.0, 1, 1, 0, 0]) for group in groups_of(images=images)]
+    router = router_of(distance, groups)
+    assert router.distances(torch.randn(7, 5)).isfinite().all()
+    if distance == "shrunk":
+        assert router.distances_to(1, torch.randn(7, 5)).isfinite().all()
 
 
 def test_distances_asked_between_two_tasks_do_not_hold_on_to_the_first() -> None:

@@ -10,7 +10,7 @@ import torch
 from moleflow_pl.callbacks import RunCheckpoint
 from moleflow_pl.checkpoints.schema import CONFIG_KEY, STATE_KEY
 from moleflow_pl.cli import main as cli
-from tests.helpers.checkpoints import Bomb
+from tests.helpers.checkpoints import Bomb, save_sealed
 from tests.helpers.commands import failure, run_here
 from tests.helpers.killing import WRITES, draw_moment, kill_and_go_on
 from tests.helpers.models import fit
@@ -74,7 +74,7 @@ def test_checkpoint_cannot_send_a_command_elsewhere(story: Story, tmp_path: Path
     content["callbacks"] = {
         key: {"best_model_path": f"{run}/../outside/victim", "dirpath": str(run)}
     }
-    torch.save(content, run / "last.ckpt")
+    save_sealed(content, run / "last.ckpt")
     flags = [f"--data.root={story.data}", "--data.tasks=[01, b, c]"]
     flags += [f"--ckpt_path={run / 'last.ckpt'}", "--schedule.epochs_per_task=1"]
     run_here(tmp_path, "fit", *flags)
@@ -104,7 +104,7 @@ def test_every_command_refuses_a_checkpoint_that_contradicts_itself(
     content = torch.load(story.moved / "last.ckpt", weights_only=True)
     change(content[STATE_KEY])
     path = tmp_path / "last.ckpt"
-    torch.save(content, path)
+    save_sealed(content, path)
     with pytest.raises(SystemExit, match=f"^moleflow: {path} cannot be used: .*{said}") as error:
         cli.main([*verb.split(), f"--ckpt_path={path}"])
     assert len(str(error.value).splitlines()) == 1
@@ -118,7 +118,7 @@ def test_checkpoint_without_what_a_fit_goes_on_from_is_refused_by_name(
     run = story.copy_to(tmp_path)
     content = torch.load(run / "last.ckpt", weights_only=True)
     content[key] = {}
-    torch.save(content, run / "last.ckpt")
+    save_sealed(content, run / "last.ckpt")
     said = failure(tmp_path, "fit", f"--ckpt_path={run / 'last.ckpt'}", "--data.tasks=[01, b, c]")
     assert said.startswith(f"moleflow: {run / 'last.ckpt'} ")
     assert "tasks/01-b.ckpt" in said

@@ -3,9 +3,10 @@ import math
 import numpy as np
 import pytest
 from scipy.stats import betabinom
+from scipy.stats import f as f_distribution
 
 from moleflow_pl.errors import ConfigError
-from moleflow_pl.tasks.calibration import Calibration, Limits, threshold
+from moleflow_pl.tasks.calibration import Calibration, Limits, limit, threshold
 
 
 @pytest.mark.parametrize(("images", "rate"), [(199, 0.01), (99, 0.01), (60, 0.05), (500, 0.002)])
@@ -14,14 +15,14 @@ def test_false_alarms_are_distributed_as_promised_whatever_the_scores(
 ) -> None:
     """Simulated: how often new good images exceed the limit, over many calibrations."""
     generator = np.random.default_rng(0)
-    shares, limit = [], threshold(generator.normal(size=images), rate)
-    assert not limit.extrapolated
+    shares, found = [], threshold(generator.normal(size=images), rate)
+    assert not found.extrapolated
     for _ in range(800):
         value = threshold(generator.normal(size=images), rate).value
         # what a normal score exceeds it with, exactly
         shares.append(0.5 * math.erfc(value / math.sqrt(2)))
     assert np.mean(shares) == pytest.approx(rate, rel=0.15)
-    inside = np.mean([limit.low <= share <= limit.high for share in shares])
+    inside = np.mean([found.low <= share <= found.high for share in shares])
     assert inside == pytest.approx(0.99, abs=0.01)
 
 
@@ -78,15 +79,33 @@ def test_lower_rates_have_higher_thresholds_across_the_seam() -> None:
     assert values[-3] < values[-2] < values[-1]
 
 
-@pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, math.nan])
+@pytest.mark.parametrize("rate", [0.0, 1e-300, 1e-7, 1.0, -0.1, math.nan])
 def test_what_is_no_rate_is_refused(rate: float) -> None:
-    with pytest.raises(ConfigError, match="lies between 0 and 1"):
+    with pytest.raises(ConfigError, match="lies between 1e-06 and 1"):
         threshold([1.0], rate)
 
 
 def test_no_image_makes_no_threshold() -> None:
     with pytest.raises(ConfigError, match="at least one good image"):
         threshold([], 0.01)
+
+
+@pytest.mark.parametrize("size", [1, 3, 10])
+@pytest.mark.parametrize("rate", [1e-6, 1e-3, 0.01])
+def test_tail_is_that_of_the_f_distribution(size: int, rate: float) -> None:
+    scores = np.arange(size + 1.0) ** 2
+    excess = (scores[1:]).mean() * f_distribution(2, 2 * size).isf(rate * (size + 2) / (size + 1))
+    assert limit(scores, rate) == pytest.approx(excess, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "scores", [[1.0, 1e300], [1.0] * 50 + [1e39], [1.0, math.inf], [1e308] * 3]
+)
+def test_limit_that_no_score_exceeds_is_refused(scores: list[float]) -> None:
+    with pytest.raises(ConfigError, match="no score exceeds it, and all would be normal"):
+        threshold(scores)
+    with pytest.raises(ConfigError, match="no score exceeds it"):
+        limits_of(scores)
 
 
 def limits_of(scores: list[float]) -> Limits:

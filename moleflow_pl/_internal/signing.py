@@ -1,0 +1,112 @@
+"""Signatures of files by a key that sites share: HMAC-SHA256 over the hash of what a file says.
+
+A hash tells damage; a signature tells who wrote a file: someone who has the key.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from moleflow_pl.errors import CheckpointError, ConfigError
+
+KEY_FILE = "MOLEFLOW_KEY_FILE"  # variables of the environment
+REQUIRED = "MOLEFLOW_REQUIRE_SIGNATURE"
+SIGNATURE = "signature"  # key in a file, beside its seal
+SHORTEST_KEY = 16  # bytes
+KEY_OPTION, REQUIRE_OPTION = "--key-file", "--require-signature"
+
+
+def read_key() -> bytes | None:
+    """The key of this process, if it has one.
+
+    Raises:
+        ConfigError: its file cannot be read, or is too short for a key.
+    """
+    path = os.environ.get(KEY_FILE)
+    if not path:
+        return None
+    try:
+        key = Path(path).read_bytes().strip()
+    except OSError as error:
+        raise ConfigError(f"cannot read the key file {path}: {error.strerror}") from error
+    if len(key) < SHORTEST_KEY:
+        raise ConfigError(
+            f"the key file {path} has {len(key)} bytes, and a key at least {SHORTEST_KEY}: make "
+            "one with openssl rand -hex 32"
+        )
+    return key
+
+
+def sign(seal: str) -> dict[str, str]:
+    """What is written beside a seal: its signature; nothing without a key."""
+    key = read_key()
+    return {} if key is None else {SIGNATURE: signature_of(seal, key)}
+
+
+def signature_of(seal: str, key: bytes) -> str:
+    """The signature of a seal by a key."""
+    return hmac.new(key, b"moleflow " + seal.encode(), "sha256").hexdigest()
+
+
+def require_signature(signature: Any, seal: str, name: str) -> None:
+    """Refuse a file of another key, or an unsigned one where a signature is required.
+
+    Args:
+        signature: What the file says; None for an unsigned one.
+        seal: The hash over its contents, which has been checked.
+        name: What the file is called in the message.
+
+    Raises:
+        CheckpointError: it is not signed as it has to be.
+        ConfigError: a signature is required, and there is no key to check it by.
+    """
+    key, required = read_key(), bool(os.environ.get(REQUIRED))
+    if key is None:
+        if required:
+            raise ConfigError(f"{REQUIRE_OPTION} needs the key: give it by {KEY_OPTION}")
+        return
+    if signature is None:
+        if required:
+            raise CheckpointError(f"{name} is not signed: write it again with {KEY_OPTION}")
+        return
+    if not hmac.compare_digest(str(signature).encode(), signature_of(seal, key).encode()):
+        raise CheckpointError(f"{name} is signed by another key than that of {KEY_OPTION}")
+
+
+@contextmanager
+def chosen(args: Sequence[str]) -> Iterator[list[str]]:
+    """Take the options of signatures out of a command's words, and follow them within.
+
+    Raises:
+        ConfigError: no file follows the option of the key.
+    """
+    before = {name: os.environ.get(name) for name in (KEY_FILE, REQUIRED)}
+    try:
+        yield take_options(args)
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def take_options(args: Sequence[str]) -> list[str]:
+    """Put the options of signatures into the environment, and return the other words."""
+    rest, words = [], iter(args)
+    for word in words:
+        option, equals, value = word.partition("=")
+        if option == KEY_OPTION:
+            os.environ[KEY_FILE] = value if equals else next(words, "")
+            if not os.environ[KEY_FILE]:
+                raise ConfigError(f"{KEY_OPTION} needs a file")
+        elif word == REQUIRE_OPTION:
+            os.environ[REQUIRED] = "1"
+        else:
+            rest.append(word)
+    return rest
