@@ -59,22 +59,21 @@ class MoLEFlow(LightningModule):
 
     Args:
         backbone: Name of a timm model, frozen.
-        layers: Feature levels from 0; equal ones are averaged, others concatenated. Groups of
-            them stay apart for the score `groups`.
+        layers: Feature levels from 0, or groups of them; equal ones of a group are averaged, others
+            concatenated.
         image_size: Side of the images, or height and width.
         backbone_weights: `pretrained` (timm's), a `.safetensors` or `.pth` file, `package:NAME` of
             an installed package, or `random`.
         target_embed_dim: Width of a fixed random projection; none by default.
-        smooth: Side of the window that features are averaged over, odd; 1 for none.
-        grid: Side of the grid that features are pooled to, or height and width; none by default.
+        smooth: Side of the window that features are averaged over, odd.
+        grid: Side of the grid of features, or height and width; none by default.
         tile: Side of the tiles, or height and width, in which the backbone sees large images;
             by default it sees an image at once.
         tile_overlap: Pixels that neighbouring tiles share at least.
         precision: Number format of the backbone: `float32`, `bfloat16`, or `auto`: bfloat16 where
             the hardware has instructions for it.
-        flow_groups: The flow and the router see the mean of the first so many groups.
-        group_norm: How groups are normalised where they are compared apart: `l2`, `layer_norm`
-            or `none`.
+        flow_groups: Groups that the flow and the router see, from the first.
+        group_norm: Of the score `groups`: `l2`, `layer_norm` or `none`.
         use_position: Add the sine-cosine code of places, of size 1.
         coupling_layers: Coupling blocks of the flow.
         clamp_alpha: Largest log-scale of one coupling.
@@ -87,16 +86,14 @@ class MoLEFlow(LightningModule):
             the method was published.
         loss: Loss of a step: the `mean` NLL of its patches, or with most weight their `tail`.
         score: Anomaly score of a patch: the latent's `norm`, its `nll`, or the distance to a
-            memory bank: at the flow's end (`bank`), half-way and at the end (`depths`), or in each
-            group of layers (`groups`). Several are added, each divided by its median on good
-            images.
+            memory bank at the flow's end (`bank`), also half-way (`depths`), or in each group of
+            layers (`groups`). Of several, the sum of each by its median on good images.
         bank_mb: Largest size of a task's memory banks together, in MB.
         router: Distance to a task's prototype: `pooled`, `mahalanobis` or `euclidean`; with
             `none`, all images go to the first task.
         prototype: What the router sees of an image: the mean of each of 16 `regions`, or the
             `mean` or `median` of all patches.
-        patch_fraction: Share of every image's patches in a training step, drawn evenly over the
-            image and anew for each epoch.
+        patch_fraction: Share of an image's patches in a step, drawn anew each epoch.
         image_score: Score of an image from its patches: their `tail`, the mean beyond a quantile,
             or the `quantile` itself.
         image_quantile: That quantile; as published, `quantile` and 0.99.

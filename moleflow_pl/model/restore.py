@@ -32,7 +32,8 @@ HYPER_PARAMETERS = "hyper_parameters"  # Lightning's key
 def structure(inspector: Inspector) -> dict[str, Any]:
     """Arguments that decide which tensors and thresholds there are and what they mean."""
     chosen = {name: inspector.arguments[name] for name in STRUCTURE}
-    return {**chosen, "score": list(inspector.score.parts)}
+    parts = list(inspector.score.parts)
+    return {**chosen, "score": parts if len(parts) > 1 else parts[0]}
 
 
 def inspector_state(inspector: Inspector, owner: nn.Module) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks import ablation
 from benchmarks.ablation import fraction_row
-from benchmarks.harness.plans import Recipe
+from benchmarks.harness.plans import BANKS, Recipe
 from tests.helpers.benchmarks import METHOD, TINY, last_rows, run_script
 
 
@@ -18,7 +18,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def arguments(folder: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Two tiny products on a tiny backbone, in the place of both."""
-    depths = Recipe("method", METHOD.model | {"score": "depths"}, scores=("norm", "depths"))
+    scores = ("norm", "depths", "groups", BANKS)
+    depths = Recipe("method", METHOD.model | {"score": BANKS.split("+")}, scores=scores)
     monkeypatch.setattr(ablation, "CNN", replace(TINY, key="cnn"))
     monkeypatch.setattr(ablation, "VIT", replace(TINY, key="vit", method=depths))
     return [
@@ -33,7 +34,9 @@ def test_every_change_stands_beside_the_defaults(
     changes = {"no adapter": Recipe("no-adapter", {"use_task_adapter": False})}
     monkeypatch.setattr(ablation, "LEARNING", changes)
     monkeypatch.setattr(ablation, "CNN_FEATURES", {"not averaged": {"smooth": 3}})
-    monkeypatch.setattr(ablation, "DEPTHS", Recipe("depths", METHOD.model, scores=("depths",)))
+    monkeypatch.setattr(
+        ablation, "DEPTHS", Recipe("depths", {"score": "depths"}, scores=("depths",))
+    )
     code = run_script(ablation.main, monkeypatch, "defaults", *arguments, "--backbones=cnn")
     assert code == 0
     rows = last_rows(capsys)
