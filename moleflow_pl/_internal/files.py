@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from moleflow_pl.errors import OutputError
+from moleflow_pl.errors import DataError, OutputError
 
 ELSEWHERE = "choose another place (trainer.default_root_dir, or --output)"
 REMEDIES = {
@@ -84,3 +85,19 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with replacing(path) as file:
         file.write(text)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file that the project wrote beside others.
+
+    Raises:
+        DataError: it is gone or damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no JSON"
+        raise DataError(f"{path} is damaged: {reason}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is damaged: it holds no fields")
+    return content

@@ -9,6 +9,7 @@ import traceback
 from typing import Any
 
 import torch
+from fsspec.implementations.local import LocalFileSystem
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
@@ -39,6 +40,21 @@ def while_restoring(error: BaseException) -> bool:
         and frame.name.lstrip("_").startswith(("restore", "resume"))
         for frame in traceback.extract_tb(error.__traceback__)
     )
+
+
+class Utf8Files(LocalFileSystem):
+    """Files whose text is UTF-8."""
+
+    def open(self, path: str, mode: str = "rb", *args: Any, **options: Any) -> Any:
+        text = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace"}
+        return super().open(path, mode, *args, **{**text, **options})
+
+
+def in_utf8(writer: Any) -> Any:
+    """Let the writer of a `CSVLogger` write UTF-8."""
+    if not isinstance(writer._fs, Utf8Files):
+        writer._fs = Utf8Files()
+    return writer
 
 
 class CheckpointFirstCLI(LightningCLI):

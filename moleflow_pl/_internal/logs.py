@@ -9,9 +9,18 @@ import logging
 import os
 import sys
 
+from moleflow_pl._internal.printable import printable_lines
+
 NAME = "moleflow_pl"
 # variables by which launchers number processes: torchrun, Lightning, SLURM, LSF
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+
+
+class PlainText(logging.Formatter):
+    """Messages in which names do nothing, whatever they hold."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable_lines(super().format(record))
 
 
 class PlainHandler(logging.Handler):
@@ -35,6 +44,7 @@ def configure() -> None:
         logger.removeHandler(handler)
     handler = terminal_handler() if sys.stdout.isatty() else PlainHandler()
     handler.name = NAME
+    handler.setFormatter(PlainText())
     handler.addFilter(lambda record: is_first_process())
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

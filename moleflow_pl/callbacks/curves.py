@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger
 
 from moleflow_pl._internal.files import writing
+from moleflow_pl._internal.lightning_compat import in_utf8
 
 
 class RunCurves(CSVLogger):
@@ -14,6 +16,11 @@ class RunCurves(CSVLogger):
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__(folder, name="", version="")
+
+    @property
+    def experiment(self) -> Any:
+        """The writer of the file, which is UTF-8 whatever the system's encoding is."""
+        return in_utf8(super().experiment)
 
     def save(self) -> None:
         """Append what was logged since the last time.

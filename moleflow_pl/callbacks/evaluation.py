@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -11,15 +10,16 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from rich.console import Console
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from moleflow_pl._internal.console import print_table
 from moleflow_pl._internal.distributed import gather
-from moleflow_pl._internal.files import write_text
+from moleflow_pl._internal.files import read_json, write_text
 from moleflow_pl.checkpoints.run_folder import RunFolder, move_aside
 from moleflow_pl.data.batches import Batch
 from moleflow_pl.data.datamodule import data_of
+from moleflow_pl.errors import DataError
 from moleflow_pl.metrics.task_matrix import matrix_row, zero_shot
 from moleflow_pl.metrics.task_scores import EvaluationOptions, TaskScores
 from moleflow_pl.module import MoLEFlow
@@ -171,15 +171,20 @@ def move_other_report_aside(folder: Path, summary: Mapping[str, Any]) -> None:
     path = folder / "summary.json"
     if not path.is_file():
         return
-    old = json.loads(path.read_text(encoding="utf-8"))
-    continues = summary["tasks"][: len(old["tasks"])] == old["tasks"]
-    if continues and old.get("settings") == summary["settings"]:
-        return
+    reason = "was of other tasks or settings"
+    try:
+        old = read_json(path)
+        tasks = old.get("tasks")
+        continues = isinstance(tasks, list) and summary["tasks"][: len(tasks)] == tasks
+        if continues and old.get("settings") == summary["settings"]:
+            return
+    except DataError as error:
+        reason = f"cannot be used ({error})"
     aside = move_aside(folder)
-    logger.info(f"the report in {folder} was of other tasks or settings; it is now in {aside}")
+    logger.info(f"the report in {folder} {reason}; it is now in {aside}")
 
 
 def show(summary: Mapping[str, Any], run: RunFolder) -> None:
     """Print the table, and where the files are."""
-    Console().print(summary_table(summary))
+    print_table(summary_table(summary))
     logger.info(f"report: {run.summary}")

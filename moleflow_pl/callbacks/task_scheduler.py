@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from moleflow_pl._internal.console import NamesTable, print_table
 from moleflow_pl._internal.validation import require_int, require_number
 from moleflow_pl.callbacks.devices import check_devices, check_precision, rewrap_ddp
 from moleflow_pl.callbacks.evaluation import EvaluationCallback
@@ -89,7 +87,7 @@ class TaskSchedulerCallback(Callback):
         counts = data.count_images(schedule.todo)
         note_splits(schedule, data)
         if counts and trainer.is_global_zero:
-            Console().print(counts_table(counts))
+            print_table(counts_table(counts))
         elif not counts:
             logger.info(f"all tasks are learned: {schedule.names}")
 
@@ -208,12 +206,12 @@ def note_splits(schedule: TaskSchedule, data: ContinualDataModule) -> None:
         task.split = split
 
 
-def counts_table(counts: Mapping[str, Mapping[str, int]]) -> Table:
+def counts_table(counts: Mapping[str, Mapping[str, int]]) -> NamesTable:
     """Images of each product, by purpose."""
-    table: Any = Table(title="images to learn and to test with")
+    table = NamesTable(title="images to learn and to test with")
     table.add_column("product")
     for part in ("training", "calibration", "test, good", "test, defective"):
         table.add_column(part, justify="right")
     for product, parts in counts.items():
-        table.add_row(escape(product), *map(str, parts.values()))
+        table.add_row(product, *map(str, parts.values()))
     return table

@@ -31,10 +31,10 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument("--product", help="change only this product; default: all")
     options = parser.parse_args(args)
     # after parsing: torch takes seconds to import
-    from rich.console import Console
+    from moleflow_pl._internal.console import print_table
 
     schedule = calibrate(options.ckpt_path, options.false_alarm_rate, options.product)
-    Console().print(threshold_table(schedule))
+    print_table(threshold_table(schedule))
 
 
 def calibrate(path: Path, rate: float | None, product: str | None) -> TaskSchedule:
@@ -58,9 +58,9 @@ def calibrate(path: Path, rate: float | None, product: str | None) -> TaskSchedu
 
 def threshold_table(schedule: TaskSchedule) -> Any:
     """Return a table of each product's threshold and its confidence interval."""
-    from rich.table import Table
+    from moleflow_pl._internal.console import NamesTable
 
-    table = Table(title="false alarms on good images", caption=CAPTION)
+    table = NamesTable(title="false alarms on good images", caption=CAPTION)
     for column in COLUMNS:
         left = column in ("product", "")
         table.add_column(column, justify="left" if left else "right", no_wrap=not column)

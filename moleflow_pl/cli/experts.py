@@ -84,11 +84,16 @@ def main(args: Sequence[str]) -> None:
     if options.action == "update":
         update(options.ckpt_path, options.name, fit_options)
     with restoring(options.ckpt_path):
-        run_action(options)
+        table = run_action(options)
+    # outside: a failure to print is none of the checkpoint
+    if table is not None:
+        from moleflow_pl._internal.console import print_table
+
+        print_table(table)
 
 
-def run_action(options: argparse.Namespace) -> None:
-    """Run an action; of an update, only the list at its end."""
+def run_action(options: argparse.Namespace) -> Any:
+    """Run an action; of an update, nothing but the list at its end, which is returned."""
     from moleflow_pl.checkpoints.io import read_checkpoint, write_checkpoint
     from moleflow_pl.checkpoints.run_folder import RunFolder
 
@@ -96,11 +101,11 @@ def run_action(options: argparse.Namespace) -> None:
     run = RunFolder.of(options.ckpt_path)
     if options.action == "export":
         export(checkpoint, options.name, options.output or run.expert(options.name))
-        return
+        return None
     if options.action not in ("list", "update"):
         change(checkpoint, run, options)
         write_checkpoint(checkpoint, options.ckpt_path)
-    show(checkpoint, run)
+    return experts_table(checkpoint, run)
 
 
 def change(checkpoint: Checkpoint, run: RunFolder, options: argparse.Namespace) -> None:
@@ -176,7 +181,8 @@ def can_resume(folder: Path, fit_options: Sequence[str]) -> bool:
 
     state = {**stamp(), "options": list(fit_options)}
     file, text = folder / OPTIONS_FILE, json.dumps(state)
-    if file.is_file() and file.read_text(encoding="utf-8") == text:
+    # as bytes: a damaged file may be no text, and has other options in any case
+    if file.is_file() and file.read_bytes() == text.encode():
         return (folder / LAST).exists()
     if folder.exists():
         aside = move_aside(folder)
@@ -185,20 +191,18 @@ def can_resume(folder: Path, fit_options: Sequence[str]) -> bool:
     return False
 
 
-def show(checkpoint: Checkpoint, run: RunFolder) -> None:
-    """Print a table of the experts of a checkpoint."""
-    from rich.console import Console
-    from rich.table import Table
-
+def experts_table(checkpoint: Checkpoint, run: RunFolder) -> Any:
+    """Return a table of the experts of a checkpoint."""
+    from moleflow_pl._internal.console import NamesTable
     from moleflow_pl.checkpoints.expert_edits import base_hash, learned_schedule
 
     schedule = learned_schedule(checkpoint)
-    table = Table(title=f"experts on base {base_hash(checkpoint)[:12]}")
+    table = NamesTable(title=f"experts on base {base_hash(checkpoint)[:12]}")
     for column in ("name", "image AUROC", "calibration images", "data", "saved versions"):
         table.add_column(column)
     for index, task in enumerate(schedule.tasks):
         table.add_row(*table_row(schedule, index, task, run))
-    Console().print(table)
+    return table
 
 
 def table_row(schedule: TaskSchedule, index: int, task: Task, run: RunFolder) -> list[str]:

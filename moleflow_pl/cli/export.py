@@ -53,10 +53,12 @@ def main(args: Sequence[str]) -> None:
     """Write the file, check it against the model, and print what it holds."""
     options = make_parser().parse_args(args)
     # after parsing: torch takes seconds to import
+    from moleflow_pl._internal.printable import printable_lines
     from moleflow_pl.checkpoints.run_folder import RunFolder
     from moleflow_pl.export.pipeline import export_checkpoint
 
     name = f"{options.product or 'moleflow'}{SUFFIXES[options.format]}"
     path = options.output or RunFolder.of(options.ckpt_path).export / name
     verify = (options.images, options.tolerance)
-    print(export_checkpoint(options.ckpt_path, path, options.format, options.product, *verify))
+    done = export_checkpoint(options.ckpt_path, path, options.format, options.product, *verify)
+    print(printable_lines(done))

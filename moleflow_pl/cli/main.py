@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from importlib import import_module
 
 from moleflow_pl import __version__
 from moleflow_pl._internal import logs, signing
+from moleflow_pl._internal.printable import printable, printable_lines
 from moleflow_pl.errors import MoLEFlowError
 
 LIGHTNING = "moleflow_pl.cli.lightning"
@@ -66,6 +68,7 @@ def main(args: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: the verb is unknown, or it failed with an error that the user can fix.
     """
+    escape_what_cannot_be_shown()
     args = list(sys.argv[1:] if args is None else args)
     verb = args[0] if args else "--help"
     if verb in ("-h", "--help", "help"):
@@ -76,6 +79,13 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(f"moleflow: no verb {verb!r}; the verbs are {', '.join(VERBS)}: moleflow --help")
     else:
         run(verb, args)
+
+
+def escape_what_cannot_be_shown() -> None:
+    """Let no name end the command that the terminal's encoding lacks."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def run(verb: str, args: Sequence[str]) -> None:
@@ -104,11 +114,11 @@ def exit_on_known_errors() -> Iterator[None]:
     except MoLEFlowError as error:
         # an error in a data loader's process comes wrapped in that process's traceback
         message = str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
-        sys.exit(f"moleflow: {message}")
+        sys.exit(printable_lines(f"moleflow: {message}"))
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
-        sys.exit(f"moleflow: {error.filename or 'the disk'}: {error.strerror}")
+        sys.exit(printable(f"moleflow: {error.filename or 'the disk'}: {error.strerror}"))
 
 
 if __name__ == "__main__":

@@ -60,8 +60,22 @@ def resolve(args: Sequence[str]) -> list[str]:
 
 
 def config_path(value: str) -> str:
-    """Return what LightningCLI can read: a path, or the YAML text itself."""
-    return value if is_text(value) or Path(value).is_file() else str(preset_path(value))
+    """Return what LightningCLI can read: a path, or the YAML text itself.
+
+    It reads files in the system's encoding, and they are UTF-8: it gets the text where that
+    matters.
+
+    Raises:
+        ConfigError: the file is not UTF-8.
+    """
+    if is_text(value):
+        return value
+    path = value if Path(value).is_file() else str(preset_path(value))
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--config {value} is not UTF-8: {error}") from error
+    return path if text.isascii() else text
 
 
 def is_text(value: str) -> bool:

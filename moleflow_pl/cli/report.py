@@ -18,7 +18,8 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument("--output", type=Path, default=Path("comparison"), help="output folder")
     options = parser.parse_args(args)
     # after parsing: matplotlib is slow to import
+    from moleflow_pl._internal.printable import printable
     from moleflow_pl.report.comparison import compare
 
     for path in compare(options.run, options.output):
-        print(path)
+        print(printable(path))

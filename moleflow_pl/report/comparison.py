@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import stdev
 from typing import Any
 
-from moleflow_pl._internal.files import write_text
-from moleflow_pl._internal.schema import SCHEMA
-from moleflow_pl.errors import DataError
+from moleflow_pl._internal.files import read_json, write_text
+from moleflow_pl._internal.printable import printable
+from moleflow_pl._internal.schema import SCHEMA, validate
+from moleflow_pl.checkpoints.run_folder import RunFolder
+from moleflow_pl.errors import CheckpointError, DataError
 from moleflow_pl.metrics.image import mean_of
 from moleflow_pl.metrics.names import METRICS
 from moleflow_pl.metrics.task_scores import ROUTING_MODES
@@ -67,16 +68,46 @@ def read_summary(run: Path) -> dict[str, Any]:
     Raises:
         DataError: the run has none, or it has another schema.
     """
-    path = run / "report" / "summary.json"
+    path, remedy = RunFolder(run).summary, "run `moleflow test` on its checkpoint"
     if not path.is_file():
-        raise DataError(f"{run} has no report/summary.json: run `moleflow test` on its checkpoint")
-    summary = json.loads(path.read_text(encoding="utf-8"))
+        raise DataError(f"{run} has no report/summary.json: {remedy}")
+    try:
+        summary = read_json(path)
+    except DataError as error:
+        raise DataError(f"{error}: {remedy}") from error
     if summary.get("schema") != SCHEMA:
         raise DataError(
-            f"{path} has schema {summary.get('schema')}, this version reads {SCHEMA}: "
-            "run `moleflow test` on its checkpoint"
+            f"{path} has schema {summary.get('schema')!r:.20}, this version reads "
+            f"{SCHEMA}: {remedy}"
         )
+    try:
+        validate_summary(summary)
+    except (CheckpointError, KeyError) as error:
+        raise DataError(f"{path} is damaged: {error}; {remedy}") from error
     return summary
+
+
+def validate_summary(summary: Mapping[str, Any]) -> None:
+    """Check all of a summary that a comparison reads.
+
+    Raises:
+        CheckpointError: a part has another form.
+        KeyError: a part is missing.
+    """
+    validate(summary["tasks"], list[str], "tasks")
+    validate(summary["settings"], dict, "settings")
+    validate(summary["routing"], dict, "routing")
+    for key in ("accuracy", "accuracy_on_defects"):
+        validate(summary["routing"][key], float | None, f"routing.{key}")
+    validate(summary["metrics"], dict[str, dict], "metrics")
+    for metric in METRICS:
+        for mode in ROUTING_MODES:
+            values = summary["metrics"][metric][mode]
+            validate(values, list[float | None], f"metrics.{metric}.{mode}")
+            if len(values) != len(summary["tasks"]):
+                raise CheckpointError(f"metrics.{metric}.{mode} has not one value for each task")
+    for key in ("forgetting", "oracle_forgetting", "backward_transfer", "oracle_backward_transfer"):
+        validate(summary["metrics"]["image_auroc"][key], float | None, f"image_auroc.{key}")
 
 
 def tabulate(summaries: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, Spread]]]:
@@ -148,7 +179,7 @@ def tex(text: object) -> str:
         >>> print(tex("metal_nut"))
         metal\_nut
     """
-    escaped = "".join(TEX_ESCAPES.get(character, character) for character in str(text))
+    escaped = "".join(TEX_ESCAPES.get(character, character) for character in printable(text))
     return escaped.replace("±", r"$\pm$")
 
 

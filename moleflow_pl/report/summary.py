@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
-
+from moleflow_pl._internal.console import NamesTable
 from moleflow_pl._internal.files import replacing, write_text
+from moleflow_pl._internal.printable import write_cells
 from moleflow_pl._internal.schema import stamp
 from moleflow_pl.metrics.image import Row
 from moleflow_pl.metrics.names import METRICS
@@ -102,9 +100,7 @@ def summarise(tasks: Sequence[Task], cost: Mapping[str, Any]) -> dict[str, Any]:
 def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Write a CSV file atomically; None becomes an empty field."""
     with replacing(path) as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(rows)
+        write_cells(file, [columns, *rows])
 
 
 def write_report(folder: Path, summary: Mapping[str, Any], scores: Sequence[TaskScores]) -> None:
@@ -137,9 +133,9 @@ def write_report(folder: Path, summary: Mapping[str, Any], scores: Sequence[Task
     write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
 
 
-def summary_table(summary: Mapping[str, Any]) -> Table:
+def summary_table(summary: Mapping[str, Any]) -> NamesTable:
     """The table on the screen: one row for each task, routed (in brackets: oracle)."""
-    table = Table(title="after the last task, routed (in brackets: oracle)")
+    table = NamesTable(title="after the last task, routed (in brackets: oracle)")
     table.add_column("task", overflow="fold")
     for metric in TABLE_METRICS.values():
         table.add_column(metric, justify="right")
@@ -152,7 +148,7 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
             format_pair(metrics[metric]["routed"][i], metrics[metric]["oracle"][i])
             for metric in TABLE_METRICS
         ]
-        table.add_row(escape(name), *values, *[format_value(column[i]) for column in routing])
+        table.add_row(name, *values, *[format_value(column[i]) for column in routing])
     if len(summary["tasks"]) > 1:
         means = [
             format_pair(metrics[metric]["average"], metrics[metric]["oracle_average"])

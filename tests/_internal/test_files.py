@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from moleflow_pl._internal.files import replacing, write_text, writing
-from moleflow_pl.errors import OutputError
+from moleflow_pl._internal.files import read_json, replacing, write_text, writing
+from moleflow_pl.errors import DataError, OutputError
 
 
 def test_files_are_replaced_whole(tmp_path: Path) -> None:
@@ -58,3 +58,15 @@ def test_bytes_of_a_name_that_are_no_text_can_be_written(tmp_path: Path) -> None
 def test_other_errors_pass_through(tmp_path: Path) -> None:
     with pytest.raises(KeyError), writing(tmp_path):
         raise KeyError("x")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", b"[" * 100_000, b"null", None])
+def test_a_damaged_json_file_is_named_in_one_sentence(
+    content: bytes | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match="a.json is damaged: ") as error:
+        read_json(path)
+    assert "\n" not in str(error.value)

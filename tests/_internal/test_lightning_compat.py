@@ -6,11 +6,13 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.loggers import CSVLogger
 
 from moleflow_pl._internal.lightning_compat import (
     WITHOUT_IMPORTS,
     CheckpointFirstCLI,
     cpu_has_bfloat16,
+    in_utf8,
     replaces_samplers,
     starts_scripts,
     while_restoring,
@@ -89,3 +91,8 @@ def test_lightning_still_has_the_methods_that_are_replaced() -> None:
     for name in ("_parse_ckpt_path", "_prepare_subcommand_kwargs"):
         assert callable(getattr(LightningCLI, name))
         assert getattr(CheckpointFirstCLI, name) is not getattr(LightningCLI, name)
+
+
+def test_the_writer_of_curves_has_files_that_are_replaced(tmp_path: Path) -> None:
+    writer = CSVLogger(tmp_path).experiment
+    assert type(in_utf8(writer)._fs).__name__ == "Utf8Files"

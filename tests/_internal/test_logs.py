@@ -42,6 +42,12 @@ def test_messages_go_plain_to_what_standard_output_is_now(
     assert capsys.readouterr() == ("[red]one[/red] 1\ntwo\n", "")
 
 
+def test_a_name_in_a_message_commands_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure()
+    logging.getLogger("moleflow_pl.somewhere").info("one\n\x1b[2J\x07two\r")
+    assert capsys.readouterr().out == "one\n\\x1b[2J\\x07two\\r\n"
+
+
 @pytest.mark.parametrize("variable", logs.RANKS)
 def test_of_several_processes_only_the_first_speaks(
     variable: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -3,6 +3,7 @@ import os
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from moleflow_pl.callbacks.curves import RunCurves
 from moleflow_pl.errors import OutputError
@@ -25,3 +26,23 @@ def test_closed_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(type(curves.experiment._fs), "open", closed)
     with pytest.raises(OutputError, match="cannot write .*metrics.csv: Permission denied"):
         curves.save()
+
+
+def test_curves_of_any_name_are_utf8_whatever_the_locale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encodings = []
+    open_file = LocalFileSystem.open
+
+    def spying(self: LocalFileSystem, path: str, mode: str = "rb", **options: object) -> object:
+        if "b" not in mode:
+            encodings.append(options.get("encoding"))
+        return open_file(self, path, mode, **options)
+
+    monkeypatch.setattr(LocalFileSystem, "open", spying)
+    curves = RunCurves(tmp_path)
+    for step, name in enumerate(("ネジ", "é")):
+        curves.log_metrics({name: 1.0}, step=step)
+        curves.save()
+    assert set(encodings) == {"utf-8"}
+    assert (tmp_path / "metrics.csv").read_text("utf-8").splitlines()[0] == "step,é,ネジ"

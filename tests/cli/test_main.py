@@ -1,4 +1,5 @@
 import errno
+import io
 import re
 import subprocess
 import sys
@@ -58,6 +59,29 @@ def test_an_error_that_the_user_can_fix_ends_in_one_line(
     monkeypatch.setattr(f"{toy}.main", fail)
     with pytest.raises(SystemExit, match="^moleflow: (no image|x.csv: full)$"):
         cli.main(["toy"])
+
+
+def test_an_error_shows_no_escape_code(toy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(args: list[str]) -> None:
+        raise DataError("no image \x1b[31m.png\nnor another")
+
+    monkeypatch.setitem(cli.VERBS, "toy", (toy, ""))
+    monkeypatch.setattr(f"{toy}.main", fail)
+    with pytest.raises(SystemExit) as error:
+        cli.main(["toy"])
+    assert error.value.code == "moleflow: no image \\x1b[31m.png\nnor another"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_no_name_ends_a_command_in_any_encoding(
+    encoding: str, toy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(buffer, encoding=encoding))
+    monkeypatch.setitem(cli.VERBS, "toy", (toy, ""))
+    cli.main(["toy", "ネジ", "été", "\udcff"])
+    sys.stdout.flush()
+    assert b"toy got" in buffer.getvalue()
 
 
 def test_other_errors_keep_their_traceback(toy: str, monkeypatch: pytest.MonkeyPatch) -> None:

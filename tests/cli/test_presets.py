@@ -34,6 +34,15 @@ def test_a_file_of_that_path_comes_first(tmp_path: Path, monkeypatch: pytest.Mon
     assert resolve(["fit", "--config=demo"]) == ["fit", f"--config={preset_path('demo')}"]
 
 
+def test_a_file_of_names_beyond_ascii_is_read_as_utf8_whatever_the_locale(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_bytes("\ufeffdata: {tasks: [Schräube, ネジ]}".encode())
+    assert resolve(["fit", f"--config={path}"])[1] == "--config=data: {tasks: [Schräube, ネジ]}"
+    path.write_bytes("data: {tasks: [Schräube]}".encode("cp1252"))
+    with pytest.raises(ConfigError, match="a.yaml is not UTF-8"):
+        resolve(["fit", f"--config={path}"])
+
+
 @pytest.mark.parametrize("text", ["{seed_everything: 1}", "seed_everything: 1\nmodel: {}\n"])
 def test_options_as_yaml_text_are_passed_on(text: str) -> None:
     assert resolve(["fit", "--config", text]) == ["fit", "--config", text]

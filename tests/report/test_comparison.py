@@ -1,5 +1,6 @@
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -71,5 +72,51 @@ def test_run_without_a_report_or_of_another_schema_is_refused(tmp_path: Path) ->
         read_summary(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda s: s.pop("tasks"),
+        lambda s: s.update(tasks=3),
+        lambda s: s["metrics"].pop("image_auroc"),
+        lambda s: s["metrics"]["image_auroc"].update(routed=["a"]),
+        lambda s: s["metrics"]["image_auroc"].update(oracle=[]),
+        lambda s: s.update(metrics=[]),
+        lambda s: s.update(routing=None),
+        lambda s: s["routing"].update(accuracy="1"),
+        lambda s: s.update(settings=[]),
+        lambda s: s["metrics"]["image_auroc"].pop("forgetting"),
+    ],
+)
+def test_a_damaged_summary_is_named_in_one_sentence(
+    damage: Callable[[dict], object], tmp_path: Path
+) -> None:
+    run = runs_in(tmp_path)[0]
+    path = run / "report" / "summary.json"
+    summary = json.loads(path.read_text())
+    damage(summary)
+    path.write_text(json.dumps(summary))
+    with pytest.raises(DataError, match="summary.json is damaged: .*run `moleflow test`") as error:
+        compare([run], tmp_path / "out")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000])
+def test_a_summary_that_is_no_json_is_named_in_one_sentence(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "summary.json").write_bytes(content)
+    with pytest.raises(DataError, match="summary.json is damaged: .*run `moleflow test`"):
+        read_summary(tmp_path)
+
+
+def test_names_in_a_table_of_runs_are_no_formulas(tmp_path: Path) -> None:
+    run = runs_in(tmp_path)[0]
+    path = run / "report" / "summary.json"
+    path.write_text(path.read_text().replace('"a"', '"=a"'))
+    files = compare([run], tmp_path / "out")
+    assert "\n=a," not in files[2].read_text("utf-8")
+    assert "\n'=a," in files[2].read_text("utf-8")
+
+
 def test_latex_is_escaped() -> None:
+    assert tex("a\x1b\nb") == r"a\textbackslash{}x1b\textbackslash{}nb"
     assert tex("a_b^c\\") == r"a\_b\textasciicircum{}c\textbackslash{}"

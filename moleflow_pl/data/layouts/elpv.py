@@ -56,7 +56,9 @@ class ELPVLayout:
         if product not in self.KINDS:
             raise DataError(f"no product {product!r} in elpv-dataset: there are {self.products()}")
         rows = [
-            line.split() for line in (self.root / "labels.csv").read_text().splitlines() if line
+            line.split()
+            for line in (self.root / "labels.csv").read_text("utf-8").splitlines()
+            if line
         ]
         return [
             self.root / path

@@ -36,11 +36,14 @@ VisA itself: https://github.com/amazon-science/spot-diff"""
         path = self.root / self.LIST
         if not path.is_file():
             raise DataError(f"no list {path}; {self.tree}")
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            if self.COLUMNS - set(rows.fieldnames or ()):
-                raise DataError(f"{path} has the columns {rows.fieldnames}; {self.tree}")
-            self.rows = list(rows)
+        try:
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                rows = csv.DictReader(file, restval="")
+                if self.COLUMNS - set(rows.fieldnames or ()):
+                    raise DataError(f"{path} has the columns {rows.fieldnames}; {self.tree}")
+                self.rows = list(rows)
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"{path} is damaged or no CSV in UTF-8: {error}") from error
 
     def products(self) -> list[str]:
         return sorted({row["object"] for row in self.rows})

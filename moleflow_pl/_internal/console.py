@@ -1,0 +1,23 @@
+"""Tables on the screen; names in them are text, never markup."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from moleflow_pl._internal.printable import printable
+
+
+class NamesTable(Table):
+    """A table of rich whose cells are shown as they are."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        super().add_row(*[Text(printable(cell)) for cell in cells], **options)
+
+
+def print_table(table: Table) -> None:
+    """Print a table."""
+    Console(markup=False, emoji=False, highlight=False).print(table)

@@ -1,0 +1,70 @@
+"""Names of files and products as they leave the program: plain text, never a command.
+
+A name may hold escape codes that a terminal obeys, line ends that fake a message, or a formula that
+a spreadsheet runs. `printable` is for what people read, `cell` for tables.
+"""
+
+from __future__ import annotations
+
+import csv
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import IO, Any
+
+# control characters, halves of a character, ends of lines and paragraphs
+UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}
+# marks that turn the order of what follows
+DIRECTIONS = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+FORMULA_STARTS = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # the last four are full-width
+
+
+def printable(text: object) -> str:
+    r"""A text on one line, in which every character that does something is written out.
+
+    Example:
+        >>> printable("\x1b[31mred\n\udcff")
+        '\\x1b[31mred\\n\\udcff'
+    """
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if unicodedata.category(character) in UNPRINTABLE or character in DIRECTIONS
+        else character
+        for character in str(text)
+    )
+
+
+def printable_lines(text: object) -> str:
+    r"""The same for a message of several lines.
+
+    Example:
+        >>> printable_lines("a\n\x07b")
+        'a\n\\x07b'
+    """
+    return "\n".join(map(printable, str(text).split("\n")))
+
+
+def cell(value: Any) -> Any:
+    """A value for a table that a spreadsheet may open: no text begins like a formula.
+
+    Example:
+        >>> cell("=1+1"), cell("-0.5"), cell(-0.5), cell("a=b")
+        ("'=1+1", '-0.5', -0.5, 'a=b')
+    """
+    if not isinstance(value, str):
+        return value
+    formula = value.startswith(FORMULA_STARTS) and not is_number(value)
+    return f"'{printable(value)}" if formula else printable(value)
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a plain number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def write_cells(file: IO[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Append rows to a CSV file; None becomes an empty field."""
+    csv.writer(file).writerows([cell(value) for value in row] for row in rows)
