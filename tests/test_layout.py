@@ -130,6 +130,20 @@ def test_nothing_is_left_of_files_that_no_version_wrote() -> None:
         assert not re.search(LEGACY.encode(), path.read_bytes()), path
 
 
+def test_every_text_file_is_opened_as_utf8() -> None:
+    """The system's own encoding may lack the letters of a name."""
+    for path in MODULES:
+        nodes = ast.walk(ast.parse(path.read_text("utf-8")))
+        for call in [node for node in nodes if isinstance(node, ast.Call)]:
+            name = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+            words = [a.value for a in call.args if isinstance(a, ast.Constant)]
+            keywords = {keyword.arg for keyword in call.keywords}
+            binary = any("b" in str(word) for word in words)
+            if name == "read_text" or (name == "open" and set(words) & {"r", "w", "a"}):
+                assert binary or "encoding" in keywords or "utf-8" in words, (path, call.lineno)
+            assert getattr(call.func, "id", "") != "open", (path, call.lineno)
+
+
 def test_the_command_alone_prints() -> None:
     """Everything else speaks by `logging`."""
     for path in MODULES:

@@ -12,8 +12,9 @@ from torch.utils.data import Dataset, Sampler
 
 from moleflow_pl._internal.seeding import derive_generator, derive_seed
 from moleflow_pl.data.batches import Batch
-from moleflow_pl.data.images import read_image, read_mask
+from moleflow_pl.data.images import read_image
 from moleflow_pl.data.layouts.base import ImageRecord
+from moleflow_pl.data.masks import read_mask
 from moleflow_pl.data.patch_sampler import PatchDraw
 from moleflow_pl.errors import DataError
 
@@ -98,7 +99,7 @@ class ImageDataset(Dataset):
             )
         if record.mask is None:
             return torch.zeros(1, 1, dtype=torch.uint8)
-        return read_mask(record.mask)
+        return read_mask(record.mask).pixels
 
     def collate(self, samples: list[tuple[ImageRecord, Tensor, Tensor | None, int]]) -> Batch:
         """Join samples to a batch."""

@@ -2,24 +2,136 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from moleflow_pl._internal.printable import printable
 from moleflow_pl.errors import DataError
 
 READER = 1  # raised by a change that gives other pixels: features stored before are not used
+# the formats that are meant: Pillow has others, and one of them starts a program (ghostscript)
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "AVIF", "HEIF")
+HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis")
 DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 DEEPEST = 65535
 DEEP_TO_BYTE = 257  # 65535 / 255
 UNSCALED_MODE = "F"
 ORIENTATION = 0x0112  # EXIF tag
 SIDEWAYS = (5, 6, 7, 8)
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image file as it was at one moment: it is read once, whatever is asked of it.
+
+    Attributes:
+        path: The file.
+        content: Its bytes.
+        modified: When it was last written, in nanoseconds.
+    """
+
+    path: Path
+    content: bytes
+    modified: int
+
+    @classmethod
+    def read(cls, path: Path) -> ImageFile:
+        """Read a file.
+
+        Raises:
+            DataError: it cannot be read, is empty or no file, or changed meanwhile.
+        """
+        with naming(path):
+            if path.exists() and not path.is_file():
+                kind = "a folder" if path.is_dir() else "a pipe or a device"
+                raise ValueError(f"not a file but {kind}")  # reading a pipe would block
+            with path.open("rb") as file:
+                before = os.fstat(file.fileno())
+                content = file.read()
+                after = os.fstat(file.fileno())
+            if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+                raise ValueError("it changed while it was read")
+            if not content:
+                raise ValueError("the file is empty")
+            return cls(path, content, after.st_mtime_ns)
+
+    @property
+    def digest(self) -> str:
+        """Hash of the content, for comparisons."""
+        return hashlib.blake2b(self.content, digest_size=16).hexdigest()
+
+    @contextmanager
+    def open(self) -> Iterator[Image.Image]:
+        """Open it as an image; every error within the block names the file.
+
+        Raises:
+            DataError: anything within the block fails.
+        """
+        with naming(self.path), open_content(self.content) as image:
+            yield image
+
+    def rgb(self) -> Image.Image:
+        """The image as 8-bit RGB at its own size, rotated as its EXIF data says.
+
+        Raises:
+            DataError: as for `read_image`.
+        """
+        with self.open() as image:
+            return upright_rgb(image)
+
+
+@cache
+def readable_formats() -> tuple[str, ...]:
+    """The formats of `FORMATS` that this Pillow reads, with pillow-heif where it is installed."""
+    with suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def open_content(content: bytes) -> Image.Image:
+    """Open the bytes of a file as an image: the one place where this is done.
+
+    Raises:
+        ValueError: it is of another format.
+    """
+    try:
+        return Image.open(io.BytesIO(content), formats=readable_formats())
+    except UnidentifiedImageError as error:
+        readable = ", ".join(readable_formats())
+        heif = content[4:8] == b"ftyp" and content[8:12] in HEIF_BRANDS
+        hint = "; AVIF and HEIF need a newer Pillow, or pillow-heif" if heif else ""
+        raise ValueError(f"cannot identify it as one of {readable}{hint}") from error
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file in whatever error its reading raises.
+
+    Raises:
+        DataError: anything within the block fails.
+    """
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:  # a damaged file can break a decoder in any way
+        told = error.strerror if isinstance(error, OSError) else None
+        reason = told or str(error) or type(error).__name__
+        raise DataError(f"cannot read the image {printable(path)}: {reason}") from error
 
 
 def read_image(path: Path, size: tuple[int, int]) -> Tensor:
@@ -43,17 +155,11 @@ def read_rgb(path: Path) -> Image.Image:
     Raises:
         DataError: as for `read_image`.
     """
-    with open_image(path) as image:
-        return upright_rgb(image)
+    return ImageFile.read(path).rgb()
 
 
-def read_preview(path: Path, side: int) -> Image.Image:
-    """Read an image as RGB for display, its longer side at most `side` pixels.
-
-    Raises:
-        DataError: as for `read_image`.
-    """
-    rgb = read_rgb(path)
+def shrink(rgb: Image.Image, side: int) -> Image.Image:
+    """Shrink an image in place for display: its longer side is at most `side` pixels then."""
     rgb.thumbnail((side, side))
     return rgb
 
@@ -67,26 +173,13 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     return to_rgb(upright(image))
 
 
-def read_mask(path: Path) -> Tensor:
-    """Read a mask at its own size: uint8 (H, W), 1 where it is not black.
-
-    Raises:
-        DataError: the file is not a readable image.
-    """
-    with open_image(path) as image:
-        mask = upright(image)
-        # a 16-bit mask may hold a 1, which is black in 8 bits
-        values = np.asarray(mask if mask.mode in DEEP_MODES else mask.convert("L"))
-        return torch.from_numpy((values > 0).astype(np.uint8))
-
-
-def read_size(path: Path) -> tuple[int, int]:
-    """Read the whole file in the cheapest way; return its width and height after EXIF rotation.
+def size_of(file: ImageFile) -> tuple[int, int]:
+    """Decode a whole file in the cheapest way; return its width and height after EXIF rotation.
 
     Raises:
         DataError: as for `read_image`.
     """
-    with open_image(path) as image:
+    with file.open() as image:
         width, height = image.size
         sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
         # decoding a JPEG at a small size reads the whole file for less work
@@ -95,26 +188,6 @@ def read_size(path: Path) -> tuple[int, int]:
         check_scale(image)
         to_rgb(image.crop((0, 0, 1, 1)))
         return (height, width) if sideways else (width, height)
-
-
-@contextmanager
-def open_image(path: Path) -> Iterator[Image.Image]:
-    """Open an image file; every error within the block names the file.
-
-    Raises:
-        DataError: anything within the block fails.
-    """
-    try:
-        if path.exists() and not path.is_file():
-            raise ValueError("not a file")  # reading a pipe would block
-        if path.is_file() and not path.stat().st_size:
-            raise ValueError("the file is empty")
-        with Image.open(path) as image:
-            yield image
-    except Exception as error:  # a damaged file can break a decoder in any way
-        message = str(error).replace(f" '{path}'", "").removesuffix(":")
-        reason = message or type(error).__name__
-        raise DataError(f"cannot read the image {path}: {reason}") from error
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -166,67 +239,3 @@ def to_tensor(rgb: Image.Image, size: tuple[int, int]) -> Tensor:
     height, width = size
     resized = rgb.resize((width, height), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
-
-
-ImageLike = Image.Image | np.ndarray | Tensor | str | Path
-CHANNELS = (1, 3, 4)
-
-
-def as_rgb(image: ImageLike) -> Image.Image:
-    """Convert an image in any accepted form to 8-bit RGB.
-
-    Raises:
-        DataError: it is not an image.
-
-    Example:
-        >>> as_rgb(torch.zeros(3, 4, 5)).size
-        (5, 4)
-    """
-    if isinstance(image, (str, Path)):
-        return read_rgb(Path(image))
-    if isinstance(image, Image.Image):
-        try:
-            return upright_rgb(image)
-        except ValueError as error:
-            raise DataError(f"this image cannot be used: {error}") from error
-    if isinstance(image, Tensor):
-        array = image.detach().cpu().numpy()
-        array = np.moveaxis(array, 0, -1) if array.ndim == 3 else array
-    else:
-        array = np.asarray(image)
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in CHANNELS):
-        raise DataError(
-            f"not an image: an array is (H, W) or (H, W, C), a tensor (C, H, W), with C one of "
-            f"{CHANNELS}, got {type(image).__name__} of shape {tuple(image.shape)}"
-        )
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[..., 0]
-    return Image.fromarray(as_bytes(array)).convert("RGB")
-
-
-def as_bytes(array: np.ndarray) -> np.ndarray:
-    """Convert the values of an image to 8 bits.
-
-    Raises:
-        DataError: floats outside [0, 1], or an unsupported dtype.
-
-    Example:
-        >>> as_bytes(np.array([[0.0, 1.0]])).tolist()
-        [[0, 255]]
-    """
-    if array.dtype == np.uint8:
-        return np.ascontiguousarray(array)
-    if array.dtype == bool:
-        return array.astype(np.uint8) * 255
-    if array.dtype == np.uint16:
-        return deep_to_bytes(array)
-    if not np.issubdtype(array.dtype, np.floating):
-        raise DataError(
-            f"an image holds uint8, uint16, bool or floats in [0, 1], got {array.dtype}"
-        )
-    if array.size and not (array.min() >= 0 and array.max() <= 1):
-        raise DataError(
-            f"an image of floats must lie in [0, 1], got {array.min()} to {array.max()}: scale it, "
-            "or give uint8"
-        )
-    return np.round(array * 255).astype(np.uint8)

@@ -6,14 +6,17 @@ import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from tqdm.auto import tqdm
 
 from moleflow_pl._internal.distributed import gather, is_first
-from moleflow_pl.data.images import read_size
+from moleflow_pl._internal.printable import printable
+from moleflow_pl.data.images import ImageFile, size_of
 from moleflow_pl.data.layouts.base import ImageRecord
+from moleflow_pl.data.masks import Mask, read_mask
 from moleflow_pl.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -21,34 +24,64 @@ logger = logging.getLogger(__name__)
 OnError = Literal["stop", "skip"]
 
 
+@dataclass(frozen=True)
+class Finding:
+    """What the check of an image found.
+
+    Attributes:
+        flaw: Why it cannot be used, in words; None if it can.
+        doubt: What looks wrong with its mask, which is used all the same.
+        digest: Hash of the file's content; None where it cannot be read.
+    """
+
+    flaw: str | None = None
+    doubt: str | None = None
+    digest: str | None = None
+
+
 class ImageCheck:
-    """Checks images before they are used, and remembers the flaws it finds.
+    """Checks images before they are used, and remembers what it finds.
 
     On several ranks, the first rank checks and sends the result to the others.
 
     Args:
         on_error: `stop` lists all bad images in one error, `skip` lists them and leaves them out.
+
+    Attributes:
+        flaws: Why images cannot be used.
+        digests: Hashes of the contents of the images checked by this rank.
     """
 
     def __init__(self, on_error: OnError = "stop") -> None:
         self.on_error = on_error
         self.flaws: dict[Path, str] = {}
+        self.digests: dict[Path, str] = {}
         self._checked: set[Path] = set()
 
-    def look_at(self, records: Iterable[ImageRecord]) -> None:
+    def look_at(self, records: Iterable[ImageRecord]) -> bool:
         """Check the images that were not checked yet.
+
+        Returns:
+            Whether there were any.
 
         Raises:
             DataError: some cannot be used, and `on_error` is `stop`.
         """
         new = {r.path: r for r in records if r.path not in self._checked}
         self._checked |= set(new)
-        new_flaws = find_flaws(list(new.values())) if new and is_first() else {}
-        new_flaws, known_flaws = gather((new_flaws, self.flaws))[0]
-        self.flaws = {**known_flaws, **new_flaws}
-        if not new_flaws:
-            return
-        message = list_flaws(new_flaws, len(new))
+        findings = find(list(new.values())) if new and is_first() else {}
+        self.digests |= {path: one.digest for path, one in findings.items() if one.digest}
+        doubts = {path: one.doubt for path, one in findings.items() if one.doubt}
+        if doubts:
+            logger.warning(describe(doubts, f"{len(doubts)} masks look wrong, and are used:"))
+        flaws = {path: one.flaw for path, one in findings.items() if one.flaw}
+        flaws, known_flaws = gather((flaws, self.flaws))[0]
+        self.flaws = {**known_flaws, **flaws}
+        if flaws:
+            self._report(describe(flaws, f"{len(flaws)} of {len(new)} images cannot be used:"))
+        return bool(new)
+
+    def _report(self, message: str) -> None:
         if self.on_error == "stop":
             raise DataError(
                 f"{message}\nrepair or remove them, or leave them out: data.on_error skip"
@@ -60,48 +93,53 @@ class ImageCheck:
         return [record for record in records if record.path not in self.flaws]
 
 
-def find_flaws(records: Sequence[ImageRecord]) -> dict[Path, str]:
-    """Read every image and its mask in several threads, with a progress bar.
-
-    Returns:
-        The flaw of each bad image, by its path.
-    """
+def find(records: Sequence[ImageRecord]) -> dict[Path, Finding]:
+    """Read every image and its mask in several threads, with a progress bar."""
     # decoding releases Python's global lock
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(flaw_of, records)
-        flaws = list(tqdm(results, "checking images", len(records), unit="image"))
-    return {r.path: flaw for r, flaw in zip(records, flaws, strict=True) if flaw is not None}
+        results = pool.map(look, records)
+        findings = list(tqdm(results, "checking images", len(records), unit="image"))
+    return {record.path: one for record, one in zip(records, findings, strict=True)}
 
 
-def flaw_of(record: ImageRecord) -> str | None:
-    """What is wrong with an image or its mask, in words; None if it can be used."""
+def look(record: ImageRecord) -> Finding:
+    """Check an image and its mask."""
     try:
-        size = read_size(record.path)
+        file = ImageFile.read(record.path)
+        size = size_of(file)
         if record.lacks_mask:
-            return f"its mask is missing: {record.expected_mask}"
-        if record.mask is None:
-            return None
-        mask_size = read_size(record.mask)
+            flaw = f"its mask is missing: {printable(record.expected_mask)}"
+            return Finding(flaw, digest=file.digest)
+        mask = None if record.mask is None else read_mask(record.mask)
     except DataError as error:
-        return str(error)
-    if mask_size == size:
-        return None
-    return (
-        f"its mask {record.mask} has {mask_size[0]} x {mask_size[1]} pixels, the image {size[0]} x "
-        f"{size[1]}"
-    )
+        return Finding(str(error))
+    if mask is None:
+        return Finding(digest=file.digest)
+    return judge(record, mask, size, file.digest)
 
 
-def list_flaws(flaws: Mapping[Path, str], checked: int) -> str:
-    """List flaws, one a line, under their number.
+def judge(record: ImageRecord, mask: Mask, size: tuple[int, int], digest: str) -> Finding:
+    """What there is to say of a mask of an image of this width and height."""
+    name, (height, width) = printable(record.mask), mask.pixels.shape
+    if (width, height) != size:
+        return Finding(
+            f"its mask {name} has {width} x {height} pixels, the image {size[0]} x {size[1]}",
+            digest=digest,
+        )
+    doubt = None if mask.doubt is None else f"its mask {name} {mask.doubt}"
+    return Finding(doubt=doubt, digest=digest)
+
+
+def describe(reasons: Mapping[Path, str], title: str) -> str:
+    """List what was found of images, one a line.
 
     Example:
-        >>> print(list_flaws({Path("a.png"): "the file is empty"}, 3))
+        >>> print(describe({Path("a.png"): "the file is empty"}, "1 of 3 images cannot be used:"))
         1 of 3 images cannot be used:
           a.png: the file is empty
     """
-    lines = [f"{len(flaws)} of {checked} images cannot be used:"]
-    for path, reason in sorted(flaws.items()):
-        short_reason = reason.removeprefix(f"cannot read the image {path}: ")
-        lines.append(f"  {path}: {short_reason}")
+    lines = [title]
+    for path, reason in sorted(reasons.items()):
+        name = printable(path)
+        lines.append(f"  {name}: {reason.removeprefix(f'cannot read the image {name}: ')}")
     return "\n".join(lines)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 from moleflow_pl._internal.hashing import content_hash, file_hashes
 from moleflow_pl.data.integrity import ImageCheck
-from moleflow_pl.data.layouts.base import ImageRecord, Layout
+from moleflow_pl.data.layouts.base import ImageRecord, Layout, RootedLayout
 from moleflow_pl.data.layouts.registry import LAYOUTS
+from moleflow_pl.data.unused import unused_files
 from moleflow_pl.errors import DataError
 
 Part = Literal["train", "val", "test"]
@@ -80,6 +82,16 @@ class ProductSplits:
             "test_good": labels.count(0),
             "test_defective": labels.count(1),
         }
+
+    def unused(self, product: str) -> dict[str, list[Path]]:
+        """Files of a product's folder that are not used, by the reason why."""
+        layout = self.layout
+        if not isinstance(layout, RootedLayout) or product not in layout.products():
+            return {}
+        records = layout.test(product)
+        with suppress(DataError):  # training images may be gone
+            records = [*records, *layout.train(product)]
+        return unused_files(layout.folder_of(product), records)
 
     def digest(self, products: Iterable[str]) -> str:
         """Hash of images and masks, by name and content, and of what each is for.

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from moleflow_pl.data.images import read_preview
+from moleflow_pl.data.images import read_rgb, shrink
 from moleflow_pl.errors import DataError
 from moleflow_pl.metrics.task_scores import TaskScores
 from moleflow_pl.report.figures import heat_overlay, jpeg_uri, mask_picture
@@ -104,7 +104,7 @@ def _example(
 ) -> Example | None:
     row = scores.rows[image]
     try:
-        picture = read_preview(Path(row["path"]), SIDE)
+        picture = shrink(read_rgb(Path(row["path"])), SIDE)
     except DataError:
         return None  # removed or damaged since it was scored
     ((heat, mask),) = scores.maps([image])

@@ -1,11 +1,17 @@
+import os
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
-from moleflow_pl.data.images import ImageLike, as_bytes, as_rgb, read_image, read_mask
+from moleflow_pl.data.image_forms import as_rgb
+from moleflow_pl.data.images import ImageFile, read_image, readable_formats, shrink, size_of
+from moleflow_pl.data.masks import read_mask
 from moleflow_pl.errors import DataError
 
 
@@ -60,29 +66,90 @@ def test_truncated_file_is_named(tmp_path: Path) -> None:
         read_image(path, (4, 4))
 
 
-def test_mask_is_one_where_it_is_not_black(tmp_path: Path) -> None:
-    mask = read_mask(save(tmp_path / "m.png", np.array([[0, 1, 128, 255]], dtype=np.uint8)))
-    assert mask.dtype == torch.uint8
-    assert mask.tolist() == [[0, 1, 1, 1]]
+def size_found(path: Path) -> object:
+    """The size, as the check of files finds it."""
+    return size_of(ImageFile.read(path))
 
 
-@pytest.mark.parametrize(
-    ("image", "message"),
-    [
-        (np.zeros((4, 4, 7), np.uint8), r"not an image: .*shape \(4, 4, 7\)"),
-        (np.zeros(4, np.uint8), "not an image"),
-        (np.full((4, 4), 200.0), r"floats must lie in \[0, 1\], got 200"),
-        (np.full((4, 4), np.nan), r"floats must lie in \[0, 1\], got nan"),
-        (np.zeros((4, 4), np.int64), "got int64"),
-        (Image.new("F", (4, 4)), "floating-point pixels have no known scale"),
-    ],
-)
-def test_what_is_no_image_is_refused_in_words(image: ImageLike, message: str) -> None:
+def eps(path: Path) -> None:
+    """A PostScript file, for which Pillow would start ghostscript."""
+    Image.new("RGB", (4, 4)).save(path, "EPS")
+
+
+def tiny(path: Path) -> object:
+    return read_image(path, (4, 4))
+
+
+@pytest.mark.parametrize("read", [tiny, read_mask, size_found, as_rgb])
+def test_a_drawing_named_like_an_image_starts_no_program(
+    read: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def started(*_: object, **__: object) -> None:
+        pytest.fail("a program was started")
+
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", started)
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", "gs")
+    path = tmp_path / "drawing.png"
+    eps(path)
+    with pytest.raises(DataError, match="cannot identify it as one of PNG, JPEG, "):
+        read(path)
+
+
+@pytest.mark.parametrize("kind", ["PPM", "ICO", "PCX", "SGI", "TGA", "DDS", "PDF"])
+def test_formats_that_are_not_meant_are_refused(kind: str, tmp_path: Path) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png", kind)
+    with pytest.raises(DataError, match="cannot identify it as one of"):
+        read_image(tmp_path / "a.png", (4, 4))
+
+
+def test_images_are_opened_at_one_place() -> None:
+    package = Path(__file__).parents[2] / "moleflow_pl"
+    assert sum(path.read_text("utf-8").count("Image.open(") for path in package.rglob("*.py")) == 2
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+def test_avif_is_read(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), (200, 100, 50)).save(tmp_path / "a.avif", quality=100)
+    assert read_image(tmp_path / "a.avif", (1, 1)).flatten().tolist() == pytest.approx(
+        [200, 100, 50], abs=3
+    )
+
+
+def test_heif_that_cannot_be_read_names_the_package(tmp_path: Path) -> None:
+    path = tmp_path / "a.heic"
+    path.write_bytes(b"\0\0\0\x18ftypheic" + bytes(60))
+    message = (
+        "cannot" if "HEIF" in readable_formats() else "HEIF need a newer Pillow, or pillow-heif"
+    )
     with pytest.raises(DataError, match=message):
-        as_rgb(image)
+        read_image(path, (4, 4))
 
 
-def test_values_become_bytes_without_clipping() -> None:
-    assert as_bytes(np.array([[True, False]])).tolist() == [[255, 0]]
-    assert as_bytes(np.array([[0, 65535, 257]], np.uint16)).tolist() == [[0, 255, 1]]
-    assert as_bytes(np.array([[0.5]])).tolist() == [[128]]
+def test_a_file_that_changes_while_it_is_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path / "a.png", np.zeros((4, 4), np.uint8))
+    times = count()
+    stat = os.fstat
+
+    def moving(handle: int) -> object:
+        found = stat(handle)
+        return SimpleNamespace(st_size=found.st_size, st_mtime_ns=next(times))
+
+    monkeypatch.setattr("moleflow_pl.data.images.os.fstat", moving)
+    with pytest.raises(DataError, match="a.png: it changed while it was read"):
+        read_image(path, (4, 4))
+
+
+def test_one_read_gives_pixels_and_identity(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", np.zeros((4, 4), np.uint8))
+    file = ImageFile.read(path)
+    path.unlink()
+    assert file.rgb().size == (4, 4)
+    assert file.digest == ImageFile(path, file.content, 0).digest
+    assert file.digest != ImageFile(path, file.content + b"x", 0).digest
+
+
+def test_the_longer_side_shrinks_to_the_size_asked_for() -> None:
+    assert shrink(Image.new("RGB", (400, 100)), 40).size == (40, 10)
+    assert shrink(Image.new("RGB", (20, 10)), 40).size == (20, 10)

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from moleflow_pl.data.images import read_image, to_rgb, to_tensor
-from moleflow_pl.data.integrity import ImageCheck, find_flaws, flaw_of
+from moleflow_pl.data.integrity import Finding, ImageCheck, find, look
 from moleflow_pl.data.layouts.base import ImageRecord, images_in
 from moleflow_pl.data.layouts.mvtec import MVTecLayout
 from moleflow_pl.errors import DataError
-from tests.helpers.image_corpus import GREY, IGNORED, READABLE, UNREADABLE, flat, rotated
+from tests.helpers.image_corpus import GREY, IGNORED, READABLE, SIZE, UNREADABLE, flat, rotated
 
 TARGET = (8, 12)
 
@@ -67,6 +67,10 @@ def test_folder_that_links_to_itself_ends(tmp_path: Path) -> None:
     assert MVTecLayout(tmp_path).test("a") == []
 
 
+def flaw_of(record: ImageRecord) -> str | None:
+    return look(record).flaw
+
+
 def record_with_mask(folder: Path, mask: Image.Image | None, turned: bool = False) -> ImageRecord:
     image, place = folder / "i.png", folder / "m.png"
     (rotated("PNG", 6) if turned else flat("RGB").save)(image)
@@ -96,6 +100,17 @@ def test_missing_and_broken_masks_are_told(tmp_path: Path) -> None:
     assert "m.png" in str(flaw_of(record))
 
 
+@pytest.mark.parametrize(("value", "doubt"), [(0, "is empty"), (255, "is full")])
+def test_a_mask_that_marks_nothing_or_everything_is_named_and_used(
+    value: int, doubt: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    record, check = record_with_mask(tmp_path, Image.new("L", SIZE, value)), ImageCheck("stop")
+    check.look_at([record])
+    assert "1 masks look wrong, and are used:" in caplog.text
+    assert f"m.png {doubt}" in caplog.text
+    assert check.usable([record]) == [record]
+
+
 def records_of(folder: Path) -> list[ImageRecord]:
     for name in ("good.png", "bad.png", "worse.png"):
         flat("RGB").save(folder / name)
@@ -118,13 +133,13 @@ def test_skipped_images_are_told_counted_and_looked_at_once(
     records, check = records_of(tmp_path), ImageCheck("skip")
     looks: list[int] = []
 
-    def counting(records: list[ImageRecord]) -> dict[Path, str]:
+    def counting(records: list[ImageRecord]) -> dict[Path, Finding]:
         looks.append(len(records))
-        return find_flaws(records)
+        return find(records)
 
-    monkeypatch.setattr("moleflow_pl.data.integrity.find_flaws", counting)
-    check.look_at(records)
-    check.look_at([*records, ImageRecord(tmp_path / "good.png", "p")])
+    monkeypatch.setattr("moleflow_pl.data.integrity.find", counting)
+    assert check.look_at(records)
+    assert not check.look_at([*records, ImageRecord(tmp_path / "good.png", "p")])
     assert looks == [3]
     assert "2 of 3 images cannot be used" in caplog.text
     assert [record.path.name for record in check.usable(records)] == ["good.png"]

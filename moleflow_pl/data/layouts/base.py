@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
+from moleflow_pl.data.folders import files_below, leads_back
 from moleflow_pl.errors import DataError
 
 GOOD = "good"
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+# of several files with one stem, the first of these is the mask
+IMAGE_SUFFIXES = (
+    ".png", ".tif", ".tiff", ".bmp", ".webp", ".jpg", ".jpeg", ".avif", ".heif", ".heic",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,10 @@ class RootedLayout:
         if not self.root.is_dir():
             raise DataError(f"data.root {self.root} is no folder; {self.tree}")
 
+    def folder_of(self, product: str) -> Path:
+        """Where the files of a product are."""
+        return self.root / product
+
     def no_product(self, product: str, there: Iterable[str]) -> DataError:
         """The error for a product that is not there, with the list of those that are."""
         return DataError(
@@ -103,10 +111,11 @@ def is_image(path: Path) -> bool:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Image files in a folder, sorted; none where there is no folder."""
-    return sorted(filter(is_image, folder.iterdir())) if folder.is_dir() else []
+    """Image files below a folder at any depth, sorted; none where there is no folder."""
+    return sorted(filter(is_image, files_below(folder)))
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """Folders in a folder, sorted, without hidden ones."""
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    """Folders in a folder, sorted, without hidden ones and links back to where they lie."""
+    visible = (path for path in folder.iterdir() if not path.name.startswith("."))
+    return sorted(path for path in visible if path.is_dir() and not leads_back(path))

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
+from moleflow_pl.data.folders import files_below
 from moleflow_pl.data.layouts.base import (
     ImageRecord,
     RootedLayout,
     folders_in,
-    images_in,
     is_image,
 )
 from moleflow_pl.data.layouts.registry import LAYOUTS
@@ -36,12 +36,12 @@ with defective images or masks: lay them out as in MVTec AD, --data.layout mvtec
 
     def products(self) -> list[str]:
         products = [p.name for p in folders_in(self.root) if next(self._images(p), None)]
-        return products or ([self.root.resolve().name] if images_in(self.root) else [])
+        return products or ([self.root.resolve().name] if self._holds_images() else [])
 
     def train(self, product: str) -> list[ImageRecord]:
         if product not in self.products():
             raise self.no_product(product, self.products())
-        folder = self.root / product if (self.root / product).is_dir() else self.root
+        folder = self.folder_of(product)
         parts = sorted(self.PARTS & {path.name for path in folders_in(folder)})
         if parts:
             raise DataError(
@@ -50,14 +50,16 @@ with defective images or masks: lay them out as in MVTec AD, --data.layout mvtec
             )
         return [ImageRecord(path, product) for path in sorted(self._images(folder))]
 
+    def folder_of(self, product: str) -> Path:
+        folder = super().folder_of(product)
+        return folder if folder.is_dir() else self.root
+
     def test(self, product: str) -> list[ImageRecord]:
         return []
 
+    def _holds_images(self) -> bool:
+        return any(is_image(path) and path.is_file() for path in self.root.iterdir())
+
     @staticmethod
     def _images(folder: Path) -> Iterator[Path]:
-        return (
-            path
-            for path in folder.rglob("*")
-            if is_image(path)
-            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        )
+        return filter(is_image, files_below(folder))

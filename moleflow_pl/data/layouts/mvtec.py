@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from moleflow_pl.data.layouts.base import (
     GOOD,
+    IMAGE_SUFFIXES,
     ImageRecord,
     RootedLayout,
     folders_in,
@@ -18,6 +19,9 @@ from moleflow_pl.data.layouts.registry import LAYOUTS
 @LAYOUTS.add("mvtec")
 class MVTecLayout(RootedLayout):
     """`<root>/<product>/train/good`, `test/<defect>`, `ground_truth/<defect>/<stem>_mask.png`.
+
+    Folders within these are searched too; masks then lie in folders of the same names. A mask may
+    have any ending that an image may have.
 
     Raises:
         DataError: `root` is missing, or holds no such product.
@@ -34,7 +38,7 @@ good images alone, one folder for each product: --data.layout folder"""
     TEST: ClassVar[str] = "test"
     MASKS: ClassVar[str] = "ground_truth"
     # as in MVTec AD, or, in some other data sets, as the image itself
-    MASK_NAMES: ClassVar[tuple[str, ...]] = ("{}_mask.png", "{}.png")
+    MASK_STEMS: ClassVar[tuple[str, ...]] = ("{}_mask", "{}")
 
     def products(self) -> list[str]:
         return [folder.name for folder in folders_in(self.root) if self._is_product(folder)]
@@ -52,20 +56,26 @@ good images alone, one folder for each product: --data.layout folder"""
         if not (folder / self.TEST).is_dir():
             return []
         return [
-            self._record(path, product, kind.name, masks)
+            record
             for kind in folders_in(folder / self.TEST)
             if kind != masks
-            for path in images_in(kind)
+            for record in self._records(product, kind, masks)
         ]
 
-    def _record(self, path: Path, product: str, kind: str, masks: Path) -> ImageRecord:
-        has_masks = masks.is_dir()
-        if kind == self.NORMAL or not has_masks:
-            defect = GOOD if kind == self.NORMAL else kind
-            return ImageRecord(path, product, defect, None, has_masks)
-        candidates = [masks / kind / name.format(path.stem) for name in self.MASK_NAMES]
-        mask = next((path for path in candidates if path.is_file()), None)
-        return ImageRecord(path, product, kind, mask, True, candidates[0])
+    def _records(self, product: str, kind: Path, masks: Path) -> list[ImageRecord]:
+        paths, has_masks = images_in(kind), masks.is_dir()
+        if kind.name == self.NORMAL or not has_masks:
+            defect = GOOD if kind.name == self.NORMAL else kind.name
+            return [ImageRecord(path, product, defect, None, has_masks) for path in paths]
+        found = by_stem(masks / kind.name)
+        records = []
+        for path in paths:
+            place = masks / kind.name / path.relative_to(kind).parent
+            stems = [place / stem.format(path.stem) for stem in self.MASK_STEMS]
+            mask = next((found[stem] for stem in stems if stem in found), None)
+            expected = stems[0].with_name(f"{stems[0].name}.png")
+            records.append(ImageRecord(path, product, kind.name, mask, True, expected))
+        return records
 
     def _is_product(self, folder: Path) -> bool:
         # training images may be deleted while test images are kept
@@ -76,6 +86,12 @@ good images alone, one folder for each product: --data.layout folder"""
         if not self._is_product(folder):
             raise self.no_product(product, self.products())
         return folder
+
+
+def by_stem(folder: Path) -> dict[Path, Path]:
+    """Image files below a folder by their paths without the ending."""
+    paths = sorted(images_in(folder), key=lambda path: -IMAGE_SUFFIXES.index(path.suffix.lower()))
+    return {path.with_suffix(""): path for path in paths}
 
 
 @LAYOUTS.add("mpdd")
@@ -123,4 +139,4 @@ class BTADLayout(MVTecLayout):
     <root>/01/ground_truth/ko/*.png
 BTAD itself: http://avires.dimi.uniud.it/papers/btad/btad.zip"""
     NORMAL: ClassVar[str] = "ok"
-    MASK_NAMES: ClassVar[tuple[str, ...]] = ("{}.png", "{}.bmp")
+    MASK_STEMS: ClassVar[tuple[str, ...]] = ("{}",)

@@ -16,3 +16,14 @@ def test_images_and_folders_come_in_order_without_hidden_ones(tmp_path: Path) ->
     assert [path.name for path in images_in(tmp_path)] == ["a.bmp", "b.PNG"]
     assert [path.name for path in folders_in(tmp_path)] == ["x", "y"]
     assert images_in(tmp_path / "nowhere") == []
+
+
+def test_images_at_any_depth_and_behind_links_are_found(tmp_path: Path) -> None:
+    for name in ("in/a/b/c.avif", "more/d.heic"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "more")
+    (tmp_path / "in" / "back").symlink_to(tmp_path / "in")
+    found = [path.relative_to(tmp_path / "in").as_posix() for path in images_in(tmp_path / "in")]
+    assert found == ["a/b/c.avif", "link/d.heic"]
+    assert [path.name for path in folders_in(tmp_path / "in")] == ["a", "link"]

@@ -37,3 +37,14 @@ def test_folders_of_another_layout_are_not_taken_for_good_images(tmp_path: Path)
     draw_product(tmp_path, "a", 0)
     with pytest.raises(DataError, match="ground_truth.*for good ones: use --data.layout mvtec"):
         FolderLayout(tmp_path).train("a")
+
+
+def test_linked_products_and_folders_are_followed(tmp_path: Path) -> None:
+    plant(tmp_path, "store/a/1.png", "store/b/2.png")
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "screw").symlink_to(tmp_path / "store" / "a")
+    (tmp_path / "store" / "a" / "more").symlink_to(tmp_path / "store" / "b")
+    layout = FolderLayout(root)
+    assert layout.products() == ["screw"]
+    assert [p for p, *_ in seen(root, layout.train("screw"))] == ["screw/1.png", "screw/more/2.png"]

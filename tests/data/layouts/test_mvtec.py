@@ -140,6 +140,44 @@ def test_btad_calls_good_ok_and_masks_by_the_images_name(tmp_path: Path) -> None
     assert layout.test("03")[0].mask == root / "03/ground_truth/ko/0005.bmp"
 
 
+def test_folders_within_good_and_a_defect_are_read_with_their_masks(tmp_path: Path) -> None:
+    root = plant(
+        tmp_path,
+        "a/train/good/monday/0.png",
+        "a/test/hole/monday/0.png",
+        "a/test/hole/1.png",
+        "a/ground_truth/hole/monday/0_mask.png",
+        "a/ground_truth/hole/1_mask.png",
+    )
+    layout = MVTecLayout(root)
+    assert seen(root, layout.train("a")) == [("a/train/good/monday/0.png", "good", None)]
+    assert seen(root, layout.test("a")) == [
+        ("a/test/hole/1.png", "hole", "a/ground_truth/hole/1_mask.png"),
+        ("a/test/hole/monday/0.png", "hole", "a/ground_truth/hole/monday/0_mask.png"),
+    ]
+
+
+def test_a_link_back_to_the_test_folder_is_no_kind_of_defect(tmp_path: Path) -> None:
+    draw_product(tmp_path, "a", 0)
+    (tmp_path / "a" / "test" / "again").symlink_to(tmp_path / "a" / "test")
+    assert {record.defect for record in MVTecLayout(tmp_path).test("a")} == {"good", "square"}
+
+
+@pytest.mark.parametrize("name", ["0_mask.PNG", "0_mask.tif", "0.bmp", "0_mask.webp", "0.jpg"])
+def test_a_mask_has_any_ending_that_an_image_has(name: str, tmp_path: Path) -> None:
+    mask = f"a/ground_truth/hole/{name}"
+    root = plant(tmp_path, "a/test/hole/0.png")
+    (root / mask).parent.mkdir(parents=True)
+    (root / mask).touch()
+    assert seen(root, MVTecLayout(root).test("a")) == [("a/test/hole/0.png", "hole", mask)]
+
+
+def test_of_several_masks_of_an_image_the_lossless_one_is_taken(tmp_path: Path) -> None:
+    masks = [f"a/ground_truth/hole/0{name}" for name in (".png", "_mask.jpg", "_mask.png")]
+    root = plant(tmp_path, "a/test/hole/0.png", *masks)
+    assert MVTecLayout(root).test("a")[0].mask == root / masks[2]
+
+
 def test_mpdd_has_mvtecs_tree(tmp_path: Path) -> None:
     root = plant(
         tmp_path,

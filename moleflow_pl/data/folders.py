@@ -1,0 +1,88 @@
+"""Files below a folder: links to folders are followed, and each folder is entered once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
+from glob import has_magic
+from itertools import takewhile
+from pathlib import Path
+
+ANY_DEPTH = "**"
+
+
+def files_below(
+    folder: Path, hidden: bool = False, leave_out: Callable[[Path], bool] = lambda folder: False
+) -> Iterator[Path]:
+    """Yield all files below a folder, those behind links to folders last.
+
+    A link to a folder that was entered already, or that the folder itself lies in, is a loop.
+
+    Args:
+        folder: Where to begin.
+        hidden: Yield hidden files and those in hidden folders too.
+        leave_out: Says which folders below are not entered.
+    """
+    entered: set[tuple[int, int]] = set()
+    around = {identity for parent in folder.resolve().parents if (identity := identity_of(parent))}
+    waiting = [folder]
+    while waiting:
+        for where, folders, files in os.walk(waiting.pop(0)):
+            identity = identity_of(where)
+            if identity is None or identity in entered | around:
+                folders.clear()
+                continue
+            entered.add(identity)
+            place = Path(where)
+            kept = [
+                name
+                for name in sorted(folders)
+                if (hidden or not name.startswith(".")) and not leave_out(place / name)
+            ]
+            linked = [name for name in kept if (place / name).is_symlink()]
+            waiting += [place / name for name in linked]
+            folders[:] = [name for name in kept if name not in linked]
+            yield from (place / n for n in sorted(files) if hidden or not n.startswith("."))
+
+
+def identity_of(folder: str | Path) -> tuple[int, int] | None:
+    """What tells a folder from another whatever its name; None if it is gone."""
+    try:
+        found = os.stat(folder)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def leads_back(link: Path) -> bool:
+    """Whether a link leads to a folder that it lies in."""
+    if not link.is_symlink():
+        return False
+    parent, target = link.parent.resolve(), link.resolve()
+    return target == parent or target in parent.parents
+
+
+def base_of(pattern: str) -> Path:
+    """The folder that a pattern begins in.
+
+    Example:
+        >>> base_of("in/2024/**/*.png").as_posix()
+        'in/2024'
+    """
+    parts = Path(pattern).parts[:-1]
+    return Path(*takewhile(lambda part: not has_magic(part), parts))
+
+
+def fits(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    """Whether the parts of a path fit those of a pattern, in which `**` is any number of folders.
+
+    Example:
+        >>> fits(("a", "b", "1.png"), ("**", "*.png")), fits(("a", "1.png"), ("*.png",))
+        (True, False)
+    """
+    if not pattern or not parts:
+        return not parts and all(part == ANY_DEPTH for part in pattern)
+    if pattern[0] == ANY_DEPTH:
+        return fits(parts, pattern[1:]) or fits(parts[1:], pattern)
+    return fnmatchcase(parts[0], pattern[0]) and fits(parts[1:], pattern[1:])

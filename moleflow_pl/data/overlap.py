@@ -1,0 +1,68 @@
+"""Images that are used twice: for training and for testing, or for two products."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from itertools import combinations
+from pathlib import Path
+from typing import NamedTuple
+
+from moleflow_pl._internal.printable import printable
+
+NAMED = 3  # pairs that are named
+
+
+class Use(NamedTuple):
+    """What an image is for.
+
+    Attributes:
+        product: The product that it is said to show.
+        part: `train` or `test`.
+        path: The file.
+    """
+
+    product: str
+    part: str
+    path: Path
+
+
+def describe_overlaps(uses: Iterable[Use], digests: Mapping[Path, str]) -> list[str]:
+    """Say which images are in train and test, or in two products: by content, whatever the name.
+
+    Args:
+        uses: All images, and what each is for.
+        digests: Hashes of their contents, as far as they are known.
+
+    Returns:
+        A text for each pair of products and parts that share images.
+    """
+    by_content: dict[str, list[Use]] = defaultdict(list)
+    for use in uses:
+        if use.path in digests:
+            by_content[digests[use.path]].append(use)
+    pairs: dict[tuple[str, str], list[tuple[Path, Path]]] = defaultdict(list)
+    for same in by_content.values():
+        # one of each place is enough
+        firsts = {(use.product, use.part): use for use in reversed(same)}
+        for one, other in combinations(sorted(firsts.values()), 2):
+            pairs[place_of(one), place_of(other)].append((one.path, other.path))
+    return [describe_pair(*places, paths) for places, paths in sorted(pairs.items())]
+
+
+def place_of(use: Use) -> str:
+    """Where an image is used, in words."""
+    return f"{use.part} of {printable(use.product)}"
+
+
+def describe_pair(place: str, other: str, paths: list[tuple[Path, Path]]) -> str:
+    """Say that two places share images, and name some.
+
+    Example:
+        >>> print(describe_pair("test of a", "train of a", [(Path("t/1.png"), Path("g/1.png"))]))
+        1 images are in test of a and in train of a, and count in both:
+          t/1.png = g/1.png
+    """
+    lines = [f"{len(paths)} images are in {place} and in {other}, and count in both:"]
+    lines += [f"  {printable(one)} = {printable(two)}" for one, two in paths[:NAMED]]
+    return "\n".join([*lines, *(["  …"] if len(paths) > NAMED else [])])

@@ -1,0 +1,52 @@
+"""Files of a product's folder that a layout does not use: how many, and why."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from moleflow_pl._internal.printable import printable
+from moleflow_pl.data.folders import files_below
+from moleflow_pl.data.layouts.base import IMAGE_SUFFIXES, ImageRecord
+
+HIDDEN = "hidden"
+NO_IMAGE_NAME = "with other endings than an image's"
+ELSEWHERE = "elsewhere than the layout looks"
+NAMED = 2  # files that are named for each reason
+
+
+def unused_files(folder: Path, records: Iterable[ImageRecord]) -> dict[str, list[Path]]:
+    """Files below a folder that no record names, by the reason why."""
+    used = {path for record in records for path in (record.path, record.mask) if path is not None}
+    left = sorted(set(files_below(folder, hidden=True)) - used)
+    # a file may be used by another name, through a link
+    reached = {os.path.realpath(path) for path in used} if left else set()
+    reasons: dict[str, list[Path]] = {}
+    for path in left:
+        if os.path.realpath(path) not in reached:
+            relative = path.relative_to(folder)
+            reasons.setdefault(reason_of(relative), []).append(relative)
+    return reasons
+
+
+def reason_of(path: Path) -> str:
+    """Why a file, by its path below the product's folder, is not used."""
+    if any(part.startswith(".") for part in path.parts):
+        return HIDDEN
+    return ELSEWHERE if path.suffix.lower() in IMAGE_SUFFIXES else NO_IMAGE_NAME
+
+
+def describe_unused(product: str, reasons: Mapping[str, list[Path]]) -> str:
+    """Say in one line how many files of a product are not used, and why.
+
+    Example:
+        >>> describe_unused("a", {"hidden": [Path(".b")]})
+        '1 files of a are not used: 1 hidden (.b)'
+    """
+    parts = []
+    for reason, paths in sorted(reasons.items()):
+        names = ", ".join(map(printable, paths[:NAMED])) + ", …" * (len(paths) > NAMED)
+        parts.append(f"{len(paths)} {reason} ({names})")
+    total = sum(map(len, reasons.values()))
+    return f"{total} files of {printable(product)} are not used: {'; '.join(parts)}"
