@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import unicodedata
+from pathlib import Path
 
 from moleflow_pl.errors import DataError
 
 LONGEST_NAME = 200  # bytes: a file name also has a number and a suffix
+USUAL_LIMITS = (255, 259)  # bytes of a file name and of a path, where the system does not tell
 
 
 def is_file_name(name: str) -> bool:
@@ -38,3 +42,34 @@ def check_name(name: str) -> None:
             f"{excerpt!r} is not a valid product name: it must name a folder in at most "
             f"{LONGEST_NAME} bytes, without slashes, control characters or blanks at its ends"
         )
+
+
+def output_file(folder: Path, name: str, suffix: str) -> Path:
+    """The file in a folder for an input of a relative name: the whole name, and a suffix.
+
+    A name that is too long for the disk is cut, and a hash of the whole name tells it from others.
+
+    Args:
+        folder: Where outputs go.
+        name: Path of the input below its own root.
+        suffix: What the output's name ends with.
+    """
+    longest, longest_path = name_limits(folder)
+    target = folder / f"{name}{suffix}"
+    fits_path = len(os.fsencode(target.absolute())) < longest_path
+    if fits_path and len(os.fsencode(target.name)) <= longest:
+        return target
+    mark = f"~{hashlib.blake2b(os.fsencode(name), digest_size=8).hexdigest()}{suffix}"
+    room = longest - len(mark) if fits_path else 0
+    kept = os.fsencode(os.path.basename(name))[:room].decode("utf-8", "ignore")
+    place = target.parent if fits_path else folder
+    return place / f"{kept}{mark}"
+
+
+def name_limits(folder: Path) -> tuple[int, int]:
+    """The longest file name and the longest path in a folder, in bytes."""
+    if not hasattr(os, "pathconf"):
+        return USUAL_LIMITS
+    whole = folder.absolute()
+    there = next(place for place in (whole, *whole.parents) if place.exists())
+    return os.pathconf(there, "PC_NAME_MAX"), os.pathconf(there, "PC_PATH_MAX")

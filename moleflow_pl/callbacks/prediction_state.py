@@ -6,20 +6,43 @@ import csv
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moleflow_pl._internal.files import write_text
+from moleflow_pl._internal.files import read_json, write_text
 from moleflow_pl._internal.schema import stamp
 from moleflow_pl.checkpoints.io import plain
 from moleflow_pl.checkpoints.run_folder import move_aside
+from moleflow_pl.data.batches import Identity
+from moleflow_pl.data.predict_dataset import STATE_FILE, TABLE_FILE
+from moleflow_pl.errors import DataError, OutputError
 from moleflow_pl.features.backbone import weights_hash
 from moleflow_pl.module import MoLEFlow
 
 logger = logging.getLogger(__name__)
 
-STATE_FILE = "run.json"
+IMAGES_FILE, BOXES_FILE = "images.csv", "boxes.csv"
+
+
+@dataclass
+class Earlier:
+    """What an earlier `predict` left.
+
+    Attributes:
+        rows: Rows of the same `predict` that was stopped, by the keys of their images. The last one
+            is left out, since it may be torn.
+        images: Which files these were of.
+        boxes: Rows of `boxes.csv`, the last one perhaps torn.
+        reason: Why the folder has to make room, in words; None where it need not.
+    """
+
+    rows: dict[str, list[str]] = field(default_factory=dict)
+    images: dict[str, Identity] = field(default_factory=dict)
+    boxes: list[list[str]] = field(default_factory=list)
+    reason: str | None = None
 
 
 def model_hash(path: str | Path | None, module: MoLEFlow) -> str:
@@ -37,39 +60,78 @@ def write_state(folder: Path, request: Mapping[str, Any], complete: bool) -> Non
     write_text(folder / STATE_FILE, json.dumps(state))
 
 
-def read_state(folder: Path) -> dict[str, Any] | None:
-    """What a folder's predictions are of; None where there are none."""
-    path = folder / STATE_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def look_at(folder: Path, request: Mapping[str, Any]) -> Earlier:
+    """What there is in a folder for a `predict`, and whether it goes on from that.
 
-
-def finished_rows(folder: Path, request: Mapping[str, Any]) -> list[list[str]]:
-    """Rows of the same `predict` that was stopped; none of another, or of one that ended.
-
-    The last row is left out: it may be torn, and there is always something left to do.
+    Raises:
+        OutputError: the folder holds something else.
     """
-    if read_state(folder) != {**stamp(), **request, "complete": False}:
-        return []
-    return rows_of(folder / "predictions.csv")[:-1]
+    if not folder.is_dir() or all(name.startswith(".") for name in os.listdir(folder)):
+        return Earlier()
+    known = [name for name in (STATE_FILE, TABLE_FILE) if (folder / name).is_file()]
+    if not known:
+        raise OutputError(
+            f"{folder} is not empty and holds no predictions: choose another --predictions.folder"
+        )
+    try:
+        state = read_json(folder / STATE_FILE)
+        if state.pop("complete", None) is not False:
+            return Earlier(reason="are finished")
+        if state != {**stamp(), **request}:
+            return Earlier(reason="were of another model, other images or options")
+        return stopped(folder)
+    except DataError as error:
+        return Earlier(reason=f"cannot be used ({error})")
+
+
+def stopped(folder: Path) -> Earlier:
+    """What a `predict` that was stopped has done.
+
+    Raises:
+        DataError: a table is damaged.
+    """
+    rows = rows_of(folder / TABLE_FILE)[:-1]
+    images = [identity_from(row) for row in rows_of(folder / IMAGES_FILE)[: len(rows)]]
+    return Earlier(
+        {image.path: row for image, row in zip(images, rows, strict=False)},
+        {image.path: image for image in images},
+        rows_of(folder / BOXES_FILE),
+    )
+
+
+def identity_from(row: list[str]) -> Identity:
+    """Which file a row of `images.csv` is of.
+
+    Raises:
+        DataError: it is no such row.
+    """
+    try:
+        path, size, modified, digest = row
+        return Identity(path, int(size), int(modified), digest)
+    except ValueError as error:
+        raise DataError(f"{IMAGES_FILE} is damaged: {error}") from error
 
 
 def rows_of(path: Path) -> list[list[str]]:
-    """Rows of a table below its header; none where there is no table."""
+    """Rows of a table below its header; none where there is no table.
+
+    Raises:
+        DataError: it is no table.
+    """
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.reader(file))[1:]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+    except (ValueError, csv.Error) as error:
+        raise DataError(f"{path} is damaged: {error}") from error
+    if any(len(row) != len(header) for row in rows[:-1]):
+        raise DataError(f"{path} is damaged: a row has not {len(header)} fields")
+    return rows
 
 
-def make_room(folder: Path, request: Mapping[str, Any]) -> None:
-    """Move predictions aside that another model, other images or other options made."""
-    state = read_state(folder)
-    if state is None:
-        return
-    state.pop("complete", None)
-    if state != {**stamp(), **request}:
+def make_room(folder: Path, earlier: Earlier) -> None:
+    """Move predictions aside that this `predict` does not go on from."""
+    if earlier.reason is not None:
         aside = move_aside(folder)
-        logger.info(
-            f"the predictions in {folder} were of another model, other images or options; they are "
-            f"now in {aside}"
-        )
+        logger.info(f"the predictions in {folder} {earlier.reason}; they are now in {aside}")

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
+from PIL import Image
 
 from moleflow_pl._internal.distributed import gather, wait_for_all
 from moleflow_pl._internal.files import writing
-from moleflow_pl.callbacks.prediction_state import (
-    finished_rows,
-    make_room,
-    model_hash,
-    rows_of,
-    write_state,
-)
+from moleflow_pl._internal.names import output_file
+from moleflow_pl._internal.printable import printable, write_cells
+from moleflow_pl.callbacks.prediction_state import look_at, make_room, model_hash, write_state
+from moleflow_pl.checkpoints.io import plain
 from moleflow_pl.checkpoints.run_folder import RunFolder
-from moleflow_pl.data.batches import PredictBatch
+from moleflow_pl.data.batches import Identity, PredictBatch
 from moleflow_pl.data.datamodule import data_of
-from moleflow_pl.data.predict_dataset import NO_IMAGE_NAME
+from moleflow_pl.data.predict_dataset import NO_IMAGE_NAME, Found, path_key
 from moleflow_pl.inference.decisions import DecisionMaker, Prediction
 from moleflow_pl.inference.localisation import MapFormat, save_map
 from moleflow_pl.model.inspector import Inspection
@@ -41,15 +39,19 @@ COLUMNS = (
 )  # fmt: skip
 BOX_COLUMNS = ("path", "left", "top", "width", "height", "peak", "pixel_threshold")
 SKIPPED_COLUMNS = ("path", "reason")
+IMAGE_COLUMNS = Identity._fields
+PREVIEW_SIDE = 512  # longer side of a heatmap at most, in pixels
 NAMED = 3  # skipped files that are named
 
 
 class PredictionWriter(BasePredictionWriter):
     """Writes the prediction of every image as soon as it is scored.
 
-    A `predict` that was stopped goes on where it was; one by another model or with other options
-    moves the old folder aside, to `predictions~1`. On several devices the first writes the rows of
-    all at the end, and one that was stopped starts again.
+    A `predict` that was stopped goes on where it was, with the images that are still the same:
+    path, size, time and content. One by another model, of other images or with other options moves
+    the old folder aside, to `predictions~1`, and so does one after predictions that are finished.
+    On several devices the first writes the rows of all at the end, and one that was stopped starts
+    again.
 
     Args:
         heatmaps: Write each image under its score map, `heatmaps/<image>.jpg`. The colour scale is
@@ -57,6 +59,7 @@ class PredictionWriter(BasePredictionWriter):
         maps: Write raw maps of the images' own sizes, `maps/<image>.npy` or 32-bit `.tiff`.
         boxes: Write boxes around what exceeds the pixel threshold, `boxes.csv`.
         product: The product that all images show; by default the router decides.
+        folder: Where all of it goes; by default `predictions` in the run folder.
     """
 
     def __init__(
@@ -65,12 +68,14 @@ class PredictionWriter(BasePredictionWriter):
         maps: MapFormat | None = None,
         boxes: bool = False,
         product: str | None = None,
+        folder: str | None = None,
     ) -> None:
         super().__init__(write_interval="batch")
         self.heatmaps = heatmaps
         self.maps = maps
         self.boxes = boxes
         self.product = product
+        self.folder = folder
         self._tables: dict[str, TextIO] = {}  # the first rank's
         self._buffer: dict[str, list[Sequence[Any]]] = {}  # rows, where other ranks have some too
         self._skipped: list[str] = []
@@ -80,42 +85,51 @@ class PredictionWriter(BasePredictionWriter):
         if stage != "predict":
             return
         data = data_of(trainer)
-        self._folder = RunFolder(Path(trainer.default_root_dir)).predictions
+        run = RunFolder(Path(trainer.default_root_dir))
+        self._folder = Path(self.folder).expanduser() if self.folder else run.predictions
         self._request = {
             "model": model_hash(trainer.ckpt_path, pl_module),
-            "images": data.predict_path,
+            "images": data.predict_source,
+            "arguments": plain({**pl_module.inspector.arguments, "precision": trainer.precision}),
             "heatmaps": self.heatmaps, "maps": self.maps, "boxes": self.boxes,
             "product": self.product,
         }  # fmt: skip
-        self._done = finished_rows(self._folder, self._request)
-        data.predicted = {row[0] for row in self._done}
+        self._earlier = look_at(self._folder, self._request)
+        data.predicted = self._earlier.images
+        data.preview_side = PREVIEW_SIDE if self.heatmaps else None
 
     def on_predict_start(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
         """Open the tables, new or where they ended."""
         self._decisions = DecisionMaker(pl_module.schedule, self.product)
         pl_module.predicted_task = self._decisions.task
         dataset = trainer.predict_dataloaders.dataset  # type: ignore[union-attr]
-        self._root = dataset.root
-        self._places = {path: i for i, path in enumerate(dataset.paths)}
+        self._root = dataset.found.root
+        self._places = {path_key(path): i for i, path in enumerate(dataset.paths)}
         self._shared = trainer.world_size > 1
         if trainer.is_global_zero:
             warn_of_missing_calibrations(self._decisions, pl_module.schedule, self.heatmaps)
-            self._begin()
-            self._skip([(path, NO_IMAGE_NAME) for path in dataset.others])
+            self._begin(dataset.unchanged)
+            say_left_out(dataset.found)
+            self._skip([(path, NO_IMAGE_NAME) for path in dataset.found.others])
         wait_for_all()  # the folder may have been moved aside
 
-    def _begin(self) -> None:
-        make_room(self._folder, self._request)
+    def _begin(self, unchanged: Set[str]) -> None:
+        earlier = self._earlier
+        make_room(self._folder, earlier)
         write_state(self._folder, self._request, complete=False)
-        done = {row[0] for row in self._done}
-        boxes = [row for row in rows_of(self._folder / "boxes.csv") if row[0] in done]
+        kept = [key for key in earlier.rows if key in unchanged and key not in self._places]
+        rows = [earlier.rows[key] for key in kept]
         # files that are no images are looked at again
-        self._open("predictions", COLUMNS, self._done)
+        self._open("predictions", COLUMNS, rows)
+        self._open("images", IMAGE_COLUMNS, [earlier.images[key] for key in kept])
         self._open("skipped", SKIPPED_COLUMNS, [])
         if self.boxes:
-            self._open("boxes", BOX_COLUMNS, boxes)
-        if done:
-            logger.info(f"going on after {len(done)} images")
+            done = {row[0] for row in rows}
+            self._open("boxes", BOX_COLUMNS, [row for row in earlier.boxes if row[0] in done])
+        if rows:
+            logger.info(f"going on after {len(rows)} images")
+        if gone := earlier.rows.keys() - unchanged:
+            logger.info(f"left out {len(gone)} earlier rows: their images have changed or are gone")
 
     def write_on_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: MoLEFlow, prediction: Inspection | None,
@@ -129,12 +143,14 @@ class PredictionWriter(BasePredictionWriter):
         decided = list(
             zip(batch["path"], self._decisions.decide(prediction, batch["size"]), strict=True)
         )
-        for path, result in decided:
-            self._write_pictures(path, result)
+        previews: Sequence[np.ndarray | None] = batch["preview"] or [None] * len(decided)
+        for (path, result), preview in zip(decided, previews, strict=True):
+            self._write_pictures(path, result, preview)
             if self.boxes:
                 boxes = [[path, *vars(b).values(), result.pixel_threshold] for b in result.boxes]
                 self._add("boxes", boxes)
         self._add("predictions", [[path, *row_of(result)] for path, result in decided])
+        self._add("images", batch["identity"])  # last: what is named here has its row
 
     def on_predict_end(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
         """Close the tables; say where they are and what was skipped."""
@@ -145,8 +161,7 @@ class PredictionWriter(BasePredictionWriter):
         self._skipped = [name for _, names in parts for name in names]
         for name, table in self._tables.items():
             rows = [row for buffer, _ in parts for row in buffer.get(name, [])]
-            # files that are no images by their name come first
-            self._write(name, sorted(rows, key=lambda row: self._places.get(row[0], -1)))
+            self._write(name, sorted(rows, key=self._place_of))
             with writing(table.name):
                 table.close()
         write_state(self._folder, self._request, complete=True)
@@ -158,27 +173,32 @@ class PredictionWriter(BasePredictionWriter):
                 f"(reasons: {self._tables['skipped'].name})"
             )
 
-    def _write_pictures(self, path: str, result: Prediction) -> None:
+    def _place_of(self, row: Sequence[Any]) -> int:
+        """Where an image's row comes; files that are no images by their name come first."""
+        key = row.path if isinstance(row, Identity) else path_key(row[0])
+        return self._places.get(key, -1)
+
+    def _write_pictures(self, path: str, result: Prediction, preview: np.ndarray | None) -> None:
         name = os.path.relpath(path, self._root)
         if self.maps is not None:
-            save_map(result.anomaly_map, self._folder / "maps" / name, self.maps)
-        if self.heatmaps and result.median_patch_score is not None:
+            target = output_file(self._folder / "maps", name, f".{self.maps}")
+            save_map(result.anomaly_map, target, self.maps)
+        if preview is not None and result.median_patch_score is not None:
             # the drawing library is slow to import
             from moleflow_pl.report.heatmap import save_heatmap
 
-            save_heatmap(Path(path), result, self._folder / "heatmaps" / f"{name}.jpg", self.boxes)
+            target = output_file(self._folder / "heatmaps", name, ".jpg")
+            save_heatmap(Image.fromarray(preview), result, target, self.boxes)
 
     def _skip(self, files: Sequence[tuple[str, str]]) -> None:
-        self._skipped += [os.path.basename(path) for path, _ in files]
+        self._skipped += [printable(os.path.basename(path)) for path, _ in files]
         self._add("skipped", files)
 
     def _open(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         path = self._folder / f"{name}.csv"
         write_rows(path, columns, rows)
         with writing(path):
-            self._tables[name] = path.open(
-                "a", newline="", encoding="utf-8", errors="backslashreplace"
-            )
+            self._tables[name] = path.open("a", newline="", encoding="utf-8")
 
     def _add(self, name: str, rows: Sequence[Sequence[Any]]) -> None:
         if self._shared:
@@ -189,8 +209,19 @@ class PredictionWriter(BasePredictionWriter):
     def _write(self, name: str, rows: Sequence[Sequence[Any]]) -> None:
         table = self._tables[name]
         with writing(table.name):
-            csv.writer(table).writerows(rows)
+            write_cells(table, rows)
             table.flush()  # rows survive a stop
+
+
+def say_left_out(found: Found) -> None:
+    """Say which files of the path asked for are not looked at."""
+    reasons = [f"{found.hidden} hidden files"] if found.hidden else []
+    if found.predictions:
+        folders = ", ".join(map(printable, found.predictions[:NAMED]))
+        more = ", …" * (len(found.predictions) > NAMED)
+        reasons.append(f"what `predict` wrote in {folders}{more}")
+    if reasons:
+        logger.info(f"left out {' and '.join(reasons)}")
 
 
 def row_of(result: Prediction) -> list[Any]:

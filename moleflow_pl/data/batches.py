@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
+import numpy as np
 from torch import Tensor
+
+
+class Identity(NamedTuple):
+    """What tells an image file from any other, and from itself at another time.
+
+    Attributes:
+        path: Its absolute path, as it is written into a table.
+        size: Bytes.
+        modified: When it was last written, in nanoseconds.
+        digest: Hash of its content.
+    """
+
+    path: str
+    size: int
+    modified: int
+    digest: str
 
 
 class Batch(TypedDict, total=False):
@@ -42,10 +59,14 @@ class PredictBatch(TypedDict):
         image: (B, 3, H, W), uint8.
         path: Files of the images, B.
         size: Height and width of each image in its file, B.
+        identity: Which files they are, B.
+        preview: Small copies (H', W', 3) uint8 where pictures are drawn, B; else empty.
         skipped: Files that are no images, each with the reason.
     """
 
     image: Tensor
     path: list[str]
     size: list[tuple[int, int]]
+    identity: list[Identity]
+    preview: list[np.ndarray]
     skipped: list[tuple[str, str]]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Collection, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from moleflow_pl._internal.distributed import rank_and_world
+from moleflow_pl._internal.distributed import is_first, rank_and_world
 from moleflow_pl._internal.validation import require_int, require_number
+from moleflow_pl.data.batches import Identity
 from moleflow_pl.data.datasets import (
     FeatureDataset,
     ImageDataset,
@@ -25,11 +27,13 @@ from moleflow_pl.data.feature_store import FeatureStore
 from moleflow_pl.data.integrity import ImageCheck, OnError
 from moleflow_pl.data.layouts.base import ImageRecord
 from moleflow_pl.data.layouts.registry import LAYOUTS, task_groups
+from moleflow_pl.data.overlap import Use, describe_overlaps
 from moleflow_pl.data.patch_sampler import PatchDraw
 from moleflow_pl.data.plan import DataPlan
-from moleflow_pl.data.predict_dataset import UnsortedImages, find_files
+from moleflow_pl.data.predict_dataset import Found, UnsortedImages, find_files
 from moleflow_pl.data.splits import Part, ProductSplits
 from moleflow_pl.data.task_features import TaskDataset, TaskFeatures
+from moleflow_pl.data.unused import describe_unused
 from moleflow_pl.errors import ConfigError, DataError
 from moleflow_pl.features.extractor import image_shape
 
@@ -117,8 +121,10 @@ class ContinualDataModule(LightningDataModule):
         self.feature_store = feature_store
         self.augmentation = augmentation
         self.predict_path = predict_path
-        self.predicted: Collection[str] = ()  # images that an earlier `predict` has done
+        self.predicted: Mapping[str, Identity] = {}  # what an earlier `predict` has done
+        self.preview_side: int | None = None  # of the copies that `predict` draws on
         self._check = ImageCheck(on_error)
+        self._told_unused: set[str] = set()
         self._plan: DataPlan | None = None
         self._features: TaskFeatures | None = None
 
@@ -190,15 +196,27 @@ class ContinualDataModule(LightningDataModule):
         Raises:
             DataError: some cannot be used, and `on_error` is `stop`; or there is no such product.
         """
-        if not self.check_files:
-            return
         layout = self._splits.layout
         to_learn = [name for task in tasks for name in self.groups[task]]
-        records = [record for name in to_learn for record in layout.train(name)]
         on_disk = set(layout.products())
-        for name in sorted({name for group in self.groups for name in group} & on_disk):
-            records += layout.test(name)
-        self._check.look_at(records)
+        to_test = sorted({name for group in self.groups for name in group} & on_disk)
+        self._tell_unused(to_learn)
+        if not self.check_files:
+            return
+        train = [record for name in to_learn for record in layout.train(name)]
+        test = [record for name in to_test for record in layout.test(name)]
+        if self._check.look_at([*train, *test]):
+            uses = [Use(r.product, "train", r.path) for r in train]
+            uses += [Use(r.product, "test", r.path) for r in test]
+            for text in describe_overlaps(uses, self._check.digests):
+                logger.warning(text)
+
+    def _tell_unused(self, products: Iterable[str]) -> None:
+        """Say once of each product which of its files are not used."""
+        for product in [name for name in products if name not in self._told_unused]:
+            self._told_unused.add(product)
+            if is_first() and (unused := self._splits.unused(product)):
+                logger.info(describe_unused(product, unused))
 
     def split_hash(self, task: int) -> str:
         """Hash of a task's images, by name and content, and of what each is for."""
@@ -238,6 +256,9 @@ class ContinualDataModule(LightningDataModule):
     def test_dataloader(self) -> list[DataLoader]:
         """Test images of every task the model has learned, one loader each."""
         tasks = self._require_tasks("test")
+        self._tell_unused(
+            name for task in tasks for name in self.plan.schedule.tasks[task].products
+        )
         if self._check.on_error == "skip":
             self._check.look_at([r for task in tasks for r in self._records(task, "test")])
             tasks = self._require_tasks("test")
@@ -261,14 +282,22 @@ class ContinualDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader:
         """Images to predict, but those in `predicted`: of `predict_path`, or the test images."""
-        others: list[str] = []
         if self.predict_path is None:
             tasks = self._require_tasks("test")
             paths = [str(r.path) for task in tasks for r in self._records(task, "test")]
+            found = Found(os.path.commonpath([os.path.dirname(path) for path in paths]), paths)
         else:
-            paths, others = find_files(self.predict_path)
+            found = find_files(self.predict_path)
         size = self.plan.extractor.image_size
-        return self._share(UnsortedImages(paths, size, self.predicted, others))
+        return self._share(UnsortedImages(found, size, self.predicted, self.preview_side))
+
+    @property
+    def predict_source(self) -> str:
+        """Where the images to predict are, whatever the working directory is."""
+        if self.predict_path is not None:
+            return os.path.abspath(Path(self.predict_path).expanduser())
+        root = "" if self.root is None else os.path.abspath(Path(self.root).expanduser())
+        return f"test images, layout {self.layout_name}: {root}"
 
     def _require_tasks(self, part: Part) -> list[int]:
         """The tasks on disk; without any, a command has nothing to do."""

@@ -4,80 +4,178 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from moleflow_pl.data.batches import PredictBatch
-from moleflow_pl.data.images import read_rgb, to_tensor
+from moleflow_pl._internal.printable import printable
+from moleflow_pl.data.batches import Identity, PredictBatch
+from moleflow_pl.data.folders import ANY_DEPTH, base_of, files_below, fits
+from moleflow_pl.data.images import ImageFile, shrink, to_tensor
 from moleflow_pl.data.layouts.base import IMAGE_SUFFIXES
 from moleflow_pl.errors import DataError
 
 NO_IMAGE_NAME = "its name does not end like an image's"
+# the files by which a folder is known as one that `predict` wrote
+STATE_FILE, TABLE_FILE = "run.json", "predictions.csv"
 
-Sample = tuple[str, Tensor | None, tuple[int, int], str]
+
+@dataclass(frozen=True)
+class Found:
+    """The files of a path.
+
+    Attributes:
+        root: The folder that names are told from.
+        images: Files that may be images, sorted.
+        others: Files whose names do not end like an image's, sorted.
+        hidden: How many are hidden, or in hidden folders.
+        predictions: Folders that `predict` wrote; they are not entered.
+    """
+
+    root: str
+    images: list[str]
+    others: list[str] = field(default_factory=list)
+    hidden: int = 0
+    predictions: list[str] = field(default_factory=list)
 
 
-def find_files(where: str) -> tuple[list[str], list[str]]:
+def find_files(where: str) -> Found:
     """Find the files of a path: a file, all files below a folder, or the matches of a pattern.
 
-    Returns:
-        Files that may be images, and other files; hidden files are in neither list.
+    Hidden files and folders are left out, and so are folders that an earlier `predict` wrote.
 
     Raises:
         DataError: there is no image among them.
     """
     path = Path(where).expanduser()
     if path.is_file():
-        return [str(path)], []
-    matches = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
-    files = sorted(p for p in matches if p.is_file() and not p.name.startswith("."))
-    images = [str(p) for p in files if p.suffix.lower() in IMAGE_SUFFIXES]
+        return Found(str(path.parent), [str(path)])
+    root = path if path.is_dir() else base_of(str(path))
+    predictions: list[str] = []
+    candidates = matches_of(path, predictions)
+    kept = [p for p in candidates if not is_hidden(p, root)]
+    images = [str(p) for p in kept if p.suffix.lower() in IMAGE_SUFFIXES]
     if not images:
         raise DataError(
-            f"no image at {where}: give a file, a folder or a pattern such as 'in/*.png'"
+            f"no image at {printable(where)}: give a file, a folder or a pattern such as 'in/*.png'"
         )
-    return images, [str(p) for p in files if p.suffix.lower() not in IMAGE_SUFFIXES]
+    others = [str(p) for p in kept if p.suffix.lower() not in IMAGE_SUFFIXES]
+    return Found(str(root), images, others, len(candidates) - len(kept), predictions)
 
 
-def csv_path(path: str) -> str:
-    r"""A path as it is written into a table; bytes that are not UTF-8 are escaped.
+def matches_of(path: Path, predictions: list[str]) -> list[Path]:
+    """All files that a folder or a pattern stands for, hidden ones too, sorted.
 
-    Example:
-        >>> csv_path("a/\udcff.png")
-        'a/\\udcff.png'
+    Args:
+        path: The folder or the pattern.
+        predictions: Gets the folders that `predict` wrote.
     """
-    return path.encode("utf-8", "backslashreplace").decode()
+
+    def leave_out(folder: Path) -> bool:
+        if is_predictions(folder):
+            predictions.append(str(folder))
+        return str(folder) in predictions
+
+    if path.is_dir():
+        return sorted(files_below(path, hidden=True, leave_out=leave_out))
+    if ANY_DEPTH not in path.parts:
+        return sorted(p for p in map(Path, glob.glob(str(path))) if not p.is_dir())
+    depth = path.parts.index(ANY_DEPTH)
+    tops = [Path(top) for top in glob.glob(str(Path(*path.parts[:depth])) or ".")]
+    return sorted(
+        {
+            file
+            for top in tops
+            for file in files_below(top, hidden=True, leave_out=leave_out)
+            if fits(file.relative_to(top).parts, path.parts[depth:])
+        }
+    )
+
+
+def is_hidden(path: Path, root: Path) -> bool:
+    """Whether a file below `root`, or a folder between, begins with a dot."""
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+def is_predictions(folder: Path) -> bool:
+    """Whether `predict` wrote a folder: its pictures are no images to predict."""
+    return (folder / STATE_FILE).is_file() and (folder / TABLE_FILE).is_file()
+
+
+def path_key(path: str) -> str:
+    """An absolute path as it is written into a table."""
+    return printable(os.path.abspath(path))
+
+
+def identity_of(file: ImageFile) -> Identity:
+    """What tells a file that was read from others."""
+    return Identity(path_key(str(file.path)), len(file.content), file.modified, file.digest)
+
+
+def unchanged(paths: Sequence[str], done: Mapping[str, Identity]) -> set[str]:
+    """Keys of the paths whose files are still what they were."""
+    known = [path for path in paths if path_key(path) in done]
+    with ThreadPoolExecutor() as pool:
+        same = pool.map(lambda path: is_unchanged(Path(path), done[path_key(path)]), known)
+        return {path_key(path) for path, still in zip(known, same, strict=True) if still}
+
+
+def is_unchanged(path: Path, before: Identity) -> bool:
+    """Whether a file has the size, the time and the content that it had."""
+    try:
+        now = path.stat()
+        if (now.st_size, now.st_mtime_ns) != (before.size, before.modified):
+            return False
+        return identity_of(ImageFile.read(path)) == before
+    except (OSError, DataError):
+        return False
+
+
+@dataclass
+class Sample:
+    """An image to predict, or the reason why it is none."""
+
+    path: str
+    reason: str = ""
+    image: Tensor | None = None
+    size: tuple[int, int] = (0, 0)
+    identity: Identity | None = None
+    preview: np.ndarray | None = None
 
 
 class UnsortedImages(Dataset):
     """Images of unknown products; files that cannot be read as images are skipped.
 
-    A batch holds `image` (B, 3, H, W) uint8, `path` and `size` (height and width of the file) of
-    the images that could be read, and `skipped`, pairs of a path and a reason. B may be 0.
+    A batch holds what `PredictBatch` says of the images that could be read, and `skipped`, pairs of
+    a path and a reason. B may be 0. Every file is read once.
 
     Args:
-        paths: Files that may be images.
+        found: The files.
         size: Height and width that images are resized to.
-        done: Paths to leave out, as written in a table: they were predicted before.
-        others: Files beside them that are not images.
+        done: What was predicted before, by the paths of `path_key`. Files that are still the same
+            are left out, but for the last one where nothing else is left to do.
+        preview: Longer side of the small copies for display; None for none.
     """
 
     def __init__(
         self,
-        paths: Sequence[str],
+        found: Found,
         size: tuple[int, int],
-        done: Collection[str] = (),
-        others: Sequence[str] = (),
+        done: Mapping[str, Identity] | None = None,
+        preview: int | None = None,
     ) -> None:
-        # of all paths, those done included: output names are relative to it
-        self.root = os.path.commonpath([os.path.dirname(path) for path in paths])
-        self.paths = [path for path in paths if csv_path(path) not in done]
+        self.found = found
+        self.unchanged = unchanged(found.images, done or {})
+        to_do = [path for path in found.images if path_key(path) not in self.unchanged]
+        self.paths = to_do or found.images[-1:]
         self.size = size
-        self.others = list(others)
+        self.preview = preview
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -85,18 +183,24 @@ class UnsortedImages(Dataset):
     def __getitem__(self, index: int) -> Sample:
         path = self.paths[index]
         try:
-            rgb = read_rgb(Path(path))
+            file = ImageFile.read(Path(path))
+            rgb = file.rgb()
         except DataError as error:
-            return path, None, (0, 0), str(error)
-        return path, to_tensor(rgb, self.size), (rgb.height, rgb.width), ""
+            return Sample(path, str(error))
+        image, size = to_tensor(rgb, self.size), (rgb.height, rgb.width)
+        # an array, since every tensor of a batch costs the loader's process an open file
+        small = None if self.preview is None else np.asarray(shrink(rgb, self.preview))
+        return Sample(path, "", image, size, identity_of(file), small)
 
     def collate(self, samples: list[Sample]) -> PredictBatch:
         """Samples as one batch."""
-        read = [(path, image, size) for path, image, size, _ in samples if image is not None]
-        images = [image for _, image, _ in read]
+        read = [sample for sample in samples if sample.image is not None]
+        images = [sample.image for sample in read if sample.image is not None]
         return {
             "image": torch.stack(images) if images else torch.zeros(0, 3, *self.size),
-            "path": [path for path, _, _ in read],
-            "size": [size for _, _, size in read],
-            "skipped": [(path, reason) for path, image, _, reason in samples if image is None],
+            "path": [sample.path for sample in read],
+            "size": [sample.size for sample in read],
+            "identity": [sample.identity for sample in read if sample.identity is not None],
+            "preview": [sample.preview for sample in read if sample.preview is not None],
+            "skipped": [(sample.path, sample.reason) for sample in samples if sample.reason],
         }

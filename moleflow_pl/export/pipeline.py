@@ -116,7 +116,7 @@ def trial_images(
     """
     size = model.extractor.image_size
     if where is not None:
-        paths, source = [Path(path) for path in find_files(where)[0]], f"images of {where}"
+        paths, source = [Path(path) for path in find_files(where).images], f"images of {where}"
     else:
         products = [name for task in tasks for name in model.schedule.tasks[task].products]
         paths, source = run_images(data, products), "images of the run"

@@ -52,12 +52,12 @@ class Prediction:
     pixel_threshold: float | None = None
     median_patch_score: float | None = None
 
-    @cached_property
+    @property
     def anomaly_map(self) -> Tensor:
-        """Raw scores of the image's pixels (H, W)."""
+        """Raw scores of the image's pixels (H, W), computed anew each time: they may be many."""
         return pixel_map(self.patch_scores, self.size)
 
-    @property
+    @cached_property
     def boxes(self) -> list[Box]:
         """Where pixels exceed the pixel threshold, the worst first."""
         limit = self.pixel_threshold
@@ -88,7 +88,7 @@ class DecisionMaker:
         self.learned = list(schedule.learned)  # in the order of a model's distances
         # a product without a limit makes no image known
         self.novelty_limits = torch.tensor(
-            [schedule.tasks[index].novelty_limit for index in self.learned]
+            [schedule.tasks[index].novelty_limit for index in self.learned], dtype=torch.float32
         )
 
     def decide(self, inspection: Inspection, sizes: Sequence[tuple[int, int]]) -> list[Prediction]:

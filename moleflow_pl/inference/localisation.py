@@ -64,13 +64,13 @@ def find_boxes(scores: Tensor, threshold: float) -> list[Box]:
     return sorted(boxes, key=lambda box: -box.peak)
 
 
-def save_map(scores: Tensor, path: Path, form: MapFormat) -> None:
-    """Write a map (H, W) in float32, as `<path>.npy` or `<path>.tiff`."""
+def save_map(scores: Tensor, target: Path, form: MapFormat) -> None:
+    """Write a map (H, W) in float32."""
     values = scores.cpu().numpy().astype(np.float32)
-    target = path.with_name(f"{path.name}.{form}")
     with writing(target):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         if form == "npy":
-            np.save(target, values)
+            with target.open("wb") as file:  # numpy would add an ending of its own
+                np.save(file, values)
         else:
             Image.fromarray(values).save(target, format="TIFF")

@@ -7,12 +7,10 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from moleflow_pl._internal.files import writing
-from moleflow_pl.data.images import read_preview
 from moleflow_pl.inference.decisions import Prediction
 from moleflow_pl.inference.localisation import pixel_map
 from moleflow_pl.report.figures import heat_overlay
 
-SIDE = 512  # longer side of a picture at most, in pixels
 BOX_COLOUR = "#56b4e9"
 
 
@@ -37,9 +35,11 @@ def draw_heatmap(image: Image.Image, prediction: Prediction, boxes: bool = False
     return picture
 
 
-def save_heatmap(path: Path, prediction: Prediction, target: Path, boxes: bool = False) -> None:
-    """Write the heatmap of an image file as JPEG."""
-    picture = draw_heatmap(read_preview(path, SIDE), prediction, boxes)
+def save_heatmap(
+    image: Image.Image, prediction: Prediction, target: Path, boxes: bool = False
+) -> None:
+    """Write the heatmap of an image, or of a small copy of it, as JPEG."""
+    picture = draw_heatmap(image, prediction, boxes)
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         picture.save(target, format="JPEG", quality=85)

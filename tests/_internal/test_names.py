@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -5,7 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moleflow_pl._internal.names import LONGEST_NAME, check_name, is_file_name
+from moleflow_pl._internal.names import (
+    LONGEST_NAME,
+    check_name,
+    is_file_name,
+    name_limits,
+    output_file,
+)
 from moleflow_pl.errors import DataError
 
 GOOD = ("a", "metal nut", "x.y", "..x", "<b>'\"", "ネジ", "a" * LONGEST_NAME)
@@ -43,3 +50,32 @@ def test_every_name_is_refused_or_that_of_a_file_in_the_folder(name: str) -> Non
         path.touch()
         assert path.parent.samefile(folder)
         assert [p.name for p in Path(folder).iterdir()] == [path.name]
+
+
+def test_an_output_has_the_inputs_name_where_that_fits(tmp_path: Path) -> None:
+    assert output_file(tmp_path / "x", "a/b.png", ".jpg") == tmp_path / "x" / "a" / "b.png.jpg"
+    longest, _ = name_limits(tmp_path)
+    name = "b" * (longest - len(".jpg"))
+    assert output_file(tmp_path, name, ".jpg").name == f"{name}.jpg"
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "\udcff"])
+def test_outputs_of_names_that_are_too_long_can_be_written_and_differ(
+    letter: str, tmp_path: Path
+) -> None:
+    room = 251 // len(os.fsencode(letter))
+    names = [f"{letter * room}{ending}" for ending in (".png", ".bmp", ".PNG", "y.png")]
+    targets = [output_file(tmp_path, name, ".tiff") for name in names]
+    for target in targets:
+        target.touch()
+    assert len(list(tmp_path.iterdir())) == len(names)
+    assert targets[0] == output_file(tmp_path, names[0], ".tiff")
+
+
+def test_a_path_that_is_too_long_becomes_a_hash(tmp_path: Path) -> None:
+    deep = "/".join(["d" * 200] * 25)
+    targets = [output_file(tmp_path, f"{deep}/{name}.png", ".jpg") for name in "ab"]
+    for target in targets:
+        target.touch()
+    assert {target.parent for target in targets} == {tmp_path}
+    assert len(set(targets)) == 2

@@ -1,46 +1,94 @@
 import csv
+import json
 from pathlib import Path
 
-from moleflow_pl._internal.schema import SCHEMA
-from moleflow_pl.callbacks.prediction_state import (
-    finished_rows,
-    make_room,
-    read_state,
-    write_state,
-)
+import pytest
 
-REQUEST = {"model": "abc", "images": "in", "boxes": False}
+from moleflow_pl._internal.schema import SCHEMA
+from moleflow_pl.callbacks.prediction_state import look_at, make_room, write_state
+from moleflow_pl.errors import OutputError
+
+REQUEST = {"model": "abc", "images": "/in", "boxes": False}
 
 
 def predictions(folder: Path, complete: bool) -> Path:
     folder.mkdir()
-    with (folder / "predictions.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["path"], ["a.png"], ["b.png"], ["c.p"]])
+    write(folder / "predictions.csv", ["path", "score"], ["a.png", 1], ["b.png", 2], ["c.p"])
+    write(folder / "images.csv", ["path", "size", "modified", "digest"],
+          *([f"/{name}.png", 5, 7, "x"] for name in "abc"))  # fmt: skip
     write_state(folder, REQUEST, complete)
     return folder
 
 
+def write(path: Path, *rows: list) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+
+
 def test_stopped_predictions_go_on_after_their_last_whole_row(tmp_path: Path) -> None:
-    folder = predictions(tmp_path / "predictions", complete=False)
-    assert finished_rows(folder, REQUEST) == [["a.png"], ["b.png"]]
-    assert finished_rows(folder, {**REQUEST, "model": "other"}) == []
+    earlier = look_at(predictions(tmp_path / "predictions", complete=False), REQUEST)
+    assert earlier.rows == {"/a.png": ["a.png", "1"], "/b.png": ["b.png", "2"]}
+    assert earlier.images["/b.png"] == ("/b.png", 5, 7, "x")
+    assert earlier.reason is None
+    assert look_at(tmp_path / "nothing", REQUEST).rows == {}
 
 
-def test_finished_predictions_start_again(tmp_path: Path) -> None:
-    assert finished_rows(predictions(tmp_path / "predictions", complete=True), REQUEST) == []
-    assert finished_rows(tmp_path / "nothing", REQUEST) == []
-
-
-def test_predictions_of_another_request_are_moved_aside(tmp_path: Path) -> None:
+def test_finished_predictions_are_never_overwritten(tmp_path: Path) -> None:
     folder = predictions(tmp_path / "predictions", complete=True)
-    make_room(folder, REQUEST)
-    assert folder.exists()
-    make_room(folder, {**REQUEST, "images": "other"})
+    earlier = look_at(folder, REQUEST)
+    assert earlier.rows == {}
+    make_room(folder, earlier)
     assert not folder.exists()
     assert (tmp_path / "predictions~1" / "predictions.csv").exists()
 
 
+@pytest.mark.parametrize("other", [{"model": "x"}, {"images": "/other"}, {"boxes": True}])
+def test_predictions_of_another_request_are_moved_aside(other: dict, tmp_path: Path) -> None:
+    folder = predictions(tmp_path / "predictions", complete=False)
+    make_room(folder, look_at(folder, REQUEST))
+    assert folder.exists()
+    make_room(folder, look_at(folder, {**REQUEST, **other}))
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("run.json", b""),
+        ("run.json", b"{"),
+        ("run.json", b"[]"),
+        ("run.json", b"\xff\xfe"),
+        ("run.json", b"[" * 100_000),
+        ("run.json", None),
+        ("predictions.csv", b"\xff\xfe"),
+        ("predictions.csv", b""),
+        ("predictions.csv", b"path,score\na\nb\nc\n"),
+        ("predictions.csv", b"path\n" + b"x" * 200_000),
+        ("images.csv", b"path,size,modified,digest\na,b,c,d\na,b,c,d\n"),
+    ],
+)
+def test_a_damaged_file_makes_room_in_one_sentence(
+    name: str, content: bytes | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "moleflow_pl")
+    folder = predictions(tmp_path / "predictions", complete=False)
+    (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
+    earlier = look_at(folder, REQUEST)
+    assert earlier.rows == {}
+    make_room(folder, earlier)
+    (message,) = caplog.messages
+    assert name in message
+    assert "is damaged" in message
+    assert "\n" not in message
+    assert (tmp_path / "predictions~1").is_dir()
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(OutputError, match="holds no predictions: choose another"):
+        look_at(tmp_path, REQUEST)
+
+
 def test_state_carries_its_schema(tmp_path: Path) -> None:
-    state = read_state(predictions(tmp_path / "predictions", complete=False))
-    assert state is not None
-    assert state["schema"] == SCHEMA
+    folder = predictions(tmp_path / "predictions", complete=False)
+    assert json.loads((folder / "run.json").read_text("utf-8"))["schema"] == SCHEMA

@@ -6,7 +6,7 @@ from moleflow_pl.data.batches import Batch, PredictBatch
 from moleflow_pl.data.datasets import FeatureDataset, ImageDataset
 from moleflow_pl.data.layouts.mvtec import MVTecLayout
 from moleflow_pl.data.patch_sampler import PatchDraw
-from moleflow_pl.data.predict_dataset import UnsortedImages
+from moleflow_pl.data.predict_dataset import UnsortedImages, find_files
 
 
 def test_batches_hold_no_key_that_is_not_documented(data_root: Path) -> None:
@@ -22,6 +22,5 @@ def test_batches_hold_no_key_that_is_not_documented(data_root: Path) -> None:
 
 
 def test_batches_to_predict_hold_just_the_keys_that_are_documented(data_root: Path) -> None:
-    paths = [str(path) for path in sorted((data_root / "b" / "test" / "good").iterdir())]
-    dataset = UnsortedImages(paths, (48, 48))
+    dataset = UnsortedImages(find_files(str(data_root / "b" / "test" / "good")), (48, 48))
     assert set(dataset.collate([dataset[0]])) == set(PredictBatch.__annotations__)

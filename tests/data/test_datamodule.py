@@ -11,6 +11,8 @@ from torchvision.transforms import RandomErasing
 
 from moleflow_pl import ContinualDataModule, MoLEFlow
 from moleflow_pl.data.datamodule import data_of
+from moleflow_pl.data.images import ImageFile
+from moleflow_pl.data.predict_dataset import identity_of
 from moleflow_pl.errors import ConfigError, DataError, MoLEFlowError
 from tests.helpers.models import TINY_MODEL
 from tests.helpers.products import draw_product
@@ -180,11 +182,42 @@ def test_images_to_predict_are_the_test_images_or_those_at_a_path(data_root: Pat
     def paths(**options: object) -> list[str]:
         data = data_for(data_root, ["b"], fn="predict", **options)
         data.plan.schedule.tasks[0].epochs_done = 2
-        data.predicted = {str(data_root / "b" / "test" / "good" / "000.png")}
+        done = identity_of(ImageFile.read(data_root / "b" / "test" / "good" / "000.png"))
+        data.predicted = {done.path: done}
         return [path for batch in data.predict_dataloader() for path in batch["path"]]
 
     assert len(paths()) == 5
     assert len(paths(predict_path=str(data_root / "b" / "test" / "good"))) == 2
+
+
+def test_where_the_images_to_predict_are_does_not_depend_on_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = ContinualDataModule("data", ["b"], predict_path="in/*.png")
+    assert data.predict_source == str(tmp_path / "in" / "*.png")
+    data.predict_path = None
+    assert data.predict_source == f"test images, layout mvtec: {tmp_path / 'data'}"
+
+
+def test_images_used_twice_and_files_not_used_are_named_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "moleflow_pl")
+    for seed, name in enumerate(("a", "b")):
+        draw_product(tmp_path, name, seed)
+    good = tmp_path / "a" / "train" / "good"
+    shutil.copy(good / "000.png", tmp_path / "a" / "test" / "good" / "000.png")
+    shutil.copy(good / "001.png", tmp_path / "b" / "train" / "good" / "x.png")
+    (good / "notes.txt").touch()
+    data = ContinualDataModule(str(tmp_path), ["a", "b"], num_workers=0)
+    for _ in range(2):
+        data.check_images([0, 1])
+    text = caplog.text
+    assert text.count("1 images are in test of a and in train of a, and count in both:") == 1
+    assert text.count("1 images are in train of a and in train of b, and count in both:") == 1
+    assert f"{good / '001.png'} = {tmp_path / 'b' / 'train' / 'good' / 'x.png'}" in text
+    assert text.count("1 files of a are not used: 1 with other endings than an image's") == 1
 
 
 def test_a_share_is_held_out_unless_told_otherwise(data_root: Path) -> None:

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import torch
 
-from moleflow_pl.inference.decisions import DecisionMaker
+from moleflow_pl.inference.decisions import DecisionMaker, Prediction
 from moleflow_pl.model.inspector import Inspection
 from moleflow_pl.tasks.calibration import Calibration, threshold
 from moleflow_pl.tasks.schedule import TaskSchedule
@@ -37,3 +37,14 @@ def test_a_score_that_is_no_number_passes_nothing() -> None:
     found = Inspection(scores, torch.zeros(3, 2, 2), zeros.long(), zeros[:, None], zeros[:, None])
     labels = [one.label for one in DecisionMaker(schedule).decide(found, [(8, 8)] * 3)]
     assert labels == ["anomalous", "normal", "anomalous"]
+
+
+def test_a_prediction_keeps_no_map_of_all_pixels() -> None:
+    patches = torch.zeros(4, 4)
+    patches[1, 1] = 9.0
+    found = Prediction("a", 1.0, 0.0, None, patches, (200, 300), pixel_threshold=1.0)
+    assert found.anomaly_map.shape == (200, 300)
+    assert len(found.boxes) == 1
+    kept = [value for value in vars(found).values() if isinstance(value, torch.Tensor)]
+    assert [value.shape for value in kept] == [(4, 4)]
+    assert found.boxes is found.boxes

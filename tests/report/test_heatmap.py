@@ -5,7 +5,9 @@ import torch
 from PIL import Image
 
 from moleflow_pl.inference.decisions import Prediction
-from moleflow_pl.report.heatmap import SIDE, draw_heatmap, save_heatmap
+from moleflow_pl.report.heatmap import draw_heatmap, save_heatmap
+
+SIDE = 512
 
 
 def prediction(patches: torch.Tensor, size: tuple[int, int]) -> Prediction:
@@ -29,10 +31,9 @@ def test_ordinary_images_stay_dark_and_defects_glow() -> None:
 def test_boxes_are_drawn_at_the_pictures_scale(tmp_path: Path) -> None:
     patches = torch.zeros(4, 4)
     patches[1, 2] = 20
-    large = Image.new("L", (4 * SIDE, 2 * SIDE), 100)
-    large.save(tmp_path / "a.png")
+    small = Image.new("RGB", (SIDE, SIDE // 2), (100, 100, 100))
     found = prediction(patches, (2 * SIDE, 4 * SIDE))
-    save_heatmap(tmp_path / "a.png", found, tmp_path / "out" / "a.jpg", boxes=True)
+    save_heatmap(small, found, tmp_path / "out" / "a.jpg", boxes=True)
     picture = Image.open(tmp_path / "out" / "a.jpg")
     assert picture.size == (SIDE, SIDE // 2)
     (box,) = found.boxes
