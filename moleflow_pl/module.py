@@ -27,7 +27,7 @@ from moleflow_pl.features.backbone import PRETRAINED
 from moleflow_pl.features.extractor import Precision
 from moleflow_pl.features.groups import GroupNorm
 from moleflow_pl.flow.losses import LOSSES
-from moleflow_pl.model.build import build_inspector
+from moleflow_pl.model.build import build_inspector, plain_tensors
 from moleflow_pl.model.inspector import Inspection, Inspector
 from moleflow_pl.model.learner import TaskLearner
 from moleflow_pl.model.restore import (
@@ -266,7 +266,7 @@ class MoLEFlow(LightningModule):
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> MoLEFlow:
         """Build the model a file holds from plain values alone: nothing it names is imported."""
-        with restoring(checkpoint_path):
+        with restoring(checkpoint_path), plain_tensors():
             verify(checkpoint_path)
             options = {**kwargs, **WITHOUT_IMPORTS}
             return super().load_from_checkpoint(checkpoint_path, *args, **options)

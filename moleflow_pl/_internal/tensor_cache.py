@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
@@ -31,6 +31,10 @@ class TensorCache(Generic[T]):
         self.build = build
         self.size = size
         self._entries: OrderedDict[int, tuple[list[TensorVersion], T]] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies in memory, in a file or in another process begin empty."""
+        return {**vars(self), "_entries": OrderedDict()}
 
     def get(self, key: int, tensors: Sequence[Tensor]) -> T:
         """The value of `key`, which is built from `tensors`."""

@@ -163,6 +163,11 @@ class PatchExtractor(nn.Module):
             )
         if torch.compiler.is_compiling():
             return self._extract(images)  # an exported graph takes batches of any size
+        if self.mean.dtype != torch.float32:
+            raise ConfigError(
+                f"the model is in {self.mean.dtype} and computes in float32: load it again, "
+                "without .half(), .bfloat16() or .double()"
+            )
         if not len(images):  # a rank may get none of a small batch; timm cannot reshape it
             return self(images.new_zeros(1, *images.shape[1:]))[:0]
         device = images.device.type
@@ -190,7 +195,7 @@ class PatchExtractor(nn.Module):
     @cached_property
     def shape(self) -> tuple[int, int, int]:
         """Shape of an image's features, (h, w, W)."""
-        image = torch.zeros(1, 3, *self.image_size, device=self.mean.device)
+        image = torch.zeros(1, 3, *self.image_size, dtype=torch.uint8, device=self.mean.device)
         height, width, dim = self(image)[0].shape
         return height, width, dim
 
@@ -206,7 +211,7 @@ class PatchExtractor(nn.Module):
     def _extract(self, images: Tensor) -> Tensor:
         if images.dtype == torch.uint8:
             images = images.to(self.mean.dtype) / 255
-        images = (images - self.mean) / self.std
+        images = (images.to(self.mean.dtype) - self.mean) / self.std
         if self.kind == "cnn":
             images = images.contiguous(memory_format=torch.channels_last)
         indices = sorted(set(self.layers))  # a layer may be in several groups

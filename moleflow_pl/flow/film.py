@@ -72,7 +72,7 @@ class TaskInputAdapter(InputAdapter):
         nn.init.zeros_(last.bias)
         self.residual_gate = nn.Parameter(torch.tensor([INITIAL_GATE]))
         self.layer_norm = nn.LayerNorm(channels) if use_norm else nn.Identity()
-        self.register_load_state_dict_post_hook(lambda module, _: module.update_has_reference())
+        self.register_load_state_dict_post_hook(update_after_loading)
 
     @classmethod
     def build(cls, channels: int, reference: Reference | None) -> Self:
@@ -101,6 +101,11 @@ class TaskInputAdapter(InputAdapter):
     def inverse(self, adapted: Tensor) -> Tensor:
         """Return `adapted`: this map has no inverse."""
         return adapted
+
+
+def update_after_loading(adapter: TaskInputAdapter, keys: Any) -> None:
+    """Look at the tensors that were loaded; a function by name goes into other processes."""
+    adapter.update_has_reference()
 
 
 class StackedFilm(Stack):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
-from moleflow_pl.data.images import ImageLike, as_rgb, to_tensor
+from moleflow_pl.data.image_forms import ImageLike, are_several, as_rgb
+from moleflow_pl.data.images import to_tensor
 from moleflow_pl.errors import CheckpointError
 from moleflow_pl.inference.decisions import DecisionMaker, Prediction
 from moleflow_pl.model.inspector import Inspector
@@ -62,13 +64,14 @@ class Predictor:
         schedule = self.inspector.schedule
         return [name for task in schedule.learned for name in schedule.tasks[task].products]
 
-    def __call__(self, images: ImageLike | Sequence[ImageLike]) -> Any:
+    def __call__(self, images: ImageLike | Iterable[ImageLike]) -> Any:
         """Inspect one image, or several of any sizes.
 
         Args:
-            images: A PIL image, a path, an array (H, W) or (H, W, C), a tensor (C, H, W); or a list
-                of them, an array (B, H, W, C), a tensor (B, C, H, W). Values are 8- or 16-bit
-                integers, or floats in [0, 1].
+            images: A PIL image, a path, the bytes of a file, an open file, an array (H, W) or
+                (H, W, C), a tensor (C, H, W); or a list or generator of them, an array
+                (B, H, W, C), a tensor (B, C, H, W). Values are 8- or 16-bit integers, or floats in
+                [0, 1].
 
         Returns:
             A prediction for a single image, a list for several.
@@ -76,17 +79,20 @@ class Predictor:
         Raises:
             DataError: something is no image.
         """
-        several = isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4
-        if not several:
-            return next(self.stream([images]))
-        return list(self.stream(images))  # type: ignore[arg-type]
+        if are_several(images):
+            return list(self.stream(images))  # type: ignore[arg-type]
+        return next(self.stream([images]))
 
     def stream(self, images: Iterable[Any]) -> Iterator[Prediction]:
-        """Inspect images one after another, a batch in memory at a time."""
-        inspector, size = self.inspector, self.inspector.extractor.image_size
-        source = iter(images)
-        while batch := [as_rgb(image) for image in islice(source, BATCH)]:
-            tensors = torch.stack([to_tensor(rgb, size) for rgb in batch]).to(inspector.device)
+        """Inspect images one after another; one image at its own size is in memory at a time."""
+        inspector, source = self.inspector, iter(images)
+        while batch := [self._prepare(image) for image in islice(source, BATCH)]:
+            tensors = torch.stack([tensor for tensor, _ in batch]).to(inspector.device)
             with torch.inference_mode():
                 inspection = inspector.inspect(inspector.extractor(tensors), self.decisions.task)
-            yield from self.decisions.decide(inspection, [(rgb.height, rgb.width) for rgb in batch])
+            yield from self.decisions.decide(inspection, [size for _, size in batch])
+
+    def _prepare(self, image: Any) -> tuple[Tensor, tuple[int, int]]:
+        """An image as the model takes it, and its own height and width."""
+        rgb = as_rgb(image)
+        return to_tensor(rgb, self.inspector.extractor.image_size), (rgb.height, rgb.width)

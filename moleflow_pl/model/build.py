@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
+
+import torch
 
 from moleflow_pl._internal.validation import require_number
 from moleflow_pl.errors import ConfigError
@@ -29,6 +32,20 @@ STRUCTURE = (
 )  # fmt: skip
 
 
+@contextmanager
+def plain_tensors() -> Iterator[None]:
+    """Build modules of ordinary float32 tensors, whatever the caller's defaults and modes are."""
+    default = torch.get_default_dtype()
+    # tensors made in inference mode could not be changed outside of it
+    with torch.inference_mode(False):
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(default)
+
+
+@plain_tensors()
 def build_inspector(
     *,
     backbone: str,

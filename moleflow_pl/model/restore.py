@@ -20,7 +20,7 @@ from moleflow_pl.checkpoints.schema import (
 )
 from moleflow_pl.errors import CheckpointError
 from moleflow_pl.features.extractor import PatchExtractor
-from moleflow_pl.model.build import STRUCTURE, build_inspector
+from moleflow_pl.model.build import STRUCTURE, build_inspector, plain_tensors
 from moleflow_pl.model.inspector import Inspector
 from moleflow_pl.tasks.schedule import TaskSchedule
 
@@ -130,7 +130,7 @@ def inspector_of(
     **overrides: Any,
 ) -> Inspector:
     """As `load_inspector`, from what `read_checkpoint` has read."""
-    with restoring(path):
+    with restoring(path), plain_tensors():
         inspector = build_inspector(**{**stored_arguments(checkpoint), **overrides})
         weights = inspector_tensors(checkpoint)
         make_room(inspector, validate_state(inspector, checkpoint), weights)

@@ -38,6 +38,11 @@ class PreparedPrototypes:
     centre: Tensor
 
 
+def forget_after_loading(router: PrototypeRouter, keys: Any) -> None:
+    """Compute anew from the tensors that were loaded; a function by name goes elsewhere too."""
+    router.forget()
+
+
 class PrototypeRouter(nn.Module):
     """Chooses the task whose prototype is nearest to an image.
 
@@ -74,7 +79,7 @@ class PrototypeRouter(nn.Module):
         self._tasks: list[int] = []  # sorted once: an image asks for them several times
         self._prepared: PreparedPrototypes | None = None
         self._roots = TensorCache(self._compute_root, size=CACHED_ROOTS)
-        self.register_load_state_dict_post_hook(lambda *_: self.forget())
+        self.register_load_state_dict_post_hook(forget_after_loading)
 
     @property
     def tasks(self) -> list[int]:

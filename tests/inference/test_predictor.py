@@ -1,5 +1,13 @@
+import copy
 import csv
+import io
+import multiprocessing
+import pickle
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,7 +15,8 @@ import torch
 from PIL import Image
 
 from moleflow_pl import ContinualDataModule, MoLEFlow, Predictor
-from moleflow_pl.errors import CheckpointError, ConfigError
+from moleflow_pl.data.image_forms import as_rgb
+from moleflow_pl.errors import CheckpointError, ConfigError, DataError
 from moleflow_pl.inference.predictor import BATCH
 
 
@@ -104,3 +113,112 @@ def test_a_product_can_be_forced(learned: tuple[Path, MoLEFlow], paths: list[Pat
 def test_where_there_is_no_model_is_said(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="give a run folder or a .ckpt file"):
         Predictor.load(tmp_path)
+
+
+def test_files_bytes_and_generators_are_taken(predictor: Predictor, paths: list[Path]) -> None:
+    expected = [one.score for one in predictor(paths[:2])]
+    contents = [path.read_bytes() for path in paths[:2]]
+    for images in (contents, map(io.BytesIO, contents), (path for path in paths[:2])):
+        assert [one.score for one in predictor(images)] == expected  # type: ignore[arg-type]
+    with paths[0].open("rb") as file:
+        assert predictor(file).label == predictor(contents[0]).label
+    assert predictor([]) == predictor(iter(())) == predictor(np.zeros((0, 8, 8, 3), np.uint8)) == []
+
+
+def test_what_is_no_image_is_refused_in_one_sentence(predictor: Predictor, tmp_path: Path) -> None:
+    for image in (None, [None], 1, {}, b"", tmp_path, np.zeros((0, 4)), "no such.png"):
+        with pytest.raises(DataError) as error:
+            predictor(image)  # type: ignore[arg-type]
+        assert "\n" not in str(error.value)
+
+
+@contextmanager
+def float64_by_default() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, float64_by_default])
+def test_loading_and_scoring_do_not_depend_on_the_callers_modes(
+    mode: Callable[[], AbstractContextManager], learned: tuple[Path, MoLEFlow], paths: list[Path],
+    predictor: Predictor,
+) -> None:  # fmt: skip
+    expected = predictor(paths)
+    with mode():
+        default = torch.get_default_dtype()
+        loaded = Predictor.load(learned[0])
+        module = MoLEFlow.load_from_checkpoint(learned[0] / "last.ckpt")
+        assert torch.get_default_dtype() == default
+        inside = [loaded(paths), Predictor(module)(paths)]
+    for found in (*inside, loaded(paths)):
+        for one, other in zip(found, expected, strict=True):
+            assert (one.score, one.label) == (other.score, other.label)
+            assert one.novelty_ratio == other.novelty_ratio
+    # what was loaded in inference mode can be trained
+    module.inspector.flow.reference_mean.add_(1)
+    assert not any(p.is_inference() for p in module.parameters())
+
+
+@pytest.mark.parametrize("change", ["half", "double", "bfloat16"])
+def test_another_precision_is_refused_in_one_sentence(
+    change: str, learned: tuple[Path, MoLEFlow], paths: list[Path]
+) -> None:
+    predictor = Predictor.load(learned[0])
+    getattr(predictor.inspector, change)()
+    with pytest.raises(ConfigError, match="computes in float32: load it again"):
+        predictor(paths[0])
+
+
+def test_a_predictor_can_be_pickled_and_copied(predictor: Predictor, paths: list[Path]) -> None:
+    expected = [one.score for one in predictor(paths)]
+    for other in (pickle.loads(pickle.dumps(predictor)), copy.deepcopy(predictor)):
+        assert [one.score for one in other(paths)] == expected
+        state = other.inspector.state_dict()
+        other.inspector.load_state_dict(state)
+        assert other.inspector.router is not predictor.inspector.router
+    (found,) = pickle.loads(pickle.dumps(predictor(paths[:1])))
+    assert found.score == expected[0]
+
+
+def test_loading_into_a_copy_leaves_the_router_of_the_first_alone(predictor: Predictor) -> None:
+    first = predictor.inspector.router
+    prepared = first.prepared()
+    other = copy.deepcopy(predictor).inspector
+    other.load_state_dict(other.state_dict())
+    assert first.prepared() is prepared
+
+
+def score_in_process(predictor: Predictor, path: Path, results: Any) -> None:
+    results.put(predictor(path).score)
+
+
+@pytest.mark.slow  # importing torch again takes seconds; pickling is tested above
+def test_a_spawned_process_takes_a_predictor(predictor: Predictor, paths: list[Path]) -> None:
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    process = context.Process(target=score_in_process, args=(predictor, paths[0], results))
+    process.start()
+    assert results.get(timeout=120) == pytest.approx(predictor(paths[0]).score)
+    process.join()
+
+
+def test_one_image_at_its_own_size_is_in_memory_at_a_time(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: list[weakref.ref] = []
+    most = 0
+
+    def watching(image: object) -> Image.Image:
+        nonlocal most
+        rgb = as_rgb(image)  # type: ignore[arg-type]
+        alive.append(weakref.ref(rgb))
+        most = max(most, sum(one() is not None for one in alive))
+        return rgb
+
+    monkeypatch.setattr("moleflow_pl.inference.predictor.as_rgb", watching)
+    assert len(predictor([np.zeros((64, 64, 3), np.uint8)] * BATCH)) == BATCH
+    assert len(alive) == BATCH
+    assert most == 1

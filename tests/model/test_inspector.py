@@ -1,5 +1,6 @@
 import copy
 import math
+import pickle
 from collections.abc import Callable
 
 import numpy as np
@@ -206,3 +207,15 @@ def test_flow_and_router_see_the_mean_of_the_first_groups(tiny_model: Build) -> 
     torch.testing.assert_close(found.patch_scores, torch.linalg.vector_norm(latent, dim=-1))
     distances = module.inspector.router.distances(module.inspector.image_features(mean))
     assert torch.equal(found.distances, distances)
+
+
+@pytest.mark.parametrize("adapter", ["film", "whitening"])
+@pytest.mark.parametrize("score", list(PATCH_SCORES))
+def test_a_model_can_be_pickled_whatever_its_parts(
+    score: str, adapter: str, tiny_model: Build
+) -> None:
+    inspector = with_tasks(tiny_model(score=score, adapter=adapter)).inspector
+    images = torch.rand(2, 3, SIZE, SIZE)
+    with torch.no_grad():
+        expected = inspector(images).score
+        assert torch.equal(pickle.loads(pickle.dumps(inspector))(images).score, expected)
