@@ -25,6 +25,17 @@ from moleflow_pl.module import MoLEFlow
 logger = logging.getLogger(__name__)
 
 IMAGES_FILE, BOXES_FILE = "images.csv", "boxes.csv"
+# how all names begin that `predict` gives in its folder
+OWN_NAMES = (
+    STATE_FILE,
+    TABLE_FILE,
+    IMAGES_FILE,
+    BOXES_FILE,
+    "skipped.csv",
+    "heatmaps",
+    "maps",
+    ".",
+)
 
 
 @dataclass
@@ -66,10 +77,10 @@ def look_at(folder: Path, request: Mapping[str, Any]) -> Earlier:
     Raises:
         OutputError: the folder holds something else.
     """
-    if not folder.is_dir() or all(name.startswith(".") for name in os.listdir(folder)):
-        return Earlier()
-    known = [name for name in (STATE_FILE, TABLE_FILE) if (folder / name).is_file()]
-    if not known:
+    names = os.listdir(folder) if folder.is_dir() else []
+    if not {STATE_FILE, TABLE_FILE} & set(names):
+        if all(name.startswith(OWN_NAMES) for name in names):
+            return Earlier()  # it was stopped before it began
         raise OutputError(
             f"{folder} is not empty and holds no predictions: choose another --predictions.folder"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -68,6 +69,8 @@ def main(args: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: the verb is unknown, or it failed with an error that the user can fix.
     """
+    if args is None:
+        use_utf8()
     escape_what_cannot_be_shown()
     args = list(sys.argv[1:] if args is None else args)
     verb = args[0] if args else "--help"
@@ -79,6 +82,17 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(f"moleflow: no verb {verb!r}; the verbs are {', '.join(VERBS)}: moleflow --help")
     else:
         run(verb, args)
+
+
+def use_utf8() -> None:
+    """Start the command again in Python's UTF-8 mode where the locale lacks letters of names.
+
+    Libraries open files, and Python names them, in the encoding that the process began with.
+    """
+    if os.name != "posix" or "utf8" in sys._xoptions or sys.getfilesystemencoding() == "utf-8":
+        return
+    os.environ["PYTHONUTF8"] = "1"  # of processes that this one starts
+    os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 def escape_what_cannot_be_shown() -> None:

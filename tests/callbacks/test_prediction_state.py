@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from moleflow_pl._internal.schema import SCHEMA
-from moleflow_pl.callbacks.prediction_state import look_at, make_room, write_state
+from moleflow_pl.callbacks.prediction_state import Earlier, look_at, make_room, write_state
 from moleflow_pl.errors import OutputError
 
 REQUEST = {"model": "abc", "images": "/in", "boxes": False}
@@ -87,6 +87,12 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(OutputError, match="holds no predictions: choose another"):
         look_at(tmp_path, REQUEST)
+
+
+def test_what_a_stop_left_before_the_first_table_is_no_obstacle(tmp_path: Path) -> None:
+    for name in ("run.json.part", "images.csv", ".lock"):
+        (tmp_path / name).touch()
+    assert look_at(tmp_path, REQUEST) == Earlier()
 
 
 def test_state_carries_its_schema(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import errno
 import io
+import os
 import re
 import subprocess
 import sys
@@ -82,6 +83,16 @@ def test_no_name_ends_a_command_in_any_encoding(
     cli.main(["toy", "ネジ", "été", "\udcff"])
     sys.stdout.flush()
     assert b"toy got" in buffer.getvalue()
+
+
+def test_a_command_starts_again_in_utf8_mode_where_the_locale_lacks_letters() -> None:
+    locale = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    result = subprocess.run(
+        [sys.executable, "-m", "moleflow_pl.cli.main", os.fsencode("nö")],
+        cwd=ROOT, env=locale, capture_output=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "no verb 'nö'" in result.stderr.decode()
 
 
 def test_other_errors_keep_their_traceback(toy: str, monkeypatch: pytest.MonkeyPatch) -> None:
