@@ -25,11 +25,14 @@ def printable(text: object) -> str:
         >>> printable("\x1b[31mred\n\udcff")
         '\\x1b[31mred\\n\\udcff'
     """
+    shown = str(text)
+    if shown.isprintable():  # at once, for long texts; stricter than what follows
+        return shown
     return "".join(
         character.encode("unicode_escape").decode()
         if unicodedata.category(character) in UNPRINTABLE or character in DIRECTIONS
         else character
-        for character in str(text)
+        for character in shown
     )
 
 

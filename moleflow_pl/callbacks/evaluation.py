@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from moleflow_pl._internal.console import print_table
 from moleflow_pl._internal.distributed import gather
 from moleflow_pl._internal.files import read_json, write_text
+from moleflow_pl._internal.printable import printable
 from moleflow_pl.checkpoints.run_folder import RunFolder, move_aside
 from moleflow_pl.data.batches import Batch
 from moleflow_pl.data.datamodule import data_of
@@ -118,7 +119,7 @@ class EvaluationCallback(Callback):
             for task in tasks:
                 scores = TaskScores(task, self.options)
                 loader = data_of(trainer).test_loader(task)
-                title = f"testing {module.schedule.tasks[task].name}"
+                title = f"testing {printable(module.schedule.tasks[task].name)}"
                 bar = tqdm(loader, desc=title, disable=not trainer.is_global_zero)
                 for index, batch in enumerate(bar):
                     scores.update(batch, module.test_step(batch, index))

@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from moleflow_pl._internal.distributed import is_first, rank_and_world
+from moleflow_pl._internal.printable import printable
 from moleflow_pl._internal.validation import require_int, require_number
 from moleflow_pl.data.batches import Identity
 from moleflow_pl.data.datasets import (
@@ -336,7 +337,7 @@ class ContinualDataModule(LightningDataModule):
     def _training_set(self, task: int, part: Part) -> TaskDataset:
         """Images or stored features of a part of a task."""
         assert self._features is not None
-        name = self.plan.schedule.tasks[task].name
+        name = printable(self.plan.schedule.tasks[task].name)
         return self._features.dataset(
             part, name, lambda: self._images(task, part), self.plan.extractor, self._loader, task
         )

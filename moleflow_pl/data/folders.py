@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from glob import has_magic
 from itertools import takewhile
 from pathlib import Path
+
+from moleflow_pl._internal.printable import printable
+
+logger = logging.getLogger(__name__)
 
 ANY_DEPTH = "**"
 
@@ -28,7 +33,7 @@ def files_below(
     around = {identity for parent in folder.resolve().parents if (identity := identity_of(parent))}
     waiting = [folder]
     while waiting:
-        for where, folders, files in os.walk(waiting.pop(0)):
+        for where, folders, files in os.walk(waiting.pop(0), onerror=say_closed):
             identity = identity_of(where)
             if identity is None or identity in entered | around:
                 folders.clear()
@@ -44,6 +49,12 @@ def files_below(
             waiting += [place / name for name in linked]
             folders[:] = [name for name in kept if name not in linked]
             yield from (place / n for n in sorted(files) if hidden or not n.startswith("."))
+
+
+def say_closed(error: OSError) -> None:
+    """Say that a folder cannot be looked into; one that is not there is nobody's mistake."""
+    if not isinstance(error, FileNotFoundError):
+        logger.warning(f"cannot look into {printable(error.filename)}: {error.strerror}")
 
 
 def identity_of(folder: str | Path) -> tuple[int, int] | None:

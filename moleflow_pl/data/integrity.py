@@ -22,6 +22,7 @@ from moleflow_pl.errors import DataError
 logger = logging.getLogger(__name__)
 
 OnError = Literal["stop", "skip"]
+NAMED = 20  # masks that are named; a whole data set may have them in JPEG
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,9 @@ class ImageCheck:
         self.digests |= {path: one.digest for path, one in findings.items() if one.digest}
         doubts = {path: one.doubt for path, one in findings.items() if one.doubt}
         if doubts:
-            logger.warning(describe(doubts, f"{len(doubts)} masks look wrong, and are used:"))
+            logger.warning(
+                describe(doubts, f"{len(doubts)} masks look wrong, and are used:", NAMED)
+            )
         flaws = {path: one.flaw for path, one in findings.items() if one.flaw}
         flaws, known_flaws = gather((flaws, self.flaws))[0]
         self.flaws = {**known_flaws, **flaws}
@@ -130,8 +133,13 @@ def judge(record: ImageRecord, mask: Mask, size: tuple[int, int], digest: str) -
     return Finding(doubt=doubt, digest=digest)
 
 
-def describe(reasons: Mapping[Path, str], title: str) -> str:
+def describe(reasons: Mapping[Path, str], title: str, most: int | None = None) -> str:
     """List what was found of images, one a line.
+
+    Args:
+        reasons: What was found, by image.
+        title: The first line.
+        most: How many are listed; by default all.
 
     Example:
         >>> print(describe({Path("a.png"): "the file is empty"}, "1 of 3 images cannot be used:"))
@@ -139,7 +147,9 @@ def describe(reasons: Mapping[Path, str], title: str) -> str:
           a.png: the file is empty
     """
     lines = [title]
-    for path, reason in sorted(reasons.items()):
+    for path, reason in sorted(reasons.items())[:most]:
         name = printable(path)
         lines.append(f"  {name}: {reason.removeprefix(f'cannot read the image {name}: ')}")
+    if most is not None and len(reasons) > most:
+        lines.append(f"  … and {len(reasons) - most} more")
     return "\n".join(lines)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from moleflow_pl._internal.printable import printable_lines
 from moleflow_pl.metrics.names import METRICS
 from moleflow_pl.metrics.task_scores import TaskScores
 from moleflow_pl.report.figures import cell_style, histogram_figure, roc_figure, scale_gradient
@@ -26,11 +27,13 @@ MATRIX_FLOOR = 0.5  # value at which a matrix' colours start: the AUROC of chanc
 
 
 def environment() -> Environment:
-    """Jinja environment of the package's templates, which escape names and paths."""
+    """Jinja environment of the package's templates: names and paths in them are plain text."""
     templates = Environment(
         loader=PackageLoader("moleflow_pl.report"),
         autoescape=select_autoescape(["html"]),
         undefined=StrictUndefined,
+        # what is escaped already is of another class
+        finalize=lambda value: printable_lines(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -1,3 +1,5 @@
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,22 @@ def test_hidden_and_left_out_folders_are_not_entered(tmp_path: Path) -> None:
     assert names(tmp_path, leave_out=lambda folder: folder.name == "out") == ["a.png"]
     assert names(tmp_path, hidden=True) == [".b.png", "a.png", ".c/d.png", "out/e.png"]
     assert names(tmp_path / "nowhere") == []
+
+
+def test_a_folder_that_is_closed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    touch(tmp_path, "a.png", "closed/b.png")
+    scan = os.scandir
+
+    def refusing(path: object) -> object:
+        if str(path).endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)  # type: ignore[call-overload]
+
+    monkeypatch.setattr("os.scandir", refusing)
+    assert names(tmp_path) == ["a.png"]
+    assert caplog.messages == [f"cannot look into {tmp_path / 'closed'}: Permission denied"]
 
 
 def test_a_link_leads_back_to_a_folder_it_lies_in_and_nowhere_else(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from moleflow_pl.data.images import read_image, to_rgb, to_tensor
-from moleflow_pl.data.integrity import Finding, ImageCheck, find, look
+from moleflow_pl.data.integrity import Finding, ImageCheck, describe, find, look
 from moleflow_pl.data.layouts.base import ImageRecord, images_in
 from moleflow_pl.data.layouts.mvtec import MVTecLayout
 from moleflow_pl.errors import DataError
@@ -109,6 +109,12 @@ def test_a_mask_that_marks_nothing_or_everything_is_named_and_used(
     assert "1 masks look wrong, and are used:" in caplog.text
     assert f"m.png {doubt}" in caplog.text
     assert check.usable([record]) == [record]
+
+
+def test_of_many_doubtful_masks_some_are_named() -> None:
+    text = describe({Path(f"{i:02d}.png"): "is lossy" for i in range(25)}, "25 masks:", 20)
+    assert text.count("is lossy") == 20
+    assert text.endswith("… and 5 more")
 
 
 def records_of(folder: Path) -> list[ImageRecord]:
