@@ -10,7 +10,7 @@ import pytest
 
 from moleflow_pl.metrics.task_matrix import matrix_row
 from moleflow_pl.metrics.task_scores import EvaluationOptions
-from moleflow_pl.report.page import render_page
+from moleflow_pl.report.page import environment, render_page
 from moleflow_pl.report.summary import summarise
 from moleflow_pl.tasks.schedule import Task
 from tests.helpers.scores import COST, SETTINGS, scored, scores_on
@@ -160,3 +160,8 @@ def test_nothing_of_a_file_or_folder_is_markup(data_root: Path, tmp_path: Path) 
     assert evil not in page
     assert page.count("&lt;img src=x onerror") >= 10
     assert all(source.startswith(("data:", "#")) for source in Tags(page).sources)
+
+
+def test_a_name_in_a_page_holds_no_control_character_or_turn() -> None:
+    template = environment().from_string("{{ name }} {{ number }}")
+    assert template.render(name="a\x1b[31m\u202e", number=1) == r"a\x1b[31m\u202e 1"
