@@ -197,6 +197,8 @@ class ContinualDataModule(LightningDataModule):
         Raises:
             DataError: some cannot be used, and `on_error` is `stop`; or there is no such product.
         """
+        if not (tasks or self.check_files):
+            return
         layout = self._splits.layout
         to_learn = [name for task in tasks for name in self.groups[task]]
         on_disk = set(layout.products())

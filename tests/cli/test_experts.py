@@ -10,7 +10,8 @@ import pytest
 from moleflow_pl import MoLEFlow
 from moleflow_pl._internal.schema import SCHEMA
 from moleflow_pl.checkpoints.expert_edits import extract
-from moleflow_pl.checkpoints.io import read_checkpoint
+from moleflow_pl.checkpoints.io import read_checkpoint, write_checkpoint
+from moleflow_pl.checkpoints.schema import STATE_KEY
 from moleflow_pl.cli import main as cli
 from moleflow_pl.cli.experts import main
 from moleflow_pl.errors import CheckpointError
@@ -23,6 +24,30 @@ def test_list_shows_what_is_known_of_each_expert(
     shown = capsys.readouterr().out
     assert "01" in shown
     assert "1.000" in shown
+
+
+def test_a_list_shows_names_as_text(
+    learned: tuple[Path, MoLEFlow], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "last.ckpt"
+    checkpoint = read_checkpoint(learned[0] / "last.ckpt")
+    checkpoint[STATE_KEY]["tasks"][0]["split"] = "[red]a[/x]"
+    write_checkpoint(checkpoint, path)
+    main(["rename", "b", "[bold]x", "--ckpt_path", str(path)])
+    shown = capsys.readouterr().out
+    assert "[bold]x" in shown
+    assert "[red]a[/x]" in shown
+
+
+def test_a_list_that_cannot_be_printed_calls_no_file_damaged(
+    learned: tuple[Path, MoLEFlow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(table: object) -> None:
+        raise UnicodeEncodeError("ascii", "é", 0, 1, "not in range")
+
+    monkeypatch.setattr("moleflow_pl._internal.console.print_table", fail)
+    with pytest.raises(UnicodeEncodeError):
+        main(["list", "--ckpt_path", str(learned[0] / "last.ckpt")])
 
 
 class StoppedError(Exception):
