@@ -143,9 +143,9 @@ class PredictionWriter(BasePredictionWriter):
         decided = list(
             zip(batch["path"], self._decisions.decide(prediction, batch["size"]), strict=True)
         )
-        previews: Sequence[np.ndarray | None] = batch["preview"] or [None] * len(decided)
-        for (path, result), preview in zip(decided, previews, strict=True):
-            self._write_pictures(path, result, preview)
+        previews = iter(batch["preview"])
+        for path, result in decided:
+            self._write_pictures(path, result, next(previews, None))
             if self.boxes:
                 boxes = [[path, *vars(b).values(), result.pixel_threshold] for b in result.boxes]
                 self._add("boxes", boxes)

@@ -1,6 +1,7 @@
 import csv
 import io
 import unicodedata
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -42,6 +43,14 @@ def test_no_cell_begins_like_a_formula(start: str) -> None:
 @pytest.mark.parametrize("value", [-1.5, 0, None, "-1.5", "+2", "-inf", "1e-3"])
 def test_a_number_stays_a_number(value: object) -> None:
     assert cell(value) == value
+
+
+@pytest.mark.parametrize("outlet", ["csv.writer(", "Console(", " = Table(", "class NamesTable("])
+def test_names_leave_by_one_place_of_each_kind(outlet: str) -> None:
+    package = Path(__file__).parents[2] / "moleflow_pl"
+    places = [p for p in package.rglob("*.py") if outlet in p.read_text("utf-8")]
+    own = [p.name for p in places if p.parent.name == "_internal"]
+    assert len(places) == len(own) <= 1
 
 
 def test_rows_are_written_with_safe_cells() -> None:

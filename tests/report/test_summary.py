@@ -100,3 +100,17 @@ def test_brackets_in_a_name_are_no_markup_of_the_table() -> None:
     console = Console(width=140, record=True)
     console.print(summary_table(summarise(tasks, COST)))
     assert "[red]screw" in console.export_text()
+
+
+def test_no_cell_of_a_report_begins_like_a_formula(tmp_path: Path) -> None:
+    tasks = learned_tasks()
+    tasks[0].products = ["=a"]
+    scores = [scored(0, [0, 1], [0, 0], [1.0, 2.0])]
+    scores[0].rows[0] |= {"path": "@x\x1b.png", "product": "+p", "defect": "-d"}
+    write_report(tmp_path, summarise(tasks, COST), scores)
+    for name in ("matrix.csv", "scores.csv"):
+        with (tmp_path / name).open(newline="", encoding="utf-8") as file:
+            cells = [cell for row in csv.reader(file) for cell in row]
+        assert "'=a" in cells
+        assert not [cell for cell in cells if cell.startswith(("=", "+", "@", "-d"))]
+    assert r"'@x\x1b.png" in cells
