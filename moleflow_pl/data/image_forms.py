@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from moleflow_pl._internal.printable import printable
 from moleflow_pl.data.images import deep_to_bytes, open_content, read_rgb, upright_rgb
 from moleflow_pl.errors import DataError
 
@@ -27,7 +28,7 @@ def are_several(images: Any) -> bool:
         >>> are_several([]), are_several(np.zeros((2, 4, 4, 3))), are_several(b"")
         (True, True, False)
     """
-    if isinstance(images, (np.ndarray, Tensor)):
+    if hasattr(images, "__array__") and hasattr(images, "ndim"):  # of numpy, torch or others
         return images.ndim == BATCH_DIMS
     single = (str, bytes, bytearray, memoryview, io.IOBase, Mapping, Image.Image)
     return isinstance(images, Iterable) and not isinstance(images, single) and not is_file(images)
@@ -49,7 +50,10 @@ def as_rgb(image: ImageLike) -> Image.Image:
         (5, 4)
     """
     if isinstance(image, (str, Path)):
-        return read_rgb(Path(image).expanduser())
+        path = Path(image).expanduser()
+        if path.is_dir():
+            raise DataError(f"not an image: {printable(path)} is a folder, give the images in it")
+        return read_rgb(path)
     if isinstance(image, Image.Image):
         return named(lambda: upright_rgb(image))
     if isinstance(image, (bytes, bytearray, memoryview)):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from moleflow_pl.data.image_forms import ImageLike, are_several, as_rgb
 from moleflow_pl.data.images import to_tensor
-from moleflow_pl.errors import CheckpointError
+from moleflow_pl.errors import CheckpointError, DataError
 from moleflow_pl.inference.decisions import DecisionMaker, Prediction
 from moleflow_pl.model.inspector import Inspector
 from moleflow_pl.model.restore import load_inspector
@@ -84,7 +84,14 @@ class Predictor:
         return next(self.stream([images]))
 
     def stream(self, images: Iterable[Any]) -> Iterator[Prediction]:
-        """Inspect images one after another; one image at its own size is in memory at a time."""
+        """Inspect images one after another; one image at its own size is in memory at a time.
+
+        Raises:
+            DataError: something is no image, or a single image was given.
+        """
+        if not are_several(images):
+            name = type(images).__name__
+            raise DataError(f"a stream takes a list or a generator of images, got {name}")
         inspector, source = self.inspector, iter(images)
         while batch := [self._prepare(image) for image in islice(source, BATCH)]:
             tensors = torch.stack([tensor for tensor, _ in batch]).to(inspector.device)

@@ -1,4 +1,7 @@
+from __future__ import annotations
+
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -56,8 +59,8 @@ def test_every_form_of_an_image_gives_its_pixels(image: ImageLike) -> None:
         (np.full((4, 4), None), "got object"),
         (np.zeros((4, 4), complex), "got complex128"),
         (torch.zeros(3, 4, 4, device="meta"), "this image cannot be used"),
-        (Path(__file__).parent, "not a file but a folder"),
-        (str(Path(__file__).parent), "not a file but a folder"),
+        (Path(__file__).parent, "is a folder, give the images in it"),
+        (str(Path(__file__).parent), "is a folder, give the images in it"),
         (Path("/no/such.png"), "No such file"),
     ],
 )
@@ -65,6 +68,26 @@ def test_everything_else_is_refused_in_one_sentence(image: ImageLike, message: s
     with pytest.raises(DataError, match=message) as error:
         as_rgb(image)
     assert "\n" not in str(error.value)
+
+
+class Foreign:
+    """An array of some other library."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array, self.ndim, self.shape = array, array.ndim, array.shape
+
+    def __array__(self, *args: object, **options: object) -> np.ndarray:
+        return self.array
+
+    def __iter__(self) -> Iterator[Foreign]:
+        return map(Foreign, self.array)
+
+
+def test_an_array_of_another_library_is_an_image_or_a_batch_by_its_dimensions() -> None:
+    image = Foreign(np.stack([GREY] * 3, -1))
+    assert not are_several(image)
+    assert np.asarray(as_rgb(image)).tolist() == image.array.tolist()  # type: ignore[arg-type]
+    assert are_several(Foreign(np.zeros((2, 4, 4, 3))))
 
 
 def test_lists_generators_and_batches_are_several() -> None:

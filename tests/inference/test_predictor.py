@@ -132,6 +132,12 @@ def test_what_is_no_image_is_refused_in_one_sentence(predictor: Predictor, tmp_p
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("image", [None, "a.png", np.zeros((4, 4, 3), np.uint8), b"x"])
+def test_a_stream_of_a_single_image_is_refused(predictor: Predictor, image: Any) -> None:
+    with pytest.raises(DataError, match="a stream takes a list or a generator of images, got"):
+        next(predictor.stream(image))
+
+
 @contextmanager
 def float64_by_default() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
