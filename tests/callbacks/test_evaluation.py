@@ -94,3 +94,12 @@ def test_report_of_other_tasks_or_settings_is_kept(tmp_path: Path) -> None:
     move_other_report_aside(folder, report(["a"], {"router": "euclidean"}))
     assert not folder.exists()
     assert (tmp_path / "report~1" / "summary.json").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"{}", b'{"tasks": 3}'])
+def test_a_report_with_a_damaged_summary_is_kept_aside(content: bytes, tmp_path: Path) -> None:
+    folder = tmp_path / "report"
+    folder.mkdir()
+    (folder / "summary.json").write_bytes(content)
+    move_other_report_aside(folder, {"tasks": ["a"], "settings": {}})
+    assert (tmp_path / "report~1" / "summary.json").read_bytes() == content
