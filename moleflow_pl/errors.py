@@ -27,3 +27,23 @@ class TrainingError(MoLEFlowError):
 
 class ExportError(MoLEFlowError):
     """A model cannot be exported, or the exported file gives other results than the model."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is not enough memory, whoever raised it.
+
+    Example:
+        >>> is_out_of_memory(RuntimeError("can't allocate memory")), is_out_of_memory(KeyError())
+        (True, False)
+    """
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, (RuntimeError, ImportError, OSError))
+        and any(words in said for words in ("allocate", "out of memory", "failed to map segment"))
+    )
+
+
+def raise_if_out_of_memory(error: BaseException) -> None:
+    """Let an error go on that is no fault of what was read, and known to be whole."""
+    if is_out_of_memory(error):
+        raise error

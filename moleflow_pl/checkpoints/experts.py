@@ -18,7 +18,7 @@ from moleflow_pl._internal.hashing import content_hash
 from moleflow_pl._internal.schema import SEAL, require_schema, require_seal, stamp, validate
 from moleflow_pl._internal.signing import SIGNATURE, require_signature, sign
 from moleflow_pl.checkpoints.schema import one_line, require_finite, validate_tasks
-from moleflow_pl.errors import CheckpointError, MoLEFlowError
+from moleflow_pl.errors import CheckpointError, MoLEFlowError, raise_if_out_of_memory
 from moleflow_pl.tasks.schedule import Task, TaskSchedule
 
 PLACEHOLDER = "*"  # in place of the task's number in an expert file
@@ -100,6 +100,7 @@ class Expert:
             require_finite(tensors)
             task, facts = parse_metadata(text)
         except Exception as error:  # its text can break a parser in any way
+            raise_if_out_of_memory(error)
             raise CheckpointError(f"{name} cannot be used: {one_line(error)}") from error
         return cls(tensors, task, base=text.get("base_sha256", ""), **facts)
 
@@ -120,6 +121,7 @@ def taking_over(path: Path) -> Iterator[Path]:
     except (MoLEFlowError, OSError):
         raise
     except Exception as error:  # its contents can break what reads them in any way
+        raise_if_out_of_memory(error)
         raise CheckpointError(f"the expert file {path} is damaged: {one_line(error)}") from error
 
 

@@ -21,7 +21,7 @@ from moleflow_pl._internal.signing import SIGNATURE, require_signature, sign
 from moleflow_pl.checkpoints.run_folder import LAST, TASKS
 from moleflow_pl.checkpoints.schema import STATE_KEY, one_line, require_finite, validate_contents
 from moleflow_pl.checkpoints.upgrade import upgrade
-from moleflow_pl.errors import CheckpointError, MoLEFlowError
+from moleflow_pl.errors import CheckpointError, MoLEFlowError, raise_if_out_of_memory
 
 
 def read_checkpoint(path: Path, mmap: bool = True) -> dict[str, Any]:
@@ -179,6 +179,7 @@ def restoring(file: Any) -> Iterator[None]:
     except (MoLEFlowError, OSError):
         raise
     except Exception as error:  # what another program wrote can break a reader in any way
+        raise_if_out_of_memory(error)
         reason = f"{type(error).__name__}: {one_line(error)}"
         path = Path(file) if isinstance(file, (str, Path)) else None
         before = "" if path is None else offer(path)

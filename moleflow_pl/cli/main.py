@@ -13,7 +13,7 @@ from importlib import import_module
 from moleflow_pl import __version__
 from moleflow_pl._internal import logs, signing
 from moleflow_pl._internal.printable import printable, printable_lines
-from moleflow_pl.errors import MoLEFlowError
+from moleflow_pl.errors import MoLEFlowError, is_out_of_memory
 
 LIGHTNING = "moleflow_pl.cli.lightning"
 # verb: (module whose `main(args)` runs it, what it does)
@@ -50,6 +50,10 @@ examples:
   moleflow export --ckpt_path runs/demo/last.ckpt"""
 # errors of the system that a user can fix, raised by any verb
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+NO_MEMORY = (
+    "there is not enough memory: close other programs, or reduce data.batch_size or "
+    "data.num_workers; files saved before are complete"
+)
 
 
 def help_text() -> str:
@@ -129,8 +133,10 @@ def exit_on_known_errors() -> Iterator[None]:
         # an error in a data loader's process comes wrapped in that process's traceback
         message = str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
         sys.exit(printable_lines(f"moleflow: {message}"))
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
+    except (MemoryError, RuntimeError, ImportError, OSError) as error:
+        if is_out_of_memory(error):
+            sys.exit(f"moleflow: {NO_MEMORY}")
+        if not isinstance(error, OSError) or error.errno not in DISK_ERRORS:
             raise
         sys.exit(printable(f"moleflow: {error.filename or 'the disk'}: {error.strerror}"))
 

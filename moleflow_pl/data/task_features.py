@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from moleflow_pl.data.datasets import FeatureDataset, ImageDataset
 from moleflow_pl.data.feature_store import FeatureStore
+from moleflow_pl.errors import is_out_of_memory
 from moleflow_pl.features.extractor import PatchExtractor
 
 logger = logging.getLogger(__name__)
@@ -73,8 +74,8 @@ class TaskFeatures:
         started = time.monotonic()
         try:
             features = self.store.get(extractor, loader(images), title)
-        except (MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "allocate" not in str(error):
+        except (MemoryError, RuntimeError, OSError) as error:
+            if not is_out_of_memory(error):
                 raise
             logger.warning(f"no memory for {title}: the backbone runs in every epoch, slower")
             return images

@@ -204,10 +204,25 @@ def test_what_breaks_a_restored_model_names_the_file(error: Exception, tmp_path:
         raise error
 
 
-@pytest.mark.parametrize("error", [CheckpointError("said"), OSError("disk")])
+@pytest.mark.parametrize(
+    "error",
+    [CheckpointError("said"), OSError("disk"), MemoryError("said"), RuntimeError("allocate said")],
+)
 def test_what_is_no_fault_of_the_checkpoint_is_left_alone(error: Exception) -> None:
     with pytest.raises(type(error), match="said|disk"), restoring("c.ckpt"):
         raise error
+
+
+def test_size_that_no_memory_holds_is_damage_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object, **__: object) -> None:
+        raise RuntimeError("can't allocate memory")
+
+    write_checkpoint(whole(), tmp_path / "last.ckpt")
+    monkeypatch.setattr(torch, "load", no_memory)
+    with pytest.raises(CheckpointError, match="damaged or no checkpoint: can't allocate memory$"):
+        read_checkpoint(tmp_path / "last.ckpt")
 
 
 def test_differences_are_told_in_words() -> None:

@@ -49,6 +49,27 @@ def test_every_verb_has_a_module_with_main() -> None:
         assert "\ndef main(args: Sequence[str]) -> None:\n" in path.read_text(), module
 
 
+@pytest.mark.parametrize(
+    "raised",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+    ],
+)
+def test_lack_of_memory_ends_in_one_line(
+    raised: Exception, toy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(args: list[str]) -> None:
+        raise raised
+
+    monkeypatch.setitem(cli.VERBS, "toy", (toy, ""))
+    monkeypatch.setattr(f"{toy}.main", fail)
+    with pytest.raises(SystemExit, match="^moleflow: there is not enough memory: [^\\n]*$"):
+        cli.main(["toy"])
+
+
 @pytest.mark.parametrize("raised", [DataError("no image"), OSError(errno.ENOSPC, "full", "x.csv")])
 def test_an_error_that_the_user_can_fix_ends_in_one_line(
     raised: Exception, toy: str, monkeypatch: pytest.MonkeyPatch
