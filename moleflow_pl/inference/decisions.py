@@ -27,7 +27,8 @@ class Prediction:
         score: Raw anomaly score; compare it within a product.
         router_distance: The router's distance to the product.
         router_margin: Distance to the nearest other product, less that to this one: below 0 where
-            the other is nearer and yet more deviations away. None where there is no other.
+            the other is nearer, and the covariance of the two alone decided otherwise. None where
+            there is no other.
         patch_scores: (h, w).
         size: Height and width of the image.
         label: The decision; it and what follows are None where the product has no calibration.
