@@ -29,6 +29,27 @@ class ExportError(MoLEFlowError):
     """A model cannot be exported, or the exported file gives other results than the model."""
 
 
+class StoppedError(MoLEFlowError):
+    """A command ended before its work was done; the command line adds how to go on.
+
+    Args:
+        status: How far it came.
+        signum: The signal that ended it; none if a limit did.
+        changes: Options that the command needs in order to go on, with their values.
+    """
+
+    def __init__(
+        self, status: str, signum: int | None = None, changes: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(status)
+        self.status, self.signum, self.changes = status, signum, changes or {}
+
+    @property
+    def exit_code(self) -> int:
+        """That of the process: 128 + signal after one, as shells have it."""
+        return 1 if self.signum is None else 128 + self.signum
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that there is not enough memory, whoever raised it.
 

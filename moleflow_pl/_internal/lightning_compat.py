@@ -70,5 +70,12 @@ class CheckpointFirstCLI(LightningCLI):
         """Arguments for the trainer's method of a subcommand; a subclass may add to them."""
         return super()._prepare_subcommand_kwargs(subcommand)
 
+    def run_subcommand(self, subcommand: str) -> None:
+        """Run a subcommand with the hooks before and after it; a subclass may wrap it."""
+        super()._run_subcommand(subcommand)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        self.run_subcommand(subcommand)
+
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         return self.trainer_arguments(subcommand)

@@ -30,6 +30,8 @@ class PlainHandler(logging.Handler):
         try:
             sys.stdout.write(f"{self.format(record)}\n")
             sys.stdout.flush()
+        except BrokenPipeError:
+            raise  # nobody reads: the command stops
         except Exception:
             self.handleError(record)
 

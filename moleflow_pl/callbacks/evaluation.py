@@ -17,6 +17,7 @@ from moleflow_pl._internal.console import print_table
 from moleflow_pl._internal.distributed import gather
 from moleflow_pl._internal.files import read_json, write_text
 from moleflow_pl._internal.printable import printable
+from moleflow_pl.callbacks.progress import is_trial, saw_all
 from moleflow_pl.checkpoints.run_folder import RunFolder, move_aside
 from moleflow_pl.data.batches import Batch
 from moleflow_pl.data.datamodule import data_of
@@ -69,9 +70,14 @@ class EvaluationCallback(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
         """Show where the run stands."""
+        if is_trial(trainer):
+            return
         tasks = [pl_module.schedule.tasks[i] for i in pl_module.schedule.learned]
         if tasks and tasks[-1].evaluation and trainer.is_global_zero:
-            show(summarise(tasks, cost(pl_module.inspector, len(tasks))), run_of(trainer))
+            summary = summarise(tasks, cost(pl_module.inspector, len(tasks)))
+            planned = len(pl_module.schedule.tasks)
+            print_table(summary_table(summary, planned))
+            logger.info(f"report: {run_of(trainer).summary}")
 
     def on_test_start(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
         """Begin with no scores."""
@@ -91,9 +97,15 @@ class EvaluationCallback(Callback):
         # a rank whose share of a task is empty has not heard of it
         tasks = sorted(set().union(*gather(list(self._scores))))
         scores = [self._scores.get(t, TaskScores(t, self.options)).gathered() for t in tasks]
-        summary = self._report(trainer, pl_module, scores)
+        whole = saw_all(trainer.num_test_batches, trainer.test_dataloaders)
+        summary = self._report(trainer, pl_module, scores, whole)
         if trainer.is_global_zero:
-            show(summary, run_of(trainer))
+            print_table(summary_table(summary))
+            logger.info(
+                f"report: {run_of(trainer).summary}"
+                if whole
+                else "only a part of the test images was scored: no report was written"
+            )
 
     def _evaluate_if_due(self, trainer: Trainer, module: MoLEFlow) -> None:
         schedule = module.schedule
@@ -128,7 +140,7 @@ class EvaluationCallback(Callback):
         return result
 
     def _report(
-        self, trainer: Trainer, module: MoLEFlow, scores: Sequence[TaskScores]
+        self, trainer: Trainer, module: MoLEFlow, scores: Sequence[TaskScores], whole: bool = True
     ) -> dict[str, Any]:
         inspector, learned = module.inspector, module.schedule.learned
         tasks = [module.schedule.tasks[i] for i in learned]
@@ -141,7 +153,7 @@ class EvaluationCallback(Callback):
         row = matrix_row(scores, len(tasks), settings) if trainer.is_global_zero else None
         tasks[-1].evaluation = trainer.strategy.broadcast(row)
         summary = summarise(tasks, cost(inspector, len(tasks)))
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and whole and not is_trial(trainer):
             facts = about(inspector, len(tasks), module.seed, module.run_config)
             write_files(run_of(trainer).report, summary, scores, facts)
         return summary
@@ -183,9 +195,3 @@ def move_other_report_aside(folder: Path, summary: Mapping[str, Any]) -> None:
         reason = f"cannot be used ({error})"
     aside = move_aside(folder)
     logger.info(f"the report in {folder} {reason}; it is now in {aside}")
-
-
-def show(summary: Mapping[str, Any], run: RunFolder) -> None:
-    """Print the table, and where the files are."""
-    print_table(summary_table(summary))
-    logger.info(f"report: {run.summary}")

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 import numpy as np
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from PIL import Image
 
 from moleflow_pl._internal.distributed import gather, wait_for_all
@@ -19,6 +20,7 @@ from moleflow_pl._internal.files import writing
 from moleflow_pl._internal.names import output_file
 from moleflow_pl._internal.printable import printable, write_cells
 from moleflow_pl.callbacks.prediction_state import look_at, make_room, model_hash, write_state
+from moleflow_pl.callbacks.progress import is_trial, saw_all
 from moleflow_pl.checkpoints.io import plain
 from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.data.batches import Identity, PredictBatch
@@ -106,7 +108,7 @@ class PredictionWriter(BasePredictionWriter):
         self._root = dataset.found.root
         self._places = {path_key(path): i for i, path in enumerate(dataset.paths)}
         self._shared = trainer.world_size > 1
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not is_trial(trainer):
             warn_of_missing_calibrations(self._decisions, pl_module.schedule, self.heatmaps)
             self._begin(dataset.unchanged)
             say_left_out(dataset.found)
@@ -137,6 +139,12 @@ class PredictionWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:  # fmt: skip
         """Append a batch; a row is written when all else of its image is there."""
+        if not is_trial(trainer):
+            self._write_batch(prediction, batch)
+        if trainer.received_sigterm:
+            raise SIGTERMException  # Lightning's loop would go on to the end
+
+    def _write_batch(self, prediction: Inspection | None, batch: PredictBatch) -> None:
         self._skip(batch["skipped"])
         if prediction is None:
             return
@@ -156,7 +164,7 @@ class PredictionWriter(BasePredictionWriter):
         """Close the tables; say where they are and what was skipped."""
         pl_module.predicted_task = None
         parts = gather((self._buffer, self._skipped))
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or is_trial(trainer):
             return
         self._skipped = [name for _, names in parts for name in names]
         for name, table in self._tables.items():
@@ -164,8 +172,11 @@ class PredictionWriter(BasePredictionWriter):
             self._write(name, sorted(rows, key=self._place_of))
             with writing(table.name):
                 table.close()
-        write_state(self._folder, self._request, complete=True)
+        whole = saw_all(trainer.num_predict_batches, trainer.predict_dataloaders)
+        write_state(self._folder, self._request, complete=whole)
         logger.info(f"predictions: {self._tables['predictions'].name}")
+        if not whole:
+            logger.warning("some images were left out: trainer.limit_predict_batches")
         if self._skipped:
             names = ", ".join(self._skipped[:NAMED]) + ", …" * (len(self._skipped) > NAMED)
             logger.info(

@@ -14,6 +14,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.optim import Optimizer
 
+from moleflow_pl.callbacks.progress import epoch_was_cut, is_trial
 from moleflow_pl.checkpoints.run_folder import LAST, RunFolder
 from moleflow_pl.errors import CheckpointError
 from moleflow_pl.module import MoLEFlow
@@ -45,9 +46,16 @@ class RunCheckpoint(ModelCheckpoint):
         if trainer.ckpt_path is not None:
             for optimizer in trainer.optimizers:
                 check_optimizer(optimizer, pl_module.optimizer)
+        if is_trial(trainer):
+            return
         path = RunFolder(Path(trainer.default_root_dir)).last
         if trainer.ckpt_path is None or not trainer.strategy.broadcast(path.exists()):
             trainer.save_checkpoint(path, weights_only=False)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the epoch before where a limit cut this one: it is repeated when the fit goes on."""
+        if not epoch_was_cut(trainer):
+            super().on_train_epoch_end(trainer, pl_module)
 
 
 def check_optimizer(optimizer: Optimizer, build: OptimizerCallable) -> None:

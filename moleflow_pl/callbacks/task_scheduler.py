@@ -18,6 +18,8 @@ from moleflow_pl._internal.validation import require_int, require_number
 from moleflow_pl.callbacks.devices import check_devices, check_precision, rewrap_ddp
 from moleflow_pl.callbacks.evaluation import EvaluationCallback
 from moleflow_pl.callbacks.guard import check_finite
+from moleflow_pl.callbacks.progress import epoch_was_cut, is_trial, progress
+from moleflow_pl.callbacks.run_config import RunConfig
 from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.data.batches import Batch
 from moleflow_pl.data.datamodule import ContinualDataModule, data_of
@@ -142,8 +144,9 @@ class TaskSchedulerCallback(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
         """Count the epoch; close the task if it was its last."""
-        if self._epoch_started is None:
-            # Lightning, restarted from a file written in this hook, calls it again for that epoch
+        # Lightning, restarted from a file written in this hook, calls it again for that epoch; and
+        # an epoch that a limit cut is repeated when the fit goes on
+        if self._epoch_started is None or epoch_was_cut(trainer):
             return
         current, task = current_task(pl_module.schedule)
         last = task.epochs_done + 1 == task.epochs
@@ -153,9 +156,18 @@ class TaskSchedulerCallback(Callback):
         task.fit_seconds += time.monotonic() - self._epoch_started
         data_of(trainer).take_feature_seconds()  # within this epoch's time already
         self._epoch_started = None
-        if last:
+        if last and not is_trial(trainer):
             run = RunFolder(Path(trainer.default_root_dir))
             trainer.save_checkpoint(run.task_checkpoint(current, task.name), weights_only=False)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
+        """Warn where a limit ended the fit; the command says so by itself."""
+        callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
+        told = is_trial(trainer) or any(isinstance(callback, RunConfig) for callback in callbacks)
+        if pl_module.schedule.todo and not told and trainer.is_global_zero:
+            path = str(RunFolder(Path(trainer.default_root_dir)).last)
+            done = progress(pl_module.schedule)
+            logger.warning(f"{done}; go on with trainer.fit(..., ckpt_path={path!r})")
 
     def _close(self, task: int, module: MoLEFlow, data: ContinualDataModule) -> None:
         """Fit what a learned task leaves behind, and calibrate it."""

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moleflow_pl.errors import StoppedError
+
 if TYPE_CHECKING:
     from moleflow_pl.checkpoints.expert_edits import Checkpoint
     from moleflow_pl.checkpoints.run_folder import RunFolder
@@ -148,7 +150,11 @@ def update(path: Path, name: str, fit_options: Sequence[str]) -> None:
     work = run.update(name, number).last
     groups = plan_update(path, work, name, number, fit_options)
     tasks = f"--data.tasks={json.dumps(groups)}"
-    lightning.main(["fit", "--ckpt_path", str(work), tasks, *fit_options])
+    try:
+        lightning.main(["fit", "--ckpt_path", str(work), tasks, *fit_options])
+    except StoppedError as error:
+        # the same update goes on by itself
+        raise StoppedError(f"the update of {name} is stopped", error.signum) from error
     expert = extract(read_checkpoint(work), name)
     checkpoint = read_checkpoint(path)
     replace(checkpoint, expert, run)

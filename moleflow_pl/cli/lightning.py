@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from moleflow_pl.callbacks import (
 )
 from moleflow_pl.callbacks.curves import RunCurves
 from moleflow_pl.callbacks.devices import check_devices, check_precision
+from moleflow_pl.callbacks.progress import blocking_limits, is_trial, progress
 from moleflow_pl.callbacks.run_config import RunConfig
 from moleflow_pl.checkpoints.io import earlier, read_checkpoint, restoring
 from moleflow_pl.checkpoints.lightning_io import WholeCheckpoints
@@ -31,9 +33,10 @@ from moleflow_pl.checkpoints.resume import prepare_run
 from moleflow_pl.checkpoints.run_folder import LAST, RunFolder
 from moleflow_pl.cli import presets
 from moleflow_pl.cli.arguments import expand_product, option, without
+from moleflow_pl.cli.stopping import stopped_by
 from moleflow_pl.cli.stored_arguments import stored_config
 from moleflow_pl.cli.yaml_names import load_yaml, quote_tasks
-from moleflow_pl.errors import CheckpointError, ConfigError
+from moleflow_pl.errors import CheckpointError, ConfigError, StoppedError
 from moleflow_pl.tasks.schedule import TaskSchedule
 
 logger = logging.getLogger(__name__)
@@ -54,6 +57,8 @@ IGNORED_WARNINGS = (
     r"It is recommended to use .*sync_dist=True",  # every rank logs the mean of all already
     r".*LeafSpec.* is deprecated",  # between Lightning and torch
 )
+# the command says it itself, in one line
+IGNORED_MESSAGES = re.compile(r"\s*Detected KeyboardInterrupt|(\[rank: \d+\] )?Received SIGTERM")
 DESCRIPTION = "Learn to inspect one product after another, and inspect images with the result."
 
 
@@ -103,6 +108,37 @@ class MoLEFlowCLI(CheckpointFirstCLI):
         check_precision(built)
         return built
 
+    def run_subcommand(self, subcommand: str) -> None:
+        """Run a verb; of a fit that a signal stops, say how far it came."""
+        try:
+            super().run_subcommand(subcommand)
+        except (KeyboardInterrupt, SystemExit, BrokenPipeError) as error:
+            stopped = stopped_by(error, progress(self.model.schedule))
+            if stopped is None or subcommand != "fit":
+                raise
+            stopped.changes = self.changes_to_go_on()
+            raise stopped from error
+
+    def after_fit(self) -> None:
+        """Let a fit that a limit ended fail.
+
+        Raises:
+            StoppedError: not all tasks are learned.
+        """
+        schedule = self.model.schedule
+        if is_trial(self.trainer):
+            raise StoppedError("a trial, nothing was saved", changes=self.changes_to_go_on())
+        if schedule.todo:
+            raise StoppedError(progress(schedule), changes=self.changes_to_go_on())
+
+    def changes_to_go_on(self) -> dict[str, str]:
+        """Options with which a stopped fit goes on where it was."""
+        changes = blocking_limits(self.trainer)
+        if not is_trial(self.trainer):
+            last = RunFolder(Path(self.trainer.default_root_dir)).last
+            changes["--ckpt_path"] = str(last)
+        return changes
+
     def before_fit(self) -> None:
         """Check that the fit can begin before anything is moved or written."""
         path = self._get(self.config, "ckpt_path")
@@ -117,6 +153,8 @@ class MoLEFlowCLI(CheckpointFirstCLI):
             return
         self.datamodule.check_images(todo)
         self.datamodule.count_images(todo)
+        if is_trial(self.trainer):
+            return
         if self.missing is None:
             devices = self.trainer.world_size
             self.checkpoint = prepare_run(folder, self.checkpoint, self.content, devices)
@@ -168,6 +206,13 @@ def build(args: list[str] | None = None, kind: type[MoLEFlowCLI] = MoLEFlowCLI) 
     )
 
 
+def quieten() -> None:
+    """Drop what Lightning says of signals."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        for handler in logging.getLogger(name).handlers:
+            handler.filters = [lambda record: not IGNORED_MESSAGES.match(record.getMessage())]
+
+
 def main(args: Sequence[str]) -> None:
     """Run one of LightningCLI's verbs.
 
@@ -176,6 +221,7 @@ def main(args: Sequence[str]) -> None:
     """
     for message in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
+    quieten()
     try:
         build(list(args))
     except Exception as error:

@@ -13,7 +13,8 @@ from importlib import import_module
 from moleflow_pl import __version__
 from moleflow_pl._internal import logs, signing
 from moleflow_pl._internal.printable import printable, printable_lines
-from moleflow_pl.errors import MoLEFlowError, is_out_of_memory
+from moleflow_pl.cli.stopping import exit_stopped, signals_raise, stopped_by
+from moleflow_pl.errors import MoLEFlowError, StoppedError, is_out_of_memory
 
 LIGHTNING = "moleflow_pl.cli.lightning"
 # verb: (module whose `main(args)` runs it, what it does)
@@ -120,15 +121,22 @@ def run(verb: str, args: Sequence[str]) -> None:
         help.main(args)
         return
     logs.configure()
-    with exit_on_known_errors(), signing.chosen(args) as words:
+    with exit_on_known_errors(args), signals_raise(), signing.chosen(args) as words:
         import_module(VERBS[verb][0]).main(words if by_lightning else words[1:])
 
 
 @contextmanager
-def exit_on_known_errors() -> Iterator[None]:
-    """End the process with one line for an error that the user can fix, without a traceback."""
+def exit_on_known_errors(args: Sequence[str]) -> Iterator[None]:
+    """End the process with one line for an error that the user can fix, without a traceback.
+
+    Args:
+        args: All words of the command, for the line on how to go on.
+    """
     try:
-        yield
+        with stops_told():
+            yield
+    except StoppedError as error:
+        exit_stopped(error, args)
     except MoLEFlowError as error:
         # an error in a data loader's process comes wrapped in that process's traceback
         message = str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
@@ -139,6 +147,23 @@ def exit_on_known_errors() -> Iterator[None]:
         if not isinstance(error, OSError) or error.errno not in DISK_ERRORS:
             raise
         sys.exit(printable(f"moleflow: {error.filename or 'the disk'}: {error.strerror}"))
+
+
+@contextmanager
+def stops_told() -> Iterator[None]:
+    """Turn what a signal or a closed pipe raises into one error.
+
+    Raises:
+        StoppedError: there was one.
+    """
+    try:
+        yield
+        sys.stdout.flush()  # what a pipe did not take must not come out after the end
+    except (KeyboardInterrupt, SystemExit, BrokenPipeError) as error:
+        stopped = stopped_by(error)
+        if stopped is None:
+            raise
+        raise stopped from error
 
 
 if __name__ == "__main__":

@@ -304,6 +304,7 @@ class ContinualDataModule(LightningDataModule):
 
     def _require_tasks(self, part: Part) -> list[int]:
         """The tasks on disk; without any, a command has nothing to do."""
+        self.plan.schedule.require_learned()
         tasks = self.tasks_on_disk(part)
         if not tasks:
             names = self.plan.schedule.names

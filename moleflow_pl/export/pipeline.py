@@ -58,6 +58,7 @@ def export_checkpoint(
         check_packages()
     content = read_checkpoint(checkpoint)
     model = inspector_of(content, checkpoint)
+    model.schedule.require_learned()
     model.extractor.precision = "float32"  # as in the file
     config = yaml.safe_load(content.get(CONFIG_KEY) or "{}") or {}
     tasks = None if product is None else [task_of(model, product)]

@@ -73,10 +73,12 @@ class DecisionMaker:
         product: The product that all images show; by default the router decides.
 
     Raises:
+        CheckpointError: no task is learned yet.
         ConfigError: there is no such product.
     """
 
     def __init__(self, schedule: TaskSchedule, product: str | None = None) -> None:
+        schedule.require_learned()
         self.names = schedule.names
         self.task = None if product is None else schedule.find(product)
         self.limits: dict[int, Limits] = {}

@@ -133,9 +133,16 @@ def write_report(folder: Path, summary: Mapping[str, Any], scores: Sequence[Task
     write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
 
 
-def summary_table(summary: Mapping[str, Any]) -> NamesTable:
-    """The table on the screen: one row for each task, routed (in brackets: oracle)."""
-    table = NamesTable(title="after the last task, routed (in brackets: oracle)")
+def summary_table(summary: Mapping[str, Any], planned: int | None = None) -> NamesTable:
+    """The table on the screen: one row for each task, routed (in brackets: oracle).
+
+    Args:
+        summary: The content of `summary.json`.
+        planned: Tasks of the run, where some of them may not be learned yet.
+    """
+    learned = len(summary["tasks"])
+    when = "the last task" if planned in (None, learned) else f"task {learned} of {planned}"
+    table = NamesTable(title=f"after {when}, routed (in brackets: oracle)")
     table.add_column("task", overflow="fold")
     for metric in TABLE_METRICS.values():
         table.add_column(metric, justify="right")

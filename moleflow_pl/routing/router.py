@@ -103,7 +103,7 @@ class PrototypeRouter(nn.Module):
         Computed in float64, with a shared covariance only for the nearest few; returned in float32.
 
         Raises:
-            RuntimeError: there is no prototype yet.
+            CheckpointError: there is no prototype yet.
         """
         prepared = self.prepared()
         # on the CPU: some devices have no float64, and the numbers are few
@@ -169,10 +169,10 @@ class PrototypeRouter(nn.Module):
         """The prototypes in the form that distances are computed from.
 
         Raises:
-            RuntimeError: there is no prototype yet.
+            CheckpointError: there is no prototype yet.
         """
         if not self.prototypes:
-            raise RuntimeError("the router has no prototype yet: fit a task first")
+            raise CheckpointError("the router has no prototype yet: learn a task first")
         if self._prepared is None:
             self._prepared = self._prepare()
         return self._prepared

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from moleflow_pl.errors import ConfigError
+from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.tasks.calibration import Calibration, check_rate
 
 logger = logging.getLogger(__name__)
@@ -172,6 +172,23 @@ class TaskSchedule:
     def from_state(cls, state: Sequence[dict[str, Any]]) -> TaskSchedule:
         """Build a schedule from its `state`."""
         return cls([cls._task(**task) for task in state])
+
+    def require_learned(self) -> None:
+        """Check that there is a task to inspect images with.
+
+        Raises:
+            CheckpointError: none is learned yet.
+        """
+        if self.learned:
+            return
+        current = None if self.current is None else self.tasks[self.current]
+        known = "it has no tasks"
+        if current is not None:
+            known = f"{current.epochs_done} of {current.epochs} epochs of {current.name!r} are done"
+        raise CheckpointError(
+            f"this model has learned no task yet ({known}): finish its fit first, with moleflow "
+            "fit --ckpt_path or trainer.fit(ckpt_path=...)"
+        )
 
     def find(self, product: str) -> int:
         """Index of the learned task with this product, or of this name.

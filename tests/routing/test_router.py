@@ -144,7 +144,7 @@ def test_loading_a_state_forgets_what_was_prepared() -> None:
 
 
 def test_a_router_without_prototypes_says_so() -> None:
-    with pytest.raises(RuntimeError, match="no prototype yet"):
+    with pytest.raises(CheckpointError, match="no prototype yet"):
         PrototypeRouter().route(torch.zeros(1, 2))
 
 

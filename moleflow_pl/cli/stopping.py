@@ -1,0 +1,117 @@
+"""What ends a command before its work is done: a signal, a closed pipe, a limit.
+
+All of them end in one line on standard error, with the command that goes on, and in an exit code
+that is not 0: 128 + signal after a signal, as shells have it.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from moleflow_pl._internal.logs import is_first_process
+from moleflow_pl.cli.arguments import without
+from moleflow_pl.errors import StoppedError
+
+SIGPIPE = 13  # Windows has none
+NAMES = {int(signal.SIGINT): "ctrl-C", int(signal.SIGTERM): "SIGTERM", SIGPIPE: "a closed pipe"}
+
+
+class Terminated(SystemExit):
+    """SIGTERM came while no Trainer looks for it."""
+
+
+@contextmanager
+def signals_raise() -> Iterator[None]:
+    """Let SIGTERM raise `Terminated`, so that half-written files are removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python sends signals to the main thread alone
+        return
+    before = signal.signal(signal.SIGTERM, raise_terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def raise_terminated(signum: int, frame: FrameType | None) -> None:
+    """Raise, unless a Trainer has put its handler in front: it stops after the batch at hand."""
+    if signal.getsignal(signum) is raise_terminated:
+        raise Terminated
+
+
+def signal_behind(error: BaseException) -> int | None:
+    """The signal that an exception comes from; None for any other.
+
+    Lightning and rich turn some of them into a `SystemExit` of their own.
+    """
+    shown = error.__context__ if type(error) is SystemExit else error
+    if isinstance(shown, KeyboardInterrupt):
+        return int(signal.SIGINT)
+    if isinstance(shown, BrokenPipeError):
+        return SIGPIPE
+    # Lightning's `SIGTERMException`, told by its name: importing it takes seconds
+    if isinstance(shown, Terminated) or type(shown).__name__ == "SIGTERMException":
+        return int(signal.SIGTERM)
+    return None
+
+
+def stopped_by(error: BaseException, status: str = "stopped") -> StoppedError | None:
+    """The error that tells of a signal; None where an exception comes from none.
+
+    Args:
+        error: What was raised.
+        status: How far the command came.
+    """
+    signum = signal_behind(error)
+    return None if signum is None else StoppedError(f"{status} ({NAMES[signum]})", signum)
+
+
+def resuming_command(args: Sequence[str], error: StoppedError) -> str:
+    """The command that goes on.
+
+    Example:
+        >>> resuming_command(["fit", "--x=a b"], StoppedError("", None, {"--ckpt_path": "c"}))
+        "moleflow fit '--x=a b' --ckpt_path=c"
+    """
+    for name in error.changes:
+        args = without(args, name)
+    return shlex.join(["moleflow", *args, *(f"{k}={v}" for k, v in error.changes.items())])
+
+
+def exit_stopped(error: StoppedError, args: Sequence[str]) -> None:
+    """Say in one line how far a command came and how to go on, and exit.
+
+    Args:
+        error: What stopped it.
+        args: All words of the command.
+
+    Raises:
+        SystemExit: always.
+    """
+    if is_first_process():
+        with suppress(OSError):  # standard error may be closed too
+            print(
+                f"moleflow: {error.status}; go on with: {resuming_command(args, error)}",
+                file=sys.stderr,
+                flush=True,
+            )
+    if error.signum == SIGPIPE:
+        silence_closed_pipes()
+    sys.exit(error.exit_code)
+
+
+def silence_closed_pipes() -> None:
+    """Send what is still to be flushed nowhere: Python would complain of it at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(nowhere, stream.fileno())

@@ -1,0 +1,43 @@
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+import pytest
+
+from moleflow_pl.callbacks.progress import blocking_limits, saw_all
+
+
+def trainer(**options: object) -> SimpleNamespace:
+    free = {"fast_dev_run": False, "max_steps": -1, "limit_train_batches": 1.0}
+    return SimpleNamespace(**{**free, **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, {}),
+        ({"max_steps": 5}, {"--trainer.max_steps": "-1"}),
+        ({"limit_train_batches": 0}, {"--trainer.limit_train_batches": "1.0"}),
+        ({"limit_train_batches": 0.5}, {}),
+        # Lightning itself sets the other limits then
+        ({"fast_dev_run": True, "max_steps": 1}, {"--trainer.fast_dev_run": "false"}),
+    ],
+)
+def test_limits_that_would_stop_the_next_fit_at_once_are_taken_back(
+    options: dict, expected: dict
+) -> None:
+    assert blocking_limits(trainer(**options)) == expected
+
+
+@pytest.mark.parametrize(
+    ("batches", "loaders", "expected"),
+    [
+        ([3, 2], [[0] * 3, [0] * 2], True),
+        ([3, 1], [[0] * 3, [0] * 2], False),
+        ([3], range(3), True),
+        ([0], range(3), False),
+    ],
+)
+def test_a_part_of_the_batches_is_told_from_all(
+    batches: list, loaders: Sequence, expected: bool
+) -> None:
+    assert saw_all(batches, loaders) == expected

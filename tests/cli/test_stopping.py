@@ -1,0 +1,98 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from moleflow_pl.cli import main as cli
+from moleflow_pl.cli.stopping import resuming_command, signal_behind, signals_raise, stopped_by
+from moleflow_pl.errors import StoppedError
+
+ROOT = Path(__file__).parents[2]
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def close() -> None:
+    raise BrokenPipeError
+
+
+@pytest.mark.parametrize(
+    ("stop", "code", "name"),
+    [(interrupt, 130, "ctrl-C"), (terminate, 143, "SIGTERM"), (close, 141, "a closed pipe")],
+)
+def test_every_verb_ends_in_one_line_with_the_command_that_goes_on(
+    stop: Callable[[], None], code: int, name: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("moleflow_pl.cli.report.main", lambda args: stop())
+    monkeypatch.setattr("moleflow_pl.cli.stopping.silence_closed_pipes", lambda: None)
+    with pytest.raises(SystemExit) as error:
+        cli.main(["report", "--run=a b"])
+    assert error.value.code == code
+    told = f"moleflow: stopped ({name}); go on with: moleflow report '--run=a b'\n"
+    assert capsys.readouterr().err == told
+
+
+def test_signals_are_as_before_after_a_command() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with signals_raise():
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_thread_may_run_a_command() -> None:
+    done = []
+
+    def run() -> None:
+        with signals_raise():
+            done.append(True)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert done
+
+
+def test_what_lightning_and_rich_make_of_a_signal_is_seen_through() -> None:
+    for inner, signum in ((KeyboardInterrupt(), signal.SIGINT), (BrokenPipeError(), 13)):
+        outer = SystemExit(1)
+        outer.__context__ = inner
+        assert signal_behind(outer) == signum
+    assert stopped_by(SystemExit("an error that was told")) is None
+    assert stopped_by(ValueError()) is None
+
+
+def test_options_that_change_replace_those_of_the_command() -> None:
+    error = StoppedError("", None, {"--a": "2", "--b": "x y"})
+    command = resuming_command(["fit", "--a=1", "--c", "3"], error)
+    assert command == "moleflow fit --c 3 --a=2 '--b=x y'"
+
+
+@pytest.mark.parametrize("what", ["print('x' * 10**5)", "print('x')", "Console().print('x')"])
+def test_a_closed_pipe_ends_a_command_in_one_line(what: str) -> None:
+    code = (
+        "from rich.console import Console; import moleflow_pl.cli.report as report;"
+        f"report.main = lambda args: {what};"
+        "from moleflow_pl.cli.main import main; main(['report'])"
+    )
+    program = [sys.executable, "-c", code]
+    with subprocess.Popen(
+        program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        told = process.stderr.read()
+    assert process.returncode == 141
+    assert told == "moleflow: stopped (a closed pipe); go on with: moleflow report\n"
