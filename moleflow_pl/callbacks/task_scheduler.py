@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from moleflow_pl._internal.console import NamesTable, print_table
 from moleflow_pl._internal.validation import require_int, require_number
+from moleflow_pl.callbacks.companions import check_companions, forget_timers
 from moleflow_pl.callbacks.devices import check_devices, check_precision, rewrap_ddp
 from moleflow_pl.callbacks.evaluation import EvaluationCallback
 from moleflow_pl.callbacks.guard import check_finite
@@ -73,6 +74,7 @@ class TaskSchedulerCallback(Callback):
             return
         check_devices(trainer)
         check_precision(trainer)
+        check_companions(trainer)
         check_order(trainer, self)
         data = data_of(trainer)
         pl_module.schedule.extend(data.groups, self.epochs_per_task)
@@ -100,6 +102,8 @@ class TaskSchedulerCallback(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
         """Open the current task if it is new, and set the epoch's learning rate."""
         self._epoch_started = time.monotonic()
+        # a limit on time ends the fit after this epoch: cut, it would be repeated for ever
+        trainer.fit_loop.min_epochs = trainer.current_epoch + 1
         current, task = current_task(pl_module.schedule)
         # features are computed while the epoch's loader is made, which is before this hook
         task.fit_seconds += data_of(trainer).take_feature_seconds()
@@ -159,6 +163,12 @@ class TaskSchedulerCallback(Callback):
         if last and not is_trial(trainer):
             run = RunFolder(Path(trainer.default_root_dir))
             trainer.save_checkpoint(run.task_checkpoint(current, task.name), weights_only=False)
+
+    def on_save_checkpoint(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: MoLEFlow, checkpoint: dict[str, Any]
+    ) -> None:
+        """Let every command have its own time."""
+        forget_timers(trainer, checkpoint)
 
     def on_fit_end(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
         """Warn where a limit ended the fit; the command says so by itself."""

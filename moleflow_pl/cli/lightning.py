@@ -14,6 +14,7 @@ import yaml
 from jsonargparse import set_loader
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from moleflow_pl import ContinualDataModule, MoLEFlow
 from moleflow_pl._internal.lightning_compat import CheckpointFirstCLI, while_restoring
@@ -23,6 +24,7 @@ from moleflow_pl.callbacks import (
     RunCheckpoint,
     TaskSchedulerCallback,
 )
+from moleflow_pl.callbacks.companions import check_companions
 from moleflow_pl.callbacks.curves import RunCurves
 from moleflow_pl.callbacks.devices import check_devices, check_precision
 from moleflow_pl.callbacks.progress import blocking_limits, is_trial, progress
@@ -91,11 +93,26 @@ class MoLEFlowCLI(CheckpointFirstCLI):
         trainer = self._get(self.config, "trainer")
         if self.missing is not None:
             begin_anew(self.missing, Path(trainer.default_root_dir))
+        require_checkpoints(trainer)
         limit = trainer.max_epochs
         if limit not in (None, -1):
             raise ConfigError(
                 f"trainer.max_epochs {limit}: leave it out, and set schedule.epochs_per_task"
             )
+
+    def instantiate_classes(self) -> None:
+        """Build model, data module and Trainer.
+
+        Raises:
+            ConfigError: an option of the Trainer that cannot be, or a package that is missing.
+        """
+        try:
+            super().instantiate_classes()
+        except Exception as error:
+            missing = missing_package(error)
+            if missing is None:
+                raise
+            raise ConfigError(f"a class of this command needs a package: {missing}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer = self._get(self.config_init, "trainer")
@@ -103,9 +120,14 @@ class MoLEFlowCLI(CheckpointFirstCLI):
             # only a fit has curves; a logger of `test` would erase them
             fit = self.subcommand == "fit"
             kwargs["logger"] = RunCurves(trainer.default_root_dir) if fit else False
-        built = super().instantiate_trainer(**kwargs)
+        try:
+            built = super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, ValueError, TypeError) as error:
+            raise ConfigError(f"the Trainer's options do not fit: {error}") from error
         check_devices(built)  # before Lightning starts a process for each
         check_precision(built)
+        if self.subcommand == "fit":
+            check_companions(built)
         return built
 
     def run_subcommand(self, subcommand: str) -> None:
@@ -174,6 +196,29 @@ class MoLEFlowCLI(CheckpointFirstCLI):
             # PredictionWriter writes each batch; a list of all would fill the memory
             kwargs["return_predictions"] = False
         return kwargs
+
+
+def missing_package(error: BaseException) -> ImportError | None:
+    """The import that failed behind an error; the parser wraps it in errors of its own."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ImportError):
+        cause = cause.__cause__ or cause.__context__
+    return cause
+
+
+def require_checkpoints(trainer: Any) -> None:
+    """Refuse options that switch off what a run consists of.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    off = "trainer.enable_checkpointing false" if trainer.enable_checkpointing is False else ""
+    off = "trainer.barebones true" if trainer.barebones else off
+    if off:
+        raise ConfigError(
+            f"{off}: a run is its checkpoints, and without them nothing of it would be left. Leave "
+            "it out, or try a few batches with --trainer.fast_dev_run true"
+        )
 
 
 def never_written(checkpoint: Path) -> bool:
