@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,11 @@ def writing(path: Path | str) -> Iterator[None]:
         ) from error
 
 
+def token() -> str:
+    """A name's part that no other writer has."""
+    return secrets.token_hex(4)
+
+
 @contextmanager
 def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a file for writing that replaces `path` once all of it is on the disk.
@@ -53,7 +59,7 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """
     # file names may hold bytes that are not text; the csv module writes line ends itself
     text = {} if "b" in mode else {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
-    partial = path.with_name(path.name + ".part")
+    partial = path.with_name(f"{path.name}.{token()}.part")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

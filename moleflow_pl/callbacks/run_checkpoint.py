@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from moleflow_pl.callbacks.progress import epoch_was_cut, is_trial
 from moleflow_pl.checkpoints.run_folder import LAST, RunFolder
+from moleflow_pl.checkpoints.run_lock import RunLock
 from moleflow_pl.errors import CheckpointError
 from moleflow_pl.module import MoLEFlow
 
@@ -27,11 +28,25 @@ class RunCheckpoint(ModelCheckpoint):
         super().__init__(
             filename=Path(LAST).stem, save_on_train_epoch_end=True, enable_version_counter=False
         )
+        self._lock = RunLock(Path())  # of the folder that `setup` hears of
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write to the run folder itself, whatever the logger says."""
         self.dirpath = trainer.default_root_dir
+        self._lock = RunLock(Path(self.dirpath))
+        if stage == "fit" and trainer.is_global_zero and not is_trial(trainer):
+            self._lock.acquire()
         super().setup(trainer, pl_module, stage)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let others write to the run folder."""
+        self._lock.release()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Let others write to the run folder; the newest checkpoint stays as it is."""
+        self._lock.release()
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing to keep: there is one file, always of the same name."""

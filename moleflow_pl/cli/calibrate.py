@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,15 +45,18 @@ def calibrate(path: Path, rate: float | None, product: str | None) -> TaskSchedu
         The tasks of the checkpoint, with their thresholds.
     """
     from moleflow_pl.checkpoints.io import read_checkpoint, write_checkpoint
+    from moleflow_pl.checkpoints.run_folder import RunFolder
+    from moleflow_pl.checkpoints.run_lock import locked_for
     from moleflow_pl.checkpoints.schema import STATE_KEY
     from moleflow_pl.tasks.schedule import TaskSchedule
 
-    checkpoint = read_checkpoint(path)
-    schedule = TaskSchedule.from_state(checkpoint[STATE_KEY]["tasks"])
-    if rate is not None:
-        schedule.set_false_alarm_rate(rate, product)
-        checkpoint[STATE_KEY]["tasks"] = schedule.state()
-        write_checkpoint(checkpoint, path)
+    with nullcontext() if rate is None else locked_for(path, RunFolder.of(path).root):
+        checkpoint = read_checkpoint(path)
+        schedule = TaskSchedule.from_state(checkpoint[STATE_KEY]["tasks"])
+        if rate is not None:
+            schedule.set_false_alarm_rate(rate, product)
+            checkpoint[STATE_KEY]["tasks"] = schedule.state()
+            write_checkpoint(checkpoint, path)
     return schedule
 
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,15 +84,29 @@ def main(args: Sequence[str]) -> None:
     # after parsing: torch takes seconds to import
     from moleflow_pl.checkpoints.io import restoring
 
-    if options.action == "update":
-        update(options.ckpt_path, options.name, fit_options)
-    with restoring(options.ckpt_path):
-        table = run_action(options)
+    with lock_of(options):
+        if options.action == "update":
+            update(options.ckpt_path, options.name, fit_options)
+        with restoring(options.ckpt_path):
+            table = run_action(options)
     # outside: a failure to print is none of the checkpoint
     if table is not None:
         from moleflow_pl._internal.console import print_table
 
         print_table(table)
+
+
+def lock_of(options: argparse.Namespace) -> AbstractContextManager[Any]:
+    """Return what an action holds while it reads, changes and writes in the run folder."""
+    from moleflow_pl.checkpoints.run_folder import RunFolder
+    from moleflow_pl.checkpoints.run_lock import locked_for
+
+    run, written = RunFolder.of(options.ckpt_path), options.ckpt_path
+    if options.action == "list":
+        return nullcontext()
+    if options.action == "export":
+        written = options.output or run.expert(options.name)
+    return locked_for(written, run.root)
 
 
 def run_action(options: argparse.Namespace) -> Any:

@@ -55,10 +55,12 @@ def main(args: Sequence[str]) -> None:
     # after parsing: torch takes seconds to import
     from moleflow_pl._internal.printable import printable_lines
     from moleflow_pl.checkpoints.run_folder import RunFolder
+    from moleflow_pl.checkpoints.run_lock import locked_for
     from moleflow_pl.export.pipeline import export_checkpoint
 
     name = f"{options.product or 'moleflow'}{SUFFIXES[options.format]}"
     path = options.output or RunFolder.of(options.ckpt_path).export / name
     verify = (options.images, options.tolerance)
-    done = export_checkpoint(options.ckpt_path, path, options.format, options.product, *verify)
+    with locked_for(path, RunFolder.of(options.ckpt_path).root):
+        done = export_checkpoint(options.ckpt_path, path, options.format, options.product, *verify)
     print(printable_lines(done))

@@ -7,6 +7,7 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from moleflow_pl.checkpoints.io import earlier, read_checkpoint, restoring
 from moleflow_pl.checkpoints.lightning_io import WholeCheckpoints
 from moleflow_pl.checkpoints.resume import prepare_run
 from moleflow_pl.checkpoints.run_folder import LAST, RunFolder
+from moleflow_pl.checkpoints.run_lock import RunLock
 from moleflow_pl.cli import presets
 from moleflow_pl.cli.arguments import expand_product, option, without
 from moleflow_pl.cli.stopping import stopped_by
@@ -131,8 +133,11 @@ class MoLEFlowCLI(CheckpointFirstCLI):
         return built
 
     def run_subcommand(self, subcommand: str) -> None:
-        """Run a verb; of a fit that a signal stops, say how far it came."""
+        """Run a verb, alone in the folder it writes to; say how far a fit came that is stopped."""
+        self.lock = RunLock(self.folder_to_write())
         try:
+            if subcommand in ("test", "predict") and self.writes:
+                self.lock.acquire()
             super().run_subcommand(subcommand)
         except (KeyboardInterrupt, SystemExit, BrokenPipeError) as error:
             stopped = stopped_by(error, progress(self.model.schedule))
@@ -140,6 +145,19 @@ class MoLEFlowCLI(CheckpointFirstCLI):
                 raise
             stopped.changes = self.changes_to_go_on()
             raise stopped from error
+        finally:
+            self.lock.release()
+
+    def folder_to_write(self) -> Path:
+        """The run folder, or the one that `predict` was given."""
+        options = self._get(self.config, "predictions")
+        given = getattr(options, "folder", None) if self.subcommand == "predict" else None
+        return Path(given or self.trainer.default_root_dir).expanduser()
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes results: the first of several, and not in a trial."""
+        return self.trainer.is_global_zero and not is_trial(self.trainer)
 
     def after_fit(self) -> None:
         """Let a fit that a limit ended fail.
@@ -175,13 +193,19 @@ class MoLEFlowCLI(CheckpointFirstCLI):
             return
         self.datamodule.check_images(todo)
         self.datamodule.count_images(todo)
-        if is_trial(self.trainer):
-            return
-        if self.missing is None:
-            devices = self.trainer.world_size
-            self.checkpoint = prepare_run(folder, self.checkpoint, self.content, devices)
-        else:
-            RunFolder(folder).move_curves_aside()
+        if self.writes:
+            self.begin_run(folder)
+
+    def begin_run(self, folder: Path) -> None:
+        """Make room for a fit and hold the folder, so that no other command moves or writes it."""
+        # what is there may be moved: no note of this command goes with it
+        with RunLock(folder, noted=False) if folder.exists() else nullcontext():
+            if self.missing is None:
+                devices = self.trainer.world_size
+                self.checkpoint = prepare_run(folder, self.checkpoint, self.content, devices)
+            else:
+                RunFolder(folder).move_curves_aside()
+        self.lock.acquire()
         RunFolder(folder).check_writable()
 
     def trainer_arguments(self, subcommand: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from tests.helpers.story import Story, watched
 
 COMPARED = ("tasks", "routing", "metrics")
 LONGEST_DELAY = 0.5  # seconds; an epoch of these runs takes less
-WRITES = ".ckpt.part"
+WRITES = ".ckpt."  # and then the end of a temporary name
 LONGEST_WRITE = 0.02
 
 

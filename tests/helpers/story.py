@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from moleflow_pl.checkpoints.run_lock import LOCK
 from tests.helpers.commands import MODEL, ROOT, moleflow
 from tests.helpers.products import draw_product
 
@@ -28,7 +29,7 @@ class Story:
         run: The run folder as the fit left it; one test works on in it.
         moved: A copy of it in another place, which nothing changes.
         output: What the fit printed.
-        files: The files it left.
+        files: The files it left, without that of the lock, which some systems keep.
         events: The files it opened or renamed, in order.
         summary: Its summary.
         config: Its `config.yaml`.
@@ -41,7 +42,8 @@ class Story:
             self._fit()
         self.output = json.loads((where / "output.json").read_text())
         self.events = (where / EVENTS).read_text().splitlines()
-        self.files = {str(p.relative_to(self.moved)) for p in self.moved.rglob("*") if p.is_file()}
+        left = [path for path in self.moved.rglob("*") if path.is_file() and path.name != LOCK]
+        self.files = {str(path.relative_to(self.moved)) for path in left}
         self.summary = self.summary_of(self.moved)
         self.config = (self.moved / "config.yaml").read_text()
 

@@ -19,6 +19,13 @@ from tests.helpers.commands import MODEL, failure, run_here
 from tests.helpers.faults import full_at, refused
 from tests.helpers.story import Story
 
+
+@pytest.fixture(autouse=True)
+def _known_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give temporary files names that a test knows before they are there."""
+    monkeypatch.setattr("moleflow_pl._internal.files.token", lambda: "0")
+
+
 NUMBERS = (errno.ENOSPC, errno.EACCES)
 
 
@@ -32,29 +39,29 @@ def by_turns(names: Sequence[object]) -> list[Any]:
 
 
 FIT = (
-    ".writable.part", "config.yaml.part", "last.ckpt.part", "tasks/00-b.ckpt.part", "metrics.csv",
-    "report/report.html.part", "report/matrix.csv.part", "report/scores.csv.part",
-    "report/summary.json.part",
+    ".writer.json.0.part", ".writable.0.part", "config.yaml.0.part", "last.ckpt.0.part",
+    "tasks/00-b.ckpt.0.part", "metrics.csv", "report/report.html.0.part",
+    "report/matrix.csv.0.part", "report/scores.csv.0.part", "report/summary.json.0.part",
 )  # fmt: skip
 PREDICT = (
-    "run.json.part", "predictions.csv.part", "skipped.csv.part", "boxes.csv.part",
+    "run.json.0.part", "predictions.csv.0.part", "skipped.csv.0.part", "boxes.csv.0.part",
     "heatmaps/b/test/good/000.png.jpg", "maps/b/test/good/000.png.npy",
     "maps/b/test/good/000.png.tiff",
 )  # fmt: skip
 # arguments of a verb that changes a checkpoint, and a file that it writes
 OTHERS = (
-    ("calibrate --false-alarm-rate 0.1", "last.ckpt.part"),
-    ("experts export b", "experts/b.safetensors.part"),
-    ("experts remove b", "experts/b~1.safetensors.part"),
-    ("experts remove b", "last.ckpt.part"),
-    ("experts rename b x", "last.ckpt.part"),
-    ("experts import b.safetensors --name x", "last.ckpt.part"),
-    ("experts update b", "updates/b~1/last.ckpt.part"),
-    ("experts rollback b", "experts/b~2.safetensors.part"),
-    ("experts rollback b", "last.ckpt.part"),
-    ("report", "comparison/comparison.html.part"),
-    ("report", "comparison/comparison.tex.part"),
-    ("report", "comparison/comparison.csv.part"),
+    ("calibrate --false-alarm-rate 0.1", "last.ckpt.0.part"),
+    ("experts export b", "experts/b.safetensors.0.part"),
+    ("experts remove b", "experts/b~1.safetensors.0.part"),
+    ("experts remove b", "last.ckpt.0.part"),
+    ("experts rename b x", "last.ckpt.0.part"),
+    ("experts import b.safetensors --name x", "last.ckpt.0.part"),
+    ("experts update b", "updates/b~1/last.ckpt.0.part"),
+    ("experts rollback b", "experts/b~2.safetensors.0.part"),
+    ("experts rollback b", "last.ckpt.0.part"),
+    ("report", "comparison/comparison.html.0.part"),
+    ("report", "comparison/comparison.tex.0.part"),
+    ("report", "comparison/comparison.csv.0.part"),
 )
 
 
@@ -71,7 +78,7 @@ def broken(path: Path, number: int) -> Iterator[None]:
 
 def told(path: Path, number: int) -> str:
     """How the message begins."""
-    place = str(path).removesuffix(".part")
+    place = str(path).removesuffix(".0.part")
     return f"moleflow: cannot write {place}: {os.strerror(number)}; "
 
 
@@ -112,7 +119,7 @@ def test_disk_that_fails_at_the_features_stops_a_fit_and_says_what_does_without(
 
 
 @pytest.mark.parametrize(
-    "name", ["last.ckpt.part", "tasks/02-c.ckpt.part", "report/scores.csv.part"]
+    "name", ["last.ckpt.0.part", "tasks/02-c.ckpt.0.part", "report/scores.csv.0.part"]
 )
 def test_full_disk_leaves_what_a_run_had_and_the_command_goes_on_later(
     name: str, story: Story, tmp_path: Path
@@ -212,7 +219,7 @@ def test_closed_folder_stops_a_fit_before_it_begins(
     rename = os.rename
 
     def closed(source: object, target: object, **options: object) -> None:
-        if Path(str(source)).name.removesuffix(".part") == name:
+        if Path(str(source)).name.removesuffix(".0.part") == name:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(source))
         rename(source, target, **options)
 

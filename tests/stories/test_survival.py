@@ -28,7 +28,7 @@ def test_run_killed_while_it_writes_a_checkpoint_ends_as_the_unbroken_one(
 @pytest.mark.slow
 def test_run_killed_at_three_moments_ends_as_the_unbroken_one(story: Story, tmp_path: Path) -> None:
     chance = random.Random(0)
-    begun = {"only": "config.yaml.part", "event": 1, "delay": chance.uniform(0, 0.1)}
+    begun = {"only": "config.yaml.", "event": 1, "delay": chance.uniform(0, 0.1)}
     hits = 0
     while hits < 3:
         moments = [draw_moment(chance, story.events) for _ in range(3 - hits)]

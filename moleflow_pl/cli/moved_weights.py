@@ -1,0 +1,47 @@
+"""`--model.backbone_weights`, for verbs without LightningCLI: where the backbone's weights are now."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+OPTION = "--model.backbone_weights"
+HELP = "where the backbone's weights are now, if they have moved"
+
+
+def add_option(parser: argparse.ArgumentParser, saved: bool = False) -> None:
+    """Let a parser take the option as `backbone_weights`.
+
+    Args:
+        parser: The verb's parser.
+        saved: Whether the verb writes the place into the checkpoint.
+    """
+    text = f"{HELP}; the checkpoint keeps the new place" if saved else HELP
+    parser.add_argument(OPTION, dest="backbone_weights", metavar="WEIGHTS", help=text)
+
+
+def overrides(options: argparse.Namespace) -> dict[str, str]:
+    """What the option changes of a model's arguments."""
+    given = options.backbone_weights
+    return {} if given is None else {"backbone_weights": given}
+
+
+def save_place(checkpoint: dict[str, Any], weights: str) -> None:
+    """Write the place into a checkpoint in memory, where later commands look for it.
+
+    Raises:
+        ConfigError: there are no weights at that place.
+    """
+    import yaml
+
+    from moleflow_pl.checkpoints.schema import CONFIG_KEY
+    from moleflow_pl.features.backbone import PRETRAINED, RANDOM, weights_file
+    from moleflow_pl.model.restore import HYPER_PARAMETERS
+
+    if weights not in (PRETRAINED, RANDOM):
+        weights_file(weights)
+    checkpoint[HYPER_PARAMETERS]["backbone_weights"] = weights
+    config = yaml.safe_load(checkpoint.get(CONFIG_KEY) or "{}")
+    if "model" in config:
+        config["model"]["backbone_weights"] = weights
+        checkpoint[CONFIG_KEY] = yaml.safe_dump(config, sort_keys=False)
