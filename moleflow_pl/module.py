@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
@@ -19,7 +20,7 @@ from moleflow_pl.checkpoints.io import plain, restoring, verify
 from moleflow_pl.checkpoints.lightning_io import use_whole_checkpoints
 from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.checkpoints.schema import CONFIG_KEY, STATE_KEY, require_tensors
-from moleflow_pl.data.batches import Batch, PredictBatch
+from moleflow_pl.data.batches import Batch, PredictBatch, images_of, require_task_batch
 from moleflow_pl.data.datamodule import ContinualDataModule
 from moleflow_pl.data.plan import DataPlan
 from moleflow_pl.errors import ConfigError
@@ -41,6 +42,8 @@ from moleflow_pl.model.restore import (
 )
 from moleflow_pl.scoring.functional import TAIL_QUANTILE, patch_nll
 from moleflow_pl.tasks.schedule import TaskSchedule
+
+logger = logging.getLogger(__name__)
 
 LEARNING_RATE = 2e-3
 
@@ -148,6 +151,7 @@ class MoLEFlow(LightningModule):
         )
         self.optimizer = optimizer
         self.predicted_task: int | None = None  # whose expert `predict` uses; the router's if none
+        self.scores_are_taken = False  # by an evaluation, in `test`
         self.run_config = ""  # all arguments of the run as YAML, where a command line gave them
 
     @property
@@ -172,14 +176,24 @@ class MoLEFlow(LightningModule):
             run = RunFolder(Path(self.trainer.default_root_dir))
             data.follow(self.data_plan, run.features)
 
+    def on_test_start(self) -> None:
+        """Warn where nobody takes the scores: `test` has no result then."""
+        if not self.scores_are_taken:
+            logger.warning(
+                "trainer.test gives no result by itself: add "
+                "moleflow_pl.callbacks.EvaluationCallback to the Trainer's callbacks"
+            )
+
     # ---------------------------------------------------------------- steps
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of the current task's patches, in nats.
 
         Raises:
+            DataError: the batch is not of a task.
             RuntimeError: the batch shows another task.
         """
+        require_task_batch(batch)
         task = self.schedule.current
         if task is None or bool((batch["task"] != task).any()):
             raise RuntimeError(
@@ -194,6 +208,7 @@ class MoLEFlow(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log the NLL and the routing accuracy of calibration images."""
+        require_task_batch(batch)
         inspector, task = self.inspector, int(batch["task"][0])
         size, name = len(batch["task"]), self.schedule.tasks[task].name
         features = inspector.features(batch)
@@ -208,6 +223,7 @@ class MoLEFlow(LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Score test images of one task, routed and by the oracle, if the task has an expert."""
+        require_task_batch(batch)
         inspector, task = self.inspector, int(batch["task"][0])
         features = inspector.features(batch)
         routed = inspector.inspect(features)
@@ -231,10 +247,15 @@ class MoLEFlow(LightningModule):
         """Score images of unknown products, or all by the expert that was asked for.
 
         None for a batch of files that are no images.
+
+        Raises:
+            DataError: the batch holds no images.
         """
-        if not batch["path"]:
+        images = images_of(batch)
+        if not len(images):
             return None
-        return self.inspector.inspect(self.inspector.features(batch), self.predicted_task)
+        features = self.inspector.extractor(images.to(self.device, non_blocking=True))
+        return self.inspector.inspect(features, self.predicted_task)
 
     def configure_optimizers(self) -> torch.optim.Optimizer | None:
         """Build the optimizer of the current task, over an explicit list of its parameters.

@@ -82,6 +82,7 @@ class EvaluationCallback(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
         """Begin with no scores."""
         self._scores = {}
+        pl_module.scores_are_taken = True
 
     def on_test_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: MoLEFlow, outputs: Mapping[str, Tensor],

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypedDict
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 from torch import Tensor
+
+from moleflow_pl.errors import DataError
 
 
 class Identity(NamedTuple):
@@ -70,3 +73,47 @@ class PredictBatch(TypedDict):
     identity: list[Identity]
     preview: list[np.ndarray]
     skipped: list[tuple[str, str]]
+
+
+def require_task_batch(batch: Any) -> None:
+    """Check that a batch is of one task, as the data module makes them.
+
+    Raises:
+        DataError: it is not.
+    """
+    if not (isinstance(batch, Mapping) and "task" in batch):
+        raise DataError(
+            f"tasks are learned and tested on batches of a ContinualDataModule, got {kind(batch)}: "
+            "pass it to the Trainer as datamodule. trainer.predict takes loaders of images"
+        )
+
+
+def images_of(batch: Any) -> Tensor:
+    """The images (B, 3, H, W) of a loader's own batch: a tensor, the first of several, or `image`.
+
+    Raises:
+        DataError: there are none.
+    """
+    first = batch.get("image") if isinstance(batch, Mapping) else batch
+    if isinstance(first, (list, tuple)) and first:
+        first = first[0]
+    if not isinstance(first, Tensor) or first.ndim != 4 or first.shape[1] != 3:
+        raise DataError(
+            "a batch to predict is a tensor of images (B, 3, H, W), a list that begins with one, "
+            f"or a dict with one as 'image', got {kind(batch)}"
+        )
+    return first
+
+
+def kind(batch: Any) -> str:
+    """What a batch is, in a few words.
+
+    Example:
+        >>> kind({"img": 0}), kind([0, 1])
+        ("a dict of ['img']", 'a list')
+    """
+    if isinstance(batch, Mapping):
+        return f"a dict of {[str(key) for key in batch]}"
+    if isinstance(batch, Tensor):
+        return f"a tensor of shape {tuple(batch.shape)}"
+    return f"a {type(batch).__name__}"

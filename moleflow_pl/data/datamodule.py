@@ -247,8 +247,7 @@ class ContinualDataModule(LightningDataModule):
 
         Without calibration images a fit validates nothing, and `validate` takes training images.
         """
-        assert self.trainer is not None
-        if self.trainer.state.fn == "fit":
+        if self.trainer is not None and self.trainer.state.fn == "fit":
             index = self.plan.schedule.current
             return [] if index is None else [self._loader(self._training_set(index, "val"))]
         part: Part = "val" if self.val_fraction else "train"
@@ -339,8 +338,8 @@ class ContinualDataModule(LightningDataModule):
 
     def _training_set(self, task: int, part: Part) -> TaskDataset:
         """Images or stored features of a part of a task."""
-        assert self._features is not None
         name = printable(self.plan.schedule.tasks[task].name)
+        assert self._features is not None  # there with the plan
         return self._features.dataset(
             part, name, lambda: self._images(task, part), self.plan.extractor, self._loader, task
         )

@@ -1,12 +1,15 @@
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 
-from moleflow_pl.data.batches import Batch, PredictBatch
+from moleflow_pl.data.batches import Batch, PredictBatch, images_of, require_task_batch
 from moleflow_pl.data.datasets import FeatureDataset, ImageDataset
 from moleflow_pl.data.layouts.mvtec import MVTecLayout
 from moleflow_pl.data.patch_sampler import PatchDraw
 from moleflow_pl.data.predict_dataset import UnsortedImages, find_files
+from moleflow_pl.errors import DataError
 
 
 def test_batches_hold_no_key_that_is_not_documented(data_root: Path) -> None:
@@ -24,3 +27,22 @@ def test_batches_hold_no_key_that_is_not_documented(data_root: Path) -> None:
 def test_batches_to_predict_hold_just_the_keys_that_are_documented(data_root: Path) -> None:
     dataset = UnsortedImages(find_files(str(data_root / "b" / "test" / "good")), (48, 48))
     assert set(dataset.collate([dataset[0]])) == set(PredictBatch.__annotations__)
+
+
+@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: [x, 0], lambda x: {"image": x}])
+def test_images_are_found_in_what_loaders_give(wrap: Callable) -> None:
+    images = torch.rand(2, 3, 4, 4)
+    assert images_of(wrap(images)) is images
+
+
+@pytest.mark.parametrize("batch", [torch.rand(2, 1, 4, 4), torch.rand(3), ["a"], [], {}, {"x": 0}])
+def test_batch_without_images_is_told_from_one_with_them(batch: object) -> None:
+    with pytest.raises(DataError, match=r"a batch to predict is a tensor of images .*, got a "):
+        images_of(batch)
+
+
+def test_batch_of_no_task_is_refused() -> None:
+    require_task_batch({"task": torch.zeros(1)})
+    for batch in (torch.zeros(1), [torch.zeros(1)], {"image": torch.zeros(1)}):
+        with pytest.raises(DataError, match="batches of a ContinualDataModule, got a "):
+            require_task_batch(batch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from moleflow_pl._internal.names import LONGEST_NAME, check_name
 from moleflow_pl._internal.registry import Registry
@@ -18,15 +18,22 @@ def task_groups(tasks: Iterable[str | int | list[str | int]]) -> list[list[str]]
     """Turn a task list into lists of product names, and validate them.
 
     Raises:
-        DataError: no task, an empty group, a product named twice, or an invalid file name.
+        DataError: no list, no task, an empty group, something that is no name, a product named
+            twice, or an invalid file name.
 
     Example:
         >>> task_groups(["leather", ["grid", "tile"]])
         [['leather'], ['grid', 'tile']]
     """
-    groups = [
-        [str(name) for name in (task if isinstance(task, list) else [task])] for task in tasks
-    ]
+    if isinstance(tasks, (str, bytes, Mapping)) or not isinstance(tasks, Iterable):
+        raise DataError(f"data.tasks is a list of names such as ['bottle', 'cable'], got {tasks!r}")
+    listed = [list(task) if isinstance(task, (list, tuple)) else [task] for task in tasks]
+    foreign = [name for group in listed for name in group if type(name) not in (str, int)]
+    if foreign:
+        raise DataError(
+            f"data.tasks is a list of names, and of lists of names: {foreign[0]!r} is neither"
+        )
+    groups = [[str(name) for name in group] for group in listed]
     names = [name for group in groups for name in group]
     if not groups or not all(groups):
         raise DataError(

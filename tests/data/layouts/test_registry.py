@@ -50,3 +50,15 @@ NAMES = [
 @pytest.mark.parametrize("name", NAMES)
 def test_odd_names_of_folders_are_names_of_products(name: str) -> None:
     assert task_groups([name]) == [[name]]
+
+
+@pytest.mark.parametrize("tasks", ["aa", "01", {"a": 1}, 5, None])
+def test_task_list_that_is_none_is_told(tasks: object) -> None:
+    with pytest.raises(DataError, match="data.tasks is a list of names such as"):
+        task_groups(tasks)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", [None, 1.5, b"a", ["b"], True])
+def test_name_that_is_none_is_told(name: object) -> None:
+    with pytest.raises(DataError, match="is neither"):
+        task_groups([["a", name]])  # type: ignore[list-item]
