@@ -8,6 +8,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moleflow_pl.cli import moved_weights
+
 if TYPE_CHECKING:
     from moleflow_pl.tasks.calibration import Threshold
     from moleflow_pl.tasks.schedule import Task, TaskSchedule
@@ -30,10 +32,13 @@ def main(args: Sequence[str]) -> None:
         "--false-alarm-rate", type=float, help="share of good images that may be called defective"
     )
     parser.add_argument("--product", help="change only this product; default: all")
+    moved_weights.add_option(parser, saved=True)
     options = parser.parse_args(args)
     # after parsing: torch takes seconds to import
     from moleflow_pl._internal.console import print_table
 
+    if options.backbone_weights is not None:
+        moved_weights.save_place(options.ckpt_path, options.backbone_weights)
     schedule = calibrate(options.ckpt_path, options.false_alarm_rate, options.product)
     print_table(threshold_table(schedule))
 

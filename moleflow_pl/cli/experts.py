@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moleflow_pl.cli import moved_weights
 from moleflow_pl.errors import StoppedError
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ def make_parser() -> argparse.ArgumentParser:
         for positional in positionals:
             action.add_argument(positional)
         action.add_argument("--ckpt_path", type=Path, required=True, help="the model's checkpoint")
+        if name != "update":  # a fit has the option
+            moved_weights.add_option(action, saved=True)
         for option, settings in options.items():
             action.add_argument(option, **settings)
     return parser
@@ -84,6 +87,8 @@ def main(args: Sequence[str]) -> None:
     # after parsing: torch takes seconds to import
     from moleflow_pl.checkpoints.io import restoring
 
+    if getattr(options, "backbone_weights", None) is not None:
+        moved_weights.save_place(options.ckpt_path, options.backbone_weights)
     with lock_of(options):
         if options.action == "update":
             update(options.ckpt_path, options.name, fit_options)

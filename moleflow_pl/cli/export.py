@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from moleflow_pl.cli import moved_weights
+
 DESCRIPTION = """\
 Write a trained model as one file: image in; anomaly map, score, product and router distance out.
 It holds the router and all experts. The command checks the file against the model before saving it.
@@ -46,6 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     for name, settings in OPTIONS.items():
         parser.add_argument(name, **settings)
+    moved_weights.add_option(parser)
     return parser
 
 
@@ -62,5 +65,8 @@ def main(args: Sequence[str]) -> None:
     path = options.output or RunFolder.of(options.ckpt_path).export / name
     verify = (options.images, options.tolerance)
     with locked_for(path, RunFolder.of(options.ckpt_path).root):
-        done = export_checkpoint(options.ckpt_path, path, options.format, options.product, *verify)
+        done = export_checkpoint(
+            options.ckpt_path, path, options.format, options.product, *verify,
+            **moved_weights.overrides(options),
+        )  # fmt: skip
     print(printable_lines(done))

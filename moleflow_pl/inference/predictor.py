@@ -44,9 +44,19 @@ class Predictor:
 
     @classmethod
     def load(
-        cls, path: str | Path, product: str | None = None, device: str | torch.device = "cpu"
+        cls,
+        path: str | Path,
+        product: str | None = None,
+        device: str | torch.device = "cpu",
+        backbone_weights: str | None = None,
     ) -> Predictor:
         """Load a run folder or a checkpoint.
+
+        Args:
+            path: The run folder or the checkpoint.
+            product: The product that all images show; by default the router tells.
+            device: Where the model goes.
+            backbone_weights: Where the backbone's weights are now, if they have moved.
 
         Raises:
             CheckpointError: there is none, or it is of another backbone.
@@ -56,7 +66,8 @@ class Predictor:
         file = path / "last.ckpt" if path.is_dir() else path
         if not file.is_file():
             raise CheckpointError(f"no checkpoint at {file}: give a run folder or a .ckpt file")
-        return cls(load_inspector(file, device), product)
+        moved = {} if backbone_weights is None else {"backbone_weights": str(backbone_weights)}
+        return cls(load_inspector(file, device, **moved), product)
 
     @property
     def products(self) -> list[str]:
