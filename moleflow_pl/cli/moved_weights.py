@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 OPTION = "--model.backbone_weights"
 HELP = "where the backbone's weights are now, if they have moved"
@@ -20,7 +21,7 @@ def add_option(parser: argparse.ArgumentParser, saved: bool = False) -> None:
     parser.add_argument(OPTION, dest="backbone_weights", metavar="WEIGHTS", help=text)
 
 
-def overrides(options: argparse.Namespace) -> dict[str, str]:
+def overrides(options: argparse.Namespace) -> dict[str, Any]:
     """What the option changes of a model's arguments."""
     given = options.backbone_weights
     return {} if given is None else {"backbone_weights": given}

@@ -3,6 +3,7 @@
 import os
 import shlex
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,15 @@ from tests.helpers.commands import MODEL, run_here
 from tests.helpers.killing import assert_same_end
 from tests.helpers.models import fit
 from tests.helpers.story import Story
+
+
+@pytest.fixture(autouse=True)
+def _ctrl_c() -> Iterator[None]:
+    """Let ctrl-C interrupt, as in a terminal: what runs in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
 
 LIMITS = ("max_steps=5", "max_steps=3", "limit_train_batches=0")
 SIGNALS = (signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow))
