@@ -58,6 +58,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 IGNORED_WARNINGS = (
     r"Found \d+ module\(s\) in eval mode",  # the frozen backbone is meant to be
     r"Checkpoint directory .* exists and is not empty",  # `prepare_run` has cleared the way
+    r"Experiment logs directory .* exists and is not empty",  # the lock; old curves are aside
     r"It is recommended to use .*sync_dist=True",  # every rank logs the mean of all already
     r".*LeafSpec.* is deprecated",  # between Lightning and torch
 )
