@@ -12,6 +12,8 @@ logger = logging.getLogger(__name__)
 
 LAST = "last.ckpt"
 TASKS = "tasks"
+LOCK = ".lock"  # files of the command that writes to a folder, see `run_lock`
+HOLDER = ".writer.json"
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,8 @@ def free_name(path: Path) -> Path:
 def move_aside(path: Path) -> Path:
     """Rename a file or folder to the first free name, so that its own name can be used again.
 
+    A folder that a command holds stays with the files that lock it, and its contents move.
+
     Returns:
         Its new path.
 
@@ -138,5 +142,11 @@ def move_aside(path: Path) -> Path:
     """
     aside = free_name(path)
     with writing(aside):
-        path.rename(aside)
+        if not (path / LOCK).exists():
+            path.rename(aside)
+            return aside
+        aside.mkdir()
+        for entry in path.iterdir():
+            if entry.name not in (LOCK, HOLDER):
+                entry.rename(aside / entry.name)
     return aside

@@ -15,12 +15,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from moleflow_pl._internal.files import write_text, writing
+from moleflow_pl.checkpoints.run_folder import HOLDER, LOCK
 from moleflow_pl.errors import OutputError
 
 logger = logging.getLogger(__name__)
 
-LOCK = ".lock"
-HOLDER = ".writer.json"
 # by their files: a lock counts how often its process took it
 HELD: dict[Path, FileLock] = {}
 

@@ -14,7 +14,7 @@ from moleflow_pl.callbacks.task_scheduler import (
     counts_table,
     note_splits,
 )
-from moleflow_pl.checkpoints.run_lock import LOCK
+from moleflow_pl.checkpoints.run_folder import LOCK
 from moleflow_pl.data.feature_store import extract_features
 from moleflow_pl.errors import ConfigError, DataError
 from moleflow_pl.tasks.schedule import TaskSchedule

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from moleflow_pl.checkpoints.run_lock import HOLDER, LOCK, RunLock, locked_for
+from moleflow_pl.checkpoints.run_folder import HOLDER, LOCK, move_aside
+from moleflow_pl.checkpoints.run_lock import RunLock, locked_for
 from moleflow_pl.errors import OutputError
 
 HOLD = """
@@ -105,3 +106,16 @@ def test_folder_that_cannot_be_locked_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"cannot write .*file"):
         RunLock(tmp_path / "file").acquire()
+
+
+def test_folder_whose_contents_are_moved_aside_stays_held(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "predictions.csv").write_text("old")
+    with RunLock(folder):
+        aside = move_aside(folder)
+        assert [path.name for path in aside.iterdir()] == ["predictions.csv"]
+        other = [sys.executable, "-c", HOLD, str(folder)]
+        found = subprocess.run(other, input="", capture_output=True, text=True, check=False)
+        assert f"is being written by process {os.getpid()}" in found.stderr
+    assert not (folder / HOLDER).exists()

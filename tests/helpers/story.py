@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from moleflow_pl.checkpoints.run_lock import LOCK
+from moleflow_pl.checkpoints.run_folder import LOCK
 from tests.helpers.commands import MODEL, ROOT, moleflow
 from tests.helpers.products import draw_product
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from moleflow_pl.checkpoints import run_lock
-from moleflow_pl.checkpoints.run_lock import LOCK, RunLock
+from moleflow_pl.checkpoints.run_folder import LOCK
+from moleflow_pl.checkpoints.run_lock import RunLock
 from moleflow_pl.errors import OutputError
 from tests.helpers.commands import failure, run_here
 from tests.helpers.models import fit
