@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from moleflow_pl.callbacks import RunCheckpoint
+from moleflow_pl.checkpoints.run_folder import LOCK
 from moleflow_pl.checkpoints.schema import CONFIG_KEY, STATE_KEY
 from moleflow_pl.cli import main as cli
 from tests.helpers.checkpoints import Bomb, save_sealed
