@@ -9,7 +9,8 @@ from typing import Any, TypedDict
 from torch import Tensor, nn
 
 from moleflow_pl._internal.names import is_file_name
-from moleflow_pl._internal.schema import validate
+from moleflow_pl._internal.schema import SEAL, validate
+from moleflow_pl._internal.signing import SIGNATURE
 from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.metrics.names import METRICS
 from moleflow_pl.tasks.calibration import Calibration
@@ -21,15 +22,8 @@ CONTAINERS_KEY = "per_task"
 Values = list[float | None]  # one a task
 
 
-class Sealed(TypedDict, total=False):
-    """What a file adds to the state of a checkpoint; see `moleflow_pl.checkpoints.io`."""
-
-    sha256: str
-    signature: str
-
-
-class State(Sealed):
-    """What a checkpoint holds under `STATE_KEY`."""
+class State(TypedDict):
+    """What a checkpoint holds under `STATE_KEY`; its file adds a seal, and may add a signature."""
 
     schema: int
     version: str
@@ -83,7 +77,9 @@ def validate_contents(checkpoint: Mapping[str, Any]) -> None:
         CheckpointError: something is missing, has another form, or contradicts the rest.
     """
     state = checkpoint[STATE_KEY]
-    validate(state, State, STATE_KEY)
+    validate(state, dict[str, Any], STATE_KEY)
+    unsealed = {key: value for key, value in state.items() if key not in (SEAL, SIGNATURE)}
+    validate(unsealed, State, STATE_KEY)
     validate(checkpoint.get(CONFIG_KEY, ""), str, CONFIG_KEY)
     weights = checkpoint.get("state_dict")
     validate(weights, dict[str, Tensor], "state_dict")

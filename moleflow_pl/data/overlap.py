@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
 
 from moleflow_pl._internal.printable import printable
 
 NAMED = 3  # pairs that are named
 
 
-class Use(NamedTuple):
+@dataclass(frozen=True, order=True)
+class Use:
     """What an image is for.
 
     Attributes:

@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 from moleflow_pl.data.overlap import Use, describe_overlaps
@@ -26,7 +27,7 @@ def test_images_in_two_products_are_counted_and_named() -> None:
 
 def test_one_file_listed_twice_is_an_overlap_of_its_own() -> None:
     use = TRAIN[0]
-    (text,) = describe_overlaps([use, use._replace(part="test")], {use.path: "x"})
+    (text,) = describe_overlaps([use, dataclasses.replace(use, part="test")], {use.path: "x"})
     assert "1 images are in test of a and in train of a" in text
 
 

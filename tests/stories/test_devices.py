@@ -161,15 +161,12 @@ def curves(told: str) -> dict[str, float]:
     return {name: float(value) for name, value in found}
 
 
-def test_two_processes_validate_what_one_does(
-    pair: Pair, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_processes_validate_what_one_does(pair: Pair) -> None:
     args = ["validate", f"--ckpt_path={pair.one / 'last.ckpt'}", "--trainer.accelerator=cpu"]
     # narrower, the table cuts names and numbers
-    told = moleflow(pair.where, *args, *TWO, env={"COLUMNS": "200"}).stdout
-    monkeypatch.setenv("COLUMNS", "200")
-    run_here(pair.where, *args)
-    expected = curves(capsys.readouterr().out)
+    wide = {"COLUMNS": "200"}
+    told = moleflow(pair.where, *args, *TWO, env=wide).stdout
+    expected = curves(moleflow(pair.where, *args, env=wide).stdout)
     parts = ("nll_per_dim", "routing_accuracy")
     assert set(expected) == {f"val/{task}/{part}" for task in "abc" for part in parts}
     assert told.count("val/a/nll_per_dim") == 1
