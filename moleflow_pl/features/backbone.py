@@ -134,9 +134,9 @@ def check_layers(backbone: Any, name: str, layers: Sequence[int]) -> list[int]:
         ConfigError: it does not, or no layer is given.
     """
     count = len(list(backbone.feature_info))
-    valid = range(count)
-    if not isinstance(layers, (list, tuple)) or not layers or not all(i in valid for i in layers):
-        raise ConfigError(f"{name} has feature levels 0 to {count - 1}, got layers {layers!r}")
+    # by type: True and 1.0 are in the range too
+    if not layers or not all(type(i) is int and i in range(count) for i in layers):
+        raise ConfigError(f"{name} has feature levels 0 to {count - 1}, got layers {[*layers]}")
     return list(layers)
 
 

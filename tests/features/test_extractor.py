@@ -163,3 +163,18 @@ def test_fingerprint_tells_what_features_depend_on() -> None:
         next(other.backbone.parameters()).flatten()[0] += 1
     assert other.fingerprint()["weights_sha256"] != print_of["weights_sha256"]
     assert weights_hash(other.backbone) == other.fingerprint()["weights_sha256"]
+
+
+def test_layers_in_falling_order_and_twice_are_those_levels() -> None:
+    images = torch.rand(1, 3, 48, 48)
+    apart = [vit(layers=[i])(images) for i in (0, 1)]
+    torch.testing.assert_close(vit(layers=[1, 0])(images), vit(layers=[0, 1])(images))
+    torch.testing.assert_close(vit(layers=[[1], [0]])(images), torch.cat(apart[::-1], -1))
+    twice = (2 * apart[0] + apart[1]) / 3
+    torch.testing.assert_close(vit(layers=[0, 1, 0])(images), twice)
+
+
+@pytest.mark.parametrize("layers", [[0.0, 1], [True, 1], ["0"], [-1]])
+def test_layers_that_are_no_levels_are_refused(layers: list) -> None:
+    with pytest.raises(ConfigError, match="feature levels 0 to"):
+        vit(layers=layers)
