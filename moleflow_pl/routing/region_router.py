@@ -104,14 +104,15 @@ class RegionRouter(PrototypeRouter):
     def choose(self, distances: Tensor, features: Tensor) -> Tensor:
         """Task ids (N,) of features (N, R, D) by their `distances` (N, T)."""
         tasks = torch.tensor(self.tasks, device=distances.device)
-        near = distances.topk(min(2, len(tasks)), largest=False).indices.cpu()
-        chosen = near[:, 0].clone()
-        if len(tasks) > 1:
-            for pair in near.sort(1).values.unique(dim=0).tolist():
-                root = self._pair_root(*pair)
-                if root is not None:
-                    rows = (near.sort(1).values == torch.tensor(pair)).all(1).nonzero()[:, 0]
-                    chosen[rows] = self._nearer(features.cpu()[rows], near[rows], root)
+        if len(tasks) == 1:
+            return tasks.expand(len(distances))
+        near = distances.topk(2, largest=False).indices.cpu()
+        chosen, pairs = near[:, 0].clone(), near.sort(1).values
+        for pair in pairs.unique(dim=0):
+            root = self._pair_root(*pair.tolist())
+            if root is not None:
+                rows = (pairs == pair).all(1).nonzero()[:, 0]
+                chosen[rows] = self._nearer(features.cpu()[rows], near[rows], root)
         return tasks[chosen.to(tasks.device)]
 
     def close_pairs(self, columns: Sequence[int]) -> dict[tuple[int, int], Tensor]:
