@@ -105,7 +105,7 @@ class RegionRouter(PrototypeRouter):
         """Task ids (N,) of features (N, R, D) by their `distances` (N, T)."""
         tasks = torch.tensor(self.tasks, device=distances.device)
         if len(tasks) == 1:
-            return tasks.expand(len(distances))
+            return tasks.repeat(len(distances))
         near = distances.topk(2, largest=False).indices.cpu()
         chosen, pairs = near[:, 0].clone(), near.sort(1).values
         for pair in pairs.unique(dim=0):
