@@ -142,7 +142,7 @@ def move_aside(path: Path) -> Path:
     """
     aside = free_name(path)
     with writing(aside):
-        if not (path / LOCK).exists():
+        if not (path / HOLDER).exists():
             path.rename(aside)
             return aside
         aside.mkdir()
