@@ -36,9 +36,8 @@ from benchmarks.harness.plans import (
 )
 from benchmarks.harness.products import AS_DEFAULT, AS_PUBLISHED, METRICS, ImageScore
 from benchmarks.harness.report import Report, Row, benchmark
-from benchmarks.harness.study import Result, Study
+from benchmarks.harness.study import Result, Study, scores_named
 from benchmarks.literal import FEATURES
-from moleflow_pl.model.build import build_scores
 from moleflow_pl.scoring.functional import patch_nll
 from moleflow_pl.scoring.patch_scores import BankSearch, PatchFeatures, PatchScore
 
@@ -120,7 +119,7 @@ class Change:
         order = self.study.products
         model = self.study.load(self.recipe, seed, order)
         score = self.score
-        scores = build_scores(score.split("+")) if isinstance(score, str) else [score]
+        scores = scores_named(score) if isinstance(score, str) else [score]
         model.inspector.set_patch_scores(scores)
         images = {*IMAGE_SCORES.values(), self.study.image_score}
         found: Result = {image.key: {} for image in images}

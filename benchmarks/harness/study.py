@@ -32,6 +32,7 @@ from moleflow_pl import ContinualDataModule, MoLEFlow
 from moleflow_pl._internal.files import replacing
 from moleflow_pl.checkpoints.run_folder import TASKS
 from moleflow_pl.model.build import build_scores
+from moleflow_pl.scoring.patch_scores import PatchScore
 
 PROBE = 64  # test images of the first product that are scored again after the last
 
@@ -53,6 +54,11 @@ class Run:
     order: tuple[str, ...]
     products: Mapping[str, Result]
     facts: Result = field(default_factory=dict)
+
+
+def scores_named(name: str) -> list[PatchScore]:
+    """Patch scores by the name of a column: those of a sum have `+` between them."""
+    return build_scores(name.split("+"))
 
 
 class Study:
@@ -189,7 +195,7 @@ class Study:
         tasks = inspector.router.route(images)
         misrouted = (tasks != task).nonzero()[:, 0]
         for score in recipe.scores:
-            inspector.set_patch_scores(build_scores(score.split("+")))
+            inspector.set_patch_scores(scores_named(score))
             chosen = iter(tasks.split(BATCH))
             patches = product.scores(lambda part: inspector.patch_scores(part, next(chosen)))  # noqa: B023
             routed = product.result(patches, inspector.image_score)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from moleflow_pl._internal.files import read_json, write_text
+from moleflow_pl._internal.hashing import file_hash
 from moleflow_pl._internal.schema import stamp
 from moleflow_pl.checkpoints.io import plain
 from moleflow_pl.checkpoints.run_folder import move_aside
@@ -59,8 +60,7 @@ class Earlier:
 def model_hash(path: str | Path | None, module: MoLEFlow) -> str:
     """Hash that tells a model with its thresholds from another: of its file, or of itself."""
     if path is not None:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_hash(Path(path))
     tasks = json.dumps(plain(module.schedule.state()))
     return hashlib.sha256(f"{weights_hash(module)}{tasks}".encode()).hexdigest()
 

@@ -19,7 +19,13 @@ from moleflow_pl._internal.hashing import content_hash
 from moleflow_pl._internal.schema import SEAL, require_seal
 from moleflow_pl._internal.signing import SIGNATURE, require_signature, sign
 from moleflow_pl.checkpoints.run_folder import LAST, TASKS
-from moleflow_pl.checkpoints.schema import STATE_KEY, one_line, require_finite, validate_contents
+from moleflow_pl.checkpoints.schema import (
+    STATE_KEY,
+    one_line,
+    require_finite,
+    unsealed,
+    validate_contents,
+)
 from moleflow_pl.checkpoints.upgrade import upgrade
 from moleflow_pl.errors import CheckpointError, MoLEFlowError, raise_if_out_of_memory
 
@@ -69,9 +75,7 @@ def open_sealed(content: Any) -> dict[str, Any]:
 
 def without_seal(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint as it is in memory."""
-    said = checkpoint[STATE_KEY]
-    state = {key: value for key, value in said.items() if key not in (SEAL, SIGNATURE)}
-    return {**checkpoint, STATE_KEY: state}
+    return {**checkpoint, STATE_KEY: unsealed(checkpoint[STATE_KEY])}
 
 
 def with_seal(checkpoint: Mapping[str, Any]) -> dict[str, Any]:

@@ -70,6 +70,11 @@ class Evaluation(TypedDict):
     routing: Routing
 
 
+def unsealed(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state without what its file added to it."""
+    return {key: value for key, value in state.items() if key not in (SEAL, SIGNATURE)}
+
+
 def validate_contents(checkpoint: Mapping[str, Any]) -> None:
     """Check that a checkpoint is complete and does not contradict itself.
 
@@ -78,8 +83,7 @@ def validate_contents(checkpoint: Mapping[str, Any]) -> None:
     """
     state = checkpoint[STATE_KEY]
     validate(state, dict[str, Any], STATE_KEY)
-    unsealed = {key: value for key, value in state.items() if key not in (SEAL, SIGNATURE)}
-    validate(unsealed, State, STATE_KEY)
+    validate(unsealed(state), State, STATE_KEY)
     validate(checkpoint.get(CONFIG_KEY, ""), str, CONFIG_KEY)
     weights = checkpoint.get("state_dict")
     validate(weights, dict[str, Tensor], "state_dict")

@@ -18,7 +18,7 @@ from moleflow_pl.flow.spatial_nf import MoLESpatialAwareNF
 from moleflow_pl.flow.stack import Stack
 from moleflow_pl.model.inspector import Inspector
 from moleflow_pl.routing.novelty import ordinary_quantile, sample_patches
-from moleflow_pl.routing.region_router import bounded
+from moleflow_pl.routing.region_router import bounded_total
 from moleflow_pl.routing.router import NEAREST, PrototypeRouter
 from moleflow_pl.scoring.memory_bank import NEIGHBOURS, soft_projection_distance
 
@@ -202,12 +202,8 @@ class StackedChoice(nn.Module):
         pair = self.table[first, second]
         root, rows = self.roots[pair], features.double()
         # where no pair is close, the root is 0 and both distances are equal
-        totals = [self._total(rows - self.means[place], root) for place in (first, second)]
+        totals = [bounded_total(rows - self.means[place], root) for place in (first, second)]
         return torch.where(totals[1] < totals[0], second, first)
-
-    def _total(self, difference: Tensor, root: Tensor) -> Tensor:
-        squared = (difference @ root).square().sum(-1)
-        return bounded(squared, root.shape[-1]).mean(1)
 
 
 class StackedNovelty(Stack):

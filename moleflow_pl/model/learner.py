@@ -127,9 +127,9 @@ class TaskLearner:
         if not score.needs_memory:
             return
         rows, widths = statistics.candidates, statistics.widths
-        flat = [width for part in score.parts for width in widths.get(part, [])]
+        flat = [width for part in widths.values() for width in part]
         size = min(bank_size(statistics.count, flat, self.inspector.bank_mb), len(rows))
-        shapes = {part: [(size, width) for width in widths.get(part, [])] for part in score.parts}
+        shapes = {part: [(size, width) for width in found] for part, found in widths.items()}
         self.inspector.make_memory(task, shapes)
         columns = iter(rows.split(flat, 1))
         for part, memory in self.inspector.memory(task).items():

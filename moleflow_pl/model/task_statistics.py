@@ -38,7 +38,7 @@ class TaskStatistics:
         self.ordinary = FeatureStatistics(dim)
         self.patches = FeatureStatistics(dim)
         self.sample: PatchSample | None = None
-        self.widths: dict[str, list[int]] = {}
+        self.widths: dict[str, list[int]] = {name: [] for name in inspector.score.parts}
         self.count = 0
         self.mean_features = torch.zeros(dim, dtype=torch.float64)
 
@@ -67,7 +67,7 @@ class TaskStatistics:
         return torch.empty(0, 0) if self.sample is None else self.sample.rows
 
     def _add_candidates(self, vectors: dict[str, list[Tensor]]) -> None:
-        self.widths = {name: [part.shape[-1] for part in parts] for name, parts in vectors.items()}
+        self.widths |= {name: [v.shape[-1] for v in parts] for name, parts in vectors.items()}
         # side by side: all banks choose among the same patches
         rows = torch.cat([to_half_clamped(v) for parts in vectors.values() for v in parts], -1)
         if self.sample is None:

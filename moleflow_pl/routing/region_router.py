@@ -40,6 +40,14 @@ def bounded(squared: Tensor, channels: int) -> Tensor:
     return channels * torch.log1p(squared / channels)
 
 
+def bounded_total(difference: Tensor, root: Tensor) -> Tensor:
+    """Mean over regions of their bounded squared distances, by the root of a precision.
+
+    Shape: difference (..., R, D), root (D, D) or one for each image -> (...).
+    """
+    return bounded((difference @ root).square().sum(-1), root.shape[-1]).mean(-1)
+
+
 class RegionRouter(PrototypeRouter):
     """Chooses the nearest task by the regions of an image, and between two close ones once more.
 
@@ -126,8 +134,7 @@ class RegionRouter(PrototypeRouter):
     def _nearer(self, features: Tensor, near: Tensor, root: Tensor) -> Tensor:
         """Columns (N,) of the nearer of two tasks (N, 2), by the root of a precision."""
         means = torch.stack([torch.stack([self._mean(c) for c in pair]) for pair in near.tolist()])
-        squared = ((features.double()[:, None] - means) @ root).square().sum(-1)
-        totals = bounded(squared, root.shape[0]).mean(2)
+        totals = bounded_total(features.double()[:, None] - means, root)
         second = totals[:, 1] < totals[:, 0]
         return torch.where(second, near[:, 1], near[:, 0])
 

@@ -33,6 +33,16 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "somebody.toy"
 
 
+def let_fail(toy: str, raised: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the verb `toy` raise an error."""
+
+    def fail(args: list[str]) -> None:
+        raise raised
+
+    monkeypatch.setitem(cli.VERBS, "toy", (toy, ""))
+    monkeypatch.setattr(f"{toy}.main", fail)
+
+
 def test_a_verb_can_be_added_from_outside(
     toy: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -61,11 +71,7 @@ def test_every_verb_has_a_module_with_main() -> None:
 def test_lack_of_memory_ends_in_one_line(
     raised: Exception, toy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(args: list[str]) -> None:
-        raise raised
-
-    monkeypatch.setitem(cli.VERBS, "toy", (toy, ""))
-    monkeypatch.setattr(f"{toy}.main", fail)
+    let_fail(toy, raised, monkeypatch)
     with pytest.raises(SystemExit, match="^moleflow: there is not enough memory: [^\\n]*$"):
         cli.main(["toy"])
 
@@ -74,21 +80,13 @@ def test_lack_of_memory_ends_in_one_line(
 def test_an_error_that_the_user_can_fix_ends_in_one_line(
     raised: Exception, toy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(args: list[str]) -> None:
-        raise raised
-
-    monkeypatch.setitem(cli.VERBS, "toy", (toy, ""))
-    monkeypatch.setattr(f"{toy}.main", fail)
+    let_fail(toy, raised, monkeypatch)
     with pytest.raises(SystemExit, match="^moleflow: (no image|x.csv: full)$"):
         cli.main(["toy"])
 
 
 def test_an_error_shows_no_escape_code(toy: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(args: list[str]) -> None:
-        raise DataError("no image \x1b[31m.png\nnor another")
-
-    monkeypatch.setitem(cli.VERBS, "toy", (toy, ""))
-    monkeypatch.setattr(f"{toy}.main", fail)
+    let_fail(toy, DataError("no image \x1b[31m.png\nnor another"), monkeypatch)
     with pytest.raises(SystemExit) as error:
         cli.main(["toy"])
     assert error.value.code == "moleflow: no image \\x1b[31m.png\nnor another"
