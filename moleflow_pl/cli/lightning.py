@@ -223,12 +223,16 @@ class MoLEFlowCLI(CheckpointFirstCLI):
         return kwargs
 
 
-def missing_package(error: BaseException) -> ImportError | None:
-    """The import that failed behind an error; the parser wraps it in errors of its own."""
+def missing_package(error: BaseException) -> str | None:
+    """Why an import failed behind an error; the parser wraps it in errors of its own."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ImportError):
         cause = cause.__cause__ or cause.__context__
-    return cause
+    if cause is not None:
+        return str(cause)
+    # of all types that a value may have, jsonargparse before 4.49 chains only the first one's error
+    told = re.search(r"(Requirement '|No module named |Neither `).*", str(error))
+    return told and told[0]
 
 
 def require_checkpoints(trainer: Any) -> None:
