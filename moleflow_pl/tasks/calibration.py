@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from scipy.special import fdtrc
 from scipy.stats import beta
 from torch import Tensor
 
@@ -19,6 +20,8 @@ LARGEST_SCORE = float(np.finfo(np.float32).max)  # scores are computed in float3
 CONFIDENCE = 0.99  # level of a confidence interval
 TAIL_SHARE = 0.2  # share of the images whose scores are the tail
 TAIL_IMAGES = 10  # least number of images in the tail, if there are as many
+DEFECTIVE_SHARE = 0.1  # largest share of the images that may be defective unnoticed
+OUTLIER_LEVEL = 0.05  # probability that good images with an exponential tail pass for defective
 MEDIAN_VALUE = 0.05  # normalised score of the median calibration image
 
 
@@ -32,7 +35,9 @@ class Threshold:
         images: Number of calibration images.
         low: Lower end of the 99 % confidence interval of the true share.
         high: Upper end of that interval.
-        extrapolated: Whether the images are too few for the rate, so that a tail was fitted.
+        extrapolated: Whether a tail was fitted: the images are too few for the rate, or some of
+            them do not count.
+        suspects: Number of images that do not count, because they look defective.
     """
 
     value: float
@@ -41,6 +46,7 @@ class Threshold:
     low: float
     high: float
     extrapolated: bool
+    suspects: int = 0
 
 
 def threshold(scores: Sequence[float], rate: float = FALSE_ALARM_RATE) -> Threshold:
@@ -52,6 +58,10 @@ def threshold(scores: Sequence[float], rate: float = FALSE_ALARM_RATE) -> Thresh
     highest scores. The confidence interval then does not rely on the tail, only on the limit being
     above all n scores.
 
+    A few defective images among them would put the limit above most defects. So where the highest
+    tenth lies further out than an exponential tail does, the tail is fitted to the scores below it;
+    images above the limit are suspects. The confidence interval then takes suspects for good.
+
     Args:
         scores: Scores of calibration images, at least one.
         rate: Share of good images that may be called defective, from 1e-6 to below 1.
@@ -60,32 +70,50 @@ def threshold(scores: Sequence[float], rate: float = FALSE_ALARM_RATE) -> Thresh
         ConfigError: the rate is out of range, there is no score, or no score exceeds the limit.
 
     References: Vovk, Gammerman & Shafer 2005, "Algorithmic Learning in a Random World", chapter 2;
-    for the tail the F-distribution of an exponential's next value, Lawless 2003, section 4.1.
+    for the tail the F-distribution of an exponential's next value and its censored samples,
+    Lawless 2003, section 4.1; for outliers Barnett & Lewis 1994, section 6.4.
 
     Example:
         >>> limit = threshold(range(199), rate=0.01)
         >>> limit.value, limit.images, limit.extrapolated
         (197.0, 199, False)
+        >>> threshold([*range(99), 1000, 2000, 3000]).suspects
+        3
     """
-    value, count = limit(scores, rate), len(scores)
+    check_rate(rate)
+    ordered = _ascending(scores)
+    value = _limit_of(ordered, rate)
+    robust = _robust_limit(ordered, rate)
+    count, suspects = len(ordered), 0
     k = _rank(count, rate)
     extrapolated, k = k > count, min(k, count)
+    if robust is not None and robust < value:
+        value, suspects = robust, int((ordered > robust).sum())
+        extrapolated, k = True, count - suspects
     outside = (1 - CONFIDENCE) / 2
     share = beta(count + 1 - k, k)
     low = 0.0 if extrapolated else float(share.ppf(outside))
-    return Threshold(value, rate, count, low, float(share.ppf(1 - outside)), extrapolated)
+    return Threshold(value, rate, count, low, float(share.ppf(1 - outside)), extrapolated, suspects)
 
 
 def limit(scores: Sequence[float], rate: float = FALSE_ALARM_RATE) -> float:
-    """The value of a `threshold`, without its confidence interval.
+    """The value of a `threshold` whose scores are taken for good, all of them.
 
     Raises:
         ConfigError: the rate is out of range, there is no score, or no score exceeds the limit.
     """
     check_rate(rate)
+    return _limit_of(_ascending(scores), rate)
+
+
+def _ascending(scores: Sequence[float]) -> np.ndarray:
     ordered = np.sort(np.asarray(scores, dtype=np.float64))
     if not len(ordered):
         raise ConfigError("a threshold needs the scores of at least one good image")
+    return ordered
+
+
+def _limit_of(ordered: np.ndarray, rate: float) -> float:
     k = _rank(len(ordered), rate)
     value = ordered[min(k, len(ordered)) - 1]
     if k > len(ordered):
@@ -96,6 +124,27 @@ def limit(scores: Sequence[float], rate: float = FALSE_ALARM_RATE) -> float:
             "no score exceeds it, and all would be normal"
         )
     return float(value)
+
+
+def _robust_limit(ordered: np.ndarray, rate: float) -> float | None:
+    """The limit by the scores below the highest tenth; None where that tenth is as expected.
+
+    The normalised spacings of an exponential tail, i (x_i - x_(i+1)) with x_1 the highest, are
+    independent exponentials of one mean, so that of two sets of them the ratio of the means has an
+    F-distribution.
+    """
+    count = len(ordered)
+    doubtful = math.ceil(DEFECTIVE_SHARE * count)
+    size = doubtful + _tail_size(count)
+    if size >= count or rate * (count + 1) >= size + 1:
+        return None
+    spacings = _spacings(ordered, size)
+    highest = np.arange(1, doubtful + 1)
+    with np.errstate(all="ignore"):  # spacings may all be 0, and scores as large as floats are
+        means = spacings[:doubtful].cumsum() / highest
+        odds = fdtrc(2 * highest, 2 * (size - doubtful), means / spacings[doubtful:].mean())
+    outliers = bool((odds < OUTLIER_LEVEL / doubtful).any())
+    return _tail_quantile(ordered, rate, doubtful) if outliers else None
 
 
 def _rank(count: int, rate: float) -> int:
@@ -114,21 +163,39 @@ def check_rate(rate: float) -> None:
         raise ConfigError(f"a false-alarm rate lies between {LOWEST_RATE:g} and 1, got {rate!r}")
 
 
-def _tail_quantile(ordered: np.ndarray, rate: float) -> float:
+def _tail_size(count: int) -> int:
+    """How many of `count` scores are the tail."""
+    return max(math.ceil(TAIL_SHARE * count), TAIL_IMAGES)
+
+
+def _spacings(ordered: np.ndarray, size: int) -> np.ndarray:
+    """Normalised spacings of the `size` highest scores, from the highest down."""
+    top = ordered[: -size - 2 : -1]
+    return np.arange(1, size + 1) * (top[:-1] - top[1:])
+
+
+def _tail_quantile(ordered: np.ndarray, rate: float, censored: int = 0) -> float:
     """Limit that the next score exceeds with probability `rate`, for an exponential tail.
 
     The next score is above the base, the (m+1)-th largest of n, with probability
-    (m + 1) / (n + 1); its excess, divided by the mean excess of the m scores above the base, then
-    has the distribution F(2, 2m), which exceeds x with probability (1 + x / m)^-m.
+    (m + 1) / (n + 1); its excess, divided by the mean of the k normalised spacings that are not
+    censored, then has the distribution F(2, 2k), which exceeds x with probability (1 + x / k)^-k.
+    With none censored, that mean is the mean excess of the m scores above the base.
+
+    Args:
+        ordered: Scores in ascending order.
+        rate: The probability.
+        censored: How many of the highest scores tell no more than that they are high.
     """
     count = len(ordered)
-    size = min(max(math.ceil(TAIL_SHARE * count), TAIL_IMAGES), count - 1)
+    size = min(_tail_size(count) + censored, count - 1)
     if size < 1:
         return float(ordered[-1])
-    base = ordered[-size - 1]
-    with np.errstate(over="ignore"):  # of what no model computes; the limit is checked
-        excess = (ordered[-size:] - base).mean()
-        return float(base + excess * size * ((rate * (count + 1) / (size + 1)) ** (-1 / size) - 1))
+    k = size - censored
+    with np.errstate(all="ignore"):  # of what no model computes; the limit is checked
+        mean = _spacings(ordered, size)[censored:].mean()
+        factor = k * ((rate * (count + 1) / (size + 1)) ** (-1 / k) - 1)
+        return float(ordered[-size - 1] + mean * factor)
 
 
 @dataclass(frozen=True)
@@ -254,8 +321,8 @@ class Calibration:
             ConfigError: the rate is out of range, there is no score, or no score exceeds a limit.
         """
         return Limits(
-            score=limit(self.scores, self.false_alarm_rate),
+            score=self.score_threshold.value,
             median_score=float(np.median(self.scores)),
-            pixel=limit(self.max_patch_scores, self.false_alarm_rate),
+            pixel=self.pixel_threshold.value,
             median_patch_score=float(np.median(self.median_patch_scores)),
         )

@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import beta as beta_distribution
 from scipy.stats import betabinom
 from scipy.stats import f as f_distribution
 
@@ -77,6 +78,74 @@ def test_lower_rates_have_higher_thresholds_across_the_seam() -> None:
     values = [threshold(scores, rate).value for rate in (0.2, 0.05, 0.01, 0.005, 0.001, 1e-5)]
     assert values == sorted(values)
     assert values[-3] < values[-2] < values[-1]
+
+
+def contaminated(share: float, images: int, seed: int) -> np.ndarray:
+    """Scores with an exponential tail, and of so many defective images as chance has it."""
+    generator = np.random.default_rng(seed)
+    defective = generator.random(images) < share
+    return np.where(defective, generator.uniform(4, 40, images), generator.exponential(size=images))
+
+
+def share_above(value: float) -> tuple[float, float]:
+    """Shares of good and of defective images above a limit, exactly."""
+    return math.exp(-value), min(1.0, max(0.0, (40 - value) / 36))
+
+
+@pytest.mark.parametrize("images", [30, 100, 250])
+@pytest.mark.parametrize("share", [0.01, 0.05])
+def test_defective_calibration_images_leave_recall_and_false_alarms(
+    images: int, share: float
+) -> None:
+    clean = [share_above(threshold(contaminated(0, images, seed)).value) for seed in range(100)]
+    found = [share_above(threshold(contaminated(share, images, seed)).value) for seed in range(100)]
+    plain = [share_above(limit(contaminated(share, images, seed))) for seed in range(100)]
+    alarms, recall = np.mean(found, axis=0)
+    assert alarms <= 2 * 0.01
+    assert recall >= 0.8 * np.mean(clean, axis=0)[1]
+    # what it would be if all images were taken for good
+    assert recall > np.mean(plain, axis=0)[1]
+
+
+def test_outliers_are_those_of_the_f_distribution_of_an_exponentials_spacings() -> None:
+    """Literally, by a loop over how many of the highest scores are tried."""
+    told = []
+    for seed in range(60):
+        scores = contaminated(0.03 * (seed % 2), 50, seed)
+        ordered = sorted(scores, reverse=True)
+        spacings = [(i + 1) * (ordered[i] - ordered[i + 1]) for i in range(15)]
+        odds = [
+            f_distribution.sf(np.mean(spacings[:j]) / np.mean(spacings[5:]), 2 * j, 20)
+            for j in range(1, 6)
+        ]
+        outliers = min(odds) < 0.05 / 5
+        mean, quantile = np.mean(spacings[5:]), 10 * ((0.01 * 51 / 16) ** (-1 / 10) - 1)
+        robust = ordered[15] + mean * quantile
+        expected = min(robust, limit(scores)) if outliers else limit(scores)
+        assert threshold(scores).value == pytest.approx(expected, rel=1e-9)
+        assert threshold(scores).suspects == (sum(scores > expected) if outliers else 0)
+        told.append(outliers)
+    assert 3 < sum(told) < 57
+
+
+def test_interval_of_a_robust_limit_takes_suspects_for_good() -> None:
+    scores = [*np.random.default_rng(0).exponential(size=97), 100.0, 200.0, 300.0]
+    found = threshold(scores)
+    assert found.suspects == 3
+    assert found.extrapolated
+    assert found.low == 0
+    assert found.high == pytest.approx(beta_distribution(4, 97).ppf(0.995))
+
+
+def test_scores_that_are_all_alike_are_the_threshold() -> None:
+    assert threshold([1.0] * 40).value == 1
+    found = threshold([1.0] * 39 + [2.0])
+    assert (found.value, found.suspects) == (1, 1)
+
+
+def test_rate_above_the_tail_takes_every_image_for_good() -> None:
+    scores = contaminated(0.05, 100, 0)
+    assert threshold(scores, 0.5).value == limit(scores, 0.5)
 
 
 @pytest.mark.parametrize("rate", [0.0, 1e-300, 1e-7, 1.0, -0.1, math.nan])
