@@ -20,6 +20,10 @@ CONFIDENCE = 0.99  # level of a confidence interval
 TAIL_SHARE = 0.2  # share of the images whose scores are the tail
 TAIL_IMAGES = 10  # least number of images in the tail, if there are as many
 MEDIAN_VALUE = 0.05  # normalised score of the median calibration image
+# rates of two digits, 1e-6 to 0.99: what is found among them can be read and typed
+RATES = [
+    round(digits * 10.0**power, -power) for power in range(-7, -1) for digits in range(10, 100)
+]
 
 
 @dataclass(frozen=True)
@@ -86,16 +90,55 @@ def limit(scores: Sequence[float], rate: float = FALSE_ALARM_RATE) -> float:
     ordered = np.sort(np.asarray(scores, dtype=np.float64))
     if not len(ordered):
         raise ConfigError("a threshold needs the scores of at least one good image")
-    k = _rank(len(ordered), rate)
-    value = ordered[min(k, len(ordered)) - 1]
-    if k > len(ordered):
-        value = max(_tail_quantile(ordered, rate), value)
+    value = _quantile(ordered, rate)
     if not abs(value) <= LARGEST_SCORE:  # `not <=`, so that NaN does not pass
         raise ConfigError(
             f"the scores of {len(ordered)} images give the limit {value:g} at a rate of {rate:g}: "
             "no score exceeds it, and all would be normal"
         )
-    return float(value)
+    return value
+
+
+class AlarmRates:
+    """The false-alarm rates at which images would be called defective.
+
+    Args:
+        scores: Scores of calibration images, at least one.
+    """
+
+    def __init__(self, scores: Sequence[float]) -> None:
+        ordered = np.sort(np.asarray(scores, dtype=np.float64))
+        # ascending: a higher rate has a lower limit
+        self._limits = np.array([_quantile(ordered, rate) for rate in reversed(RATES)])
+
+    def __call__(self, scores: Sequence[float]) -> list[float]:
+        """The lowest rate, of `RATES`, whose limit each score exceeds; 1 where there is none.
+
+        A score that is NaN exceeds every limit.
+
+        Example:
+            >>> AlarmRates(range(199))([197.5, 100.0, -1.0])
+            [0.01, 0.5, 1.0]
+        """
+        exceeded = np.searchsorted(self._limits, np.asarray(scores, dtype=np.float64))
+        return [RATES[-count] if count else 1.0 for count in exceeded.tolist()]
+
+
+def images_for(rate: float) -> int:
+    """Number of calibration images from which a limit on this rate is no longer extrapolated.
+
+    Example:
+        >>> images_for(0.01), images_for(0.05)
+        (99, 19)
+    """
+    return math.ceil(round(1 / rate, 9)) - 1
+
+
+def _quantile(ordered: np.ndarray, rate: float) -> float:
+    """The limit by ascending scores, finite or not."""
+    k = _rank(len(ordered), rate)
+    highest = ordered[min(k, len(ordered)) - 1]
+    return float(highest if k <= len(ordered) else max(_tail_quantile(ordered, rate), highest))
 
 
 def _rank(count: int, rate: float) -> int:
