@@ -235,6 +235,7 @@ class MoLEFlow(LightningModule):
             "routed_task": routed.task,
             "router_distance": routed.distances.gather(1, column[:, None])[:, 0],
             "distances": routed.distances,
+            "novelty_distance": routed.novelty_distance,
             "routed_score": routed.score,
             "oracle_score": oracle.score,
             "routed_map": routed.patch_scores,

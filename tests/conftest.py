@@ -22,7 +22,7 @@ def _blank_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     The tests of the report draw them, and so does every run in a fresh process.
     """
     if not request.path.is_relative_to(REPORT_TESTS):
-        for name in ("roc_figure", "histogram_figure"):
+        for name in ("roc_figure", "histogram_figure", "rates_figure"):
             monkeypatch.setattr(f"moleflow_pl.report.page.{name}", lambda *_, **__: BLANK)
 
 

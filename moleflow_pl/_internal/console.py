@@ -12,10 +12,12 @@ from moleflow_pl._internal.printable import printable
 
 
 class NamesTable(Table):
-    """A table of rich whose cells are shown as they are."""
+    """A table of rich whose cells are shown as they are; a list is a cell of several lines."""
 
     def add_row(self, *cells: Any, **options: Any) -> None:
-        super().add_row(*[Text(printable(cell)) for cell in cells], **options)
+        lines = [cell if isinstance(cell, list) else [cell] for cell in cells]
+        texts = [Text("\n".join(map(printable, of_cell))) for of_cell in lines]
+        super().add_row(*texts, **options)
 
 
 def print_table(table: Table) -> None:

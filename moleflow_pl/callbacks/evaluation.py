@@ -17,14 +17,18 @@ from moleflow_pl._internal.console import print_table
 from moleflow_pl._internal.distributed import gather
 from moleflow_pl._internal.files import read_json, write_text
 from moleflow_pl._internal.printable import printable
+from moleflow_pl._internal.validation import require_number
 from moleflow_pl.callbacks.progress import is_trial, saw_all
 from moleflow_pl.checkpoints.run_folder import RunFolder, move_aside
 from moleflow_pl.data.batches import Batch
 from moleflow_pl.data.datamodule import data_of
 from moleflow_pl.errors import DataError
+from moleflow_pl.inference.decisions import DecisionMaker
+from moleflow_pl.metrics.decisions import DECISION_COLUMNS, TARGET_RECALL
 from moleflow_pl.metrics.task_matrix import matrix_row, zero_shot
 from moleflow_pl.metrics.task_scores import EvaluationOptions, TaskScores
 from moleflow_pl.module import MoLEFlow
+from moleflow_pl.report.decisions import decision_table
 from moleflow_pl.report.facts import about, cost
 from moleflow_pl.report.summary import summarise, summary_table, write_report
 from moleflow_pl.scoring.functional import Upsampling
@@ -44,6 +48,7 @@ class EvaluationCallback(Callback):
         upsampling: How patch scores become that map: `nearest`, `bilinear` or `bicubic`.
         aupro_limit: False-positive rate up to which AUPRO integrates.
         evaluate_next_task: Also score each task just before it is learned, for forward transfer.
+        target_recall: Share of defects whose false-alarm rate the report looks for.
     """
 
     def __init__(
@@ -54,11 +59,15 @@ class EvaluationCallback(Callback):
         upsampling: Upsampling = "bilinear",
         aupro_limit: float = 0.3,
         evaluate_next_task: bool = False,
+        target_recall: float = TARGET_RECALL,
     ) -> None:
+        require_number("target_recall", target_recall, 0, 1, above=True)
         self.evaluate_next_task = evaluate_next_task
         self.evaluate_every_task = evaluate_every_task
         self.options = EvaluationOptions(map_size, blur_sigma, aupro_limit, upsampling)
+        self.target_recall = target_recall
         self._scores: dict[int, TaskScores] = {}
+        self._maker: DecisionMaker | None = None  # while `test` runs
 
     def on_train_start(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
         """Catch up on an evaluation that a stop prevented."""
@@ -76,12 +85,12 @@ class EvaluationCallback(Callback):
         if tasks and tasks[-1].evaluation and trainer.is_global_zero:
             summary = summarise(tasks, cost(pl_module.inspector, len(tasks)))
             planned = len(pl_module.schedule.tasks)
-            print_table(summary_table(summary, planned))
+            print_tables(summary, planned)
             logger.info(f"report: {run_of(trainer).summary}")
 
     def on_test_start(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
         """Begin with no scores."""
-        self._scores = {}
+        self._scores, self._maker = {}, DecisionMaker(pl_module.schedule)
         pl_module.scores_are_taken = True
 
     def on_test_batch_end(  # type: ignore[override]
@@ -91,7 +100,8 @@ class EvaluationCallback(Callback):
         """Add the scores of a batch."""
         task = int(batch["task"][0])
         scores = self._scores.setdefault(task, TaskScores(task, self.options))
-        scores.update(batch, outputs)
+        assert self._maker is not None
+        scores.update(batch, outputs, decisions(self._maker, outputs))
 
     def on_test_end(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
         """Write the report and show its table."""
@@ -101,7 +111,7 @@ class EvaluationCallback(Callback):
         whole = saw_all(trainer.num_test_batches, trainer.test_dataloaders)
         summary = self._report(trainer, pl_module, scores, whole)
         if trainer.is_global_zero:
-            print_table(summary_table(summary))
+            print_tables(summary)
             logger.info(
                 f"report: {run_of(trainer).summary}"
                 if whole
@@ -127,7 +137,7 @@ class EvaluationCallback(Callback):
     def _score(self, trainer: Trainer, module: MoLEFlow, tasks: Sequence[int]) -> list[TaskScores]:
         """Score the test images of some tasks, as `test` does."""
         module.eval()
-        result = []
+        result, maker = [], DecisionMaker(module.schedule)
         with torch.inference_mode(), trainer.precision_plugin.test_step_context():
             for task in tasks:
                 scores = TaskScores(task, self.options)
@@ -135,7 +145,8 @@ class EvaluationCallback(Callback):
                 title = f"testing {printable(module.schedule.tasks[task].name)}"
                 bar = tqdm(loader, desc=title, disable=not trainer.is_global_zero)
                 for index, batch in enumerate(bar):
-                    scores.update(batch, module.test_step(batch, index))
+                    output = module.test_step(batch, index)
+                    scores.update(batch, output, decisions(maker, output))
                 result.append(scores.gathered())
         module.train()
         return result
@@ -151,13 +162,33 @@ class EvaluationCallback(Callback):
             "image_score": module.hparams["image_score"],
             "image_quantile": module.hparams["image_quantile"],
         }
-        row = matrix_row(scores, len(tasks), settings) if trainer.is_global_zero else None
+        row = None
+        if trainer.is_global_zero:
+            calibrations = [task.calibration for task in tasks]
+            row = matrix_row(scores, len(tasks), settings, calibrations, self.target_recall)
         tasks[-1].evaluation = trainer.strategy.broadcast(row)
         summary = summarise(tasks, cost(inspector, len(tasks)))
         if trainer.is_global_zero and whole and not is_trial(trainer):
             facts = about(inspector, len(tasks), module.seed, module.run_config)
             write_files(run_of(trainer).report, summary, scores, facts)
         return summary
+
+
+def print_tables(summary: Mapping[str, Any], planned: int | None = None) -> None:
+    """Show an evaluation: how well products are told from defects, and what a line would do."""
+    print_table(summary_table(summary, planned))
+    table = decision_table(summary)
+    if table is not None:
+        print_table(table)
+
+
+def decisions(maker: DecisionMaker, output: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+    """What is decided about the images of a test batch, for `TaskScores.update`."""
+    tasks, scores = output["routed_task"].cpu(), output["routed_score"].cpu()
+    found = maker.decisions(tasks, scores, output["novelty_distance"])
+    rates = maker.alarm_rates(tasks, scores)
+    both = [one | {"alarm_rate": rate} for one, rate in zip(found, rates, strict=True)]
+    return [{key: one[key] for key in DECISION_COLUMNS if key in one} for one in both]
 
 
 def run_of(trainer: Trainer) -> RunFolder:

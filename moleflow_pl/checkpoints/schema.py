@@ -12,6 +12,7 @@ from moleflow_pl._internal.names import is_file_name
 from moleflow_pl._internal.schema import SEAL, validate
 from moleflow_pl._internal.signing import SIGNATURE
 from moleflow_pl.errors import CheckpointError, ConfigError
+from moleflow_pl.metrics.decisions import ProductDecisions
 from moleflow_pl.metrics.names import METRICS
 from moleflow_pl.tasks.calibration import Calibration
 from moleflow_pl.tasks.schedule import Task
@@ -66,7 +67,8 @@ class Evaluation(TypedDict):
     f1_threshold: ByRouting
     pixel_error_bound: float | None
     confusion: list[list[int]]
-    decisions: list[list[int] | None]
+    routed_tasks: list[list[int] | None]
+    decisions: list[dict[str, ProductDecisions] | None]
     routing: Routing
 
 
@@ -206,7 +208,7 @@ def validate_evaluation(evaluation: Any, tasks: int, where: str) -> None:
         raise CheckpointError(f"{where}.metrics are {sorted(evaluation['metrics'])}")
     values = [*evaluation["metrics"].values(), evaluation["f1_threshold"]]
     rows = [*chain.from_iterable(way.values() for way in values), evaluation["confusion"]]
-    rows += [evaluation["decisions"], *evaluation["confusion"]]
+    rows += [evaluation["routed_tasks"], evaluation["decisions"], *evaluation["confusion"]]
     rows += [*evaluation["routing"]["per_task"].values()]
     if any(len(row) != tasks for row in rows):
         raise CheckpointError(f"{where} is not of {tasks} tasks")

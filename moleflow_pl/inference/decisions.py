@@ -12,7 +12,7 @@ from torch import Tensor
 
 from moleflow_pl.inference.localisation import Box, find_boxes, pixel_map
 from moleflow_pl.model.inspector import Inspection
-from moleflow_pl.tasks.calibration import Limits
+from moleflow_pl.tasks.calibration import AlarmRates, Calibration, Limits
 from moleflow_pl.tasks.schedule import TaskSchedule
 
 Label = Literal["normal", "anomalous", "unknown_product"]
@@ -82,12 +82,14 @@ class DecisionMaker:
         self.names = schedule.names
         self.task = None if product is None else schedule.find(product)
         self.limits: dict[int, Limits] = {}
+        self.calibrations: dict[int, Calibration] = {}
         for index in schedule.learned:
             calibration = schedule.tasks[index].calibration
             if calibration is not None:
                 # within a group, only a given product has thresholds of its own
                 part = calibration if product is None else calibration.of(product)
-                self.limits[index] = part.limits()
+                self.calibrations[index], self.limits[index] = part, part.limits()
+        self._alarm_rates: dict[int, AlarmRates] = {}  # made when they are asked for
         self.learned = list(schedule.learned)  # in the order of a model's distances
         # a product without a limit makes no image known
         self.novelty_limits = torch.tensor(
@@ -96,12 +98,41 @@ class DecisionMaker:
 
     def decide(self, inspection: Inspection, sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
         """Decide about the images of a batch, of these heights and widths."""
-        ratios = inspection.novelty_distance.cpu() / self.novelty_limits
-        lowest = ratios.nan_to_num(torch.inf).amin(1).tolist()
-        return [self._decide(inspection, i, size, lowest[i]) for i, size in enumerate(sizes)]
+        decisions = self.decisions(inspection.task, inspection.score, inspection.novelty_distance)
+        return [self._decide(inspection, i, size, decisions[i]) for i, size in enumerate(sizes)]
+
+    def decisions(
+        self, tasks: Tensor, scores: Tensor, novelty_distances: Tensor
+    ) -> list[dict[str, Any]]:
+        """What calibrations add to the numbers of images; nothing where a task has none.
+
+        Args:
+            tasks: The task whose expert scored each image (B,).
+            scores: Image scores (B,).
+            novelty_distances: (B, T), as of an `Inspection`.
+        """
+        ratios = novelty_distances.cpu() / self.novelty_limits
+        lowest = ratios.nan_to_num(torch.inf).amin(1)
+        columns = (tasks.tolist(), scores.tolist(), lowest.tolist())
+        return [self._decision(*image) for image in zip(*columns, strict=True)]
+
+    def alarm_rates(self, tasks: Tensor, scores: Tensor) -> list[float | None]:
+        """The lowest false-alarm rate at which each image (B,) would be called defective.
+
+        None where a task has no calibration; see `moleflow_pl.tasks.calibration.AlarmRates`.
+        """
+        found: list[float | None] = [None] * len(scores)
+        for task in set(tasks.tolist()) & set(self.calibrations):
+            if task not in self._alarm_rates:
+                self._alarm_rates[task] = AlarmRates(self.calibrations[task].scores)
+            places = (tasks == task).nonzero()[:, 0].tolist()
+            rates = self._alarm_rates[task](scores[places].tolist())
+            for place, rate in zip(places, rates, strict=True):
+                found[place] = rate
+        return found
 
     def _decide(
-        self, inspection: Inspection, i: int, size: tuple[int, int], novelty_ratio: float
+        self, inspection: Inspection, i: int, size: tuple[int, int], decision: dict[str, Any]
     ) -> Prediction:
         task, score = int(inspection.task[i]), inspection.score[i].item()
         others = inspection.distances[i].tolist()
@@ -113,7 +144,7 @@ class DecisionMaker:
             router_margin=min(others) - distance if self.task is None and others else None,
             patch_scores=inspection.patch_scores[i].cpu(),
             size=size,
-            **self._decision(task, score, novelty_ratio),
+            **decision,
         )
 
     def _decision(self, task: int, score: float, novelty_ratio: float) -> dict[str, Any]:

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from moleflow_pl.metrics.decisions import TARGET_RECALL, count_decisions
 from moleflow_pl.metrics.image import Row, mean_of
 from moleflow_pl.metrics.names import METRICS
 from moleflow_pl.metrics.task_scores import ROUTING_MODES, TaskScores
+from moleflow_pl.tasks.calibration import Calibration
 
 
 def matrix_row(
-    scores: Sequence[TaskScores], tasks: int, settings: Mapping[str, Any]
+    scores: Sequence[TaskScores],
+    tasks: int,
+    settings: Mapping[str, Any],
+    calibrations: Sequence[Calibration | None] = (),
+    target_recall: float = TARGET_RECALL,
 ) -> dict[str, Any]:
     """One evaluation as plain lists and numbers, for checkpoint and report.
 
@@ -20,11 +26,13 @@ def matrix_row(
         tasks: Number of tasks the model has learned.
         settings: What the numbers depend on besides the weights; only rows with equal settings are
             compared.
+        calibrations: Of each task, if it has one.
+        target_recall: Recall whose false-alarm rate is looked for.
 
     Returns:
-        `metrics[name][mode]` and `f1_threshold[mode]` for each routing mode, `confusion` and
-        `decisions`, lists over tasks with None for a task whose images are gone; `routing`,
-        `settings` and `pixel_error_bound`.
+        `metrics[name][mode]` and `f1_threshold[mode]` for each routing mode; `confusion`,
+        `routed_tasks` and `decisions` by product, lists over tasks with None for a task whose
+        images are gone; `routing`, `settings` and `pixel_error_bound`.
     """
     by_task = {task_scores.task: task_scores for task_scores in scores if task_scores.rows}
     metrics = {task: task_scores.metrics() for task, task_scores in by_task.items()}
@@ -48,8 +56,19 @@ def matrix_row(
             by_task[task].confusion(tasks) if task in by_task else [0] * tasks
             for task in range(tasks)
         ],
+        "routed_tasks": [
+            by_task[task].routed_tasks if task in by_task else None for task in range(tasks)
+        ],
         "decisions": [
-            by_task[task].decisions if task in by_task else None for task in range(tasks)
+            {
+                product: count_decisions(rows, calibration, target_recall)
+                for product, rows in by_task[task].of_products().items()
+            }
+            if task in by_task
+            else None
+            for task, calibration in zip(
+                range(tasks), [*calibrations, *[None] * tasks], strict=False
+            )
         ],
         "routing": routing_accuracy(by_task, tasks),
     }
@@ -105,7 +124,7 @@ def decisions_changed(rows: Sequence[Mapping[str, Any] | None]) -> list[int | No
         one before it.
 
     Example:
-        >>> decisions_changed([{"decisions": [[0, 0]]}, {"decisions": [[0, 1], [1]]}])
+        >>> decisions_changed([{"routed_tasks": [[0, 0]]}, {"routed_tasks": [[0, 1], [1]]}])
         [None, 1]
     """
     changed: list[int | None] = []
@@ -116,7 +135,7 @@ def decisions_changed(rows: Sequence[Mapping[str, Any] | None]) -> list[int | No
             continue
         pairs = [
             (old, new)
-            for old, new in zip(before["decisions"], row["decisions"], strict=False)
+            for old, new in zip(before["routed_tasks"], row["routed_tasks"], strict=False)
             if old is not None and new is not None and len(old) == len(new)
         ]
         moved = sum(a != b for old, new in pairs for a, b in zip(old, new, strict=True))

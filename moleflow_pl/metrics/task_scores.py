@@ -13,6 +13,7 @@ from torch import Tensor
 
 from moleflow_pl._internal.distributed import gather, interleave
 from moleflow_pl._internal.validation import require_int, require_number
+from moleflow_pl.metrics.decisions import DECISION_COLUMNS
 from moleflow_pl.metrics.image import auroc, average_precision, f1_max, mean_of
 from moleflow_pl.metrics.names import METRICS, PIXEL_METRICS
 from moleflow_pl.metrics.pixel import FPR_LIMIT, SAMPLE, PixelHistogram, bin_edges
@@ -67,7 +68,7 @@ class TaskScores:
     Attributes:
         task: Number of the task.
         options: How maps are made.
-        rows: One entry for each image: labels, routing and scores.
+        rows: One entry for each image: labels, routing, scores and decision.
     """
 
     task: int
@@ -78,8 +79,20 @@ class TaskScores:
     )
     _masks: list[np.ndarray | None] = field(default_factory=list)
 
-    def update(self, batch: Mapping[str, Any], output: Mapping[str, Tensor]) -> None:
-        """Add a test batch and the output of `MoLEFlow.test_step` for it."""
+    def update(
+        self,
+        batch: Mapping[str, Any],
+        output: Mapping[str, Tensor],
+        decisions: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """Add a test batch.
+
+        Args:
+            batch: The batch.
+            output: The output of `MoLEFlow.test_step` for it.
+            decisions: What was decided about each image, by `DECISION_COLUMNS`; empty for an image
+                that no calibration decides about.
+        """
         columns = {
             "path": batch["path"],
             "product": batch["product"],
@@ -91,8 +104,10 @@ class TaskScores:
             "score": output["routed_score"].tolist(),
             "oracle_score": output["oracle_score"].tolist(),
         }
-        for values in zip(*columns.values(), strict=True):
-            self.rows.append(dict(zip(columns, values, strict=True)))
+        nothing = dict.fromkeys(DECISION_COLUMNS)
+        decided = decisions or [{}] * len(columns["path"])
+        for values, decision in zip(zip(*columns.values(), strict=True), decided, strict=True):
+            self.rows.append({**dict(zip(columns, values, strict=True)), **nothing, **decision})
         self._masks += [self._packed(mask) for mask in batch["gt_mask"]]
         for mode in ROUTING_MODES:
             self._patches[mode] += list(output[f"{mode}_map"].cpu())
@@ -186,11 +201,16 @@ class TaskScores:
 
     def confusion(self, tasks: int) -> list[int]:
         """Number of images routed to each of `tasks` tasks."""
-        chosen = torch.tensor(self.decisions, dtype=torch.long)
+        chosen = torch.tensor(self.routed_tasks, dtype=torch.long)
         return torch.bincount(chosen, minlength=tasks).tolist()
 
+    def of_products(self) -> dict[str, list[dict[str, Any]]]:
+        """The rows of each product, by its name."""
+        names = dict.fromkeys(row["product"] for row in self.rows)
+        return {name: [row for row in self.rows if row["product"] == name] for name in names}
+
     @property
-    def decisions(self) -> list[int]:
+    def routed_tasks(self) -> list[int]:
         """The task each image was routed to."""
         return [row["routed_task"] for row in self.rows]
 

@@ -16,6 +16,12 @@ from moleflow_pl.errors import CheckpointError, DataError
 from moleflow_pl.metrics.image import mean_of
 from moleflow_pl.metrics.names import METRICS
 from moleflow_pl.metrics.task_scores import ROUTING_MODES
+from moleflow_pl.report.decisions import (
+    SHARES,
+    DecidedProduct,
+    decisions_of_runs,
+    spread_out,
+)
 from moleflow_pl.report.page import TITLES, environment
 from moleflow_pl.report.summary import write_rows
 
@@ -99,6 +105,8 @@ def validate_summary(summary: Mapping[str, Any]) -> None:
     validate(summary["routing"], dict, "routing")
     for key in ("accuracy", "accuracy_on_defects"):
         validate(summary["routing"][key], float | None, f"routing.{key}")
+    validate(summary["decisions"], dict, "decisions")
+    validate(summary["decisions"]["products"], list[DecidedProduct], "decisions.products")
     validate(summary["metrics"], dict[str, dict], "metrics")
     for metric in METRICS:
         for mode in ROUTING_MODES:
@@ -172,6 +180,15 @@ def differing_settings(summaries: Sequence[dict[str, Any]]) -> dict[str, list[An
     return {name: values for name, values in columns.items() if values != values[:1] * len(values)}
 
 
+def share_spreads(runs: Sequence[DecidedProduct | None]) -> dict[str, Spread]:
+    """Spreads over runs of a product's shares, their counts and intervals, by column."""
+    spreads = {}
+    for name in SHARES:
+        columns = [spread_out(name, None if run is None else run[name]) for run in runs]  # type: ignore[literal-required]
+        spreads |= {key: Spread([one[key] for one in columns]) for key in spread_out(name, None)}
+    return spreads
+
+
 def tex(text: object) -> str:
     r"""Escape text for LaTeX.
 
@@ -195,11 +212,15 @@ def compare(runs: Sequence[Path], folder: Path) -> list[Path]:
     summaries = [read_summary(run) for run in runs]
     table = tabulate(summaries)
     measured = [m for m in METRICS if any(row[m]["routed"].present for row in table.values())]
+    decisions = decisions_of_runs(summaries)
+    shares = {product: share_spreads(of_runs) for product, of_runs in decisions.items()}
     content = {
         "runs": [str(run) for run in runs],
         "orders": [" → ".join(summary["tasks"]) for summary in summaries],
         "table": table,
         "overall": overall(summaries),
+        "decisions": decisions,
+        "shares": shares,
         "differing_settings": differing_settings(summaries),
         "measured": measured,
         "titles": TITLES,
@@ -215,6 +236,11 @@ def compare(runs: Sequence[Path], folder: Path) -> list[Path]:
         for name, metrics in {**table, MEAN: table[MEAN] | overall(summaries)}.items()
         for metric, modes in metrics.items()
         for mode, s in modes.items()
+    ]
+    rows += [
+        [product, column, "routed", s.mean, s.deviation, len(s.present), *s.values]
+        for product, columns in shares.items()
+        for column, s in columns.items()
     ]
     write_rows(files[2], columns, rows)
     return files

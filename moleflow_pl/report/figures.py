@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
@@ -23,6 +24,9 @@ HEAT_MAP = colormaps["inferno"]
 OVERLAY = 0.55
 SIZE = (4.2, 3.1)
 FONT = 9
+NO_LIMITS: Mapping[str, float | None] = {}
+RATE_TICKS = (0.0001, 0.001, 0.01, 0.1, 1.0)
+LOWEST_SHOWN = RATE_TICKS[0]
 
 
 def data_uri(content: bytes, kind: str) -> str:
@@ -59,13 +63,16 @@ def roc_figure(curves: Mapping[str, Tensor], labels: Tensor) -> str:
 
 
 def histogram_figure(
-    groups: Mapping[str, Sequence[float]], label: str, threshold: float | None = None
+    groups: Mapping[str, Sequence[float]],
+    label: str,
+    limits: Mapping[str, float | None] = NO_LIMITS,
 ) -> str:
-    """Histograms of one or two groups of numbers, with a threshold if there is one."""
+    """Histograms of one or two groups of numbers, with up to two limits by their names."""
     figure = Figure(figsize=SIZE)
     axis = figure.subplots()
     finite = {name: np.asarray(v)[np.isfinite(v)] for name, v in groups.items()}
-    combined = np.concatenate([*finite.values(), [] if threshold is None else [threshold]])
+    marked = {name: value for name, value in limits.items() if value is not None}
+    combined = np.concatenate([*finite.values(), [*marked.values()]])
     bins = np.linspace(combined.min(), combined.max() + 1e-6, 41).tolist()
     styles = ((BLUE, ""), (ORANGE, "//"))
     for (name, values), (colour, hatch) in zip(finite.items(), styles, strict=False):
@@ -74,15 +81,49 @@ def histogram_figure(
                 values, bins, label=f"{name} ({len(values)})", color=colour, alpha=0.65,
                 hatch=hatch, edgecolor="white", linewidth=0.3,
             )  # fmt: skip
-    if threshold is not None:
-        axis.axvline(threshold, color="black", linestyle="--", linewidth=1.2, label="best F1")
+    for (name, value), line in zip(marked.items(), ("-", ":"), strict=False):
+        axis.axvline(value, color="black", linestyle=line, linewidth=1.4, label=name)
     axis.set_xlabel(label, fontsize=FONT)
     axis.set_ylabel("images", fontsize=FONT)
-    # above the axes: matplotlib's search for a free place inside is slow and warns about it
+    legend_above(axis)
+    return svg_uri(figure)
+
+
+def legend_above(axis: Axes) -> None:
+    """A legend above the axes: matplotlib's search for a free place inside is slow, and warns."""
     axis.legend(
         loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, ncols=2, columnspacing=1,
         handlelength=1.4, frameon=False, fontsize=FONT,
     )  # fmt: skip
+
+
+def rates_figure(
+    shares: Mapping[str, Sequence[float]], rates: Sequence[float], rate: float, images: int
+) -> str:
+    """Shares of test images by the false-alarm rate that a threshold is asked for.
+
+    Args:
+        shares: One or two curves by name, missed defects first.
+        rates: Their rates.
+        rate: The rate that is asked for now.
+        images: Number of calibration images; what is extrapolated for want of more is grey.
+    """
+    figure = Figure(figsize=SIZE)
+    axis = figure.subplots()
+    styles = {"missed defects": (ORANGE, "-"), "false alarms": (BLUE, "--")}
+    for name, values in shares.items():
+        colour, line = styles[name]
+        percents = [100 * value for value in values]
+        axis.plot(rates, percents, line, color=colour, linewidth=2, label=name)
+    axis.axvline(rate, color="black", linewidth=1.4, label="asked for")
+    axis.set(xscale="log", xlim=(LOWEST_SHOWN, 1), ylim=(-2, 102))
+    if images and 1 / (images + 1) > LOWEST_SHOWN:
+        axis.axvspan(LOWEST_SHOWN, 1 / (images + 1), color=GREY, alpha=0.12, linewidth=0,
+                     label="extrapolated")  # fmt: skip
+    axis.set_xticks(RATE_TICKS, [f"{100 * tick:g} %" for tick in RATE_TICKS])
+    axis.set_xlabel("false-alarm rate asked for", fontsize=FONT)
+    axis.set_ylabel("% of test images", fontsize=FONT)
+    legend_above(axis)
     return svg_uri(figure)
 
 

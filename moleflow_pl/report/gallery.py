@@ -1,4 +1,4 @@
-"""The gallery of a report: the defects found and missed most clearly, and false alarms."""
+"""The gallery of a report: defects found and missed, false alarms, and unknown products."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 
 from moleflow_pl.data.images import read_rgb, shrink
 from moleflow_pl.errors import DataError
+from moleflow_pl.metrics.decisions import ANOMALOUS, NORMAL, UNKNOWN
 from moleflow_pl.metrics.task_scores import TaskScores
 from moleflow_pl.report.figures import heat_overlay, jpeg_uri, mask_picture
 
@@ -25,7 +26,7 @@ class Example:
 
     Attributes:
         name: File name.
-        caption: Defect, score, and the task it was routed to if that is wrong.
+        caption: Defect, score, threshold, and the task it was routed to if that is wrong.
         pictures: Data URIs of the `image`, the `heatmap` and, if known, the `mask`.
     """
 
@@ -42,7 +43,7 @@ class GalleryPage:
         product: Name of the product.
         low: Score at the dark end of the scale.
         high: Score at its bright end.
-        groups: Examples by the title of their group.
+        groups: Examples by the title of their group, which says how many images it has.
     """
 
     product: str
@@ -52,24 +53,38 @@ class GalleryPage:
 
 
 def select(rows: Sequence[dict[str, Any]], indices: Sequence[int]) -> dict[str, list[int]]:
-    """Select a product's images to show, by their routed scores.
+    """Select a product's images to show: by their labels, or by their scores where it has none.
 
     Returns:
-        Indices of the images by the title of their group.
+        Indices of the images by the title of their group; none where the group has no image.
 
     Example:
-        >>> rows = [{"gt_label": g, "score": s} for g, s in ((0, 1.0), (1, 5.0), (1, 2.0))]
-        >>> select(rows, range(3))["defective, lowest scores"]
-        [2, 1]
+        >>> labels = ("normal", "anomalous", "normal")
+        >>> rows = [{"gt_label": 1, "label": label, "score": 1.0} for label in labels]
+        >>> list(select(rows, range(3)))[1]
+        'missed, labelled normal: 2 of 3 defective images'
     """
     ordered = sorted(indices, key=lambda i: rows[i]["score"])
     good = [i for i in ordered if not rows[i]["gt_label"]]
     defective = [i for i in ordered if rows[i]["gt_label"]]
-    return {
-        "defective, highest scores": defective[::-1][:EXAMPLES],
-        "defective, lowest scores": defective[:EXAMPLES],
-        "good, highest scores": good[::-1][:EXAMPLES],
-    }
+    if all(rows[i]["label"] is None for i in ordered):
+        return {
+            "defective, highest scores": defective[::-1][:EXAMPLES],
+            "defective, lowest scores": defective[:EXAMPLES],
+            "good, highest scores": good[::-1][:EXAMPLES],
+        }
+    groups = (
+        ("found, labelled anomalous", ANOMALOUS, defective[::-1], "defective "),
+        ("missed, labelled normal", NORMAL, defective, "defective "),
+        ("false alarms, labelled anomalous", ANOMALOUS, good[::-1], "good "),
+        ("taken for an unknown product", UNKNOWN, ordered[::-1], ""),
+    )
+    chosen = {}
+    for title, label, images, kind in groups:
+        found = [i for i in images if rows[i]["label"] == label]
+        title = f"{title}: {len(found) or 'none'} of {len(images)} {kind}images"
+        chosen[title] = found[:EXAMPLES]
+    return chosen
 
 
 def build_gallery(scores: TaskScores, names: Sequence[str]) -> list[GalleryPage]:
@@ -83,11 +98,13 @@ def build_gallery(scores: TaskScores, names: Sequence[str]) -> list[GalleryPage]
     for product in dict.fromkeys(row["product"] for row in scores.rows):
         indices = [i for i, row in enumerate(scores.rows) if row["product"] == product]
         low, high = _scale(scores, indices)
-        groups = {
-            title: [example for i in selected if (example := _example(scores, i, names, low, high))]
-            for title, selected in select(scores.rows, indices).items()
-        }
-        gallery.append(GalleryPage(product, low, high, {k: v for k, v in groups.items() if v}))
+        groups = {}
+        for title, selected in select(scores.rows, indices).items():
+            examples = [_example(scores, i, names, low, high) for i in selected]
+            present = [example for example in examples if example is not None]
+            if present or not selected:
+                groups[title] = present
+        gallery.append(GalleryPage(product, low, high, groups))
     return gallery
 
 
@@ -116,6 +133,6 @@ def _example(
         pictures["mask"] = jpeg_uri(mask_picture(mask, picture.size))
     routed = row["routed_task"]
     misrouted = "" if routed == scores.task else f", routed to {names[routed]}"
-    return Example(
-        Path(row["path"]).name, f"{row['defect']}, score {row['score']:.1f}{misrouted}", pictures
-    )
+    limit = "" if row["threshold"] is None else f" (threshold {row['threshold']:.1f})"
+    caption = f"{row['defect']}, score {row['score']:.1f}{limit}{misrouted}"
+    return Example(Path(row["path"]).name, caption, pictures)

@@ -9,16 +9,31 @@ import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from moleflow_pl._internal.printable import printable_lines
+from moleflow_pl.metrics.decisions import shares_by_rate
 from moleflow_pl.metrics.names import METRICS
 from moleflow_pl.metrics.task_scores import TaskScores
-from moleflow_pl.report.figures import cell_style, histogram_figure, roc_figure, scale_gradient
+from moleflow_pl.report.decisions import (
+    SHARES,
+    format_count,
+    format_rate,
+    format_share,
+    target_sentence,
+)
+from moleflow_pl.report.figures import (
+    cell_style,
+    histogram_figure,
+    rates_figure,
+    roc_figure,
+    scale_gradient,
+)
 from moleflow_pl.report.gallery import build_gallery
 from moleflow_pl.report.summary import format_value
+from moleflow_pl.tasks.calibration import RATES
 
 TITLES = {
     "image_auroc": "image AUROC",
     "image_ap": "image AP",
-    "image_f1_max": "best image F1",
+    "image_f1_max": "best F1 (by the test labels)",
     "pixel_auroc": "pixel AUROC",
     "pixel_ap": "pixel AP",
     "aupro": "AUPRO",
@@ -37,24 +52,37 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters["format_value"] = format_value
+    filters = (format_value, format_count, format_rate, format_share)
+    templates.filters |= {one.__name__: one for one in filters}
+    templates.globals |= {"target_sentence": target_sentence, "share_titles": SHARES}
     templates.globals["cell_style"] = cell_style
     return templates
 
 
 def score_figures(
-    scores: TaskScores, threshold: float | None, others: Sequence[TaskScores]
+    scores: TaskScores,
+    limits: Mapping[str, float | None],
+    others: Sequence[TaskScores],
+    products: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, str]:
-    """ROC curves, score histogram and distance histogram of one task, by title.
+    """What a threshold would do, ROC curves and histograms of one task, by title.
 
     Args:
         scores: Scores of the task's test images.
-        threshold: Score to mark in the histogram.
+        limits: Scores to mark in the histogram, by name.
         others: Scores of the other tasks' images.
+        products: What was decided about each of its products, see `summarise_decisions`.
     """
     rows = scores.rows
     labels = torch.tensor([row["gt_label"] for row in rows])
     pictures = {}
+    for product, of_product in scores.of_products().items():
+        name = f" of {product}" if len(products) > 1 else ""
+        decided, shares = products[product], shares_by_rate(of_product)
+        if shares and decided["false_alarm_rate"] is not None:
+            pictures[f"missed defects by false-alarm rate{name}"] = rates_figure(
+                shares, RATES, decided["false_alarm_rate"], decided["calibration_images"]
+            )
     if labels.min() != labels.max():
         columns = {"routed": "score", "oracle": "oracle_score"}
         curves = {
@@ -66,7 +94,7 @@ def score_figures(
         name: [row["score"] for row in rows if row["gt_label"] == label]
         for label, name in ((0, "good"), (1, "defective"))
     }
-    pictures["scores"] = histogram_figure(groups, "image score", threshold)
+    pictures["scores"] = histogram_figure(groups, "image score", limits)
     distances = {
         "this task": [row["distances"][scores.task] for row in rows],
         "other tasks": [row["distances"][scores.task] for o in others for row in o.rows],
@@ -86,7 +114,7 @@ def render_page(
         about: `versions`, `hardware` and `facts`, each a dict of strings, and `config`, YAML.
     """
     names = summary["tasks"]
-    thresholds = summary["metrics"]["image_f1_max"]["threshold"]["routed"]
+    best = summary["metrics"]["image_f1_max"]["threshold"]["routed"]
     measured = [
         metric
         for metric in METRICS
@@ -95,7 +123,14 @@ def render_page(
     figures = {}
     for of_task in scores:
         others = [other for other in scores if other is not of_task]
-        figures[names[of_task.task]] = score_figures(of_task, thresholds[of_task.task], others)
+        name = names[of_task.task]
+        entries = summary["decisions"]["products"]
+        products = {one["product"]: one for one in entries if one["task"] == name}
+        limits = {
+            "threshold": next(iter(products.values()))["threshold"],
+            "best F1 (by the test labels)": best[of_task.task],
+        }
+        figures[name] = score_figures(of_task, limits, others, products)
     template = environment().get_template("report.html")
     return template.render(
         summary=summary,

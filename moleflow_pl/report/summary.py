@@ -11,6 +11,7 @@ from moleflow_pl._internal.console import NamesTable
 from moleflow_pl._internal.files import replacing, write_text
 from moleflow_pl._internal.printable import write_cells
 from moleflow_pl._internal.schema import stamp
+from moleflow_pl.metrics.decisions import DECISION_COLUMNS
 from moleflow_pl.metrics.image import Row
 from moleflow_pl.metrics.names import METRICS
 from moleflow_pl.metrics.task_matrix import (
@@ -21,12 +22,13 @@ from moleflow_pl.metrics.task_matrix import (
     forward_transfer,
 )
 from moleflow_pl.metrics.task_scores import ROUTING_MODES, TaskScores
+from moleflow_pl.report.decisions import matrix_rows, summarise_decisions
 from moleflow_pl.tasks.schedule import Task
 
 TABLE_METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
 SCORE_COLUMNS = (
     "path", "task", "product", "defect", "gt_label", "routed_task", "router_distance", "score",
-    "oracle_score",
+    "oracle_score", *DECISION_COLUMNS,
 )  # fmt: skip
 
 
@@ -89,6 +91,7 @@ def summarise(tasks: Sequence[Task], cost: Mapping[str, Any]) -> dict[str, Any]:
             "confusion": last["confusion"],
             "decisions_changed": decisions_changed(rows),
         },
+        "decisions": summarise_decisions([task.name for task in tasks], rows),
         "metrics": metrics,
         "settings": last["settings"],
         "pixel_error_bound": last["pixel_error_bound"],
@@ -115,7 +118,8 @@ def write_report(folder: Path, summary: Mapping[str, Any], scores: Sequence[Task
             for metric in METRICS
             for mode, key in matrices.items()
             for name, row in zip(names, summary["metrics"][metric][key], strict=True)
-        ],
+        ]
+        + list(matrix_rows(summary)),
     )
     write_rows(
         folder / "scores.csv",

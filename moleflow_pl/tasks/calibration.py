@@ -23,6 +23,10 @@ TAIL_IMAGES = 10  # least number of images in the tail, if there are as many
 DEFECTIVE_SHARE = 0.1  # largest share of the images that may be defective unnoticed
 OUTLIER_LEVEL = 0.05  # probability that good images with an exponential tail pass for defective
 MEDIAN_VALUE = 0.05  # normalised score of the median calibration image
+# rates of two digits, 1e-6 to 0.99: what is found among them can be read and typed
+RATES = [
+    round(digits * 10.0**power, -power) for power in range(-7, -1) for digits in range(10, 100)
+]
 
 
 @dataclass(frozen=True)
@@ -82,14 +86,12 @@ def threshold(scores: Sequence[float], rate: float = FALSE_ALARM_RATE) -> Thresh
     """
     check_rate(rate)
     ordered = _ascending(scores)
-    value = _limit_of(ordered, rate)
-    robust = _robust_limit(ordered, rate)
-    count, suspects = len(ordered), 0
+    plain, value = _limit_of(ordered, rate), _robust_quantile(ordered, rate)
+    count = len(ordered)
+    suspects = int((ordered > value).sum()) if value < plain else 0
     k = _rank(count, rate)
-    extrapolated, k = k > count, min(k, count)
-    if robust is not None and robust < value:
-        value, suspects = robust, int((ordered > robust).sum())
-        extrapolated, k = True, count - suspects
+    extrapolated = k > count or value < plain
+    k = min(k, count - suspects)
     outside = (1 - CONFIDENCE) / 2
     share = beta(count + 1 - k, k)
     low = 0.0 if extrapolated else float(share.ppf(outside))
@@ -114,37 +116,81 @@ def _ascending(scores: Sequence[float]) -> np.ndarray:
 
 
 def _limit_of(ordered: np.ndarray, rate: float) -> float:
-    k = _rank(len(ordered), rate)
-    value = ordered[min(k, len(ordered)) - 1]
-    if k > len(ordered):
-        value = max(_tail_quantile(ordered, rate), value)
+    """The limit by ascending scores.
+
+    Raises:
+        ConfigError: no score exceeds it.
+    """
+    value = _quantile(ordered, rate)
     if not abs(value) <= LARGEST_SCORE:  # `not <=`, so that NaN does not pass
         raise ConfigError(
             f"the scores of {len(ordered)} images give the limit {value:g} at a rate of {rate:g}: "
             "no score exceeds it, and all would be normal"
         )
-    return float(value)
+    return value
 
 
-def _robust_limit(ordered: np.ndarray, rate: float) -> float | None:
-    """The limit by the scores below the highest tenth; None where that tenth is as expected.
+class AlarmRates:
+    """The false-alarm rates at which images would be called defective.
+
+    Args:
+        scores: Scores of calibration images, at least one.
+    """
+
+    def __init__(self, scores: Sequence[float]) -> None:
+        ordered = _ascending(scores)
+        # ascending: a higher rate has a lower limit
+        self._limits = np.array([_robust_quantile(ordered, rate) for rate in reversed(RATES)])
+
+    def __call__(self, scores: Sequence[float]) -> list[float]:
+        """The lowest rate, of `RATES`, whose limit each score exceeds; 1 where there is none.
+
+        A score that is NaN exceeds every limit.
+
+        Example:
+            >>> AlarmRates(range(199))([197.5, 100.0, -1.0])
+            [0.01, 0.5, 1.0]
+        """
+        exceeded = np.searchsorted(self._limits, np.asarray(scores, dtype=np.float64))
+        return [RATES[-count] if count else 1.0 for count in exceeded.tolist()]
+
+
+def images_for(rate: float) -> int:
+    """Number of calibration images from which a limit on this rate is no longer extrapolated.
+
+    Example:
+        >>> images_for(0.01), images_for(0.05)
+        (99, 19)
+    """
+    return math.ceil(round(1 / rate, 9)) - 1
+
+
+def _quantile(ordered: np.ndarray, rate: float) -> float:
+    """The limit by ascending scores, finite or not."""
+    k = _rank(len(ordered), rate)
+    highest = ordered[min(k, len(ordered)) - 1]
+    return float(highest if k <= len(ordered) else max(_tail_quantile(ordered, rate), highest))
+
+
+def _robust_quantile(ordered: np.ndarray, rate: float) -> float:
+    """The limit by the scores below the highest tenth, where that tenth lies too far out.
 
     The normalised spacings of an exponential tail, i (x_i - x_(i+1)) with x_1 the highest, are
     independent exponentials of one mean, so that of two sets of them the ratio of the means has an
     F-distribution.
     """
-    count = len(ordered)
+    count, plain = len(ordered), _quantile(ordered, rate)
     doubtful = math.ceil(DEFECTIVE_SHARE * count)
     size = doubtful + _tail_size(count)
     if size >= count or rate * (count + 1) >= size + 1:
-        return None
+        return plain
     spacings = _spacings(ordered, size)
     highest = np.arange(1, doubtful + 1)
     with np.errstate(all="ignore"):  # spacings may all be 0, and scores as large as floats are
         means = spacings[:doubtful].cumsum() / highest
         odds = fdtrc(2 * highest, 2 * (size - doubtful), means / spacings[doubtful:].mean())
     outliers = bool((odds < OUTLIER_LEVEL / doubtful).any())
-    return _tail_quantile(ordered, rate, doubtful) if outliers else None
+    return min(_tail_quantile(ordered, rate, doubtful), plain) if outliers else plain
 
 
 def _rank(count: int, rate: float) -> int:

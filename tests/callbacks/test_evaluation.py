@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from moleflow_pl import MoLEFlow
+from moleflow_pl import MoLEFlow, Predictor
 from moleflow_pl.callbacks import EvaluationCallback
 from moleflow_pl.callbacks.evaluation import move_other_report_aside
+from moleflow_pl.errors import ConfigError
 from tests.helpers.models import fit
 
 
@@ -39,6 +40,33 @@ def test_scores_file_gives_the_summarys_auroc(learned: tuple[Path, MoLEFlow]) ->
         expected = roc_auc_score(labels, [float(row[column]) for row in rows])
         actual = summary_of(run)["metrics"]["image_auroc"][way][1]
         assert actual == pytest.approx(expected, abs=1e-6)
+
+
+def test_scores_file_has_the_decisions_of_predict_and_the_summary_counts_them(
+    learned: tuple[Path, MoLEFlow],
+) -> None:
+    run, model = learned
+    with (run / "report" / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for row, one in zip(rows, Predictor(model)([row["path"] for row in rows]), strict=True):
+        assert row["label"] == one.label
+        assert float(row["threshold"]) == one.threshold
+        assert float(row["normalised_score"]) == pytest.approx(one.normalised_score, rel=1e-4)
+        assert float(row["novelty_ratio"]) == pytest.approx(one.novelty_ratio, rel=1e-4)
+        assert (row["label"] == "anomalous") == (float(row["alarm_rate"]) <= 0.01)
+    for product in summary_of(run)["decisions"]["products"]:
+        labels = [row["label"] for row in rows if (row["product"], row["gt_label"]) == ("01", "1")]
+        if product["product"] == "01":
+            assert product["recall"]["count"] == labels.count("anomalous")
+            assert product["missed"]["count"] == labels.count("normal")
+            assert product["recall"]["of"] == len(labels) == 3
+
+
+def test_target_recall_is_a_share() -> None:
+    with pytest.raises(
+        ConfigError, match="target_recall must be a number above 0, up to 1, got 95"
+    ):
+        EvaluationCallback(target_recall=95)
 
 
 def test_weights_are_the_same_without_evaluation(
@@ -77,7 +105,7 @@ def test_next_task_is_scored_before_it_is_learned_where_asked_for(
 
 def test_report_is_one_page(learned: tuple[Path, MoLEFlow]) -> None:
     page = (learned[0] / "report" / "report.html").read_text()
-    assert "defective, highest scores" in page
+    assert "labelled anomalous: 3 of 3 defective images" in page
     assert "CPU cores" in page
 
 

@@ -1,7 +1,9 @@
 """Scores of test images, and tasks that were evaluated."""
 
 import json
-from dataclasses import asdict
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -11,11 +13,33 @@ from moleflow_pl.data.layouts.mvtec import MVTecLayout
 from moleflow_pl.metrics.task_matrix import matrix_row
 from moleflow_pl.metrics.task_scores import EvaluationOptions, TaskScores
 from moleflow_pl.report.summary import summarise
+from moleflow_pl.tasks.calibration import Calibration
 from moleflow_pl.tasks.schedule import Task
 
 
+def decided(scores: list[float], threshold: float, unknown: Sequence[int] = ()) -> list[dict]:
+    """Decisions by a threshold; the rate that flags a score falls from 1 as the score rises."""
+    labels = ["anomalous" if score > threshold else "normal" for score in scores]
+    labels = ["unknown_product" if i in unknown else label for i, label in enumerate(labels)]
+    return [
+        {
+            "threshold": threshold,
+            "label": label,
+            "normalised_score": 1 / (1 + math.exp(threshold - score)),
+            "novelty_ratio": 2.0 if label == "unknown_product" else 0.5,
+            "alarm_rate": min(10 ** -(score - threshold) / 100, 1.0),
+        }
+        for score, label in zip(scores, labels, strict=True)
+    ]
+
+
 def scored(
-    task: int, labels: list[int], routed: list[int], scores: list[float], masks: bool = True
+    task: int,
+    labels: list[int],
+    routed: list[int],
+    scores: list[float],
+    masks: bool = True,
+    decisions: Sequence[dict] = (),
 ) -> TaskScores:
     """Scores of images of 8 x 8 patches; a mask is the left half of a defective image."""
     count = len(labels)
@@ -27,7 +51,7 @@ def scored(
     result.update(
         {
             "path": [f"{task}/{i}.png" for i in range(count)],
-            "product": ["p"] * count,
+            "product": ["ab"[task]] * count,
             "defect": ["good" if not label else "hole" for label in labels],
             "gt_label": torch.tensor(labels),
             "gt_mask": mask if masks else [None] * count,
@@ -41,6 +65,7 @@ def scored(
             "routed_map": maps,
             "oracle_map": maps,
         },
+        decisions,
     )
     return result
 
@@ -65,7 +90,7 @@ def scored_at_1024(count: int) -> TaskScores:
     return result
 
 
-def scores_on(root: Path, products: list[str]) -> TaskScores:
+def scores_on(root: Path, products: list[str], threshold: float | None = None) -> TaskScores:
     """Scores of the test images of products; the map of a defective one is high in its square."""
     records = [record for product in products for record in MVTecLayout(root).test(product)]
     dataset = ImageDataset(records, 0, (48, 48), masks=True)
@@ -85,7 +110,8 @@ def scores_on(root: Path, products: list[str]) -> TaskScores:
         "oracle_map": maps,
     }
     scores = TaskScores(0, EvaluationOptions(map_size=48, blur_sigma=0.0))
-    scores.update(batch, output)
+    found = maps.amax((1, 2)).tolist()
+    scores.update(batch, output, [] if threshold is None else decided(found, threshold))
     return scores
 
 
@@ -99,12 +125,22 @@ SETTINGS = {
 }
 
 
+CALIBRATED = Calibration(*[[1.0, 2.0, 2.5]] * 4)
+THRESHOLD = CALIBRATED.limits().score
+
+
 def learned_tasks() -> list[Task]:
-    first = scored(0, [0, 1, 1], [0, 0, 0], [1.0, 2.0, 3.0])
+    """`a` and `b`; `a` has a threshold, which one of its two defects exceeds."""
+    numbers = [1.0, 2.0, THRESHOLD + 1]
+    first = scored(0, [0, 1, 1], [0, 0, 0], numbers, decisions=decided(numbers, THRESHOLD))
     second = scored(1, [0, 1], [1, 1], [2.0, 1.0], masks=False)
-    tasks = [Task(["a"], 2, 2, 1.5), Task(["b"], 2, 2, 2.5)]
-    tasks[0].evaluation = matrix_row([first], 1, SETTINGS)
-    tasks[1].evaluation = matrix_row([first, second], 2, SETTINGS)
+    tasks = [
+        Task(["a"], 2, 2, 1.5, calibration=replace(CALIBRATED)),
+        Task(["b"], 2, 2, 2.5),
+    ]
+    calibrations = [task.calibration for task in tasks]
+    tasks[0].evaluation = matrix_row([first], 1, SETTINGS, calibrations)
+    tasks[1].evaluation = matrix_row([first, second], 2, SETTINGS, calibrations)
     return tasks
 
 

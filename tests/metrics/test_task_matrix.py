@@ -9,7 +9,7 @@ from moleflow_pl.metrics.task_matrix import (
     forward_transfer,
     matrix_row,
 )
-from tests.helpers.scores import scored
+from tests.helpers.scores import CALIBRATED, THRESHOLD, decided, scored
 
 MATRIX = [[0.9, None, None], [0.95, 0.8, None], [0.7, 0.85, 0.6]]
 
@@ -42,9 +42,9 @@ def test_one_task_forgets_nothing_and_nothing_is_no_zero() -> None:
 
 def test_decisions_are_compared_task_by_task() -> None:
     rows = [
-        {"decisions": [[0, 0, 0]]},
-        {"decisions": [[0, 1, 0], [1, 1]]},
-        {"decisions": [None, [1, 2], [2]]},
+        {"routed_tasks": [[0, 0, 0]]},
+        {"routed_tasks": [[0, 1, 0], [1, 1]]},
+        {"routed_tasks": [None, [1, 2], [2]]},
         None,
     ]
     assert decisions_changed(rows) == [None, 1, 1, None]
@@ -59,6 +59,18 @@ def test_row_counts_where_images_went() -> None:
     assert row["routing"]["accuracy_on_defects"] == pytest.approx(1 / 2)
     assert row["routing"]["per_task"]["accuracy"] == [pytest.approx(1 / 3), 1.0]
     assert row["routing"]["per_task"]["accuracy_on_defects"] == [0.0, 1.0]
+
+
+def test_row_counts_what_was_decided_by_the_calibration_of_each_task() -> None:
+    first = scored(0, [0, 1], [0, 0], [1.0, 9.0], decisions=decided([1.0, 9.0], 3.0))
+    second = scored(1, [0, 1], [1, 1], [1.0, 2.0])
+    calibrations = [CALIBRATED, None]
+    row = matrix_row([first, second], 2, {}, calibrations, target_recall=0.5)
+    assert row["decisions"][0]["a"]["found"] == 1
+    assert row["decisions"][0]["a"]["threshold"] == THRESHOLD
+    assert row["decisions"][0]["a"]["target_recall"] == 0.5
+    assert row["decisions"][1]["b"]["threshold"] is None
+    assert matrix_row([second], 2, {}, calibrations)["decisions"][0] is None
 
 
 def test_row_leaves_a_gap_for_a_task_whose_images_are_gone() -> None:

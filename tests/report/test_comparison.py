@@ -44,6 +44,19 @@ def test_files_say_the_same_in_three_forms(tmp_path: Path) -> None:
     assert (row["runs"], row[str(runs[0])], row[str(runs[1])]) == ("2", "0.0", "0.5")
 
 
+def test_decisions_of_each_run_are_compared_by_product(tmp_path: Path) -> None:
+    runs = runs_in(tmp_path)
+    files = compare(runs, tmp_path / "out")
+    page, latex = (path.read_text() for path in files[:2])
+    assert "1 of 2<br><small>50.0 % (9.5 to 90.5)</small>" in page
+    assert "missed defects" in latex
+    with files[2].open() as file:
+        rows = {(r["task"], r["metric"]): r for r in csv.DictReader(file)}
+    assert rows["a", "recall"][str(runs[0])] == "0.5"
+    assert rows["a", "recall_count"][str(runs[0])] == "1"
+    assert rows["b", "recall"]["mean"] == ""
+
+
 def test_whole_runs_are_compared_by_routing_and_forgetting(tmp_path: Path) -> None:
     found = overall([read_summary(run) for run in runs_in(tmp_path)])
     assert found["routing accuracy"]["routed"].values == [1.0, 1.0]

@@ -13,6 +13,7 @@ from moleflow_pl.report.figures import (
     histogram_figure,
     jpeg_uri,
     mask_picture,
+    rates_figure,
     roc_figure,
     scale_gradient,
 )
@@ -29,16 +30,18 @@ def test_no_figure_searches_a_place_for_its_legend(monkeypatch: pytest.MonkeyPat
         raise AssertionError("searched")
 
     monkeypatch.setattr("matplotlib.legend.Legend._find_best_position", searched)
-    histogram_figure({"good": [1.0, 2.0], "defective": [3.0]}, "score", threshold=1.5)
+    histogram_figure({"good": [1.0, 2.0], "defective": [3.0]}, "score", {"threshold": 1.5})
     roc_figure({"routed": torch.rand(4)}, torch.tensor([0, 1, 0, 1]))
+    rates_figure({"missed defects": [1.0, 0.0]}, [0.001, 0.1], 0.01, 9)
 
 
 def test_figures_are_svg_that_asks_for_nothing_outside() -> None:
     labels = torch.tensor([0, 1, 0, 1])
     pictures = [
         roc_figure({"routed": torch.rand(4) + 120, "own": torch.rand(4)}, labels),
-        histogram_figure({"good": [1.0, 2.0], "defective": []}, "score", threshold=1.5),
+        histogram_figure({"good": [1.0, 2.0], "defective": []}, "score", {"threshold": 1.5}),
         histogram_figure({"own": [1.0], "other": [float("inf")]}, "distance"),
+        rates_figure({"missed defects": [1.0, 0.0]}, [0.001, 0.1], 0.01, 9),
         histogram_figure({"constant": [3.0, 3.0]}, "score"),
     ]
     again = histogram_figure({"constant": [3.0, 3.0]}, "score")
@@ -85,3 +88,19 @@ def test_pictures_keep_their_size_and_masks_stay_black_and_white() -> None:
     assert Image.open(io.BytesIO(content(jpeg_uri(picture)))).size == (16, 8)
     assert data_uri(b"", "png") == "data:image/png;base64,"
     assert scale_gradient().count("#") == 9
+
+
+def test_histogram_names_each_limit_it_marks() -> None:
+    groups = {"good": [1.0, 2.0], "defective": [3.0]}
+    # text is drawn as outlines, so that what a limit adds is its line and its name
+    plain = histogram_figure(groups, "score")
+    one = histogram_figure(groups, "score", {"threshold": 1.5, "best F1": None})
+    two = histogram_figure(groups, "score", {"threshold": 1.5, "best F1": 2.5})
+    assert len({plain, one, two}) == 3
+    assert one == histogram_figure(groups, "score", {"threshold": 1.5})
+
+
+def test_what_too_few_images_extrapolate_is_marked() -> None:
+    shares = {"missed defects": [1.0, 0.0], "false alarms": [0.0, 1.0]}
+    few, many = (rates_figure(shares, [0.001, 0.1], 0.01, images) for images in (9, 10**6))
+    assert few != many

@@ -8,13 +8,48 @@ from tests.helpers.scores import scores_on
 FOUND, MISSED, ALARMS = (
     "defective, highest scores", "defective, lowest scores", "good, highest scores"
 )  # fmt: skip
+NONE_MISSED = "missed, labelled normal: none of 6 defective images"
 
 
-def test_select_takes_the_extreme_images_in_order() -> None:
-    rows = [{"gt_label": i % 2, "score": float(i)} for i in range(12)]
+def rows_of(labels: list[str | None]) -> list[dict]:
+    """Images with these labels and rising scores; every second one is defective."""
+    return [
+        {"gt_label": i % 2, "score": float(i), "label": label} for i, label in enumerate(labels)
+    ]
+
+
+def test_without_labels_select_takes_the_extreme_images_in_order() -> None:
+    rows = rows_of([None] * 12)
     chosen = select(rows, range(12))
     assert chosen == {FOUND: [11, 9, 7], MISSED: [1, 3, 5], ALARMS: [10, 8, 6]}
     assert select(rows, [0, 2]) == {FOUND: [], MISSED: [], ALARMS: [2, 0]}
+
+
+def test_groups_are_by_the_label_and_say_where_there_are_none() -> None:
+    rows = rows_of(["normal"] * 5 + ["anomalous"] * 7)
+    assert select(rows, range(12)) == {
+        "found, labelled anomalous: 4 of 6 defective images": [11, 9, 7],
+        "missed, labelled normal: 2 of 6 defective images": [1, 3],
+        "false alarms, labelled anomalous: 3 of 6 good images": [10, 8, 6],
+        "taken for an unknown product: none of 12 images": [],
+    }
+    rows[1]["label"], rows[3]["label"] = "anomalous", "unknown_product"
+    chosen = select(rows, range(12))
+    assert chosen[NONE_MISSED] == []
+    assert chosen["taken for an unknown product: 1 of 12 images"] == [3]
+
+
+def test_a_group_without_images_keeps_its_title(data_root: Path) -> None:
+    (page,) = build_gallery(scores_on(data_root, ["b"], threshold=0.5), ["b", "other"])
+    counts = {title: len(examples) for title, examples in page.groups.items()}
+    assert counts == {
+        "found, labelled anomalous: 3 of 3 defective images": 3,
+        "missed, labelled normal: none of 3 defective images": 0,
+        "false alarms, labelled anomalous: none of 3 good images": 0,
+        "taken for an unknown product: none of 6 images": 0,
+    }
+    example = page.groups["found, labelled anomalous: 3 of 3 defective images"][0]
+    assert "(threshold 0.5)" in example.caption
 
 
 def test_every_product_has_its_page_and_its_scale(data_root: Path) -> None:

@@ -13,7 +13,7 @@ from moleflow_pl.metrics.task_scores import EvaluationOptions
 from moleflow_pl.report.page import environment, render_page
 from moleflow_pl.report.summary import summarise
 from moleflow_pl.tasks.schedule import Task
-from tests.helpers.scores import COST, SETTINGS, scored, scores_on
+from tests.helpers.scores import CALIBRATED, COST, SETTINGS, THRESHOLD, scored, scores_on
 
 ABOUT = {
     "facts": {"seed": "0"},
@@ -45,13 +45,14 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
-def page_of(data_root: Path, name: str = "b") -> str:
-    scores = scores_on(data_root, ["b"])
+def page_of(data_root: Path, name: str = "b", threshold: float = THRESHOLD) -> str:
+    scores = scores_on(data_root, ["b"], threshold)
     other = scored(1, [0, 1], [1, 1], [1.0, 2.0], masks=False)
     other.options = EvaluationOptions(map_size=48, blur_sigma=0.0)
-    tasks = [Task([name], 1, 1), Task(["c"], 1, 1)]
-    tasks[0].evaluation = matrix_row([scores], 2, SETTINGS)
-    tasks[1].evaluation = matrix_row([scores, other], 2, SETTINGS)
+    tasks = [Task([name], 1, 1, calibration=CALIBRATED), Task(["c"], 1, 1)]
+    calibrations = [CALIBRATED, None]
+    tasks[0].evaluation = matrix_row([scores], 1, SETTINGS, calibrations)
+    tasks[1].evaluation = matrix_row([scores, other], 2, SETTINGS, calibrations)
     return render_page(summarise(tasks, COST), [scores, other], ABOUT)
 
 
@@ -63,8 +64,9 @@ def test_page_is_well_formed_and_holds_all_it_shows(data_root: Path) -> None:
     assert tags.sources
     assert all(source.startswith("data:") for source in tags.sources)
     assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
-    groups = ("defective, highest scores", "good, highest scores")
-    for words in ("image AUROC", "AUPRO", *groups, "forgetting", "CPU cores"):
+    groups = ("found, labelled anomalous", "missed, labelled normal", "false alarms, labelled")
+    decisions = ("recall", "precision", "unknown product", "Wilson", "by the test labels")
+    for words in ("image AUROC", "AUPRO", *groups, *decisions, "forgetting", "CPU cores"):
         assert words in page
 
 
@@ -72,6 +74,13 @@ def test_nothing_of_a_name_reaches_the_page_unescaped(data_root: Path) -> None:
     page = page_of(data_root, EVIL)
     assert Tags(page).scripts == 0
     assert "&lt;script&gt;" in page
+
+
+def test_page_says_where_nothing_is_missed(data_root: Path) -> None:
+    assert "missed, labelled normal: none of 3 defective images" in page_of(
+        data_root, threshold=0.5
+    )
+    assert "missed, labelled normal: 3 of 3 defective images" in page_of(data_root, threshold=9.0)
 
 
 def test_page_of_a_model_whose_images_are_gone_has_dashes() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from rich.console import Console
 
 from moleflow_pl.metrics.names import METRICS
+from moleflow_pl.report.decisions import SHARES
 from moleflow_pl.report.summary import (
     SCORE_COLUMNS,
     summarise,
@@ -12,7 +13,7 @@ from moleflow_pl.report.summary import (
     task_matrix,
     write_report,
 )
-from tests.helpers.scores import COST, SETTINGS, learned_tasks, scored
+from tests.helpers.scores import COST, SETTINGS, decided, learned_tasks, scored
 
 SHAPE = {
     "routed", "oracle", "matrix", "oracle_matrix", "average", "forgetting", "oracle_forgetting",
@@ -23,7 +24,8 @@ SHAPE = {
 def test_summary_has_the_agreed_shape() -> None:
     summary = summarise(learned_tasks(), COST)
     extra = {"settings", "pixel_error_bound", "drift"}
-    assert set(summary) - extra == {"schema", "version", "tasks", "routing", "metrics", "cost"}
+    parts = {"schema", "version", "tasks", "routing", "decisions", "metrics", "cost"}
+    assert set(summary) - extra == parts
     assert summary["settings"] == SETTINGS
     assert summary["schema"] == 1
     assert summary["tasks"] == ["a", "b"]
@@ -64,7 +66,8 @@ def test_rows_made_under_other_settings_are_not_mixed_in() -> None:
 
 
 def test_report_files_say_what_the_summary_says(tmp_path: Path) -> None:
-    scores = [scored(0, [0, 1], [0, 1], [1.0, 2.0]), scored(1, [1], [1], [3.0])]
+    labelled = scored(0, [0, 1], [0, 1], [1.0, 2.0], decisions=decided([1.0, 2.0], 1.5))
+    scores = [labelled, scored(1, [1], [1], [3.0])]
     summary = summarise(learned_tasks(), COST)
     write_report(tmp_path / "report", summary, scores)
     assert json.loads((tmp_path / "report" / "summary.json").read_text()) == summary
@@ -74,9 +77,12 @@ def test_report_files_say_what_the_summary_says(tmp_path: Path) -> None:
     assert [row["task"] for row in rows] == ["a", "a", "b"]
     assert [row["routed_task"] for row in rows] == ["a", "b", "b"]
     assert float(rows[1]["score"]) == 2.0
+    assert [row["label"] for row in rows] == ["normal", "anomalous", ""]
+    assert [row["threshold"] for row in rows] == ["1.5", "1.5", ""]
+    assert float(rows[1]["normalised_score"]) > 0.5 > float(rows[0]["normalised_score"])
     with (tmp_path / "report" / "matrix.csv").open() as file:
         matrix = list(csv.DictReader(file))
-    assert len(matrix) == len(METRICS) * 2 * 2
+    assert len(matrix) == len(METRICS) * 2 * 2 + len(SHARES) * 5 * 2
     assert matrix[0] == {
         "metric": "image_auroc",
         "way": "routed",

@@ -7,7 +7,15 @@ from scipy.stats import betabinom
 from scipy.stats import f as f_distribution
 
 from moleflow_pl.errors import ConfigError
-from moleflow_pl.tasks.calibration import Calibration, Limits, limit, threshold
+from moleflow_pl.tasks.calibration import (
+    RATES,
+    AlarmRates,
+    Calibration,
+    Limits,
+    images_for,
+    limit,
+    threshold,
+)
 
 
 @pytest.mark.parametrize(("images", "rate"), [(199, 0.01), (99, 0.01), (60, 0.05), (500, 0.002)])
@@ -222,3 +230,25 @@ def test_products_own_threshold_follows_its_rate() -> None:
     assert found.pixel_threshold.value == 207
     found.false_alarm_rate = 0.1
     assert found.score_threshold.value == 179
+
+
+@pytest.mark.parametrize("images", [1, 2, 11, 59, 500])
+def test_alarm_rate_is_the_lowest_rate_whose_limit_a_score_exceeds(images: int) -> None:
+    generator = np.random.default_rng(images)
+    scores = generator.exponential(size=images)
+    values = [*generator.exponential(size=20), *(scores[:5] + 1e-9), scores.max() * 3, 0.0]
+    for value, rate in zip(values, AlarmRates(scores)(values), strict=True):
+        lower = [other for other in RATES if other < rate]
+        assert rate == 1 or limit(scores, rate) < value
+        assert not lower or limit(scores, lower[-1]) >= value
+
+
+def test_score_that_is_no_number_is_flagged_at_every_rate() -> None:
+    assert AlarmRates([1.0, 2.0])([math.nan, math.inf, -math.inf]) == [RATES[0], RATES[0], 1.0]
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.01, 0.03, 0.001])
+def test_from_so_many_images_on_nothing_is_extrapolated(rate: float) -> None:
+    images = images_for(rate)
+    assert not threshold(range(images), rate).extrapolated
+    assert threshold(range(images - 1), rate).extrapolated

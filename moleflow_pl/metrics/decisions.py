@@ -1,0 +1,179 @@
+"""What the decisions about a product's test images come to, and how sure their shares are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+from scipy.stats import binomtest
+
+from moleflow_pl.tasks.calibration import RATES, Calibration
+
+CONFIDENCE = 0.95  # level of the interval of a share of test images
+TARGET_RECALL = 0.95
+NORMAL, ANOMALOUS, UNKNOWN = "normal", "anomalous", "unknown_product"
+# what a decision adds to a row of scores, None where the product has no calibration
+DECISION_COLUMNS = ("threshold", "label", "normalised_score", "novelty_ratio", "alarm_rate")
+
+
+class Share(TypedDict):
+    """A number of images out of some, with the 95 % Wilson interval of their share.
+
+    The share and its interval are None out of none.
+    """
+
+    count: int
+    of: int
+    share: float | None
+    low: float | None
+    high: float | None
+
+
+class ProductDecisions(TypedDict):
+    """How many of a product's test images got which label; those without a label are left out.
+
+    A defective image that is labelled `unknown_product` is neither found nor missed.
+
+    Attributes:
+        threshold: The product's threshold; None, with all that follows from it, without one.
+        false_alarm_rate: The rate that was asked for.
+        calibration_images: Images that the threshold follows from.
+        good: Good images.
+        defective: Defective images.
+        false_alarms: Good images labelled `anomalous`.
+        found: Defective images labelled `anomalous`.
+        missed: Defective images labelled `normal`.
+        unknown_good: Good images labelled `unknown_product`.
+        unknown_defective: Defective images labelled `unknown_product`.
+        target_recall: The recall that `target_rate` reaches.
+        target_rate: The lowest false-alarm rate to ask for that finds so many of these defects;
+            None where none does.
+        target_false_alarms: Good images labelled `anomalous` at that rate.
+    """
+
+    threshold: float | None
+    false_alarm_rate: float | None
+    calibration_images: int | None
+    good: int
+    defective: int
+    false_alarms: int
+    found: int
+    missed: int
+    unknown_good: int
+    unknown_defective: int
+    target_recall: float
+    target_rate: float | None
+    target_false_alarms: int | None
+
+
+def share(count: int, of: int) -> Share:
+    """A share with its interval.
+
+    References: Wilson 1927, doi:10.1080/01621459.1927.10502953.
+
+    Example:
+        >>> found = share(1, 294)
+        >>> [round(found[key], 4) for key in ("share", "low", "high")]
+        [0.0034, 0.0006, 0.019]
+    """
+    if not of:
+        return Share(count=count, of=of, share=None, low=None, high=None)
+    interval = binomtest(count, of).proportion_ci(CONFIDENCE, method="wilson")
+    return Share(
+        count=count, of=of, share=count / of, low=float(interval.low), high=float(interval.high)
+    )
+
+
+def count_decisions(
+    rows: Sequence[Mapping[str, Any]],
+    calibration: Calibration | None,
+    target_recall: float = TARGET_RECALL,
+) -> ProductDecisions:
+    """Count the labels of a product's test images.
+
+    Args:
+        rows: Its images, see `TaskScores.rows`.
+        calibration: What the threshold of its own task follows from; None if it has none.
+        target_recall: Share of the defective images to find.
+    """
+    good, defective = ([r for r in rows if r["gt_label"] == label] for label in (0, 1))
+
+    def count(images: Sequence[Mapping[str, Any]], label: str) -> int:
+        return sum(row["label"] == label for row in images)
+
+    decided = [sum(row["label"] is not None for row in images) for images in (good, defective)]
+    target = rate_of_recall(defective, target_recall)
+    return ProductDecisions(
+        threshold=None if calibration is None else calibration.limits().score,
+        false_alarm_rate=None if calibration is None else calibration.false_alarm_rate,
+        calibration_images=None if calibration is None else len(calibration.scores),
+        good=decided[0],
+        defective=decided[1],
+        false_alarms=count(good, ANOMALOUS),
+        found=count(defective, ANOMALOUS),
+        missed=count(defective, NORMAL),
+        unknown_good=count(good, UNKNOWN),
+        unknown_defective=count(defective, UNKNOWN),
+        target_recall=target_recall,
+        target_rate=target,
+        target_false_alarms=None if target is None else alarms_at(good, target),
+    )
+
+
+def alarms_at(rows: Sequence[Mapping[str, Any]], rate: float) -> int:
+    """How many images would be labelled `anomalous` at a false-alarm rate."""
+    return sum(row["alarm_rate"] <= rate for row in known(rows))
+
+
+def shares_by_rate(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Shares of missed defects and of false alarms at each of `RATES`, by their names.
+
+    A name is missing where there is no image of its kind with a label.
+    """
+    good, defective = (
+        [r for r in rows if r["gt_label"] == label and r["label"] is not None] for label in (0, 1)
+    )
+    shares = {}
+    if defective:
+        total = len(known(defective))
+        missed = [total - alarms_at(defective, rate) for rate in RATES]
+        shares["missed defects"] = [count / len(defective) for count in missed]
+    if good:
+        shares["false alarms"] = [alarms_at(good, rate) / len(good) for rate in RATES]
+    return shares
+
+
+def known(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The images with a label that the rate decides: not of an unknown product."""
+    return [row for row in rows if row["label"] in (NORMAL, ANOMALOUS)]
+
+
+def rate_of_recall(defective: Sequence[Mapping[str, Any]], recall: float) -> float | None:
+    """The lowest false-alarm rate at which a share `recall` of defective images is found.
+
+    Example:
+        >>> rows = [{"label": "normal", "alarm_rate": rate} for rate in (0.3, 0.001, 0.02)]
+        >>> rate_of_recall(rows, 0.6)
+        0.02
+    """
+    rates = sorted(row["alarm_rate"] for row in known(defective))
+    labelled = sum(row["label"] is not None for row in defective)
+    # rounded first: in floating point 0.95 x 100 is a little less than 95
+    needed = max(math.ceil(round(recall * labelled, 9)), 1)
+    if needed > len(rates) or rates[needed - 1] >= 1:
+        return None
+    return rates[needed - 1]
+
+
+def shares_of(counts: Mapping[str, Any]) -> dict[str, Share]:
+    """The shares that a line has to know, of `ProductDecisions` or their sums."""
+    alarms, found = counts["false_alarms"], counts["found"]
+    unknown = counts["unknown_good"] + counts["unknown_defective"]
+    return {
+        "false_alarms": share(alarms, counts["good"]),
+        "missed": share(counts["missed"], counts["defective"]),
+        "recall": share(found, counts["defective"]),
+        "precision": share(found, found + alarms),
+        "unknown": share(unknown, counts["good"] + counts["defective"]),
+    }

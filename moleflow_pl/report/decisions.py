@@ -1,0 +1,234 @@
+"""What a line would do: the decisions at each product's threshold, for summary, tables and page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypedDict
+
+from rich.text import Text
+
+from moleflow_pl._internal.console import NamesTable
+from moleflow_pl._internal.printable import printable
+from moleflow_pl.metrics.decisions import CONFIDENCE, ProductDecisions, Share, share, shares_of
+
+SHARES = {
+    "false_alarms": "false alarms",
+    "missed": "missed defects",
+    "recall": "recall",
+    "precision": "precision",
+    "unknown": "unknown product",
+}
+COUNTS = (
+    "good", "defective", "false_alarms", "found", "missed", "unknown_good", "unknown_defective",
+)  # fmt: skip
+CAPTION = (
+    "Out of the images concerned, with the 95 % Wilson interval. A defective image "
+    "that is taken for an unknown product is neither found nor missed."
+)
+
+
+class Target(TypedDict):
+    """What a recall would cost: the lowest rate to ask for, and the false alarms it gave."""
+
+    recall: float
+    false_alarm_rate: float | None
+    false_alarms: Share | None
+
+
+class DecidedProduct(TypedDict):
+    """An entry of `decisions.products` in `summary.json`; its shares are those of `SHARES`."""
+
+    task: str
+    product: str
+    threshold: float | None
+    false_alarm_rate: float | None
+    calibration_images: int | None
+    good: int
+    defective: int
+    false_alarms: Share
+    missed: Share
+    recall: Share
+    precision: Share
+    unknown: Share
+    unknown_good: Share
+    unknown_defective: Share
+    target: Target
+
+
+def summarise_decisions(
+    names: Sequence[str], evaluations: Sequence[Mapping[str, Any] | None]
+) -> dict[str, Any]:
+    """The entry `decisions` of `summary.json`.
+
+    Args:
+        names: Names of the tasks.
+        evaluations: After each task, see `moleflow_pl.metrics.task_matrix.matrix_row`.
+
+    Returns:
+        `confidence`; `products`, a list with one entry for each product that was tested; `all`,
+        their shares together; `matrix`, for each share one of task j (column) after task i (row).
+    """
+    found = [
+        (task, product, counts)
+        for task, of_task in zip(names, (evaluations[-1] or {})["decisions"], strict=True)
+        for product, counts in (of_task or {}).items()
+    ]
+    rows = [share_row(len(names), evaluation) for evaluation in evaluations]
+    return {
+        "confidence": CONFIDENCE,
+        "products": [product_entry(task, product, counts) for task, product, counts in found],
+        "all": shares_of(total(counts for *_, counts in found)),
+        "matrix": {name: [[one and one[name] for one in row] for row in rows] for name in SHARES},
+    }
+
+
+def share_row(tasks: int, evaluation: Mapping[str, Any] | None) -> list[dict[str, Share] | None]:
+    """The shares of each task in one evaluation; None where it was not tested."""
+    of_tasks = [] if evaluation is None else evaluation["decisions"]
+    shares = [shares_of(total(one.values())) if one else None for one in of_tasks]
+    return [*shares, *[None] * (tasks - len(shares))]
+
+
+def product_entry(task: str, product: str, counts: ProductDecisions) -> DecidedProduct:
+    """The numbers of one product: counts, their shares, and the rate of the target recall."""
+    alarms = counts["target_false_alarms"]
+    shares: Any = shares_of(counts)
+    return {
+        "task": task,
+        "product": product,
+        "threshold": counts["threshold"],
+        "false_alarm_rate": counts["false_alarm_rate"],
+        "calibration_images": counts["calibration_images"],
+        "good": counts["good"],
+        "defective": counts["defective"],
+        **shares,
+        "unknown_good": share(counts["unknown_good"], counts["good"]),
+        "unknown_defective": share(counts["unknown_defective"], counts["defective"]),
+        "target": {
+            "recall": counts["target_recall"],
+            "false_alarm_rate": counts["target_rate"],
+            "false_alarms": None if alarms is None else share(alarms, counts["good"]),
+        },
+    }
+
+
+def total(parts: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Counts of several products together."""
+    chosen = list(parts)
+    return {key: sum(part[key] for part in chosen) for key in COUNTS}
+
+
+def spread_out(name: str, found: Share | None) -> dict[str, Any]:
+    """A share as columns of a table: itself, its interval and its counts.
+
+    Example:
+        >>> spread_out("recall", None)["recall_low"] is None
+        True
+    """
+    part: Mapping[str, Any] = found or {}
+    keys = {"share": name} | {key: f"{name}_{key}" for key in ("low", "high", "count", "of")}
+    return {column: part.get(key) for key, column in keys.items()}
+
+
+def matrix_rows(summary: Mapping[str, Any]) -> Iterator[list[Any]]:
+    """Rows of `matrix.csv`: what there is of each share, after each task, of each task."""
+    for name, matrix in summary["decisions"]["matrix"].items():
+        for column in spread_out(name, None):
+            for after, row in zip(summary["tasks"], matrix, strict=True):
+                yield [column, "routed", after, *[spread_out(name, one)[column] for one in row]]
+
+
+def decisions_of_runs(
+    summaries: Sequence[Mapping[str, Any]],
+) -> dict[str, list[DecidedProduct | None]]:
+    """What each run decided about a product, by its name; None where a run did not test it."""
+    of_runs = [{one["product"]: one for one in s["decisions"]["products"]} for s in summaries]
+    names = dict.fromkeys(name for of_run in of_runs for name in of_run)
+    return {name: [of_run.get(name) for of_run in of_runs] for name in names}
+
+
+def decision_table(summary: Mapping[str, Any]) -> NamesTable | None:
+    """The table on the screen: one row for each tested product; None where none was decided."""
+    decisions = summary["decisions"]
+    decided = [one for one in decisions["products"] if one["threshold"] is not None]
+    if not decided:
+        return None
+    title = "decisions about the test images at each product's threshold"
+    table = NamesTable(title=title, caption=Text(caption(decided)), show_lines=True)
+    table.add_column("product", overflow="fold")
+    for name in SHARES.values():
+        table.add_column("\n".join(name.split()), justify="right", no_wrap=True)
+    for one in decided:
+        rate = f"rate {format_rate(one['false_alarm_rate'])}"
+        first = [one["product"], f"> {one['threshold']:.4g}", rate]
+        table.add_row(first, *[in_lines(one[name]) for name in SHARES])
+    if len(decided) > 1:
+        table.add_row("all", *[in_lines(decisions["all"][name]) for name in SHARES])
+    return table
+
+
+def caption(products: Sequence[Mapping[str, Any]]) -> str:
+    """What the numbers of a table are, and what the target recall would cost."""
+    sentences = {printable(one["product"]): target_sentence(one) for one in products}
+    targets = [f"{name}: {sentence}" for name, sentence in sentences.items() if sentence]
+    return "\n".join([CAPTION, *targets])
+
+
+def target_sentence(one: Mapping[str, Any]) -> str:
+    """The false-alarm rate to ask for to reach the target recall; empty without defects."""
+    target = one["target"]
+    if not one["defective"]:
+        return ""
+    if target["false_alarm_rate"] is None:
+        return f"no false-alarm rate finds {format_rate(target['recall'])} of these defects"
+    rate, alarms = format_rate(target["false_alarm_rate"]), format_count(target["false_alarms"])
+    return (
+        f"a false-alarm rate of {rate} would find {format_rate(target['recall'])} of these "
+        f"defects, with {alarms} false alarms"
+    )
+
+
+def in_lines(found: Share) -> list[str]:
+    """A share for a narrow column: counts, share, interval; a dash out of none.
+
+    Example:
+        >>> in_lines(share(1, 4))
+        ['1 of 4', '25.0 %', '4.6-69.9']
+    """
+    if found["share"] is None or found["low"] is None or found["high"] is None:
+        return ["-"]
+    interval = f"{100 * found['low']:.1f}-{100 * found['high']:.1f}"
+    return [format_count(found), f"{100 * found['share']:.1f} %", interval]
+
+
+def format_count(found: Share) -> str:
+    """A share's counts.
+
+    Example:
+        >>> format_count(share(1, 4))
+        '1 of 4'
+    """
+    return f"{found['count']} of {found['of']}"
+
+
+def format_share(found: Share) -> str:
+    """A share and its interval; a dash out of none.
+
+    Example:
+        >>> format_share(share(1, 4)), format_share(share(0, 0))
+        ('25.0 % (4.6 to 69.9)', '-')
+    """
+    if found["share"] is None or found["low"] is None or found["high"] is None:
+        return "-"
+    interval = f"{100 * found['low']:.1f} to {100 * found['high']:.1f}"
+    return f"{100 * found['share']:.1f} % ({interval})"
+
+
+def format_rate(rate: float) -> str:
+    """A rate, in percent.
+
+    Example:
+        >>> format_rate(0.01), format_rate(0.0013)
+        ('1 %', '0.13 %')
+    """
+    return f"{100 * rate:.3g} %"
