@@ -11,6 +11,7 @@ import yaml
 
 from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.checkpoints.schema import run_arguments
+from moleflow_pl.cli.config_values import TRUSTED, home_of
 from moleflow_pl.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ def is_missed(part: str, key: str, value: Any, wanted: Mapping[str, Any]) -> boo
 def is_plain(part: str, key: str, value: Any) -> bool:
     """Return whether an argument is a value, and names neither code nor a place to write to."""
     if (part, key) == ("model", "optimizer"):
-        path = value.get("class_path") if isinstance(value, dict) else value
-        return str(path).startswith(OPTIMIZERS)
+        path = str(value.get("class_path") if isinstance(value, dict) else value)
+        return path.startswith(OPTIMIZERS) and home_of(path) in TRUSTED
     items = value if isinstance(value, list) else [value]
     return not any(isinstance(item, dict) for item in items)

@@ -94,6 +94,7 @@ def test_devices_are_not_taken_over_and_a_fit_says_so(
         ("trainer", "precision", {"class_path": "some.Class"}),
         ("model", "optimizer", {"class_path": "subprocess.Popen", "init_args": {"args": "x"}}),
         ("model", "optimizer", "os.system"),
+        ("model", "optimizer", "torch.optim.optimizer.functools.partial"),
         ("model", "grid", {"class_path": "some.Class"}),
         ("data", "tasks", [{"class_path": "some.Class"}]),
         ("data", "augmentation", {"class_path": "some.Class"}),

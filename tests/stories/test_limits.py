@@ -19,7 +19,7 @@ from moleflow_pl.errors import CheckpointError, MoLEFlowError
 from moleflow_pl.export.runtimes import open_file, sums_of
 from moleflow_pl.features.extractor import PatchExtractor
 from tests.helpers.checkpoints import bare_checkpoint, save_sealed
-from tests.helpers.commands import failure
+from tests.helpers.commands import failure, run_here
 from tests.helpers.parsing import parse
 
 KEPT = Path(__file__).parents[1] / "formats" / "schema1" / "last.ckpt"
@@ -125,6 +125,25 @@ def test_brackets_in_an_expert_file_are_refused(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors", {"task": "[" * 20_000})
     with pytest.raises(CheckpointError, match="a.safetensors"):
         Expert.load(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_a_configuration_runs_any_code_that_it_names_unless_it_is_told_not_to(
+    safe: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / f"of_others_{safe}.py").write_text("import pathlib\npathlib.Path('ran').touch()\n")
+    path = f"of_others_{safe}.Callback"
+    (tmp_path / "c.yaml").write_text(f"trainer: {{callbacks: [{{class_path: {path}}}]}}")
+    args = ("fit", "--config=demo", "--config=c.yaml")
+    if safe:
+        said = failure(tmp_path, *args, "--safe-config")
+        assert f"--safe-config: {path} is of the package of_others_True, and only those" in said
+        assert "\n" not in said
+    else:
+        with pytest.raises(SystemExit):
+            run_here(tmp_path, *args)
+    assert (tmp_path / "ran").exists() != safe
 
 
 @pytest.mark.parametrize("verb", ["test", "predict", "validate", "fit"])
