@@ -1,6 +1,7 @@
 """Small data sets and models that tests share."""
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,20 @@ def _blank_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     if not request.path.is_relative_to(REPORT_TESTS):
         for name in ("roc_figure", "histogram_figure", "rates_figure"):
             monkeypatch.setattr(f"moleflow_pl.report.page.{name}", lambda *_, **__: BLANK)
+
+
+@pytest.fixture
+def no_hang() -> Iterator[None]:
+    """Fail after ten seconds: who opens a pipe for reading waits for ever."""
+
+    def stop(*_: object) -> None:
+        raise AssertionError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(10)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(scope="session")

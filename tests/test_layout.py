@@ -144,6 +144,26 @@ def test_every_text_file_is_opened_as_utf8() -> None:
             assert getattr(call.func, "id", "") != "open", (path, call.lineno)
 
 
+def test_every_file_that_is_read_is_asked_first_whether_it_is_one() -> None:
+    """A pipe would be waited for, and a device may have no end."""
+    # read before, or made just now
+    ours = {"file.open()", "self.open()", "np.load(part, mmap_mode='r+')", "path.open('r+b')"}
+    loads = ("np.load", "torch.export.load", "onnxruntime.InferenceSession")
+    alone = {"torch.load": "torch_files.py", "safe_open": "experts.py"}  # with limits of their own
+    for path in MODULES:
+        nodes = ast.walk(ast.parse(path.read_text("utf-8")))
+        for node in [node for node in nodes if isinstance(node, ast.Call)]:
+            function, call = ast.unparse(node.func), ast.unparse(node)
+            assert alone.get(function, path.name) == path.name, (path, node.lineno)
+            read = re.search(r"\.(read_text|read_bytes|open)$", function)
+            if call in ours or re.match(r"(Image|os|super\(\))\.open\(", call):
+                continue
+            if read and not re.search(r"\.open\(('[wa]b?'|mode)", call):
+                assert function.startswith("regular("), (path, node.lineno)
+            if function in loads:
+                assert ast.unparse(node.args[0]).startswith("regular("), (path, node.lineno)
+
+
 def test_the_command_alone_prints() -> None:
     """Everything else speaks by `logging`."""
     for path in MODULES:

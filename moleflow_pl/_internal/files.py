@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import IO, Any
 
 from moleflow_pl.errors import DataError, OutputError
@@ -39,6 +40,21 @@ def writing(path: Path | str) -> Iterator[None]:
             f"cannot write {path}: {error.strerror or error}; {remedy}. Files saved before are "
             "complete: resume a fit from them with --ckpt_path <run>/last.ckpt"
         ) from error
+
+
+def regular(path: Path | str) -> Path:
+    """A path to read from, if a regular file is there: the one place where this is asked.
+
+    A pipe would be waited for, and a device may have no end.
+
+    Raises:
+        OSError: there is nothing, or something else; its `strerror` says what.
+    """
+    mode = os.stat(path).st_mode
+    if not S_ISREG(mode):
+        kind = "a folder" if S_ISDIR(mode) else "a pipe or a device"
+        raise OSError(errno.EINVAL, f"not a file but {kind}", str(path))
+    return Path(path)
 
 
 def token() -> str:
@@ -100,7 +116,7 @@ def read_json(path: Path) -> dict[str, Any]:
         DataError: it is gone or damaged.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(regular(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no JSON"
         raise DataError(f"{path} is damaged: {reason}") from error

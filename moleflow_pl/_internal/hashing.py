@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import struct
@@ -11,11 +10,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
-from stat import S_ISREG
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from moleflow_pl._internal.files import regular
 
 BLOCK = 2**22  # bytes of a tensor that are hashed at a time
 STEP = 2 * 10**9  # ns; no disk tells times less exactly
@@ -113,8 +113,6 @@ def file_hashes(paths: Iterable[Path]) -> list[str]:
 def file_hash(path: Path) -> str:
     """SHA-256 over the bytes of a file, as `file_hashes`."""
     stat = path.stat()
-    if not S_ISREG(stat.st_mode):  # a pipe would be waited for
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
     # disks tell times in steps: a file that has just changed may change again within one
     settled = time.time_ns() - stat.st_mtime_ns > STEP
     read = _read_once if settled else _read_once.__wrapped__
@@ -123,5 +121,5 @@ def file_hash(path: Path) -> str:
 
 @lru_cache(maxsize=2**17)
 def _read_once(path: Path, size: int, modified: int) -> str:
-    with path.open("rb") as file:
+    with regular(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

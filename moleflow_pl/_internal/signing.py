@@ -9,9 +9,9 @@ import hmac
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
+from moleflow_pl._internal.files import regular
 from moleflow_pl.errors import CheckpointError, ConfigError
 
 KEY_FILE = "MOLEFLOW_KEY_FILE"  # variables of the environment
@@ -31,7 +31,7 @@ def read_key() -> bytes | None:
     if not path:
         return None
     try:
-        key = Path(path).read_bytes().strip()
+        key = regular(path).read_bytes().strip()
     except OSError as error:
         raise ConfigError(f"cannot read the key file {path}: {error.strerror}") from error
     if len(key) < SHORTEST_KEY:

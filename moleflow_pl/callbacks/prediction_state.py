@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moleflow_pl._internal.files import read_json, write_text
+from moleflow_pl._internal.files import read_json, regular, write_text
 from moleflow_pl._internal.hashing import file_hash
 from moleflow_pl._internal.schema import stamp
 from moleflow_pl.checkpoints.io import plain
@@ -132,7 +132,7 @@ def rows_of(path: Path) -> list[list[str]]:
     if not path.is_file():
         return []
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with regular(path).open(newline="", encoding="utf-8") as file:
             header, *rows = csv.reader(file)
     except (ValueError, csv.Error) as error:
         raise DataError(f"{path} is damaged: {error}") from error

@@ -7,6 +7,7 @@ that is not touched stays equal bit for bit.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -23,6 +24,7 @@ from moleflow_pl.checkpoints.schema import (
     CONTAINERS_KEY,
     STATE_KEY,
     differences,
+    run_arguments,
     shorten,
 )
 from moleflow_pl.errors import CheckpointError, ConfigError
@@ -48,18 +50,26 @@ def learned_schedule(checkpoint: Checkpoint) -> TaskSchedule:
 
 def task_of(checkpoint: Checkpoint, key: str) -> int | None:
     """The task a tensor belongs to; None for the base."""
-    for container in checkpoint[STATE_KEY][CONTAINERS_KEY]:
-        found = re.match(rf"{re.escape(container)}\.(\d+)(\.|$)", key)
-        if found:
-            return int(found[1])
-    return None
+    parts, place = split_at_task(checkpoint, key)
+    return None if place is None else int(parts[place])
 
 
 def renamed(checkpoint: Checkpoint, key: str, task: int | str) -> str:
     """Name of a task's tensor for another task, or for a file."""
-    for container in checkpoint[STATE_KEY][CONTAINERS_KEY]:
-        key = re.sub(rf"^{re.escape(container)}\.(\d+|\*)(?=\.|$)", f"{container}.{task}", key)
-    return key
+    parts, place = split_at_task(checkpoint, key)
+    if place is not None:
+        parts[place] = str(task)
+    return ".".join(parts)
+
+
+def split_at_task(checkpoint: Checkpoint, key: str) -> tuple[list[str], int | None]:
+    """The parts of a tensor's name, and which of them is the task; None for the base."""
+    containers, parts = set(checkpoint[STATE_KEY][CONTAINERS_KEY]), key.split(".")
+    for place, part in enumerate(parts):
+        number = part.isdecimal() or part == PLACEHOLDER
+        if number and ".".join(parts[:place]) in containers:
+            return parts, place
+    return parts, None
 
 
 def base_hash(checkpoint: Checkpoint) -> str:
@@ -253,8 +263,9 @@ def require_new_products(schedule: TaskSchedule, products: list[str]) -> None:
     Raises:
         ConfigError: one is known or repeated.
     """
-    known = [product for task in schedule.tasks for product in task.products]
-    taken = [one for one in products if one in known or products.count(one) > 1]
+    known = Counter(product for task in schedule.tasks for product in task.products)
+    known.update(products)
+    taken = [one for one in dict.fromkeys(products) if known[one] > 1]
     if taken:
         raise ConfigError(f"the model knows {taken} already: remove or rename it first")
 
@@ -270,7 +281,7 @@ def set_schedule(checkpoint: Checkpoint, schedule: TaskSchedule) -> None:
     progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]
     for counts in (progress["total"], progress["current"]):
         counts.update({key: count + more for key, count in counts.items()})
-    config = yaml.safe_load(checkpoint.get(CONFIG_KEY) or "{}")
+    config = run_arguments(checkpoint)
     if "data" in config:
         groups = [task.products for task in schedule.tasks]
         config["data"]["tasks"] = [one[0] if len(one) == 1 else one for one in groups]

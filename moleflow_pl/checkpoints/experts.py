@@ -13,16 +13,18 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from moleflow_pl._internal.files import replacing
+from moleflow_pl._internal.files import regular, replacing
 from moleflow_pl._internal.hashing import content_hash
 from moleflow_pl._internal.schema import SEAL, require_schema, require_seal, stamp, validate
 from moleflow_pl._internal.signing import SIGNATURE, require_signature, sign
+from moleflow_pl._internal.torch_files import MOST_PLAIN
 from moleflow_pl.checkpoints.schema import one_line, require_finite, validate_tasks
 from moleflow_pl.errors import CheckpointError, MoLEFlowError, raise_if_out_of_memory
 from moleflow_pl.tasks.schedule import Task, TaskSchedule
 
 PLACEHOLDER = "*"  # in place of the task's number in an expert file
 LONGEST_NUMBER = 10  # digits
+HEADER = 8  # bytes at the start that say how long the text is
 TASK_LISTS = ("experts", "prototypes")  # of task numbers, in a checkpoint's state
 
 
@@ -85,6 +87,7 @@ class Expert:
                 it does not hold what was written.
         """
         try:
+            require_short_header(path)
             with safe_open(path, framework="pt") as file:
                 text = file.metadata() or {}
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
@@ -103,6 +106,19 @@ class Expert:
             raise_if_out_of_memory(error)
             raise CheckpointError(f"{name} cannot be used: {one_line(error)}") from error
         return cls(tensors, task, base=text.get("base_sha256", ""), **facts)
+
+
+def require_short_header(path: Path) -> None:
+    """Refuse a file whose text is longer than an expert's, before it is unpacked.
+
+    Raises:
+        CheckpointError: it is.
+        OSError: the file cannot be read.
+    """
+    with regular(path).open("rb") as file:
+        length = int.from_bytes(file.read(HEADER), "little")
+    if length > MOST_PLAIN:
+        raise CheckpointError(f"its header has {length} bytes, of {MOST_PLAIN} at most")
 
 
 @contextmanager

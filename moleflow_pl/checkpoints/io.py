@@ -18,6 +18,7 @@ from moleflow_pl._internal.files import replacing
 from moleflow_pl._internal.hashing import content_hash
 from moleflow_pl._internal.schema import SEAL, require_seal
 from moleflow_pl._internal.signing import SIGNATURE, require_signature, sign
+from moleflow_pl._internal.torch_files import load_plain, require_plain, require_stored
 from moleflow_pl.checkpoints.run_folder import LAST, TASKS
 from moleflow_pl.checkpoints.schema import (
     STATE_KEY,
@@ -41,7 +42,7 @@ def read_checkpoint(path: Path, mmap: bool = True) -> dict[str, Any]:
         CheckpointError: there is no such file, or it is no checkpoint of this project; the message
             offers the one before it in the same run.
     """
-    if not path.is_file():
+    if path.is_dir() or not path.exists():
         hint = offer(path) or ": a run keeps its own as RUN/last.ckpt and RUN/tasks/*.ckpt"
         raise CheckpointError(f"no checkpoint at {path}{hint}")
     try:
@@ -125,11 +126,6 @@ def verify(file: Any) -> None:
     file.seek(start)
 
 
-def load_plain(path: Any, mmap: bool = True) -> Any:
-    """What a file written by torch holds, if that is plain data; no code of it runs."""
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-
-
 def earlier(path: Path) -> Path | None:
     """The newest checkpoint of the same run that comes before one and can be read."""
     folder = path.parent if path.parent.name == TASKS else path.parent / TASKS
@@ -163,7 +159,10 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
     validate_checkpoint(checkpoint)
     require_finite(checkpoint["state_dict"])
     buffer = io.BytesIO()  # torch's own writer hides what went wrong with the disk
-    torch.save(with_seal(checkpoint), buffer)
+    sealed = with_seal(checkpoint)
+    torch.save(sealed, buffer)
+    require_stored(buffer)
+    require_plain(sealed, buffer.getbuffer().nbytes)
     with replacing(path, "wb") as file:
         file.write(buffer.getbuffer())
 

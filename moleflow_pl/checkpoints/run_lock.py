@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from moleflow_pl._internal.files import write_text, writing
+from moleflow_pl._internal.files import regular, write_text, writing
 from moleflow_pl.checkpoints.run_folder import HOLDER, LOCK
 from moleflow_pl.errors import OutputError
 
@@ -80,7 +80,7 @@ class RunLock:
     def holder(self) -> str:
         """Who wrote that it holds the lock, in words."""
         try:
-            note = json.loads((self.folder / HOLDER).read_text(encoding="utf-8"))
+            note = json.loads(regular(self.folder / HOLDER).read_text(encoding="utf-8"))
             return f"process {note['process']} on {note['host']} since {note['started']}"
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return "another process"

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from typing import Any, TypedDict
 
+import yaml
 from torch import Tensor, nn
 
 from moleflow_pl._internal.names import is_file_name
+from moleflow_pl._internal.plain_yaml import load_yaml
 from moleflow_pl._internal.schema import SEAL, validate
 from moleflow_pl._internal.signing import SIGNATURE
 from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.metrics.decisions import ProductDecisions
 from moleflow_pl.metrics.names import METRICS
 from moleflow_pl.tasks.calibration import Calibration
-from moleflow_pl.tasks.schedule import Task
+from moleflow_pl.tasks.schedule import MOST_PRODUCTS, Task
 
 STATE_KEY = "moleflow"
 CONFIG_KEY = "moleflow_config"
 CONTAINERS_KEY = "per_task"
+GROUPS = ("model", "data", "schedule", "trainer", "evaluation")  # of arguments that are read
+MOST_CONTAINERS = 4096
+LONGEST_NAME = 500  # of a tensor
 Values = list[float | None]  # one a task
 
 
@@ -89,6 +95,8 @@ def validate_contents(checkpoint: Mapping[str, Any]) -> None:
     validate(checkpoint.get(CONFIG_KEY, ""), str, CONFIG_KEY)
     weights = checkpoint.get("state_dict")
     validate(weights, dict[str, Tensor], "state_dict")
+    require_few(state[CONTAINERS_KEY], MOST_CONTAINERS, "kinds of tensors for each task")
+    require_few(max(weights or {}, key=len, default=""), LONGEST_NAME, "letters in a tensor's name")
     validate(checkpoint.get("epoch", 0), int, "epoch")
     validate_counts(checkpoint.get("loops", {}), "loops")
     validate_tasks(state["tasks"])
@@ -96,7 +104,9 @@ def validate_contents(checkpoint: Mapping[str, Any]) -> None:
     for key in ("experts", "prototypes"):
         numbers = state[key]
         if numbers != sorted(set(numbers) & set(range(len(state["tasks"])))):
-            raise CheckpointError(f"{key} {numbers} do not fit {len(state['tasks'])} tasks")
+            raise CheckpointError(
+                f"{key} {shorten(str(numbers))} do not fit {len(state['tasks'])} tasks"
+            )
         if not set(learned) <= set(numbers):
             raise CheckpointError(f"tasks {learned} are learned, but {key} has only {numbers}")
     with_tensors = tasks_of(weights or {}, state[CONTAINERS_KEY])
@@ -104,6 +114,33 @@ def validate_contents(checkpoint: Mapping[str, Any]) -> None:
         raise CheckpointError(
             f"experts {state['experts']} are listed, but only {sorted(with_tensors)} have tensors"
         )
+
+
+def require_few(items: Collection[Any], most: int, what: str) -> None:
+    """Refuse more of something than a model has: what works through them would not end.
+
+    Raises:
+        CheckpointError: there are more.
+    """
+    if len(items) > most:
+        raise CheckpointError(f"it has {len(items)} {what}, of {most} at most")
+
+
+def run_arguments(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of the run that wrote a checkpoint, by group; empty where it has none.
+
+    Raises:
+        CheckpointError: what it has is none.
+    """
+    try:
+        arguments = load_yaml(checkpoint.get(CONFIG_KEY) or "{}")
+        validate(arguments, dict[str, Any], "all")
+        for group in set(GROUPS) & set(arguments):
+            validate(arguments[group], dict[str, Any], group)
+    except (yaml.YAMLError, ValueError) as error:
+        reason = one_line(error)
+        raise CheckpointError(f"the checkpoint holds no arguments of a run: {reason}") from error
+    return arguments
 
 
 def validate_counts(counts: Any, where: str) -> None:
@@ -143,7 +180,8 @@ def validate_tasks(tasks: Any) -> None:
     """
     validate(tasks, list[Task], "tasks")
     names = list(chain.from_iterable(task["products"] for task in tasks))
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    require_few(names, MOST_PRODUCTS, "products")
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
         raise CheckpointError(f"tasks name {repeated} more than once")
     for i, task in enumerate(tasks):
@@ -297,7 +335,8 @@ def shorten(text: str, longest: int = 300) -> str:
 
 def one_line(error: BaseException) -> str:
     """What an error says, in one short line; its class where it says nothing."""
-    return shorten(" ".join(str(error).split()) or type(error).__name__)
+    told = (isinstance(error, OSError) and error.strerror) or str(error)
+    return shorten(" ".join(told.split()) or type(error).__name__)
 
 
 def task_containers(module: nn.Module) -> list[str]:

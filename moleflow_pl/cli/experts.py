@@ -201,14 +201,14 @@ def plan_update(
 
 def can_resume(folder: Path, fit_options: Sequence[str]) -> bool:
     """Return whether a stopped update in `folder` had these options; move any other aside."""
-    from moleflow_pl._internal.files import write_text
+    from moleflow_pl._internal.files import regular, write_text
     from moleflow_pl._internal.schema import stamp
     from moleflow_pl.checkpoints.run_folder import LAST, move_aside
 
     state = {**stamp(), "options": list(fit_options)}
     file, text = folder / OPTIONS_FILE, json.dumps(state)
     # as bytes: a damaged file may be no text, and has other options in any case
-    if file.is_file() and file.read_bytes() == text.encode():
+    if file.is_file() and regular(file).read_bytes() == text.encode():
         return (folder / LAST).exists()
     if folder.exists():
         aside = move_aside(folder)

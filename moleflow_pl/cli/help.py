@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from moleflow_pl._internal.files import regular
 from moleflow_pl.cli.presets import preset_names
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +55,8 @@ Learn products one after another, evaluate after each, and write RUN/report.
 
   --config NAME|FILE            a preset, or options in a YAML file; may be given more than once.
 {presets}
+  --safe-config                 a FILE builds any class that it names: allow those of torch,
+                                torchvision, lightning and moleflow_pl alone
   --ckpt_path FILE              resume from a checkpoint, which holds its run's options
   --data.root FOLDER            the images; --data.layout tells how they are arranged
   --data.tasks '[a, [b, c]]'    products in the order of learning; an inner list is one task
@@ -167,7 +170,7 @@ def source(module: str) -> list[ast.stmt]:
     """Return the statements of a module of the package, without importing it."""
     path = ROOT.joinpath(*module.split("."))
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    return ast.parse(file.read_text(encoding="utf-8")).body
+    return ast.parse(regular(file).read_text(encoding="utf-8")).body
 
 
 def as_yaml(default: ast.expr, body: Sequence[ast.stmt] = ()) -> str:

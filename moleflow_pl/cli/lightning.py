@@ -37,9 +37,10 @@ from moleflow_pl.checkpoints.run_folder import LAST, RunFolder
 from moleflow_pl.checkpoints.run_lock import RunLock
 from moleflow_pl.cli import presets
 from moleflow_pl.cli.arguments import expand_product, option, without
+from moleflow_pl.cli.config_values import SAFE_OPTION, ConfigValues
 from moleflow_pl.cli.stopping import stopped_by
 from moleflow_pl.cli.stored_arguments import stored_config
-from moleflow_pl.cli.yaml_names import load_yaml, quote_tasks
+from moleflow_pl.cli.yaml_names import quote_tasks
 from moleflow_pl.errors import CheckpointError, ConfigError, StoppedError
 from moleflow_pl.tasks.schedule import TaskSchedule
 
@@ -67,9 +68,6 @@ IGNORED_MESSAGES = re.compile(r"\s*Detected KeyboardInterrupt|(\[rank: \d+\] )?R
 DESCRIPTION = "Learn to inspect one product after another, and inspect images with the result."
 
 
-set_loader("yaml", load_yaml, exceptions=(yaml.YAMLError,))
-
-
 class MoLEFlowCLI(CheckpointFirstCLI):
     """LightningCLI for the one model and the one data module, with the run folder looked after."""
 
@@ -80,6 +78,9 @@ class MoLEFlowCLI(CheckpointFirstCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         args = sys.argv[1:] if args is None else args
+        values = ConfigValues(safe=SAFE_OPTION in args)
+        set_loader("yaml", values.load, exceptions=(yaml.YAMLError,))
+        args = [word for word in args if word != SAFE_OPTION]
         args = presets.resolve(expand_product(quote_tasks(args)))
         path = option(args, "--ckpt_path")
         self.missing: Path | None = None
@@ -90,7 +91,9 @@ class MoLEFlowCLI(CheckpointFirstCLI):
             else:
                 self.content = read_checkpoint(Path(path), mmap=False)
                 args[1:1] = ["--config", stored_config(Path(path), self.content, args[0])]
-        self.config = parser.parse_args(args)
+        with values.checked(args):
+            self.config = parser.parse_args(args)
+            values.check_parsed(self.config.as_dict())
 
     def before_instantiate_classes(self) -> None:
         trainer = self._get(self.config, "trainer")

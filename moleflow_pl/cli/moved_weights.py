@@ -39,7 +39,7 @@ def save_place(path: Path, weights: str) -> None:
     from moleflow_pl.checkpoints.io import read_checkpoint, write_checkpoint
     from moleflow_pl.checkpoints.run_folder import RunFolder
     from moleflow_pl.checkpoints.run_lock import locked_for
-    from moleflow_pl.checkpoints.schema import CONFIG_KEY
+    from moleflow_pl.checkpoints.schema import CONFIG_KEY, run_arguments
     from moleflow_pl.features.backbone import PRETRAINED, RANDOM, weights_file
     from moleflow_pl.model.restore import HYPER_PARAMETERS
 
@@ -48,7 +48,7 @@ def save_place(path: Path, weights: str) -> None:
     with locked_for(path, RunFolder.of(path).root):
         checkpoint = read_checkpoint(path)
         checkpoint[HYPER_PARAMETERS]["backbone_weights"] = weights
-        config = yaml.safe_load(checkpoint.get(CONFIG_KEY) or "{}")
+        config = run_arguments(checkpoint)
         if "model" in config:
             config["model"]["backbone_weights"] = weights
             checkpoint[CONFIG_KEY] = yaml.safe_dump(config, sort_keys=False)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import yaml
 
+from moleflow_pl._internal.files import regular
+from moleflow_pl._internal.plain_yaml import load_yaml
 from moleflow_pl.cli.arguments import replace_values
 from moleflow_pl.errors import ConfigError
 
@@ -66,15 +68,18 @@ def config_path(value: str) -> str:
     matters.
 
     Raises:
-        ConfigError: the file is not UTF-8.
+        ConfigError: the file cannot be read, or is not UTF-8.
     """
     if is_text(value):
         return value
-    path = value if Path(value).is_file() else str(preset_path(value))
+    given = Path(value)
+    path = value if given.exists() and not given.is_dir() else str(preset_path(value))
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = regular(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"--config {value} is not UTF-8: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"cannot read --config {value}: {error.strerror}") from error
     return path if text.isascii() else text
 
 
@@ -84,8 +89,11 @@ def is_text(value: str) -> bool:
     Example:
         >>> is_text("{seed_everything: 1}"), is_text("demo")
         (True, False)
+
+    Raises:
+        ConfigError: it stands for more than a configuration holds.
     """
     try:
-        return isinstance(yaml.safe_load(value), dict)
+        return isinstance(load_yaml(value), dict)
     except yaml.YAMLError:
         return False

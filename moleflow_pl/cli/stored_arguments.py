@@ -10,23 +10,45 @@ from typing import Any
 import yaml
 
 from moleflow_pl.checkpoints.run_folder import RunFolder
-from moleflow_pl.checkpoints.schema import CONFIG_KEY
+from moleflow_pl.checkpoints.schema import run_arguments
+from moleflow_pl.cli.config_values import TRUSTED, home_of
 from moleflow_pl.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
-# what `test`, `validate` and `predict` take over from the run: not the hardware
-CARRIED = ("seed_everything", "model", "data", "evaluation")
-RESUMED = (*CARRIED, "schedule", "trainer")
-# arguments of the trainer that name a class to import or a place to write to
-BUILT = ("callbacks", "logger", "profiler", "plugins", "model_registry", "default_root_dir")
+# what `test`, `validate` and `predict` take over from the run: the model, which images there are
+# and how they are measured; not what the machine has to do. None stands for a group's every value
+IMAGES = ("root", "tasks", "layout", "image_size", "val_fraction", "check_files", "on_error")
+CARRIED: dict[str, tuple[str, ...] | None] = {"model": None, "data": IMAGES, "evaluation": None}
+# a fit goes on to the same result: with all that decides it
+TRAINING = (
+    "accelerator", "precision", "gradient_clip_val", "gradient_clip_algorithm", "deterministic",
+    "benchmark", "accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval",
+    "log_every_n_steps", "limit_train_batches", "limit_val_batches", "limit_test_batches",
+    "overfit_batches", "sync_batchnorm",
+)  # fmt: skip
+RESUMED = {
+    **CARRIED,
+    "data": (*IMAGES, "batch_size", "cache_features", "feature_memory_gb"),
+    "schedule": None,
+    "trainer": TRAINING,
+}
+# of the machine it ran on; a fit without them may give another result
+MACHINE = {"devices": (1, "auto"), "num_nodes": (1,), "strategy": ("auto",)}
+# arguments that name a class to import or a place to write to
+BUILT = {
+    "data": ("feature_store", "augmentation"),
+    "trainer": ("callbacks", "logger", "profiler", "plugins", "model_registry", "strategy"),
+}
 OPTIMIZERS = ("torch.optim.", "moleflow_pl.module.")
+SEED = "seed_everything"
 
 
 def stored_config(checkpoint: Path, content: Mapping[str, Any], subcommand: str) -> str:
     """The arguments that a command takes over from a checkpoint, as YAML.
 
-    None of them names a class of anyone else; the run folder is the one the file lies in.
+    They are on a short list, and none of them names a class of anyone else; the run folder is the
+    one the file lies in.
 
     Args:
         checkpoint: The file.
@@ -36,45 +58,49 @@ def stored_config(checkpoint: Path, content: Mapping[str, Any], subcommand: str)
     Raises:
         CheckpointError: its arguments cannot be read.
     """
-    text = content.get(CONFIG_KEY) or "{}"
     try:
-        config = yaml.safe_load(text)
-        if not isinstance(config, dict):
-            raise TypeError("no mapping")
-        kept = RESUMED if subcommand == "fit" else CARRIED
-        taken = {key: config[key] for key in kept if key in config}
-        parts = {k: dict(v) for k, v in taken.items() if k != "seed_everything"}
-    except (yaml.YAMLError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{checkpoint} holds no arguments of a run: {error}") from error
-    taken |= {key: without_classes(key, part) for key, part in parts.items()}
-    taken.setdefault("trainer", {})["default_root_dir"] = str(RunFolder.of(checkpoint).root)
-    return yaml.safe_dump(taken)
+        stored = run_arguments(content)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint} cannot be used: {error}") from error
+    groups = RESUMED if subcommand == "fit" else CARRIED
+    parts = {key: listed(key, names, stored[key]) for key, names in groups.items() if key in stored}
+    seed = {SEED: stored[SEED]} if isinstance(stored.get(SEED), (int, bool)) else {}
+    place = {"default_root_dir": str(RunFolder.of(checkpoint).root)}
+    return yaml.safe_dump({**seed, **parts, "trainer": {**parts.get("trainer", {}), **place}})
 
 
-def without_classes(part: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a group that are plain values, and an optimizer of torch's.
+def listed(part: str, names: tuple[str, ...] | None, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a group that are on its list and plain, and warn of what matters.
 
     Example:
-        >>> without_classes("trainer", {"precision": "32-true", "logger": None})
+        >>> listed("trainer", ("precision",), {"precision": "32-true", "devices": 1})
         {'precision': '32-true'}
     """
-    kept = {key: value for key, value in values.items() if is_plain(part, key, value)}
-    left = [f"{part}.{key}" for key in values if key not in kept and values[key] is not None]
-    left = [name for name in left if name != "trainer.default_root_dir"]
-    if left:
+    wanted = {key: value for key, value in values.items() if names is None or key in names}
+    kept = {key: value for key, value in wanted.items() if is_plain(part, key, value)}
+    code = [f"{part}.{key}" for key in values if is_missed(part, key, values[key], wanted)]
+    if code:
         logger.warning(
-            f"ignored arguments of the checkpoint: {', '.join(left)}. They name code or a place to "
-            "write to, and a file may come from anyone. Set them again if you trust them"
+            f"ignored arguments of the checkpoint: {', '.join(code)}. They name code, a place to "
+            "write to or another machine, and a file may come from anyone. Set them again if you "
+            "trust them"
         )
     return kept
+
+
+def is_missed(part: str, key: str, value: Any, wanted: Mapping[str, Any]) -> bool:
+    """Return whether an argument that is left out may have decided what the run came to."""
+    if value is None:
+        return False
+    if part == "trainer" and key in MACHINE:
+        return value not in MACHINE[key]
+    return key in BUILT.get(part, ()) or (key in wanted and not is_plain(part, key, value))
 
 
 def is_plain(part: str, key: str, value: Any) -> bool:
     """Return whether an argument is a value, and names neither code nor a place to write to."""
     if (part, key) == ("model", "optimizer"):
-        path = value.get("class_path") if isinstance(value, dict) else value
-        return str(path).startswith(OPTIMIZERS)
-    if (part == "trainer" and key in BUILT) or (part, key) == ("data", "feature_store"):
-        return False
+        path = str(value.get("class_path") if isinstance(value, dict) else value)
+        return path.startswith(OPTIMIZERS) and home_of(path) in TRUSTED
     items = value if isinstance(value, list) else [value]
     return not any(isinstance(item, dict) for item in items)

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from moleflow_pl._internal import plain_yaml
 from moleflow_pl.cli.arguments import replace_values
 
 TASKS = "tasks"
@@ -16,7 +17,7 @@ STRING = "tag:yaml.org,2002:str"
 FLOAT = "tag:yaml.org,2002:float"
 
 
-class Loader(yaml.SafeLoader):
+class Loader(plain_yaml.Loader):
     """Safe YAML that also reads `1e-4` as a number, which YAML 1.1 does not."""
 
 
@@ -67,7 +68,7 @@ def quote_tasks(args: Sequence[str]) -> list[str]:
 def quote_list(text: str) -> str:
     """Quote every name of a YAML list; return any other text unchanged."""
     try:
-        value = yaml.load(text, Loader=yaml.BaseLoader)  # reads every scalar as text
+        value = yaml.load(text, Loader=plain_yaml.TextLoader)
     except yaml.YAMLError:
         return text
     return json.dumps(value) if isinstance(value, list) else text

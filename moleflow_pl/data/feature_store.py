@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from moleflow_pl._internal.distributed import gather, is_first, rank_and_world, wait_for_all
-from moleflow_pl._internal.files import write_text, writing
+from moleflow_pl._internal.files import regular, write_text, writing
 from moleflow_pl._internal.hashing import content_hash, file_hashes
 from moleflow_pl._internal.schema import SEAL, require_schema, require_seal, stamp
 from moleflow_pl.data.datasets import ImageDataset
@@ -73,7 +73,7 @@ class FeatureStore:
         if any(gather(not is_usable(path, shape))):  # gathered: all have looked before one writes
             self._fill(path, extractor, loader, title)
         # copy-on-write: torch requires writable memory, though nothing writes to it
-        features = torch.from_numpy(np.load(path, mmap_mode="c"))
+        features = torch.from_numpy(np.load(regular(path), mmap_mode="c"))
         return features.clone() if size <= self.memory_limit else features
 
     def _fill(self, path: Path, extractor: PatchExtractor, loader: DataLoader, title: str) -> None:
@@ -121,7 +121,7 @@ def describe(path: Path) -> None:
 def contents_of(path: Path) -> list[Any]:
     """What a feature file says: the hash of its inputs, which is its name, and its numbers."""
     # no other kind of file: np.load opens archives too
-    return [path.stem, torch.from_numpy(np.lib.format.open_memmap(path, mode="c"))]
+    return [path.stem, torch.from_numpy(np.lib.format.open_memmap(regular(path), mode="c"))]
 
 
 def is_usable(path: Path, shape: tuple[int, ...]) -> bool:
@@ -134,7 +134,7 @@ def is_usable(path: Path, shape: tuple[int, ...]) -> bool:
     if not path.exists():
         return False
     try:
-        description = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        description = json.loads(regular(path.with_suffix(".json")).read_text(encoding="utf-8"))
         require_schema(description, "its description")
         contents = contents_of(path)
         numbers: Tensor = contents[1]

@@ -16,6 +16,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from moleflow_pl._internal.files import regular
 from moleflow_pl._internal.printable import printable
 from moleflow_pl.errors import DataError
 
@@ -53,10 +54,7 @@ class ImageFile:
             DataError: it cannot be read, is empty or no file, or changed meanwhile.
         """
         with naming(path):
-            if path.exists() and not path.is_file():
-                kind = "a folder" if path.is_dir() else "a pipe or a device"
-                raise ValueError(f"not a file but {kind}")  # reading a pipe would block
-            with path.open("rb") as file:
+            with regular(path).open("rb") as file:
                 before = os.fstat(file.fileno())
                 content = file.read()
                 after = os.fstat(file.fileno())

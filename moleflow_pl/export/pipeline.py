@@ -10,13 +10,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from moleflow_pl._internal.files import writing
 from moleflow_pl._internal.validation import require_number
 from moleflow_pl.checkpoints.io import read_checkpoint
-from moleflow_pl.checkpoints.schema import CONFIG_KEY
+from moleflow_pl.checkpoints.schema import run_arguments
 from moleflow_pl.data.images import read_image
 from moleflow_pl.data.layouts.registry import LAYOUTS
 from moleflow_pl.data.predict_dataset import find_files
@@ -63,7 +62,7 @@ def export_checkpoint(
     model = inspector_of(content, checkpoint, **overrides)
     model.schedule.require_learned()
     model.extractor.precision = "float32"  # as in the file
-    config = yaml.safe_load(content.get(CONFIG_KEY) or "{}") or {}
+    config = run_arguments(content)
     tasks = None if product is None else [task_of(model, product)]
     evaluation = config.get("evaluation", {})
     options = {name: evaluation[name] for name in MAP_OPTIONS if name in evaluation}

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from moleflow_pl._internal.files import write_text
+from moleflow_pl._internal.files import regular, write_text
 from moleflow_pl._internal.hashing import file_hash
 from moleflow_pl._internal.schema import stamp
 from moleflow_pl.errors import ExportError
@@ -139,7 +139,7 @@ def require_sums(path: Path) -> None:
         ExportError: one is not as it was written, or there are no sums.
     """
     try:
-        lines = sums_of(path).read_text(encoding="utf-8").splitlines()
+        lines = regular(sums_of(path)).read_text(encoding="utf-8").splitlines()
         sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
         wrong = [name for name in sums if file_hash(path.with_name(name)) != sums[name]]
     except (OSError, ValueError) as error:
@@ -156,7 +156,7 @@ def open_file(path: Path, kind: Format) -> Runner:
     """
     require_sums(path)
     if kind == "torch":
-        module = torch.export.load(path).module()
+        module = torch.export.load(regular(path)).module()
 
         def run_torch(images: Tensor) -> Answers:
             with torch.no_grad():
@@ -165,7 +165,7 @@ def open_file(path: Path, kind: Format) -> Runner:
         return run_torch
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(regular(path), providers=["CPUExecutionProvider"])
 
     def run_onnx(images: Tensor) -> Answers:
         outputs = session.run(list(OUTPUTS), {"image": images.numpy()})

@@ -13,7 +13,9 @@ import timm
 import torch
 from torch import nn
 
+from moleflow_pl._internal.files import regular
 from moleflow_pl._internal.hashing import content_hash
+from moleflow_pl._internal.torch_files import load_weights
 from moleflow_pl.errors import ConfigError
 
 PRETRAINED = "pretrained"
@@ -52,7 +54,7 @@ def load_backbone(name: str, weights: str, size: tuple[int, int]) -> Any:
     else:
         if path is not None and path.suffix != ".safetensors":
             # some versions of timm run the code that a pickle holds; this refuses such a file
-            torch.load(path, map_location="cpu", weights_only=True)
+            load_weights(path)
         # timm's own loader renames and resamples (position embeddings to another grid) as needed
         source = {} if path is None else {"pretrained_cfg_overlay": {"file": str(path)}}
         model = timm.create_model(name, pretrained=True, **source, **options)
@@ -88,12 +90,15 @@ def weights_file(weights: str) -> Path:
     """
     if not weights.startswith(PACKAGE):
         path = Path(weights).expanduser()
-        if not path.is_file():
+        if path.is_dir() or not path.exists():
             raise ConfigError(
                 f"no weights at {path}: give a .safetensors or .pth file, {PACKAGE}NAME, "
                 f"or {PRETRAINED!r} to download timm's, {HOW}"
             )
-        return path
+        try:
+            return regular(path)
+        except OSError as error:
+            raise ConfigError(f"cannot read the weights {path}: {error.strerror}") from error
     package = weights.removeprefix(PACKAGE)
     # located, not imported: the name may come from a checkpoint that someone else wrote
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
@@ -119,7 +124,7 @@ def load_in_order(model: nn.Module, path: Path) -> None:
     Raises:
         ConfigError: the file has too few tensors, or shapes differ.
     """
-    source = list(torch.load(path, map_location="cpu", weights_only=True).values())
+    source = list(load_weights(path).values())
     target = model.state_dict()
     pairs = list(zip(target.values(), source, strict=False))
     if len(source) < len(target) or any(a.shape != b.shape for a, b in pairs):

@@ -64,7 +64,7 @@ class Predictor:
         """
         path = Path(path).expanduser()
         file = path / "last.ckpt" if path.is_dir() else path
-        if not file.is_file():
+        if not file.exists():
             raise CheckpointError(f"no checkpoint at {file}: give a run folder or a .ckpt file")
         moved = {} if backbone_weights is None else {"backbone_weights": str(backbone_weights)}
         return cls(load_inspector(file, device, **moved), product)

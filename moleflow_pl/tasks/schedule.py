@@ -14,6 +14,7 @@ from moleflow_pl.tasks.calibration import Calibration, check_rate
 logger = logging.getLogger(__name__)
 
 GROUP_JOINT = "+"
+MOST_PRODUCTS = 4096  # of a model
 
 
 def lr_factor(epoch: int, epochs: int, warmup: int = 0, final: float = 0.01) -> float:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from moleflow_pl._internal.files import read_json, replacing, write_text, writing
+from moleflow_pl._internal.files import read_json, regular, replacing, write_text, writing
 from moleflow_pl.errors import DataError, OutputError
 
 
@@ -70,3 +70,19 @@ def test_a_damaged_json_file_is_named_in_one_sentence(
     with pytest.raises(DataError, match="a.json is damaged: ") as error:
         read_json(path)
     assert "\n" not in str(error.value)
+
+
+def test_only_a_regular_file_is_read(tmp_path: Path) -> None:
+    write_text(tmp_path / "file", "x")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    assert regular(tmp_path / "link").read_text() == "x"
+    os.mkfifo(tmp_path / "pipe")
+    for path, reason in (
+        (tmp_path, "not a file but a folder"),
+        (tmp_path / "pipe", "not a file but a pipe or a device"),
+        (Path("/dev/zero"), "not a file but a pipe or a device"),
+        (tmp_path / "missing", "No such file"),
+    ):
+        with pytest.raises(OSError, match=reason) as error:
+            regular(path)
+        assert error.value.filename == str(path)

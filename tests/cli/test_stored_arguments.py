@@ -11,11 +11,22 @@ from tests.helpers.checkpoints import bare_checkpoint
 CONFIG = {
     "seed_everything": 3,
     "model": {"lora_rank": 4, "optimizer": "moleflow_pl.module.adamw", "image_score": "tail"},
-    "data": {"tasks": ["a"]},
+    "data": {"tasks": ["a"], "val_fraction": 0.2, "batch_size": 4},
     "schedule": {"epochs_per_task": 5},
     "trainer": {"precision": "32-true", "default_root_dir": "/elsewhere", "logger": None},
+    "evaluation": {"map_size": 64},
     "ckpt_path": "old.ckpt",
 }
+# of one machine, or of one command: another one would wait, stop, or do something else
+IGNORED = {
+    "data": {"num_workers": 1024, "predict_path": "/home"},
+    "trainer": {
+        "fast_dev_run": True, "max_time": "00:00:00:01", "max_steps": 1, "limit_predict_batches": 0,
+        "enable_checkpointing": False, "barebones": True, "default_root_dir": "/etc",
+    },
+    "predictions": {"folder": "/etc"},
+    "optimizer": {"class_path": "some.Class"},
+}  # fmt: skip
 
 
 def stored(folder: Path, config: object, verb: str = "fit") -> dict:
@@ -23,20 +34,52 @@ def stored(folder: Path, config: object, verb: str = "fit") -> dict:
     return yaml.safe_load(stored_config(folder / "last.ckpt", content, verb))
 
 
-def test_a_fit_that_goes_on_takes_over_all_but_the_place(tmp_path: Path) -> None:
+def test_a_fit_that_goes_on_takes_over_what_decides_its_result(tmp_path: Path) -> None:
     assert stored(tmp_path, CONFIG) == {
         "seed_everything": 3,
         "model": CONFIG["model"],
         "data": CONFIG["data"],
         "schedule": CONFIG["schedule"],
+        "evaluation": CONFIG["evaluation"],
         "trainer": {"precision": "32-true", "default_root_dir": str(tmp_path)},
     }
 
 
-def test_other_commands_take_over_no_hardware(tmp_path: Path) -> None:
-    taken = stored(tmp_path, CONFIG, "test")
-    assert taken["trainer"] == {"default_root_dir": str(tmp_path)}
-    assert "schedule" not in taken
+@pytest.mark.parametrize("verb", ["test", "validate", "predict"])
+def test_other_commands_take_over_the_model_and_the_images_alone(verb: str, tmp_path: Path) -> None:
+    assert stored(tmp_path, CONFIG, verb) == {
+        "seed_everything": 3,
+        "model": CONFIG["model"],
+        "data": {"tasks": ["a"], "val_fraction": 0.2},
+        "evaluation": CONFIG["evaluation"],
+        "trainer": {"default_root_dir": str(tmp_path)},
+    }
+
+
+@pytest.mark.parametrize("verb", ["fit", "test", "validate", "predict"])
+def test_what_is_of_one_machine_or_one_command_is_ignored_in_silence(
+    verb: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert stored(tmp_path, IGNORED, verb) == {
+        "trainer": {"default_root_dir": str(tmp_path)},
+        "data": {},
+    }
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "usual"),
+    [("devices", 64, 1), ("num_nodes", 8, 1), ("strategy", "ddp", "auto")],
+)
+def test_devices_are_not_taken_over_and_a_fit_says_so(
+    key: str, value: object, usual: object, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for verb, other in (("fit", usual), ("predict", value), ("fit", value)):
+        caplog.clear()
+        taken = stored(tmp_path, {"trainer": {key: other}}, verb)["trainer"]
+        assert set(taken) == {"default_root_dir"}
+        assert len(caplog.messages) == (verb == "fit" and other == value)
+    assert f"ignored arguments of the checkpoint: trainer.{key}. " in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -48,8 +91,10 @@ def test_other_commands_take_over_no_hardware(tmp_path: Path) -> None:
         ("trainer", "profiler", "some.Class"),
         ("trainer", "plugins", ["some.Class"]),
         ("trainer", "strategy", {"class_path": "some.Class"}),
+        ("trainer", "precision", {"class_path": "some.Class"}),
         ("model", "optimizer", {"class_path": "subprocess.Popen", "init_args": {"args": "x"}}),
         ("model", "optimizer", "os.system"),
+        ("model", "optimizer", "torch.optim.optimizer.functools.partial"),
         ("model", "grid", {"class_path": "some.Class"}),
         ("data", "tasks", [{"class_path": "some.Class"}]),
         ("data", "augmentation", {"class_path": "some.Class"}),
@@ -59,12 +104,12 @@ def test_other_commands_take_over_no_hardware(tmp_path: Path) -> None:
 def test_what_names_code_or_a_place_is_left_out_with_a_warning(
     part: str, key: str, value: object, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = {part: {"kept": 1, key: value}}
-    taken = stored(tmp_path, config)
+    other = {"trainer": "accelerator", "model": "smooth", "data": "image_size"}[part]
+    taken = stored(tmp_path, {part: {other: 1, key: value}})
     (warning,) = caplog.messages
     assert re.search(f"{part}.{key}.*may come from anyone", warning)
     assert key not in taken[part]
-    assert taken[part]["kept"] == 1
+    assert taken[part][other] == 1
 
 
 def test_optimizer_of_torch_is_kept(tmp_path: Path) -> None:
@@ -74,10 +119,23 @@ def test_optimizer_of_torch_is_kept(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("config", ["text", [1], {"model": "file.yaml"}, {"trainer": [1]}])
+@pytest.mark.parametrize(
+    "config", ["text", [1], {"model": "file.yaml"}, {"trainer": [1]}, {"data": None}]
+)
 def test_arguments_that_are_none_are_refused(config: object, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="holds no arguments of a run"):
+    with pytest.raises(CheckpointError, match="last.ckpt .* holds no arguments of a run"):
         stored(tmp_path, config)
+
+
+@pytest.mark.parametrize(
+    "text", ["model: " + "[" * 20_000, "a: &a [*a]", f"a: {'x' * 2**20}", "a: [", "\x00"]
+)
+def test_arguments_that_stand_for_too_much_or_are_no_yaml_are_refused(
+    text: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match="last.ckpt .* holds no arguments of a run") as error:
+        stored_config(tmp_path / "last.ckpt", bare_checkpoint(text), "predict")
+    assert "\n" not in str(error.value)
 
 
 def test_yaml_that_would_build_an_object_is_refused(tmp_path: Path) -> None:

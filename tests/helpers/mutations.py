@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from moleflow_pl._internal.hashing import content_hash
+from moleflow_pl._internal.torch_files import load_plain
 from moleflow_pl.checkpoints.expert_edits import add, extract, remove
 from moleflow_pl.checkpoints.experts import Expert
-from moleflow_pl.checkpoints.io import load_plain, read_checkpoint
+from moleflow_pl.checkpoints.io import read_checkpoint
 from moleflow_pl.data.datasets import ImageDataset
 from moleflow_pl.data.feature_store import FeatureStore
 from moleflow_pl.data.layouts.mvtec import MVTecLayout

@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import ClassVar
 
+from moleflow_pl._internal.files import regular
 from moleflow_pl.data.layouts.base import ImageRecord
 from moleflow_pl.data.layouts.registry import LAYOUTS
 from moleflow_pl.errors import DataError
@@ -57,7 +58,7 @@ class ELPVLayout:
             raise DataError(f"no product {product!r} in elpv-dataset: there are {self.products()}")
         rows = [
             line.split()
-            for line in (self.root / "labels.csv").read_text("utf-8").splitlines()
+            for line in regular(self.root / "labels.csv").read_text("utf-8").splitlines()
             if line
         ]
         return [

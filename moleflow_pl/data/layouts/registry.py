@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 from moleflow_pl._internal.names import LONGEST_NAME, check_name
 from moleflow_pl._internal.registry import Registry
 from moleflow_pl.data.layouts.base import Layout
 from moleflow_pl.errors import DataError
-from moleflow_pl.tasks.schedule import GROUP_JOINT
+from moleflow_pl.tasks.schedule import GROUP_JOINT, MOST_PRODUCTS
 
 # builds a layout of the data set in a folder, `data.root`
 LAYOUTS: Registry[Callable[[str | None], Layout]] = Registry("layout")
@@ -18,8 +19,8 @@ def task_groups(tasks: Iterable[str | int | list[str | int]]) -> list[list[str]]
     """Turn a task list into lists of product names, and validate them.
 
     Raises:
-        DataError: no list, no task, an empty group, something that is no name, a product named
-            twice, or an invalid file name.
+        DataError: no list, no task, an empty group, something that is no name, too many products,
+            one named twice, or an invalid file name.
 
     Example:
         >>> task_groups(["leather", ["grid", "tile"]])
@@ -40,7 +41,9 @@ def task_groups(tasks: Iterable[str | int | list[str | int]]) -> list[list[str]]
             f"data.tasks needs at least one product in every task, got {groups}: name the "
             "products, as in --data.tasks '[bottle, cable]'"
         )
-    duplicates = sorted({name for name in names if names.count(name) > 1})
+    if len(names) > MOST_PRODUCTS:
+        raise DataError(f"data.tasks names {len(names)} products, of {MOST_PRODUCTS} at most")
+    duplicates = sorted(name for name, count in Counter(names).items() if count > 1)
     if duplicates:
         raise DataError(
             f"data.tasks names {duplicates} more than once: each product is learned once"

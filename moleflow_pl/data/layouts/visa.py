@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 from typing import ClassVar
 
+from moleflow_pl._internal.files import regular
 from moleflow_pl.data.layouts.base import GOOD, ImageRecord, RootedLayout
 from moleflow_pl.data.layouts.registry import LAYOUTS
 from moleflow_pl.errors import DataError
@@ -34,14 +35,16 @@ VisA itself: https://github.com/amazon-science/spot-diff"""
     def __init__(self, root: str | Path | None) -> None:
         super().__init__(root)
         path = self.root / self.LIST
-        if not path.is_file():
+        if not path.exists():
             raise DataError(f"no list {path}; {self.tree}")
         try:
-            with path.open(newline="", encoding="utf-8-sig") as file:
+            with regular(path).open(newline="", encoding="utf-8-sig") as file:
                 rows = csv.DictReader(file, restval="")
                 if self.COLUMNS - set(rows.fieldnames or ()):
                     raise DataError(f"{path} has the columns {rows.fieldnames}; {self.tree}")
                 self.rows = list(rows)
+        except OSError as error:
+            raise DataError(f"cannot read {path}: {error.strerror}") from error
         except (UnicodeDecodeError, csv.Error) as error:
             raise DataError(f"{path} is damaged or no CSV in UTF-8: {error}") from error
 

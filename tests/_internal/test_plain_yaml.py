@@ -1,0 +1,58 @@
+import pytest
+import yaml
+
+from moleflow_pl._internal.plain_yaml import DEEPEST, LONGEST, MOST_WRITTEN, TextLoader, load_yaml
+from moleflow_pl.errors import ConfigError
+
+DOUBLING = "\n".join(
+    ["a0: &a0 [x, x, x, x, x, x, x, x]"]
+    + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 8)}]" for i in range(1, 9)]
+)
+MERGED = "\n".join(
+    ["a0: &a0 {x: 1}"]
+    + [f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 8)}]}}" for i in range(1, 9)]
+)
+CHAINED = "\n".join(["a0: &a0 [x]"] + [f"a{i}: &a{i} [*a{i - 1}]" for i in range(1, 2 * DEEPEST)])
+HOSTILE = {
+    "doubling anchors": (DOUBLING, "anchors stand for more than"),
+    "merged anchors": (MERGED, "anchors stand for more than"),
+    "one long text again and again": (
+        f"[&a {'x' * 2**16}, {', '.join(['*a'] * (MOST_WRITTEN // 2**16))}]",
+        "anchors stand for more than",
+    ),
+    "chained anchors": (CHAINED, "more than 64 levels"),
+    "brackets": ("[" * 20_000, "more than 64 levels"),
+    "braces": ("{a: " * 20_000, "more than 64 levels"),
+    "dashes": ("- " * 20_000, "more than 64 levels"),
+    "an anchor that holds itself": ("a: &a [*a]", "an anchor that holds itself"),
+    "a mapping that holds itself": ("&a {b: [*a]}", "an anchor that holds itself"),
+    "length": (f"a: {'x' * LONGEST}", "characters, of 524288 at most"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_text_that_stands_for_too_much_is_refused_in_one_sentence(name: str) -> None:
+    text, reason = HOSTILE[name]
+    with pytest.raises(ConfigError, match=reason) as error:
+        load_yaml(text)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 100
+
+
+def test_anchors_of_ordinary_use_are_read() -> None:
+    text = "a: &a {x: 1, y: [2]}\nb: {<<: *a, x: 3}\nc: [*a, *a]"
+    assert load_yaml(text) == yaml.safe_load(text)
+    deep = "[" * (DEEPEST - 1) + "1" + "]" * (DEEPEST - 1)
+    assert load_yaml(deep) == yaml.safe_load(deep)
+    assert load_yaml("") is None
+
+
+def test_scalars_can_be_read_as_text() -> None:
+    assert yaml.load("[01, no, {a: 1.0}]", Loader=TextLoader) == ["01", "no", {"a": "1.0"}]
+    with pytest.raises(ConfigError, match="more than 64 levels"):
+        yaml.load("[" * 200, Loader=TextLoader)
+
+
+def test_a_class_is_not_built() -> None:
+    with pytest.raises(yaml.YAMLError):
+        load_yaml("!!python/object/apply:os.getcwd []")
