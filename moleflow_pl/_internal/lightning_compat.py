@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from fsspec.implementations.local import LocalFileSystem
 from lightning.pytorch import Trainer
-from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 # of `load_from_checkpoint`: build the class itself, import nothing that the file names
@@ -65,6 +65,10 @@ class CheckpointFirstCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Leave the parsed arguments as they are."""
+
+    def verb_parser(self, subcommand: str) -> LightningArgumentParser:
+        """The parser of a subcommand's arguments."""
+        return self._parser(subcommand)
 
     def trainer_arguments(self, subcommand: str) -> dict[str, Any]:
         """Arguments for the trainer's method of a subcommand; a subclass may add to them."""

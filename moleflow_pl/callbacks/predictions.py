@@ -60,7 +60,8 @@ class PredictionWriter(BasePredictionWriter):
             the product's: its middle is the pixel threshold.
         maps: Write raw maps of the images' own sizes, `maps/<image>.npy` or 32-bit `.tiff`.
         boxes: Write boxes around what exceeds the pixel threshold, `boxes.csv`.
-        product: The product that all images show; by default the router decides.
+        product: The product that all images show, `--product` for short; by default the router
+            decides.
         folder: Where all of it goes; by default `predictions` in the run folder.
     """
 

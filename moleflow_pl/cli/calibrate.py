@@ -9,12 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moleflow_pl.cli import moved_weights
+from moleflow_pl.cli.mistakes import VerbParser
+from moleflow_pl.cli.run_argument import CHECKPOINT, SETTINGS
 
 if TYPE_CHECKING:
     from moleflow_pl.tasks.calibration import Threshold
     from moleflow_pl.tasks.schedule import Task, TaskSchedule
 
-EXAMPLE = "example: moleflow calibrate --ckpt_path runs/demo/last.ckpt --false-alarm-rate 0.001"
+EXAMPLE = "example: moleflow calibrate runs/demo --false-alarm-rate 0.001"
+OPTIONS: dict[str, dict[str, Any]] = {
+    CHECKPOINT: SETTINGS,
+    "--false-alarm-rate": {
+        "type": float,
+        "metavar": "RATE",
+        "help": "share of good images that may be called defective, such as 0.001",
+    },
+    "--product": {"metavar": "NAME", "help": "change only this product; default: all"},
+}
 COLUMNS = ("product", "calibration images", "threshold", "target rate", "99 % interval", "")
 CAPTION = (
     "The 99 % confidence interval is that of the true rate. A target below 1 / (images + 1) "
@@ -24,16 +35,7 @@ CAPTION = (
 
 def main(args: Sequence[str]) -> None:
     """Show each product's threshold, or set another false-alarm rate, without training."""
-    parser = argparse.ArgumentParser(
-        prog="moleflow calibrate", description=main.__doc__, epilog=EXAMPLE
-    )
-    parser.add_argument("--ckpt_path", type=Path, required=True, help="the model's checkpoint")
-    parser.add_argument(
-        "--false-alarm-rate", type=float, help="share of good images that may be called defective"
-    )
-    parser.add_argument("--product", help="change only this product; default: all")
-    moved_weights.add_option(parser, saved=True)
-    options = parser.parse_args(args)
+    options = make_parser().parse_args(args)
     # after parsing: torch takes seconds to import
     from moleflow_pl._internal.console import print_table
 
@@ -41,6 +43,20 @@ def main(args: Sequence[str]) -> None:
         moved_weights.save_place(options.ckpt_path, options.backbone_weights)
     schedule = calibrate(options.ckpt_path, options.false_alarm_rate, options.product)
     print_table(threshold_table(schedule))
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the verb's options."""
+    parser = VerbParser(
+        prog="moleflow calibrate",
+        usage="moleflow calibrate RUN [options]",
+        description=main.__doc__,
+        epilog=EXAMPLE,
+    )
+    for name, settings in OPTIONS.items():
+        parser.add_argument(name, **settings)
+    moved_weights.add_option(parser, saved=True)
+    return parser
 
 
 def calibrate(path: Path, rate: float | None, product: str | None) -> TaskSchedule:

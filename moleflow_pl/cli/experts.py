@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moleflow_pl.cli import moved_weights
+from moleflow_pl.cli.mistakes import UNKNOWN_WORDS, VerbParser
+from moleflow_pl.cli.run_argument import CHECKPOINT, SETTINGS
 from moleflow_pl.errors import StoppedError
 
 if TYPE_CHECKING:
@@ -23,10 +25,10 @@ logger = logging.getLogger(__name__)
 OPTIONS_FILE = "update.json"  # the options of an update, beside its checkpoint
 EXAMPLES = """\
 examples:
-  moleflow experts list --ckpt_path runs/demo/last.ckpt
-  moleflow experts export solar_poly --ckpt_path runs/demo/last.ckpt --output poly.safetensors
-  moleflow experts import poly.safetensors --ckpt_path runs/other/last.ckpt
-  moleflow experts update solar_poly --ckpt_path runs/demo/last.ckpt --data.root new"""
+  moleflow experts list --ckpt_path runs/demo
+  moleflow experts export solar_poly --ckpt_path runs/demo --output poly.safetensors
+  moleflow experts import poly.safetensors --ckpt_path runs/other
+  moleflow experts update solar_poly --ckpt_path runs/demo --data.root new"""
 OUTPUT_HELP = "default: experts/NAME.safetensors in the run folder"
 # action: (what it does, its positional arguments, its own options with their settings)
 ACTIONS: dict[str, tuple[str, tuple[str, ...], dict[str, dict[str, Any]]]] = {
@@ -59,7 +61,7 @@ ACTIONS: dict[str, tuple[str, tuple[str, ...], dict[str, dict[str, Any]]]] = {
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the verb's arguments."""
-    parser = argparse.ArgumentParser(
+    parser = VerbParser(
         prog="moleflow experts",
         description="Manage the experts of a trained model. All others stay equal bit for bit.",
         epilog=EXAMPLES,
@@ -70,7 +72,8 @@ def make_parser() -> argparse.ArgumentParser:
         action = actions.add_parser(name, help=text, description=text)
         for positional in positionals:
             action.add_argument(positional)
-        action.add_argument("--ckpt_path", type=Path, required=True, help="the model's checkpoint")
+        action.add_argument(CHECKPOINT, **SETTINGS)
+        action.set_defaults(parser=action)
         if name != "update":  # a fit has the option
             moved_weights.add_option(action, saved=True)
         for option, settings in options.items():
@@ -80,10 +83,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(args: Sequence[str]) -> None:
     """Run one action on a checkpoint."""
-    parser = make_parser()
-    options, fit_options = parser.parse_known_args(args)
+    options, fit_options = make_parser().parse_known_args(args)
     if fit_options and options.action != "update":
-        parser.error(f"unrecognized arguments: {' '.join(fit_options)}")
+        options.parser.error(UNKNOWN_WORDS + " ".join(fit_options))
     # after parsing: torch takes seconds to import
     from moleflow_pl.checkpoints.io import restoring
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from moleflow_pl.cli import moved_weights
+from moleflow_pl.cli.mistakes import VerbParser
+from moleflow_pl.cli.run_argument import CHECKPOINT, SETTINGS
 
 DESCRIPTION = """\
 Write a trained model as one file: image in; anomaly map, score, product and router distance out.
@@ -15,24 +17,28 @@ It holds the router and all experts. The command checks the file against the mod
 """
 EXAMPLES = """\
 examples:
-  moleflow export --ckpt_path runs/demo/last.ckpt
-  moleflow export --ckpt_path runs/demo/last.ckpt --product solar_mono --output mono.onnx
-  moleflow export --ckpt_path runs/demo/last.ckpt --format torch
+  moleflow export runs/demo
+  moleflow export runs/demo --product solar_mono --output mono.onnx
+  moleflow export runs/demo --format torch
 """
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 OPTIONS: dict[str, dict[str, Any]] = {
-    "--ckpt_path": {"type": Path, "required": True, "help": "a run's checkpoint"},
-    "--output": {"type": Path, "help": "the file (RUN/export/moleflow.onnx)"},
+    CHECKPOINT: SETTINGS,
+    "--output": {"type": Path, "metavar": "FILE", "help": "the file (RUN/export/moleflow.onnx)"},
     "--format": {
         "choices": tuple(SUFFIXES),
         "default": "onnx",
         "help": "ONNX, or a program for torch.export.load, .pt2 (%(default)s)",
     },
-    "--product": {"help": "export only this product's expert"},
-    "--images": {"help": "file, folder or pattern of images to check with (some of the run's)"},
+    "--product": {"metavar": "NAME", "help": "export only this product's expert"},
+    "--images": {
+        "metavar": "IN",
+        "help": "file, folder or pattern of images to check with (some of the run's)",
+    },
     "--tolerance": {
         "type": float,
         "default": 1e-4,
+        "metavar": "SHARE",
         "help": "largest relative difference from the model (%(default)s)",
     },
 }
@@ -40,8 +46,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the verb's options."""
-    parser = argparse.ArgumentParser(
+    parser = VerbParser(
         prog="moleflow export",
+        usage="moleflow export RUN [options]",
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -47,6 +47,7 @@ TRAINER = {
     "logger": ("metrics.csv", "Another Lightning logger for the curves, or false."),
     "profiler": ("null", "`simple` or `advanced`: where the time goes."),
 }
+ALL_GROUPS = " | ".join((*GROUPS, "trainer"))
 VERBS = {
     "fit": """\
 usage: moleflow fit [--config NAME|FILE] [--ckpt_path FILE] [options]
@@ -57,7 +58,7 @@ Learn products one after another, evaluate after each, and write RUN/report.
 {presets}
   --safe-config                 a FILE builds any class that it names: allow those of torch,
                                 torchvision, lightning and moleflow_pl alone
-  --ckpt_path FILE              resume from a checkpoint, which holds its run's options
+  --ckpt_path RUN|FILE          resume from a run's checkpoint, which holds its options
   --data.root FOLDER            the images; --data.layout tells how they are arranged
   --data.tasks '[a, [b, c]]'    products in the order of learning; an inner list is one task
   --trainer.default_root_dir D  the run folder
@@ -68,39 +69,44 @@ examples:
   moleflow fit --config demo
   moleflow fit --config demo --data.root data --data.layout folder \\
       --data.tasks '[bottle, cable]' --trainer.default_root_dir runs/mine
-  moleflow fit --ckpt_path runs/mine/last.ckpt --data.tasks '[bottle, cable, screw]'
+  moleflow fit --ckpt_path runs/mine --data.tasks '[bottle, cable, screw]'
 """,
     "validate": """\
-usage: moleflow validate --ckpt_path FILE [options]
+usage: moleflow validate RUN [options]
 
 Compute NLL and routing accuracy on the calibration images (--data.val_fraction) of the tasks
 learned.
 
+  RUN                           the folder of a fit, or a checkpoint in it (--ckpt_path)
+
 example:
-  moleflow validate --ckpt_path runs/demo/last.ckpt
+  moleflow validate runs/demo
 """,
     "test": """\
-usage: moleflow test --ckpt_path FILE [options]
+usage: moleflow test RUN [options]
 
 Score the test images of all tasks learned, and write RUN/report. The checkpoint holds its run's
 options; options on the command line override them.
 
+  RUN                           the folder of a fit, or a checkpoint in it (--ckpt_path)
+
 examples:
-  moleflow test --ckpt_path runs/demo/last.ckpt
-  moleflow test --ckpt_path runs/mine/last.ckpt --data.root /new/place
+  moleflow test runs/demo
+  moleflow test runs/mine/tasks/00-bottle.ckpt --data.root /new/place
 """,
     "predict": """\
-usage: moleflow predict --ckpt_path FILE --data.predict_path IN [options]
+usage: moleflow predict RUN IN [options]
 
 Decide about the images of a file, a folder or a pattern; one row each in
 RUN/predictions/predictions.csv.
 
-  --data.predict_path IN        the images; by default the test images
+  RUN                           the folder of a fit, or a checkpoint in it (--ckpt_path)
+  IN                            the images (--data.predict_path); by default the test images
   --product NAME                the product that all images show; by default the router decides
 
 examples:
-  moleflow predict --ckpt_path runs/demo/last.ckpt --data.predict_path 'new/*.png'
-  moleflow predict --ckpt_path runs/demo/last.ckpt --data.predict_path new --product solar_mono
+  moleflow predict runs/demo 'new/*.png'
+  moleflow predict runs/demo new --product solar_mono
 """,
 }
 
@@ -118,10 +124,9 @@ def main(args: Sequence[str]) -> None:
 
 def verb_help(verb: str) -> str:
     """Return what a verb does, its most common options, and where the others are shown."""
-    groups = " | ".join((*GROUPS, "trainer"))
     names = indented(f"Presets: {', '.join(preset_names())}.", 32)
     text = VERBS[verb].replace("{presets}", names)
-    return f"{text}\nall options, by group:\n  moleflow {verb} --help {groups}"
+    return f"{text}\nall options, by group:\n  moleflow {verb} --help {ALL_GROUPS}"
 
 
 def group_help(verb: str, group: str) -> str:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import set_loader
@@ -38,6 +38,8 @@ from moleflow_pl.checkpoints.run_lock import RunLock
 from moleflow_pl.cli import presets
 from moleflow_pl.cli.arguments import expand_product, option, without
 from moleflow_pl.cli.config_values import SAFE_OPTION, ConfigValues
+from moleflow_pl.cli.help import ALL_GROUPS
+from moleflow_pl.cli.mistakes import Mistake, explain, options_of
 from moleflow_pl.cli.stopping import stopped_by
 from moleflow_pl.cli.stored_arguments import stored_config
 from moleflow_pl.cli.yaml_names import quote_tasks
@@ -68,8 +70,25 @@ IGNORED_MESSAGES = re.compile(r"\s*Detected KeyboardInterrupt|(\[rank: \d+\] )?R
 DESCRIPTION = "Learn to inspect one product after another, and inspect images with the result."
 
 
+class Parser(LightningArgumentParser):
+    """A parser that hands on what it has to say, instead of showing all options and exiting."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Refuse the command.
+
+        Raises:
+            Mistake: it is of the command itself, not of a class that an option names.
+        """
+        if not self.exit_on_error:
+            super().error(message, ex)
+        raise Mistake(message) from ex
+
+
 class MoLEFlowCLI(CheckpointFirstCLI):
     """LightningCLI for the one model and the one data module, with the run folder looked after."""
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        return super().init_parser(**{"allow_abbrev": False, **kwargs})
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(TaskSchedulerCallback, "schedule")
@@ -91,9 +110,14 @@ class MoLEFlowCLI(CheckpointFirstCLI):
             else:
                 self.content = read_checkpoint(Path(path), mmap=False)
                 args[1:1] = ["--config", stored_config(Path(path), self.content, args[0])]
-        with values.checked(args):
-            self.config = parser.parse_args(args)
-            values.check_parsed(self.config.as_dict())
+        try:
+            with values.checked(args):
+                self.config = parser.parse_args(args)
+                values.check_parsed(self.config.as_dict())
+        except Mistake as error:
+            known = options_of(self.verb_parser(args[0]).format_usage())
+            said = explain(str(error), f"moleflow {args[0]}", known, f" {ALL_GROUPS}")
+            raise ConfigError(said) from error
 
     def before_instantiate_classes(self) -> None:
         trainer = self._get(self.config, "trainer")
@@ -279,6 +303,7 @@ def build(args: list[str] | None = None, kind: type[MoLEFlowCLI] = MoLEFlowCLI) 
         seed_everything_default=0,
         auto_configure_optimizers=False,
         parser_kwargs={"description": DESCRIPTION},
+        parser_class=Parser,
         args=args,
     )
 

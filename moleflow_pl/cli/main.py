@@ -8,11 +8,13 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from importlib import import_module
 
 from moleflow_pl import __version__
 from moleflow_pl._internal import logs, signing
 from moleflow_pl._internal.printable import printable, printable_lines
+from moleflow_pl.cli.run_argument import with_options
 from moleflow_pl.cli.stopping import exit_stopped, signals_raise, stopped_by
 from moleflow_pl.errors import MoLEFlowError, StoppedError, is_out_of_memory
 
@@ -46,9 +48,9 @@ the models that it writes; with --require-signature as well, it reads none that 
 examples:
   moleflow fit --config demo
   moleflow fit --data.root FOLDER --data.tasks '[bottle, cable]'
-  moleflow test --ckpt_path runs/demo/last.ckpt
-  moleflow predict --ckpt_path runs/demo/last.ckpt --data.predict_path 'new/*.png'
-  moleflow export --ckpt_path runs/demo/last.ckpt"""
+  moleflow test runs/demo
+  moleflow predict runs/demo 'new/*.png'
+  moleflow export runs/demo"""
 # errors of the system that a user can fix, raised by any verb
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 NO_MEMORY = (
@@ -84,7 +86,9 @@ def main(args: Sequence[str] | None = None) -> None:
     elif verb == "--version":
         print(f"moleflow {__version__}")
     elif verb not in VERBS:
-        sys.exit(f"moleflow: no verb {verb!r}; the verbs are {', '.join(VERBS)}: moleflow --help")
+        close = "".join(f", did you mean {one}?" for one in get_close_matches(verb, VERBS, n=1))
+        names = ", ".join(VERBS)
+        sys.exit(f"moleflow: no verb {verb!r}{close or ';'} the verbs are {names}: moleflow --help")
     else:
         run(verb, args)
 
@@ -115,13 +119,12 @@ def run(verb: str, args: Sequence[str]) -> None:
         args: All words of the command line; LightningCLI reads the verb from them.
     """
     by_lightning = VERBS[verb][0] == LIGHTNING
-    if by_lightning and {"-h", "--help"} & set(args):
-        from moleflow_pl.cli import help
-
-        help.main(args)
-        return
     logs.configure()
     with exit_on_known_errors(args), signals_raise(), signing.chosen(args) as words:
+        if by_lightning and {"-h", "--help"} & set(words):
+            import_module("moleflow_pl.cli.help").main(words)
+            return
+        words = with_options(words)
         import_module(VERBS[verb][0]).main(words if by_lightning else words[1:])
 
 

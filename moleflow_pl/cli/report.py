@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
+
+from moleflow_pl.cli.mistakes import VerbParser
 
 
 def main(args: Sequence[str]) -> None:
     """Compare several runs in tables and figures: seeds, task orders or ablations."""
-    parser = argparse.ArgumentParser(
+    parser = VerbParser(
         prog="moleflow report",
         description=main.__doc__,
         epilog="example: moleflow report --run runs/demo --run runs/demo~1 --output comparison",

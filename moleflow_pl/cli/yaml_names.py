@@ -1,4 +1,4 @@
-"""YAML in which product names stay text: `01`, `1.0` and `no` are names, not values."""
+"""YAML in which product names stay text: `01`, `1.0` and `no` are names; one is a list of one."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ Loader.add_implicit_resolver(
 
 
 def load_yaml(text: str) -> Any:
-    """Read YAML; every scalar below a key `tasks` becomes a string.
+    """Read YAML; every scalar below a key `tasks` becomes a string, and `tasks` itself a list.
 
     Example:
         >>> load_yaml("{data: {tasks: [01, no, [1.0, b]]}, model: {rank: 2, on: no}}")["data"]
         {'tasks': ['01', 'no', ['1.0', 'b']]}
-        >>> load_yaml("1e-4")
-        0.0001
+        >>> load_yaml("1e-4"), load_yaml("tasks: washer")
+        (0.0001, {'tasks': ['washer']})
     """
     loader = Loader(text)
     node = loader.get_single_node()
@@ -53,22 +53,32 @@ def mark_names(node: yaml.Node, below_tasks: bool = False) -> None:
     elif isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             mark_names(value, below_tasks or key.value == TASKS)
+        node.value = [(key, listed(key, value)) for key, value in node.value]
+
+
+def listed(key: yaml.Node, value: yaml.Node) -> yaml.Node:
+    """Return a value as a list, where it is one name for the key `tasks`."""
+    if key.value != TASKS or not isinstance(value, yaml.ScalarNode):
+        return value
+    return yaml.SequenceNode("tag:yaml.org,2002:seq", [value] if value.value else [])
 
 
 def quote_tasks(args: Sequence[str]) -> list[str]:
     """Quote the names in `--data.tasks`: on the command line, the list comes without its key.
 
     Example:
-        >>> quote_tasks(["--data.tasks", "[01, no]", "--data.root=x"])
-        ['--data.tasks', '["01", "no"]', '--data.root=x']
+        >>> quote_tasks(["--data.tasks", "[01, no]", "--data.tasks=washer"])
+        ['--data.tasks', '["01", "no"]', '--data.tasks=["washer"]']
     """
     return replace_values(args, f"--data.{TASKS}", quote_list)
 
 
 def quote_list(text: str) -> str:
-    """Quote every name of a YAML list; return any other text unchanged."""
+    """Quote every name of a YAML list, or the one name that it is; return other text unchanged."""
     try:
         value = yaml.load(text, Loader=plain_yaml.TextLoader)
     except yaml.YAMLError:
         return text
-    return json.dumps(value) if isinstance(value, list) else text
+    if isinstance(value, dict) or not value:
+        return text
+    return json.dumps(value if isinstance(value, list) else [value])

@@ -6,20 +6,28 @@ import difflib
 import importlib
 import importlib.util
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import timm
 import torch
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.constants import ENDPOINT
 from torch import nn
 
 from moleflow_pl._internal.files import regular
 from moleflow_pl._internal.hashing import content_hash
 from moleflow_pl._internal.torch_files import load_weights
-from moleflow_pl.errors import ConfigError
+from moleflow_pl.errors import ConfigError, is_out_of_memory
 
 PRETRAINED = "pretrained"
 RANDOM = "random"
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+PATIENCE = 5  # seconds for an answer of the network
+WITH_WEIGHTS = ("demo",)  # presets that name a package of weights
 PACKAGE = "package:"
 HOW = "as --model.backbone_weights, or in Python as backbone_weights"
 FIXED_SEED = 0  # for parts that are never trained: a random backbone, the projections
@@ -52,15 +60,62 @@ def load_backbone(name: str, weights: str, size: tuple[int, int]) -> Any:
         if path is not None:
             load_in_order(model, path)
     else:
-        if path is not None and path.suffix != ".safetensors":
-            # some versions of timm run the code that a pickle holds; this refuses such a file
-            load_weights(path)
-        # timm's own loader renames and resamples (position embeddings to another grid) as needed
-        source = {} if path is None else {"pretrained_cfg_overlay": {"file": str(path)}}
-        model = timm.create_model(name, pretrained=True, **source, **options)
+        model = with_weights(name, path, options)
     if fixed_size:
         check_size(name, size, model.patch_embed.patch_size)
     return model
+
+
+def with_weights(name: str, path: Path | None, options: dict[str, Any]) -> Any:
+    """A timm model with the weights of a file, or with timm's, which are downloaded once.
+
+    Raises:
+        ConfigError: they would have to be downloaded, and cannot be.
+    """
+    file = path or cached_weights(name)
+    if file is not None and file.suffix != ".safetensors":
+        # some versions of timm run the code that a pickle holds; this refuses such a file
+        load_weights(file)
+    # timm's own loader renames and resamples (position embeddings to another grid) as needed
+    source = {} if file is None else {"pretrained_cfg_overlay": {"file": str(file)}}
+    try:
+        if file is None:
+            require_network(name)
+        return timm.create_model(name, pretrained=True, **source, **options)
+    except Exception as error:  # a download can fail in any way
+        if file is not None or is_out_of_memory(error):
+            raise
+        reason = str(getattr(error, "reason", error)).strip().partition("\n")[0]
+        presets = " or ".join(f"--config {preset}" for preset in WITH_WEIGHTS)
+        raise ConfigError(
+            f"the weights of {name} cannot be downloaded ({reason}): say where they are {HOW}, or "
+            f"take a preset whose weights come in a package, {presets}"
+        ) from error
+
+
+def cached_weights(name: str) -> Path | None:
+    """The file in which an earlier download left timm's weights; it needs no network."""
+    config = timm.get_pretrained_cfg(name)
+    if not config.hf_hub_id:
+        return None
+    repository, _, revision = config.hf_hub_id.partition("@")
+    names = [config.hf_hub_filename] if config.hf_hub_filename else HUB_FILES
+    for one in names:
+        found = try_to_load_from_cache(repository, one, revision=revision or None)
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+def require_network(name: str) -> None:
+    """Check that the place of timm's weights answers: its own client tries for a minute.
+
+    Raises:
+        URLError: it does not.
+    """
+    if timm.get_pretrained_cfg(name).hf_hub_id:
+        with suppress(HTTPError):  # an answer as well
+            urlopen(Request(ENDPOINT, method="HEAD"), timeout=PATIENCE).close()
 
 
 def check_size(name: str, size: tuple[int, int], patch: tuple[int, int]) -> None:

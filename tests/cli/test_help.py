@@ -34,7 +34,8 @@ def fits_a_screen(text: str) -> bool:
 def test_help_of_a_verb_fits_a_screen_and_has_an_example(verb: str) -> None:
     text = verb_help(verb)
     assert fits_a_screen(text)
-    assert f"\n  moleflow {verb} --c" in text
+    example = "--config demo" if verb == "fit" else "runs/demo"
+    assert f"\n  moleflow {verb} {example}" in text
     assert "model | data | schedule" in text
 
 
@@ -76,6 +77,16 @@ def test_the_default_shown_is_the_one_that_counts(group: str) -> None:
 
 def test_predict_shows_the_short_option_for_a_known_product() -> None:
     assert "\n  --product NAME" in verb_help("predict")
+    assert "`--product` for short" in group_help("predict", "predictions")
+
+
+@pytest.mark.parametrize("verb", ["calibrate", "export", "experts", "report"])
+def test_no_verb_shows_the_name_of_a_value_in_its_place(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([verb, "--help"])
+    assert not re.search(r"[A-Z]+_[A-Z]+", capsys.readouterr().out)
 
 
 def test_fit_names_the_presets() -> None:

@@ -76,6 +76,30 @@ def test_an_unknown_preset_ends_before_anything_is_built() -> None:
         parse("fit", "--config", "demoo")
 
 
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--schedule.epochs=3", "no option --schedule.epochs\ndid you mean --schedule.epochs_p"),
+        (
+            "--config={modle: {lora_rank: 3}}",
+            "no option --modle.lora_rank\ndid you mean --model.",
+        ),
+        ("--model.lora_rank=x", "--model.lora_rank x: it takes int"),
+    ],
+)
+def test_a_mistake_is_told_in_three_lines(flag: str, said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse("fit", "--config=demo", flag)
+    lines = str(error.value).splitlines()
+    assert said in str(error.value)
+    assert lines[-1].startswith("all options: moleflow fit --help model | data")
+    assert len(lines) <= 3
+
+
+def test_one_product_is_a_list_of_one() -> None:
+    assert parse("fit", "--config=demo", "--data.tasks=01").config.fit.data.tasks == ["01"]
+
+
 def restoring_with(message: str, file: str, function: str) -> Exception:
     """An error raised in a function of Lightning's, as far as its traceback tells."""
     source = f"def {function}():\n    raise KeyError({message!r})\n"

@@ -13,7 +13,7 @@ NAMES = ["01", "1.0", "2.10", "no", "null", "+1", "1_0", "0x1f", "12:30", "1e-4"
 def test_a_name_below_tasks_stays_text_wherever_the_key_is(name: str) -> None:
     assert load_yaml(f"tasks: [{name}, [{name}]]") == {"tasks": [name, [name]]}
     assert load_yaml(f"data: {{tasks: [{name}]}}") == {"data": {"tasks": [name]}}
-    assert load_yaml(f"- tasks: {name}") == [{"tasks": name}]
+    assert load_yaml(f"- tasks: {name}") == [{"tasks": [name]}]
 
 
 def test_other_values_are_those_of_yaml() -> None:
@@ -42,5 +42,12 @@ def test_names_on_the_command_line_are_quoted_in_either_spelling(flag: list[str]
 
 
 def test_what_is_no_list_is_left_for_the_parser_to_refuse() -> None:
-    for text in ("a", "[a", "{a: b}"):
+    for text in ("[a", "{a: b}", ""):
         assert quote_tasks(["--data.tasks", text]) == ["--data.tasks", text]
+
+
+def test_one_name_is_a_list_of_one() -> None:
+    for name in ("washer", "01", "no"):
+        assert quote_tasks([f"--data.tasks={name}"]) == [f'--data.tasks=["{name}"]']
+        assert load_yaml(f"data: {{tasks: {name}}}") == {"data": {"tasks": [name]}}
+    assert load_yaml("tasks:") == {"tasks": []}

@@ -1,5 +1,6 @@
 import sys
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import timm
@@ -7,9 +8,57 @@ import torch
 from safetensors.torch import save_file
 
 from moleflow_pl.errors import ConfigError
+from moleflow_pl.features import backbone
 from moleflow_pl.features.backbone import load_in_order
 from moleflow_pl.features.extractor import PatchExtractor
 from tests.helpers.checkpoints import Bomb
+
+
+def test_weights_that_need_a_network_are_refused_at_once_where_there_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unreachable(*args: object, **options: object) -> None:
+        raise URLError("Name or service not known")
+
+    def download(*args: object, **options: object) -> None:
+        raise AssertionError("its client would try for a minute")
+
+    monkeypatch.setattr(backbone, "urlopen", unreachable)
+    monkeypatch.setattr(backbone, "cached_weights", lambda name: None)
+    monkeypatch.setattr("timm.create_model", download)
+    with pytest.raises(ConfigError) as error:
+        vit(image_size=48, weights="pretrained")
+    said = str(error.value)
+    assert "weights of test_vit cannot be downloaded (Name or service not known)" in said
+    assert "--model.backbone_weights" in said
+    assert "--config demo" in said
+    assert len(said.splitlines()) == 1
+
+
+def test_weights_that_were_downloaded_need_no_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.safetensors"
+    source = timm.create_model("test_vit", pretrained=False).state_dict()
+    save_file(source, path)
+    asked = []
+
+    def cached(repository: str, name: str, revision: str | None) -> str | None:
+        asked.append(name)
+        return str(path) if name == path.name else None
+
+    monkeypatch.setattr(backbone, "try_to_load_from_cache", cached)
+    monkeypatch.setattr(backbone, "urlopen", None)
+    extractor = vit(image_size=160, weights="pretrained")
+    assert asked == [path.name]
+    for key, tensor in extractor.backbone.state_dict().items():
+        assert torch.equal(tensor, source[key])
+
+
+def test_presets_that_come_with_weights_are_named() -> None:
+    configs = Path(__file__).parents[2] / "configs"
+    carriers = [path.stem for path in configs.glob("*.yaml") if "package:" in path.read_text()]
+    assert list(backbone.WITH_WEIGHTS) == carriers
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])

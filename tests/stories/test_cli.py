@@ -58,13 +58,12 @@ def has_the_numbers_of_fit(run: Path, story: Story) -> None:
 
 
 def test_test_and_predict_in_fresh_processes_give_the_numbers_of_fit(story: Story) -> None:
-    path = story.run / "last.ckpt"
-    flags = ["--ckpt_path", path, "--trainer.accelerator=cpu"]
+    flags = [story.run, "--trainer.accelerator=cpu"]
     tested = moleflow(story.where, "test", *flags, script=True)  # by `python cli.py`
     assert "image AUROC" in tested.stdout
     has_the_numbers_of_fit(story.run, story)
     images = story.data / "b" / "test" / "square"
-    moleflow(story.where, "predict", f"--ckpt_path={path}", f"--data.predict_path={images}")
+    moleflow(story.where, "predict", story.run, images)
     agrees_with_test(story.run, 3)
     assert (story.run / "config.yaml").read_text() == story.config
 

@@ -1,0 +1,130 @@
+"""What a command line gets wrong, in a few lines: what, what was meant, where all options are."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import textwrap
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import NoReturn
+
+from moleflow_pl.errors import ConfigError
+
+UNKNOWN_WORDS = "unrecognized arguments: "
+UNKNOWN_KEY = re.compile(r"does not accept (?:option|nested key) '(.+?)'")
+OPTION = re.compile(r"(?<![\w-])--[\w.-]+")
+CLOSE = 0.7  # least similarity of an option that is offered
+LONGEST = 300  # characters of what a library says
+# types of Python, as users write their values
+TYPES = {"NoneType": "null", "bool": "true or false", "Sequence": "list", "str": "text"}
+
+
+class Mistake(Exception):  # noqa: N818 - no ValueError, which parsers catch
+    """What a parser says of a command line."""
+
+
+class VerbParser(argparse.ArgumentParser):
+    """The parser of a verb without a Trainer: options in full, mistakes in a few lines."""
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__(**{"allow_abbrev": False, **settings})  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(explain(message, self.prog, options_of(self.format_usage())))
+
+
+def options_of(usage: str) -> list[str]:
+    """Return the options that a usage shows.
+
+    Example:
+        >>> options_of("usage: moleflow x [-h] --run RUN [--data.root ROOT]")
+        ['--run', '--data.root']
+    """
+    return list(dict.fromkeys(OPTION.findall(usage)))
+
+
+def explain(message: str, command: str, known: Iterable[str], groups: str = "") -> str:
+    """Return what a parser's message means, what was meant, and where all options are.
+
+    Args:
+        message: What argparse or jsonargparse says.
+        command: The command as far as its verb.
+        known: All options.
+        groups: What shows options by group after `--help`.
+    """
+    unknown = unknown_option(message)
+    if unknown is None:
+        lines = [wrong_value(message)]
+    else:
+        close = closest(unknown, list(known))
+        lines = [f"{command} has no option {unknown}"]
+        lines += [f"did you mean {close}?"] if close else []
+    return "\n".join([*lines, f"all options: {command} --help{groups}"])
+
+
+def unknown_option(message: str) -> str | None:
+    """Return the first option that a parser does not know; None if it complains of another thing.
+
+    Example:
+        >>> unknown_option("unrecognized arguments: --modle.rank=3 --x"), unknown_option("else")
+        ('--modle.rank', None)
+    """
+    if (key := UNKNOWN_KEY.search(message)) is not None:
+        return f"--{key[1]}"
+    words = message.removeprefix(UNKNOWN_WORDS).split() if UNKNOWN_WORDS in message else []
+    return next((word.partition("=")[0] for word in words if word.startswith("-")), None)
+
+
+def closest(unknown: str, known: list[str]) -> str | None:
+    """Return the option that was meant, if one is alike: also one of a group that was left out.
+
+    Example:
+        >>> known = ["--data.root", "--model.lora_rank", "--schedule.epochs_per_task"]
+        >>> [closest(one, known) for one in ("--lora_rank", "--epochs", "--dta.root", "--qq")]
+        ['--model.lora_rank', '--schedule.epochs_per_task', '--data.root', None]
+    """
+    last = unknown.lstrip("-").rpartition(".")[2]
+    own = {name: name.lstrip("-").rpartition(".")[2] for name in known}
+    group = unknown.rpartition(".")[0]
+    alike = get_close_matches(unknown, known, n=1, cutoff=CLOSE)
+    same = [name for name in known if own[name] == last]
+    begun = [name for name in known if last and own[name].startswith(f"{last}_")]
+    inside = [name for name in begun if name.rpartition(".")[0] == group]
+    return next(iter([*same, *inside, *alike, *begun]), None)
+
+
+def wrong_value(message: str) -> str:
+    r"""Return in one line which option has which wrong value, and what it takes.
+
+    Example:
+        >>> wrong_value('Parser key "a.b":\n  Expected a <class \'int\'>. Got value: x')
+        '--a.b x: it takes int'
+    """
+    key = re.search(r'Parser key "([^"]+)"', message)
+    given = re.search(r"(?:Got|Given) value: (.*)", message)
+    expected = re.findall(r"Expected an? (.+?)(?:\. Got value.*)?$", message, re.MULTILINE)
+    if key is None or given is None or not expected:
+        text = " ".join(re.sub(r'Parser key "([^"]+)"', r"--\1", message).split())
+        return textwrap.shorten(text.removeprefix("argument "), LONGEST, placeholder=" …")
+    kinds = dict.fromkeys(map(as_typed, expected))
+    return f"--{key[1]} {given[1]}: it takes {' or '.join(kinds)}"
+
+
+def as_typed(kind: str) -> str:
+    """Return a type of Python as its values are written.
+
+    Example:
+        >>> as_typed("<class 'NoneType'>"), as_typed("typing.Literal['npy', 'tiff']")
+        ('null', 'npy, tiff')
+    """
+    literal = re.fullmatch(r"typing\.Literal\[(.*)\]", kind)
+    if literal is not None:
+        return literal[1].replace("'", "")
+    name = re.sub(r"<class '(?:.*\.)?(\w+)'>", r"\1", kind)
+    return TYPES.get(name, name)

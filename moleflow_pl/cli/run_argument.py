@@ -1,0 +1,128 @@
+"""Words without an option, and `--ckpt_path`: a run folder or a checkpoint, found at once.
+
+All of it happens before anything heavy is imported, so that a command without a model ends at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from moleflow_pl.checkpoints.run_folder import RunFolder
+from moleflow_pl.cli.arguments import option, replace_values
+from moleflow_pl.errors import CheckpointError, ConfigError
+
+CHECKPOINT = "--ckpt_path"
+IMAGES = "--data.predict_path"
+# verb: the options that its words without one stand for, in their order
+PLACES: dict[str, tuple[str, ...]] = {
+    "fit": (),
+    "test": (CHECKPOINT,),
+    "validate": (CHECKPOINT,),
+    "predict": (CHECKPOINT, IMAGES),
+    "calibrate": (CHECKPOINT,),
+    "export": (CHECKPOINT,),
+}
+NAMES = {CHECKPOINT: "RUN", IMAGES: "IN"}
+# what a word too many was meant as, most likely
+HINTS = {
+    "fit": "; a preset or a file of options follows --config, and a list is quoted: '[a, b]'",
+    "predict": "; a pattern is quoted: 'new/*.png'",
+}
+# of the option in a verb that has a parser of its own
+SETTINGS: dict[str, Any] = {
+    "type": Path,
+    "required": True,
+    "metavar": "RUN",
+    "help": "the folder of a fit, or a checkpoint in it",
+}
+WITHOUT_VALUE = ("--print_config", "-h", "--help")
+
+
+def with_options(args: Sequence[str]) -> list[str]:
+    """Write a command's words in full: each as its option, a run folder as its last checkpoint.
+
+    Example:
+        >>> with_options(["predict", "none/last.ckpt", "new", "--print_config"])[2:]
+        ['none/last.ckpt', '--data.predict_path', 'new', '--print_config']
+
+    Raises:
+        CheckpointError: there is no such model.
+        ConfigError: a verb has no model, or a word too many.
+    """
+    verb, *rest = args
+    if verb in PLACES:
+        rest = named(verb, rest)
+    rest = replace_values(rest, CHECKPOINT, checkpoint_at)
+    only_shown = set(WITHOUT_VALUE) & {word.partition("=")[0] for word in rest}
+    if CHECKPOINT in PLACES.get(verb, ()) and not only_shown:
+        require_model(verb, option(rest, CHECKPOINT))
+    return [verb, *rest]
+
+
+def named(verb: str, words: Sequence[str]) -> list[str]:
+    """Put the options of a verb before the words that stand for their values.
+
+    Raises:
+        ConfigError: there is a word too many, or an option beside its word.
+    """
+    places, result = list(PLACES[verb]), []
+    usage = usage_of(verb)
+    for i, word in enumerate(words):
+        before = words[i - 1] if i else ""
+        valued = before.startswith("-") and "=" not in before and before not in WITHOUT_VALUE
+        if word.startswith("-") or valued:
+            result.append(word)
+            continue
+        if not places:
+            raise ConfigError(
+                f"{word!r} is a word too many: {usage} [options]{HINTS.get(verb, '')}"
+            )
+        place = places.pop(0)
+        if option(words, place) is not None:
+            raise ConfigError(f"{word!r} and {place} both name one thing: leave one of them out")
+        result += [place, word]
+    return result
+
+
+def usage_of(verb: str) -> str:
+    """Return a verb with the names of its words.
+
+    Example:
+        >>> usage_of("predict")
+        'moleflow predict RUN IN'
+    """
+    return " ".join(["moleflow", verb, *(NAMES[place] for place in PLACES[verb])])
+
+
+def checkpoint_at(value: str) -> str:
+    """Return the checkpoint that a value names: the last one of a run folder, or itself.
+
+    Example:
+        >>> checkpoint_at("runs/x/last.ckpt")
+        'runs/x/last.ckpt'
+    """
+    path = Path(value).expanduser()
+    return str(RunFolder(path).last) if path.is_dir() else value
+
+
+def require_model(verb: str, path: str | None) -> None:
+    """Check that a verb has a model to work with.
+
+    Raises:
+        CheckpointError: there is none where it should be, nor an earlier one of its run.
+        ConfigError: none is named.
+    """
+    if path is None:
+        raise ConfigError(
+            f"{verb} needs a trained model: {usage_of(verb)}, where RUN is the folder of a fit, "
+            "such as runs/demo, or a .ckpt file in it"
+        )
+    file = Path(path).expanduser()
+    # of a file that was lost, whoever reads it offers the one before
+    if not file.exists() and not any(RunFolder.of(file).tasks.glob("*.ckpt")):
+        raise CheckpointError(
+            f"no checkpoint at {path}: give the folder of a fit, such as runs/demo, or a .ckpt "
+            "file in it"
+        )

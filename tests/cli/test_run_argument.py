@@ -1,0 +1,96 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from moleflow_pl.cli.main import VERBS
+from moleflow_pl.cli.run_argument import PLACES, with_options
+from moleflow_pl.errors import CheckpointError, ConfigError
+
+ROOT = Path(__file__).parents[2]
+MODEL_VERBS = [verb for verb, places in PLACES.items() if places]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run folder with the names of its checkpoints."""
+    folder = tmp_path / "run"
+    (folder / "tasks").mkdir(parents=True)
+    (folder / "last.ckpt").touch()
+    (folder / "tasks" / "00-a.ckpt").touch()
+    return folder
+
+
+def test_verbs_with_words_are_verbs() -> None:
+    assert set(PLACES) <= set(VERBS)
+
+
+@pytest.mark.parametrize("verb", MODEL_VERBS)
+def test_a_run_is_named_by_its_folder_or_by_a_file_with_the_option_or_without(
+    verb: str, run: Path
+) -> None:
+    last, task = run / "last.ckpt", run / "tasks" / "00-a.ckpt"
+    assert with_options([verb, str(run)]) == [verb, "--ckpt_path", str(last)]
+    assert with_options([verb, str(task)]) == [verb, "--ckpt_path", str(task)]
+    assert with_options([verb, "--ckpt_path", str(run)]) == [verb, "--ckpt_path", str(last)]
+    assert with_options([verb, f"--ckpt_path={task}"]) == [verb, f"--ckpt_path={task}"]
+
+
+def test_predict_takes_the_images_as_its_second_word_among_options(run: Path) -> None:
+    last = str(run / "last.ckpt")
+    images = ["--data.predict_path", "new"]
+    asked = with_options(["predict", "--product", "a", str(run), "--x=1", "new", "--y", "2"])
+    assert asked == ["predict", "--product", "a", "--ckpt_path", last, "--x=1", *images, "--y", "2"]
+    assert with_options(["predict", f"--ckpt_path={last}", *images])[2:] == images
+
+
+def test_a_folder_resumes_a_fit_and_opens_experts(run: Path) -> None:
+    for start in (["fit"], ["experts", "list"]):
+        args = [*start, f"--ckpt_path={run}", "--x=a"]
+        assert with_options(args) == [*start, f"--ckpt_path={run / 'last.ckpt'}", "--x=a"]
+
+
+@pytest.mark.parametrize("verb", MODEL_VERBS)
+def test_a_verb_without_a_model_is_told_how_it_is_named(verb: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"{verb} needs a trained model: moleflow {verb} RUN"):
+        with_options([verb, "--config=demo"])
+    for path in (tmp_path, tmp_path / "none", tmp_path / "none.ckpt"):
+        with pytest.raises(CheckpointError, match=f"no checkpoint at {path}.*folder of a fit"):
+            with_options([verb, f"--ckpt_path={path}"])
+    for shown in ("--print_config", "--help"):
+        assert with_options([verb, shown]) == [verb, shown]
+
+
+def test_a_lost_checkpoint_of_a_run_is_left_to_who_offers_the_one_before(run: Path) -> None:
+    (run / "last.ckpt").unlink()
+    assert with_options(["test", str(run)])[-1] == str(run / "last.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["predict", "run", "a.png", "b.png"], r"'b.png' is a word too many: .* quoted: 'new/\*"),
+        (["fit", "demo"], "'demo' is a word too many: .* a preset .* follows --config"),
+        (["fit", "--data.tasks", "a", "b"], r"'b' is a word too many: .* list is quoted: '\[a, b"),
+        (["test", "run", "--ckpt_path=x"], "'run' and --ckpt_path both name one thing"),
+    ],
+)
+def test_a_word_that_stands_for_nothing_is_refused_with_a_hint(args: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        with_options(args)
+
+
+def test_a_command_without_a_model_ends_before_anything_heavy_is_imported() -> None:
+    code = (
+        "import sys\nfrom moleflow_pl.cli import main as cli\n"
+        "try: cli.main(['predict', '--data.predict_path=new'])\n"
+        "except SystemExit as error: print(error)\n"
+        "sys.exit(bool({'torch', 'lightning', 'numpy'} & set(sys.modules)))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith("moleflow: predict needs a trained model: moleflow predict RUN")
+    assert len(ended.stdout.splitlines()) == 1
