@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from moleflow_pl.flow.spatial_nf import MoLESpatialAwareNF
     from moleflow_pl.flow.whitening import WhiteningAdapter
     from moleflow_pl.inference.decisions import Prediction
+    from moleflow_pl.inference.heatmap import draw_heatmap
     from moleflow_pl.inference.predictor import Predictor
     from moleflow_pl.module import MoLEFlow
     from moleflow_pl.routing.prototypes import TaskPrototype
@@ -43,6 +44,7 @@ HOMES = {
     "TaskInputAdapter": "flow.film",
     "TaskPrototype": "routing.prototypes",
     "WhiteningAdapter": "flow.whitening",
+    "draw_heatmap": "inference.heatmap",
 }
 
 __all__ = [
@@ -60,6 +62,7 @@ __all__ = [
     "TaskPrototype",
     "WhiteningAdapter",
     "__version__",
+    "draw_heatmap",
 ]
 
 

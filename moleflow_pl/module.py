@@ -27,6 +27,7 @@ from moleflow_pl.errors import ConfigError
 from moleflow_pl.features.backbone import PRETRAINED
 from moleflow_pl.features.extractor import Precision
 from moleflow_pl.features.groups import GroupNorm
+from moleflow_pl.features.region_of_interest import rows_of
 from moleflow_pl.flow.losses import LOSSES
 from moleflow_pl.model.build import build_inspector, plain_tensors
 from moleflow_pl.model.inspector import Inspection, Inspector
@@ -213,11 +214,13 @@ class MoLEFlow(LightningModule):
         size, name = len(batch["task"]), self.schedule.tasks[task].name
         features = inspector.features(batch)
         joined = inspector.joined(features)
-        nll = patch_nll(*inspector.flow(inspector.position(joined), task)).mean()
+        nlls = patch_nll(*inspector.flow(inspector.position(joined), task))
+        nll = rows_of(nlls, inspector.interest.of(task)).mean()
         options: dict[str, Any] = {"batch_size": size, "add_dataloader_idx": False}
         self.log(f"val/{name}/nll_per_dim", nll / inspector.extractor.dim, **options)
         if task in inspector.router.tasks:
-            routed = inspector.router.route(inspector.image_features(joined))
+            seen, distances = inspector.see(joined)
+            routed = inspector.router.choose(distances, seen)
             accuracy = (routed == task).float().mean()
             self.log(f"val/{name}/routing_accuracy", accuracy, **options)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import unicodedata
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from moleflow_pl.errors import DataError
@@ -44,14 +46,28 @@ def check_name(name: str) -> None:
         )
 
 
+def stems(names: Sequence[str]) -> dict[str, str]:
+    """Names without their endings, but for those that would be the same as another.
+
+    Example:
+        >>> stems(["a.png", "b.png", "b.bmp"])
+        {'a.png': 'a', 'b.png': 'b.png', 'b.bmp': 'b.bmp'}
+    """
+    cut = {name: os.path.splitext(name)[0] for name in names}
+    times, whole = Counter(cut.values()), set(names)
+    return {
+        name: stem if times[stem] == 1 and stem not in whole else name for name, stem in cut.items()
+    }
+
+
 def output_file(folder: Path, name: str, suffix: str) -> Path:
-    """The file in a folder for an input of a relative name: the whole name, and a suffix.
+    """The file in a folder for an input of a relative name: the name, and a suffix.
 
     A name that is too long for the disk is cut, and a hash of the whole name tells it from others.
 
     Args:
         folder: Where outputs go.
-        name: Path of the input below its own root.
+        name: Path of the input below its own root, perhaps one of `stems`.
         suffix: What the output's name ends with.
     """
     longest, longest_path = name_limits(folder)

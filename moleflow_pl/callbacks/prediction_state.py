@@ -35,6 +35,7 @@ OWN_NAMES = (
     "skipped.csv",
     "heatmaps",
     "maps",
+    "masks",
     ".",
 )
 

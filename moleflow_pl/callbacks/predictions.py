@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Sequence, Set
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 import numpy as np
 from lightning.pytorch import Trainer
@@ -17,7 +17,7 @@ from PIL import Image
 
 from moleflow_pl._internal.distributed import gather, wait_for_all
 from moleflow_pl._internal.files import writing
-from moleflow_pl._internal.names import output_file
+from moleflow_pl._internal.names import output_file, stems
 from moleflow_pl._internal.printable import printable, write_cells
 from moleflow_pl.callbacks.prediction_state import look_at, make_room, model_hash, write_state
 from moleflow_pl.callbacks.progress import is_trial, saw_all
@@ -27,7 +27,7 @@ from moleflow_pl.data.batches import Identity, PredictBatch
 from moleflow_pl.data.datamodule import data_of
 from moleflow_pl.data.predict_dataset import NO_IMAGE_NAME, Found, path_key
 from moleflow_pl.inference.decisions import DecisionMaker, Prediction
-from moleflow_pl.inference.localisation import MapFormat, save_map
+from moleflow_pl.inference.localisation import MapFormat, PictureFormat, save_map, save_mask
 from moleflow_pl.model.inspector import Inspection
 from moleflow_pl.module import MoLEFlow
 from moleflow_pl.report.summary import write_rows
@@ -56,10 +56,11 @@ class PredictionWriter(BasePredictionWriter):
     again.
 
     Args:
-        heatmaps: Write each image under its score map, `heatmaps/<image>.jpg`. The colour scale is
-            the product's: its middle is the pixel threshold.
+        heatmaps: Write each image under its score map, `heatmaps/<image>.jpg` or `.png`; `false`
+            for none. The colour scale is the product's: its middle is the pixel threshold.
         maps: Write raw maps of the images' own sizes, `maps/<image>.npy` or 32-bit `.tiff`.
-        boxes: Write boxes around what exceeds the pixel threshold, `boxes.csv`.
+        masks: Write masks of the defects, `masks/<image>.png`: 255 for a defect, else 0.
+        boxes: Write boxes of the defects, `boxes.csv`, and draw them and their contours.
         product: The product that all images show, `--product` for short; by default the router
             decides.
         folder: Where all of it goes; by default `predictions` in the run folder.
@@ -67,8 +68,9 @@ class PredictionWriter(BasePredictionWriter):
 
     def __init__(
         self,
-        heatmaps: bool = True,
+        heatmaps: PictureFormat | Literal[False] = "jpg",
         maps: MapFormat | None = None,
+        masks: bool = False,
         boxes: bool = False,
         product: str | None = None,
         folder: str | None = None,
@@ -76,6 +78,7 @@ class PredictionWriter(BasePredictionWriter):
         super().__init__(write_interval="batch")
         self.heatmaps = heatmaps
         self.maps = maps
+        self.masks = masks
         self.boxes = boxes
         self.product = product
         self.folder = folder
@@ -94,7 +97,8 @@ class PredictionWriter(BasePredictionWriter):
             "model": model_hash(trainer.ckpt_path, pl_module),
             "images": data.predict_source,
             "arguments": plain({**pl_module.inspector.arguments, "precision": trainer.precision}),
-            "heatmaps": self.heatmaps, "maps": self.maps, "boxes": self.boxes,
+            "heatmaps": self.heatmaps, "maps": self.maps, "masks": self.masks,
+            "boxes": self.boxes,
             "product": self.product,
         }  # fmt: skip
         self._earlier = look_at(self._folder, self._request)
@@ -106,11 +110,14 @@ class PredictionWriter(BasePredictionWriter):
         self._decisions = DecisionMaker(pl_module.schedule, self.product)
         pl_module.predicted_task = self._decisions.task
         dataset = trainer.predict_dataloaders.dataset  # type: ignore[union-attr]
-        self._root = dataset.found.root
+        root = dataset.found.root
+        names = {path: os.path.relpath(path, root) for path in dataset.found.images}
+        short = stems(list(names.values()))
+        self._names = {path: short[name] for path, name in names.items()}
         self._places = {path_key(path): i for i, path in enumerate(dataset.paths)}
         self._shared = trainer.world_size > 1
         if trainer.is_global_zero and not is_trial(trainer):
-            warn_of_missing_calibrations(self._decisions, pl_module.schedule, self.heatmaps)
+            warn_of_missing_calibrations(self._decisions, pl_module.schedule, bool(self.heatmaps))
             self._begin(dataset.unchanged)
             say_left_out(dataset.found)
             self._skip([(path, NO_IMAGE_NAME) for path in dataset.found.others])
@@ -191,16 +198,20 @@ class PredictionWriter(BasePredictionWriter):
         return self._places.get(key, -1)
 
     def _write_pictures(self, path: str, result: Prediction, preview: np.ndarray | None) -> None:
-        name = os.path.relpath(path, self._root)
+        name = self._names[path]
         if self.maps is not None:
             target = output_file(self._folder / "maps", name, f".{self.maps}")
             save_map(result.anomaly_map, target, self.maps)
-        if preview is not None and result.median_patch_score is not None:
-            # the drawing library is slow to import
-            from moleflow_pl.report.heatmap import save_heatmap
+        if self.masks and result.pixel_threshold is not None:
+            save_mask(result.mask, output_file(self._folder / "masks", name, ".png"))
+        if preview is None or not self.heatmaps or result.median_patch_score is None:
+            return
+        # the drawing library is slow to import
+        from moleflow_pl.inference.heatmap import draw_heatmap, save_picture
 
-            target = output_file(self._folder / "heatmaps", name, ".jpg")
-            save_heatmap(Image.fromarray(preview), result, target, self.boxes)
+        picture = draw_heatmap(Image.fromarray(preview), result, self.boxes)
+        target = output_file(self._folder / "heatmaps", name, f".{self.heatmaps}")
+        save_picture(picture, target, self.heatmaps)
 
     def _skip(self, files: Sequence[tuple[str, str]]) -> None:
         self._skipped += [printable(os.path.basename(path)) for path, _ in files]

@@ -112,6 +112,7 @@ class TaskSchedulerCallback(Callback):
             rewrap_ddp(trainer)
             # a new optimizer, which knows nothing of the last task
             trainer.strategy.setup_optimizers(trainer)
+        pl_module.inspector.interest.set(current, data_of(trainer).region(current))
         if not task.epochs_done:
             loader = data_of(trainer).train_loader_in_order(current)
             pl_module.learner.prepare_task(current, loader)

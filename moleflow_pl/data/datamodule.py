@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, Trainer
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from moleflow_pl._internal.distributed import is_first, rank_and_world
@@ -29,9 +29,10 @@ from moleflow_pl.data.integrity import ImageCheck, OnError
 from moleflow_pl.data.layouts.base import ImageRecord
 from moleflow_pl.data.layouts.registry import LAYOUTS, task_groups
 from moleflow_pl.data.overlap import Use, describe_overlaps
-from moleflow_pl.data.patch_sampler import PatchDraw
+from moleflow_pl.data.patch_sampler import draw_of
 from moleflow_pl.data.plan import DataPlan
 from moleflow_pl.data.predict_dataset import Found, UnsortedImages, find_files
+from moleflow_pl.data.roi import check_roi, read_roi
 from moleflow_pl.data.splits import Part, ProductSplits
 from moleflow_pl.data.task_features import TaskDataset, TaskFeatures
 from moleflow_pl.data.unused import describe_unused
@@ -74,6 +75,8 @@ class ContinualDataModule(LightningDataModule):
         feature_memory_gb: Features up to this size are in memory, more are mapped from a file.
         feature_store: Folder that keeps features for other runs on the same images; by default
             nothing is left of them.
+        roi: Mask of what counts in the images, 0 elsewhere: a file for all products, or one for
+            each of some; by default `roi.png` in a product's folder.
         augmentation: Random change of every training image (3, H, W) uint8, such as a transform of
             torchvision; features are then computed anew in every epoch.
         predict_path: Images for `predict`: a file, a folder (searched through) or a pattern; by
@@ -98,12 +101,14 @@ class ContinualDataModule(LightningDataModule):
         on_error: OnError = "stop",
         feature_memory_gb: float = 1.0,
         feature_store: str | None = None,
+        roi: str | dict[str, str] | None = None,
         augmentation: nn.Module | None = None,
         predict_path: str | None = None,
     ) -> None:
         super().__init__()
         self.groups = task_groups(tasks)
         LAYOUTS[layout]  # an unknown name is an error here, not in the middle of a run
+        check_roi(roi, self.groups)
         require_number("val_fraction", val_fraction, 0, LARGEST_VAL_FRACTION)
         require_int("batch_size", batch_size, 1, LARGEST_BATCH)
         require_int("num_workers", num_workers, 0, MOST_WORKERS)
@@ -120,12 +125,14 @@ class ContinualDataModule(LightningDataModule):
         self.check_files = check_files
         self.feature_memory_gb = feature_memory_gb
         self.feature_store = feature_store
+        self.roi = roi
         self.augmentation = augmentation
         self.predict_path = predict_path
         self.predicted: Mapping[str, Identity] = {}  # what an earlier `predict` has done
         self.preview_side: int | None = None  # of the copies that `predict` draws on
         self._check = ImageCheck(on_error)
         self._told_unused: set[str] = set()
+        self._regions: dict[int, Tensor] = {}
         self._plan: DataPlan | None = None
         self._features: TaskFeatures | None = None
 
@@ -171,7 +178,8 @@ class ContinualDataModule(LightningDataModule):
         return 0.0 if self._features is None else self._features.take_seconds()
 
     def teardown(self, stage: str) -> None:
-        """Drop stored features."""
+        """Drop stored features, and masks that may change until the next fit."""
+        self._regions.clear()
         if self._features is not None:
             self._features.clear()
 
@@ -222,8 +230,21 @@ class ContinualDataModule(LightningDataModule):
                 logger.info(describe_unused(product, unused))
 
     def split_hash(self, task: int) -> str:
-        """Hash of a task's images, by name and content, and of what each is for."""
-        return self._splits.digest(self.plan.schedule.tasks[task].products)
+        """Hash of a task's images, by name and content, of what each is for, and of its region."""
+        inside = self.region(task)
+        region = [] if inside.all() else [inside]
+        return self._splits.digest(self.plan.schedule.tasks[task].products, region)
+
+    def region(self, task: int) -> Tensor:
+        """Which patches (h, w) of a task's images count, bool.
+
+        Raises:
+            DataError: the mask cannot be used.
+        """
+        if task not in self._regions:
+            products, grid = self.plan.schedule.tasks[task].products, self.plan.extractor.shape[:2]
+            self._regions[task] = read_roi(self._splits, products, grid, self.roi)
+        return self._regions[task]
 
     def train_dataloader(self) -> DataLoader | list[DataLoader]:
         """Good images of the current task, in an order of their own for each epoch."""
@@ -235,7 +256,7 @@ class ContinualDataModule(LightningDataModule):
         seed, epoch = self.plan.seed, (task.name, task.epochs_done)
         # a copy: what belongs to this epoch must not reach other readers of the data set
         dataset: Any = copy.copy(self._training_set(index, "train"))
-        dataset.draw = self._draw(seed, epoch)
+        dataset.draw = draw_of(self.region(index), self.plan.patch_fraction, seed, epoch)
         if self.augmentation is not None:
             dataset.augment = SeededTransform(self.augmentation, seed, epoch)
         order: Any = SeededOrder(len(dataset), seed, *epoch)
@@ -343,14 +364,6 @@ class ContinualDataModule(LightningDataModule):
         return self._features.dataset(
             part, name, lambda: self._images(task, part), self.plan.extractor, self._loader, task
         )
-
-    def _draw(self, seed: int, epoch: tuple[str, int]) -> PatchDraw | None:
-        """The patches of each image that an epoch sees; None for all."""
-        height, width, _ = self.plan.extractor.shape
-        wanted = max(round(self.plan.patch_fraction * height * width), 1)
-        if wanted >= height * width:
-            return None
-        return PatchDraw((height, width), wanted, seed, epoch)
 
     def _share(self, dataset: Any) -> DataLoader:
         """A loader of this rank's share of some images; each image goes to one rank."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -18,6 +18,7 @@ from moleflow_pl.errors import DataError
 ImageLike = Image.Image | np.ndarray | Tensor | str | Path | bytes | IO[bytes]
 FORMS = "a path, the bytes of a file, an open file, a PIL image, an array or a tensor"
 CHANNELS = (1, 3, 4)
+Channels = Literal["rgb", "bgr"]
 BATCH_DIMS = 4  # of an array or a tensor that holds several images
 
 
@@ -39,8 +40,12 @@ def is_file(image: Any) -> bool:
     return callable(getattr(image, "read", None))
 
 
-def as_rgb(image: ImageLike) -> Image.Image:
+def as_rgb(image: ImageLike, channels: Channels = "rgb") -> Image.Image:
     """Convert an image in any accepted form to 8-bit RGB.
+
+    Args:
+        image: The image.
+        channels: The order of the channels in arrays and tensors: `rgb`, or `bgr` as OpenCV has it.
 
     Raises:
         DataError: it is not an image.
@@ -61,9 +66,9 @@ def as_rgb(image: ImageLike) -> Image.Image:
     if is_file(image):
         return decoded(named(image.read))  # type: ignore[union-attr]
     if isinstance(image, Tensor):
-        return array_as_rgb(array_of(image), image)
+        return array_as_rgb(array_of(image), image, channels)
     if isinstance(image, np.ndarray) or hasattr(image, "__array__"):
-        return array_as_rgb(named(lambda: np.asarray(image)), image)
+        return array_as_rgb(named(lambda: np.asarray(image)), image, channels)
     raise DataError(f"not an image: give {FORMS}, got {type(image).__name__}")
 
 
@@ -108,7 +113,7 @@ def array_of(image: Tensor) -> np.ndarray:
     return np.moveaxis(array, 0, -1) if array.ndim == 3 else array
 
 
-def array_as_rgb(array: np.ndarray, image: Any) -> Image.Image:
+def array_as_rgb(array: np.ndarray, image: Any, channels: Channels = "rgb") -> Image.Image:
     """Convert an array (H, W) or (H, W, C) to 8-bit RGB.
 
     Raises:
@@ -123,6 +128,8 @@ def array_as_rgb(array: np.ndarray, image: Any) -> Image.Image:
         raise DataError(f"not an image: it has no pixels, its shape is {tuple(np.shape(image))}")
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
+    if channels == "bgr" and array.ndim == 3:
+        array = array[..., [2, 1, 0, 3][: array.shape[2]]]
     return Image.fromarray(as_bytes(array)).convert("RGB")
 
 

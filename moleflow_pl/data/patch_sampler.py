@@ -2,35 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from moleflow_pl._internal.seeding import derive_generator
-
-
-@lru_cache
-def z_curve(grid: tuple[int, int]) -> Tensor:
-    """Row-major indices of a grid (h, w) along a Z-order curve, (h w,).
-
-    Cells that are near each other on the curve are near each other in the grid.
-
-    References: Morton 1966, "A computer oriented geodetic data base and a new technique in file
-    sequencing": the bits of row and column alternate.
-
-    Example:
-        >>> z_curve((2, 4))
-        tensor([0, 1, 4, 5, 2, 3, 6, 7])
-    """
-    rows, columns = torch.meshgrid(*map(torch.arange, grid), indexing="ij")
-    code = torch.zeros(grid, dtype=torch.long)
-    for bit in range(max(grid).bit_length()):
-        code |= ((columns >> bit) & 1) << (2 * bit) | ((rows >> bit) & 1) << (2 * bit + 1)
-    return code.flatten().argsort()
+from moleflow_pl.features.patch_grid import z_curve
 
 
 @dataclass(frozen=True)
@@ -47,6 +26,7 @@ class PatchDraw:
         wanted: Number of patches to draw, without repetition.
         seed: Seed of the run.
         purpose: What the draw is for, such as a product and an epoch, see `derive_seed`.
+        inside: Which patches count (h, w), bool; by default all.
 
     References: Madow & Madow 1944, "On the theory of systematic sampling, I" (equal steps from a
     random start); Stevens & Olsen 2004, "Spatially balanced sampling of natural resources" (along a
@@ -62,6 +42,7 @@ class PatchDraw:
     wanted: int
     seed: int
     purpose: tuple[str | int, ...]
+    inside: Tensor | None = None
 
     def __call__(self, indices: Sequence[int]) -> Tensor:
         """Draw patches of the images with these indices; row-major, (B, wanted)."""
@@ -70,11 +51,30 @@ class PatchDraw:
 
     def _draw(self, index: int) -> Tensor:
         generator = derive_generator(self.seed, "patches", *self.purpose, index)
-        count = math.prod(self.grid)
+        curve = z_curve(self.grid)
+        if self.inside is not None:
+            curve = curve[self.inside.flatten()[curve]]
+        count = len(curve)
         # at least two patches a stretch: unshuffled, the steps would make a regular pattern
         stretch = torch.arange(count) // max(round(count / self.wanted), 2)
         shuffled = (torch.rand(count, generator=generator, dtype=torch.float64) + stretch).argsort()
         start = torch.randint(count, (), generator=generator)
         # in integers: no patch twice, and all equally likely
         steps = (torch.arange(self.wanted) * count + start) // self.wanted
-        return z_curve(self.grid)[shuffled[steps]]
+        return curve[shuffled[steps]]
+
+
+def draw_of(
+    inside: Tensor, share: float, seed: int, purpose: tuple[str | int, ...]
+) -> PatchDraw | None:
+    """A draw of a share of the patches that count (h, w), bool; None for all there are.
+
+    Example:
+        >>> draw_of(torch.ones(2, 2, dtype=torch.bool), 1.0, 0, ()) is None
+        True
+    """
+    wanted = max(round(share * int(inside.sum())), 1)
+    if wanted >= inside.numel():
+        return None
+    grid = (inside.shape[0], inside.shape[1])
+    return PatchDraw(grid, wanted, seed, purpose, None if inside.all() else inside)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from moleflow_pl._internal.hashing import content_hash, file_hashes
 from moleflow_pl.data.integrity import ImageCheck
@@ -93,23 +93,27 @@ class ProductSplits:
             records = [*records, *layout.train(product)]
         return unused_files(layout.folder_of(product), records)
 
-    def digest(self, products: Iterable[str]) -> str:
+    def digest(self, products: Iterable[str], facts: Sequence[Any] = ()) -> str:
         """Hash of images and masks, by name and content, and of what each is for.
 
         Where they lie is left out. Each file is read once in a process.
 
+        Args:
+            products: Whose images.
+            facts: What else to hash.
+
         Raises:
             DataError: one cannot be read.
         """
-        facts: list[tuple[str, ...]] = []
+        purposes: list[tuple[str, ...]] = []
         paths: list[Path] = []
         for part in PARTS:
             for record in (r for product in products for r in self.records(product, part)):
                 for path in (record.path, record.mask):
                     if path is not None:
-                        facts.append((part, record.product, record.defect, path.name))
+                        purposes.append((part, record.product, record.defect, path.name))
                         paths.append(path)
         try:
-            return content_hash(list(zip(facts, file_hashes(paths), strict=True)))
+            return content_hash([*zip(purposes, file_hashes(paths), strict=True), *facts])
         except OSError as error:
             raise DataError(f"cannot read {error.filename}: {error.strerror}") from error

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from moleflow_pl._internal.printable import printable
 from moleflow_pl.data.folders import files_below
-from moleflow_pl.data.layouts.base import IMAGE_SUFFIXES, ImageRecord
+from moleflow_pl.data.layouts.base import IMAGE_SUFFIXES, ROI, ImageRecord
 
 HIDDEN = "hidden"
 NO_IMAGE_NAME = "with other endings than an image's"
@@ -19,7 +19,7 @@ NAMED = 2  # files that are named for each reason
 def unused_files(folder: Path, records: Iterable[ImageRecord]) -> dict[str, list[Path]]:
     """Files below a folder that no record names, by the reason why."""
     used = {path for record in records for path in (record.path, record.mask) if path is not None}
-    left = sorted(set(files_below(folder, hidden=True)) - used)
+    left = sorted(set(files_below(folder, hidden=True)) - used - {folder / ROI})
     # a file may be used by another name, through a link
     reached = {os.path.realpath(path) for path in used} if left else set()
     reasons: dict[str, list[Path]] = {}

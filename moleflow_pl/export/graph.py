@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.export.stacked import StackedChoice, StackedFlow, StackedMemory, StackedNovelty
+from moleflow_pl.features.region_of_interest import scores_inside
 from moleflow_pl.model.inspector import Inspector
+from moleflow_pl.routing.seen import see
 from moleflow_pl.scoring.functional import Upsampling, anomaly_map
 from moleflow_pl.scoring.patch_scores import PatchFeatures
 
@@ -51,6 +53,7 @@ class InspectionGraph(nn.Module):
         self.tasks = known if tasks is None else list(tasks)
         if not self.tasks:
             raise ConfigError("no product has been learned: fit a task to its end first")
+        self.regions = [model.interest.of(task) for task in self.tasks]
         self.columns = [model.router.tasks.index(task) for task in self.tasks]
         self.extractor, self.position, self.router = model.extractor, model.position, model.router
         self.choice = StackedChoice(model.router, self.columns)
@@ -58,7 +61,9 @@ class InspectionGraph(nn.Module):
         limits = [model.schedule.tasks[task].novelty_limit for task in self.tasks]
         # where training was stopped before the end of a task there are no novelty distances
         finished = model.novelty.tasks == model.router.tasks
-        self.novelty = StackedNovelty(model.novelty, self.tasks, limits) if finished else None
+        self.novelty = (
+            StackedNovelty(model.novelty, self.tasks, limits, self.regions) if finished else None
+        )
         self.score = model.score
         with torch.no_grad():
             self.memory = StackedMemory(model, self.tasks)
@@ -74,12 +79,11 @@ class InspectionGraph(nn.Module):
         """Map, score, product, distance and novelty of each image."""
         features = self.extractor(image)
         joined = self.extractor.groups.joined(features)
-        seen = self.image_features(joined)
-        distances = self.router.distances(seen)[:, self.columns]
+        seen, distances = see(self.router, self.image_features, joined, self.regions, self.columns)
         index = self.choice(seen, distances)
         distance = distances.gather(1, index[:, None])[:, 0]
         patch_scores = self.patch_scores(features, joined, index)
-        score = self.image_score(patch_scores)
+        score, patch_scores = scores_inside(patch_scores, self.image_score, self.regions, index)
         pixels = anomaly_map(patch_scores, **self.map_options)
         if self.novelty is None:
             return pixels, score, index, distance, torch.full_like(distance, torch.inf)

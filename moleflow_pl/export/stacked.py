@@ -13,14 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from moleflow_pl.features.region_of_interest import Region, by_region
 from moleflow_pl.flow.lora import LoRALinear, MoLESubnet
 from moleflow_pl.flow.spatial_nf import MoLESpatialAwareNF
 from moleflow_pl.flow.stack import Stack
 from moleflow_pl.model.inspector import Inspector
-from moleflow_pl.routing.novelty import ordinary_quantile, sample_patches
+from moleflow_pl.routing.novelty import ordinary_quantile, sample_patches, sampled_places
 from moleflow_pl.routing.region_router import bounded_total
 from moleflow_pl.routing.router import NEAREST, PrototypeRouter
-from moleflow_pl.scoring.memory_bank import NEIGHBOURS, soft_projection_distance
+from moleflow_pl.scoring.memory_bank import NEIGHBOURS, soft_projection_distance, temperature_of
 
 
 class StackedLinear(Stack):
@@ -112,15 +113,17 @@ class StackedBank(Stack):
 
     Args:
         banks: The bank of each task (M, C), expanded as its score does; M may differ.
+        regions: The region of interest of each task.
 
     Shape: latent (B, h, w, C), index (B,) -> distance to the soft projection on the bank (B, h, w).
     """
 
-    def __init__(self, banks: Sequence[Tensor]) -> None:
+    def __init__(self, banks: Sequence[Tensor], regions: Sequence[Region | None]) -> None:
         size = max(len(bank) for bank in banks)
         # a row that fills up a smaller bank is never among the nearest
         far = torch.finfo(torch.half).max
         super().__init__(bank=[F.pad(b, (0, 0, 0, size - len(b)), value=far) for b in banks])
+        self.regions = regions
         self.neighbours = min(NEIGHBOURS, *(len(bank) for bank in banks))
 
     def forward(self, latent: Tensor, index: Tensor) -> Tensor:
@@ -131,7 +134,14 @@ class StackedBank(Stack):
         found = distances.topk(self.neighbours, largest=False).indices
         places = found.flatten(1)[..., None].expand(-1, -1, bank.shape[-1])
         nearest = bank.gather(1, places).reshape(*found.shape, bank.shape[-1])
-        return soft_projection_distance(rows, nearest).reshape(latent.shape[:-1])
+
+        def temperature(squared: Tensor) -> Tensor:
+            def of(region: Region | None) -> Tensor:
+                return temperature_of(squared, None if region is None else region.places)
+
+            return by_region(self.regions, index, of)
+
+        return soft_projection_distance(rows, nearest, temperature).reshape(latent.shape[:-1])
 
 
 class StackedMemory(nn.Module):
@@ -144,10 +154,12 @@ class StackedMemory(nn.Module):
 
     def __init__(self, model: Inspector, tasks: Sequence[int]) -> None:
         super().__init__()
+        regions = [model.interest.of(task) for task in tasks]
         searched = [model.search_banks(task) for task in tasks if model.score.with_banks]
         self.banks = nn.ModuleDict({
             name: nn.ModuleList(
-                StackedBank(banks) for banks in zip(*(each[name] for each in searched), strict=True)
+                StackedBank(banks, regions)
+                for banks in zip(*(each[name] for each in searched), strict=True)
             )
             for name in model.score.with_banks
         })  # fmt: skip
@@ -206,6 +218,15 @@ class StackedChoice(nn.Module):
         return torch.where(totals[1] < totals[0], second, first)
 
 
+def stacked_places(regions: Sequence[Region | None]) -> dict[str, list[Tensor]]:
+    """The patches (n,) that novelty is measured at, for each task; none if all patches count."""
+    known = next((region for region in regions if region is not None), None)
+    if known is None:
+        return {}
+    whole = sampled_places((known.inside.shape[0], known.inside.shape[1])).to(known.inside.device)
+    return {"places": [whole if one is None else one.spread(len(whole)) for one in regions]}
+
+
 class StackedNovelty(Stack):
     """The novelty ratio: novelty distances to the nearest tasks, divided by their limits.
 
@@ -214,28 +235,42 @@ class StackedNovelty(Stack):
         tasks: The tasks.
         limits: The largest novelty distance of a known product, for each task; NaN for a task
             without one, to which no image is known.
+        regions: The region of interest of each task; by default all patches count.
 
     Shape: features (B, h, w, D), distances of the router (B, T) -> (B,), above 1 for an image that
     shows none of the products.
     """
 
     def __init__(
-        self, router: PrototypeRouter, tasks: Sequence[int], limits: Sequence[float]
+        self,
+        router: PrototypeRouter,
+        tasks: Sequence[int],
+        limits: Sequence[float],
+        regions: Sequence[Region | None] = (),
     ) -> None:
         prototypes: list[Any] = [router.prototypes[str(task)] for task in tasks]
         super().__init__(
             mean=[prototype.mean[None] for prototype in prototypes],
             root=[router.root(task) for task in tasks],
             limit=list(torch.tensor(limits).nan_to_num(0.0, posinf=torch.inf)),
+            **stacked_places(regions),
         )
+        self.has_regions = any(regions)
         self.count = min(NEAREST, len(tasks))
 
     def forward(self, features: Tensor, distances: Tensor) -> Tensor:
         """The smallest ratio among the nearest tasks."""
-        patches = sample_patches(features)
         nearest = distances.topk(self.count, largest=False).indices
-        ratios = [self._ratio(patches, nearest[:, i]) for i in range(self.count)]
+        shared = None if self.has_regions else sample_patches(features)
+        ratios = []
+        for index in nearest.unbind(1):
+            patches = self._patches(features, index) if shared is None else shared
+            ratios.append(self._ratio(patches, index))
         return torch.stack(ratios).amin(0)
+
+    def _patches(self, features: Tensor, index: Tensor) -> Tensor:
+        places = self.select("places", index)[..., None].expand(-1, -1, features.shape[-1])
+        return F.normalize(features.flatten(1, 2).gather(1, places), dim=-1)
 
     def _ratio(self, patches: Tensor, index: Tensor) -> Tensor:
         rotated = (patches - self.select("mean", index)) @ self.select("root", index)

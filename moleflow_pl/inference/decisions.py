@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from moleflow_pl.inference.localisation import Box, find_boxes, pixel_map
+from moleflow_pl.data.image_forms import ImageLike
+from moleflow_pl.inference.localisation import Box, defect_mask, find_boxes, pixel_map
 from moleflow_pl.model.inspector import Inspection
 from moleflow_pl.tasks.calibration import AlarmRates, Calibration, Limits
 from moleflow_pl.tasks.schedule import TaskSchedule
@@ -18,9 +22,13 @@ from moleflow_pl.tasks.schedule import TaskSchedule
 Label = Literal["normal", "anomalous", "unknown_product"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Prediction:
     """What the model says of one image.
+
+    Example:
+        >>> Prediction("bottle", 7.25, 1.0, None, torch.zeros(2, 2), (8, 8), "normal", 9.5)
+        Prediction('bottle', normal, score 7.25 of 9.5)
 
     Attributes:
         product: The known product that the router chose, or the one that was asked for.
@@ -58,11 +66,45 @@ class Prediction:
         """Raw scores of the image's pixels (H, W), computed anew each time: they may be many."""
         return pixel_map(self.patch_scores, self.size)
 
+    @property
+    def mask(self) -> np.ndarray:
+        """The defects' pixels (H, W), bool, see `defect_mask`; none in an unknown product."""
+        if self.pixel_threshold is None or self.label == "unknown_product":
+            return np.zeros(self.size, dtype=bool)
+        return defect_mask(self.anomaly_map, self.pixel_threshold)
+
     @cached_property
     def boxes(self) -> list[Box]:
-        """Where pixels exceed the pixel threshold, the worst first."""
-        limit = self.pixel_threshold
-        return [] if limit is None else find_boxes(self.anomaly_map, limit)
+        """Where the defects are, the worst first; none in an unknown product."""
+        if self.pixel_threshold is None or self.label == "unknown_product":
+            return []
+        return find_boxes(self.anomaly_map, self.pixel_threshold)
+
+    def plot(self, image: ImageLike | None = None, boxes: bool = True) -> Image.Image:
+        """Draw the score map over the image, or over black, with boxes and contours of defects.
+
+        Notebooks show it; see `draw_heatmap` for the colours.
+        """
+        # the drawing library is slow to import
+        from moleflow_pl.inference.heatmap import draw_heatmap
+
+        height, width = self.size
+        base = Image.new("RGB", (width, height)) if image is None else image
+        return draw_heatmap(base, self, boxes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the map, as plain values for JSON; a number that is infinite or NaN is None."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        del values["patch_scores"]
+        for name, value in values.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                values[name] = None
+        return {**values, "size": [*self.size], "boxes": [asdict(box) for box in self.boxes]}
+
+    def __repr__(self) -> str:
+        label = "" if self.label is None else f", {self.label}"
+        limit = "" if self.threshold is None else f" of {self.threshold:.4g}"
+        return f"Prediction({self.product!r}{label}, score {self.score:.4g}{limit})"
 
 
 class DecisionMaker:

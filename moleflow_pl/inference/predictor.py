@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import torch
 from torch import Tensor
 
-from moleflow_pl.data.image_forms import ImageLike, are_several, as_rgb
+from moleflow_pl._internal.validation import require_int
+from moleflow_pl.data.image_forms import Channels, ImageLike, are_several, as_rgb
 from moleflow_pl.data.images import to_tensor
-from moleflow_pl.errors import CheckpointError, DataError
+from moleflow_pl.errors import CheckpointError, ConfigError, DataError
 from moleflow_pl.inference.decisions import DecisionMaker, Prediction
 from moleflow_pl.model.inspector import Inspector
 from moleflow_pl.model.restore import load_inspector
 
 BATCH = 16
+LARGEST_BATCH = 65536
 
 
 class HasInspector(Protocol):
@@ -47,7 +49,7 @@ class Predictor:
         cls,
         path: str | Path,
         product: str | None = None,
-        device: str | torch.device = "cpu",
+        device: str | torch.device = "auto",
         backbone_weights: str | None = None,
     ) -> Predictor:
         """Load a run folder or a checkpoint.
@@ -55,7 +57,7 @@ class Predictor:
         Args:
             path: The run folder or the checkpoint.
             product: The product that all images show; by default the router tells.
-            device: Where the model goes.
+            device: Where the model goes; `auto` is a CUDA device where there is one, else the CPU.
             backbone_weights: Where the backbone's weights are now, if they have moved.
 
         Raises:
@@ -67,7 +69,8 @@ class Predictor:
         if not file.exists():
             raise CheckpointError(f"no checkpoint at {file}: give a run folder or a .ckpt file")
         moved = {} if backbone_weights is None else {"backbone_weights": str(backbone_weights)}
-        return cls(load_inspector(file, device, **moved), product)
+        place = auto_device() if device == "auto" else device
+        return cls(load_inspector(file, place, **moved), product)
 
     @property
     def products(self) -> list[str]:
@@ -75,7 +78,7 @@ class Predictor:
         schedule = self.inspector.schedule
         return [name for task in schedule.learned for name in schedule.tasks[task].products]
 
-    def __call__(self, images: ImageLike | Iterable[ImageLike]) -> Any:
+    def __call__(self, images: ImageLike | Iterable[ImageLike], channels: Channels = "rgb") -> Any:
         """Inspect one image, or several of any sizes.
 
         Args:
@@ -83,6 +86,7 @@ class Predictor:
                 (H, W, C), a tensor (C, H, W); or a list or generator of them, an array
                 (B, H, W, C), a tensor (B, C, H, W). Values are 8- or 16-bit integers, or floats in
                 [0, 1].
+            channels: The order of the channels in arrays and tensors; `bgr` for those of OpenCV.
 
         Returns:
             A prediction for a single image, a list for several.
@@ -91,26 +95,43 @@ class Predictor:
             DataError: something is no image.
         """
         if are_several(images):
-            return list(self.stream(images))  # type: ignore[arg-type]
-        return next(self.stream([images]))
+            return list(self.stream(images, BATCH, channels))  # type: ignore[arg-type]
+        return next(self.stream([images], channels=channels))
 
-    def stream(self, images: Iterable[Any]) -> Iterator[Prediction]:
+    def stream(
+        self, images: Iterable[Any], batch_size: int = 1, channels: Channels = "rgb"
+    ) -> Iterator[Prediction]:
         """Inspect images one after another; one image at its own size is in memory at a time.
 
+        Args:
+            images: As for a call; several.
+            batch_size: Images that are inspected at once. With 1, each image of a camera is
+                answered before the next is asked for; more at once take less time for each.
+            channels: As for a call.
+
         Raises:
+            ConfigError: a number or a name that cannot be.
             DataError: something is no image, or a single image was given.
         """
+        require_int("batch_size", batch_size, 1, LARGEST_BATCH)
+        if channels not in get_args(Channels):
+            raise ConfigError(f"channels is one of {get_args(Channels)}, got {channels!r}")
         if not are_several(images):
             name = type(images).__name__
             raise DataError(f"a stream takes a list or a generator of images, got {name}")
         inspector, source = self.inspector, iter(images)
-        while batch := [self._prepare(image) for image in islice(source, BATCH)]:
+        while batch := [self._prepare(one, channels) for one in islice(source, batch_size)]:
             tensors = torch.stack([tensor for tensor, _ in batch]).to(inspector.device)
             with torch.inference_mode():
                 inspection = inspector.inspect(inspector.extractor(tensors), self.decisions.task)
             yield from self.decisions.decide(inspection, [size for _, size in batch])
 
-    def _prepare(self, image: Any) -> tuple[Tensor, tuple[int, int]]:
+    def _prepare(self, image: Any, channels: Channels) -> tuple[Tensor, tuple[int, int]]:
         """An image as the model takes it, and its own height and width."""
-        rgb = as_rgb(image)
+        rgb = as_rgb(image, channels)
         return to_tensor(rgb, self.inspector.extractor.image_size), (rgb.height, rgb.width)
+
+
+def auto_device() -> torch.device:
+    """A CUDA device where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -14,11 +14,13 @@ from moleflow_pl._internal.tensor_cache import TensorCache
 from moleflow_pl.data.batches import Batch, PredictBatch
 from moleflow_pl.features.extractor import PatchExtractor
 from moleflow_pl.features.position import NoPosition, PositionalGrid
+from moleflow_pl.features.region_of_interest import RegionsOfInterest, scores_inside
 from moleflow_pl.flow.spatial_nf import MoLESpatialAwareNF
 from moleflow_pl.routing.image_features import ImageFeatures, RegionMeans
 from moleflow_pl.routing.novelty import ordinary_quantile, sample_patches
 from moleflow_pl.routing.prototypes import TaskPrototype
 from moleflow_pl.routing.router import NEAREST, PrototypeRouter
+from moleflow_pl.routing.seen import see
 from moleflow_pl.scoring.memory_bank import MemoryBank, projection_distance
 from moleflow_pl.scoring.patch_scores import PatchFeatures, PatchScore
 from moleflow_pl.scoring.score_parts import PartMemory, ScoreParts
@@ -68,6 +70,7 @@ class Inspector(nn.Module):
     Attributes:
         schedule: The tasks, with their calibrations.
         novelty: Distances to each task's own good images, whatever other tasks there are.
+        interest: The patches of each task's images that count.
 
     Shape: images (B, 3, H, W), uint8 or float in [0, 1] -> `Inspection`.
     """
@@ -91,6 +94,7 @@ class Inspector(nn.Module):
         self.router = router
         self.novelty = PrototypeRouter("shrunk")
         self.banks = nn.ModuleDict()
+        self.interest = RegionsOfInterest()
         self.image_score = image_score
         self.image_features = RegionMeans() if image_features is None else image_features
         self.bank_mb = bank_mb
@@ -122,18 +126,24 @@ class Inspector(nn.Module):
     def inspect(self, features: Tensor, task: int | None = None) -> Inspection:
         """Score features (B, h, w, W) by the expert of `task`, or by those the router picks."""
         joined = self.joined(features)
-        image_features = self.image_features(joined)
-        distances = self.router.distances(image_features)
+        seen, distances = self.see(joined)
         if task is not None:
             chosen = torch.full((len(features),), task, device=features.device)
         elif self.routes:
-            chosen = self.router.choose(distances, image_features)
+            chosen = self.router.choose(distances, seen)
         else:
             chosen = torch.zeros(len(features), dtype=torch.long, device=features.device)
         patch_scores = self._total(self.part_scores(features, joined, chosen), chosen)
         novelty_distance = self.novelty_distances(joined, distances, chosen)
-        score = self.image_score(patch_scores)
+        tasks, places = chosen.unique(return_inverse=True)
+        regions = [self.interest.of(task) for task in tasks.tolist()]
+        score, patch_scores = scores_inside(patch_scores, self.image_score, regions, places)
         return Inspection(score, patch_scores, chosen, distances, novelty_distance)
+
+    def see(self, joined: Tensor) -> tuple[Tensor, Tensor]:
+        """Image features of joined features (B, h, w, D), and router distances (B, T)."""
+        regions = [self.interest.of(task) for task in self.router.tasks]
+        return see(self.router, self.image_features, joined, regions)
 
     def novelty_distances(self, features: Tensor, distances: Tensor, chosen: Tensor) -> Tensor:
         """Distances of joined features to good images of the chosen task and the nearest (B, T).
@@ -147,14 +157,12 @@ class Inspector(nn.Module):
         relevant = torch.tensor(tasks, device=chosen.device) == chosen[:, None]
         nearest = distances.topk(min(NEAREST, len(tasks)), largest=False).indices
         relevant = relevant.scatter(1, nearest, True)
-        patches = sample_patches(features)
-        images, columns = relevant.nonzero(as_tuple=True)
-        found = patches.new_empty(len(images), patches.shape[1])
-        for column in columns.unique().tolist():  # a matrix of each task, for all its images
-            places = (columns == column).nonzero()[:, 0]
-            found[places] = self.novelty.distances_to(tasks[column], patches[images[places]])
         result = torch.full_like(distances, torch.inf)
-        result[images, columns] = ordinary_quantile(found)
+        for column in relevant.any(0).nonzero()[:, 0].tolist():  # a matrix of each task
+            task, images = tasks[column], relevant[:, column].nonzero()[:, 0]
+            patches = sample_patches(features[images], self.interest.of(task))
+            found = self.novelty.distances_to(task, patches)
+            result[images, column] = ordinary_quantile(found)
         return result
 
     def patch_scores(self, features: Tensor, task: int | Tensor) -> Tensor:
@@ -235,12 +243,19 @@ class Inspector(nn.Module):
 
     def _bank_distance(self, name: str, vectors: Tensor, task: int | Tensor, bank: int) -> Tensor:
         if not isinstance(task, Tensor):
-            return projection_distance(vectors, self.search_banks(task)[name][bank])
+            region = self.interest.of(task)
+            counted = None if region is None else region.places
+            return projection_distance(vectors, self.search_banks(task)[name][bank], counted)
         scores = vectors.new_empty(vectors.shape[:-1])
         for index in task.unique().tolist():
             rows = (task == index).to(vectors.device)
-            scores[rows] = projection_distance(vectors[rows], self.search_banks(index)[name][bank])
+            scores[rows] = self._bank_distance(name, vectors[rows], index, bank)
         return scores
+
+    def add_interest(self, task: int) -> None:
+        """Let all patches of a new task count."""
+        height, width, _ = self.extractor.shape
+        self.interest.add(task, (height, width), self.device)
 
     @property
     def regions(self) -> int | None:
@@ -251,6 +266,7 @@ class Inspector(nn.Module):
         """Add empty prototypes of a task: for the router, and for novelty."""
         routed = TaskPrototype(self.extractor.dim, self.regions).to(self.device)
         ordinary = TaskPrototype(self.extractor.dim).to(self.device)
+        self.add_interest(task)
         self.router.add_prototype(task, routed)
         self.novelty.add_prototype(task, ordinary)
         return routed, ordinary

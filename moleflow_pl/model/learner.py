@@ -12,10 +12,16 @@ from torch import Tensor
 from moleflow_pl._internal.distributed import all_gather_rows, gather, rank_and_world
 from moleflow_pl._internal.seeding import derive_generator, derive_seed
 from moleflow_pl.data.batches import Batch
+from moleflow_pl.features.region_of_interest import rows_of
 from moleflow_pl.features.statistics import FeatureStatistics
 from moleflow_pl.model.inspector import Inspector
 from moleflow_pl.model.task_statistics import TaskStatistics
-from moleflow_pl.routing.novelty import DAMAGES, ordinary_quantile, sample_patches
+from moleflow_pl.routing.novelty import (
+    DAMAGES,
+    damage_within,
+    ordinary_quantile,
+    sample_patches,
+)
 from moleflow_pl.scoring.functional import patch_nll
 from moleflow_pl.scoring.memory_bank import MemoryBank, bank_size
 from moleflow_pl.tasks.calibration import Calibration
@@ -44,6 +50,7 @@ class TaskLearner:
         flow, schedule = self.inspector.flow, self.inspector.schedule
         if task in flow.tasks:
             return
+        self.inspector.add_interest(task)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.seed, schedule.tasks[task].name, "expert"))
             flow.add_task(task)
@@ -61,7 +68,8 @@ class TaskLearner:
             return
         patches = FeatureStatistics(inspector.extractor.dim)
         for batch in batches:
-            patches.update(inspector.position(inspector.joined(inspector.features(batch))))
+            joined = inspector.joined(inspector.features(batch))
+            patches.update(rows_of(inspector.position(joined), inspector.interest.of(task)))
         adapter.fit(patches.gathered())
 
     def loss(self, batch: Batch, task: int) -> tuple[Tensor, Tensor]:
@@ -74,15 +82,15 @@ class TaskLearner:
         return self.loss_of(nll) * rank_and_world()[1], nll.detach()
 
     def training_nll(self, batch: Batch, task: int) -> Tensor:
-        """NLL of the patches that a step sees: of all (B, h, w), or of those drawn (B, 1, n)."""
-        return patch_nll(*self.inspector.flow(self._drawn(batch), task))
+        """NLL of the patches that a step sees: of all (B, h, w), or of some (B, 1, n)."""
+        return patch_nll(*self.inspector.flow(self._drawn(batch, task), task))
 
-    def _drawn(self, batch: Batch) -> Tensor:
-        """Features with position: of all patches (B, h, w, D), or of those drawn (B, 1, n, D)."""
+    def _drawn(self, batch: Batch, task: int) -> Tensor:
+        """Features with position: of the patches of interest, or (B, 1, n, D) of those drawn."""
         features, position = self.inspector.features(batch), self.inspector.position
         joined = self.inspector.joined
         if "patches" not in batch:
-            return position(joined(features))
+            return rows_of(position(joined(features)), self.inspector.interest.of(task))
         patches = batch["patches"].to(features.device)
         if features.ndim == 4:  # fresh from the backbone: none is chosen yet
             grid = tuple(features.shape[1:3])
@@ -147,7 +155,7 @@ class TaskLearner:
             features = inspector.features(batch)
             scores = inspector.part_scores(features, inspector.joined(features), task)
             for name, values in scores.items():
-                found[name].append(values.flatten().cpu())
+                found[name].append(rows_of(values, inspector.interest.of(task)).flatten().cpu())
         for name, memory in inspector.memory(task).items():
             values = torch.cat(gather(torch.cat(found[name])))
             scale = gather(values.median())[0]
@@ -174,7 +182,8 @@ class TaskLearner:
             inspection = inspector.inspect(features, task)
             distances = inspection.novelty_distance[:, column]
             products = batch.get("product", [inspector.schedule.tasks[task].name] * len(features))
-            calibration.add(inspection.score, inspection.patch_scores, distances, products)
+            patches = rows_of(inspection.patch_scores, inspector.interest.of(task))
+            calibration.add(inspection.score, patches, distances, products)
         for batch in images:
             calibration.damaged_novelty_distances += self._damaged(
                 task, batch["image"].to(inspector.device)
@@ -184,7 +193,10 @@ class TaskLearner:
     def _damaged(self, task: int, images: Tensor) -> Tensor:
         """The largest novelty distance (B,) of images (B, 3, H, W) after any of the damages."""
         extractor, novelty = self.inspector.extractor, self.inspector.novelty
-        damaged = [self.inspector.joined(extractor(damage(images))) for damage in DAMAGES]
-        patches = [sample_patches(features) for features in damaged]
+        region = self.inspector.interest.of(task)
+        frame = None if region is None else region.frame((images.shape[2], images.shape[3]))
+        changed = [damage_within(damage, images, frame) for damage in DAMAGES]
+        damaged = [self.inspector.joined(extractor(one)) for one in changed]
+        patches = [sample_patches(features, region) for features in damaged]
         distances = [ordinary_quantile(novelty.distances_to(task, some)) for some in patches]
         return torch.stack(distances).amax(0)

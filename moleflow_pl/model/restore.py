@@ -77,10 +77,19 @@ def make_room(
     for task in state["experts"]:
         if task not in inspector.flow.tasks:
             inspector.flow.add_task(task)
+        make_interest(inspector, task, tensors)
     for task in state["prototypes"]:
         inspector.add_prototypes(task)
         if inspector.score.needs_memory:
             inspector.make_memory(task, bank_shapes(inspector, task, tensors))
+
+
+def make_interest(inspector: Inspector, task: int, tensors: Mapping[str, Tensor]) -> None:
+    """Make room for the region of interest of a task, as large as the file's."""
+    inside = tensors.get(f"interest.tasks.{task}.inside")
+    if inside is None or inside.ndim != 2:
+        raise CheckpointError(f"the region of interest of task {task} is missing or no grid")
+    inspector.interest.add(task, (inside.shape[0], inside.shape[1]), inspector.device)
 
 
 def bank_shapes(

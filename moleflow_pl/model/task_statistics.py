@@ -7,6 +7,7 @@ from torch import Tensor
 
 from moleflow_pl._internal.distributed import gather
 from moleflow_pl.features.patch_sample import PatchSample
+from moleflow_pl.features.region_of_interest import rows_of
 from moleflow_pl.features.statistics import FeatureStatistics
 from moleflow_pl.model.inspector import Inspector
 from moleflow_pl.routing.novelty import sample_patches
@@ -44,18 +45,19 @@ class TaskStatistics:
 
     def update(self, features: Tensor) -> None:
         """Add the features (B, h, w, W) of a batch."""
-        inspector = self.inspector
+        inspector, region = self.inspector, self.inspector.interest.of(self.task)
         joined = inspector.joined(features)
-        self.images.update(inspector.image_features(joined))
-        self.ordinary.update(sample_patches(joined))
+        self.images.update(inspector.image_features(joined, region))
+        self.ordinary.update(sample_patches(joined, region))
         given = inspector.score_input(features, joined)
+        patches = rows_of(given.joined, region)
         # in float64 on the CPU: some devices have none
-        self.mean_features += given.joined.mean((1, 2)).cpu().double().sum(0)
+        self.mean_features += patches.mean((1, 2)).cpu().double().sum(0)
         if self.task == 0:
-            self.patches.update(given.joined)
-        self.count += given.joined[..., 0].numel()
+            self.patches.update(patches)
+        self.count += patches[..., 0].numel()
         vectors = {
-            name: score.encode(inspector.flow, given, self.task)
+            name: [rows_of(v, region) for v in score.encode(inspector.flow, given, self.task)]
             for name, score in inspector.score.with_banks.items()
         }
         if vectors:

@@ -15,13 +15,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from moleflow_pl.inference.heatmap import HEAT_MAP
 from moleflow_pl.metrics.image import roc
 
 # Okabe & Ito's palette: distinct for the colour-blind, and in grey by lightness
 BLUE, ORANGE, GREY = "#0072b2", "#e69f00", "#555555"
 MATRIX_MAP = colormaps["cividis"]
-HEAT_MAP = colormaps["inferno"]
-OVERLAY = 0.55
 SIZE = (4.2, 3.1)
 FONT = 9
 NO_LIMITS: Mapping[str, float | None] = {}
@@ -153,14 +152,6 @@ def jpeg_uri(image: Image.Image) -> str:
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=82)
     return data_uri(buffer.getvalue(), "jpeg")
-
-
-def heat_overlay(image: Image.Image, scores: Tensor, low: float, high: float) -> Image.Image:
-    """Blend an image with its score map (H, W), coloured between `low` and `high`."""
-    share = ((scores - low) / max(high - low, 1e-12)).clamp(0, 1)
-    coloured = (HEAT_MAP(share.numpy())[..., :3] * 255).astype(np.uint8)
-    heat = Image.fromarray(coloured).resize(image.size, Image.Resampling.BILINEAR)
-    return Image.blend(image.convert("L").convert("RGB"), heat, OVERLAY)
 
 
 def mask_picture(mask: Tensor, size: tuple[int, int]) -> Image.Image:

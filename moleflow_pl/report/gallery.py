@@ -11,9 +11,10 @@ import torch
 
 from moleflow_pl.data.images import read_rgb, shrink
 from moleflow_pl.errors import DataError
+from moleflow_pl.inference.heatmap import heat_overlay
 from moleflow_pl.metrics.decisions import ANOMALOUS, NORMAL, UNKNOWN
 from moleflow_pl.metrics.task_scores import TaskScores
-from moleflow_pl.report.figures import heat_overlay, jpeg_uri, mask_picture
+from moleflow_pl.report.figures import jpeg_uri, mask_picture
 
 EXAMPLES = 3  # in each group
 SIDE = 220  # longer side of a picture, in pixels

@@ -7,19 +7,40 @@ as they are; another product changes all.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moleflow_pl.features.region_of_interest import Region
+
 MAX_PATCHES = 64  # of an image: a product shows everywhere in it
 ORDINARY_QUANTILE = 0.05  # of the distances of an image's patches
 
 
-def sample_patches(features: Tensor) -> Tensor:
+def sampled_places(grid: tuple[int, int]) -> Tensor:
+    """Row-major indices (n,) of at most 64 patches of a grid (h, w), evenly spaced.
+
+    Example:
+        >>> sampled_places((8, 16)).tolist()[:8]
+        [17, 19, 21, 23, 25, 27, 29, 31]
+    """
+    step = sample_step(grid)
+    places = torch.arange(math.prod(grid)).reshape(grid)
+    return places[step // 2 :: step, step // 2 :: step].flatten()
+
+
+def sample_step(grid: tuple[int, int]) -> int:
+    """From one of the sampled patches of a grid (h, w) to the next."""
+    return math.ceil(math.sqrt(math.prod(grid) / MAX_PATCHES))
+
+
+def sample_patches(features: Tensor, interest: Region | None = None) -> Tensor:
     """At most 64 patches of each image, evenly spaced, scaled to length one.
 
-    The length of a patch feature varies with brightness and contrast.
+    As many from the patches of interest, where there are others. The length of a patch feature
+    varies with brightness and contrast.
 
     Shape: features (B, h, w, D) -> (B, n, D).
 
@@ -27,9 +48,11 @@ def sample_patches(features: Tensor) -> Tensor:
         >>> sample_patches(torch.ones(1, 16, 16, 4)).shape
         torch.Size([1, 64, 4])
     """
-    step = math.ceil(math.sqrt(features.shape[1] * features.shape[2] / MAX_PATCHES))
-    start = step // 2
-    return F.normalize(features[:, start::step, start::step], dim=-1).flatten(1, 2)
+    step = sample_step((features.shape[1], features.shape[2]))
+    sampled = features[:, step // 2 :: step, step // 2 :: step].flatten(1, 2)
+    if interest is not None:
+        sampled = features.flatten(1, 2)[:, interest.spread(sampled.shape[1])]
+    return F.normalize(sampled, dim=-1)
 
 
 def ordinary_quantile(distances: Tensor) -> Tensor:
@@ -74,6 +97,17 @@ def destroy_half(images: Tensor) -> Tensor:
     for index, image in enumerate(damaged):
         rows, columns = halves[index % len(halves)]
         image[:, rows, columns] = noise[:, rows, columns]
+    return damaged
+
+
+def damage_within(
+    damage: Callable[[Tensor], Tensor], images: Tensor, frame: tuple[slice, slice] | None = None
+) -> Tensor:
+    """Images (B, 3, H, W) damaged as a whole, or within the rows and columns of a frame alone."""
+    if frame is None:
+        return damage(images)
+    damaged = images.clone()
+    damaged[:, :, *frame] = damage(images[:, :, *frame])
     return damaged
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -87,17 +88,24 @@ def to_half_clamped(latents: Tensor) -> Tensor:
     return latents.clamp(-largest, largest).half()
 
 
-def projection_distance(latents: Tensor, bank: Tensor) -> Tensor:
+def projection_distance(latents: Tensor, bank: Tensor, counted: Tensor | None = None) -> Tensor:
     """Distances (B, h, w) of latents (B, h, w, C) to their soft projections on a bank (M, C).
 
     An image's distances do not depend on the other images of its batch.
+
+    Args:
+        latents: Of the patches.
+        bank: The vectors.
+        counted: Row-major indices of the patches that count; by default all.
     """
     images, bank = latents.flatten(1, -2), bank.to(latents.dtype)
     distances = latents.new_empty(images.shape[:2])
     with torch.autocast(latents.device.type, enabled=False):
         places = nearest_places(images.flatten(0, 1), bank).unflatten(0, images.shape[:2])
         for i, rows in enumerate(images):  # the vectors nearest to all would fill the memory
-            distances[i] = soft_projection_distance(rows[None], bank[places[i]][None])[0]
+            distances[i] = soft_projection_distance(
+                rows[None], bank[places[i]][None], partial(temperature_of, counted=counted)
+            )[0]
     return distances.reshape(latents.shape[:-1])
 
 
@@ -111,12 +119,19 @@ def nearest_places(rows: Tensor, bank: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-def soft_projection_distance(rows: Tensor, nearest: Tensor) -> Tensor:
+def temperature_of(squared: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Median (B,) of the squared distances (B, n, k) of the patches that count."""
+    return lower_median((squared if counted is None else squared[:, counted]).flatten(1))
+
+
+def soft_projection_distance(
+    rows: Tensor, nearest: Tensor, temperature_of: Callable[[Tensor], Tensor] = temperature_of
+) -> Tensor:
     """Distances of latents to the weighted means of their nearest vectors.
 
-    Weights are softmax(-d^2 / t), with t the median of all d^2 of an image. The mean of several
-    neighbours is less rough than a sparse bank is: the distance to the nearest vector alone also
-    depends on where the coreset happens to have one.
+    Weights are softmax(-d^2 / t), with t the median of all d^2 of an image's patches that count.
+    The mean of several neighbours is less rough than a sparse bank is: the distance to the nearest
+    vector alone also depends on where the coreset happens to have one.
 
     Shape: rows (B, n, C), nearest (B, n, k, C) -> (B, n).
 
@@ -128,7 +143,7 @@ def soft_projection_distance(rows: Tensor, nearest: Tensor) -> Tensor:
         tensor([[3.]])
     """
     squared = (rows[:, :, None] - nearest).square().sum(-1)
-    temperature = lower_median(squared.flatten(1))[:, None, None]
+    temperature = temperature_of(squared)[:, None, None]
     # all latents of an image may be in the bank
     temperature = temperature.clamp_min(torch.finfo(squared.dtype).tiny)
     # the excess gives the same weights, and never only infinite ones, whose softmax is NaN

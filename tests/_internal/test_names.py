@@ -12,6 +12,7 @@ from moleflow_pl._internal.names import (
     is_file_name,
     name_limits,
     output_file,
+    stems,
 )
 from moleflow_pl.errors import DataError
 
@@ -79,3 +80,13 @@ def test_a_path_that_is_too_long_becomes_a_hash(tmp_path: Path) -> None:
         target.touch()
     assert {target.parent for target in targets} == {tmp_path}
     assert len(set(targets)) == 2
+
+
+def test_names_without_endings_stay_different() -> None:
+    names = ["a.png", "a.bmp", "a.png.jpg", "deep/a.png", "b.tar.png", "none"]
+    found = stems(names)
+    assert list(found) == names
+    assert found["deep/a.png"] == "deep/a"
+    assert found["b.tar.png"] == "b.tar"
+    assert found["none"] == "none"
+    assert len(set(found.values())) == len(names)

@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -90,18 +91,29 @@ def test_pictures_maps_and_boxes_are_written_beside_the_rows(
     draw_product(tmp_path / "in", "b", 1)
     large = Image.open(tmp_path / "in/b/test/square/000.png").resize((96, 72))
     large.save(tmp_path / "in/b/test/square/000.png")
-    predict(tmp_path, model, tmp_path / "in" / "b" / "test", maps="tiff", boxes=True)
+    good = tmp_path / "in/b/test/good"
+    shutil.copy(good / "001.png", good / "001.bmp")
+    given = {"maps": "tiff", "masks": True, "boxes": True, "heatmaps": "png"}
+    predict(tmp_path, model, tmp_path / "in" / "b" / "test", **given)
     folder = tmp_path / "predictions"
-    names = [f"{kind}/00{i}.png" for kind in ("good", "square") for i in range(3)]
-    for kind, suffix in (("heatmaps", "jpg"), ("maps", "tiff")):
+    names = [f"{kind}/00{i}" for kind in ("good", "square") for i in range(3)]
+    # an ending tells apart what has the same name without it
+    names = [name for name in names if name != "good/001"] + ["good/001.png", "good/001.bmp"]
+    for kind, suffix in (("heatmaps", "png"), ("maps", "tiff"), ("masks", "png")):
         found = {str(p.relative_to(folder / kind)) for p in (folder / kind).rglob("*.*")}
         assert found == {f"{name}.{suffix}" for name in names}
-    with Image.open(folder / "maps/square/000.png.tiff") as image:
+    with Image.open(folder / "heatmaps/square/000.png") as image:
+        assert image.format == "PNG"
+    with Image.open(folder / "maps/square/000.tiff") as image:
         scores = np.asarray(image)
-    assert scores.shape == (72, 96)
+    with Image.open(folder / "masks/square/000.png") as image:
+        mask = np.asarray(image)
+    assert scores.shape == mask.shape == (72, 96)
     boxes = [row for row in rows(folder / "boxes.csv") if row["path"].endswith("square/000.png")]
     limit = float(boxes[0]["pixel_threshold"])
-    outside = scores > limit
+    outside = mask > 0
+    assert outside.any()
+    assert (scores[outside] > limit).all()
     for box in boxes:
         left, top = int(box["left"]), int(box["top"])
         part = (slice(top, top + int(box["height"])), slice(left, left + int(box["width"])))

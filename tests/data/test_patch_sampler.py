@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from moleflow_pl.data.patch_sampler import PatchDraw, z_curve
+from moleflow_pl.data.patch_sampler import PatchDraw, draw_of
 
 IMAGES = 4000
 
@@ -56,6 +56,22 @@ def test_draws_differ_by_image_epoch_and_seed_but_not_by_batch() -> None:
     assert not any(torch.equal(draw([7]), other) for other in others)
 
 
-@pytest.mark.parametrize("grid", [(1, 1), (1, 7), (16, 16), (37, 37), (3, 20)])
-def test_curve_goes_through_every_place_once(grid: tuple[int, int]) -> None:
-    assert torch.equal(z_curve(grid).sort().values, torch.arange(math.prod(grid)))
+def test_only_patches_that_count_are_drawn_and_all_of_them_as_often() -> None:
+    inside = torch.zeros(6, 8, dtype=torch.bool)
+    inside[1:4, 2:7] = True
+    draw = draw_of(inside, 0.4, 0, ("a", 0))
+    assert draw is not None
+    found = draw(range(IMAGES))
+    assert found.shape == (IMAGES, 6)
+    assert found.sort(1).values.diff(dim=1).gt(0).all()
+    times = torch.bincount(found.flatten(), minlength=inside.numel()).reshape(inside.shape)
+    assert torch.equal(times > 0, inside)
+    deviation = math.sqrt(IMAGES * 0.4 * 0.6)
+    assert (times[inside] - IMAGES * 0.4).abs().max() < 5 * deviation
+
+
+def test_a_step_on_all_patches_that_count_draws_each_once() -> None:
+    inside = torch.eye(5, dtype=torch.bool)
+    draw = draw_of(inside, 1.0, 0, ("a", 0))
+    assert draw is not None
+    assert draw([3])[0].sort().values.tolist() == [0, 6, 12, 18, 24]

@@ -9,7 +9,7 @@ from moleflow_pl.export.graph import InspectionGraph
 from moleflow_pl.inference.decisions import DecisionMaker
 from moleflow_pl.scoring.functional import anomaly_map
 from moleflow_pl.tasks.calibration import Calibration
-from tests.helpers.models import SEED_METHOD, images_between, some_tasks
+from tests.helpers.models import SEED_METHOD, images_between, look_right, some_tasks
 
 Build = Callable[..., MoLEFlow]
 
@@ -28,7 +28,21 @@ Build = Callable[..., MoLEFlow]
 @torch.no_grad()
 def test_the_graph_says_what_the_model_says(options: dict, tiny_model: Build) -> None:
     model = some_tasks(tiny_model(**{"image_size": [48, 32], **options}), 3)
-    images = images_between(model)
+    compare(model, images_between(model))
+
+
+@pytest.mark.parametrize("regions", [(1,), (0, 1, 2)])
+@pytest.mark.parametrize("options", [{}, {**SEED_METHOD, "router": "pooled"}, {"score": "bank"}])
+@torch.no_grad()
+def test_the_graph_keeps_the_regions_of_interest(
+    options: dict, regions: tuple[int, ...], tiny_model: Build
+) -> None:
+    model = look_right(some_tasks(tiny_model(**{"image_size": [48, 64], **options}), 3), *regions)
+    compare(model, images_between(model))
+
+
+def compare(model: MoLEFlow, images: torch.Tensor) -> None:
+    """The graph of a model says what the model says of images of two products."""
     expected = model(images)
     assert set(expected.task.tolist()) == {0, 1}
     graph = InspectionGraph(model.inspector, map_size=64, blur_sigma=2.0)

@@ -31,7 +31,7 @@ from moleflow_pl.export.runtimes import (
     write,
     write_sums,
 )
-from tests.helpers.models import TINY_MODEL, images_between, some_tasks
+from tests.helpers.models import TINY_MODEL, images_between, look_right, some_tasks
 from tests.helpers.shared import built_once
 
 MODELS = {
@@ -49,6 +49,7 @@ MODELS = {
         "image_score": "quantile", "image_quantile": 0.99,
     },
 }  # fmt: skip
+REGIONS = {"vit": (1,), "tiled cnn": (0, 2)}  # tasks that have a region of interest
 TOLERANCE = 1e-4
 
 
@@ -58,6 +59,7 @@ class Exported:
     def __init__(self, where: Path, kind: str) -> None:
         torch.manual_seed(0)
         model = some_tasks(MoLEFlow(**{**TINY_MODEL, **MODELS[kind]}), 3)
+        look_right(model, *REGIONS.get(kind, ()))
         self.images, self.model = images_between(model), model.inspector
         self.graph = InspectionGraph(self.model, map_size=48, blur_sigma=1.0)
         self.expected = answers(self.model, self.images, self.graph)

@@ -112,6 +112,14 @@ def some_tasks(model: MoLEFlow, count: int) -> MoLEFlow:
     return model.eval()
 
 
+def look_right(model: MoLEFlow, *tasks: int) -> MoLEFlow:
+    """Let the patches of all columns but the first count for some tasks."""
+    for task in tasks:
+        height, width, _ = model.inspector.extractor.shape
+        model.inspector.interest.set(task, (torch.arange(width) > 0).expand(height, -1))
+    return model
+
+
 def draw_memory(model: MoLEFlow, task: int, size: int = 20) -> None:
     """Give a task banks of random vectors, and scales."""
     inspector, generator = model.inspector, torch.Generator().manual_seed(task)
@@ -143,10 +151,10 @@ def images_between(model: MoLEFlow, count: int = 12) -> torch.Tensor:
         0, 256, (count, 3, *model.inspector.extractor.image_size), dtype=torch.uint8
     )
     images[count // 2 :] //= 4  # half of them are dark
-    means = model.inspector.image_features(
-        model.inspector.joined(model.inspector.extractor(images))
-    ).double()
-    for task, rows in enumerate((means[: count // 2], means[count // 2 :])):
+    inspector = model.inspector
+    joined = inspector.joined(inspector.extractor(images))
+    for task, part in enumerate((joined[: count // 2], joined[count // 2 :])):
+        rows = inspector.image_features(part, inspector.interest.of(task)).double()
         model.inspector.router.prototypes[str(task)].mean.copy_(rows.mean(0))
     model.inspector.router.forget()
     return images

@@ -1,6 +1,8 @@
+import json
 import math
 
 import numpy as np
+import pytest
 import torch
 
 from moleflow_pl.inference.decisions import DecisionMaker, Prediction
@@ -48,3 +50,36 @@ def test_a_prediction_keeps_no_map_of_all_pixels() -> None:
     kept = [value for value in vars(found).values() if isinstance(value, torch.Tensor)]
     assert [value.shape for value in kept] == [(4, 4)]
     assert found.boxes is found.boxes
+
+
+def test_a_prediction_is_plain_values_for_json() -> None:
+    patches = torch.zeros(4, 4)
+    patches[1, 1] = 9.0
+    found = Prediction(
+        "a", 1.5, 0.25, None, patches, (20, 30), "anomalous", 1.0, 0.75, math.inf, 1.0, 0.0
+    )
+    read = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    (box,) = found.boxes
+    assert read == {
+        "product": "a", "score": 1.5, "router_distance": 0.25, "router_margin": None,
+        "size": [20, 30], "label": "anomalous", "threshold": 1.0, "normalised_score": 0.75,
+        "novelty_ratio": None, "pixel_threshold": 1.0, "median_patch_score": 0.0,
+        "boxes": [{
+            "left": box.left, "top": box.top, "width": box.width, "height": box.height,
+            "peak": pytest.approx(box.peak),
+        }],
+    }  # fmt: skip
+
+
+def test_a_prediction_is_shown_in_one_short_line() -> None:
+    found = Prediction("a", 1.0, 0.0, None, torch.zeros(37, 37), (200, 300))
+    assert repr(found) == "Prediction('a', score 1)"
+
+
+def test_an_unknown_product_has_no_defects() -> None:
+    patches = torch.zeros(4, 4)
+    patches[1, 1] = 9.0
+    for label, count in (("anomalous", 1), ("normal", 1), ("unknown_product", 0)):
+        found = Prediction("a", 1.0, 0.0, None, patches, (8, 8), label, pixel_threshold=1.0)
+        assert len(found.boxes) == count
+        assert found.mask.any() == bool(count)

@@ -17,7 +17,7 @@ from PIL import Image
 from moleflow_pl import ContinualDataModule, MoLEFlow, Predictor
 from moleflow_pl.data.image_forms import as_rgb
 from moleflow_pl.errors import CheckpointError, ConfigError, DataError
-from moleflow_pl.inference.predictor import BATCH
+from moleflow_pl.inference.predictor import BATCH, auto_device
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +98,44 @@ def test_a_stream_takes_more_images_than_memory_would(predictor: Predictor) -> N
     asked: list[int] = []
     stream = predictor.stream(images())  # type: ignore[arg-type]
     next(stream)
-    assert len(asked) == 16
+    assert len(asked) == 1  # each frame is answered before the next is grabbed
     assert sum(1 for _ in stream) == 39
+    asked.clear()
+    next(predictor.stream(images(), batch_size=7))  # type: ignore[arg-type]
+    assert len(asked) == 7
+
+
+def test_a_stream_says_of_each_image_what_a_batch_does(
+    predictor: Predictor, paths: list[Path]
+) -> None:
+    together = [one.score for one in predictor(paths)]
+    assert [one.score for one in predictor.stream(paths)] == pytest.approx(together, rel=1e-5)
+    for options in ({"batch_size": 0}, {"channels": "grb"}):
+        with pytest.raises(ConfigError, match=next(iter(options))):
+            next(predictor.stream(paths, **options))  # type: ignore[arg-type]
+
+
+def test_frames_of_opencv_are_taken_in_its_order_of_channels(predictor: Predictor) -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    expected, (frame, *_) = predictor(rgb).score, [np.ascontiguousarray(rgb[..., ::-1])]
+    assert predictor(frame).score != expected
+    tensor = torch.from_numpy(frame).permute(2, 0, 1)
+    opaque = np.dstack([frame, np.full((48, 48), 255, np.uint8)])
+    for form in (frame, tensor, opaque):
+        assert predictor(form, channels="bgr").score == expected
+        assert next(predictor.stream([form], channels="bgr")).score == expected
+    # a picture and grey know their own order
+    for form in (Image.fromarray(rgb), rgb[..., 0]):
+        assert predictor(form, channels="bgr").score == predictor(form).score
+
+
+def test_a_model_goes_where_there_is_a_gpu_by_itself(
+    learned: tuple[Path, MoLEFlow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for available, kind in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda here=available: here)
+        assert auto_device().type == kind
+    assert Predictor.load(learned[0]).inspector.device.type == "cpu"
 
 
 def test_a_product_can_be_forced(learned: tuple[Path, MoLEFlow], paths: list[Path]) -> None:
@@ -217,7 +253,7 @@ def test_one_image_at_its_own_size_is_in_memory_at_a_time(
     alive: list[weakref.ref] = []
     most = 0
 
-    def watching(image: object) -> Image.Image:
+    def watching(image: object, channels: str) -> Image.Image:
         nonlocal most
         rgb = as_rgb(image)  # type: ignore[arg-type]
         alive.append(weakref.ref(rgb))

@@ -12,7 +12,14 @@ from moleflow_pl import MoLEFlow
 from moleflow_pl.model.inspector import CACHED_BANKS
 from moleflow_pl.routing.router import NEAREST
 from moleflow_pl.scoring.patch_scores import PATCH_SCORES
-from tests.helpers.models import SEED_METHOD, wake, with_tasks
+from tests.helpers.models import (
+    SEED_METHOD,
+    images_between,
+    look_right,
+    some_tasks,
+    wake,
+    with_tasks,
+)
 from tests.helpers.oracles import literal_distances
 from tests.helpers.products import SIZE
 
@@ -219,3 +226,20 @@ def test_a_model_can_be_pickled_whatever_its_parts(
     with torch.no_grad():
         expected = inspector(images).score
         assert torch.equal(pickle.loads(pickle.dumps(inspector))(images).score, expected)
+
+
+@torch.no_grad()
+def test_images_of_a_mixed_batch_are_scored_by_the_regions_of_their_own_tasks(
+    tiny_model: Build,
+) -> None:
+    model = look_right(some_tasks(tiny_model(), 3), 1)
+    images = images_between(model)
+    together = model(images)
+    assert set(together.task.tolist()) == {0, 1}
+    for i, image in enumerate(images):
+        own = int(together.task[i])
+        alone = model.inspector.inspect(model.inspector.extractor(image[None]), own)
+        torch.testing.assert_close(together.score[i], alone.score[0], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(together.distances[i], alone.distances[0], rtol=1e-5, atol=1e-5)
+        outside = together.patch_scores[i][:, 0]
+        assert bool(outside.any()) == (own == 0)

@@ -13,8 +13,8 @@ from torch.optim import AdamW
 from moleflow_pl import MoLEFlow
 from moleflow_pl.data.datasets import FeatureDataset
 from moleflow_pl.data.layouts.base import ImageRecord
-from moleflow_pl.data.patch_sampler import PatchDraw
-from tests.helpers.models import SEED_METHOD, TINY_MODEL, with_tasks
+from moleflow_pl.data.patch_sampler import PatchDraw, draw_of
+from tests.helpers.models import SEED_METHOD, TINY_MODEL, some_tasks, with_tasks
 from tests.helpers.processes import join
 from tests.helpers.products import SIZE
 
@@ -82,8 +82,8 @@ def test_drawn_patches_get_the_position_of_their_place(tiny_model: Build) -> Non
     draw = PatchDraw(grid=(3, 5), wanted=4, seed=0, purpose=("a", 0))
     stored = FeatureDataset(features, [ImageRecord(Path("x"), "a")] * 2, 0)
     stored.draw = draw
-    from_store = module.learner._drawn(stored.__getitems__([1, 0]))
-    from_fresh = module.learner._drawn({"features": features[[1, 0]], "patches": draw([1, 0])})
+    from_store = module.learner._drawn(stored.__getitems__([1, 0]), 0)
+    from_fresh = module.learner._drawn({"features": features[[1, 0]], "patches": draw([1, 0])}, 0)
     whole = module.inspector.position(features)[[1, 0]].flatten(1, 2)
     expected = torch.stack([w[p] for w, p in zip(whole, draw([1, 0]), strict=True)])[:, None]
     assert torch.equal(from_store, expected)
@@ -116,6 +116,59 @@ def test_drift_is_in_standard_deviations_of_the_first_task(tiny_model: Build) ->
         .mean()
     )
     assert module.schedule.tasks[1].drift == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("fraction", [0.3, 1.0])
+def test_what_lies_outside_a_region_leaves_no_trace(fraction: float, tiny_model: Build) -> None:
+    """Not in the loss, the adapter, the bank, the prototypes, the scales, or the calibration."""
+    inside = torch.zeros(4, 5, dtype=torch.bool)
+    inside[1:3, 1:4] = True
+
+    def learned(outside: float) -> tuple[dict[str, Tensor], dict, Tensor]:
+        torch.manual_seed(0)
+        module = tiny_model(image_size=[64, 80], score=["depths", "groups"], bank_mb=0.01)
+        module.schedule.extend([["a"]], epochs=1)
+        features = torch.randn(6, 4, 5, 64)
+        features[:, ~inside] *= outside
+        records = [ImageRecord(Path(), "a")] * 6
+        dataset = FeatureDataset(features, records, task=0)
+        dataset.draw = draw_of(inside, fraction, 0, ("a", 0)) if fraction < 1 else None
+        batch, whole = dataset.__getitems__([0, 1, 2]), [{"features": features}]
+        module.learner.begin_task(0)
+        module.inspector.interest.set(0, inside)
+        module.learner.prepare_task(0, whole)
+        loss, nll = module.learner.loss(batch, 0)
+        module.learner.finish_task(0, whole)
+        module.learner.calibrate_task(0, whole, 0.1)
+        found = module.inspector.inspect(features, 0)
+        assert torch.equal(found.patch_scores[:, ~inside], torch.zeros(6, 14))
+        state = {k: v for k, v in module.state_dict().items() if "backbone" not in k}
+        numbers = torch.cat([loss[None], nll.flatten(), found.score, found.distances[:, 0]])
+        calibration = module.schedule.state()[0]["calibration"]
+        return state, calibration, torch.cat([numbers, found.novelty_distance[:, 0]])
+
+    (state, calibration, numbers), other = learned(1.0), learned(1000.0)
+    assert calibration == other[1]
+    assert torch.equal(numbers, other[2])
+    for key, tensor in state.items():
+        assert torch.equal(tensor, other[0][key]), key
+
+
+def test_half_of_a_region_is_destroyed_where_novelty_has_its_limit(tiny_model: Build) -> None:
+    module = some_tasks(tiny_model(image_size=[64, 64]), 1)
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    changed = []
+    module.inspector.extractor.register_forward_hook(lambda _, given, __: changed.append(given[0]))
+    inside = torch.zeros(4, 4, dtype=torch.bool)
+    inside[:2, 1:3] = True
+    module.inspector.interest.set(0, inside)
+    module.learner._damaged(0, images)
+    destroyed = (changed[1] != images).any(1)
+    assert not destroyed[:, 32:].any()
+    assert not destroyed[..., :16].any()
+    assert destroyed[0, :16, 16:48].float().mean() > 0.9  # its upper half, and the left one
+    assert not destroyed[0, 16:].any()
+    assert destroyed[1, :32, 16:32].float().mean() > 0.9
 
 
 RANKS = 2

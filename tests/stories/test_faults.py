@@ -45,8 +45,8 @@ FIT = (
 )  # fmt: skip
 PREDICT = (
     "run.json.0.part", "predictions.csv.0.part", "skipped.csv.0.part", "boxes.csv.0.part",
-    "heatmaps/b/test/good/000.png.jpg", "maps/b/test/good/000.png.npy",
-    "maps/b/test/good/000.png.tiff",
+    "heatmaps/b/test/good/000.jpg", "maps/b/test/good/000.npy", "maps/b/test/good/000.tiff",
+    "masks/b/test/good/000.png",
 )  # fmt: skip
 # arguments of a verb that changes a checkpoint, and a file that it writes
 OTHERS = (
@@ -142,7 +142,11 @@ def test_disk_that_fails_stops_predict_with_the_name_of_the_file(
 ) -> None:
     run = story.copy_to(tmp_path)
     form = "tiff" if name.endswith(".tiff") else "npy"
-    flags = [f"--ckpt_path={run / 'last.ckpt'}", f"--predictions.maps={form}"]
+    flags = [
+        f"--ckpt_path={run / 'last.ckpt'}",
+        f"--predictions.maps={form}",
+        "--predictions.masks=true",
+    ]
     path = run / "predictions" / name
     with broken(path, number):
         said = failure(tmp_path, "predict", *flags, "--predictions.boxes=true")

@@ -100,9 +100,10 @@ def test_predict_decides_as_test_and_the_predictor_do(
         assert score == pytest.approx(one.score, rel=1e-5)
         assert row["label"] == one.label
         assert float(row["threshold"]) == one.threshold
-        with Image.open(run / "predictions" / "heatmaps" / f"{name_of(row, folder)}.jpg") as p:
+        name = name_of(row, folder)
+        with Image.open((run / "predictions" / "heatmaps" / name).with_suffix(".jpg")) as p:
             assert p.size == (300, 300)
-        assert (run / "predictions" / "maps" / f"{name_of(row, folder)}.npy").exists()
+        assert (run / "predictions" / "maps" / name).with_suffix(".npy").exists()
 
 
 def name_of(row: dict[str, str], folder: Path) -> Path:

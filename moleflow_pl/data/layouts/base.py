@@ -11,6 +11,7 @@ from moleflow_pl.data.folders import files_below, leads_back
 from moleflow_pl.errors import DataError
 
 GOOD = "good"
+ROI = "roi.png"  # in a product's folder: the mask of its region of interest
 # of several files with one stem, the first of these is the mask
 IMAGE_SUFFIXES = (
     ".png", ".tif", ".tiff", ".bmp", ".webp", ".jpg", ".jpeg", ".avif", ".heif", ".heic",

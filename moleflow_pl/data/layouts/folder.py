@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from moleflow_pl.data.folders import files_below
 from moleflow_pl.data.layouts.base import (
+    ROI,
     ImageRecord,
     RootedLayout,
     folders_in,
@@ -22,7 +23,7 @@ class FolderLayout(RootedLayout):
     """Good images alone: every folder in `root` is a product, and all images below it are good.
 
     A `root` that holds images and no folder of images is itself one product, of the folder's name.
-    There are no test images.
+    There are no test images. A `roi.png` in a product's folder is its region of interest.
 
     Raises:
         DataError: a product's folder looks like another layout, so that some of its images may be
@@ -58,8 +59,10 @@ with defective images or masks: lay them out as in MVTec AD, --data.layout mvtec
         return []
 
     def _holds_images(self) -> bool:
-        return any(is_image(path) and path.is_file() for path in self.root.iterdir())
+        images = (path for path in self.root.iterdir() if is_image(path) and path.name != ROI)
+        return any(path.is_file() for path in images)
 
     @staticmethod
     def _images(folder: Path) -> Iterator[Path]:
-        return filter(is_image, files_below(folder))
+        found = filter(is_image, files_below(folder))
+        return (path for path in found if path != folder / ROI)

@@ -32,6 +32,7 @@ class MVTecLayout(RootedLayout):
     <root>/<product>/test/good/*.png                     good images to test with
     <root>/<product>/test/<defect>/*.png                 defective images to test with
     <root>/<product>/ground_truth/<defect>/*_mask.png    their masks (optional)
+    <root>/<product>/roi.png                             region of interest (optional)
 MVTec AD itself: https://www.mvtec.com/company/research/datasets/mvtec-ad
 good images alone, one folder for each product: --data.layout folder"""
     NORMAL: ClassVar[str] = "good"  # name of a folder of good images
