@@ -89,3 +89,18 @@ def name_limits(folder: Path) -> tuple[int, int]:
     whole = folder.absolute()
     there = next(place for place in (whole, *whole.parents) if place.exists())
     return os.pathconf(there, "PC_NAME_MAX"), os.pathconf(there, "PC_PATH_MAX")
+
+
+def relative_names(paths: Sequence[str]) -> list[str]:
+    """Names of files, relative to the folder that all lie in; they say nothing of the machine.
+
+    Example:
+        >>> relative_names(["/data/a/good/1.png", "/data/b/good/1.png"])
+        ['a/good/1.png', 'b/good/1.png']
+        >>> relative_names(["/data/a/good/1.png"])
+        ['1.png']
+    """
+    if not paths:
+        return []
+    folder = os.path.commonpath([os.path.dirname(path) for path in paths])
+    return [Path(os.path.relpath(path, folder)).as_posix() for path in paths]

@@ -26,8 +26,8 @@ from moleflow_pl.data.batches import Batch
 from moleflow_pl.data.datamodule import ContinualDataModule, data_of
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.module import MoLEFlow
-from moleflow_pl.tasks.calibration import FALSE_ALARM_RATE, check_rate
 from moleflow_pl.tasks.schedule import Task, TaskSchedule, lr_factor
+from moleflow_pl.tasks.thresholds import FALSE_ALARM_RATE, check_rate
 
 logger = logging.getLogger(__name__)
 

@@ -218,9 +218,8 @@ def validate_calibration(calibration: Calibration, where: str) -> None:
         calibration.median_patch_scores,
         calibration.novelty_distances,
     ]
-    lists += [
-        later for later in (calibration.damaged_novelty_distances, calibration.products) if later
-    ]  # empty where none was taken
+    later = (calibration.damaged_novelty_distances, calibration.products, calibration.images)
+    lists += [one for one in later if one]  # empty where none was taken
     lengths = {len(one) for one in lists}
     if len(lengths) > 1 or not calibration.scores:
         raise CheckpointError(f"{where} is incomplete: its lists have {sorted(lengths)} images")

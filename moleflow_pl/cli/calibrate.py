@@ -13,8 +13,8 @@ from moleflow_pl.cli.mistakes import VerbParser
 from moleflow_pl.cli.run_argument import CHECKPOINT, SETTINGS
 
 if TYPE_CHECKING:
-    from moleflow_pl.tasks.calibration import Threshold
     from moleflow_pl.tasks.schedule import Task, TaskSchedule
+    from moleflow_pl.tasks.thresholds import Threshold
 
 EXAMPLE = "example: moleflow calibrate runs/demo --false-alarm-rate 0.001"
 OPTIONS: dict[str, dict[str, Any]] = {

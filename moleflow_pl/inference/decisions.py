@@ -16,8 +16,9 @@ from torch import Tensor
 from moleflow_pl.data.image_forms import ImageLike
 from moleflow_pl.inference.localisation import Box, defect_mask, find_boxes, pixel_map
 from moleflow_pl.model.inspector import Inspection
-from moleflow_pl.tasks.calibration import AlarmRates, Calibration, Limits
+from moleflow_pl.tasks.calibration import Calibration, Limits
 from moleflow_pl.tasks.schedule import TaskSchedule
+from moleflow_pl.tasks.thresholds import AlarmRates
 
 Label = Literal["normal", "anomalous", "unknown_product"]
 

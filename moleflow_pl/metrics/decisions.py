@@ -8,7 +8,8 @@ from typing import Any, TypedDict
 
 from scipy.stats import binomtest
 
-from moleflow_pl.tasks.calibration import RATES, Calibration
+from moleflow_pl.tasks.calibration import Calibration
+from moleflow_pl.tasks.thresholds import RATES
 
 CONFIDENCE = 0.95  # level of the interval of a share of test images
 TARGET_RECALL = 0.95

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from moleflow_pl._internal.distributed import all_gather_rows, gather, rank_and_world
+from moleflow_pl._internal.names import relative_names
 from moleflow_pl._internal.seeding import derive_generator, derive_seed
 from moleflow_pl.data.batches import Batch
 from moleflow_pl.features.region_of_interest import rows_of
@@ -176,6 +177,7 @@ class TaskLearner:
         """
         inspector = self.inspector
         calibration = Calibration(false_alarm_rate=false_alarm_rate)
+        paths: list[str] = []
         column = inspector.router.tasks.index(task)
         for batch in batches:
             features = inspector.features(batch)
@@ -184,10 +186,12 @@ class TaskLearner:
             products = batch.get("product", [inspector.schedule.tasks[task].name] * len(features))
             patches = rows_of(inspection.patch_scores, inspector.interest.of(task))
             calibration.add(inspection.score, patches, distances, products)
+            paths += batch.get("path", [])
         for batch in images:
             calibration.damaged_novelty_distances += self._damaged(
                 task, batch["image"].to(inspector.device)
             ).tolist()
+        calibration.images = relative_names(paths)
         inspector.schedule.tasks[task].calibration = calibration
 
     def _damaged(self, task: int, images: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from moleflow_pl.report.figures import (
 )
 from moleflow_pl.report.gallery import build_gallery
 from moleflow_pl.report.summary import format_value
-from moleflow_pl.tasks.calibration import RATES
+from moleflow_pl.tasks.thresholds import RATES
 
 TITLES = {
     "image_auroc": "image AUROC",

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from moleflow_pl.errors import CheckpointError, ConfigError
-from moleflow_pl.tasks.calibration import Calibration, check_rate
+from moleflow_pl.tasks.calibration import Calibration
+from moleflow_pl.tasks.thresholds import check_rate
 
 logger = logging.getLogger(__name__)
 

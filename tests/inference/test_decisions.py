@@ -7,8 +7,9 @@ import torch
 
 from moleflow_pl.inference.decisions import DecisionMaker, Prediction
 from moleflow_pl.model.inspector import Inspection
-from moleflow_pl.tasks.calibration import Calibration, threshold
+from moleflow_pl.tasks.calibration import Calibration
 from moleflow_pl.tasks.schedule import TaskSchedule
+from moleflow_pl.tasks.thresholds import threshold
 
 
 def test_a_product_of_a_group_has_its_own_threshold_where_it_is_told() -> None:

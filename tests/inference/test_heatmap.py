@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from moleflow_pl import Prediction, draw_heatmap
-from moleflow_pl.inference.heatmap import save_picture
+from moleflow_pl.inference.heatmap import heat_overlay, save_picture
 
 SIDE = 512
 
@@ -81,3 +81,11 @@ def test_a_prediction_draws_itself_on_its_image_or_on_black() -> None:
     uncalibrated = Prediction("a", 0.0, 0.0, None, found.patch_scores, (30, 40))
     pixels = np.asarray(uncalibrated.plot()).sum(2)
     assert pixels[2, 37] > pixels[27, 2]
+
+
+def test_overlay_is_bright_where_the_score_is_high() -> None:
+    scores = torch.zeros(8, 8)
+    scores[:, 4:] = 10
+    overlay = np.asarray(heat_overlay(Image.new("RGB", (40, 20)), scores, 0, 10)).sum(-1)
+    assert overlay.shape == (20, 40)
+    assert overlay[:, 30:].min() > overlay[:, :10].max()

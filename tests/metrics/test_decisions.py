@@ -3,7 +3,8 @@ import math
 import pytest
 
 from moleflow_pl.metrics.decisions import count_decisions, rate_of_recall, share, shares_by_rate
-from moleflow_pl.tasks.calibration import RATES, Calibration
+from moleflow_pl.tasks.calibration import Calibration
+from moleflow_pl.tasks.thresholds import RATES
 from tests.helpers.scores import decided
 
 CALIBRATION = Calibration(*[[1.0, 2.0, 2.5]] * 4, false_alarm_rate=0.05)

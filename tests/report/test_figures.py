@@ -9,7 +9,6 @@ from PIL import Image
 from moleflow_pl.report.figures import (
     cell_style,
     data_uri,
-    heat_overlay,
     histogram_figure,
     jpeg_uri,
     mask_picture,
@@ -71,14 +70,6 @@ def test_cell_without_a_value_is_plain_and_values_beyond_the_scale_are_cut() -> 
     assert cell_style(None) == ""
     assert cell_style(7.0) == cell_style(1.0)
     assert cell_style(5, 5, 5) == cell_style(1.0)
-
-
-def test_overlay_is_bright_where_the_score_is_high() -> None:
-    scores = torch.zeros(8, 8)
-    scores[:, 4:] = 10
-    overlay = np.asarray(heat_overlay(Image.new("RGB", (40, 20)), scores, 0, 10)).sum(-1)
-    assert overlay.shape == (20, 40)
-    assert overlay[:, 30:].min() > overlay[:, :10].max()
 
 
 def test_pictures_keep_their_size_and_masks_stay_black_and_white() -> None:
