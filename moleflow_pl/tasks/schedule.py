@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -220,6 +220,45 @@ class TaskSchedule:
                     "fit with data.val_fraction above 0"
                 )
             calibration.false_alarm_rate = rate
+
+    def exclude(self, images: Iterable[str], product: str | None = None) -> None:
+        """Leave calibration images out of their task's thresholds, for good.
+
+        Args:
+            images: Names of images or paths that end with them.
+            product: The product that they show; by default the only one that has such an image.
+
+        Raises:
+            ConfigError: no task or more than one has such a calibration image, or none would be
+                left of a task.
+        """
+        among = self.learned if product is None else [self.find(product)]
+        excluded: dict[int, set[str]] = {}
+        for image in images:
+            found = {index: self._calibrated_as(index, image) for index in among}
+            known = {index: name for index, name in found.items() if name is not None}
+            if len(known) != 1:
+                raise ConfigError(self._not_one(image, list(known), among))
+            for index, name in known.items():
+                excluded.setdefault(index, set()).add(name)
+        for index, names in excluded.items():
+            calibration = self.tasks[index].calibration
+            assert calibration is not None  # its images were found
+            self.tasks[index].calibration = calibration.without(names)
+
+    def _calibrated_as(self, task: int, image: str) -> str | None:
+        """Name of the task's calibration image that a path ends with, the longest there is."""
+        calibration = self.tasks[task].calibration
+        path = "/" + image.replace("\\", "/")
+        names = [] if calibration is None else calibration.images
+        return max((name for name in names if path.endswith(f"/{name}")), key=len, default=None)
+
+    def _not_one(self, image: str, found: Sequence[int], among: Sequence[int]) -> str:
+        if not found:
+            names = [self.tasks[index].name for index in among]
+            return f"{image!r} is no calibration image of {names}"
+        names = [self.tasks[index].name for index in found]
+        return f"{image!r} is a calibration image of each of {names}: name the product too"
 
     @staticmethod
     def _task(calibration: dict[str, Any] | None = None, **state: Any) -> Task:

@@ -2,6 +2,7 @@ import pytest
 
 from benchmarks.literal import learning_rates
 from moleflow_pl.errors import ConfigError
+from moleflow_pl.tasks.calibration import Calibration
 from moleflow_pl.tasks.schedule import TaskSchedule, lr_factor
 
 
@@ -67,3 +68,42 @@ def test_tasks_not_begun_can_be_dropped_from_the_plan() -> None:
     assert schedule.replanned([["a"], ["b", "c"], ["e"]], epochs=3).names == ["a", "b+c", "e"]
     assert schedule.todo == [1, 2]
     assert schedule.epochs_done == 4
+
+
+def calibrated() -> TaskSchedule:
+    schedule = schedule_of(3, 3, 0)
+    for task, images in zip(
+        schedule.tasks, (["1.png", "2.png"], ["b/1.png", "c/1.png", "c/x.png"]), strict=False
+    ):
+        task.calibration = Calibration(scores=[1.0, 2.0, 3.0][: len(images)], images=images)
+    return schedule
+
+
+def test_excluded_images_leave_their_tasks_calibration_by_name_or_path() -> None:
+    schedule = calibrated()
+    schedule.exclude(["2.png", "good\\c\\x.png"])
+    schedule.exclude(["/data/old/c/1.png"], "b")
+    assert [task.calibration and task.calibration.images for task in schedule.tasks] == [
+        ["1.png"], ["b/1.png"], None
+    ]  # fmt: skip
+    assert schedule.tasks[1].calibration is not None
+    assert schedule.tasks[1].calibration.scores == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("images", "product", "told"),
+    [
+        (["9.png"], None, "'9.png' is no calibration image of"),
+        (["2.png"], "b", r"'2.png' is no calibration image of \['b\+c'\]"),
+        (["b/1.png"], None, r"is a calibration image of each of \['a', 'b\+c'\]: name the product"),
+        (["1.png", "2.png"], "a", "no calibration image would be left"),
+        (["1.png"], "e", "no product 'e'"),
+    ],
+)
+def test_exclusion_that_is_not_clear_changes_nothing(
+    images: list[str], product: str | None, told: str
+) -> None:
+    schedule = calibrated()
+    with pytest.raises(ConfigError, match=told):
+        schedule.exclude(images, product)
+    assert schedule == calibrated()
