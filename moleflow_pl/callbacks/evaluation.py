@@ -18,6 +18,7 @@ from moleflow_pl._internal.distributed import gather
 from moleflow_pl._internal.files import read_json, write_text
 from moleflow_pl._internal.printable import printable
 from moleflow_pl._internal.validation import require_number
+from moleflow_pl.callbacks.goods import look_at_goods
 from moleflow_pl.callbacks.progress import is_trial, saw_all
 from moleflow_pl.checkpoints.run_folder import RunFolder, move_aside
 from moleflow_pl.data.batches import Batch
@@ -25,13 +26,16 @@ from moleflow_pl.data.datamodule import data_of
 from moleflow_pl.errors import DataError
 from moleflow_pl.inference.decisions import DecisionMaker
 from moleflow_pl.metrics.decisions import DECISION_COLUMNS, TARGET_RECALL
+from moleflow_pl.metrics.goods import GoodImages
 from moleflow_pl.metrics.task_matrix import matrix_row, zero_shot
 from moleflow_pl.metrics.task_scores import EvaluationOptions, TaskScores
 from moleflow_pl.module import MoLEFlow
 from moleflow_pl.report.decisions import decision_table
 from moleflow_pl.report.facts import about, cost
+from moleflow_pl.report.goods import goods_table, is_tested, next_commands
 from moleflow_pl.report.summary import summarise, summary_table, write_report
 from moleflow_pl.scoring.functional import Upsampling
+from moleflow_pl.tasks.calibration import Calibration
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +89,7 @@ class EvaluationCallback(Callback):
         if tasks and tasks[-1].evaluation and trainer.is_global_zero:
             summary = summarise(tasks, cost(pl_module.inspector, len(tasks)))
             planned = len(pl_module.schedule.tasks)
-            print_tables(summary, planned)
+            print_tables(summary, run_of(trainer), planned)
             logger.info(f"report: {run_of(trainer).summary}")
 
     def on_test_start(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
@@ -111,7 +115,7 @@ class EvaluationCallback(Callback):
         whole = saw_all(trainer.num_test_batches, trainer.test_dataloaders)
         summary = self._report(trainer, pl_module, scores, whole)
         if trainer.is_global_zero:
-            print_tables(summary)
+            print_tables(summary, run_of(trainer))
             logger.info(
                 f"report: {run_of(trainer).summary}"
                 if whole
@@ -125,13 +129,16 @@ class EvaluationCallback(Callback):
             return
         if not self.evaluate_every_task and schedule.current is not None:
             return
-        learned = data_of(trainer).tasks_on_disk()
-        self._report(trainer, module, self._score(trainer, module, learned))
+        data = data_of(trainer)
+        tested = data.tasks_on_disk()
+        goods = [index for index in data.tasks_on_disk("train") if index not in tested]
+        scores = self._score(trainer, module, tested)
+        self._report(trainer, module, scores, goods=self._look_at_goods(trainer, module, goods))
         if self.evaluate_next_task and schedule.current is not None:
-            (scores,) = self._score(trainer, module, [schedule.current])
+            (of_next,) = self._score(trainer, module, [schedule.current])
             row = schedule.tasks[task].evaluation
-            if row is not None and scores.rows:
-                metrics = zero_shot(scores) if trainer.is_global_zero else None
+            if row is not None and of_next.rows:
+                metrics = zero_shot(of_next) if trainer.is_global_zero else None
                 row["zero_shot"] = trainer.strategy.broadcast(metrics)
 
     def _score(self, trainer: Trainer, module: MoLEFlow, tasks: Sequence[int]) -> list[TaskScores]:
@@ -151,8 +158,23 @@ class EvaluationCallback(Callback):
         module.train()
         return result
 
+    def _look_at_goods(
+        self, trainer: Trainer, module: MoLEFlow, tasks: Sequence[int]
+    ) -> dict[int, GoodImages]:
+        """What is known of some tasks without test images; the same on every rank."""
+        module.eval()
+        with torch.inference_mode(), trainer.precision_plugin.test_step_context():
+            found = {task: look_at_goods(module, data_of(trainer), task) for task in tasks}
+        module.train()
+        return found
+
     def _report(
-        self, trainer: Trainer, module: MoLEFlow, scores: Sequence[TaskScores], whole: bool = True
+        self,
+        trainer: Trainer,
+        module: MoLEFlow,
+        scores: Sequence[TaskScores],
+        whole: bool = True,
+        goods: Mapping[int, GoodImages] | None = None,
     ) -> dict[str, Any]:
         inspector, learned = module.inspector, module.schedule.learned
         tasks = [module.schedule.tasks[i] for i in learned]
@@ -165,21 +187,35 @@ class EvaluationCallback(Callback):
         row = None
         if trainer.is_global_zero:
             calibrations = [task.calibration for task in tasks]
-            row = matrix_row(scores, len(tasks), settings, calibrations, self.target_recall)
+            row = matrix_row(scores, len(tasks), settings, calibrations, self.target_recall, goods)
         tasks[-1].evaluation = trainer.strategy.broadcast(row)
         summary = summarise(tasks, cost(inspector, len(tasks)))
         if trainer.is_global_zero and whole and not is_trial(trainer):
             facts = about(inspector, len(tasks), module.seed, module.run_config)
-            write_files(run_of(trainer).report, summary, scores, facts)
+            facts["next"] = next_commands(run_of(trainer))
+            by_name = {task.name: task.calibration for task in tasks if task.calibration}
+            write_files(run_of(trainer).report, summary, scores, facts, by_name)
         return summary
 
 
-def print_tables(summary: Mapping[str, Any], planned: int | None = None) -> None:
-    """Show an evaluation: how well products are told from defects, and what a line would do."""
-    print_table(summary_table(summary, planned))
-    table = decision_table(summary)
-    if table is not None:
-        print_table(table)
+def print_tables(summary: Mapping[str, Any], run: RunFolder, planned: int | None = None) -> None:
+    """Show an evaluation: how well defects are found, what a line would do, and the good images.
+
+    Args:
+        summary: The content of `summary.json`.
+        run: The run folder.
+        planned: Tasks of the run, where some of them may not be learned yet.
+    """
+    goods = goods_table(summary)
+    tables = [goods]
+    if is_tested(summary):
+        tables = [summary_table(summary, planned), decision_table(summary), goods]
+    for table in tables:
+        if table is not None:
+            print_table(table)
+    if goods is not None:
+        for purpose, command in next_commands(run).items():
+            logger.info(f"next, to {purpose}: {command}")
 
 
 def decisions(maker: DecisionMaker, output: Mapping[str, Tensor]) -> list[dict[str, Any]]:
@@ -201,13 +237,14 @@ def write_files(
     summary: Mapping[str, Any],
     scores: Sequence[TaskScores],
     facts: Mapping[str, Any],
+    calibrations: Mapping[str, Calibration],
 ) -> None:
     """Write the page and the tables of an evaluation into a folder."""
     # the drawing library is slow to import, and most commands draw nothing
     from moleflow_pl.report.page import render_page
 
     move_other_report_aside(folder, summary)
-    write_text(folder / "report.html", render_page(summary, scores, facts))
+    write_text(folder / "report.html", render_page(summary, scores, facts, calibrations))
     write_report(folder, summary, scores)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from moleflow_pl.data.datamodule import ContinualDataModule, data_of
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.module import MoLEFlow
 from moleflow_pl.tasks.schedule import Task, TaskSchedule, lr_factor
-from moleflow_pl.tasks.thresholds import FALSE_ALARM_RATE, check_rate
+from moleflow_pl.tasks.thresholds import FALSE_ALARM_RATE, check_rate, images_for
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +93,9 @@ class TaskSchedulerCallback(Callback):
         note_splits(schedule, data)
         if counts and trainer.is_global_zero:
             print_table(counts_table(counts))
+            tasks = [schedule.tasks[index] for index in schedule.todo]
+            if few := few_images(tasks, counts, self.false_alarm_rate, data.val_fraction):
+                logger.warning(few)
         elif not counts:
             logger.info(f"all tasks are learned: {schedule.names}")
 
@@ -227,6 +231,38 @@ def note_splits(schedule: TaskSchedule, data: ContinualDataModule) -> None:
                 "epochs: to learn from these images alone, start the task again"
             )
         task.split = split
+
+
+def few_images(
+    tasks: Sequence[Task],
+    counts: Mapping[str, Mapping[str, int]],
+    rate: float,
+    val_fraction: float,
+) -> str | None:
+    """Which tasks have too few images for a false-alarm rate, and how many would do.
+
+    Args:
+        tasks: Tasks to learn.
+        counts: Images of each product, by purpose.
+        rate: The false-alarm rate.
+        val_fraction: Share of the good images that is for calibration.
+
+    Example:
+        >>> counts = {"a": {"train": 27, "val": 3}}
+        >>> "'a' has 3; 99 would do" in few_images([Task(["a"], 1)], counts, 0.01, 0.1)
+        True
+    """
+    needed = images_for(rate)
+    have = {task.name: sum(counts[name]["val"] for name in task.products) for task in tasks}
+    few = [f"{name!r} has {count}" for name, count in have.items() if count < needed]
+    if not few or not val_fraction:
+        return None
+    good = math.ceil(round(needed / val_fraction, 6))
+    return (
+        f"too few calibration images for a false-alarm rate of {100 * rate:.3g} %, so that "
+        f"thresholds are extrapolated: {', '.join(few)}; {needed} would do, of {good} good images "
+        f"(data.val_fraction {val_fraction:g})"
+    )
 
 
 def counts_table(counts: Mapping[str, Mapping[str, int]]) -> NamesTable:

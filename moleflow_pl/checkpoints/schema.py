@@ -16,6 +16,7 @@ from moleflow_pl._internal.schema import SEAL, validate
 from moleflow_pl._internal.signing import SIGNATURE
 from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.metrics.decisions import ProductDecisions
+from moleflow_pl.metrics.goods import GoodImages
 from moleflow_pl.metrics.names import METRICS
 from moleflow_pl.tasks.calibration import Calibration
 from moleflow_pl.tasks.schedule import MOST_PRODUCTS, Task
@@ -75,6 +76,7 @@ class Evaluation(TypedDict):
     confusion: list[list[int]]
     routed_tasks: list[list[int] | None]
     decisions: list[dict[str, ProductDecisions] | None]
+    goods: list[GoodImages | None]
     routing: Routing
 
 
@@ -245,7 +247,8 @@ def validate_evaluation(evaluation: Any, tasks: int, where: str) -> None:
         raise CheckpointError(f"{where}.metrics are {sorted(evaluation['metrics'])}")
     values = [*evaluation["metrics"].values(), evaluation["f1_threshold"]]
     rows = [*chain.from_iterable(way.values() for way in values), evaluation["confusion"]]
-    rows += [evaluation["routed_tasks"], evaluation["decisions"], *evaluation["confusion"]]
+    rows += [evaluation[key] for key in ("routed_tasks", "decisions", "goods")]
+    rows += [*evaluation["confusion"], *(one["routed"] for one in evaluation["goods"] if one)]
     rows += [*evaluation["routing"]["per_task"].values()]
     if any(len(row) != tasks for row in rows):
         raise CheckpointError(f"{where} is not of {tasks} tasks")

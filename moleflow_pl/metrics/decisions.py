@@ -68,6 +68,16 @@ class ProductDecisions(TypedDict):
     target_false_alarms: int | None
 
 
+class Shares(TypedDict):
+    """What a line has to know of a product, or of all; unknown products are good and defective."""
+
+    false_alarms: Share
+    missed: Share
+    recall: Share
+    precision: Share
+    unknown: Share
+
+
 def share(count: int, of: int) -> Share:
     """A share with its interval.
 
@@ -167,14 +177,14 @@ def rate_of_recall(defective: Sequence[Mapping[str, Any]], recall: float) -> flo
     return rates[needed - 1]
 
 
-def shares_of(counts: Mapping[str, Any]) -> dict[str, Share]:
-    """The shares that a line has to know, of `ProductDecisions` or their sums."""
+def shares_of(counts: Mapping[str, Any]) -> Shares:
+    """The shares of `ProductDecisions`, or of their sums."""
     alarms, found = counts["false_alarms"], counts["found"]
     unknown = counts["unknown_good"] + counts["unknown_defective"]
-    return {
-        "false_alarms": share(alarms, counts["good"]),
-        "missed": share(counts["missed"], counts["defective"]),
-        "recall": share(found, counts["defective"]),
-        "precision": share(found, found + alarms),
-        "unknown": share(unknown, counts["good"] + counts["defective"]),
-    }
+    return Shares(
+        false_alarms=share(alarms, counts["good"]),
+        missed=share(counts["missed"], counts["defective"]),
+        recall=share(found, counts["defective"]),
+        precision=share(found, found + alarms),
+        unknown=share(unknown, counts["good"] + counts["defective"]),
+    )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moleflow_pl.metrics.decisions import TARGET_RECALL, count_decisions
+from moleflow_pl.metrics.goods import GoodImages
 from moleflow_pl.metrics.image import Row, mean_of
 from moleflow_pl.metrics.names import METRICS
 from moleflow_pl.metrics.task_scores import ROUTING_MODES, TaskScores
@@ -18,6 +19,7 @@ def matrix_row(
     settings: Mapping[str, Any],
     calibrations: Sequence[Calibration | None] = (),
     target_recall: float = TARGET_RECALL,
+    goods: Mapping[int, GoodImages] | None = None,
 ) -> dict[str, Any]:
     """One evaluation as plain lists and numbers, for checkpoint and report.
 
@@ -28,11 +30,13 @@ def matrix_row(
             compared.
         calibrations: Of each task, if it has one.
         target_recall: Recall whose false-alarm rate is looked for.
+        goods: What is known of tasks that have no test images.
 
     Returns:
         `metrics[name][mode]` and `f1_threshold[mode]` for each routing mode; `confusion`,
-        `routed_tasks` and `decisions` by product, lists over tasks with None for a task whose
-        images are gone; `routing`, `settings` and `pixel_error_bound`.
+        `routed_tasks` and `decisions` by product, lists over tasks with None for a task without
+        test images; `goods`, with None for a task with some; `routing`, `settings` and
+        `pixel_error_bound`.
     """
     by_task = {task_scores.task: task_scores for task_scores in scores if task_scores.rows}
     metrics = {task: task_scores.metrics() for task, task_scores in by_task.items()}
@@ -70,6 +74,7 @@ def matrix_row(
                 range(tasks), [*calibrations, *[None] * tasks], strict=False
             )
         ],
+        "goods": [(goods or {}).get(task) for task in range(tasks)],
         "routing": routing_accuracy(by_task, tasks),
     }
 

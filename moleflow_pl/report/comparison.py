@@ -182,7 +182,7 @@ def differing_settings(summaries: Sequence[dict[str, Any]]) -> dict[str, list[An
 
 def share_spreads(runs: Sequence[DecidedProduct | None]) -> dict[str, Spread]:
     """Spreads over runs of a product's shares, their counts and intervals, by column."""
-    spreads = {}
+    spreads: dict[str, Spread] = {}
     for name in SHARES:
         columns = [spread_out(name, None if run is None else run[name]) for run in runs]  # type: ignore[literal-required]
         spreads |= {key: Spread([one[key] for one in columns]) for key in spread_out(name, None)}

@@ -9,7 +9,15 @@ from rich.text import Text
 
 from moleflow_pl._internal.console import NamesTable
 from moleflow_pl._internal.printable import printable
-from moleflow_pl.metrics.decisions import CONFIDENCE, ProductDecisions, Share, share, shares_of
+from moleflow_pl.metrics.decisions import (
+    CONFIDENCE,
+    ProductDecisions,
+    Share,
+    Shares,
+    share,
+    shares_of,
+)
+from moleflow_pl.tasks.thresholds import LOWEST_RATE
 
 SHARES = {
     "false_alarms": "false alarms",
@@ -35,8 +43,8 @@ class Target(TypedDict):
     false_alarms: Share | None
 
 
-class DecidedProduct(TypedDict):
-    """An entry of `decisions.products` in `summary.json`; its shares are those of `SHARES`."""
+class DecidedProduct(Shares):
+    """An entry of `decisions.products` in `summary.json`."""
 
     task: str
     product: str
@@ -45,11 +53,6 @@ class DecidedProduct(TypedDict):
     calibration_images: int | None
     good: int
     defective: int
-    false_alarms: Share
-    missed: Share
-    recall: Share
-    precision: Share
-    unknown: Share
     unknown_good: Share
     unknown_defective: Share
     target: Target
@@ -82,7 +85,7 @@ def summarise_decisions(
     }
 
 
-def share_row(tasks: int, evaluation: Mapping[str, Any] | None) -> list[dict[str, Share] | None]:
+def share_row(tasks: int, evaluation: Mapping[str, Any] | None) -> list[Any]:
     """The shares of each task in one evaluation; None where it was not tested."""
     of_tasks = [] if evaluation is None else evaluation["decisions"]
     shares = [shares_of(total(one.values())) if one else None for one in of_tasks]
@@ -92,7 +95,6 @@ def share_row(tasks: int, evaluation: Mapping[str, Any] | None) -> list[dict[str
 def product_entry(task: str, product: str, counts: ProductDecisions) -> DecidedProduct:
     """The numbers of one product: counts, their shares, and the rate of the target recall."""
     alarms = counts["target_false_alarms"]
-    shares: Any = shares_of(counts)
     return {
         "task": task,
         "product": product,
@@ -101,7 +103,7 @@ def product_entry(task: str, product: str, counts: ProductDecisions) -> DecidedP
         "calibration_images": counts["calibration_images"],
         "good": counts["good"],
         "defective": counts["defective"],
-        **shares,
+        **shares_of(counts),
         "unknown_good": share(counts["unknown_good"], counts["good"]),
         "unknown_defective": share(counts["unknown_defective"], counts["defective"]),
         "target": {
@@ -154,7 +156,9 @@ def decision_table(summary: Mapping[str, Any]) -> NamesTable | None:
     if not decided:
         return None
     title = "decisions about the test images at each product's threshold"
-    table = NamesTable(title=title, caption=Text(caption(decided)), show_lines=True)
+    table = NamesTable(
+        title=title, caption=Text(caption(decided)), caption_justify="left", show_lines=True
+    )
     table.add_column("product", overflow="fold")
     for name in SHARES.values():
         table.add_column("\n".join(name.split()), justify="right", no_wrap=True)
@@ -181,10 +185,12 @@ def target_sentence(one: Mapping[str, Any]) -> str:
         return ""
     if target["false_alarm_rate"] is None:
         return f"no false-alarm rate finds {format_rate(target['recall'])} of these defects"
+    # nothing was looked for below the lowest rate
+    lowest = "at most " if target["false_alarm_rate"] <= LOWEST_RATE else ""
     rate, alarms = format_rate(target["false_alarm_rate"]), format_count(target["false_alarms"])
     return (
-        f"a false-alarm rate of {rate} would find {format_rate(target['recall'])} of these "
-        f"defects, with {alarms} false alarms"
+        f"{format_rate(target['recall'])} of these defects would take a false-alarm rate of "
+        f"{lowest}{rate} ({alarms} false alarms here)"
     )
 
 

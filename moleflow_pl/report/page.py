@@ -27,7 +27,9 @@ from moleflow_pl.report.figures import (
     scale_gradient,
 )
 from moleflow_pl.report.gallery import build_gallery
+from moleflow_pl.report.goods import CHANGED, is_tested
 from moleflow_pl.report.summary import format_value
+from moleflow_pl.tasks.calibration import Calibration
 from moleflow_pl.tasks.thresholds import RATES
 
 TITLES = {
@@ -54,7 +56,11 @@ def environment() -> Environment:
     )
     filters = (format_value, format_count, format_rate, format_share)
     templates.filters |= {one.__name__: one for one in filters}
-    templates.globals |= {"target_sentence": target_sentence, "share_titles": SHARES}
+    templates.globals |= {
+        "target_sentence": target_sentence,
+        "share_titles": SHARES,
+        "CHANGED": CHANGED,
+    }
     templates.globals["cell_style"] = cell_style
     return templates
 
@@ -103,15 +109,26 @@ def score_figures(
     return pictures
 
 
+def calibration_figure(calibration: Calibration) -> str:
+    """The scores of a task's calibration images, with its threshold."""
+    limits = {"threshold": calibration.limits().score}
+    return histogram_figure({"calibration images": calibration.scores}, "image score", limits)
+
+
 def render_page(
-    summary: Mapping[str, Any], scores: Sequence[TaskScores], about: Mapping[str, Any]
+    summary: Mapping[str, Any],
+    scores: Sequence[TaskScores],
+    about: Mapping[str, Any],
+    calibrations: Mapping[str, Calibration],
 ) -> str:
     """Render `report.html`.
 
     Args:
         summary: The result of `summarise`.
         scores: Scores of the tasks, except those whose images are gone.
-        about: `versions`, `hardware` and `facts`, each a dict of strings, and `config`, YAML.
+        about: `versions`, `hardware`, `facts` and `next`, each a dict of strings, and `config`,
+            YAML.
+        calibrations: Of tasks that have one, by name.
     """
     names = summary["tasks"]
     best = summary["metrics"]["image_f1_max"]["threshold"]["routed"]
@@ -131,6 +148,9 @@ def render_page(
             "best F1 (by the test labels)": best[of_task.task],
         }
         figures[name] = score_figures(of_task, limits, others, products)
+    goods = [one for one in summary["calibration"] if one["goods"] is not None]
+    for name in (one["task"] for one in goods if one["task"] in calibrations):
+        figures[name] = {"calibration images": calibration_figure(calibrations[name])}
     template = environment().get_template("report.html")
     return template.render(
         summary=summary,
@@ -139,6 +159,8 @@ def render_page(
         measured=measured,
         floor=MATRIX_FLOOR,
         figures=figures,
+        tested=is_tested(summary),
+        goods=goods,
         gallery=[page for of_task in scores for page in build_gallery(of_task, names)],
         gradient=scale_gradient(),
         about=about,

@@ -33,3 +33,14 @@ def test_a_table_of_any_names_is_printed_in_any_encoding(
     encoding: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "Schraube" in shown(encoding, monkeypatch)
+
+
+def test_a_list_is_a_cell_of_several_lines_and_a_name_is_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    table = NamesTable("cell")
+    table.add_row(["first", "second\nthird"])
+    print_table(table)
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("first" in line for line in lines) == 1
+    assert sum(r"second\nthird" in line for line in lines) == 1

@@ -10,6 +10,7 @@ import torch
 
 from moleflow_pl.data.datasets import ImageDataset
 from moleflow_pl.data.layouts.mvtec import MVTecLayout
+from moleflow_pl.metrics.goods import GoodImages, Halves
 from moleflow_pl.metrics.task_matrix import matrix_row
 from moleflow_pl.metrics.task_scores import EvaluationOptions, TaskScores
 from moleflow_pl.report.summary import summarise
@@ -141,6 +142,23 @@ def learned_tasks() -> list[Task]:
     calibrations = [task.calibration for task in tasks]
     tasks[0].evaluation = matrix_row([first], 1, SETTINGS, calibrations)
     tasks[1].evaluation = matrix_row([first, second], 2, SETTINGS, calibrations)
+    return tasks
+
+
+def untested_tasks() -> list[Task]:
+    """`a` and `b` without test images; `a` has a threshold, and its images changed."""
+    tasks = [
+        Task(["a"], 2, 2, drift=0.0, calibration=replace(CALIBRATED)),
+        Task(["b"], 2, 2, drift=0.3),
+    ]
+    halves = [Halves(distance=0.9, by_chance=0.4, p=p) for p in (0.004, 0.3)]
+    goods = {
+        0: GoodImages(training=27, calibration=3, routed=[2, 1], halves=halves[0]),
+        1: GoodImages(training=5, calibration=0, routed=[0, 0], halves=halves[1]),
+    }
+    alone = {0: goods[0] | {"routed": [3]}}
+    tasks[0].evaluation = matrix_row([], 1, SETTINGS, [CALIBRATED], goods=alone)
+    tasks[1].evaluation = matrix_row([], 2, SETTINGS, [CALIBRATED, None], goods=goods)
     return tasks
 
 

@@ -93,7 +93,12 @@ def test_without_a_threshold_there_is_no_table() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rate", "words"), [(0.034, "a false-alarm rate of 3.4 % would find 95 %"), (None, "no false")]
+    ("rate", "words"),
+    [
+        (0.034, "95 % of these defects would take a false-alarm rate of 3.4 %"),
+        (1e-6, "95 % of these defects would take a false-alarm rate of at most 0.0001 %"),
+        (None, "no false-alarm rate finds 95 %"),
+    ],
 )
 def test_what_the_target_costs_is_a_sentence(rate: float | None, words: str) -> None:
     target = {"recall": 0.95, "false_alarm_rate": rate, "false_alarms": share(1, 4)}

@@ -13,13 +13,23 @@ from moleflow_pl.metrics.task_scores import EvaluationOptions
 from moleflow_pl.report.page import environment, render_page
 from moleflow_pl.report.summary import summarise
 from moleflow_pl.tasks.schedule import Task
-from tests.helpers.scores import CALIBRATED, COST, SETTINGS, THRESHOLD, scored, scores_on
+from tests.helpers.scores import (
+    CALIBRATED,
+    COST,
+    SETTINGS,
+    THRESHOLD,
+    decided,
+    scored,
+    scores_on,
+    untested_tasks,
+)
 
 ABOUT = {
     "facts": {"seed": "0"},
     "hardware": {"CPU cores": "2"},
     "versions": {"torch": "2"},
     "config": "data:\n  tasks: [a]\n",
+    "next": {"go on": "moleflow predict"},
 }
 EVIL = "<script>document.title='caught'</script>\"'&"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -53,7 +63,7 @@ def page_of(data_root: Path, name: str = "b", threshold: float = THRESHOLD) -> s
     calibrations = [CALIBRATED, None]
     tasks[0].evaluation = matrix_row([scores], 1, SETTINGS, calibrations)
     tasks[1].evaluation = matrix_row([scores, other], 2, SETTINGS, calibrations)
-    return render_page(summarise(tasks, COST), [scores, other], ABOUT)
+    return render_page(summarise(tasks, COST), [scores, other], ABOUT, {name: CALIBRATED})
 
 
 def test_page_is_well_formed_and_holds_all_it_shows(data_root: Path) -> None:
@@ -86,8 +96,50 @@ def test_page_says_where_nothing_is_missed(data_root: Path) -> None:
 def test_page_of_a_model_whose_images_are_gone_has_dashes() -> None:
     tasks = [Task(["a"], 1, 1)]
     tasks[0].evaluation = matrix_row([], 1, SETTINGS)
-    page = render_page(summarise(tasks, COST), [], ABOUT)
+    page = render_page(summarise(tasks, COST), [], ABOUT, {})
     assert "There are no test images any more" in page
+    assert not Tags(page).open
+
+
+def goods_page(name: str = "a") -> str:
+    tasks = untested_tasks()
+    tasks[0].products = [name]
+    return render_page(summarise(tasks, COST), [], ABOUT, {name: CALIBRATED})
+
+
+def test_page_of_good_images_alone_says_what_is_known_and_has_no_dashes() -> None:
+    page = goods_page(EVIL)
+    tags = Tags(page)
+    assert not tags.open
+    assert tags.scripts == 0
+    assert "<td>-" not in page
+    assert "<b>-" not in page
+    for absent in (
+        "each image was inspected",
+        "each\ntest image",
+        "AUROC",
+        "Gallery",
+        "Task matrix",
+    ):
+        assert absent not in page
+    for words in (
+        "27",
+        "2 of 3",
+        "0.90 apart",
+        "extrapolated:<br>99 images would do",
+        "moleflow predict",
+    ):
+        assert words in page
+    assert any(source.startswith("data:image/svg") for source in tags.sources)
+
+
+def test_task_without_test_images_beside_one_with_some_is_named_and_not_dashed() -> None:
+    tasks = untested_tasks()
+    scores = scored(0, [0, 1], [0, 0], [1.0, 2.0], decisions=decided([1.0, 2.0], 1.5))
+    goods = {1: tasks[1].evaluation["goods"][1]}
+    tasks[1].evaluation = matrix_row([scores], 2, SETTINGS, [CALIBRATED, None], goods=goods)
+    page = render_page(summarise(tasks, COST), [scores], ABOUT, {"a": CALIBRATED})
+    assert page.count("no test images") == 1
     assert not Tags(page).open
 
 
@@ -144,6 +196,14 @@ def test_page_opens_in_a_browser_with_all_its_pictures_and_within_its_width(
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("width", [390, 1400])
+def test_page_of_good_images_alone_opens_within_its_width(width: int, tmp_path: Path) -> None:
+    found = opened(goods_page(EVIL), width, tmp_path)
+    assert (found["missing"], found["scripts"]) == (0, 0)
+    assert found["over"] <= 0
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_browser_would_notice_what_is_wrong_with_a_page(data_root: Path, tmp_path: Path) -> None:
     wrong = (
         "<script>document.title = 'caught'</script><div style='width:3000px'>x</div>"
@@ -165,7 +225,7 @@ def test_nothing_of_a_file_or_folder_is_markup(data_root: Path, tmp_path: Path) 
     task = Task([evil], 1, 1)
     task.evaluation = matrix_row([scores], 1, SETTINGS)
     about = {**ABOUT, "facts": {evil: evil}, "config": f"root: {evil}</pre>"}
-    page = render_page(summarise([task], COST), [scores], about)
+    page = render_page(summarise([task], COST), [scores], about, {})
     assert evil not in page
     assert page.count("&lt;img src=x onerror") >= 10
     assert all(source.startswith(("data:", "#")) for source in Tags(page).sources)

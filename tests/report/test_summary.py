@@ -23,7 +23,7 @@ SHAPE = {
 
 def test_summary_has_the_agreed_shape() -> None:
     summary = summarise(learned_tasks(), COST)
-    extra = {"settings", "pixel_error_bound", "drift"}
+    extra = {"settings", "pixel_error_bound", "drift", "calibration"}
     parts = {"schema", "version", "tasks", "routing", "decisions", "metrics", "cost"}
     assert set(summary) - extra == parts
     assert summary["settings"] == SETTINGS
