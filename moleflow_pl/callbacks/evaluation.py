@@ -20,6 +20,7 @@ from moleflow_pl._internal.printable import printable
 from moleflow_pl._internal.validation import require_number
 from moleflow_pl.callbacks.goods import look_at_goods
 from moleflow_pl.callbacks.progress import is_trial, saw_all
+from moleflow_pl.callbacks.suspects import look_at_suspects
 from moleflow_pl.checkpoints.run_folder import RunFolder, move_aside
 from moleflow_pl.data.batches import Batch
 from moleflow_pl.data.datamodule import data_of
@@ -32,6 +33,7 @@ from moleflow_pl.metrics.task_scores import EvaluationOptions, TaskScores
 from moleflow_pl.module import MoLEFlow
 from moleflow_pl.report.decisions import decision_table
 from moleflow_pl.report.facts import about, cost
+from moleflow_pl.report.gallery import SuspectImage
 from moleflow_pl.report.goods import goods_table, is_tested, next_commands
 from moleflow_pl.report.summary import summarise, summary_table, write_report
 from moleflow_pl.scoring.functional import Upsampling
@@ -168,6 +170,16 @@ class EvaluationCallback(Callback):
         module.train()
         return found
 
+    def _look_at_suspects(self, trainer: Trainer, module: MoLEFlow) -> list[SuspectImage]:
+        """The calibration images on disk that look defective."""
+        training, data = module.training, data_of(trainer)
+        module.eval()
+        with torch.inference_mode(), trainer.precision_plugin.test_step_context():
+            tasks = data.tasks_on_disk("train")
+            found = [one for task in tasks for one in look_at_suspects(module, data, task)]
+        module.train(training)
+        return found
+
     def _report(
         self,
         trainer: Trainer,
@@ -194,7 +206,8 @@ class EvaluationCallback(Callback):
             facts = about(inspector, len(tasks), module.seed, module.run_config)
             facts["next"] = next_commands(run_of(trainer))
             by_name = {task.name: task.calibration for task in tasks if task.calibration}
-            write_files(run_of(trainer).report, summary, scores, facts, by_name)
+            suspects = self._look_at_suspects(trainer, module)
+            write_files(run_of(trainer).report, summary, scores, facts, by_name, suspects)
         return summary
 
 
@@ -238,13 +251,14 @@ def write_files(
     scores: Sequence[TaskScores],
     facts: Mapping[str, Any],
     calibrations: Mapping[str, Calibration],
+    suspects: Sequence[SuspectImage] = (),
 ) -> None:
     """Write the page and the tables of an evaluation into a folder."""
     # the drawing library is slow to import, and most commands draw nothing
     from moleflow_pl.report.page import render_page
 
     move_other_report_aside(folder, summary)
-    write_text(folder / "report.html", render_page(summary, scores, facts, calibrations))
+    write_text(folder / "report.html", render_page(summary, scores, facts, calibrations, suspects))
     write_report(folder, summary, scores)
 
 

@@ -22,6 +22,7 @@ from moleflow_pl.callbacks.evaluation import EvaluationCallback
 from moleflow_pl.callbacks.guard import check_finite
 from moleflow_pl.callbacks.progress import epoch_was_cut, is_trial, progress
 from moleflow_pl.callbacks.run_config import RunConfig
+from moleflow_pl.callbacks.suspects import suspects_told
 from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.data.batches import Batch
 from moleflow_pl.data.datamodule import ContinualDataModule, data_of
@@ -161,6 +162,9 @@ class TaskSchedulerCallback(Callback):
         last = task.epochs_done + 1 == task.epochs
         if last:
             self._close(current, pl_module, data_of(trainer))
+            told = suspects_told(task, trainer.default_root_dir)
+            if told is not None and trainer.is_global_zero:
+                logger.warning(told)
         task.epochs_done += 1
         task.fit_seconds += time.monotonic() - self._epoch_started
         data_of(trainer).take_feature_seconds()  # within this epoch's time already

@@ -15,6 +15,7 @@ from moleflow_pl.inference.heatmap import heat_overlay
 from moleflow_pl.metrics.decisions import ANOMALOUS, NORMAL, UNKNOWN
 from moleflow_pl.metrics.task_scores import TaskScores
 from moleflow_pl.report.figures import jpeg_uri, mask_picture
+from moleflow_pl.tasks.calibration import Limits
 
 EXAMPLES = 3  # in each group
 SIDE = 220  # longer side of a picture, in pixels
@@ -51,6 +52,44 @@ class GalleryPage:
     low: float
     high: float
     groups: dict[str, list[Example]]
+
+
+@dataclass
+class SuspectImage:
+    """A calibration image that looks defective.
+
+    Attributes:
+        path: Its file.
+        name: Its name among the calibration images.
+        product: The product that it shows.
+        score: Its score.
+        limits: The limits of the product.
+        patch_scores: (h, w).
+    """
+
+    path: str
+    name: str
+    product: str
+    score: float
+    limits: Limits
+    patch_scores: torch.Tensor
+
+
+def suspect_examples(suspects: Sequence[SuspectImage]) -> dict[str, list[Example]]:
+    """Examples of calibration images that look defective, by product."""
+    found: dict[str, list[Example]] = {}
+    for one in suspects:
+        try:
+            picture = shrink(read_rgb(Path(one.path)), SIDE)
+        except DataError:
+            continue  # removed or damaged since it was scored
+        limits = one.limits
+        high = 2 * limits.pixel - limits.median_patch_score
+        heat = heat_overlay(picture, one.patch_scores, limits.median_patch_score, high)
+        pictures = {"image": jpeg_uri(picture), "heatmap": jpeg_uri(heat)}
+        caption = f"score {one.score:.4g} (threshold {limits.score:.4g})"
+        found.setdefault(one.product, []).append(Example(one.name, caption, pictures))
+    return found
 
 
 def select(rows: Sequence[dict[str, Any]], indices: Sequence[int]) -> dict[str, list[int]]:

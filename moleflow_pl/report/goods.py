@@ -55,6 +55,7 @@ def threshold_entry(task: Task) -> dict[str, Any] | None:
         "images_needed": images_for(found.rate),
         "median_score": task.calibration.limits().median_score,
         "highest_score": ordered[-1],
+        "suspects": [one._asdict() for one in task.calibration.suspects],
     }
 
 

@@ -26,7 +26,7 @@ from moleflow_pl.report.figures import (
     roc_figure,
     scale_gradient,
 )
-from moleflow_pl.report.gallery import build_gallery
+from moleflow_pl.report.gallery import SuspectImage, build_gallery, suspect_examples
 from moleflow_pl.report.goods import CHANGED, is_tested
 from moleflow_pl.report.summary import format_value
 from moleflow_pl.tasks.calibration import Calibration
@@ -120,6 +120,7 @@ def render_page(
     scores: Sequence[TaskScores],
     about: Mapping[str, Any],
     calibrations: Mapping[str, Calibration],
+    suspects: Sequence[SuspectImage] = (),
 ) -> str:
     """Render `report.html`.
 
@@ -129,6 +130,7 @@ def render_page(
         about: `versions`, `hardware`, `facts` and `next`, each a dict of strings, and `config`,
             YAML.
         calibrations: Of tasks that have one, by name.
+        suspects: Calibration images that look defective.
     """
     names = summary["tasks"]
     best = summary["metrics"]["image_f1_max"]["threshold"]["routed"]
@@ -161,6 +163,7 @@ def render_page(
         figures=figures,
         tested=is_tested(summary),
         goods=goods,
+        suspects=suspect_examples(suspects),
         gallery=[page for of_task in scores for page in build_gallery(of_task, names)],
         gradient=scale_gradient(),
         about=about,

@@ -1,0 +1,72 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from moleflow_pl import ContinualDataModule, MoLEFlow
+from moleflow_pl.callbacks.suspects import look_at_suspects, suspects_told
+from moleflow_pl.tasks.calibration import Calibration
+from moleflow_pl.tasks.schedule import Task
+from tests.helpers.models import fit
+from tests.helpers.products import draw_product
+
+HALF = {"val_fraction": 0.5}
+
+
+@pytest.fixture(scope="module")
+def contaminated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, MoLEFlow]:
+    """Run folder and model of a fit with one defective image among its calibration images."""
+    root = tmp_path_factory.mktemp("suspects")
+    draw_product(root / "data", "a", 0, train=48)
+    images = sorted((root / "data" / "a" / "train" / "good").iterdir())
+    image = images[2 * 7 + 1]  # every second one is for calibration
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(image)
+    model = fit(root / "run", root / "data", ["a"], data=HALF)
+    (root / "name").write_text(image.name)
+    return root, model
+
+
+def test_defective_calibration_image_is_named_shown_and_does_not_count(
+    contaminated: tuple[Path, MoLEFlow],
+) -> None:
+    root, model = contaminated
+    name = (root / "name").read_text()
+    (task,) = model.schedule.tasks
+    assert task.calibration is not None
+    assert [suspect.image for suspect in task.calibration.suspects] == [name]
+    summary = json.loads((root / "run" / "report" / "summary.json").read_text())
+    assert [one["image"] for one in summary["calibration"][0]["threshold"]["suspects"]] == [name]
+    page = (root / "run" / "report" / "report.html").read_text()
+    assert "Look at these before you trust a threshold" in page
+    assert f'alt="heatmap of {name}"' in page
+    others = task.calibration.without({name})
+    assert others.suspects == []
+    assert task.calibration.score_threshold.value < max(task.calibration.scores)
+
+
+def test_suspects_are_scored_by_their_own_expert(contaminated: tuple[Path, MoLEFlow]) -> None:
+    root, model = contaminated
+    data = ContinualDataModule(str(root / "data"), ["a"], num_workers=0, **HALF)
+    data.follow(model.data_plan, root / "features")
+    with torch.inference_mode():
+        (found,) = look_at_suspects(model, data, 0)
+    assert Path(found.path).name == found.name == (root / "name").read_text()
+    assert model.inspector.image_score(found.patch_scores[None]).item() == pytest.approx(
+        found.score, rel=1e-4
+    )
+
+
+def test_clean_calibration_is_not_told_of() -> None:
+    task = Task(["a"], 1, calibration=Calibration(scores=[1.0, 2.0], images=["1.png", "2.png"]))
+    assert suspects_told(task, "run") is None
+    scores = [*range(70), *range(1000, 1007)]
+    images = [f"{i}.png" for i in range(77)]
+    task.calibration = Calibration(scores=list(map(float, scores)), images=images)
+    told = suspects_told(task, "run")
+    assert told is not None
+    assert told.startswith("a: 7 of 77 calibration images look defective")
+    assert "76.png, 75.png, 74.png, 73.png, 72.png, 71.png and 1 more" in told
