@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,13 +14,26 @@ from moleflow_pl.tasks.schedule import TaskSchedule
 LABELS = ("normal", "anomalous", "unknown_product")
 
 
-def fit_ending(run: RunFolder, schedule: TaskSchedule, on_disk: Sequence[int]) -> list[str]:
+def next_steps(run: RunFolder) -> dict[str, str]:
+    """Commands for a model that was learned and tested, by what they are for."""
+    folder = shlex.quote(str(run.root))
+    return {
+        "decide about new images": f"moleflow predict {folder} IMAGES",
+        "see or change the thresholds": f"moleflow calibrate {folder}",
+        "write one file for the line": f"moleflow export {folder}",
+    }
+
+
+def fit_ending(
+    run: RunFolder, schedule: TaskSchedule, on_disk: Sequence[int], commands: Mapping[str, str]
+) -> list[str]:
     """Lines under the table of a fit.
 
     Args:
         run: The run folder.
         schedule: The tasks.
         on_disk: Tasks whose test images are there.
+        commands: What comes next, by what it is for.
     """
     gone = [
         task.name
@@ -30,10 +44,7 @@ def fit_ending(run: RunFolder, schedule: TaskSchedule, on_disk: Sequence[int]) -
     return [
         *lines,
         f"report: {run.page}",
-        "next:",
-        f"  moleflow predict {run.root} IMAGES      decide about new images",
-        f"  moleflow calibrate {run.root}           thresholds, and other false-alarm rates",
-        f"  moleflow export {run.root}              one file for the production line",
+        *(f"next, to {purpose}: {command}" for purpose, command in commands.items()),
     ]
 
 

@@ -18,7 +18,7 @@ from moleflow_pl._internal.files import read_json, write_text
 from moleflow_pl._internal.printable import printable
 from moleflow_pl._internal.steps import step
 from moleflow_pl._internal.validation import require_number
-from moleflow_pl.callbacks.closing import fit_ending
+from moleflow_pl.callbacks.closing import fit_ending, next_steps
 from moleflow_pl.callbacks.goods import look_at_goods
 from moleflow_pl.callbacks.progress import is_trial, saw_all
 from moleflow_pl.checkpoints.run_folder import RunFolder, move_aside
@@ -93,7 +93,9 @@ class EvaluationCallback(Callback):
             planned = len(pl_module.schedule.tasks)
             print_tables(summary, planned)
             on_disk = data_of(trainer).tasks_on_disk()
-            for line in fit_ending(run_of(trainer), pl_module.schedule, on_disk):
+            run = run_of(trainer)
+            commands = next_steps(run) if is_tested(summary) else next_commands(run)
+            for line in fit_ending(run, pl_module.schedule, on_disk, commands):
                 logger.info(line)
 
     def on_test_start(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from moleflow_pl.tasks.calibration import LARGEST_SCORE
+from moleflow_pl.tasks.thresholds import LARGEST_SCORE
 
 
 @dataclass

@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from moleflow_pl.callbacks.closing import decisions_table, fit_ending, places
+from moleflow_pl.callbacks.closing import decisions_table, fit_ending, next_steps, places
 from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.tasks.own_scores import OwnScores
 from moleflow_pl.tasks.schedule import TaskSchedule
@@ -19,10 +19,14 @@ def rows_of(table: Table) -> list[list[str]]:
 
 
 def test_a_fit_ends_with_the_report_and_the_commands_that_follow() -> None:
-    lines = fit_ending(RunFolder(Path("runs/x")), TaskSchedule(), [])
-    assert lines[:2] == ["report: runs/x/report/report.html", "next:"]
-    for verb in ("predict runs/x IMAGES", "calibrate runs/x", "export runs/x"):
-        assert any(line.startswith(f"  moleflow {verb} ") for line in lines)
+    run = RunFolder(Path("my runs/x"))
+    report, *following = fit_ending(run, TaskSchedule(), [], next_steps(run))
+    assert report == "report: my runs/x/report/report.html"
+    assert [line.partition(": ")[2] for line in following] == [
+        "moleflow predict 'my runs/x' IMAGES", "moleflow calibrate 'my runs/x'",
+        "moleflow export 'my runs/x'",
+    ]  # fmt: skip
+    assert all(line.startswith("next, to ") for line in following)
 
 
 @pytest.mark.parametrize(("on_disk", "named"), [([1, 2], "a"), ([2], "a, b"), ([0, 1, 2], None)])
@@ -32,7 +36,7 @@ def test_products_whose_images_are_gone_are_named(on_disk: list[int], named: str
     for task in schedule.tasks[:4]:
         task.tested = OwnScores([1.0], [2.0])
     schedule.tasks[3].replaced = True
-    first = fit_ending(RunFolder(Path("r")), schedule, on_disk)[0]
+    first = fit_ending(RunFolder(Path("r")), schedule, on_disk, {})[0]
     expected = "report: " if named is None else "not tested again, for their images are gone: "
     assert first.startswith(expected)
     assert named is None or first == f"{expected}{named}"
