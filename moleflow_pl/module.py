@@ -237,7 +237,7 @@ class MoLEFlow(LightningModule):
         return {
             "routed_task": routed.task,
             "router_distance": routed.distances.gather(1, column[:, None])[:, 0],
-            "distances": routed.distances,
+            "distances": by_task(routed.distances, inspector.router.tasks),
             "novelty_distance": routed.novelty_distance,
             "routed_score": routed.score,
             "oracle_score": oracle.score,
@@ -337,3 +337,15 @@ class MoLEFlow(LightningModule):
             CheckpointError: the file is foreign, or of another backbone or structure.
         """
         return validate_state(self.inspector, checkpoint)
+
+
+def by_task(distances: Tensor, tasks: Sequence[int]) -> Tensor:
+    """Distances (B, T) to some tasks as columns of all tasks, infinite for those left out.
+
+    Example:
+        >>> by_task(torch.tensor([[1.0, 2.0]]), [0, 2])
+        tensor([[1., inf, 2.]])
+    """
+    columns = distances.new_full((len(distances), tasks[-1] + 1), torch.inf)
+    columns[:, tasks] = distances
+    return columns

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from moleflow_pl._internal.console import print_table
 from moleflow_pl._internal.distributed import gather
 from moleflow_pl._internal.files import read_json, write_text
 from moleflow_pl._internal.printable import printable
+from moleflow_pl._internal.steps import step
 from moleflow_pl._internal.validation import require_number
+from moleflow_pl.callbacks.closing import fit_ending, next_steps
 from moleflow_pl.callbacks.goods import look_at_goods
 from moleflow_pl.callbacks.progress import is_trial, saw_all
 from moleflow_pl.callbacks.suspects import look_at_suspects
@@ -38,6 +39,7 @@ from moleflow_pl.report.goods import goods_table, is_tested, next_commands
 from moleflow_pl.report.summary import summarise, summary_table, write_report
 from moleflow_pl.scoring.functional import Upsampling
 from moleflow_pl.tasks.calibration import Calibration
+from moleflow_pl.tasks.own_scores import OwnScores
 
 logger = logging.getLogger(__name__)
 
@@ -91,8 +93,12 @@ class EvaluationCallback(Callback):
         if tasks and tasks[-1].evaluation and trainer.is_global_zero:
             summary = summarise(tasks, cost(pl_module.inspector, len(tasks)))
             planned = len(pl_module.schedule.tasks)
-            print_tables(summary, run_of(trainer), planned)
-            logger.info(f"report: {run_of(trainer).summary}")
+            print_tables(summary, planned)
+            on_disk = data_of(trainer).tasks_on_disk()
+            run = run_of(trainer)
+            commands = next_steps(run) if is_tested(summary) else next_commands(run)
+            for line in fit_ending(run, pl_module.schedule, on_disk, commands):
+                logger.info(line)
 
     def on_test_start(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
         """Begin with no scores."""
@@ -117,9 +123,9 @@ class EvaluationCallback(Callback):
         whole = saw_all(trainer.num_test_batches, trainer.test_dataloaders)
         summary = self._report(trainer, pl_module, scores, whole)
         if trainer.is_global_zero:
-            print_tables(summary, run_of(trainer))
+            print_tables(summary)
             logger.info(
-                f"report: {run_of(trainer).summary}"
+                f"report: {run_of(trainer).page}"
                 if whole
                 else "only a part of the test images was scored: no report was written"
             )
@@ -136,7 +142,8 @@ class EvaluationCallback(Callback):
         goods = [index for index in data.tasks_on_disk("train") if index not in tested]
         scores = self._score(trainer, module, tested)
         self._report(trainer, module, scores, goods=self._look_at_goods(trainer, module, goods))
-        if self.evaluate_next_task and schedule.current is not None:
+        known = module.inspector.router.tasks  # none while the only product is learned again
+        if self.evaluate_next_task and schedule.current is not None and known:
             (of_next,) = self._score(trainer, module, [schedule.current])
             row = schedule.tasks[task].evaluation
             if row is not None and of_next.rows:
@@ -151,11 +158,13 @@ class EvaluationCallback(Callback):
             for task in tasks:
                 scores = TaskScores(task, self.options)
                 loader = data_of(trainer).test_loader(task)
-                title = f"testing {printable(module.schedule.tasks[task].name)}"
-                bar = tqdm(loader, desc=title, disable=not trainer.is_global_zero)
-                for index, batch in enumerate(bar):
-                    output = module.test_step(batch, index)
-                    scores.update(batch, output, decisions(maker, output))
+                title = f"test of {printable(module.schedule.tasks[task].name)}"
+                images = len(loader.dataset)  # type: ignore[arg-type]
+                with step(title, "test", images) as advance:
+                    for index, batch in enumerate(loader):
+                        output = module.test_step(batch, index)
+                        scores.update(batch, output, decisions(maker, output))
+                        advance(len(batch["path"]))
                 result.append(scores.gathered())
         module.train()
         return result
@@ -201,6 +210,9 @@ class EvaluationCallback(Callback):
             calibrations = [task.calibration for task in tasks]
             row = matrix_row(scores, len(tasks), settings, calibrations, self.target_recall, goods)
         tasks[-1].evaluation = trainer.strategy.broadcast(row)
+        for one in scores:
+            if one.rows:  # without, what was known stays
+                module.schedule.tasks[one.task].tested = OwnScores.of(one.rows)
         summary = summarise(tasks, cost(inspector, len(tasks)))
         if trainer.is_global_zero and whole and not is_trial(trainer):
             facts = about(inspector, len(tasks), module.seed, module.run_config)
@@ -211,12 +223,11 @@ class EvaluationCallback(Callback):
         return summary
 
 
-def print_tables(summary: Mapping[str, Any], run: RunFolder, planned: int | None = None) -> None:
+def print_tables(summary: Mapping[str, Any], planned: int | None = None) -> None:
     """Show an evaluation: how well defects are found, what a line would do, and the good images.
 
     Args:
         summary: The content of `summary.json`.
-        run: The run folder.
         planned: Tasks of the run, where some of them may not be learned yet.
     """
     goods = goods_table(summary)
@@ -226,9 +237,6 @@ def print_tables(summary: Mapping[str, Any], run: RunFolder, planned: int | None
     for table in tables:
         if table is not None:
             print_table(table)
-    if goods is not None:
-        for purpose, command in next_commands(run).items():
-            logger.info(f"next, to {purpose}: {command}")
 
 
 def decisions(maker: DecisionMaker, output: Mapping[str, Tensor]) -> list[dict[str, Any]]:

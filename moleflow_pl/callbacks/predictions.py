@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -15,10 +16,12 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from PIL import Image
 
+from moleflow_pl._internal.console import print_table
 from moleflow_pl._internal.distributed import gather, wait_for_all
 from moleflow_pl._internal.files import writing
 from moleflow_pl._internal.names import output_file, stems
 from moleflow_pl._internal.printable import printable, write_cells
+from moleflow_pl.callbacks.closing import decisions_table, places
 from moleflow_pl.callbacks.prediction_state import look_at, make_room, model_hash, write_state
 from moleflow_pl.callbacks.progress import is_trial, saw_all
 from moleflow_pl.checkpoints.io import plain
@@ -41,6 +44,7 @@ COLUMNS = (
 )  # fmt: skip
 BOX_COLUMNS = ("path", "left", "top", "width", "height", "peak", "pixel_threshold")
 SKIPPED_COLUMNS = ("path", "reason")
+PRODUCT, LABEL = COLUMNS.index("product"), COLUMNS.index("label")
 IMAGE_COLUMNS = Identity._fields
 PREVIEW_SIDE = 512  # longer side of a heatmap at most, in pixels
 NAMED = 3  # skipped files that are named
@@ -85,6 +89,7 @@ class PredictionWriter(BasePredictionWriter):
         self._tables: dict[str, TextIO] = {}  # the first rank's
         self._buffer: dict[str, list[Sequence[Any]]] = {}  # rows, where other ranks have some too
         self._skipped: list[str] = []
+        self._counts: Counter[tuple[str, str]] = Counter()  # images by product and label
 
     def setup(self, trainer: Trainer, pl_module: MoLEFlow, stage: str) -> None:  # type: ignore[override]
         """Tell the data module which images are done, before it makes its loader."""
@@ -129,6 +134,7 @@ class PredictionWriter(BasePredictionWriter):
         write_state(self._folder, self._request, complete=False)
         kept = [key for key in earlier.rows if key in unchanged and key not in self._places]
         rows = [earlier.rows[key] for key in kept]
+        self._counts = Counter((row[PRODUCT], row[LABEL]) for row in rows)
         # files that are no images are looked at again
         self._open("predictions", COLUMNS, rows)
         self._open("images", IMAGE_COLUMNS, [earlier.images[key] for key in kept])
@@ -165,24 +171,27 @@ class PredictionWriter(BasePredictionWriter):
             if self.boxes:
                 boxes = [[path, *vars(b).values(), result.pixel_threshold] for b in result.boxes]
                 self._add("boxes", boxes)
+        self._counts.update((result.product, result.label or "") for _, result in decided)
         self._add("predictions", [[path, *row_of(result)] for path, result in decided])
         self._add("images", batch["identity"])  # last: what is named here has its row
 
     def on_predict_end(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
-        """Close the tables; say where they are and what was skipped."""
+        """Close the tables; say what was decided, where it is, and what was skipped."""
         pl_module.predicted_task = None
-        parts = gather((self._buffer, self._skipped))
+        parts = gather((self._buffer, self._skipped, self._counts))
         if not trainer.is_global_zero or is_trial(trainer):
             return
-        self._skipped = [name for _, names in parts for name in names]
+        self._skipped = [name for _, names, _ in parts for name in names]
         for name, table in self._tables.items():
-            rows = [row for buffer, _ in parts for row in buffer.get(name, [])]
+            rows = [row for buffer, _, _ in parts for row in buffer.get(name, [])]
             self._write(name, sorted(rows, key=self._place_of))
             with writing(table.name):
                 table.close()
         whole = saw_all(trainer.num_predict_batches, trainer.predict_dataloaders)
         write_state(self._folder, self._request, complete=whole)
-        logger.info(f"predictions: {self._tables['predictions'].name}")
+        print_table(decisions_table(sum((counts for _, _, counts in parts), Counter())))
+        for line in places(self._folder):
+            logger.info(line)
         if not whole:
             logger.warning("some images were left out: trainer.limit_predict_batches")
         if self._skipped:

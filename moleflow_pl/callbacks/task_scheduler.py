@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 
 from moleflow_pl._internal.console import NamesTable, print_table
+from moleflow_pl._internal.printable import printable
+from moleflow_pl._internal.steps import Advance, step
 from moleflow_pl._internal.validation import require_int, require_number
 from moleflow_pl.callbacks.companions import check_companions, forget_timers
 from moleflow_pl.callbacks.devices import check_devices, check_precision, rewrap_ddp
@@ -91,7 +95,7 @@ class TaskSchedulerCallback(Callback):
         trainer.fit_loop.max_epochs = schedule.epochs
         data.check_images(schedule.todo)
         counts = data.count_images(schedule.todo)
-        note_splits(schedule, data)
+        note_images(schedule, data, counts)
         if counts and trainer.is_global_zero:
             print_table(counts_table(counts))
             tasks = [schedule.tasks[index] for index in schedule.todo]
@@ -165,6 +169,7 @@ class TaskSchedulerCallback(Callback):
             told = suspects_told(task, trainer.default_root_dir)
             if told is not None and trainer.is_global_zero:
                 logger.warning(told)
+            task.learned_at = datetime.now(UTC).isoformat(" ", "minutes").removesuffix("+00:00")
         task.epochs_done += 1
         task.fit_seconds += time.monotonic() - self._epoch_started
         data_of(trainer).take_feature_seconds()  # within this epoch's time already
@@ -190,17 +195,42 @@ class TaskSchedulerCallback(Callback):
 
     def _close(self, task: int, module: MoLEFlow, data: ContinualDataModule) -> None:
         """Fit what a learned task leaves behind, and calibrate it."""
-        calibration = data.calibration_loader(task)
-        module.learner.finish_task(task, data.train_loader_in_order(task), calibration)
+        calibration, images = data.calibration_loader(task), data.calibration_images(task)
+        train, name = data.train_loader_in_order(task), printable(module.schedule.tasks[task].name)
+        with step(f"bank of {name}", "bank", size_of(train)) as advance:
+            module.learner.finish_task(task, Counted(train, advance), calibration)
         if calibration is not None:
-            images = data.calibration_images(task) or ()
-            module.learner.calibrate_task(task, calibration, self.false_alarm_rate, images)
+            with step(f"calibration of {name}", "calibration", size_of(calibration)) as advance:
+                counted = Counted(images or (), advance)
+                module.learner.calibrate_task(task, calibration, self.false_alarm_rate, counted)
 
     def factor(self, schedule: TaskSchedule, task: int) -> float:
         """Share of the configured learning rate for the coming epoch of `task`."""
         state = schedule.tasks[task]
         warmup = self.warmup_epochs if task else 0
         return lr_factor(state.epochs_done, state.epochs, warmup, self.final_lr_factor)
+
+
+class Counted:
+    """Batches, the images of which are counted as they come.
+
+    Args:
+        batches: The batches.
+        advance: Hears of the images of each.
+    """
+
+    def __init__(self, batches: Iterable[Batch], advance: Advance) -> None:
+        self.batches, self.advance = batches, advance
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.batches:
+            yield batch
+            self.advance(len(batch["task"]))
+
+
+def size_of(loader: DataLoader) -> int:
+    """Number of images that a loader reads."""
+    return len(loader.dataset)  # type: ignore[arg-type]
 
 
 def current_task(schedule: TaskSchedule) -> tuple[int, Task]:
@@ -225,7 +255,9 @@ def check_order(trainer: Trainer, scheduler: TaskSchedulerCallback) -> None:
         )
 
 
-def note_splits(schedule: TaskSchedule, data: ContinualDataModule) -> None:
+def note_images(
+    schedule: TaskSchedule, data: ContinualDataModule, counts: Mapping[str, Mapping[str, int]]
+) -> None:
     """Keep which images each task to be learned has; warn where they changed since it began."""
     for index in schedule.todo:
         task, split = schedule.tasks[index], data.split_hash(index)
@@ -235,6 +267,7 @@ def note_splits(schedule: TaskSchedule, data: ContinualDataModule) -> None:
                 "epochs: to learn from these images alone, start the task again"
             )
         task.split = split
+        task.images = sum(counts[product]["train"] for product in task.products)
 
 
 def few_images(

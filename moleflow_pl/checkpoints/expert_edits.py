@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -241,6 +241,34 @@ def rename(checkpoint: Checkpoint, old: str, new: str) -> None:
     set_schedule(checkpoint, schedule)
 
 
+def set_aside(checkpoint: Checkpoint, products: Sequence[str], number: int) -> str:
+    """Make room for a newer version of an expert: no image is routed to the one there is.
+
+    Args:
+        checkpoint: Its model.
+        products: Its products.
+        number: Of this version; the products' names get it.
+
+    Returns:
+        The name that it has now.
+    """
+    for product in products:
+        rename(checkpoint, product, f"{product}~{number}")
+    name = GROUP_JOINT.join(f"{product}~{number}" for product in products)
+    schedule = learned_schedule(checkpoint)
+    schedule.tasks[index_of(schedule, name)].replaced = True
+    set_schedule(checkpoint, schedule)
+    return name
+
+
+def with_products(task: Task, names: Mapping[str, str]) -> Task:
+    """A task with other names for its products, those that are known by the old ones."""
+    (renamed,) = TaskSchedule.from_state([asdict(task)]).tasks
+    for products in (renamed.products, renamed.calibration.products if renamed.calibration else []):
+        products[:] = [names.get(product, product) for product in products]
+    return renamed
+
+
 def with_product_renamed(task: Task, old: str, new: str) -> Task:
     """A task with one product renamed.
 
@@ -251,10 +279,7 @@ def with_product_renamed(task: Task, old: str, new: str) -> Task:
         raise ConfigError(f"{new!r} cannot be a product's name: it has to be a folder's name")
     if old not in task.products:
         raise ConfigError(f"{old!r} covers {task.products}: rename one of them")
-    (renamed,) = TaskSchedule.from_state([asdict(task)]).tasks
-    for names in (renamed.products, renamed.calibration.products if renamed.calibration else []):
-        names[:] = [new if product == old else product for product in names]
-    return renamed
+    return with_products(task, {old: new})
 
 
 def require_new_products(schedule: TaskSchedule, products: list[str]) -> None:

@@ -72,6 +72,11 @@ class RunFolder:
         return self.root / "report"
 
     @property
+    def page(self) -> Path:
+        """The report to read."""
+        return self.report / "report.html"
+
+    @property
     def summary(self) -> Path:
         """The evaluation's numbers."""
         return self.report / "summary.json"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moleflow_pl.cli import moved_weights
+from moleflow_pl.cli.changed_model import save_changed
 from moleflow_pl.cli.mistakes import VerbParser
 from moleflow_pl.cli.run_argument import CHECKPOINT, SETTINGS
 
@@ -41,8 +43,8 @@ def main(args: Sequence[str]) -> None:
 
     if options.backbone_weights is not None:
         moved_weights.save_place(options.ckpt_path, options.backbone_weights)
-    schedule = calibrate(options.ckpt_path, options.false_alarm_rate, options.product)
-    print_table(threshold_table(schedule))
+    before, now = calibrate(options.ckpt_path, options.false_alarm_rate, options.product)
+    print_table(threshold_table(now, None if options.false_alarm_rate is None else before))
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -59,13 +61,15 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def calibrate(path: Path, rate: float | None, product: str | None) -> TaskSchedule:
+def calibrate(
+    path: Path, rate: float | None, product: str | None
+) -> tuple[TaskSchedule, TaskSchedule]:
     """Set a false-alarm rate in a checkpoint, unless `rate` is None.
 
     Returns:
-        The tasks of the checkpoint, with their thresholds.
+        The tasks of the checkpoint, with their thresholds before and now.
     """
-    from moleflow_pl.checkpoints.io import read_checkpoint, write_checkpoint
+    from moleflow_pl.checkpoints.io import read_checkpoint
     from moleflow_pl.checkpoints.run_folder import RunFolder
     from moleflow_pl.checkpoints.run_lock import locked_for
     from moleflow_pl.checkpoints.schema import STATE_KEY
@@ -73,24 +77,38 @@ def calibrate(path: Path, rate: float | None, product: str | None) -> TaskSchedu
 
     with nullcontext() if rate is None else locked_for(path, RunFolder.of(path).root):
         checkpoint = read_checkpoint(path)
-        schedule = TaskSchedule.from_state(checkpoint[STATE_KEY]["tasks"])
+        before, schedule = (
+            TaskSchedule.from_state(deepcopy(checkpoint[STATE_KEY]["tasks"])) for _ in range(2)
+        )
         if rate is not None:
             schedule.set_false_alarm_rate(rate, product)
             checkpoint[STATE_KEY]["tasks"] = schedule.state()
-            write_checkpoint(checkpoint, path)
-    return schedule
+            save_changed(checkpoint, path)
+    return before, schedule
 
 
-def threshold_table(schedule: TaskSchedule) -> Any:
-    """Return a table of each product's threshold and its confidence interval."""
+def threshold_table(schedule: TaskSchedule, before: TaskSchedule | None = None) -> Any:
+    """Return a table of each product's threshold and its confidence interval.
+
+    Args:
+        schedule: The tasks.
+        before: The same tasks before their rates were changed; their thresholds are shown too.
+    """
     from moleflow_pl._internal.console import NamesTable
 
     table = NamesTable(title="false alarms on good images", caption=CAPTION)
-    for column in COLUMNS:
+    for column in COLUMNS if before is None else (*COLUMNS[:2], "before", *COLUMNS[2:]):
         left = column in ("product", "")
         table.add_column(column, justify="left" if left else "right", no_wrap=not column)
     for index in schedule.learned:
-        for row in table_rows(schedule.tasks[index]):
+        rows = list(table_rows(schedule.tasks[index]))
+        if before is not None:
+            earlier = table_rows(before.tasks[index])
+            rows = [
+                [*row[:2], f"{old[2]} at {old[3]}", *row[2:]]
+                for row, old in zip(rows, earlier, strict=True)
+            ]
+        for row in rows:
             table.add_row(*row)
     return table
 

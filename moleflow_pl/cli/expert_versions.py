@@ -9,14 +9,16 @@ from moleflow_pl.checkpoints.expert_edits import (
     Checkpoint,
     add,
     extract,
+    index_of,
+    learned_schedule,
     remove,
-    rename,
     require_same_base,
+    set_aside,
+    with_products,
 )
-from moleflow_pl.checkpoints.experts import Expert
+from moleflow_pl.checkpoints.experts import Expert, taking_over
 from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.errors import ConfigError
-from moleflow_pl.tasks.schedule import GROUP_JOINT
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +34,8 @@ def free_version(run: RunFolder, name: str) -> int:
     return max(versions_of(run, name), default=0) + 1
 
 
-def version_file(run: RunFolder, name: str, number: int | None) -> Path:
-    """Return the file of a saved version, by default the newest.
+def version_number(run: RunFolder, name: str, number: int | None) -> int:
+    """Return the number of a saved version, by default of the newest.
 
     Raises:
         ConfigError: there is no such version.
@@ -42,7 +44,39 @@ def version_file(run: RunFolder, name: str, number: int | None) -> Path:
     chosen = versions[-1] if number is None and versions else number
     if chosen not in versions:
         raise ConfigError(f"no version {number or ''} of {name!r} in {run.experts}: {versions}")
-    return run.expert(name, chosen)
+    return chosen
+
+
+def move_versions(run: RunFolder, old: str, new: str) -> list[int]:
+    """Give an expert's saved versions its new name, after those that are there of that name.
+
+    Returns:
+        Their numbers.
+    """
+    numbers = []
+    for number in versions_of(run, old):
+        numbers.append(free_version(run, new))
+        run.expert(old, number).rename(run.expert(new, numbers[-1]))
+    return numbers
+
+
+def roll_back(checkpoint: Checkpoint, name: str, number: int | None, run: RunFolder) -> None:
+    """Put a saved version of an expert in its place, under the names that it has now.
+
+    Raises:
+        CheckpointError: its file cannot be used, or belongs to another base or backbone.
+        ConfigError: there is no such version, or no such expert.
+    """
+    schedule = learned_schedule(checkpoint)
+    products = schedule.tasks[index_of(schedule, name)].products
+    number = version_number(run, name, number)
+    with taking_over(run.expert(name, number)) as path:
+        expert = Expert.load(path)
+        names = dict(zip(expert.task.products, products, strict=True))
+        expert.task = with_products(expert.task, names)
+        replace(checkpoint, expert, run)
+    learned = expert.task.learned_at
+    logger.info(f"{name} is version {number} again{f', learned {learned}' if learned else ''}")
 
 
 def save_version(expert: Expert, run: RunFolder) -> Path:
@@ -61,10 +95,8 @@ def replace(checkpoint: Checkpoint, expert: Expert, run: RunFolder) -> None:
         CheckpointError: the expert belongs to another base or backbone.
     """
     require_same_base(checkpoint, expert)
-    number = save_version(extract(checkpoint, expert.task.name), run).stem.rpartition("~")[2]
-    aside = {product: f"{product}~{number}" for product in expert.task.products}
-    for product, name in aside.items():
-        rename(checkpoint, product, name)
+    number = int(save_version(extract(checkpoint, expert.task.name), run).stem.rpartition("~")[2])
+    aside = set_aside(checkpoint, expert.task.products, number)
     # added before the old one goes: a model always has an expert
     add(checkpoint, expert)
-    remove(checkpoint, GROUP_JOINT.join(aside.values()))
+    remove(checkpoint, aside)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moleflow_pl.cli import moved_weights
+from moleflow_pl.cli.changed_model import save_changed
 from moleflow_pl.cli.mistakes import UNKNOWN_WORDS, VerbParser
 from moleflow_pl.cli.run_argument import CHECKPOINT, SETTINGS
 from moleflow_pl.errors import StoppedError
@@ -29,6 +30,13 @@ examples:
   moleflow experts export solar_poly --ckpt_path runs/demo --output poly.safetensors
   moleflow experts import poly.safetensors --ckpt_path runs/other
   moleflow experts update solar_poly --ckpt_path runs/demo --data.root new"""
+COLUMNS = (
+    "name", "learned (UTC)", "images", "threshold", "image AUROC", "recall", "versions",
+)  # fmt: skip
+CAPTION = (
+    "images: to learn from + for calibration; AUROC and recall: of its own test images, when they "
+    "were last there, by its own expert; versions: saved ones, for rollback"
+)
 OUTPUT_HELP = "default: experts/NAME.safetensors in the run folder"
 # action: (what it does, its positional arguments, its own options with their settings)
 ACTIONS: dict[str, tuple[str, tuple[str, ...], dict[str, dict[str, Any]]]] = {
@@ -118,7 +126,7 @@ def lock_of(options: argparse.Namespace) -> AbstractContextManager[Any]:
 
 def run_action(options: argparse.Namespace) -> Any:
     """Run an action; of an update, nothing but the list at its end, which is returned."""
-    from moleflow_pl.checkpoints.io import read_checkpoint, write_checkpoint
+    from moleflow_pl.checkpoints.io import read_checkpoint
     from moleflow_pl.checkpoints.run_folder import RunFolder
 
     checkpoint = read_checkpoint(options.ckpt_path)
@@ -128,27 +136,52 @@ def run_action(options: argparse.Namespace) -> Any:
         return None
     if options.action not in ("list", "update"):
         change(checkpoint, run, options)
-        write_checkpoint(checkpoint, options.ckpt_path)
+        save_changed(checkpoint, options.ckpt_path)
+        if options.action == "rename":  # after: a change that fails leaves them where they are
+            keep_versions(run, options.name, options.new_name, checkpoint)
     return experts_table(checkpoint, run)
 
 
 def change(checkpoint: Checkpoint, run: RunFolder, options: argparse.Namespace) -> None:
-    """Import, remove, rename or roll back an expert of a checkpoint in memory."""
-    from moleflow_pl.checkpoints.expert_edits import add, extract, remove, rename
+    """Import, remove, rename or roll back an expert in memory; say what was done."""
+    from moleflow_pl.checkpoints.expert_edits import add, extract, learned_schedule, remove, rename
     from moleflow_pl.checkpoints.experts import Expert, taking_over
-    from moleflow_pl.cli.expert_versions import replace, save_version, version_file
+    from moleflow_pl.cli.expert_versions import roll_back, save_version
 
     if options.action == "import":
         with taking_over(Path(options.file)) as path:
             add(checkpoint, Expert.load(path), options.name)
+        logger.info(f"imported {learned_schedule(checkpoint).names[-1]} from {options.file}")
     elif options.action == "rename":
         rename(checkpoint, options.name, options.new_name)
+        logger.info(f"renamed {options.name} to {options.new_name}")
     elif options.action == "remove":
-        save_version(extract(checkpoint, options.name), run)
+        saved = save_version(extract(checkpoint, options.name), run)
         remove(checkpoint, options.name)
+        logger.info(f"removed {options.name}; moleflow experts import {saved} brings it back")
     else:
-        with taking_over(version_file(run, options.name, options.version)) as path:
-            replace(checkpoint, Expert.load(path), run)
+        roll_back(checkpoint, options.name, options.version, run)
+
+
+def keep_versions(run: RunFolder, old: str, new: str, checkpoint: Checkpoint) -> None:
+    """Let the saved versions of an expert follow when one of its products is renamed.
+
+    Args:
+        run: The run.
+        old: The product's name before.
+        new: Its name now.
+        checkpoint: The model with the new name.
+    """
+    from moleflow_pl.checkpoints.expert_edits import learned_schedule
+    from moleflow_pl.cli.expert_versions import move_versions
+    from moleflow_pl.tasks.schedule import GROUP_JOINT
+
+    schedule = learned_schedule(checkpoint)
+    task = schedule.tasks[schedule.find(new)]
+    before = GROUP_JOINT.join(old if product == new else product for product in task.products)
+    numbers = ", ".join(map(str, move_versions(run, before, task.name)))
+    if numbers:
+        logger.info(f"saved versions of {task.name}: {numbers}")
 
 
 def export(checkpoint: Checkpoint, name: str, path: Path) -> None:
@@ -162,7 +195,7 @@ def export(checkpoint: Checkpoint, name: str, path: Path) -> None:
 def update(path: Path, name: str, fit_options: Sequence[str]) -> None:
     """Learn a product again beside its old expert, then put the new one in its place."""
     from moleflow_pl.checkpoints.expert_edits import extract
-    from moleflow_pl.checkpoints.io import read_checkpoint, write_checkpoint
+    from moleflow_pl.checkpoints.io import read_checkpoint
     from moleflow_pl.checkpoints.run_folder import RunFolder
     from moleflow_pl.cli import lightning
     from moleflow_pl.cli.expert_versions import free_version, replace
@@ -180,22 +213,21 @@ def update(path: Path, name: str, fit_options: Sequence[str]) -> None:
     expert = extract(read_checkpoint(work), name)
     checkpoint = read_checkpoint(path)
     replace(checkpoint, expert, run)
-    write_checkpoint(checkpoint, path)
+    save_changed(checkpoint, path)
 
 
 def plan_update(
     path: Path, work: Path, name: str, number: int, fit_options: Sequence[str]
 ) -> list[list[str]]:
     """Begin or resume an update: write its checkpoint `work` and return the tasks to learn."""
-    from moleflow_pl.checkpoints.expert_edits import index_of, learned_schedule, rename
+    from moleflow_pl.checkpoints.expert_edits import index_of, learned_schedule, set_aside
     from moleflow_pl.checkpoints.io import read_checkpoint, write_checkpoint
 
     checkpoint = read_checkpoint(path)
     schedule: TaskSchedule = learned_schedule(checkpoint)
     products = schedule.tasks[index_of(schedule, name)].products
     if not can_resume(work.parent, fit_options):
-        for product in products:
-            rename(checkpoint, product, f"{product}~{number}")
+        set_aside(checkpoint, products, number)
         write_checkpoint(checkpoint, work)
     groups = [task.products for task in learned_schedule(read_checkpoint(work)).tasks]
     return groups if products in groups else [*groups, products]
@@ -225,25 +257,42 @@ def experts_table(checkpoint: Checkpoint, run: RunFolder) -> Any:
     from moleflow_pl.checkpoints.expert_edits import base_hash, learned_schedule
 
     schedule = learned_schedule(checkpoint)
-    table = NamesTable(title=f"experts on base {base_hash(checkpoint)[:12]}")
-    for column in ("name", "image AUROC", "calibration images", "data", "saved versions"):
+    table = NamesTable(title=f"experts on base {base_hash(checkpoint)[:12]}", caption=CAPTION)
+    for column in COLUMNS:
         table.add_column(column)
-    for index, task in enumerate(schedule.tasks):
-        table.add_row(*table_row(schedule, index, task, run))
+    for task in schedule.tasks:
+        table.add_row(*table_row(task, run))
     return table
 
 
-def table_row(schedule: TaskSchedule, index: int, task: Task, run: RunFolder) -> list[str]:
-    """Return an expert's name, oracle AUROC, calibration images, data hash and saved versions."""
-    from moleflow_pl.checkpoints.expert_edits import last_metrics
+def table_row(task: Task, run: RunFolder) -> list[str]:
+    """Return an expert's cells of the table."""
     from moleflow_pl.cli.expert_versions import versions_of
 
-    auroc = last_metrics(schedule, index).get("image_auroc", {}).get("oracle")
-    images = 0 if task.calibration is None else len(task.calibration.scores)
+    calibration = task.calibration
     return [
         task.name,
-        "-" if auroc is None else f"{auroc:.3f}",
-        str(images),
-        (task.split or "-")[:12],
+        task.learned_at or "-",
+        f"{task.images} + {0 if calibration is None else len(calibration.scores)}",
+        "-" if calibration is None else f"{calibration.score_threshold.value:.4g}",
+        *test_cells(task),
         ", ".join(map(str, versions_of(run, task.name))),
     ]
+
+
+def test_cells(task: Task) -> list[str]:
+    """Return AUROC and recall of an expert's own test images, where there were some."""
+    import torch
+
+    from moleflow_pl.metrics.image import auroc
+
+    tested = task.tested
+    if tested is None or not tested.defective:
+        return ["-", "-"]
+    labels = torch.tensor([0] * len(tested.good) + [1] * len(tested.defective))
+    area = auroc(torch.tensor(tested.good + tested.defective), labels)
+    count, cells = len(tested.defective), ["-" if area is None else f"{area:.3f}"]
+    if task.calibration is None:
+        return [*cells, "-"]
+    found = tested.found(task.calibration.score_threshold.value)
+    return [*cells, f"{found / count:.0%} ({found} of {count})"]

@@ -14,11 +14,14 @@ from typing import Any, NoReturn
 import yaml
 from jsonargparse import set_loader
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from moleflow_pl import ContinualDataModule, MoLEFlow
+from moleflow_pl._internal.console import print_table
 from moleflow_pl._internal.lightning_compat import CheckpointFirstCLI, while_restoring
+from moleflow_pl._internal.steps import Show, shown_by, unseen, with_own_bar
 from moleflow_pl.callbacks import (
     EvaluationCallback,
     PredictionWriter,
@@ -29,6 +32,7 @@ from moleflow_pl.callbacks.companions import check_companions
 from moleflow_pl.callbacks.curves import RunCurves
 from moleflow_pl.callbacks.devices import check_devices, check_precision
 from moleflow_pl.callbacks.progress import blocking_limits, is_trial, progress
+from moleflow_pl.callbacks.run_bar import RunProgressBar
 from moleflow_pl.callbacks.run_config import RunConfig
 from moleflow_pl.checkpoints.io import earlier, read_checkpoint, restoring
 from moleflow_pl.checkpoints.lightning_io import WholeCheckpoints
@@ -42,6 +46,7 @@ from moleflow_pl.cli.help import ALL_GROUPS
 from moleflow_pl.cli.mistakes import Mistake, explain, options_of
 from moleflow_pl.cli.stopping import stopped_by
 from moleflow_pl.cli.stored_arguments import stored_config
+from moleflow_pl.cli.validation import validation_table
 from moleflow_pl.cli.yaml_names import quote_tasks
 from moleflow_pl.errors import CheckpointError, ConfigError, StoppedError
 from moleflow_pl.tasks.schedule import TaskSchedule
@@ -55,6 +60,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": -1,  # the task schedule ends the fit
     "num_sanity_val_steps": 0,  # before the first task there is no expert to validate
     "log_every_n_steps": 1,
+    "enable_model_summary": False,  # it counts one module
     "use_distributed_sampler": False,  # it would score some test images twice
     "check_val_every_n_epoch": 10,  # for the curves only: no choice depends on it
 }
@@ -65,8 +71,11 @@ IGNORED_WARNINGS = (
     r"It is recommended to use .*sync_dist=True",  # every rank logs the mean of all already
     r".*LeafSpec.* is deprecated",  # between Lightning and torch
 )
-# the command says it itself, in one line
-IGNORED_MESSAGES = re.compile(r"\s*Detected KeyboardInterrupt|(\[rank: \d+\] )?Received SIGTERM")
+# the command says it itself, in one line; or it is of no use to who inspects images
+IGNORED_MESSAGES = re.compile(
+    r"\s*Detected KeyboardInterrupt|(\[rank: \d+\] )?Received SIGTERM|.*Tip: |Seed set to|"
+    r"TPU available|`Trainer\.\w+` stopped|Restor(ing|ed) |Loaded model weights"
+)
 DESCRIPTION = "Learn to inspect one product after another, and inspect images with the result."
 
 
@@ -150,6 +159,7 @@ class MoLEFlowCLI(CheckpointFirstCLI):
             # only a fit has curves; a logger of `test` would erase them
             fit = self.subcommand == "fit"
             kwargs["logger"] = RunCurves(trainer.default_root_dir) if fit else False
+        kwargs["callbacks"] = self.callbacks_with_bar(trainer)
         try:
             built = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ValueError, TypeError) as error:
@@ -160,13 +170,26 @@ class MoLEFlowCLI(CheckpointFirstCLI):
             check_companions(built)
         return built
 
+    def callbacks_with_bar(self, trainer: Any) -> list[Any]:
+        """The callbacks asked for, and the bar of the run unless another or none was asked for."""
+        asked = trainer.callbacks or []
+        callbacks = list(asked) if isinstance(asked, (list, tuple)) else [asked]
+        self.show: Show = with_own_bar
+        if trainer.enable_progress_bar is False:
+            self.show = unseen
+        elif not any(isinstance(one, ProgressBar) for one in callbacks):
+            callbacks.append(RunProgressBar())
+            self.show = callbacks[-1].step
+        return callbacks
+
     def run_subcommand(self, subcommand: str) -> None:
         """Run a verb, alone in the folder it writes to; say how far a fit came that is stopped."""
         self.lock = RunLock(self.folder_to_write())
         try:
             if subcommand in ("test", "predict") and self.writes:
                 self.lock.acquire()
-            super().run_subcommand(subcommand)
+            with shown_by(self.show):
+                super().run_subcommand(subcommand)
         except (KeyboardInterrupt, SystemExit, BrokenPipeError) as error:
             stopped = stopped_by(error, progress(self.model.schedule))
             if stopped is None or subcommand != "fit":
@@ -186,6 +209,11 @@ class MoLEFlowCLI(CheckpointFirstCLI):
     def writes(self) -> bool:
         """Whether this process writes results: the first of several, and not in a trial."""
         return self.trainer.is_global_zero and not is_trial(self.trainer)
+
+    def after_validate(self) -> None:
+        """Show what Lightning's own table would cut short."""
+        if self.trainer.is_global_zero:
+            print_table(validation_table(self.model.schedule, self.trainer.callback_metrics))
 
     def after_fit(self) -> None:
         """Let a fit that a limit ended fail.
@@ -244,6 +272,8 @@ class MoLEFlowCLI(CheckpointFirstCLI):
         if path is not None:
             handed_on = WholeCheckpoints(Path(path), self.content)
             self.trainer.strategy.checkpoint_io, self.content = handed_on, None
+        if subcommand == "validate":
+            kwargs["verbose"] = False
         if subcommand == "predict":
             # PredictionWriter writes each batch; a list of all would fill the memory
             kwargs["return_predictions"] = False
@@ -309,7 +339,7 @@ def build(args: list[str] | None = None, kind: type[MoLEFlowCLI] = MoLEFlowCLI) 
 
 
 def quieten() -> None:
-    """Drop what Lightning says of signals."""
+    """Drop what Lightning says of signals and of other products."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         for handler in logging.getLogger(name).handlers:
             handler.filters = [lambda record: not IGNORED_MESSAGES.match(record.getMessage())]

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from moleflow_pl._internal.distributed import gather, is_first, rank_and_world, wait_for_all
 from moleflow_pl._internal.files import regular, write_text, writing
 from moleflow_pl._internal.hashing import content_hash, file_hashes
 from moleflow_pl._internal.schema import SEAL, require_schema, require_seal, stamp
+from moleflow_pl._internal.steps import step
 from moleflow_pl.data.datasets import ImageDataset
 from moleflow_pl.data.images import READER
 from moleflow_pl.errors import DataError
@@ -178,10 +178,10 @@ def fill(block: Tensor, extractor: PatchExtractor, loader: DataLoader, title: st
         pin_memory=loader.pin_memory,
         collate_fn=loader.collate_fn,
     )
-    with tqdm(total=sum(map(len, batches)), desc=title, unit="image", disable=rank > 0) as bar:
+    with step(title, "features", sum(map(len, batches))) as advance:
         for indices, batch in zip(batches, rank_loader, strict=True):
             block[indices] = extractor(batch["image"].to(extractor.mean.device)).cpu()
-            bar.update(len(indices))
+            advance(len(indices))
 
 
 def new_block(images: int, extractor: PatchExtractor, path: Path) -> None:

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tqdm.auto import tqdm
-
 from moleflow_pl._internal.distributed import gather, is_first
 from moleflow_pl._internal.printable import printable
+from moleflow_pl._internal.steps import step
 from moleflow_pl.data.images import ImageFile, size_of
 from moleflow_pl.data.layouts.base import ImageRecord
 from moleflow_pl.data.masks import Mask, read_mask
@@ -101,7 +100,11 @@ def find(records: Sequence[ImageRecord]) -> dict[Path, Finding]:
     # decoding releases Python's global lock
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = pool.map(look, records)
-        findings = list(tqdm(results, "checking images", len(records), unit="image"))
+        findings = []
+        with step("checking images", total=len(records)) as advance:
+            for finding in results:
+                findings.append(finding)
+                advance(1)
     return {record.path: one for record, one in zip(records, findings, strict=True)}
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from moleflow_pl._internal.files import writing
+from moleflow_pl._internal.steps import step
 from moleflow_pl._internal.validation import require_number
 from moleflow_pl.checkpoints.io import read_checkpoint
 from moleflow_pl.checkpoints.schema import run_arguments
@@ -78,7 +79,9 @@ def export_checkpoint(
     ):
         warnings.filterwarnings("ignore", module="torch")  # on its internals
         draft = Path(folder) / output.name
-        write(graph, draft, kind, description)
+        with step(f"writing {output.name}", total=1, unit="file") as advance:
+            write(graph, draft, kind, description)
+            advance(1)
         differences = verify(open_file(draft, kind), model, graph, trial, tolerance)
         for file in Path(folder).iterdir():  # large ONNX weights are a second file
             os.replace(file, output.parent / file.name)

@@ -16,6 +16,7 @@ from torch import Tensor
 from moleflow_pl._internal.files import regular, write_text
 from moleflow_pl._internal.hashing import file_hash
 from moleflow_pl._internal.schema import stamp
+from moleflow_pl._internal.steps import step
 from moleflow_pl.errors import ExportError
 from moleflow_pl.export.graph import InspectionGraph
 from moleflow_pl.model.inspector import Inspector
@@ -244,13 +245,16 @@ def verify(
     """
     expected = answers(model, images, graph)
     first = {key: value[:1] for key, value in expected.items()}
-    trials = [difference(run(images), expected), difference(run(images[:1]), first)]
-    features = model.extractor(images)
-    joined = model.joined(features)
-    for index, task in enumerate(graph.tasks):
-        wanted = model.patch_scores(features, task)
-        actual = graph.patch_scores(features, joined, torch.full((len(images),), index))
-        trials.append({"experts": ((actual - wanted).abs().max() / wanted.abs().max()).item()})
+    with step("comparing it with the model", total=1 + len(graph.tasks), unit="part") as advance:
+        trials = [difference(run(images), expected), difference(run(images[:1]), first)]
+        advance(1)
+        features = model.extractor(images)
+        joined = model.joined(features)
+        for index, task in enumerate(graph.tasks):
+            wanted = model.patch_scores(features, task)
+            actual = graph.patch_scores(features, joined, torch.full((len(images),), index))
+            trials.append({"experts": ((actual - wanted).abs().max() / wanted.abs().max()).item()})
+            advance(1)
     # `not <=`, so that NaN does not pass
     above = {k: v for trial in trials for k, v in trial.items() if not v <= tolerance}
     if above:

@@ -133,7 +133,8 @@ class DecisionMaker:
                 part = calibration if product is None else calibration.of(product)
                 self.calibrations[index], self.limits[index] = part, part.limits()
         self._alarm_rates: dict[int, AlarmRates] = {}  # made when they are asked for
-        self.learned = list(schedule.learned)  # in the order of a model's distances
+        # in the order of a model's distances
+        self.learned = [i for i in schedule.learned if not schedule.tasks[i].replaced]
         # a product without a limit makes no image known
         self.novelty_limits = torch.tensor(
             [schedule.tasks[index].novelty_limit for index in self.learned], dtype=torch.float32

@@ -47,7 +47,7 @@ def inspector_state(inspector: Inspector, owner: nn.Module) -> dict[str, Any]:
         "backbone": inspector.extractor.fingerprint(),
         "structure": structure(inspector),
         "experts": list(inspector.flow.tasks),
-        "prototypes": inspector.router.tasks,
+        "prototypes": sorted(map(int, inspector.router.prototypes)),
         CONTAINERS_KEY: task_containers(owner),
         "tasks": inspector.schedule.state(),
     }
@@ -82,6 +82,9 @@ def make_room(
         inspector.add_prototypes(task)
         if inspector.score.needs_memory:
             inspector.make_memory(task, bank_shapes(inspector, task, tensors))
+    replaced = [i for i, task in enumerate(inspector.schedule.tasks) if task.replaced]
+    for router in (inspector.router, inspector.novelty):
+        router.hide(replaced)
 
 
 def make_interest(inspector: Inspector, task: int, tensors: Mapping[str, Tensor]) -> None:

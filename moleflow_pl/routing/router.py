@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -76,6 +76,7 @@ class PrototypeRouter(nn.Module):
         self.distance = distance
         self._precisions = PRECISIONS[distance]
         self.prototypes = nn.ModuleDict()
+        self.hidden: frozenset[int] = frozenset()  # tasks to which no image goes
         self._tasks: list[int] = []  # sorted once: an image asks for them several times
         self._prepared: PreparedPrototypes | None = None
         self._roots = TensorCache(self._compute_root, size=CACHED_ROOTS)
@@ -83,14 +84,19 @@ class PrototypeRouter(nn.Module):
 
     @property
     def tasks(self) -> list[int]:
-        """Tasks with a prototype, in order."""
-        if len(self._tasks) != len(self.prototypes):
-            self._tasks = sorted(int(key) for key in self.prototypes)
+        """Tasks to choose from, in order: those with a prototype, but the hidden ones."""
+        if len(self._tasks) != len(self.prototypes) - len(self.hidden):
+            self._tasks = sorted({int(key) for key in self.prototypes} - self.hidden)
         return list(self._tasks)
 
     def add_prototype(self, task: int, prototype: TaskPrototype) -> None:
         """Add the prototype of `task`, or replace it."""
         self.prototypes[str(task)] = prototype
+        self.forget()
+
+    def hide(self, tasks: Iterable[int]) -> None:
+        """Let no image go to some tasks that have a prototype, instead of those hidden before."""
+        self.hidden = frozenset(tasks)
         self.forget()
 
     def forget(self) -> None:
@@ -171,7 +177,7 @@ class PrototypeRouter(nn.Module):
         Raises:
             CheckpointError: there is no prototype yet.
         """
-        if not self.prototypes:
+        if not self.tasks:
             raise CheckpointError("the router has no prototype yet: learn a task first")
         if self._prepared is None:
             self._prepared = self._prepare()

@@ -10,6 +10,7 @@ from typing import Any
 
 from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.tasks.calibration import Calibration
+from moleflow_pl.tasks.own_scores import OwnScores
 from moleflow_pl.tasks.thresholds import check_rate
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,10 @@ class Task:
         fit_seconds: Seconds spent on training it, without evaluation.
         drift: Distance of its mean feature from the first task's, in standard deviations.
         split: Hash of its training, calibration and test images, by content.
+        images: Number of its training images.
+        learned_at: When it was learned, in UTC.
+        tested: Scores of its test images by its own expert; None if there were none.
+        replaced: Whether a newer version is learned beside it, so that no image is routed to it.
         evaluation: The evaluation after it was learned, see `metrics.task_matrix.matrix_row`.
         calibration: Scores of its calibration images; None if it has none.
     """
@@ -63,6 +68,10 @@ class Task:
     fit_seconds: float = 0.0
     drift: float | None = None
     split: str | None = None
+    images: int = 0
+    learned_at: str | None = None
+    tested: OwnScores | None = None
+    replaced: bool = False
     evaluation: dict[str, Any] | None = None
     calibration: Calibration | None = None
 
@@ -261,6 +270,11 @@ class TaskSchedule:
         return f"{image!r} is a calibration image of each of {names}: name the product too"
 
     @staticmethod
-    def _task(calibration: dict[str, Any] | None = None, **state: Any) -> Task:
+    def _task(
+        calibration: dict[str, Any] | None = None,
+        tested: dict[str, Any] | None = None,
+        **state: Any,
+    ) -> Task:
         restored = None if calibration is None else Calibration(**calibration)
-        return Task(**state, calibration=restored)
+        scores = None if tested is None else OwnScores(**tested)
+        return Task(**state, calibration=restored, tested=scores)

@@ -1,4 +1,6 @@
 import copy
+import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,10 @@ from moleflow_pl.tasks.calibration import Calibration
 from moleflow_pl.tasks.schedule import TaskSchedule
 
 
-def shown(schedule: TaskSchedule) -> str:
+def shown(schedule: TaskSchedule, before: TaskSchedule | None = None) -> str:
     console = Console(width=160)
     with console.capture() as captured:
-        console.print(threshold_table(schedule))
+        console.print(threshold_table(schedule, before))
     return captured.get()
 
 
@@ -54,6 +56,17 @@ def test_products_of_a_group_are_shown_by_themselves_too() -> None:
     ]  # fmt: skip
 
 
+def test_a_changed_threshold_is_shown_beside_the_one_before() -> None:
+    before = schedule_with(*(Calibration(scores=list(range(199))) for _ in range(2)))
+    now = copy.deepcopy(before)
+    now.set_false_alarm_rate(0.1, "p1")
+    rows = [line.split("│")[1:6] for line in shown(now, before).splitlines() if "│" in line]
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        ["p0", "199", "197 at 1.000%", "197", "1.000%"],
+        ["p1", "199", "197 at 1.000%", "179", "10.000%"],
+    ]
+
+
 def test_one_product_can_have_a_rate_of_its_own() -> None:
     schedule = schedule_with(*(Calibration(scores=[1.0, 2.0]) for _ in range(2)))
     schedule.set_false_alarm_rate(0.05, "p1")
@@ -74,6 +87,19 @@ def test_what_cannot_be_is_refused(rate: float, product: str | None, message: st
     with pytest.raises(ConfigError, match=message):
         schedule.set_false_alarm_rate(rate, product)
     assert schedule == before
+
+
+def test_a_change_says_that_it_is_saved_and_what_was_before(
+    learned: tuple[Path, MoLEFlow], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    path = shutil.copy(learned[0] / "last.ckpt", tmp_path)
+    with caplog.at_level(logging.INFO, "moleflow_pl"):
+        main(["--ckpt_path", str(path), "--false-alarm-rate=0.05"])
+    assert caplog.messages == [f"saved: {path}"]
+    shown_now = capsys.readouterr().out
+    assert "before" in shown_now
+    assert "5.000%" in shown_now
 
 
 def test_looking_changes_nothing(

@@ -3,7 +3,12 @@ from pathlib import Path
 import pytest
 
 from moleflow_pl.checkpoints.run_folder import RunFolder
-from moleflow_pl.cli.expert_versions import free_version, version_file, versions_of
+from moleflow_pl.cli.expert_versions import (
+    free_version,
+    move_versions,
+    version_number,
+    versions_of,
+)
 from moleflow_pl.errors import ConfigError
 
 
@@ -15,9 +20,20 @@ def test_versions_are_numbered_and_found(tmp_path: Path) -> None:
     assert versions_of(run, "a") == [1, 2, 10]
     assert versions_of(run, "a~b") == [3]
     assert [free_version(run, name) for name in ("a", "b", "c")] == [11, 2, 1]
-    assert version_file(run, "a", None).stem == "a~10"
-    assert version_file(run, "a", 2).stem == "a~2"
+    assert version_number(run, "a", None) == 10
+    assert version_number(run, "a", 2) == 2
     with pytest.raises(ConfigError, match=r"no version 3 of 'a' in .*: \[1, 2, 10\]"):
-        version_file(run, "a", 3)
+        version_number(run, "a", 3)
     with pytest.raises(ConfigError, match=r"no version  ?of 'c'"):
-        version_file(run, "c", None)
+        version_number(run, "c", None)
+
+
+def test_versions_follow_a_new_name_after_those_that_have_it(tmp_path: Path) -> None:
+    run, folder = RunFolder(tmp_path), tmp_path / "experts"
+    folder.mkdir()
+    for name in ("a~1", "a~3", "x~2", "a"):
+        (folder / f"{name}.safetensors").write_text(name)
+    assert move_versions(run, "a", "x") == [3, 4]
+    assert versions_of(run, "a") == []
+    assert [run.expert("x", n).read_text() for n in (2, 3, 4)] == ["x~2", "a~1", "a~3"]
+    assert run.expert("a").exists()  # an exported file is the user's

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from moleflow_pl import MoLEFlow
 from moleflow_pl._internal.schema import SCHEMA
-from moleflow_pl.checkpoints.expert_edits import extract
+from moleflow_pl.checkpoints.expert_edits import extract, learned_schedule
 from moleflow_pl.checkpoints.io import read_checkpoint, write_checkpoint
 from moleflow_pl.checkpoints.schema import STATE_KEY
 from moleflow_pl.cli import main as cli
@@ -17,21 +18,83 @@ from moleflow_pl.cli.experts import main
 from moleflow_pl.errors import CheckpointError, ConfigError
 
 
-def test_list_shows_what_is_known_of_each_expert(
-    learned: tuple[Path, MoLEFlow], capsys: pytest.CaptureFixture[str]
-) -> None:
-    main(["list", "--ckpt_path", str(learned[0] / "last.ckpt")])
+def cells(shown: str, name: str) -> list[str]:
+    """The cells of an expert's row in the last table shown."""
+    table = shown.rpartition("experts on")[2].splitlines()
+    (row,) = [line for line in table if f"│ {name} " in line]
+    return [cell.strip() for cell in row.split("│")[1:-1]]
+
+
+def test_list_shows_what_is_known_of_each_expert_whoever_comes_or_goes(
+    learned: tuple[Path, MoLEFlow], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("COLUMNS", "160")
+    path = str(shutil.copytree(learned[0], tmp_path / "run") / "last.ckpt")
+    main(["list", "--ckpt_path", path])
+    known = cells(capsys.readouterr().out, "b")
+    task = learned[1].schedule.tasks[1]
+    assert known[0] == "b"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", known[1])
+    assert known[2] == "5 + 1"  # six good images, a tenth of them for calibration
+    assert known[3] == f"{task.calibration.score_threshold.value:.4g}"  # type: ignore[union-attr]
+    assert known[4] == "1.000"
+    assert re.fullmatch(r"\d+% \(\d of 3\)", known[5])
+    file = str(tmp_path / "01.safetensors")
+    main(["export", "01", "--ckpt_path", path, "--output", file])
+    main(["remove", "01", "--ckpt_path", path])
+    assert cells(capsys.readouterr().out, "b") == known
+    main(["import", file, "--name", "x", "--ckpt_path", path])
     shown = capsys.readouterr().out
-    assert "01" in shown
-    assert "1.000" in shown
+    assert cells(shown, "b") == known
+    assert cells(shown, "x")[4] == "1.000"
+
+
+def test_a_version_is_restored_under_the_name_that_its_product_has_by_then(
+    learned: tuple[Path, MoLEFlow], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = shutil.copytree(learned[0], tmp_path / "run")
+    path, named = run / "last.ckpt", ["--ckpt_path", str(run / "last.ckpt")]
+    expert = extract(read_checkpoint(path), "b")
+    expert.task.epochs = expert.task.epochs_done = 7
+    expert.save(run / "experts" / "b~1.safetensors")
+    with caplog.at_level(logging.INFO, "moleflow_pl"):
+        main(["rename", "b", "x", *named])
+        main(["rollback", "x", *named])
+    assert [task.name for task in learned_schedule(read_checkpoint(path)).tasks] == ["01", "x"]
+    assert learned_schedule(read_checkpoint(path)).tasks[1].epochs == 7
+    said = "\n".join(caplog.messages)
+    for words in (
+        "renamed b to x", f"saved: {path}", "saved versions of x: 1",
+        "x is version 1 again, learned 2",
+        f"saved the x expert that was in the model as {run / 'experts' / 'x~2.safetensors'}",
+    ):  # fmt: skip
+        assert words in said
+    assert not (run / "experts" / "b~1.safetensors").exists()
+
+
+def test_what_comes_and_goes_is_confirmed(
+    learned: tuple[Path, MoLEFlow], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = shutil.copytree(learned[0], tmp_path / "run")
+    named = ["--ckpt_path", str(run / "last.ckpt")]
+    saved = run / "experts" / "b~1.safetensors"
+    with caplog.at_level(logging.INFO, "moleflow_pl"):
+        main(["remove", "b", *named])
+        main(["import", str(saved), "--name=y", *named])
+    said = "\n".join(caplog.messages)
+    assert f"removed b; moleflow experts import {saved} brings it back" in said
+    assert f"imported y from {saved}" in said
 
 
 def test_a_list_shows_names_as_text(
-    learned: tuple[Path, MoLEFlow], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    learned: tuple[Path, MoLEFlow], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("COLUMNS", "160")
     path = tmp_path / "last.ckpt"
     checkpoint = read_checkpoint(learned[0] / "last.ckpt")
-    checkpoint[STATE_KEY]["tasks"][0]["split"] = "[red]a[/x]"
+    checkpoint[STATE_KEY]["tasks"][0]["learned_at"] = "[red]a[/x]"
     write_checkpoint(checkpoint, path)
     main(["rename", "b", "[bold]x", "--ckpt_path", str(path)])
     shown = capsys.readouterr().out

@@ -4,8 +4,11 @@ import pytest
 import torch
 
 from moleflow_pl import MoLEFlow
+from moleflow_pl.checkpoints.expert_edits import set_aside
+from moleflow_pl.checkpoints.io import read_checkpoint, write_checkpoint
 from moleflow_pl.errors import CheckpointError
-from moleflow_pl.model.restore import load_inspector
+from moleflow_pl.inference.decisions import DecisionMaker
+from moleflow_pl.model.restore import inspector_state, load_inspector
 from tests.helpers.checkpoints import save_sealed
 from tests.helpers.products import SIZE
 
@@ -39,3 +42,19 @@ def test_file_without_the_models_arguments_is_refused(
     save_sealed(checkpoint, tmp_path / "x.ckpt")
     with pytest.raises(CheckpointError, match=r"lacks the model's arguments \['lora_rank'\]"):
         load_inspector(tmp_path / "x.ckpt")
+
+
+def test_no_image_goes_to_a_version_that_is_replaced(
+    learned: tuple[Path, MoLEFlow], tmp_path: Path
+) -> None:
+    checkpoint = read_checkpoint(learned[0] / "last.ckpt")
+    assert set_aside(checkpoint, ["b"], 3) == "b~3"
+    write_checkpoint(checkpoint, tmp_path / "x.ckpt")
+    inspector = load_inspector(tmp_path / "x.ckpt")
+    assert inspector.schedule.names == ["01", "b~3"]
+    assert inspector.router.tasks == inspector.novelty.tasks == [0]
+    assert inspector_state(inspector, inspector)["prototypes"] == [0, 1]  # it is kept whole
+    decisions = DecisionMaker(inspector.schedule)
+    with torch.no_grad():
+        found = decisions.decide(inspector(torch.rand(2, 3, SIZE, SIZE)), [(9, 9)] * 2)
+    assert [one.product for one in found] == ["01", "01"]

@@ -125,6 +125,25 @@ def test_pooled_prototypes_hold_with_fewer_images_than_channels() -> None:
     assert pooled > 0.9
 
 
+@pytest.mark.parametrize("name", list(ROUTERS))
+def test_no_image_goes_to_a_hidden_task_and_others_are_told_apart_as_without_it(name: str) -> None:
+    groups = groups_of()
+    router, without = (ROUTERS[name](None) for _ in range(2))
+    for task, features in enumerate(groups):
+        router.add_prototype(task, prototype_of(features))
+        if task != 1:
+            without.add_prototype(task, prototype_of(features))
+    features = torch.cat(groups)
+    assert set(router.route(features).tolist()) == {0, 1, 2}
+    router.hide([1])
+    assert router.tasks == [0, 2]
+    assert torch.equal(router.distances(features), without.distances(features))
+    assert torch.equal(router.route(features), without.route(features))
+    router.hide([0, 1, 2])
+    with pytest.raises(CheckpointError, match="no prototype yet"):
+        router.route(features)
+
+
 def test_single_product_takes_all() -> None:
     router = router_of("pooled", groups_of(1))
     assert not router.route(torch.randn(9, 5)).any()

@@ -24,9 +24,24 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def test_fit_ends_with_a_table_and_the_files(story: Story) -> None:
-    for word in ("images to learn", "01", "image AUROC", "oracle", "summary.json"):
+    for word in ("images to learn", "01", "image AUROC", "oracle"):
         assert word in story.output["stdout"]
+    ending = story.output["stdout"].rstrip().splitlines()[-4:]
+    assert ending[0] == f"report: {story.run / 'report' / 'report.html'}"
+    assert [line.partition(": moleflow ")[2].split()[0] for line in ending[1:]] == [
+        "predict", "calibrate", "export",
+    ]  # fmt: skip
     assert "error" not in story.output["stderr"].lower()
+
+
+@pytest.mark.parametrize(
+    "noise", ["litlogger", "litmodels", "will be deleted", "DataLoader 0", "Seed set", "Warning"]
+)
+def test_a_fit_says_nothing_that_is_of_no_use(noise: str, story: Story) -> None:
+    assert noise not in story.output["stdout"] + story.output["stderr"]
+
+
+def test_a_fit_leaves_the_files_of_a_run(story: Story) -> None:
     assert story.files == {
         "config.yaml", "last.ckpt", "metrics.csv", "tasks/00-01.ckpt", "tasks/01-b.ckpt",
         "report/summary.json", "report/matrix.csv", "report/scores.csv", "report/report.html",
@@ -63,7 +78,15 @@ def test_test_and_predict_in_fresh_processes_give_the_numbers_of_fit(story: Stor
     assert "image AUROC" in tested.stdout
     has_the_numbers_of_fit(story.run, story)
     images = story.data / "b" / "test" / "square"
-    moleflow(story.where, "predict", story.run, images)
+    (images / "notes.txt").touch()
+    said = moleflow(story.where, "predict", story.run, images).stdout
+    (images / "notes.txt").unlink()
+    folder = story.run / "predictions"
+    skipped = "skipped 1 files that are no images: notes.txt"
+    places = f"predictions: {folder / 'predictions.csv'}", f"heatmaps: {folder / 'heatmaps'}"
+    for words in ("unknown_product", "│ b ", skipped, *places):
+        assert words in said
+    assert "DataLoader" not in said
     agrees_with_test(story.run, 3)
     assert (story.run / "config.yaml").read_text() == story.config
 
@@ -92,7 +115,10 @@ def test_validate_needs_the_checkpoint_alone(
     story: Story, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_here(tmp_path, "validate", "--ckpt_path", story.moved / "last.ckpt")
-    assert "routing_accuracy" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "routing accuracy" in shown
+    assert "DataLoader" not in shown
+    assert "routing_acc" not in shown
 
 
 def test_fit_goes_on_from_a_task_checkpoint_and_ends_the_same(story: Story, tmp_path: Path) -> None:
@@ -115,7 +141,9 @@ def test_product_is_added_to_a_finished_run_without_the_old_folders(
         tmp_path, "fit", "--ckpt_path", run / "last.ckpt", f"--data.root={data}",
         "--data.tasks=[01, b, c]", "--schedule.epochs_per_task=1",
     )  # fmt: skip
-    assert " c " in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert " c " in shown
+    assert "not tested again, for their images are gone: 01, b\n" in shown
     summary = story.summary_of(run)
     assert summary["tasks"] == ["01", "b", "c"]
     assert summary["metrics"]["image_auroc"]["routed"][:2] == [None, None]

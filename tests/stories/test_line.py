@@ -194,6 +194,11 @@ def test_an_update_learns_again_beside_the_old_version_and_rolls_back(
     run_here(tmp_path, "experts", "update", product, *flags)
     assert schedule_of(path).names == [other, product]
     assert schedule_of(path).tasks[1].epochs == 1
+    # meanwhile no image went to the version that is replaced
+    work = path.parent / "updates" / f"{product}~1" / "report" / "summary.json"
+    routing = json.loads(work.read_text())["routing"]
+    assert [row[0] for row in routing["confusion"]] == [0, 0, 0]
+    assert sum(routing["confusion"][2]) == 8
     assert own_scores(path, images, other) == before[other]
     new = own_scores(path, images, product)
     assert new != before[product]

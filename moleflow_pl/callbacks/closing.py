@@ -1,0 +1,83 @@
+"""What a command ends with: what is known, where it is, and what comes next."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from moleflow_pl._internal.console import NamesTable
+from moleflow_pl.checkpoints.run_folder import RunFolder
+from moleflow_pl.tasks.schedule import TaskSchedule
+
+LABELS = ("normal", "anomalous", "unknown_product")
+
+
+def next_steps(run: RunFolder) -> dict[str, str]:
+    """Commands for a model that was learned and tested, by what they are for."""
+    folder = shlex.quote(str(run.root))
+    return {
+        "decide about new images": f"moleflow predict {folder} IMAGES",
+        "see or change the thresholds": f"moleflow calibrate {folder}",
+        "write one file for the line": f"moleflow export {folder}",
+    }
+
+
+def fit_ending(
+    run: RunFolder, schedule: TaskSchedule, on_disk: Sequence[int], commands: Mapping[str, str]
+) -> list[str]:
+    """Lines under the table of a fit.
+
+    Args:
+        run: The run folder.
+        schedule: The tasks.
+        on_disk: Tasks whose test images are there.
+        commands: What comes next, by what it is for.
+    """
+    gone = [
+        task.name
+        for index, task in enumerate(schedule.tasks)
+        if task.tested is not None and index not in on_disk and not task.replaced
+    ]
+    lines = [f"not tested again, for their images are gone: {', '.join(gone)}"] if gone else []
+    return [
+        *lines,
+        f"report: {run.page}",
+        *(f"next, to {purpose}: {command}" for purpose, command in commands.items()),
+    ]
+
+
+def decisions_table(counts: Mapping[tuple[str, str], int]) -> NamesTable:
+    """Images of each product by label.
+
+    Args:
+        counts: By product and label; the label is empty where there is no threshold.
+    """
+    labels = [*LABELS, *(["no label"] if any(not label for _, label in counts) else [])]
+    table = NamesTable(title="decisions")
+    table.add_column("product")
+    for label in labels:
+        table.add_column(label, justify="right")
+    products = sorted({product for product, _ in counts})
+    for product in products:
+        keys = ["" if label == "no label" else label for label in labels]
+        table.add_row(product, *(str(counts.get((product, key), 0)) for key in keys))
+    if len(products) > 1:
+        totals: Counter[str] = Counter()
+        for (_, label), count in counts.items():
+            totals[label or "no label"] += count
+        table.add_section()
+        table.add_row("all", *(str(totals[label]) for label in labels))
+    return table
+
+
+def places(folder: Path) -> list[str]:
+    """Lines that name what `predict` has written into its folder, but its state."""
+    parts = {
+        "predictions": "predictions.csv",
+        "boxes": "boxes.csv",
+        "heatmaps": "heatmaps",
+        "raw maps": "maps",
+    }
+    return [f"{what}: {folder / name}" for what, name in parts.items() if (folder / name).exists()]

@@ -1,0 +1,238 @@
+"""The one bar of a run: which product, which step, and how long the whole run still takes."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from tqdm.auto import tqdm
+
+from moleflow_pl._internal.logs import is_first_process
+from moleflow_pl._internal.printable import printable
+from moleflow_pl._internal.steps import Advance
+from moleflow_pl.callbacks.evaluation import EvaluationCallback
+from moleflow_pl.data.datamodule import ContinualDataModule, data_of
+from moleflow_pl.tasks.schedule import TaskSchedule
+
+FEATURES, EPOCH, BANK, CALIBRATION, TEST = "features", "epoch", "bank", "calibration", "test"
+# kinds of steps whose time an image tells, until the kind itself was seen
+ALIKE = {CALIBRATION: FEATURES, TEST: FEATURES, BANK: EPOCH}
+FORMAT = "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt}{postfix}"
+
+
+class RunClock:
+    """How long the steps that are left take, by those that are done.
+
+    Args:
+        work: Images that each kind of step has before it.
+        now: Gives the time in seconds.
+    """
+
+    def __init__(
+        self, work: Mapping[str, int] | None = None, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.left = Counter(work or {})
+        self._now = now
+        self._done: Counter[str] = Counter()
+        self._seconds: dict[str, float] = {}
+        self._since = now()
+
+    def begin(self) -> None:
+        """A step begins."""
+        self._since = self._now()
+
+    def advance(self, kind: str, count: int) -> None:
+        """Some images of a kind of step are done."""
+        now = self._now()
+        self._seconds[kind] = self._seconds.get(kind, 0.0) + now - self._since
+        self._since = now
+        self._done[kind] += count
+        self.left[kind] -= count
+
+    def seconds_left(self) -> float | None:
+        """Seconds until the end; None as long as no epoch was seen."""
+        if not self._done[EPOCH]:
+            return None
+        rates = {kind: self._seconds[kind] / n for kind, n in self._done.items() if n}
+        return sum(
+            max(images, 0) * rates.get(kind, rates.get(ALIKE.get(kind, EPOCH), rates[EPOCH]))
+            for kind, images in self.left.items()
+        )
+
+
+def in_words(seconds: float) -> str:
+    """A duration, as exact as an estimate is.
+
+    Example:
+        >>> [in_words(seconds) for seconds in (42.0, 200.0, 7500.0)]
+        ['42 s', '3 min', '2 h 05 min']
+    """
+    minutes = round(seconds / 60)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def work_of(
+    schedule: TaskSchedule, data: ContinualDataModule, evaluation: EvaluationCallback | None
+) -> Counter[str]:
+    """Images that each kind of step of a fit has before it."""
+    todo = schedule.todo
+    counts = data.count_images(todo)
+    tested = {task: len(data.test_loader(task).dataset) for task in data.tasks_on_disk()}  # type: ignore[arg-type]
+    work: Counter[str] = Counter()
+    for index in todo:
+        task = schedule.tasks[index]
+        parts = [counts[product] for product in task.products]
+        train, val = (sum(part[name] for part in parts) for name in ("train", "val"))
+        tested[index] = sum(part["test_good"] + part["test_defective"] for part in parts)
+        work[FEATURES] += train + val
+        work[EPOCH] += train * (task.epochs - task.epochs_done)
+        work[BANK] += train
+        work[CALIBRATION] += val
+        if evaluation and (evaluation.evaluate_every_task or index == todo[-1]):
+            work[TEST] += sum(tested.values())
+    return work
+
+
+class RunProgressBar(ProgressBar):
+    """Shows the step at hand, and the time that the whole run still takes.
+
+    On a terminal alone: a file or a pipe gets the messages between the steps.
+
+    Args:
+        stream: Where it is drawn; by default standard error.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        super().__init__()
+        self.clock = RunClock()
+        self.place = ""  # of the task among all, such as `2/3 `
+        self._fitted = TaskSchedule()
+        self._stream = stream
+        self._bar: Any = None
+        self._enabled = is_first_process()
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def disable(self) -> None:
+        self._enabled = False
+        self._close()
+
+    @contextmanager
+    def step(self, title: str, kind: str, total: int, unit: str) -> Iterator[Advance]:
+        """Show a step; see `moleflow_pl._internal.steps.step`."""
+        if kind == FEATURES:  # the first of a task
+            self._mark()
+        self._open(title, total)
+        try:
+            yield lambda count: self._advance(kind, count, count)
+        finally:
+            self._close()
+
+    def _open(self, title: str, total: int) -> None:
+        self._close()
+        self.clock.begin()
+        self._bar = tqdm(
+            total=total, desc=f"{self.place}{title}", bar_format=FORMAT, leave=False,
+            file=self._stream, dynamic_ncols=True,
+            disable=None if self._enabled else True,
+        )  # fmt: skip
+        self._note(refresh=True)
+
+    def _advance(self, kind: str, images: int, count: int = 1, note: str = "") -> None:
+        self.clock.advance(kind, images)
+        self._note(note)
+        if self._bar is not None:
+            self._bar.update(count)
+
+    def _note(self, note: str = "", refresh: bool = False) -> None:
+        """Show the time left, behind a note."""
+        if self._bar is not None and not self._bar.disable:
+            left = self.clock.seconds_left()
+            run = "" if left is None else f"run: {in_words(left)} left"
+            self._bar.set_postfix_str(", ".join(filter(None, [note, run])), refresh)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        schedule, callbacks = self._schedule(pl_module), trainer.callbacks  # type: ignore[attr-defined]
+        evaluation = next((one for one in callbacks if isinstance(one, EvaluationCallback)), None)
+        self.clock = RunClock(work_of(schedule, data_of(trainer), evaluation))
+        self._fitted = schedule
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        schedule = self._schedule(pl_module)
+        self._mark()
+        if schedule.current is not None:
+            task = schedule.tasks[schedule.current]
+            title = f"{printable(task.name)}, epoch {task.epochs_done + 1} of {task.epochs}"
+            self._open(title, int(self.total_train_batches))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        nll = trainer.callback_metrics.get("nll_per_dim")
+        note = "" if nll is None else f"NLL {float(nll):.3f}"
+        self._advance(EPOCH, len(batch["task"]), note=note)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != "fit":
+            self._open("validation", int(sum(trainer.num_val_batches)))
+
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.state.fn != "fit":
+            self._advance("", 0)
+
+    def on_test_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        if self._bar is None:  # not before others had their say
+            self._open("test", int(sum(trainer.num_test_batches)))
+        name = self._schedule(pl_module).tasks[int(batch["task"][0])].name
+        self._bar.set_description_str(f"test of {printable(name)}", refresh=False)
+
+    def on_test_batch_end(self, *args: Any) -> None:
+        self._advance("", 0)
+
+    def on_predict_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        if self._bar is None:
+            self._open("predicting", int(sum(trainer.num_predict_batches)))
+
+    def on_predict_batch_end(self, *args: Any) -> None:
+        self._advance("", 0)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != "fit":
+            self._close()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._close()
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._close()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: Any) -> None:
+        self._close()
+
+    @staticmethod
+    def _schedule(module: Any) -> TaskSchedule:
+        return module.schedule
+
+    def _mark(self) -> None:
+        """Keep which of all tasks is learned now."""
+        current = self._fitted.current
+        self.place = "" if current is None else f"{current + 1}/{len(self._fitted.tasks)} "

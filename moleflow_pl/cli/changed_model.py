@@ -1,0 +1,31 @@
+"""A checkpoint that a verb has changed: it is written, and what is older than it now is named."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from moleflow_pl.checkpoints.expert_edits import Checkpoint
+
+logger = logging.getLogger(__name__)
+
+HASHES = ".sha256"  # beside an exported file
+
+
+def save_changed(checkpoint: Checkpoint, path: Path) -> None:
+    """Write a changed checkpoint, and say where, and which exported files are of the old model."""
+    # torch takes seconds to import
+    from moleflow_pl.checkpoints.io import write_checkpoint
+    from moleflow_pl.checkpoints.run_folder import RunFolder
+
+    write_checkpoint(checkpoint, path)
+    logger.info(f"saved: {path}")
+    run = RunFolder.of(path)
+    old = [file.name for file in sorted(run.export.glob("*")) if file.suffix != HASHES]
+    if old:
+        logger.info(
+            f"{', '.join(old)} in {run.export} still holds the model as it was: moleflow export "
+            f"{run.root} writes it anew"
+        )

@@ -1,0 +1,35 @@
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from moleflow_pl._internal.steps import Advance, shown_by, step, unseen
+
+
+def test_a_step_has_a_bar_of_its_own_where_nobody_shows_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with step("test of a", total=2) as advance:
+        advance(2)
+    assert "test of a: 100%" in capsys.readouterr().err
+
+
+def test_a_step_is_shown_by_who_was_asked_to_and_only_then(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    seen: list[object] = []
+
+    @contextmanager
+    def show(title: str, kind: str, total: int, unit: str) -> Iterator[Advance]:
+        seen.append((title, kind, total, unit))
+        yield seen.append
+
+    with shown_by(show), step("test of a", "test", 3) as advance:
+        advance(2)
+    assert seen == [("test of a", "test", 3, "image"), 2]
+    with shown_by(unseen), step("b") as advance:
+        advance(1)
+    assert capsys.readouterr().err == ""
+    with step("c"):
+        pass
+    assert len(seen) == 2
