@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 # and how they are measured; not what the machine has to do. None stands for a group's every value
 IMAGES = ("root", "tasks", "layout", "image_size", "val_fraction", "check_files", "on_error")
 CARRIED: dict[str, tuple[str, ...] | None] = {"model": None, "data": IMAGES, "evaluation": None}
+MODEST = {"batch_size": 16, "num_workers": 2}  # up to the defaults, which any machine bears
 # a fit goes on to the same result: with all that decides it
 TRAINING = (
     "accelerator", "precision", "gradient_clip_val", "gradient_clip_algorithm", "deterministic",
@@ -77,6 +78,8 @@ def listed(part: str, names: tuple[str, ...] | None, values: Mapping[str, Any]) 
         {'precision': '32-true'}
     """
     wanted = {key: value for key, value in values.items() if names is None or key in names}
+    if part == "data":
+        wanted |= {key: values[key] for key in MODEST if is_modest(key, values.get(key))}
     kept = {key: value for key, value in wanted.items() if is_plain(part, key, value)}
     code = [f"{part}.{key}" for key in values if is_missed(part, key, values[key], wanted)]
     if code:
@@ -86,6 +89,11 @@ def listed(part: str, names: tuple[str, ...] | None, values: Mapping[str, Any]) 
             "trust them"
         )
     return kept
+
+
+def is_modest(key: str, value: Any) -> bool:
+    """Return whether an argument asks of this machine no more than its default does."""
+    return type(value) is int and 0 <= value <= MODEST[key]
 
 
 def is_missed(part: str, key: str, value: Any, wanted: Mapping[str, Any]) -> bool:

@@ -1,9 +1,11 @@
 import re
+from inspect import signature
 from pathlib import Path
 
 import pytest
 import yaml
 
+from moleflow_pl import ContinualDataModule
 from moleflow_pl.cli.stored_arguments import stored_config
 from moleflow_pl.errors import CheckpointError
 from tests.helpers.checkpoints import bare_checkpoint
@@ -50,10 +52,21 @@ def test_other_commands_take_over_the_model_and_the_images_alone(verb: str, tmp_
     assert stored(tmp_path, CONFIG, verb) == {
         "seed_everything": 3,
         "model": CONFIG["model"],
-        "data": {"tasks": ["a"], "val_fraction": 0.2},
+        "data": CONFIG["data"],
         "evaluation": CONFIG["evaluation"],
         "trainer": {"default_root_dir": str(tmp_path)},
     }
+
+
+def test_batches_and_workers_are_taken_over_up_to_their_defaults(tmp_path: Path) -> None:
+    defaults = {k: v.default for k, v in signature(ContinualDataModule).parameters.items()}
+    for key in ("batch_size", "num_workers"):
+        most = defaults[key]
+        for value, taken in ((0, True), (most, True), (most + 1, False), (-1, False), ("2", False)):
+            found = stored(tmp_path, {"data": {key: value}}, "predict")["data"]
+            assert found == ({key: value} if taken else {})
+    # the batches of a fit decide its result
+    assert stored(tmp_path, {"data": {"batch_size": 64}})["data"] == {"batch_size": 64}
 
 
 @pytest.mark.parametrize("verb", ["fit", "test", "validate", "predict"])
