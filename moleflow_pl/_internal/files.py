@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from moleflow_pl.errors import DataError, OutputError
 
+PARTIAL = ".part"  # ending of what is being written
 ELSEWHERE = "choose another place (trainer.default_root_dir, or --output)"
 REMEDIES = {
     errno.ENOSPC: f"make room there, or {ELSEWHERE}",
@@ -75,7 +76,7 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """
     # file names may hold bytes that are not text; the csv module writes line ends itself
     text = {} if "b" in mode else {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
-    partial = path.with_name(f"{path.name}.{token()}.part")
+    partial = path.with_name(f"{path.name}.{token()}{PARTIAL}")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from moleflow_pl._internal.files import regular, write_text, writing
+from moleflow_pl._internal.files import PARTIAL, regular, write_text, writing
 from moleflow_pl.checkpoints.run_folder import HOLDER, LOCK
 from moleflow_pl.errors import OutputError
 
@@ -104,9 +105,12 @@ class RunLock:
 
 def remove_partial(folder: Path) -> None:
     """Remove what a writer that was killed left half written."""
-    for pattern in ("*.part", "*/*.part"):
+    for pattern in (f"*{PARTIAL}", f"*/*{PARTIAL}"):
         for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from moleflow_pl.callbacks.progress import blocking_limits, is_trial, progress
 from moleflow_pl.callbacks.run_bar import RunProgressBar
 from moleflow_pl.callbacks.run_config import RunConfig
 from moleflow_pl.checkpoints.io import earlier, read_checkpoint, restoring
-from moleflow_pl.checkpoints.lightning_io import WholeCheckpoints
+from moleflow_pl.checkpoints.lightning_io import State, WholeCheckpoints, file_state
 from moleflow_pl.checkpoints.resume import prepare_run
 from moleflow_pl.checkpoints.run_folder import LAST, RunFolder
 from moleflow_pl.checkpoints.run_lock import RunLock
@@ -113,10 +113,12 @@ class MoLEFlowCLI(CheckpointFirstCLI):
         path = option(args, "--ckpt_path")
         self.missing: Path | None = None
         self.content: dict[str, Any] | None = None  # of the checkpoint, which is read once
+        self.state: State | None = None  # of its file
         if path is not None and args[0] in self.subcommands():
             if args[0] == "fit" and never_written(Path(path)):
                 args, self.missing = without(args, "--ckpt_path"), Path(path)
             else:
+                self.state = file_state(Path(path))
                 self.content = read_checkpoint(Path(path), mmap=False)
                 args[1:1] = ["--config", stored_config(Path(path), self.content, args[0])]
         try:
@@ -250,6 +252,7 @@ class MoLEFlowCLI(CheckpointFirstCLI):
         self.datamodule.check_images(todo)
         self.datamodule.count_images(todo)
         if self.writes:
+            _ = self.model.inspector.extractor.shape  # or the backbone gives none
             self.begin_run(folder)
 
     def begin_run(self, folder: Path) -> None:
@@ -270,7 +273,7 @@ class MoLEFlowCLI(CheckpointFirstCLI):
             kwargs["ckpt_path"] = self.checkpoint
         path = kwargs.get("ckpt_path")
         if path is not None:
-            handed_on = WholeCheckpoints(Path(path), self.content)
+            handed_on = WholeCheckpoints(Path(path), self.content, self.state)
             self.trainer.strategy.checkpoint_io, self.content = handed_on, None
         if subcommand == "validate":
             kwargs["verbose"] = False

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moleflow_pl._internal.files import writing
+from moleflow_pl._internal.files import PARTIAL, writing
 from moleflow_pl._internal.steps import step
 from moleflow_pl._internal.validation import require_number
 from moleflow_pl.checkpoints.io import read_checkpoint
@@ -74,7 +74,7 @@ def export_checkpoint(
         output.parent.mkdir(parents=True, exist_ok=True)
     with (
         writing(output),
-        TemporaryDirectory(dir=output.parent) as folder,
+        TemporaryDirectory(dir=output.parent, suffix=PARTIAL) as folder,
         warnings.catch_warnings(),
     ):
         warnings.filterwarnings("ignore", module="torch")  # on its internals

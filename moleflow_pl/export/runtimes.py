@@ -6,6 +6,7 @@ import glob
 import importlib.util
 import io
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +35,8 @@ DECISION = (
     "thresholds[product].pixel"
 )
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+ROUNDING = 1e-6  # of features, from one runtime's backbone to another's, relative
+EXPLAINED = 10.0  # a difference is that of rounding up to so many times what rounding moves
 Answers = dict[str, Tensor]
 Runner = Callable[[Tensor], Answers]
 
@@ -178,8 +181,13 @@ def open_file(path: Path, kind: Format) -> Runner:
 @torch.no_grad()
 def answers(model: Inspector, images: Tensor, graph: InspectionGraph) -> Answers:
     """The outputs of a graph, from the model itself."""
+    return answers_to(model, model.extractor(images), graph)
+
+
+def answers_to(model: Inspector, features: Tensor, graph: InspectionGraph) -> Answers:
+    """The same, from features (B, h, w, W)."""
     only = graph.tasks[0] if len(graph.tasks) == 1 else None
-    inspection = model.inspect(model.extractor(images), only)
+    inspection = model.inspect(features, only)
     column = model.router.columns(inspection.task)
     limits = torch.tensor([model.schedule.tasks[task].novelty_limit for task in graph.tasks])
     ratios = inspection.novelty_distance[:, graph.columns] / limits
@@ -260,5 +268,44 @@ def verify(
     if above:
         raise ExportError(
             f"the file differs from the model by {above} (relative), the tolerance is {tolerance}"
+            f"{conditioning(model, features, graph, max(above.values()))}"
         )
     return {key: max(trial.get(key, 0.0) for trial in trials) for key in MEASURED}
+
+
+def conditioning(model: Inspector, features: Tensor, graph: InspectionGraph, differs: float) -> str:
+    """Why a file may differ by so much and be right: the model multiplies what rounding changes.
+
+    Args:
+        model: The model.
+        features: Features (B, h, w, W) of the images.
+        graph: The graph.
+        differs: The largest relative difference.
+
+    Returns:
+        The cause and what to do, as a sentence to add; empty where this is not the cause.
+    """
+    expected = answers_to(model, features, graph)
+    change = moved_by_rounding(model, features, graph, expected)
+    worst = int(change.argmax())
+    if not differs <= EXPLAINED * change[worst].item():
+        return ""
+    allowed = min(10.0 ** math.ceil(math.log10(differs)), 1.0)
+    return (
+        f". The model is badly conditioned: where features are rounded by {ROUNDING}, the map of "
+        f"image {worst + 1} of {len(change)} changes by {change[worst]:.1e}, and its score is "
+        f"{expected['score'][worst]:.1e}, for the flow blows up what is far from its training "
+        f"images. Lower model.clamp_alpha ({model.flow.flow[0].clamp}) and learn again, or allow "
+        f"it: --tolerance {allowed:g}"
+    )
+
+
+@torch.no_grad()
+def moved_by_rounding(
+    model: Inspector, features: Tensor, graph: InspectionGraph, expected: Answers
+) -> Tensor:
+    """Largest change (B,) of each image's map, relative to its peak, as features are rounded."""
+    noise = 2 * torch.rand(features.shape, generator=torch.Generator().manual_seed(0)) - 1
+    moved = answers_to(model, features * (1 + ROUNDING * noise.to(features)), graph)
+    change = (moved["map"] - expected["map"]).abs().amax((1, 2))
+    return change / expected["map"].abs().amax((1, 2))

@@ -16,12 +16,13 @@ import timm
 import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.constants import ENDPOINT
-from torch import nn
+from timm.layers import to_2tuple
+from torch import Tensor, nn
 
 from moleflow_pl._internal.files import regular
 from moleflow_pl._internal.hashing import content_hash
 from moleflow_pl._internal.torch_files import load_weights
-from moleflow_pl.errors import ConfigError, is_out_of_memory
+from moleflow_pl.errors import ConfigError, is_out_of_memory, raise_if_out_of_memory
 
 PRETRAINED = "pretrained"
 RANDOM = "random"
@@ -42,7 +43,7 @@ def load_backbone(name: str, weights: str, size: tuple[int, int]) -> Any:
         size: Height and width of the images.
 
     Raises:
-        ConfigError: timm has no such model, its patches do not divide `size`, or the file or
+        ConfigError: timm has no such model, it cannot take images of `size`, or the file or
             package of the weights does not exist.
     """
     if not timm.is_model(name):
@@ -56,21 +57,24 @@ def load_backbone(name: str, weights: str, size: tuple[int, int]) -> Any:
     if weights == RANDOM or weights.startswith(PACKAGE):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(FIXED_SEED)
-            model = timm.create_model(name, pretrained=False, **options)
+            model = build(name, size, pretrained=False, **options)
         if path is not None:
             load_in_order(model, path)
     else:
-        model = with_weights(name, path, options)
-    if fixed_size:
-        check_size(name, size, model.patch_embed.patch_size)
+        model = with_weights(name, path, size, options)
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    if fixed_size and patch is not None:
+        check_size(name, size, to_2tuple(patch))
     return model
 
 
-def with_weights(name: str, path: Path | None, options: dict[str, Any]) -> Any:
+def with_weights(
+    name: str, path: Path | None, size: tuple[int, int], options: dict[str, Any]
+) -> Any:
     """A timm model with the weights of a file, or with timm's, which are downloaded once.
 
     Raises:
-        ConfigError: they would have to be downloaded, and cannot be.
+        ConfigError: they would have to be downloaded, and cannot be, or the model cannot be built.
     """
     file = path or cached_weights(name)
     if file is not None and file.suffix != ".safetensors":
@@ -81,7 +85,9 @@ def with_weights(name: str, path: Path | None, options: dict[str, Any]) -> Any:
     try:
         if file is None:
             require_network(name)
-        return timm.create_model(name, pretrained=True, **source, **options)
+        return build(name, size, pretrained=True, **source, **options)
+    except ConfigError:
+        raise
     except Exception as error:  # a download can fail in any way
         if file is not None or is_out_of_memory(error):
             raise
@@ -116,6 +122,42 @@ def require_network(name: str) -> None:
     if timm.get_pretrained_cfg(name).hf_hub_id:
         with suppress(HTTPError):  # an answer as well
             urlopen(Request(ENDPOINT, method="HEAD"), timeout=PATIENCE).close()
+
+
+def build(name: str, size: tuple[int, int], **options: Any) -> Any:
+    """Build a timm model.
+
+    Raises:
+        ConfigError: it cannot be built for images of `size`.
+    """
+    try:
+        return timm.create_model(name, **options)
+    except (AssertionError, TypeError, ZeroDivisionError) as error:
+        raise unfit(name, size, f"timm cannot build it ({one_line(error)})") from error
+
+
+def one_line(error: Exception) -> str:
+    """The first line of what an error says, or its kind."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def unfit(name: str, size: tuple[int, int], reason: str, stride: int | None = None) -> ConfigError:
+    """The error that a backbone gives no maps of images of a size, with what might.
+
+    Args:
+        name: Name of the timm model.
+        size: Height and width of the images.
+        reason: Why not.
+        stride: The largest of its levels, where they are known.
+    """
+    own = timm.get_pretrained_cfg(name).input_size[1:]
+    sizes = [] if own == size else [f"its own image_size, {own[0]} x {own[1]},"]
+    sizes += [] if stride is None else [f"multiples of {stride},"]
+    return ConfigError(
+        f"the backbone {name} gives no feature maps of images of {size[0]} x {size[1]}: {reason}. "
+        f"Try {' '.join([*sizes, 'or another'] if sizes else ['another'])} backbone: convolutional "
+        "nets take any size, ViTs any multiple of their patches"
+    )
 
 
 def check_size(name: str, size: tuple[int, int], patch: tuple[int, int]) -> None:
@@ -187,17 +229,77 @@ def load_in_order(model: nn.Module, path: Path) -> None:
     model.load_state_dict(dict(zip(target, source, strict=False)))
 
 
-def check_layers(backbone: Any, name: str, layers: Sequence[int]) -> list[int]:
-    """Check that the backbone has these layers.
+def check_layers(backbone: Any, name: str, groups: Sequence[Sequence[int]]) -> list[int]:
+    """Check that the backbone has the layers of all groups, and return them.
 
     Raises:
-        ConfigError: it does not, or no layer is given.
+        ConfigError: it does not, or a group has a layer twice.
     """
-    count = len(list(backbone.feature_info))
+    layers = [layer for group in groups for layer in group]
+    count = len(list(getattr(backbone, "feature_info", [])))
     # by type: True and 1.0 are in the range too
-    if not layers or not all(type(i) is int and i in range(count) for i in layers):
-        raise ConfigError(f"{name} has feature levels 0 to {count - 1}, got layers {[*layers]}")
-    return list(layers)
+    if not all(type(i) is int and i in range(count) for i in layers):
+        raise ConfigError(f"{name} has feature levels 0 to {count - 1}, got layers {layers}")
+    if any(len({*group}) < len(group) for group in groups):
+        raise ConfigError(f"a layer counts once in a group of layers, got {[*groups]}")
+    return layers
+
+
+def check_apart(groups: Sequence[Sequence[int]]) -> None:
+    """Check that groups whose channels the flow sees side by side have no layer in common.
+
+    Raises:
+        ConfigError: they have. Such features lie in a subspace and have no density.
+    """
+    layers = [layer for group in groups for layer in group]
+    common = sorted({layer for layer in layers if layers.count(layer) > 1})
+    if common:
+        raise ConfigError(
+            f"the flow would see the layers {common} more than once, in {[*groups]}, and such "
+            "features have no density: let it see fewer groups (flow_groups), or put each layer "
+            "into one of them"
+        )
+
+
+def feature_maps(backbone: Any, images: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
+    """Maps (B, C, h, w) of feature levels of a timm model, by their numbers."""
+    indices = sorted({*layers})  # a layer may be in several groups
+    levels = backbone.forward_intermediates(
+        images,
+        indices=indices,
+        norm=False,
+        stop_early=True,
+        output_fmt="NCHW",
+        intermediates_only=True,
+    )
+    return dict(zip(indices, levels, strict=True))
+
+
+def checked_maps(
+    backbone: Any, name: str, images: Tensor, layers: Sequence[int]
+) -> dict[int, Tensor]:
+    """The same, of a model that has not been tried yet.
+
+    Raises:
+        ConfigError: there are no maps, or they are not those that timm declares.
+    """
+    size = (images.shape[2], images.shape[3])
+    try:
+        found = feature_maps(backbone, images, layers)
+    except Exception as error:  # timm's models fail in many ways
+        raise_if_out_of_memory(error)
+        stride = max(info["reduction"] for info in backbone.feature_info)
+        raise unfit(name, size, f"timm fails ({one_line(error)})", stride) from error
+    for layer, level in found.items():
+        width, stride = (backbone.feature_info[layer][key] for key in ("num_chs", "reduction"))
+        if level.ndim != 4 or level.shape[1] != width:
+            raise unfit(
+                name, size, f"layer {layer} is no map of {width} channels, but {[*level.shape[1:]]}"
+            )
+        if level.shape[2:] != tuple(-(-side // stride) for side in size):
+            # or it leaves out a border, in which no defect would be seen
+            check_size(name, size, (stride, stride))
+    return found
 
 
 def fixed_projections(widths: Sequence[int], target: int | None) -> nn.ModuleList:

@@ -14,7 +14,10 @@ from moleflow_pl._internal.validation import WIDEST, require_int, require_sides
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.features.backbone import (
     PRETRAINED,
+    check_apart,
     check_layers,
+    checked_maps,
+    feature_maps,
     fixed_projections,
     load_backbone,
     weights_hash,
@@ -59,7 +62,7 @@ class PatchExtractor(nn.Module):
     Args:
         backbone: Name of a timm model.
         layers: Feature levels to use, counted from 0 (timm's `forward_intermediates`), or groups
-            of them.
+            of them, in any order. Within a group each counts once.
         image_size: Side of the images, or height and width.
         weights: `pretrained` (timm's own), a `.safetensors` or `.pth` file, `package:NAME`
             for an installed package that contains one, or `random`.
@@ -79,8 +82,8 @@ class PatchExtractor(nn.Module):
     without groups, W is D.
 
     Raises:
-        ConfigError: the backbone does not have this name, layer or image size, or a number is out
-            of range.
+        ConfigError: the backbone does not have this name, layer or image size, it gives no maps of
+            features, or a number is out of range.
 
     Example:
         >>> extractor = PatchExtractor("test_vit", layers=[0, 1], image_size=160, weights="random")
@@ -119,7 +122,8 @@ class PatchExtractor(nn.Module):
         self.name = backbone
         self.backbone = load_backbone(backbone, weights, self.image_size)
         grouped = layer_groups(layers)
-        self.layers = check_layers(self.backbone, backbone, [i for part in grouped for i in part])
+        self.layers = check_layers(self.backbone, backbone, grouped)
+        self._tried = False
         self.kind = "transformer" if hasattr(self.backbone, "patch_embed") else "cnn"
         if self.kind == "cnn":
             self.backbone.to(memory_format=torch.channels_last)
@@ -139,6 +143,8 @@ class PatchExtractor(nn.Module):
             self.averaged or target_embed_dim is not None,
             group_norm,
         )
+        if not self.groups.averaged:
+            check_apart(grouped[: self.groups.seen])
         self.dim = self.groups.dim
         self.group_layers = grouped
         config = self.backbone.pretrained_cfg
@@ -212,19 +218,8 @@ class PatchExtractor(nn.Module):
         if images.dtype == torch.uint8:
             images = images.to(self.mean.dtype) / 255
         images = (images.to(self.mean.dtype) - self.mean) / self.std
-        if self.kind == "cnn":
-            images = images.contiguous(memory_format=torch.channels_last)
-        indices = sorted(set(self.layers))  # a layer may be in several groups
-        levels = self.backbone.forward_intermediates(
-            images,
-            indices=indices,
-            norm=False,
-            stop_early=True,
-            output_fmt="NCHW",
-            intermediates_only=True,
-        )
-        found = {i: level.to(self.mean.dtype) for i, level in zip(indices, levels, strict=True)}
-        features = self._combine([found[i] for i in self.layers])
+        found = self._maps(images)
+        features = self._combine([found[i].to(self.mean.dtype) for i in self.layers])
         if self.smooth > 1:
             features = F.avg_pool2d(
                 features, self.smooth, 1, self.smooth // 2, count_include_pad=False
@@ -232,6 +227,16 @@ class PatchExtractor(nn.Module):
         if self.grid is not None:
             features = F.adaptive_avg_pool2d(features, self.grid)
         return features.permute(0, 2, 3, 1).contiguous()
+
+    def _maps(self, images: Tensor) -> dict[int, Tensor]:
+        """The layers' maps, by their numbers; the first ones of all are checked."""
+        if self.kind == "cnn":
+            images = images.contiguous(memory_format=torch.channels_last)
+        if self._tried:
+            return feature_maps(self.backbone, images, self.layers)
+        found = checked_maps(self.backbone, self.name, images, self.layers)
+        self._tried = True
+        return found
 
     def _combine(self, levels: list[Tensor]) -> Tensor:
         """Groups (B, W, h, w) from levels (B, C, h, w), joined within each group."""

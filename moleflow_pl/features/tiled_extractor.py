@@ -135,6 +135,18 @@ class TiledExtractor(PatchExtractor):
             )
         return spans(length, tile, self.overlap, cell, step)
 
+    def _maps(self, images: Tensor) -> dict[int, Tensor]:
+        found = super()._maps(images)
+        for layer, level in found.items():
+            stride = self.backbone.feature_info[layer]["reduction"]
+            cells = tuple(side // stride for side in self.tile)
+            if level.shape[2:] != cells:
+                raise ConfigError(
+                    f"layer {layer} of {self.name} has {[*level.shape[2:]]} cells of a tile of "
+                    f"{self.tile}, not {[*cells]}: it cannot be tiled, choose another backbone"
+                )
+        return found
+
     def _extract(self, images: Tensor) -> Tensor:
         height, width = self.tile
         strips = []

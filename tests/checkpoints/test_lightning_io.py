@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from moleflow_pl import MoLEFlow
-from moleflow_pl.checkpoints.lightning_io import WholeCheckpoints
+from moleflow_pl.checkpoints.lightning_io import WholeCheckpoints, file_state
 from moleflow_pl.checkpoints.schema import STATE_KEY
 from moleflow_pl.errors import CheckpointError
 from tests.helpers.checkpoints import Bomb
@@ -28,6 +29,23 @@ def test_content_that_was_read_is_handed_out_once(learned: tuple[Path, MoLEFlow]
     assert reader.load_checkpoint(path) is content
     assert STATE_KEY in reader.load_checkpoint(path)
     assert STATE_KEY in WholeCheckpoints(Path("other.ckpt"), content).load_checkpoint(path)
+
+
+def test_content_of_a_file_that_was_replaced_since_is_not_handed_out(
+    learned: tuple[Path, MoLEFlow], tmp_path: Path
+) -> None:
+    path, content = tmp_path / "last.ckpt", {"read": "before"}
+    shutil.copy(learned[0] / "last.ckpt", path)
+    before = file_state(path)
+    path.rename(tmp_path / "moved.ckpt")
+    moved = WholeCheckpoints(tmp_path / "moved.ckpt", content, before)
+    assert moved.load_checkpoint(tmp_path / "moved.ckpt") is content
+    shutil.copy(learned[0] / "last.ckpt", path)
+    with pytest.raises(CheckpointError, match="was changed by another command while this one"):
+        WholeCheckpoints(path, content, before).load_checkpoint(path)
+    path.unlink()
+    with pytest.raises(CheckpointError, match="was changed by another command while this one"):
+        WholeCheckpoints(path, content, before).load_checkpoint(path)
 
 
 def test_any_trainer_of_a_model_refuses_a_damaged_checkpoint(

@@ -61,6 +61,8 @@ def test_folder_of_a_writer_that_was_killed_is_free_and_cleared_of_what_it_half_
     (tmp_path / "report").mkdir()
     for name in ("last.ckpt.ab12.part", "report/summary.json.ab12.part", "last.ckpt"):
         (tmp_path / name).touch()
+    (tmp_path / "report" / "draft.part").mkdir()  # an export checks its file before it is there
+    (tmp_path / "report" / "draft.part" / "moleflow.onnx").touch()
     with caplog.at_level(logging.INFO, "moleflow_pl"), RunLock(tmp_path):
         assert json.loads((tmp_path / HOLDER).read_text())["process"] == os.getpid()
     assert f"process {process.pid} on " in caplog.text

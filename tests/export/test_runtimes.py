@@ -15,6 +15,7 @@ from torch import Tensor
 
 from moleflow_pl import MoLEFlow
 from moleflow_pl._internal.schema import SCHEMA
+from moleflow_pl.data.images import read_image
 from moleflow_pl.errors import ExportError
 from moleflow_pl.export.graph import InspectionGraph
 from moleflow_pl.export.runtimes import (
@@ -24,6 +25,7 @@ from moleflow_pl.export.runtimes import (
     check_packages,
     describe,
     difference,
+    moved_by_rounding,
     open_file,
     require_sums,
     sums_of,
@@ -31,7 +33,8 @@ from moleflow_pl.export.runtimes import (
     write,
     write_sums,
 )
-from tests.helpers.models import TINY_MODEL, images_between, look_right, some_tasks
+from tests.helpers.models import TINY_MODEL, fit, images_between, look_right, some_tasks
+from tests.helpers.products import draw_product
 from tests.helpers.shared import built_once
 
 MODELS = {
@@ -222,6 +225,7 @@ def test_a_file_of_another_model_is_found_out(vit: Exported) -> None:
 
         with pytest.raises(ExportError) as error:
             verify(run_broken, vit.model, vit.graph, vit.images, TOLERANCE)
+        assert "badly conditioned" not in str(error.value)
         return str(error.value)
 
     for name in ("map", "score", "distance", "novelty"):
@@ -232,6 +236,47 @@ def test_a_file_of_another_model_is_found_out(vit: Exported) -> None:
     spoilt.flow.flow[0].subnet.layer2.bias[2] += 0.1
     with pytest.raises(ExportError, match=r"\{'experts': "):
         verify(run, vit.model, spoilt, vit.images, TOLERANCE)
+
+
+def test_a_model_that_blows_rounding_up_is_refused_with_the_cause_and_the_options() -> None:
+    torch.manual_seed(0)
+    built = some_tasks(MoLEFlow(**{**TINY_MODEL, "coupling_layers": 8}), 2)
+    images, model = images_between(built), built.inspector
+    for task in (0, 1):  # all patches are far from what was learned
+        model.flow.adapter_of(task).whitening.mul_(10)
+    graph = InspectionGraph(model, map_size=48, blur_sigma=1.0)
+
+    def rounded(images: Tensor) -> Answers:
+        found = answers(model, images, graph)
+        return {**found, "score": found["score"] * 1.0002}
+
+    with pytest.raises(ExportError) as error:
+        verify(rounded, model, graph, images, TOLERANCE)
+    said = str(error.value)
+    assert "'score': 0.0002" in said or "'score': 0.0001" in said
+    assert "The model is badly conditioned: where features are rounded by 1e-06" in said
+    assert "Lower model.clamp_alpha (1.9) and learn again" in said
+    assert said.endswith("or allow it: --tolerance 0.001")
+    assert verify(rounded, model, graph, images, 1e-3)["score"] < 1e-3
+
+
+@pytest.mark.slow  # the fast one beside it has the same cause by another way
+def test_a_smaller_clamp_conditions_what_few_images_and_epochs_leave(tmp_path: Path) -> None:
+    for seed, name in enumerate(("01", "b")):
+        draw_product(tmp_path / "data", name, seed, train=12)
+    paths = sorted((tmp_path / "data").glob("*/test/*/*.png"))
+    images = torch.stack([read_image(path, (48, 48)) for path in paths])
+    change = {}
+    for clamp in (1.9, 0.5):
+        options = {"coupling_layers": 8, "lora_rank": 4, "clamp_alpha": clamp}
+        run = tmp_path / f"run {clamp}"
+        model = fit(run, tmp_path / "data", ["01", "b"], model=options, callbacks=[]).inspector
+        graph = InspectionGraph(model.eval())
+        expected = answers(model, images, graph)
+        found = moved_by_rounding(model, model.extractor(images), graph, expected)
+        change[clamp] = found.max().item()
+    assert change[0.5] < 1e-5
+    assert change[1.9] > 5 * change[0.5]
 
 
 def test_values_that_are_no_numbers_do_not_pass() -> None:

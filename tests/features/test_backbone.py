@@ -124,3 +124,84 @@ def test_weights_run_no_code(name: str, tmp_path: Path, monkeypatch: pytest.Monk
 def vit(**options: object) -> PatchExtractor:
     settings = {"layers": [0, 1], "image_size": 48, "weights": "random", **options}
     return PatchExtractor("test_vit", **settings)
+
+
+# the smallest of families whose models are no plain ViTs and no plain convolutional nets
+FAMILIES = {
+    "maxvit": ("maxvit_rmlp_pico_rw_256", [1, 2], 64),
+    "coatnet": ("coatnet_pico_rw_224", [1, 2], 64),
+    "mixer": ("mixer_s32_224", [1, 2], 64),
+    "levit": ("levit_128s", [0, 1], 64),
+    "hiera": ("hiera_tiny_224", [1, 2], 64),
+    "volo": ("volo_d1_224", [0, 1], 64),
+    "convmixer": ("convmixer_768_32", [1, 2], 63),
+    "swin": ("swin_tiny_patch4_window7_224", [1, 2], 64),
+    "swin v2": ("swinv2_cr_tiny_224", [0, 1], 64),
+    "cait": ("cait_xxs24_224", [1, 2], 64),
+    "deit with a distillation token": ("deit_tiny_distilled_patch16_224", [1, 2], 64),
+    "xcit": ("xcit_nano_12_p16_224", [1, 2], 64),
+    "pit": ("pit_xs_224", [0, 1], 64),
+    "mvit": ("mvitv2_tiny", [0, 1], 64),
+    "vit with registers": ("vit_small_patch14_reg4_dinov2", [1, 2], 56),
+}
+FAST = ("levit", "xcit", "deit with a distillation token", "pit")
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(f, marks=[] if f in FAST else [pytest.mark.slow]) for f in FAMILIES]
+)
+def test_every_kind_of_backbone_gives_maps_in_which_places_stay_places(family: str) -> None:
+    name, layers, side = FAMILIES[family]
+    extractor = PatchExtractor(name, layers, side, weights="random")
+    torch.manual_seed(0)
+    image = torch.rand(1, 3, side, side)
+    features = extractor(image)
+    widths = [extractor.backbone.feature_info[layer]["num_chs"] for layer in layers]
+    assert features.shape[-1] == extractor.dim
+    assert extractor.dim == (widths[0] if extractor.averaged else sum(widths))
+    image[:, :, : side // 4, -side // 4 :] = 1 - image[:, :, : side // 4, -side // 4 :]
+    change = (extractor(image) - features).square().sum(-1)[0]
+    height, width = change.shape
+    row, column = divmod(int(change.argmax()), width)
+    assert row < height / 2 <= width / 2 <= column
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "said"),
+    [
+        ("levit_128s", 50, r"timm fails .*its own image_size, 224 x 224, multiples of 64, or"),
+        ("xcit_nano_12_p16_224", 50, r"timm cannot build it .*its own image_size, 224 x 224, or"),
+        ("pit_xs_224", 50, "of the 16 x 16 patches.*height 48 or 64"),
+        pytest.param("mixer_s32_224", 50, "height 32 or 64", marks=pytest.mark.slow),
+        pytest.param("convmixer_768_32", 64, "height 63 or 70", marks=pytest.mark.slow),
+        pytest.param("maxvit_rmlp_pico_rw_256", 50, "timm fails", marks=pytest.mark.slow),
+        pytest.param("crossvit_tiny_240", 64, "timm fails", marks=pytest.mark.slow),
+        pytest.param("hiera_tiny_224", 50, "timm fails", marks=pytest.mark.slow),
+    ],
+)
+def test_a_size_without_maps_is_refused_with_those_that_fit(
+    name: str, side: int, said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        PatchExtractor(name, [0], side, weights="random")(torch.rand(1, 3, side, side))
+
+
+def test_levels_that_are_no_maps_are_refused_by_the_models_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    extractor = vit()
+    monkeypatch.setattr(
+        extractor.backbone, "forward_intermediates", lambda *_, **__: [torch.rand(1, 9, 64)] * 2
+    )
+    with pytest.raises(ConfigError, match=r"test_vit .* layer 0 is no map of 64 channels"):
+        extractor(torch.rand(1, 3, 48, 48))
+
+
+def test_a_lack_of_memory_is_no_fault_of_the_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("can't allocate memory")
+
+    extractor = vit()
+    monkeypatch.setattr(extractor.backbone, "forward_intermediates", fail)
+    with pytest.raises(RuntimeError, match="allocate"):
+        extractor(torch.rand(1, 3, 48, 48))

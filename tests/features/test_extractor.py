@@ -56,7 +56,7 @@ def test_cnn_stages_come_to_the_first_ones_grid_and_are_concatenated() -> None:
 
 @pytest.mark.parametrize("build", [vit, cnn])
 def test_groups_of_layers_stay_apart_side_by_side(build: Callable[..., PatchExtractor]) -> None:
-    extractor = build(layers=[[0, 1], [1]], smooth=3)
+    extractor = build(layers=[[0, 1], [1]], smooth=3, flow_groups=1 + (build is vit))
     images = torch.rand(2, 3, *extractor.image_size)
     found = extractor(images)
     widths = extractor.groups.widths
@@ -165,13 +165,31 @@ def test_fingerprint_tells_what_features_depend_on() -> None:
     assert weights_hash(other.backbone) == other.fingerprint()["weights_sha256"]
 
 
-def test_layers_in_falling_order_and_twice_are_those_levels() -> None:
+def test_layers_in_falling_order_are_those_levels() -> None:
     images = torch.rand(1, 3, 48, 48)
     apart = [vit(layers=[i])(images) for i in (0, 1)]
     torch.testing.assert_close(vit(layers=[1, 0])(images), vit(layers=[0, 1])(images))
     torch.testing.assert_close(vit(layers=[[1], [0]])(images), torch.cat(apart[::-1], -1))
-    twice = (2 * apart[0] + apart[1]) / 3
-    torch.testing.assert_close(vit(layers=[0, 1, 0])(images), twice)
+
+
+def test_first_layer_of_a_cnn_gives_the_grid_in_any_order() -> None:
+    images = torch.rand(1, 3, 64, 64)
+    coarse, fine = (cnn(layers=[i])(images) for i in (2, 1))
+    found = cnn(layers=[2, 1])(images)
+    assert found.shape[:3] == coarse.shape[:3] != fine.shape[:3]
+    torch.testing.assert_close(found[..., : coarse.shape[-1]], coarse)
+    assert found.shape[-1] == coarse.shape[-1] + fine.shape[-1]
+
+
+def test_a_layer_that_would_count_twice_is_refused() -> None:
+    for build in (vit, cnn):
+        with pytest.raises(ConfigError, match=r"counts once in a group.* got \[\[1, 2, 1\]\]"):
+            build(layers=[1, 2, 1])
+    # side by side, the same channels twice have no density; averaged, they do
+    with pytest.raises(ConfigError, match=r"would see the layers \[1\] more than once"):
+        cnn(layers=[[0, 1], [1]])
+    assert cnn(layers=[[0, 1], [1]], flow_groups=1).dim == cnn(layers=[0, 1]).dim
+    assert cnn(layers=[[0, 1], [1]], target_embed_dim=16).dim == 16
 
 
 @pytest.mark.parametrize("layers", [[0.0, 1], [True, 1], ["0"], [-1]])

@@ -147,3 +147,9 @@ def test_tiles_that_cannot_be_are_refused_in_words(options: dict, message: str) 
     settings = {"image_size": 256, "tile": 128, "overlap": 0, **options}
     with pytest.raises(ConfigError, match=message):
         TiledExtractor(LOCAL, [2], weights="random", **settings)
+
+
+def test_backbone_whose_cells_overlap_cannot_be_tiled() -> None:
+    extractor = TiledExtractor("pit_xs_224", [0], 96, "random", tile=64, overlap=32)
+    with pytest.raises(ConfigError, match=r"layer 0 of pit_xs_224 has \[7, 7\] cells.* \[8, 8\]"):
+        extractor(torch.zeros(1, 3, 96, 96))

@@ -25,15 +25,20 @@ def command(
 ) -> subprocess.CompletedProcess[str]:
     """Run the command in a folder and a fresh process, however it ends."""
     program = [sys.executable, str(ROOT / "cli.py")] if script else ["moleflow"]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
         [*program, *map(str, args)],
         cwd=where,
-        env={**os.environ, "PATH": path, "COLUMNS": "120", **(env or {})},
+        env=environment(env or {}),
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def environment(changes: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a command in a fresh process."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "COLUMNS": "120", **changes}
 
 
 def moleflow(

@@ -1,5 +1,6 @@
 """Two commands at once on one run: the second is refused, and changes nothing."""
 
+import random
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from moleflow_pl.checkpoints import run_lock
 from moleflow_pl.checkpoints.run_folder import LOCK
 from moleflow_pl.checkpoints.run_lock import RunLock
 from moleflow_pl.errors import OutputError
+from tests.helpers.at_once import BAD, AtOnce
 from tests.helpers.commands import failure, run_here
 from tests.helpers.models import fit
 from tests.helpers.story import Story
@@ -83,3 +85,16 @@ def test_fit_in_python_is_refused_too_and_lets_go_of_its_folder(
     monkeypatch.setattr(RunLock, "acquire", held)
     with pytest.raises(OutputError, match="is being written by"):
         fit(tmp_path / "run", data_root, ["01"], epochs=1)
+
+
+@pytest.mark.slow  # `tests/soak/two_at_once.py` plays many more
+@pytest.mark.parametrize(
+    ("pair", "kills"),
+    [(("fit", "predict"), False), (("predict", "predict"), True), (("calibrate", "add"), False)],
+)
+def test_two_commands_at_once_end_as_one_after_the_other(
+    pair: tuple[str, str], kills: bool, story: Story, tmp_path: Path
+) -> None:
+    played = AtOnce(story, tmp_path).play(pair, random.Random(0), kills)
+    assert not played.fault
+    assert not {*played.outcomes} & {*BAD}
