@@ -26,6 +26,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "RATE",
         "help": "share of good images that may be called defective, such as 0.001",
     },
+    "--exclude": {
+        "type": Path,
+        "metavar": "FILE",
+        "help": "leave calibration images out: a text file with a name or path in each line",
+    },
     "--product": {"metavar": "NAME", "help": "change only this product; default: all"},
 }
 COLUMNS = ("product", "calibration images", "threshold", "target rate", "99 % interval", "")
@@ -36,15 +41,17 @@ CAPTION = (
 
 
 def main(args: Sequence[str]) -> None:
-    """Show each product's threshold, or set another false-alarm rate, without training."""
+    """Show each product's threshold, or change it, without training."""
     options = make_parser().parse_args(args)
     # after parsing: torch takes seconds to import
     from moleflow_pl._internal.console import print_table
 
     if options.backbone_weights is not None:
         moved_weights.save_place(options.ckpt_path, options.backbone_weights)
-    before, now = calibrate(options.ckpt_path, options.false_alarm_rate, options.product)
-    print_table(threshold_table(now, None if options.false_alarm_rate is None else before))
+    excluded = [] if options.exclude is None else read_names(options.exclude)
+    rate = options.false_alarm_rate
+    before, now = calibrate(options.ckpt_path, rate, options.product, excluded)
+    print_table(threshold_table(now, before if rate is not None or excluded else None))
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -61,10 +68,30 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def read_names(path: Path) -> list[str]:
+    """Names of images, one in each line of a text file; blank lines do not count.
+
+    Raises:
+        ConfigError: the file cannot be read, or names none.
+    """
+    from moleflow_pl._internal.files import regular
+    from moleflow_pl.errors import ConfigError
+
+    try:
+        lines = regular(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError(f"cannot read --exclude {path}: {reason}") from error
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise ConfigError(f"--exclude {path} names no image: write a name or path in each line")
+    return names
+
+
 def calibrate(
-    path: Path, rate: float | None, product: str | None
+    path: Path, rate: float | None, product: str | None, excluded: Sequence[str] = ()
 ) -> tuple[TaskSchedule, TaskSchedule]:
-    """Set a false-alarm rate in a checkpoint, unless `rate` is None.
+    """Set a false-alarm rate in a checkpoint unless it is None, and leave images out.
 
     Returns:
         The tasks of the checkpoint, with their thresholds before and now.
@@ -75,13 +102,16 @@ def calibrate(
     from moleflow_pl.checkpoints.schema import STATE_KEY
     from moleflow_pl.tasks.schedule import TaskSchedule
 
-    with nullcontext() if rate is None else locked_for(path, RunFolder.of(path).root):
+    changes = rate is not None or bool(excluded)
+    with locked_for(path, RunFolder.of(path).root) if changes else nullcontext():
         checkpoint = read_checkpoint(path)
         before, schedule = (
             TaskSchedule.from_state(deepcopy(checkpoint[STATE_KEY]["tasks"])) for _ in range(2)
         )
+        schedule.exclude(excluded, product)
         if rate is not None:
             schedule.set_false_alarm_rate(rate, product)
+        if changes:
             checkpoint[STATE_KEY]["tasks"] = schedule.state()
             save_changed(checkpoint, path)
     return before, schedule
@@ -132,5 +162,12 @@ def threshold_row(threshold: Threshold) -> list[str]:
         f"{threshold.value:.4g}",
         f"{threshold.rate:.3%}",
         f"{threshold.low:.3%} to {threshold.high:.3%}",
-        "extrapolated" if threshold.extrapolated else "",
+        note(threshold),
     ]
+
+
+def note(threshold: Threshold) -> str:
+    """Return what to know before a threshold is trusted."""
+    if threshold.suspects:
+        return f"{threshold.suspects} suspects left out"
+    return "extrapolated" if threshold.extrapolated else ""

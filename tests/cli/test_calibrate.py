@@ -7,6 +7,8 @@ import pytest
 from rich.console import Console
 
 from moleflow_pl import MoLEFlow
+from moleflow_pl.checkpoints.io import read_checkpoint, write_checkpoint
+from moleflow_pl.checkpoints.schema import STATE_KEY
 from moleflow_pl.cli.calibrate import main, threshold_table
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.tasks.calibration import Calibration
@@ -18,6 +20,15 @@ def shown(schedule: TaskSchedule, before: TaskSchedule | None = None) -> str:
     with console.capture() as captured:
         console.print(threshold_table(schedule, before))
     return captured.get()
+
+
+def read_schedule(path: Path) -> TaskSchedule:
+    return TaskSchedule.from_state(read_checkpoint(path)[STATE_KEY]["tasks"])
+
+
+def calibrated(*images: str) -> Calibration:
+    scores = [float(image[5]) for image in images]
+    return Calibration(scores, scores, scores, scores, scores, images=list(images))
 
 
 def schedule_with(*calibrations: Calibration | None) -> TaskSchedule:
@@ -100,6 +111,51 @@ def test_a_change_says_that_it_is_saved_and_what_was_before(
     shown_now = capsys.readouterr().out
     assert "before" in shown_now
     assert "5.000%" in shown_now
+
+
+def test_excluded_images_are_left_out_for_good(
+    learned: tuple[Path, MoLEFlow], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(shutil.copy(learned[0] / "last.ckpt", tmp_path))
+    checkpoint = read_checkpoint(path)
+    schedule = TaskSchedule.from_state(checkpoint[STATE_KEY]["tasks"])
+    calibration = calibrated("good/1.png", "good/2.png", "good/3.png")
+    schedule.tasks[0].calibration = calibration
+    checkpoint[STATE_KEY]["tasks"] = schedule.state()
+    write_checkpoint(checkpoint, path)
+    name, product = "good/2.png", schedule.tasks[0].name
+    listed = tmp_path / "look.txt"
+    listed.write_text(f"/any/where/{name}\n\n", encoding="utf-8-sig")
+    main(["--ckpt_path", str(path), f"--exclude={listed}", f"--product={product}"])
+    assert "before" in capsys.readouterr().out
+    now = read_schedule(path).tasks[0].calibration
+    assert now == calibrated("good/1.png", "good/3.png")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "cannot read --exclude .*: No such file"),
+        (b"\xff\xfe\x00", "it is not UTF-8"),
+        (b"\n \n", "names no image: write a name or path in each line"),
+        (b"x.png\n", "'x.png' is no calibration image of"),
+    ],
+)
+def test_list_that_names_nothing_to_exclude_changes_nothing(
+    content: bytes | None, told: str, learned: tuple[Path, MoLEFlow], tmp_path: Path
+) -> None:
+    path = Path(shutil.copy(learned[0] / "last.ckpt", tmp_path))
+    before, listed = path.read_bytes(), tmp_path / "look.txt"
+    if content is not None:
+        listed.write_bytes(content)
+    with pytest.raises(ConfigError, match=told):
+        main(["--ckpt_path", str(path), f"--exclude={listed}"])
+    assert path.read_bytes() == before
+
+
+def test_suspects_are_told_of_in_the_table() -> None:
+    scores = [*map(float, range(60)), 5000.0, 6000.0]
+    assert "2 suspects left out" in shown(schedule_with(Calibration(scores)))
 
 
 def test_looking_changes_nothing(
