@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from moleflow_pl.data.datamodule import ContinualDataModule
+from moleflow_pl.features.region_of_interest import rows_of
 from moleflow_pl.metrics.goods import GoodImages, compare_halves
 from moleflow_pl.module import MoLEFlow
 
@@ -19,7 +20,8 @@ def look_at_goods(module: MoLEFlow, data: ContinualDataModule, task: int) -> Goo
         features = inspector.features(batch)
         chosen = inspector.inspect(features).task.cpu()
         routed += torch.bincount(chosen, minlength=len(routed))
-        means.append(inspector.joined(features).mean((1, 2)).float().cpu())
+        patches = rows_of(inspector.joined(features), inspector.interest.of(task))
+        means.append(patches.mean((1, 2)).float().cpu())
         shown += batch["product"]
     return GoodImages(
         training=sum(count["train"] for count in counts),

@@ -238,6 +238,10 @@ def rename(checkpoint: Checkpoint, old: str, new: str) -> None:
     others = [one for i, one in enumerate(schedule.tasks) if i != task]
     require_new_products(TaskSchedule(others), changed.products)
     schedule.tasks[task] = changed
+    for later in schedule.tasks[task:]:
+        if later.evaluation and (decisions := later.evaluation["decisions"][task]):
+            names = {name: new if name == old else name for name in decisions}
+            later.evaluation["decisions"][task] = {names[n]: one for n, one in decisions.items()}
     set_schedule(checkpoint, schedule)
 
 

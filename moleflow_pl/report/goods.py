@@ -68,11 +68,11 @@ def is_tested(summary: Mapping[str, Any]) -> bool:
 
 def next_commands(run: RunFolder) -> dict[str, str]:
     """Commands for a model that was learned from good images alone, by what they are for."""
-    checkpoint = f"--ckpt_path {shlex.quote(str(run.last))}"
+    folder = shlex.quote(str(run.root))
     return {
-        "decide about new images": f"moleflow predict {checkpoint} --data.predict_path IMAGES",
-        "find defects at another rate": f"moleflow calibrate {checkpoint} --false-alarm-rate 0.05",
-        "measure with defective images": f"moleflow test {checkpoint} --data.layout mvtec "
+        "decide about new images": f"moleflow predict {folder} IMAGES",
+        "find defects at another rate": f"moleflow calibrate {folder} --false-alarm-rate 0.05",
+        "measure with defective images": f"moleflow test {folder} --data.layout mvtec "
         "--data.root DATA",
     }
 

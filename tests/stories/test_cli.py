@@ -24,9 +24,16 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def test_fit_ends_with_a_table_and_the_files(story: Story) -> None:
+    said = story.output["stdout"]
     for word in ("images to learn", "01", "image AUROC", "oracle"):
-        assert word in story.output["stdout"]
-    ending = story.output["stdout"].rstrip().splitlines()[-4:]
+        assert word in said
+    # last what a line would do
+    metrics, _, decisions = said.partition("decisions about the test images at each")
+    assert "after the last task" in metrics
+    assert "after the last task" not in decisions
+    for word in ("false", "missed", "recall", "precision", "unknown", "of 3", "Wilson"):
+        assert word in decisions
+    ending = said.rstrip().splitlines()[-4:]
     assert ending[0] == f"report: {story.run / 'report' / 'report.html'}"
     assert [line.partition(": moleflow ")[2].split()[0] for line in ending[1:]] == [
         "predict", "calibrate", "export",
@@ -203,15 +210,19 @@ def metric(run: Path, name: str) -> float | None:
     return summary["metrics"][name]["average"]
 
 
-def test_folders_of_good_images_are_learned_and_have_no_metrics(
-    tmp_path: Path, data_root: Path
+def test_folders_of_good_images_are_learned_and_end_with_what_is_known(
+    tmp_path: Path, data_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("01", "b"):
         shutil.copytree(data_root / name / "train" / "good", tmp_path / "good" / name)
     fit = ["fit", "--data.root=good", "--data.layout=folder", "--data.tasks=[01, b]", *MODEL]
     fit += ["--schedule.epochs_per_task=1", "--trainer.default_root_dir=run"]
     run_here(tmp_path, *fit)
-    run = tmp_path / "run"
+    run, said = tmp_path / "run", capsys.readouterr().out
+    for words in ("too few calibration images", "99 would do", "good images alone", "1 of 1"):
+        assert words in said
+    assert "image AUROC" not in said
+    assert "moleflow predict run IMAGES" in said
     assert metric(run, "image_auroc") is None
     path = f"--ckpt_path={run / 'last.ckpt'}"
     images = f"--data.predict_path={data_root / 'b' / 'test' / 'good'}"
