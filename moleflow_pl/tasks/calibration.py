@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from moleflow_pl.errors import ConfigError
-from moleflow_pl.tasks.thresholds import FALSE_ALARM_RATE, Threshold, limit, threshold
+from moleflow_pl.tasks.thresholds import FALSE_ALARM_RATE, Threshold, limit, limit_by_all, threshold
 
 MEDIAN_VALUE = 0.05  # normalised score of the median calibration image
 
@@ -174,7 +174,9 @@ class Calibration:
         """
         if not self.damaged_novelty_distances:
             return math.inf
-        return max(limit(self.damaged_novelty_distances), limit(self.novelty_distances))
+        return max(
+            limit_by_all(self.damaged_novelty_distances), limit_by_all(self.novelty_distances)
+        )
 
     def limits(self) -> Limits:
         """The limits that decide about an image.
@@ -183,8 +185,8 @@ class Calibration:
             ConfigError: the rate is out of range, there is no score, or no score exceeds a limit.
         """
         return Limits(
-            score=self.score_threshold.value,
+            score=limit(self.scores, self.false_alarm_rate),
             median_score=float(np.median(self.scores)),
-            pixel=self.pixel_threshold.value,
+            pixel=limit(self.max_patch_scores, self.false_alarm_rate),
             median_patch_score=float(np.median(self.median_patch_scores)),
         )

@@ -96,7 +96,19 @@ def threshold(scores: Sequence[float], rate: float = FALSE_ALARM_RATE) -> Thresh
 
 
 def limit(scores: Sequence[float], rate: float = FALSE_ALARM_RATE) -> float:
-    """The value of a `threshold` whose scores are taken for good, all of them.
+    """The value of a `threshold`, without its confidence interval.
+
+    Raises:
+        ConfigError: the rate is out of range, there is no score, or no score exceeds the limit.
+    """
+    check_rate(rate)
+    ordered = _ascending(scores)
+    _limit_of(ordered, rate)  # as a check: the robust one is not higher
+    return _robust_quantile(ordered, rate)
+
+
+def limit_by_all(scores: Sequence[float], rate: float = FALSE_ALARM_RATE) -> float:
+    """The limit that a share `rate` of good images exceeds, with every score taken for good.
 
     Raises:
         ConfigError: the rate is out of range, there is no score, or no score exceeds the limit.

@@ -7,7 +7,14 @@ from scipy.stats import betabinom
 from scipy.stats import f as f_distribution
 
 from moleflow_pl.errors import ConfigError
-from moleflow_pl.tasks.thresholds import RATES, AlarmRates, images_for, limit, threshold
+from moleflow_pl.tasks.thresholds import (
+    RATES,
+    AlarmRates,
+    images_for,
+    limit,
+    limit_by_all,
+    threshold,
+)
 
 
 @pytest.mark.parametrize(("images", "rate"), [(199, 0.01), (99, 0.01), (60, 0.05), (500, 0.002)])
@@ -99,7 +106,7 @@ def test_defective_calibration_images_leave_recall_and_false_alarms(
 ) -> None:
     clean = [share_above(threshold(contaminated(0, images, seed)).value) for seed in range(100)]
     found = [share_above(threshold(contaminated(share, images, seed)).value) for seed in range(100)]
-    plain = [share_above(limit(contaminated(share, images, seed))) for seed in range(100)]
+    plain = [share_above(limit_by_all(contaminated(share, images, seed))) for seed in range(100)]
     alarms, recall = np.mean(found, axis=0)
     assert alarms <= 2 * 0.01
     assert recall >= 0.8 * np.mean(clean, axis=0)[1]
@@ -121,8 +128,9 @@ def test_outliers_are_those_of_the_f_distribution_of_an_exponentials_spacings() 
         outliers = min(odds) < 0.05 / 5
         mean, quantile = np.mean(spacings[5:]), 10 * ((0.01 * 51 / 16) ** (-1 / 10) - 1)
         robust = ordered[15] + mean * quantile
-        expected = min(robust, limit(scores)) if outliers else limit(scores)
-        assert threshold(scores).value == pytest.approx(expected, rel=1e-9)
+        plain = limit_by_all(scores)
+        expected = min(robust, plain) if outliers else plain
+        assert threshold(scores).value == limit(scores) == pytest.approx(expected, rel=1e-9)
         assert threshold(scores).suspects == (sum(scores > expected) if outliers else 0)
         told.append(outliers)
     assert 3 < sum(told) < 57
@@ -145,7 +153,7 @@ def test_scores_that_are_all_alike_are_the_threshold() -> None:
 
 def test_rate_above_the_tail_takes_every_image_for_good() -> None:
     scores = contaminated(0.05, 100, 0)
-    assert threshold(scores, 0.5).value == limit(scores, 0.5)
+    assert threshold(scores, 0.5).value == limit_by_all(scores, 0.5)
 
 
 @pytest.mark.parametrize("rate", [0.0, 1e-300, 1e-7, 1.0, -0.1, math.nan])
