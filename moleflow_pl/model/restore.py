@@ -72,14 +72,23 @@ def make_room(
         inspector: The model.
         state: The project's part of the checkpoint.
         tensors: Those of the inspector, by their names in its state dict.
+
+    Raises:
+        CheckpointError: the file holds fewer numbers than its tasks have in this model.
     """
     inspector.schedule.tasks = TaskSchedule.from_state(state["tasks"]).tasks
+    before = numbers_of(inspector.flow)
     for task in state["experts"]:
         if task not in inspector.flow.tasks:
             inspector.flow.add_task(task)
+            if task == state["experts"][0]:
+                each = numbers_of(inspector.flow) - before
+                require_numbers(tensors, each * len(state["experts"]))
         make_interest(inspector, task, tensors)
     for task in state["prototypes"]:
-        inspector.add_prototypes(task)
+        added = inspector.add_prototypes(task)
+        if task == state["prototypes"][0]:
+            require_numbers(tensors, sum(map(numbers_of, added)) * len(state["prototypes"]))
         if inspector.score.needs_memory:
             inspector.make_memory(task, bank_shapes(inspector, task, tensors))
     replaced = [i for i, task in enumerate(inspector.schedule.tasks) if task.replaced]
@@ -93,6 +102,22 @@ def make_interest(inspector: Inspector, task: int, tensors: Mapping[str, Tensor]
     if inside is None or inside.ndim != 2:
         raise CheckpointError(f"the region of interest of task {task} is missing or no grid")
     inspector.interest.add(task, (inside.shape[0], inside.shape[1]), inspector.device)
+
+
+def numbers_of(module: nn.Module) -> int:
+    """How many numbers a module saves."""
+    return sum(tensor.numel() for tensor in module.state_dict().values())
+
+
+def require_numbers(tensors: Mapping[str, Tensor], needed: int) -> None:
+    """Refuse a file of fewer numbers than the model that it asks for would take of the memory.
+
+    Raises:
+        CheckpointError: it has fewer.
+    """
+    held = sum(tensor.numel() for tensor in tensors.values())
+    if held < needed:
+        raise CheckpointError(f"it holds {held} numbers, and its tasks have {needed} in this model")
 
 
 def bank_shapes(

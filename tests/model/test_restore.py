@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from moleflow_pl import MoLEFlow
+from moleflow_pl import MoLEFlow, MoLESpatialAwareNF
 from moleflow_pl.checkpoints.expert_edits import set_aside
 from moleflow_pl.checkpoints.io import read_checkpoint, write_checkpoint
 from moleflow_pl.errors import CheckpointError
@@ -32,6 +32,36 @@ def test_arguments_can_be_replaced_where_the_tensors_stay_the_same(
     assert load_inspector(learned[0] / "last.ckpt", precision="auto").extractor.precision == "auto"
     with pytest.raises(CheckpointError, match="another backbone"):
         load_inspector(learned[0] / "last.ckpt", layers=[1])
+
+
+@pytest.mark.parametrize(("listed", "added"), [("experts", [0]), ("prototypes", [0, 1])])
+def test_a_small_file_makes_no_large_model(
+    listed: str,
+    added: list[int],
+    learned: tuple[Path, MoLEFlow],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It names tensors of many tasks, and holds one number of each."""
+    checkpoint = torch.load(learned[0] / "last.ckpt", weights_only=True)
+    state, weights, many = checkpoint["moleflow"], checkpoint["state_dict"], range(2, 2000)
+    planned = {**state["tasks"][0], "evaluation": None, "epochs_done": 0}
+    state["tasks"] += [{**planned, "products": [f"p{i}"]} for i in many]
+    state[listed] += many
+    name = next(name for name in weights if ".lora_A.1" in name)
+    weights |= {name.replace(".lora_A.1", f".lora_A.{i}"): torch.zeros(1) for i in many}
+    save_sealed(checkpoint, tmp_path / "x.ckpt")
+    calls: list[int] = []
+    add = MoLESpatialAwareNF.add_task
+
+    def counted(flow: MoLESpatialAwareNF, task: int) -> None:
+        calls.append(task)
+        add(flow, task)
+
+    monkeypatch.setattr(MoLESpatialAwareNF, "add_task", counted)
+    with pytest.raises(CheckpointError, match=r"it holds \d+ numbers, and its tasks have \d+"):
+        load_inspector(tmp_path / "x.ckpt")
+    assert calls == added
 
 
 def test_file_without_the_models_arguments_is_refused(
