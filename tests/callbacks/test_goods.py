@@ -10,6 +10,7 @@ import torch
 from moleflow_pl import ContinualDataModule, MoLEFlow
 from moleflow_pl.callbacks.goods import look_at_goods
 from moleflow_pl.checkpoints.run_folder import RunFolder
+from moleflow_pl.metrics.goods import compare_halves
 from moleflow_pl.report.goods import next_commands
 from tests.helpers.models import fit
 from tests.helpers.products import draw_product
@@ -62,6 +63,30 @@ def test_calibration_images_are_routed_as_the_router_does_alone(
             images = torch.cat([batch["image"] for batch in data.calibration_images(task)])
             expected = model(images).task
         assert found["routed"] == torch.bincount(expected, minlength=2).tolist()
+
+
+def test_halves_are_compared_within_the_region_of_interest(
+    alone: tuple[Path, MoLEFlow, str],
+) -> None:
+    run, model, _ = alone
+    inspector = model.eval().inspector
+    data = ContinualDataModule(str(run.parent / "data"), ["a", "b"], num_workers=0, **GOODS)
+    data.follow(model.data_plan, run / "features")
+    inside = torch.zeros(inspector.extractor.shape[:2], dtype=torch.bool)
+    inside[:, 0] = True
+    try:
+        with torch.inference_mode():
+            whole = look_at_goods(model, data, 0)
+            inspector.interest.set(0, inside)
+            found = look_at_goods(model, data, 0)
+            images = torch.cat([batch["image"] for batch in data.calibration_images(0)])
+            means = inspector.joined(inspector.extractor(images))[:, inside].mean(1)
+    finally:
+        inspector.interest.set(0, torch.ones_like(inside))
+    expected = compare_halves(means, ["a"] * len(images))
+    assert expected is not None
+    assert found["halves"] == pytest.approx(expected)
+    assert found["halves"] != pytest.approx(whole["halves"])
 
 
 def test_without_calibration_images_there_is_nothing_to_route(
