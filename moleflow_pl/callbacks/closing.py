@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.tasks.schedule import TaskSchedule
 
 LABELS = ("normal", "anomalous", "unknown_product")
+NO_LABEL = "no label"  # of a product without a threshold
 
 
 def next_steps(run: RunFolder) -> dict[str, str]:
@@ -54,21 +54,19 @@ def decisions_table(counts: Mapping[tuple[str, str], int]) -> NamesTable:
     Args:
         counts: By product and label; the label is empty where there is no threshold.
     """
-    labels = [*LABELS, *(["no label"] if any(not label for _, label in counts) else [])]
+    named = {(product, label or NO_LABEL): count for (product, label), count in counts.items()}
+    labels = [*LABELS, *({NO_LABEL} & {label for _, label in named})]
     table = NamesTable(title="decisions")
     table.add_column("product")
     for label in labels:
         table.add_column(label, justify="right")
-    products = sorted({product for product, _ in counts})
-    for product in products:
-        keys = ["" if label == "no label" else label for label in labels]
-        table.add_row(product, *(str(counts.get((product, key), 0)) for key in keys))
+    products = sorted({product for product, _ in named})
+    rows = {product: [named.get((product, label), 0) for label in labels] for product in products}
+    for product, row in rows.items():
+        table.add_row(product, *map(str, row))
     if len(products) > 1:
-        totals: Counter[str] = Counter()
-        for (_, label), count in counts.items():
-            totals[label or "no label"] += count
         table.add_section()
-        table.add_row("all", *(str(totals[label]) for label in labels))
+        table.add_row("all", *(str(sum(column)) for column in zip(*rows.values(), strict=True)))
     return table
 
 
@@ -79,5 +77,6 @@ def places(folder: Path) -> list[str]:
         "boxes": "boxes.csv",
         "heatmaps": "heatmaps",
         "raw maps": "maps",
+        "masks": "masks",
     }
     return [f"{what}: {folder / name}" for what, name in parts.items() if (folder / name).exists()]

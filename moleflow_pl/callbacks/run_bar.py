@@ -181,7 +181,9 @@ class RunProgressBar(ProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        nll = trainer.callback_metrics.get("nll_per_dim")
+        # of a GPU, a number is waited for: not where nobody sees it
+        drawn = self._bar is not None and not self._bar.disable
+        nll = trainer.callback_metrics.get("nll_per_dim") if drawn else None
         note = "" if nll is None else f"NLL {float(nll):.3f}"
         self._advance(EPOCH, len(batch["task"]), note=note)
 

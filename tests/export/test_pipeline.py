@@ -17,13 +17,16 @@ Run = tuple[Path, MoLEFlow]
 
 
 def test_a_checkpoint_becomes_one_verified_file(
-    learned: Run, data_root: Path, tmp_path: Path
+    learned: Run, data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "new" / "b.pt2"
     images = str(data_root / "b" / "test")
     said = export_checkpoint(learned[0] / "last.ckpt", output, "torch", "b", images)
     assert "products ['b']" in said
     assert f"verified on 6 images of {images}: relative differences of at most map" in said
+    bars = capsys.readouterr().err
+    assert "writing b.pt2: 100%" in bars
+    assert "comparing it with the model: 100%" in bars
     assert sorted(path.name for path in output.parent.iterdir()) == ["b.pt2", "b.pt2.sha256"]
     batch = torch.zeros(1, 3, 48, 48, dtype=torch.uint8)
     assert torch.export.load(output).module()(batch)[0].shape == (1, 256, 256)
