@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from moleflow_pl.data.image_forms import ImageLike
+from moleflow_pl.errors import ConfigError
 from moleflow_pl.inference.localisation import Box, defect_mask, find_boxes, pixel_map
 from moleflow_pl.model.inspector import Inspection
 from moleflow_pl.tasks.calibration import Calibration, Limits
@@ -114,13 +115,19 @@ class DecisionMaker:
     Args:
         schedule: The model's tasks.
         product: The product that all images show; by default the router decides.
+        thresholds: Thresholds of the image score by product or task, in place of the calibrated.
 
     Raises:
         CheckpointError: no task is learned yet.
-        ConfigError: there is no such product.
+        ConfigError: there is no such product, or a threshold that cannot be.
     """
 
-    def __init__(self, schedule: TaskSchedule, product: str | None = None) -> None:
+    def __init__(
+        self,
+        schedule: TaskSchedule,
+        product: str | None = None,
+        thresholds: Mapping[str, float] | None = None,
+    ) -> None:
         schedule.require_learned()
         self.names = schedule.names
         self.task = None if product is None else schedule.find(product)
@@ -133,12 +140,26 @@ class DecisionMaker:
                 part = calibration if product is None else calibration.of(product)
                 self.calibrations[index], self.limits[index] = part, part.limits()
         self._alarm_rates: dict[int, AlarmRates] = {}  # made when they are asked for
+        for name, value in (thresholds or {}).items():
+            self._set(schedule, name, value)
         # in the order of a model's distances
         self.learned = [i for i in schedule.learned if not schedule.tasks[i].replaced]
         # a product without a limit makes no image known
         self.novelty_limits = torch.tensor(
             [schedule.tasks[index].novelty_limit for index in self.learned], dtype=torch.float32
         )
+
+    def _set(self, schedule: TaskSchedule, product: str, value: float) -> None:
+        """Put a threshold in the place of a calibrated one."""
+        index = schedule.find(product)
+        if index not in self.limits:
+            raise ConfigError(
+                f"{product!r} has no calibration, and so no label: fit with data.val_fraction "
+                "above 0, then a threshold of your own can take the place of its own"
+            )
+        if not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ConfigError(f"{product!r}: a threshold is a finite number, got {value!r}")
+        self.limits[index] = replace(self.limits[index], score=float(value))
 
     def decide(self, inspection: Inspection, sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
         """Decide about the images of a batch, of these heights and widths."""
