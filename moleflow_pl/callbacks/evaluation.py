@@ -52,7 +52,8 @@ class EvaluationCallback(Callback):
     Args:
         evaluate_every_task: Evaluate after every task, not after the last alone.
         map_size: Side of the square map that pixel metrics compare with the mask.
-        blur_sigma: Standard deviation of the Gaussian blur on that map; 0 for none.
+        blur_sigma: Standard deviation of the Gaussian blur on that map; 0 for none. Maps of
+            `predict` and of exported files have no blur.
         upsampling: How patch scores become that map: `nearest`, `bilinear` or `bicubic`.
         aupro_limit: False-positive rate up to which AUPRO integrates.
         evaluate_next_task: Also score each task just before it is learned, for forward transfer.

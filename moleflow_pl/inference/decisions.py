@@ -46,7 +46,7 @@ class Prediction:
         normalised_score: The same for every product, in 0..1, 0.5 at the threshold.
         novelty_ratio: Distance to the good images of the product they are most like, divided by
             that product's limit; beyond 1 the image is of no known product.
-        pixel_threshold: Limit on a pixel's score.
+        pixel_threshold: Limit on a pixel's score in an anomalous image.
         median_patch_score: Score of an ordinary patch of the product, where a heatmap begins.
     """
 
@@ -70,15 +70,15 @@ class Prediction:
 
     @property
     def mask(self) -> np.ndarray:
-        """The defects' pixels (H, W), bool, see `defect_mask`; none in an unknown product."""
-        if self.pixel_threshold is None or self.label == "unknown_product":
+        """The defects' pixels (H, W), bool, see `defect_mask`; none unless it is anomalous."""
+        if self.pixel_threshold is None or self.label != "anomalous":
             return np.zeros(self.size, dtype=bool)
         return defect_mask(self.anomaly_map, self.pixel_threshold)
 
     @cached_property
     def boxes(self) -> list[Box]:
-        """Where the defects are, the worst first; none in an unknown product."""
-        if self.pixel_threshold is None or self.label == "unknown_product":
+        """Where the defects are, the worst first; none unless the image is anomalous."""
+        if self.pixel_threshold is None or self.label != "anomalous":
             return []
         return find_boxes(self.anomaly_map, self.pixel_threshold)
 
