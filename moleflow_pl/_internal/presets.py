@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from moleflow_pl._internal.files import regular
 from moleflow_pl._internal.plain_yaml import load_yaml
 from moleflow_pl.errors import ConfigError
 
@@ -60,4 +61,4 @@ def read_preset(name: str) -> dict[str, Any]:
         >>> read_preset("demo")["model"]["image_size"]
         256
     """
-    return load_yaml(preset_path(name).read_text(encoding="utf-8"))
+    return load_yaml(regular(preset_path(name)).read_text(encoding="utf-8"))

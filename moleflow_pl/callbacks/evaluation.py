@@ -20,6 +20,7 @@ from moleflow_pl._internal.steps import step
 from moleflow_pl._internal.validation import require_number
 from moleflow_pl.callbacks.closing import fit_ending, next_steps
 from moleflow_pl.callbacks.goods import look_at_goods
+from moleflow_pl.callbacks.logged_pictures import log_gallery
 from moleflow_pl.callbacks.progress import is_trial, saw_all
 from moleflow_pl.callbacks.suspects import look_at_suspects
 from moleflow_pl.checkpoints.run_folder import RunFolder, move_aside
@@ -221,6 +222,8 @@ class EvaluationCallback(Callback):
             by_name = {task.name: task.calibration for task in tasks if task.calibration}
             suspects = self._look_at_suspects(trainer, module)
             write_files(run_of(trainer).report, summary, scores, facts, by_name, suspects)
+            names = [task.name for task in tasks]
+            log_gallery(trainer.loggers, scores, names, trainer.global_step)
         return summary
 
 
