@@ -57,7 +57,7 @@ def taker_of(logger: Logger) -> Take | None:
     if isinstance(logger, MLFlowLogger):
 
         def to_mlflow(place: str, picture: Image.Image, caption: str, step: int) -> None:
-            file = f"gallery/{step}/{place}.png"
+            file = f"{place}/{step}.png"
             client: Any = logger.experiment
             client.log_image(logger.run_id, picture, artifact_file=file)
 

@@ -44,7 +44,7 @@ def test_each_logger_is_handed_the_picture_as_it_takes_it() -> None:
     seen.clear()
     mlflow = stand_in(MLFlowLogger, SimpleNamespace(log_image=note), run_id="r")
     taker_of(mlflow)("a/0", PICTURE, "hole", 3)  # type: ignore[misc]
-    assert seen == [("r", PICTURE, "gallery/3/a/0.png")]
+    assert seen == [("r", PICTURE, "a/0/3.png")]
     seen.clear()
 
     def log_image(logger: object, *args: object, **options: object) -> None:
