@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from moleflow_pl.callbacks.trainers import add_product
     from moleflow_pl.data.datamodule import ContinualDataModule
     from moleflow_pl.errors import MoLEFlowError
     from moleflow_pl.features.extractor import PatchExtractor
@@ -44,6 +45,7 @@ HOMES = {
     "TaskInputAdapter": "flow.film",
     "TaskPrototype": "routing.prototypes",
     "WhiteningAdapter": "flow.whitening",
+    "add_product": "callbacks.trainers",
     "draw_heatmap": "inference.heatmap",
 }
 
@@ -62,6 +64,7 @@ __all__ = [
     "TaskPrototype",
     "WhiteningAdapter",
     "__version__",
+    "add_product",
     "draw_heatmap",
 ]
 

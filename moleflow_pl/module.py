@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from importlib import import_module
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from moleflow_pl._internal.lightning_compat import WITHOUT_IMPORTS
+from moleflow_pl._internal.presets import read_preset
 from moleflow_pl._internal.schema import stamp
 from moleflow_pl._internal.validation import require_number
 from moleflow_pl.checkpoints.io import plain, restoring, verify
@@ -154,6 +157,23 @@ class MoLEFlow(LightningModule):
         self.predicted_task: int | None = None  # whose expert `predict` uses; the router's if none
         self.scores_are_taken = False  # by an evaluation, in `test`
         self.run_config = ""  # all arguments of the run as YAML, where a command line gave them
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides: Any) -> MoLEFlow:
+        """A new model with the arguments of a preset, such as `demo`, some of them replaced.
+
+        Its random numbers depend on torch's seed: call `lightning.seed_everything` before.
+
+        Raises:
+            ConfigError: there is no such preset, or an argument has a value it cannot have.
+        """
+        arguments = {**read_preset(name)["model"], **overrides}
+        optimizer = arguments.get("optimizer")
+        if isinstance(optimizer, Mapping):  # by name, as the command line takes it
+            package, _, kind = optimizer["class_path"].rpartition(".")
+            build = getattr(import_module(package), kind)
+            arguments["optimizer"] = partial(build, **optimizer["init_args"])
+        return cls(**arguments)
 
     @property
     def schedule(self) -> TaskSchedule:

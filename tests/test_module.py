@@ -186,3 +186,13 @@ def test_data_modules_size_follows_the_models(data_root: Path) -> None:
         DataError, match=r"data.image_size \(32, 32\) is not the model's \(48, 48\)"
     ):
         data.follow(MoLEFlow(**TINY_MODEL).data_plan, Path())
+
+
+def test_a_preset_gives_the_model_its_arguments_and_others_replace_them() -> None:
+    small = {"backbone": "test_vit", "backbone_weights": "random", "layers": [0, 1], "grid": None}
+    model = MoLEFlow.from_preset("seed", **small, image_size=SIZE, target_embed_dim=None)
+    assert (model.hparams["score"], model.hparams["backbone"]) == ("nll", "test_vit")
+    optimizer = model.optimizer([torch.nn.Parameter(torch.zeros(1))])
+    assert (type(optimizer), optimizer.defaults["lr"]) == (AdamW, 1e-4)
+    with pytest.raises(ConfigError, match="'dmeo': there is no such preset. Did you mean demo?"):
+        MoLEFlow.from_preset("dmeo")

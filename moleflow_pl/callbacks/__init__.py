@@ -8,5 +8,13 @@ from moleflow_pl.callbacks.evaluation import EvaluationCallback
 from moleflow_pl.callbacks.predictions import PredictionWriter
 from moleflow_pl.callbacks.run_checkpoint import RunCheckpoint
 from moleflow_pl.callbacks.task_scheduler import TaskSchedulerCallback
+from moleflow_pl.callbacks.trainers import add_product, make_trainer
 
-__all__ = ["EvaluationCallback", "PredictionWriter", "RunCheckpoint", "TaskSchedulerCallback"]
+__all__ = [
+    "EvaluationCallback",
+    "PredictionWriter",
+    "RunCheckpoint",
+    "TaskSchedulerCallback",
+    "add_product",
+    "make_trainer",
+]

@@ -20,6 +20,7 @@ from moleflow_pl._internal.steps import step
 from moleflow_pl._internal.validation import require_number
 from moleflow_pl.callbacks.closing import fit_ending, next_steps
 from moleflow_pl.callbacks.goods import look_at_goods
+from moleflow_pl.callbacks.logged_pictures import log_gallery
 from moleflow_pl.callbacks.progress import is_trial, saw_all
 from moleflow_pl.callbacks.suspects import look_at_suspects
 from moleflow_pl.checkpoints.run_folder import RunFolder, move_aside
@@ -52,7 +53,8 @@ class EvaluationCallback(Callback):
     Args:
         evaluate_every_task: Evaluate after every task, not after the last alone.
         map_size: Side of the square map that pixel metrics compare with the mask.
-        blur_sigma: Standard deviation of the Gaussian blur on that map; 0 for none.
+        blur_sigma: Standard deviation of the Gaussian blur on that map; 0 for none. Maps of
+            `predict` and of exported files have no blur.
         upsampling: How patch scores become that map: `nearest`, `bilinear` or `bicubic`.
         aupro_limit: False-positive rate up to which AUPRO integrates.
         evaluate_next_task: Also score each task just before it is learned, for forward transfer.
@@ -220,6 +222,8 @@ class EvaluationCallback(Callback):
             by_name = {task.name: task.calibration for task in tasks if task.calibration}
             suspects = self._look_at_suspects(trainer, module)
             write_files(run_of(trainer).report, summary, scores, facts, by_name, suspects)
+            names = [task.name for task in tasks]
+            log_gallery(trainer.loggers, scores, names, trainer.global_step)
         return summary
 
 

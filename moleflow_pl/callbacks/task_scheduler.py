@@ -93,6 +93,11 @@ class TaskSchedulerCallback(Callback):
         """Check the data of the tasks to be learned; say how long the fit is."""
         schedule, data = pl_module.schedule, data_of(trainer)
         trainer.fit_loop.max_epochs = schedule.epochs
+        if trainer.ckpt_path is None:
+            # a model may come with epochs that another Trainer counted
+            counter = trainer.fit_loop.epoch_progress.current
+            for count in ("ready", "started", "processed", "completed"):
+                setattr(counter, count, schedule.epochs_done)
         data.check_images(schedule.todo)
         counts = data.count_images(schedule.todo)
         note_images(schedule, data, counts)

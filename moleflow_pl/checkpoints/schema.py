@@ -216,7 +216,7 @@ def validate_calibration(calibration: Calibration, where: str) -> None:
     """
     lists: list[list[Any]] = [
         calibration.scores,
-        calibration.max_patch_scores,
+        calibration.high_patch_scores,
         calibration.median_patch_scores,
         calibration.novelty_distances,
     ]

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from moleflow_pl._internal.files import regular
-from moleflow_pl.cli.presets import preset_names
+from moleflow_pl._internal.presets import preset_names
 
 ROOT = Path(__file__).parents[2]
 WIDTH = 98

@@ -34,6 +34,7 @@ from moleflow_pl.callbacks.devices import check_devices, check_precision
 from moleflow_pl.callbacks.progress import blocking_limits, is_trial, progress
 from moleflow_pl.callbacks.run_bar import RunProgressBar
 from moleflow_pl.callbacks.run_config import RunConfig
+from moleflow_pl.callbacks.trainers import TRAINER_DEFAULTS
 from moleflow_pl.checkpoints.io import earlier, read_checkpoint, restoring
 from moleflow_pl.checkpoints.lightning_io import State, WholeCheckpoints, file_state
 from moleflow_pl.checkpoints.resume import prepare_run
@@ -53,17 +54,6 @@ from moleflow_pl.tasks.schedule import TaskSchedule
 
 logger = logging.getLogger(__name__)
 
-TRAINER_DEFAULTS: dict[str, Any] = {
-    "default_root_dir": "runs/moleflow",
-    "devices": 1,
-    "gradient_clip_val": 0.5,
-    "max_epochs": -1,  # the task schedule ends the fit
-    "num_sanity_val_steps": 0,  # before the first task there is no expert to validate
-    "log_every_n_steps": 1,
-    "enable_model_summary": False,  # it counts one module
-    "use_distributed_sampler": False,  # it would score some test images twice
-    "check_val_every_n_epoch": 10,  # for the curves only: no choice depends on it
-}
 IGNORED_WARNINGS = (
     r"Found \d+ module\(s\) in eval mode",  # the frozen backbone is meant to be
     r"Checkpoint directory .* exists and is not empty",  # `prepare_run` has cleared the way
@@ -332,7 +322,11 @@ def build(args: list[str] | None = None, kind: type[MoLEFlowCLI] = MoLEFlowCLI) 
         MoLEFlow,
         ContinualDataModule,
         save_config_callback=RunConfig,
-        trainer_defaults={**TRAINER_DEFAULTS, "callbacks": [RunCheckpoint()]},
+        trainer_defaults={
+            **TRAINER_DEFAULTS,
+            "default_root_dir": "runs/moleflow",
+            "callbacks": [RunCheckpoint()],
+        },
         seed_everything_default=0,
         auto_configure_optimizers=False,
         parser_kwargs={"description": DESCRIPTION},

@@ -1,55 +1,17 @@
-"""Presets: the configurations that come with the package, found by name (`--config demo`).
-
-Add a preset: a file `NAME.yaml` in the folder `configs`.
-"""
+"""The names of presets after `--config`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 import yaml
 
 from moleflow_pl._internal.files import regular
 from moleflow_pl._internal.plain_yaml import load_yaml
+from moleflow_pl._internal.presets import no_preset, preset_names, preset_path
 from moleflow_pl.cli.arguments import replace_values
 from moleflow_pl.errors import ConfigError
-
-PACKAGE = Path(__file__).parents[1]
-
-
-def folder() -> Path:
-    """Return the folder of the presets: inside an installed package, beside it in a checkout."""
-    inside = PACKAGE / "configs"
-    return inside if inside.is_dir() else PACKAGE.parent / "configs"
-
-
-def preset_names() -> list[str]:
-    """Return the names of all presets, sorted.
-
-    Example:
-        >>> "demo" in preset_names()
-        True
-    """
-    return sorted(path.stem for path in folder().glob("*.yaml"))
-
-
-def preset_path(name: str) -> Path:
-    """Return the file of a preset.
-
-    Raises:
-        ConfigError: no preset has this name.
-    """
-    names = preset_names()
-    if name in names:
-        return folder() / f"{name}.yaml"
-    close = get_close_matches(Path(name).stem, names, n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
-    raise ConfigError(
-        f"--config {name}: there is no such file and no such preset.{hint} "
-        f"The presets are {', '.join(names)}"
-    )
 
 
 def resolve(args: Sequence[str]) -> list[str]:
@@ -73,7 +35,10 @@ def config_path(value: str) -> str:
     if is_text(value):
         return value
     given = Path(value)
-    path = value if given.exists() and not given.is_dir() else str(preset_path(value))
+    is_file = given.exists() and not given.is_dir()
+    if not is_file and value not in preset_names():
+        raise ConfigError(f"--config {value}: there is no such file and {no_preset(value)}")
+    path = value if is_file else str(preset_path(value))
     try:
         text = regular(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

@@ -26,7 +26,7 @@ from moleflow_pl.data.datasets import (
 )
 from moleflow_pl.data.feature_store import FeatureStore
 from moleflow_pl.data.integrity import ImageCheck, OnError
-from moleflow_pl.data.layouts.base import ImageRecord
+from moleflow_pl.data.layouts.base import ImageRecord, describe_root
 from moleflow_pl.data.layouts.registry import LAYOUTS, task_groups
 from moleflow_pl.data.overlap import Use, describe_overlaps
 from moleflow_pl.data.patch_sampler import draw_of
@@ -56,7 +56,8 @@ class ContinualDataModule(LightningDataModule):
     file.
 
     Args:
-        root: Folder of the data set; none for a layout that reads a package.
+        root: Folder of the data set, or a folder for each product by its name; none for a layout
+            that reads a package.
         tasks: Products in the order of learning; a list within the list is a group that is learned
             at once.
         layout: How the data set is laid out: `mvtec`, `mvtec2`, `visa`, `btad`, `mpdd`, `elpv`,
@@ -89,7 +90,7 @@ class ContinualDataModule(LightningDataModule):
 
     def __init__(
         self,
-        root: str | None = None,
+        root: str | dict[str, str] | None = None,
         tasks: Sequence[str | int | list[str | int]] = (),
         layout: str = "mvtec",
         image_size: int | list[int] | None = None,
@@ -319,8 +320,7 @@ class ContinualDataModule(LightningDataModule):
         """Where the images to predict are, whatever the working directory is."""
         if self.predict_path is not None:
             return os.path.abspath(Path(self.predict_path).expanduser())
-        root = "" if self.root is None else os.path.abspath(Path(self.root).expanduser())
-        return f"test images, layout {self.layout_name}: {root}"
+        return f"test images, layout {self.layout_name}: {describe_root(self.root)}"
 
     def _require_tasks(self, part: Part) -> list[int]:
         """The tasks on disk; without any, a command has nothing to do."""

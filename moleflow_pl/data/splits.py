@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from moleflow_pl._internal.hashing import content_hash, file_hashes
 from moleflow_pl.data.integrity import ImageCheck
-from moleflow_pl.data.layouts.base import ImageRecord, Layout, RootedLayout
+from moleflow_pl.data.layouts.base import ImageRecord, Layout, Root, RootedLayout
 from moleflow_pl.data.layouts.registry import LAYOUTS
 from moleflow_pl.data.unused import unused_files
 from moleflow_pl.errors import DataError
@@ -25,13 +25,13 @@ class ProductSplits:
 
     Args:
         layout: Name of the layout.
-        root: Folder of the data set; none for a layout that reads a package.
+        root: Folder of the data set, or of each product; none for a layout that reads a package.
         val_fraction: Share of each product's good images that is for calibration.
         check: Knows the images that cannot be used, which are left out.
     """
 
     def __init__(
-        self, layout: str, root: str | None, val_fraction: float, check: ImageCheck
+        self, layout: str, root: Root | None, val_fraction: float, check: ImageCheck
     ) -> None:
         self.layout_name = layout
         self.root = root

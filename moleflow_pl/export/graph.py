@@ -29,8 +29,7 @@ class InspectionGraph(nn.Module):
         model: A trained model.
         tasks: The tasks to choose from; by default all that have a prototype.
         map_size: Side of the anomaly map.
-        blur_sigma: Standard deviation of the map's blur; 0 for none.
-        upsampling: How patch scores become the map.
+        upsampling: How patch scores become the map; the blur of an evaluation is for its metrics.
 
     Shape: image (B, 3, H, W), uint8 RGB -> map (B, map_size, map_size) and score (B,), in the
     unit of the patch scores; product (B,), an index into `tasks`; distance (B,) of the router to
@@ -45,7 +44,6 @@ class InspectionGraph(nn.Module):
         model: Inspector,
         tasks: Sequence[int] | None = None,
         map_size: int = 256,
-        blur_sigma: float = 4.0,
         upsampling: Upsampling = "bilinear",
     ) -> None:
         super().__init__()
@@ -70,7 +68,7 @@ class InspectionGraph(nn.Module):
         self.image_features = model.image_features
         self.image_score = model.image_score
         self.map_options: dict[str, Any] = {
-            "size": (map_size, map_size), "sigma": blur_sigma, "upsampling": upsampling,
+            "size": (map_size, map_size), "sigma": 0.0, "upsampling": upsampling,
         }  # fmt: skip
         self.requires_grad_(False)
         self.eval()

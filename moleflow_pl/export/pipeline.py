@@ -28,7 +28,7 @@ from moleflow_pl.model.restore import inspector_of
 
 IMAGES_PER_PRODUCT = 8  # to verify with
 MAX_IMAGES = 16  # in one batch, through every expert
-MAP_OPTIONS = ("map_size", "blur_sigma", "upsampling")
+MAP_OPTIONS = ("map_size", "upsampling")
 
 
 def export_checkpoint(

@@ -31,8 +31,8 @@ MEASURED = ("map", "score", "distance", "novelty", "experts")  # have a toleranc
 METADATA = "moleflow"  # key of the file's description, as JSON
 DECISION = (
     "unknown_product unless novelty <= 1, else normal where score <= thresholds[product].score, "
-    "else anomalous, so that NaN is never normal; a pixel of the map is anomalous unless it is <= "
-    "thresholds[product].pixel"
+    "else anomalous, so that NaN is never normal; in an anomalous image, the defect is where a "
+    "region of the map above thresholds[product].pixel has at least half of its height above it"
 )
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 ROUNDING = 1e-6  # of features, from one runtime's backbone to another's, relative
@@ -96,7 +96,7 @@ def thresholds_of(calibration: Calibration | None, product: str | None) -> dict[
     score = calibration.score_threshold
     return {
         "score": score.value,
-        "pixel": calibration.pixel_threshold.value,
+        "pixel": calibration.pixel_threshold,
         "false_alarm_rate": score.rate,
         "images": score.images,
         "extrapolated": score.extrapolated,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from moleflow_pl.data.image_forms import ImageLike
+from moleflow_pl.errors import ConfigError
 from moleflow_pl.inference.localisation import Box, defect_mask, find_boxes, pixel_map
 from moleflow_pl.model.inspector import Inspection
 from moleflow_pl.tasks.calibration import Calibration, Limits
@@ -45,7 +46,7 @@ class Prediction:
         normalised_score: The same for every product, in 0..1, 0.5 at the threshold.
         novelty_ratio: Distance to the good images of the product they are most like, divided by
             that product's limit; beyond 1 the image is of no known product.
-        pixel_threshold: Limit on a pixel's score.
+        pixel_threshold: Limit on a pixel's score in an anomalous image.
         median_patch_score: Score of an ordinary patch of the product, where a heatmap begins.
     """
 
@@ -69,15 +70,15 @@ class Prediction:
 
     @property
     def mask(self) -> np.ndarray:
-        """The defects' pixels (H, W), bool, see `defect_mask`; none in an unknown product."""
-        if self.pixel_threshold is None or self.label == "unknown_product":
+        """The defects' pixels (H, W), bool, see `defect_mask`; none unless it is anomalous."""
+        if self.pixel_threshold is None or self.label != "anomalous":
             return np.zeros(self.size, dtype=bool)
         return defect_mask(self.anomaly_map, self.pixel_threshold)
 
     @cached_property
     def boxes(self) -> list[Box]:
-        """Where the defects are, the worst first; none in an unknown product."""
-        if self.pixel_threshold is None or self.label == "unknown_product":
+        """Where the defects are, the worst first; none unless the image is anomalous."""
+        if self.pixel_threshold is None or self.label != "anomalous":
             return []
         return find_boxes(self.anomaly_map, self.pixel_threshold)
 
@@ -114,13 +115,19 @@ class DecisionMaker:
     Args:
         schedule: The model's tasks.
         product: The product that all images show; by default the router decides.
+        thresholds: Thresholds of the image score by product or task, in place of the calibrated.
 
     Raises:
         CheckpointError: no task is learned yet.
-        ConfigError: there is no such product.
+        ConfigError: there is no such product, or a threshold that cannot be.
     """
 
-    def __init__(self, schedule: TaskSchedule, product: str | None = None) -> None:
+    def __init__(
+        self,
+        schedule: TaskSchedule,
+        product: str | None = None,
+        thresholds: Mapping[str, float] | None = None,
+    ) -> None:
         schedule.require_learned()
         self.names = schedule.names
         self.task = None if product is None else schedule.find(product)
@@ -133,12 +140,26 @@ class DecisionMaker:
                 part = calibration if product is None else calibration.of(product)
                 self.calibrations[index], self.limits[index] = part, part.limits()
         self._alarm_rates: dict[int, AlarmRates] = {}  # made when they are asked for
+        for name, value in (thresholds or {}).items():
+            self._set(schedule, name, value)
         # in the order of a model's distances
         self.learned = [i for i in schedule.learned if not schedule.tasks[i].replaced]
         # a product without a limit makes no image known
         self.novelty_limits = torch.tensor(
             [schedule.tasks[index].novelty_limit for index in self.learned], dtype=torch.float32
         )
+
+    def _set(self, schedule: TaskSchedule, product: str, value: float) -> None:
+        """Put a threshold in the place of a calibrated one."""
+        index = schedule.find(product)
+        if index not in self.limits:
+            raise ConfigError(
+                f"{product!r} has no calibration, and so no label: fit with data.val_fraction "
+                "above 0, then a threshold of your own can take the place of its own"
+            )
+        if not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ConfigError(f"{product!r}: a threshold is a finite number, got {value!r}")
+        self.limits[index] = replace(self.limits[index], score=float(value))
 
     def decide(self, inspection: Inspection, sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
         """Decide about the images of a batch, of these heights and widths."""

@@ -28,8 +28,8 @@ def draw_heatmap(image: ImageLike, prediction: Prediction, boxes: bool = False) 
     """Blend an image with its score map; draw boxes and contours of its defects.
 
     The scale is the product's, not the image's: it starts at the median patch score and has the
-    pixel threshold in its middle, so a good image stays dark. Without a calibration, the scale is
-    that of the map.
+    pixel threshold in its middle, so a good image stays dark but for a few spots. Without a
+    calibration, the scale is that of the map.
 
     Args:
         image: The image, or a copy of another size.

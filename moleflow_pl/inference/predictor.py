@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, get_args
@@ -34,15 +34,22 @@ class Predictor:
     Args:
         model: An inspector with learned tasks, or a `MoLEFlow`.
         product: The product that all images show; by default the router tells.
+        thresholds: Thresholds of your own, by product; by default those of the calibration, at the
+            false-alarm rates of `inspector.schedule`.
 
     Example:
         `Predictor.load("runs/demo")(Image.open("cell.png")).label`
     """
 
-    def __init__(self, model: Inspector | HasInspector, product: str | None = None) -> None:
+    def __init__(
+        self,
+        model: Inspector | HasInspector,
+        product: str | None = None,
+        thresholds: Mapping[str, float] | None = None,
+    ) -> None:
         inspector = model if isinstance(model, Inspector) else model.inspector
         self.inspector = inspector.eval()
-        self.decisions = DecisionMaker(inspector.schedule, product)
+        self.decisions = DecisionMaker(inspector.schedule, product, thresholds)
 
     @classmethod
     def load(
@@ -51,6 +58,7 @@ class Predictor:
         product: str | None = None,
         device: str | torch.device = "auto",
         backbone_weights: str | None = None,
+        thresholds: Mapping[str, float] | None = None,
     ) -> Predictor:
         """Load a run folder or a checkpoint.
 
@@ -59,6 +67,7 @@ class Predictor:
             product: The product that all images show; by default the router tells.
             device: Where the model goes; `auto` is a CUDA device where there is one, else the CPU.
             backbone_weights: Where the backbone's weights are now, if they have moved.
+            thresholds: Thresholds of your own, by product.
 
         Raises:
             CheckpointError: there is none, or it is of another backbone.
@@ -70,7 +79,7 @@ class Predictor:
             raise CheckpointError(f"no checkpoint at {file}: give a run folder or a .ckpt file")
         moved = {} if backbone_weights is None else {"backbone_weights": str(backbone_weights)}
         place = auto_device() if device == "auto" else device
-        return cls(load_inspector(file, place, **moved), product)
+        return cls(load_inspector(file, place, **moved), product, thresholds)
 
     @property
     def products(self) -> list[str]:

@@ -11,9 +11,33 @@ import numpy as np
 from torch import Tensor
 
 from moleflow_pl.errors import ConfigError
-from moleflow_pl.tasks.thresholds import FALSE_ALARM_RATE, Threshold, limit, limit_by_all, threshold
+from moleflow_pl.tasks.thresholds import (
+    FALSE_ALARM_RATE,
+    LARGEST_SCORE,
+    Threshold,
+    limit,
+    limit_by_all,
+    threshold,
+)
 
+PIXEL_SHARE = 0.01  # of a usual good image's pixels that exceed the pixel threshold
 MEDIAN_VALUE = 0.05  # normalised score of the median calibration image
+
+
+def middle(scores: Sequence[float]) -> float:
+    """The median of scores.
+
+    Raises:
+        ConfigError: there is no score, or none exceeds it.
+
+    Example:
+        >>> middle([1.0, 9.0, 2.0])
+        2.0
+    """
+    value = float(np.median(scores)) if len(scores) else math.nan
+    if not abs(value) <= LARGEST_SCORE:  # `not <=`, so that NaN does not pass
+        raise ConfigError(f"the scores of {len(scores)} images have the median {value:g}")
+    return value
 
 
 @dataclass(frozen=True)
@@ -23,7 +47,7 @@ class Limits:
     Attributes:
         score: Threshold of the image score.
         median_score: Median score of the calibration images.
-        pixel: Threshold of a pixel's score.
+        pixel: Threshold of a pixel's score in an anomalous image.
         median_patch_score: Median over the images of their median patch score.
     """
 
@@ -70,7 +94,7 @@ class Calibration:
 
     Attributes:
         scores: Image scores.
-        max_patch_scores: Highest patch score of each image.
+        high_patch_scores: The score that 1 % of each image's patches exceed.
         median_patch_scores: Median patch score of each image.
         novelty_distances: Novelty distance of each image.
         damaged_novelty_distances: Largest novelty distance of each image after damage; damaged
@@ -81,7 +105,7 @@ class Calibration:
     """
 
     scores: list[float] = field(default_factory=list)
-    max_patch_scores: list[float] = field(default_factory=list)
+    high_patch_scores: list[float] = field(default_factory=list)
     median_patch_scores: list[float] = field(default_factory=list)
     novelty_distances: list[float] = field(default_factory=list)
     damaged_novelty_distances: list[float] = field(default_factory=list)
@@ -100,13 +124,13 @@ class Calibration:
 
         Args:
             scores: Image scores (B,).
-            patch_scores: (B, h, w).
+            patch_scores: Of the patches that count (B, h, w).
             novelty_distances: (B,).
             products: Products of the images, B.
         """
         patches = patch_scores.flatten(1)
         self.scores += scores.tolist()
-        self.max_patch_scores += patches.amax(1).tolist()
+        self.high_patch_scores += patches.quantile(1 - PIXEL_SHARE, dim=1).tolist()
         self.median_patch_scores += patches.median(1).values.tolist()
         self.novelty_distances += novelty_distances.tolist()
         self.products += products
@@ -160,9 +184,12 @@ class Calibration:
         return threshold(self.scores, self.false_alarm_rate)
 
     @property
-    def pixel_threshold(self) -> Threshold:
-        """Threshold of a pixel's score, which the highest pixel of that share of images exceeds."""
-        return threshold(self.max_patch_scores, self.false_alarm_rate)
+    def pixel_threshold(self) -> float:
+        """The score that 1 % of a usual good image's pixels exceed: the median over the images.
+
+        It tells where in an anomalous image the defect is, not whether an image is anomalous.
+        """
+        return middle(self.high_patch_scores)
 
     @property
     def novelty_limit(self) -> float:
@@ -186,7 +213,7 @@ class Calibration:
         """
         return Limits(
             score=limit(self.scores, self.false_alarm_rate),
-            median_score=float(np.median(self.scores)),
-            pixel=limit(self.max_patch_scores, self.false_alarm_rate),
-            median_patch_score=float(np.median(self.median_patch_scores)),
+            median_score=middle(self.scores),
+            pixel=self.pixel_threshold,
+            median_patch_score=middle(self.median_patch_scores),
         )

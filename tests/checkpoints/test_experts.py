@@ -20,7 +20,7 @@ from moleflow_pl.checkpoints.experts import Expert, taking_over
 from moleflow_pl.checkpoints.io import read_checkpoint
 from moleflow_pl.errors import CheckpointError, ConfigError
 
-LISTS = ("scores", "max_patch_scores", "median_patch_scores", "novelty_distances")
+LISTS = ("scores", "high_patch_scores", "median_patch_scores", "novelty_distances")
 
 
 def expert_of(learned: tuple[Path, MoLEFlow], name: str) -> Expert:
@@ -144,7 +144,7 @@ def test_parameter_of_an_expert_that_is_not_finite_is_refused_by_name(
         ({"false_alarm_rate": 1e-300}, "a false-alarm rate lies between 1e-06 and 1"),
         ({"false_alarm_rate": 2.0}, "a false-alarm rate lies between 1e-06 and 1"),
         ({"scores": [1e300, 1.0]}, "no score exceeds it"),
-        ({"max_patch_scores": [1e300, 1.0]}, "no score exceeds it"),
+        ({"high_patch_scores": [1e300, 1.0]}, "have the median"),
         ({"damaged_novelty_distances": [1e300, 1.0]}, "no score exceeds it"),
         ({"scores": []}, r"its lists have \[0, 2\] images"),
         ({key: [] for key in LISTS}, r"its lists have \[0\] images"),

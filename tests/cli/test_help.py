@@ -8,10 +8,10 @@ import pytest
 from lightning.pytorch import Trainer
 
 from moleflow_pl import ContinualDataModule, MoLEFlow
+from moleflow_pl._internal.presets import preset_names
 from moleflow_pl.callbacks import EvaluationCallback, PredictionWriter, TaskSchedulerCallback
 from moleflow_pl.cli import main as cli
 from moleflow_pl.cli.help import GROUPS, TRAINER, VERBS, group_help, options, verb_help
-from moleflow_pl.cli.presets import preset_names
 from moleflow_pl.cli.yaml_names import load_yaml
 
 ROOT = Path(__file__).parents[2]

@@ -64,7 +64,7 @@ class Exported:
         model = some_tasks(MoLEFlow(**{**TINY_MODEL, **MODELS[kind]}), 3)
         look_right(model, *REGIONS.get(kind, ()))
         self.images, self.model = images_between(model), model.inspector
-        self.graph = InspectionGraph(self.model, map_size=48, blur_sigma=1.0)
+        self.graph = InspectionGraph(self.model, map_size=48)
         self.expected = answers(self.model, self.images, self.graph)
         self.onnx, self.program = where / "m.onnx", where / "m.pt2"
         self.about = describe(self.graph, self.model.schedule)
@@ -146,7 +146,7 @@ def test_an_onnx_file_says_what_it_is(vit: Exported) -> None:
     found = vit.model.schedule.tasks[1].calibration
     assert found is not None
     assert about["thresholds"][1] == {
-        "score": found.score_threshold.value, "pixel": found.pixel_threshold.value,
+        "score": found.score_threshold.value, "pixel": found.pixel_threshold,
         "false_alarm_rate": 0.01, "images": 3, "extrapolated": True,
     }  # fmt: skip
     assert about["thresholds"][2] is None

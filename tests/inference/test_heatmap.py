@@ -13,7 +13,8 @@ SIDE = 512
 
 def prediction(patches: torch.Tensor, size: tuple[int, int]) -> Prediction:
     return Prediction(
-        "a", 0.0, 0.0, None, patches, size, "normal", pixel_threshold=10.0, median_patch_score=0.0
+        "a", 0.0, 0.0, None, patches, size, "anomalous",
+        pixel_threshold=10.0, median_patch_score=0.0,
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import timm
 
 from benchmarks.harness.plans import CNN, VIT
 from moleflow_pl import MoLEFlow
-from moleflow_pl.cli.presets import preset_names
+from moleflow_pl._internal.presets import preset_names
 from moleflow_pl.data.layouts.registry import task_groups
 from moleflow_pl.flow.spatial_nf import MoLESpatialAwareNF
 from tests.helpers.models import SEED_METHOD

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,17 @@ def test_the_onnx_file_says_of_real_images_what_the_test_says(tutorial: Tutorial
 
 
 @pytest.mark.slow
+def test_the_way_through_python_runs_to_its_end(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "docs" / "python.py"), f"--images={IMAGES}", "--epochs=1"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+    assert result.stdout.rstrip().endswith("report.html.")
+    assert "Prediction('solar_" in result.stdout
+    assert (tmp_path / "python" / "defect.png").is_file()
+    assert (tmp_path / "python" / "run" / "report" / "report.html").is_file()
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error::UserWarning")
 def test_pages_of_the_api_are_built_from_the_docstrings(tmp_path: Path) -> None:
     build(tmp_path)
@@ -115,6 +127,13 @@ def test_the_tutorial_uses_verbs_that_exist() -> None:
     verbs = re.findall(r'^ *moleflow\(\s*"(\w+)"', text, re.MULTILINE)
     assert len(verbs) >= 3
     assert set(verbs) <= set(VERBS)
+
+
+def test_the_way_through_python_uses_names_that_exist() -> None:
+    text = (ROOT / "docs" / "python.py").read_text()
+    compile(text, "python.py", "exec")
+    for module, names in re.findall(r"^from (moleflow_pl[\w.]*) import (.+)$", text, re.MULTILINE):
+        assert all(hasattr(import_module(module), name) for name in names.split(", ")), module
 
 
 def test_every_module_has_one_page_in_the_api() -> None:

@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.tasks.calibration import Calibration, Limits, Suspect
@@ -56,11 +57,9 @@ def test_normalised_score_is_a_half_at_every_products_threshold() -> None:
 def test_products_own_threshold_follows_its_rate() -> None:
     found = Calibration(
         scores=list(range(199)),
-        max_patch_scores=list(range(10, 209)),
         novelty_distances=[1.0] * 199,
     )
     assert found.score_threshold.value == 197
-    assert found.pixel_threshold.value == 207
     found.false_alarm_rate = 0.1
     assert found.score_threshold.value == 179
 
@@ -69,13 +68,13 @@ def test_images_that_look_defective_are_named_and_can_be_left_out() -> None:
     scores = np.random.default_rng(0).exponential(size=60).tolist()
     found = Calibration(
         scores=[*scores, 50.0, 80.0],
-        max_patch_scores=[*scores, 50.0, 80.0],
+        high_patch_scores=[*scores, 50.0, 80.0],
         images=[f"{i:02}.png" for i in range(62)],
         products=["a"] * 62,
     )
     assert found.suspects == [Suspect("61.png", 80.0), Suspect("60.png", 50.0)]
     clean = found.without({"60.png", "61.png"})
-    assert clean.scores == clean.max_patch_scores == scores
+    assert clean.scores == clean.high_patch_scores == scores
     assert clean.products == ["a"] * 60
     assert clean.suspects == []
     assert clean.score_threshold.value == threshold(scores).value
@@ -85,3 +84,15 @@ def test_images_that_look_defective_are_named_and_can_be_left_out() -> None:
 def test_some_image_stays() -> None:
     with pytest.raises(ConfigError, match="no calibration image would be left"):
         Calibration(scores=[1.0], images=["a.png"]).without({"a.png"})
+
+
+def test_a_hundredth_of_a_usual_images_pixels_exceeds_the_pixel_threshold() -> None:
+    patches = torch.randn(5, 40, 50, generator=torch.Generator().manual_seed(0))
+    patches[3] += 100  # an image that should not be among them
+    found = Calibration()
+    found.add(torch.zeros(5), patches, torch.zeros(5), ["a"] * 5)
+    shares = (patches > found.pixel_threshold).float().mean((1, 2))
+    assert shares.median() == pytest.approx(0.01, abs=0.001)
+    assert found.limits().pixel == found.pixel_threshold
+    with pytest.raises(ConfigError, match="of 0 images have the median nan"):
+        Calibration().pixel_threshold  # noqa: B018

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -62,14 +63,24 @@ class Layout(Protocol):
         """Images to test `product` with, good and defective."""
 
 
+Root = str | Path | Mapping[str, str]  # one folder, or that of each product
+
+
+def describe_root(root: Root | None) -> str:
+    """Where a data set is, whatever the working directory is; empty where it is in no folder."""
+    folders = root.values() if isinstance(root, Mapping) else [] if root is None else [root]
+    return ", ".join(os.path.abspath(Path(folder).expanduser()) for folder in folders)
+
+
 class RootedLayout:
-    """A data set in a folder.
+    """A data set in a folder, or in a folder for each product.
 
     Args:
-        root: The folder.
+        root: The folder, or the folders of the products by their names.
 
     Attributes:
         name: The name the layout is registered under.
+        folders: The folders of the products that were given one by one.
         tree: The expected files, and where to get the data; part of every error.
 
     Raises:
@@ -79,16 +90,26 @@ class RootedLayout:
     name: ClassVar[str]
     tree: ClassVar[str]
 
-    def __init__(self, root: str | Path | None) -> None:
-        if root is None:
+    def __init__(self, root: Root | None) -> None:
+        if not root:
             raise DataError(f"layout {self.name!r} needs data.root, a folder; {self.tree}")
-        self.root = Path(root).expanduser()
-        if not self.root.is_dir():
-            raise DataError(f"data.root {self.root} is no folder; {self.tree}")
+        named = root if isinstance(root, Mapping) else {}
+        self.folders = {product: Path(folder).expanduser() for product, folder in named.items()}
+        places = [folder.absolute().parent for folder in self.folders.values()]
+        self.root = Path(os.path.commonpath(places) if places else str(root)).expanduser()
+        for folder in (*self.folders.values(), self.root):
+            if not folder.is_dir():
+                raise DataError(f"data.root {folder} is no folder; {self.tree}")
 
     def folder_of(self, product: str) -> Path:
-        """Where the files of a product are."""
-        return self.root / product
+        """Where the files of a product are.
+
+        Raises:
+            DataError: folders were given one by one, and none for this product.
+        """
+        if self.folders and product not in self.folders:
+            raise self.no_product(product, self.folders)
+        return self.folders.get(product, self.root / product)
 
     def no_product(self, product: str, there: Iterable[str]) -> DataError:
         """The error for a product that is not there, with the list of those that are."""

@@ -36,7 +36,10 @@ with defective images or masks: lay them out as in MVTec AD, --data.layout mvtec
     PARTS: ClassVar[set[str]] = {"train", "test", "test_public", "ground_truth"}
 
     def products(self) -> list[str]:
-        products = [p.name for p in folders_in(self.root) if next(self._images(p), None)]
+        found = self.folders or {folder.name: folder for folder in folders_in(self.root)}
+        products = [name for name, folder in found.items() if next(self._images(folder), None)]
+        if self.folders:
+            return products
         return products or ([self.root.resolve().name] if self._holds_images() else [])
 
     def train(self, product: str) -> list[ImageRecord]:

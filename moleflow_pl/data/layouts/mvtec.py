@@ -42,7 +42,8 @@ good images alone, one folder for each product: --data.layout folder"""
     MASK_STEMS: ClassVar[tuple[str, ...]] = ("{}_mask", "{}")
 
     def products(self) -> list[str]:
-        return [folder.name for folder in folders_in(self.root) if self._is_product(folder)]
+        found = self.folders or {folder.name: folder for folder in folders_in(self.root)}
+        return [product for product, folder in found.items() if self._is_product(folder)]
 
     def train(self, product: str) -> list[ImageRecord]:
         folder = self._folder(product) / "train" / self.NORMAL
@@ -83,7 +84,7 @@ good images alone, one folder for each product: --data.layout folder"""
         return (folder / "train").is_dir() or (folder / self.TEST).is_dir()
 
     def _folder(self, product: str) -> Path:
-        folder = self.root / product
+        folder = self.folder_of(product)
         if not self._is_product(folder):
             raise self.no_product(product, self.products())
         return folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from moleflow_pl._internal.names import LONGEST_NAME, check_name
 from moleflow_pl._internal.registry import Registry
@@ -11,8 +12,8 @@ from moleflow_pl.data.layouts.base import Layout
 from moleflow_pl.errors import DataError
 from moleflow_pl.tasks.schedule import GROUP_JOINT, MOST_PRODUCTS
 
-# builds a layout of the data set in a folder, `data.root`
-LAYOUTS: Registry[Callable[[str | None], Layout]] = Registry("layout")
+# builds a layout of the data set in a folder, or in that of each product: `data.root`
+LAYOUTS: Registry[Callable[[Any], Layout]] = Registry("layout")
 
 
 def task_groups(tasks: Iterable[str | int | list[str | int]]) -> list[list[str]]:

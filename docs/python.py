@@ -1,0 +1,113 @@
+"""MoLE-Flow from Python: two real products without a command line, as a notebook or a script.
+
+    pip install -e '.[demo]'
+    python docs/python.py
+
+An editor that knows `# %%` cells (VS Code, PyCharm, Spyder) runs them one by one. The images are
+solar cells of the package elpv-dataset, CC BY-NC-SA 4.0: not for commercial use.
+"""
+
+# ruff: noqa: E402  # each cell imports what it needs
+
+# %%
+import argparse
+
+parser = argparse.ArgumentParser(description="MoLE-Flow from Python.")
+parser.add_argument("--images", type=int, default=120, help="images of each kind (%(default)s)")
+parser.add_argument("--epochs", type=int, default=10, help="epochs a product (%(default)s)")
+given, _ = parser.parse_known_args()  # a notebook has arguments of its own
+
+# %% [markdown]
+# ## 1. Images
+# A folder for each product, in the tree of MVTec AD; good images alone do as well. Here they are
+# copied out of the package.
+
+# %%
+import shutil
+from pathlib import Path
+
+from moleflow_pl.data.layouts.elpv import ELPVLayout
+
+WORK = Path("python")
+DATA, RUN = WORK / "data", WORK / "run"
+cells = ELPVLayout()
+for product in cells.products():
+    tests = cells.test(product)
+    parts = {
+        "train/good": cells.train(product),
+        "test/good": [record for record in tests if not record.gt_label],
+        "test/defective": [record for record in tests if record.gt_label],
+    }
+    for part, records in parts.items():
+        folder = DATA / product / part
+        folder.mkdir(parents=True, exist_ok=True)
+        for record in records[: given.images]:
+            shutil.copy(record.path, folder)
+
+# %% [markdown]
+# ## 2. A model, its data and Lightning's Trainer
+# `from_preset` takes the model's arguments from a preset of the command. `make_trainer` builds
+# Lightning's Trainer with the callbacks that learn task after task, evaluate them and keep the run
+# folder. Any Trainer does that has `TaskSchedulerCallback` among its callbacks.
+
+# %%
+from lightning.pytorch import seed_everything
+
+from moleflow_pl import ContinualDataModule, MoLEFlow
+from moleflow_pl.callbacks import make_trainer
+
+seed_everything(0)
+model = MoLEFlow.from_preset("demo")
+data = ContinualDataModule(str(DATA), ["solar_mono"], num_workers=0)
+make_trainer(RUN, epochs_per_task=given.epochs).fit(model, datamodule=data)
+
+# %% [markdown]
+# ## 3. One more product
+# Months later, without the images of the first one: `add_product` does the same for one folder.
+# What was learned before stays equal to the bit. A model of another day comes from the run folder,
+# by `MoLEFlow.load_from_checkpoint(RUN / "last.ckpt")`.
+
+# %%
+import json
+
+from moleflow_pl import add_product
+
+task = add_product(
+    model,
+    "solar_poly",
+    DATA / "solar_poly",
+    RUN,
+    {"num_workers": 0},
+    epochs_per_task=given.epochs,
+)
+summary = json.loads((RUN / "report" / "summary.json").read_text())
+print("image AUROC, routed:", summary["metrics"]["image_auroc"]["routed"])
+
+# %% [markdown]
+# ## 4. Thresholds
+# They follow from the calibration images and a false-alarm rate, which can be set at any time; or
+# give thresholds of your own.
+
+# %%
+from moleflow_pl import Predictor
+
+assert task.calibration is not None
+print("at 1 %:", task.calibration.score_threshold)
+model.schedule.set_false_alarm_rate(0.05, "solar_poly")
+print("at 5 %:", task.calibration.score_threshold)
+inspect = Predictor(model)
+strict = Predictor(model, thresholds={"solar_poly": 0.0})
+
+# %% [markdown]
+# ## 5. Decisions
+# One image or many, in any form. A notebook shows the picture that `plot` makes.
+
+# %%
+paths = sorted((DATA / "solar_poly" / "test").rglob("*.png"))[:4]
+for path, found in zip(paths, inspect.stream(paths), strict=True):
+    print(path.parent.name, found, f"{len(found.boxes)} boxes")
+found = inspect(paths[0])
+found.plot(paths[0]).save(WORK / "defect.png")
+print(json.dumps(found.to_dict(), indent=1))
+assert strict(paths[0]).label != "normal"
+print(f"\nDone. Open {RUN / 'report' / 'report.html'}.")

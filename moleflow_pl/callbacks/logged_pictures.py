@@ -1,0 +1,104 @@
+"""The gallery for loggers that take pictures: TensorBoard, MLflow, Weights & Biases."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from PIL import Image
+
+from moleflow_pl.metrics.task_scores import TaskScores
+
+if TYPE_CHECKING:
+    from moleflow_pl.report.gallery import GalleryPage
+
+# where a picture belongs, the picture, its caption, and the step
+Take = Callable[[str, Image.Image, str, int], None]
+
+
+def log_gallery(
+    loggers: Sequence[Logger], scores: Sequence[TaskScores], names: Sequence[str], step: int
+) -> None:
+    """Hand the gallery of an evaluation to the loggers that take pictures.
+
+    Args:
+        loggers: Those of the Trainer.
+        scores: The scores of each task.
+        names: Names of all tasks.
+        step: Where on the curves the evaluation is.
+    """
+    takers = [take for logger in loggers if (take := taker_of(logger)) is not None]
+    if not takers:
+        return
+    # the drawing library is slow to import
+    from moleflow_pl.report.gallery import build_gallery
+
+    for page in (page for of_task in scores for page in build_gallery(of_task, names)):
+        for place, picture, caption in pictures_of(page):
+            for take in takers:
+                take(place, picture, caption, step)
+
+
+def taker_of(logger: Logger) -> Take | None:
+    """How a logger takes a picture; None for one that takes none."""
+    if isinstance(logger, TensorBoardLogger):
+
+        def to_tensorboard(place: str, picture: Image.Image, caption: str, step: int) -> None:
+            writer: Any = logger.experiment
+            writer.add_image(place, np.asarray(picture), step, dataformats="HWC")
+            writer.add_text(place, caption, step)
+
+        return to_tensorboard
+    if isinstance(logger, MLFlowLogger):
+
+        def to_mlflow(place: str, picture: Image.Image, caption: str, step: int) -> None:
+            file = f"{place}/{step}.png"
+            client: Any = logger.experiment
+            client.log_image(logger.run_id, picture, artifact_file=file)
+
+        return to_mlflow
+    if isinstance(logger, WandbLogger):
+
+        def to_wandb(place: str, picture: Image.Image, caption: str, step: int) -> None:
+            logger.log_image(place, [picture], step, caption=[caption])
+
+        return to_wandb
+    return None
+
+
+def pictures_of(page: GalleryPage) -> Iterator[tuple[str, Image.Image, str]]:
+    """Each example of a product: its place, its pictures side by side, and its caption."""
+    for title, examples in page.groups.items():
+        group = slug(title.partition(":")[0])
+        for number, example in enumerate(examples):
+            place = f"gallery/{slug(page.product)}/{group}/{number}"
+            yield place, side_by_side(example.pictures), f"{example.name}: {example.caption}"
+
+
+def slug(name: str) -> str:
+    """A name as a part of a path.
+
+    Example:
+        >>> slug("missed, labelled normal"), slug("..")
+        ('missed-labelled-normal', '-')
+    """
+    return re.sub(r"[^\w-]+", "-", name)
+
+
+def side_by_side(pictures: Mapping[str, str]) -> Image.Image:
+    """Pictures in data URIs, of one height, as one."""
+    opened = [
+        Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB")
+        for uri in pictures.values()
+    ]
+    joined = Image.new("RGB", (sum(one.width for one in opened), opened[0].height))
+    left = 0
+    for one in opened:
+        joined.paste(one, (left, 0))
+        left += one.width
+    return joined
