@@ -183,7 +183,7 @@ def test_a_size_without_maps_is_refused_with_those_that_fit(
     name: str, side: int, said: str
 ) -> None:
     with pytest.raises(ConfigError, match=said):
-        PatchExtractor(name, [0], side, weights="random")(torch.rand(1, 3, side, side))
+        PatchExtractor(name, [0, 1], side, weights="random")(torch.rand(1, 3, side, side))
 
 
 def test_levels_that_are_no_maps_are_refused_by_the_models_name(
