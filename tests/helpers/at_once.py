@@ -31,7 +31,7 @@ BAD = (WRONG, TRACEBACK, HANG)
 RUN, ELSEWHERE = "run", "elsewhere"
 PATIENCE = 600.0  # seconds; one command alone takes ten, on a machine that is idle
 LATEST_START = 3.0  # seconds of the second after the first
-LAST_EVENT = 60  # files that a command opens in the folder until it is killed
+LAST_EVENT = 25  # files that a command opens in the folder until it is killed
 LONGEST_DELAY = 0.2
 CHECKPOINT = f"--ckpt_path={RUN}/last.ckpt"
 # what changes something; `{data}` is the story's
