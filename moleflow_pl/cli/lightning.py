@@ -242,7 +242,7 @@ class MoLEFlowCLI(CheckpointFirstCLI):
         self.datamodule.check_images(todo)
         self.datamodule.count_images(todo)
         if self.writes:
-            _ = self.model.inspector.extractor.shape  # or the backbone gives none
+            self.model.inspector.extractor.require_maps()
             self.begin_run(folder)
 
     def begin_run(self, folder: Path) -> None:

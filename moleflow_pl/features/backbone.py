@@ -31,6 +31,7 @@ PATIENCE = 5  # seconds for an answer of the network
 WITH_WEIGHTS = ("demo",)  # presets that name a package of weights
 PACKAGE = "package:"
 HOW = "as --model.backbone_weights, or in Python as backbone_weights"
+NEEDED = ("feature_info", "forward_intermediates")
 FIXED_SEED = 0  # for parts that are never trained: a random backbone, the projections
 
 
@@ -233,10 +234,15 @@ def check_layers(backbone: Any, name: str, groups: Sequence[Sequence[int]]) -> l
     """Check that the backbone has the layers of all groups, and return them.
 
     Raises:
-        ConfigError: it does not, or a group has a layer twice.
+        ConfigError: it does not, or a group has a layer twice; or this timm has no maps of it.
     """
+    if not all(hasattr(backbone, part) for part in NEEDED):
+        raise ConfigError(
+            f"timm {timm.__version__} has no feature maps of {name} (forward_intermediates): take "
+            "a newer timm, or another backbone, such as a ViT or a convolutional net"
+        )
     layers = [layer for group in groups for layer in group]
-    count = len(list(getattr(backbone, "feature_info", [])))
+    count = len(list(backbone.feature_info))
     # by type: True and 1.0 are in the range too
     if not all(type(i) is int and i in range(count) for i in layers):
         raise ConfigError(f"{name} has feature levels 0 to {count - 1}, got layers {layers}")

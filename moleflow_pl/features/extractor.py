@@ -106,7 +106,7 @@ class PatchExtractor(nn.Module):
     ) -> None:
         super().__init__()
         self.precision = precision
-        self.image_size = image_shape(image_size)
+        self.image_size = self.input_size = image_shape(image_size)
         if grid is not None:
             require_sides("grid", grid, 1, max(self.image_size))
         self.grid = None if grid is None else image_shape(grid)
@@ -197,6 +197,16 @@ class PatchExtractor(nn.Module):
                 "slower by orders of magnitude; use float32 or auto"
             )
         return has_bfloat16(device)
+
+    @torch.no_grad()
+    def require_maps(self) -> None:
+        """Check that the backbone gives maps of what it sees.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        if not self._tried:
+            self._maps(self.mean.new_zeros(1, 3, *self.input_size))
 
     @cached_property
     def shape(self) -> tuple[int, int, int]:

@@ -7,6 +7,7 @@ from moleflow_pl.checkpoints.io import write_checkpoint
 from moleflow_pl.cli import lightning as cli
 from moleflow_pl.errors import CheckpointError, ConfigError
 from tests.helpers.checkpoints import bare_checkpoint
+from tests.helpers.commands import MODEL, failure
 from tests.helpers.parsing import parse
 
 
@@ -132,3 +133,18 @@ def test_errors_while_lightning_restores_name_the_checkpoint(
         CheckpointError if named else KeyError, match="x.ckpt" if named else "epoch"
     ):
         cli.main(["fit", "--ckpt_path=x.ckpt"])
+
+
+def test_backbone_without_maps_is_refused_before_a_run_is_moved(
+    data_root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").touch()  # of an earlier run
+    said = failure(
+        tmp_path, "fit", f"--data.root={data_root}", "--data.tasks=[b]", *MODEL,
+        "--model.backbone=levit_128s", "--model.image_size=50",
+        f"--trainer.default_root_dir={tmp_path / 'run'}",
+    )  # fmt: skip
+    assert "levit_128s gives no feature maps of images of 50 x 50" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.yaml"]

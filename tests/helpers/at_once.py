@@ -1,6 +1,7 @@
 """Two commands at once over one run folder, and what they come to."""
 
 import csv
+import io
 import itertools
 import json
 import random
@@ -8,6 +9,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -29,7 +31,7 @@ BAD = (WRONG, TRACEBACK, HANG)
 RUN, ELSEWHERE = "run", "elsewhere"
 PATIENCE = 600.0  # seconds; one command alone takes ten, on a machine that is idle
 LATEST_START = 3.0  # seconds of the second after the first
-LAST_EVENT = 60  # files that a command opens in the folder until it is killed
+LAST_EVENT = 25  # files that a command opens in the folder until it is killed
 LONGEST_DELAY = 0.2
 CHECKPOINT = f"--ckpt_path={RUN}/last.ckpt"
 # what changes something; `{data}` is the story's
@@ -207,10 +209,12 @@ class AtOnce:
 
 def runs(folder: Path, words: Sequence[str]) -> bool:
     """Run a command in this process; whether it succeeds or is refused in words."""
-    try:
-        run_here(folder, *words)
-    except SystemExit as error:
-        return not error.code
+    # what it says would drown the counts
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        try:
+            run_here(folder, *words)
+        except SystemExit as error:
+            return not error.code
     return True
 
 

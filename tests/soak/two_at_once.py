@@ -2,7 +2,7 @@
 
     python -m tests.soak.two_at_once --minutes 10
 
-The second starts up to three seconds after the first; in every third round one kills itself as
+The second starts up to three seconds after the first; in every second round one kills itself as
 `kill -9` does, at a random moment. What was refused or killed runs again, alone, and the folder has
 to say what it says after the same commands one by one. The command fails where a result is wrong,
 or a command ended in a traceback or a hang, and names the round.
@@ -19,7 +19,7 @@ from pathlib import Path
 from tests.helpers.at_once import BAD, OUTCOMES, PAIRS, AtOnce
 from tests.helpers.story import Story
 
-KILLS = 3  # in one round of so many
+KILLS = 2  # in one round of so many
 
 
 def main() -> None:
