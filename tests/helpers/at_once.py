@@ -132,7 +132,7 @@ class AtOnce:
 
     def start(self, folder: Path, name: str, chance: random.Random | None) -> Attempt:
         """Start a command, which kills itself at a random moment where `chance` is given."""
-        plan: dict[str, Any] = {"folder": str(folder), "only": ""}
+        plan: dict[str, Any] = {"folder": f"{RUN}/", "only": ""}  # the words name it like that
         if chance is not None:
             plan["event"] = chance.randint(1, LAST_EVENT)
             plan["delay"] = chance.choice([0.0, chance.uniform(0, LONGEST_DELAY)])
