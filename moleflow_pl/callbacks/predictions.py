@@ -28,7 +28,7 @@ from moleflow_pl.checkpoints.io import plain
 from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.data.batches import Identity, PredictBatch
 from moleflow_pl.data.datamodule import data_of
-from moleflow_pl.data.predict_dataset import NO_IMAGE_NAME, Found, path_key
+from moleflow_pl.data.predict_dataset import Found, path_key, reason_against
 from moleflow_pl.inference.decisions import DecisionMaker, Prediction
 from moleflow_pl.inference.localisation import MapFormat, PictureFormat, save_map, save_mask
 from moleflow_pl.model.inspector import Inspection
@@ -125,7 +125,7 @@ class PredictionWriter(BasePredictionWriter):
             warn_of_missing_calibrations(self._decisions, pl_module.schedule, bool(self.heatmaps))
             self._begin(dataset.unchanged)
             say_left_out(dataset.found)
-            self._skip([(path, NO_IMAGE_NAME) for path in dataset.found.others])
+            self._skip([(path, reason_against(path) or "") for path in dataset.found.others])
         wait_for_all()  # the folder may have been moved aside
 
     def _begin(self, unchanged: Set[str]) -> None:

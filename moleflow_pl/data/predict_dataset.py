@@ -18,10 +18,11 @@ from moleflow_pl._internal.printable import printable
 from moleflow_pl.data.batches import Identity, PredictBatch
 from moleflow_pl.data.folders import ANY_DEPTH, base_of, files_below, fits
 from moleflow_pl.data.images import ImageFile, shrink, to_tensor
-from moleflow_pl.data.layouts.base import IMAGE_SUFFIXES
+from moleflow_pl.data.layouts.base import IMAGE_SUFFIXES, ROI
 from moleflow_pl.errors import DataError
 
 NO_IMAGE_NAME = "its name does not end like an image's"
+IS_ROI = "it is the mask of a region of interest"
 # the files by which a folder is known as one that `predict` wrote
 STATE_FILE, TABLE_FILE = "run.json", "predictions.csv"
 
@@ -33,7 +34,7 @@ class Found:
     Attributes:
         root: The folder that names are told from.
         images: Files that may be images, sorted.
-        others: Files whose names do not end like an image's, sorted.
+        others: Files that are no images by their names, sorted.
         hidden: How many are hidden, or in hidden folders.
         predictions: Folders that `predict` wrote; they are not entered.
     """
@@ -60,13 +61,25 @@ def find_files(where: str) -> Found:
     predictions: list[str] = []
     candidates = matches_of(path, predictions)
     kept = [p for p in candidates if not is_hidden(p, root)]
-    images = [str(p) for p in kept if p.suffix.lower() in IMAGE_SUFFIXES]
+    images = [str(p) for p in kept if reason_against(p) is None]
     if not images:
         raise DataError(
             f"no image at {printable(where)}: give a file, a folder or a pattern such as 'in/*.png'"
         )
-    others = [str(p) for p in kept if p.suffix.lower() not in IMAGE_SUFFIXES]
+    others = [str(p) for p in kept if reason_against(p) is not None]
     return Found(str(root), images, others, len(candidates) - len(kept), predictions)
+
+
+def reason_against(path: str | Path) -> str | None:
+    """Why a file below a folder is no image to predict, by its name.
+
+    Example:
+        >>> reason_against("in/notes.txt"), reason_against("in/1.png")
+        ("its name does not end like an image's", None)
+    """
+    if Path(path).name == ROI:
+        return IS_ROI
+    return None if Path(path).suffix.lower() in IMAGE_SUFFIXES else NO_IMAGE_NAME
 
 
 def matches_of(path: Path, predictions: list[str]) -> list[Path]:

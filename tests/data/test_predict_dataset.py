@@ -14,6 +14,7 @@ from moleflow_pl.data.predict_dataset import (
     find_files,
     identity_of,
     path_key,
+    reason_against,
 )
 from moleflow_pl.errors import DataError
 
@@ -48,6 +49,15 @@ def test_files_are_found_by_file_folder_and_pattern_and_sorted_out(
     assert found.hidden == 2
     with pytest.raises(DataError, match="no image at"):
         find_files(str(data_root / "nothing*"))
+
+
+def test_mask_of_a_region_of_interest_is_no_image_to_predict(tmp_path: Path) -> None:
+    found = find_files(str(touch(tmp_path, "a/1.png", "a/roi.png")))
+    assert found.images == [str(tmp_path / "a" / "1.png")]
+    assert found.others == [str(tmp_path / "a" / "roi.png")]
+    assert reason_against(found.others[0]) == "it is the mask of a region of interest"
+    # asked for by its name, it is one
+    assert find_files(found.others[0]).images == found.others
 
 
 def test_links_are_followed_and_loops_end_in_folders_and_patterns(tmp_path: Path) -> None:
