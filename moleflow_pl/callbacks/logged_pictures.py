@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,8 @@ from PIL import Image
 from moleflow_pl.metrics.task_scores import TaskScores
 
 if TYPE_CHECKING:
-    from moleflow_pl.report.gallery import GalleryPage
+    from moleflow_pl.data.images import open_content
+from moleflow_pl.report.gallery import GalleryPage
 
 # where a picture belongs, the picture, its caption, and the step
 Take = Callable[[str, Image.Image, str, int], None]
@@ -93,7 +93,7 @@ def slug(name: str) -> str:
 def side_by_side(pictures: Mapping[str, str]) -> Image.Image:
     """Pictures in data URIs, of one height, as one."""
     opened = [
-        Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB")
+        open_content(base64.b64decode(uri.partition(",")[2])).convert("RGB")
         for uri in pictures.values()
     ]
     joined = Image.new("RGB", (sum(one.width for one in opened), opened[0].height))

@@ -31,12 +31,13 @@ examples:
   moleflow experts import poly.safetensors --ckpt_path runs/other
   moleflow experts update solar_poly --ckpt_path runs/demo --data.root new"""
 COLUMNS = (
-    "name", "learned (UTC)", "images", "threshold", "image AUROC", "recall", "versions",
+    "name", "learned\n(UTC)", "images", "threshold", "image\nAUROC", "recall", "versions",
 )  # fmt: skip
 CAPTION = (
     "images: to learn from + for calibration; AUROC and recall: of its own test images, when they "
     "were last there, by its own expert; versions: saved ones, for rollback"
 )
+LONGEST_NAME = 30
 OUTPUT_HELP = "default: experts/NAME.safetensors in the run folder"
 # action: (what it does, its positional arguments, its own options with their settings)
 ACTIONS: dict[str, tuple[str, tuple[str, ...], dict[str, dict[str, Any]]]] = {
@@ -258,8 +259,10 @@ def experts_table(checkpoint: Checkpoint, run: RunFolder) -> Any:
 
     schedule = learned_schedule(checkpoint)
     table = NamesTable(title=f"experts on base {base_hash(checkpoint)[:12]}", caption=CAPTION)
+    # a name is in one piece, unless it takes the whole screen
+    width = min(max((len(task.name) for task in schedule.tasks), default=0), LONGEST_NAME)
     for column in COLUMNS:
-        table.add_column(column)
+        table.add_column(column, min_width=width if column == COLUMNS[0] else None)
     for task in schedule.tasks:
         table.add_row(*table_row(task, run))
     return table

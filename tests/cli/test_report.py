@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from moleflow_pl.cli.report import main
-from moleflow_pl.errors import DataError
+from moleflow_pl.errors import ConfigError, DataError
 from tests.helpers.scores import runs_in
 
 
@@ -36,7 +36,7 @@ def test_files_lie_in_a_folder_comparison_by_default(
 
 def test_without_a_run_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match="2"):
+    with pytest.raises(ConfigError, match="arguments are required: --run"):
         main([])
     with pytest.raises(DataError, match="no report/summary.json"):
         main(["--run", str(tmp_path / "nowhere")])

@@ -244,7 +244,7 @@ def test_a_model_that_blows_rounding_up_is_refused_with_the_cause_and_the_option
     images, model = images_between(built), built.inspector
     for task in (0, 1):  # all patches are far from what was learned
         model.flow.adapter_of(task).whitening.mul_(10)
-    graph = InspectionGraph(model, map_size=48, blur_sigma=1.0)
+    graph = InspectionGraph(model, map_size=48)
 
     def rounded(images: Tensor) -> Answers:
         found = answers(model, images, graph)
