@@ -11,11 +11,11 @@ import numpy as np
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
 
+from moleflow_pl.data.images import open_content
 from moleflow_pl.metrics.task_scores import TaskScores
 
 if TYPE_CHECKING:
-    from moleflow_pl.data.images import open_content
-from moleflow_pl.report.gallery import GalleryPage
+    from moleflow_pl.report.gallery import GalleryPage
 
 # where a picture belongs, the picture, its caption, and the step
 Take = Callable[[str, Image.Image, str, int], None]
