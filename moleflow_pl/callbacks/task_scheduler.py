@@ -128,6 +128,9 @@ class TaskSchedulerCallback(Callback):
             trainer.strategy.setup_optimizers(trainer)
         pl_module.inspector.interest.set(current, data_of(trainer).region(current))
         if not task.epochs_done:
+            told = lost_region(pl_module, current)
+            if told is not None and trainer.is_global_zero:
+                logger.warning(told)
             loader = data_of(trainer).train_loader_in_order(current)
             pl_module.learner.prepare_task(current, loader)
         factor = self.factor(pl_module.schedule, current)
@@ -243,6 +246,18 @@ def current_task(schedule: TaskSchedule) -> tuple[int, Task]:
     current = schedule.current
     assert current is not None
     return current, schedule.tasks[current]
+
+
+def lost_region(module: MoLEFlow, task: int) -> str | None:
+    """A warning where a new version has no region of interest, and the one it replaces has."""
+    interest, tasks = module.inspector.interest, module.schedule.tasks
+    replaced = [i for i, other in enumerate(tasks) if other.replaced and interest.of(i) is not None]
+    if interest.of(task) is not None or not replaced:
+        return None
+    return (
+        f"{printable(tasks[task].name)}: the version it replaces has a region of interest, and "
+        "the new one sees whole images: put roi.png beside its images, or name a mask by --data.roi"
+    )
 
 
 def check_order(trainer: Trainer, scheduler: TaskSchedulerCallback) -> None:

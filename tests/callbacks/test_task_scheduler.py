@@ -12,13 +12,14 @@ from moleflow_pl.callbacks import EvaluationCallback
 from moleflow_pl.callbacks.task_scheduler import (
     TaskSchedulerCallback,
     counts_table,
+    lost_region,
     note_images,
 )
 from moleflow_pl.checkpoints.run_folder import LOCK
 from moleflow_pl.data.feature_store import extract_features
 from moleflow_pl.errors import ConfigError, DataError
 from moleflow_pl.tasks.schedule import TaskSchedule
-from tests.helpers.models import TINY_MODEL, fit
+from tests.helpers.models import TINY_MODEL, fit, some_tasks
 from tests.helpers.products import draw_product
 
 
@@ -216,3 +217,19 @@ def test_time_of_a_task_holds_that_of_its_features(
     assert 1.0 <= first < whole
     assert 0 < second < whole - 1.0
     assert first + second < whole
+
+
+def test_new_version_that_loses_the_region_of_interest_is_told_of() -> None:
+    module = some_tasks(MoLEFlow(**TINY_MODEL), 2)
+    inside = torch.ones(module.inspector.extractor.shape[:2], dtype=torch.bool)
+    for task in (0, 1):
+        module.inspector.interest.set(task, inside)
+    inside[0] = False
+    module.inspector.interest.set(0, inside)
+    assert lost_region(module, 1) is None  # another product's
+    module.schedule.tasks[0].replaced = True
+    told = lost_region(module, 1)
+    assert told is not None
+    assert "put roi.png beside its images, or name a mask by --data.roi" in told
+    module.inspector.interest.set(1, inside)
+    assert lost_region(module, 1) is None
