@@ -13,7 +13,6 @@ from moleflow_pl.metrics.decisions import (
     CONFIDENCE,
     ProductDecisions,
     Share,
-    Shares,
     share,
     shares_of,
 )
@@ -43,8 +42,8 @@ class Target(TypedDict):
     false_alarms: Share | None
 
 
-class DecidedProduct(Shares):
-    """An entry of `decisions.products` in `summary.json`."""
+class DecidedProduct(TypedDict):
+    """An entry of `decisions.products` in `summary.json`, with all of `Shares`."""
 
     task: str
     product: str
@@ -53,6 +52,11 @@ class DecidedProduct(Shares):
     calibration_images: int | None
     good: int
     defective: int
+    false_alarms: Share
+    missed: Share
+    recall: Share
+    precision: Share
+    unknown: Share
     unknown_good: Share
     unknown_defective: Share
     target: Target

@@ -270,5 +270,6 @@ def narrowed(found: dict[str, Any], strict: bool, answers: bool) -> dict[str, An
 def of_checkpoint(content: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint says, without times."""
     tasks = content[STATE_KEY]["tasks"]
-    timeless = [{k: v for k, v in task.items() if k != "fit_seconds"} for task in tasks]
+    times = ("fit_seconds", "learned_at")
+    timeless = [{k: v for k, v in task.items() if k not in times} for task in tasks]
     return {"weights": content_hash(content["state_dict"]), "tasks": content_hash(timeless)}
