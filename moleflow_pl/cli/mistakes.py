@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from moleflow_pl.errors import ConfigError
 
-UNKNOWN_WORDS = "unrecognized arguments: "
+UNKNOWN_WORDS = re.compile(r"(?i)\bunrecognized arguments: (.*)")  # older jsonargparse: a capital
 UNKNOWN_KEY = re.compile(r"does not accept (?:option|nested key) '(.+?)'")
 OPTION = re.compile(r"(?<![\w-])--[\w.-]+")
 CLOSE = 0.7  # least similarity of an option that is offered
@@ -74,10 +74,13 @@ def unknown_option(message: str) -> str | None:
     Example:
         >>> unknown_option("unrecognized arguments: --modle.rank=3 --x"), unknown_option("else")
         ('--modle.rank', None)
+        >>> unknown_option("Unrecognized arguments: x --y=3")
+        '--y'
     """
     if (key := UNKNOWN_KEY.search(message)) is not None:
         return f"--{key[1]}"
-    words = message.removeprefix(UNKNOWN_WORDS).split() if UNKNOWN_WORDS in message else []
+    found = UNKNOWN_WORDS.search(message)
+    words = [] if found is None else found[1].split()
     return next((word.partition("=")[0] for word in words if word.startswith("-")), None)
 
 
