@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from moleflow_pl.errors import ConfigError
 
-UNKNOWN_WORDS = re.compile(r"(?i)\bunrecognized arguments: (.*)")  # older jsonargparse: a capital
+UNKNOWN_WORDS = "unrecognized arguments: "
 UNKNOWN_KEY = re.compile(r"does not accept (?:option|nested key) '(.+?)'")
 OPTION = re.compile(r"(?<![\w-])--[\w.-]+")
 CLOSE = 0.7  # least similarity of an option that is offered
@@ -79,7 +79,7 @@ def unknown_option(message: str) -> str | None:
     """
     if (key := UNKNOWN_KEY.search(message)) is not None:
         return f"--{key[1]}"
-    found = UNKNOWN_WORDS.search(message)
+    found = re.search(rf"(?i)\b{UNKNOWN_WORDS}(.*)", message)  # older jsonargparse: a capital
     words = [] if found is None else found[1].split()
     return next((word.partition("=")[0] for word in words if word.startswith("-")), None)
 

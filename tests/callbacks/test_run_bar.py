@@ -91,9 +91,11 @@ def shown_of_an_epoch(bar: RunProgressBar) -> None:
     )  # fmt: skip
     bar.setup(trainer, module, "fit")  # type: ignore[arg-type]
     bar._fitted = schedule
-    bar.clock = RunClock({"epoch": 8})
+    bar.clock = RunClock({"epoch": 8}, lambda: 0.0)
     bar.on_train_epoch_start(trainer, module)  # type: ignore[arg-type]
-    bar._bar.mininterval = 0  # so that every step is drawn
+    # so that every step is drawn, however slow the machine is
+    bar._bar.mininterval = bar._bar.miniters = 0
+    bar._bar.dynamic_miniters = False
     bar.on_train_batch_end(trainer, module, None, {"task": torch.zeros(4)}, 0)  # type: ignore[arg-type]
     bar.on_train_batch_end(trainer, module, None, {"task": torch.zeros(4)}, 1)  # type: ignore[arg-type]
     bar.on_train_epoch_end(trainer, module)  # type: ignore[arg-type]
