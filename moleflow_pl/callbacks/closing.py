@@ -8,9 +8,10 @@ from pathlib import Path
 
 from moleflow_pl._internal.console import NamesTable
 from moleflow_pl.checkpoints.run_folder import RunFolder
+from moleflow_pl.metrics.decisions import ANOMALOUS, NORMAL, UNKNOWN
 from moleflow_pl.tasks.schedule import TaskSchedule
 
-LABELS = ("normal", "anomalous", "unknown_product")
+LABELS = (NORMAL, ANOMALOUS, UNKNOWN)
 NO_LABEL = "no label"  # of a product without a threshold
 
 

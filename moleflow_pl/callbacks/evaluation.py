@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -154,9 +155,8 @@ class EvaluationCallback(Callback):
 
     def _score(self, trainer: Trainer, module: MoLEFlow, tasks: Sequence[int]) -> list[TaskScores]:
         """Score the test images of some tasks, as `test` does."""
-        module.eval()
         result, maker = [], DecisionMaker(module.schedule)
-        with torch.inference_mode(), trainer.precision_plugin.test_step_context():
+        with scoring(trainer, module):
             for task in tasks:
                 scores = TaskScores(task, self.options)
                 loader = data_of(trainer).test_loader(task)
@@ -168,28 +168,21 @@ class EvaluationCallback(Callback):
                         scores.update(batch, output, decisions(maker, output))
                         advance(len(batch["path"]))
                 result.append(scores.gathered())
-        module.train()
         return result
 
     def _look_at_goods(
         self, trainer: Trainer, module: MoLEFlow, tasks: Sequence[int]
     ) -> dict[int, GoodImages]:
         """What is known of some tasks without test images; the same on every rank."""
-        module.eval()
-        with torch.inference_mode(), trainer.precision_plugin.test_step_context():
-            found = {task: look_at_goods(module, data_of(trainer), task) for task in tasks}
-        module.train()
-        return found
+        with scoring(trainer, module):
+            return {task: look_at_goods(module, data_of(trainer), task) for task in tasks}
 
     def _look_at_suspects(self, trainer: Trainer, module: MoLEFlow) -> list[SuspectImage]:
         """The calibration images on disk that look defective."""
-        training, data = module.training, data_of(trainer)
-        module.eval()
-        with torch.inference_mode(), trainer.precision_plugin.test_step_context():
+        data = data_of(trainer)
+        with scoring(trainer, module):
             tasks = data.tasks_on_disk("train")
-            found = [one for task in tasks for one in look_at_suspects(module, data, task)]
-        module.train(training)
-        return found
+            return [one for task in tasks for one in look_at_suspects(module, data, task)]
 
     def _report(
         self,
@@ -225,6 +218,16 @@ class EvaluationCallback(Callback):
             names = [task.name for task in tasks]
             log_gallery(trainer.loggers, scores, names, trainer.global_step)
         return summary
+
+
+@contextmanager
+def scoring(trainer: Trainer, module: MoLEFlow) -> Iterator[None]:
+    """Let a module score images as in `test`, and train on as before afterwards."""
+    training = module.training
+    module.eval()
+    with torch.inference_mode(), trainer.precision_plugin.test_step_context():
+        yield
+    module.train(training)
 
 
 def print_tables(summary: Mapping[str, Any], planned: int | None = None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from moleflow_pl._internal.names import relative_names
 from moleflow_pl._internal.printable import printable
 from moleflow_pl.data.datamodule import ContinualDataModule
@@ -14,27 +16,24 @@ MOST = 6  # images of a task that are named or shown
 
 def look_at_suspects(module: MoLEFlow, data: ContinualDataModule, task: int) -> list[SuspectImage]:
     """The suspects among a task's calibration images that are still on disk, highest first."""
-    learned = module.schedule.tasks[task]
-    suspects = [] if learned.calibration is None else learned.calibration.suspects[:MOST]
-    if learned.calibration is None or not suspects:
+    calibration = module.schedule.tasks[task].calibration
+    suspects = [] if calibration is None else calibration.suspects[:MOST]
+    loader = data.calibration_images(task) if suspects else None
+    if calibration is None or loader is None:
         return []
-    wanted = {suspect.image: suspect.score for suspect in suspects}
-    batches = data.calibration_images(task) or ()
-    paths = [path for batch in batches for path in batch["path"]]
-    names = dict(zip(paths, relative_names(paths), strict=True))
-    found = {}
-    for batch in batches:
-        rows = [i for i, path in enumerate(batch["path"]) if names[path] in wanted]
-        if not rows:
+    images: Any = loader.dataset
+    names = relative_names([str(record.path) for record in images.records])
+    found = []
+    for name, score in suspects:
+        if name not in names:
             continue
-        images = batch["image"][rows].to(module.device)
-        patch_scores = module.inspector.patch_scores(module.inspector.extractor(images), task)
-        for row, scores in zip(rows, patch_scores.float().cpu(), strict=True):
-            path, product = batch["path"][row], batch["product"][row]
-            limits = learned.calibration.of(product).limits()
-            name = names[path]
-            found[name] = SuspectImage(path, name, product, wanted[name], limits, scores)
-    return [found[name] for name in wanted if name in found]
+        batch = images.collate([images[names.index(name)]])
+        features = module.inspector.features(batch)
+        (patch_scores,) = module.inspector.patch_scores(features, task).float().cpu()
+        (product,) = batch["product"]
+        limits = calibration.of(product).limits()
+        found.append(SuspectImage(batch["path"][0], name, product, score, limits, patch_scores))
+    return found
 
 
 def suspects_told(task: Task, place: str) -> str | None:
@@ -44,9 +43,9 @@ def suspects_told(task: Task, place: str) -> str | None:
         task: The task.
         place: Its run folder.
     """
-    if task.calibration is None or not task.calibration.suspects:
+    suspects = [] if task.calibration is None else task.calibration.suspects
+    if task.calibration is None or not suspects:
         return None
-    suspects = task.calibration.suspects
     names = ", ".join(printable(suspect.image) for suspect in suspects[:MOST])
     more = f" and {len(suspects) - MOST} more" if len(suspects) > MOST else ""
     return (

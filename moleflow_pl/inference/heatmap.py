@@ -52,6 +52,11 @@ def scale_of(prediction: Prediction) -> tuple[float, float]:
     low, middle = prediction.median_patch_score, prediction.pixel_threshold
     if low is None or middle is None:
         return prediction.patch_scores.min().item(), prediction.patch_scores.max().item()
+    return colour_ends(low, middle)
+
+
+def colour_ends(low: float, middle: float) -> tuple[float, float]:
+    """The scores at both ends of the colours, of a median patch score and a pixel threshold."""
     return low, 2 * middle - low
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from moleflow_pl.data.images import read_rgb, shrink
 from moleflow_pl.errors import DataError
-from moleflow_pl.inference.heatmap import heat_overlay
+from moleflow_pl.inference.heatmap import colour_ends, heat_overlay
 from moleflow_pl.metrics.decisions import ANOMALOUS, NORMAL, UNKNOWN
 from moleflow_pl.metrics.task_scores import TaskScores
 from moleflow_pl.report.figures import jpeg_uri, mask_picture
@@ -84,12 +85,19 @@ def suspect_examples(suspects: Sequence[SuspectImage]) -> dict[str, list[Example
         except DataError:
             continue  # removed or damaged since it was scored
         limits = one.limits
-        high = 2 * limits.pixel - limits.median_patch_score
-        heat = heat_overlay(picture, one.patch_scores, limits.median_patch_score, high)
-        pictures = {"image": jpeg_uri(picture), "heatmap": jpeg_uri(heat)}
+        scale = colour_ends(limits.median_patch_score, limits.pixel)
+        pictures = with_heat(picture, one.patch_scores, *scale)
         caption = f"score {one.score:.4g} (threshold {limits.score:.4g})"
         found.setdefault(one.product, []).append(Example(one.name, caption, pictures))
     return found
+
+
+def with_heat(
+    picture: Image.Image, scores: torch.Tensor, low: float, high: float
+) -> dict[str, str]:
+    """Data URIs of a picture and of its score map over it."""
+    heat = heat_overlay(picture, scores, low, high)
+    return {"image": jpeg_uri(picture), "heatmap": jpeg_uri(heat)}
 
 
 def select(rows: Sequence[dict[str, Any]], indices: Sequence[int]) -> dict[str, list[int]]:
@@ -165,10 +173,7 @@ def _example(
     except DataError:
         return None  # removed or damaged since it was scored
     ((heat, mask),) = scores.maps([image])
-    pictures = {
-        "image": jpeg_uri(picture),
-        "heatmap": jpeg_uri(heat_overlay(picture, heat, low, high)),
-    }
+    pictures = with_heat(picture, heat, low, high)
     if scores.has_mask(image):
         pictures["mask"] = jpeg_uri(mask_picture(mask, picture.size))
     routed = row["routed_task"]

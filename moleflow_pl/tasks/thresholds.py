@@ -83,7 +83,8 @@ def threshold(scores: Sequence[float], rate: float = FALSE_ALARM_RATE) -> Thresh
     """
     check_rate(rate)
     ordered = _ascending(scores)
-    plain, value = _limit_of(ordered, rate), _robust_quantile(ordered, rate)
+    plain = _limit_of(ordered, rate)
+    value = _robust_quantile(ordered, rate, _censored(ordered))
     count = len(ordered)
     suspects = int((ordered > value).sum()) if value < plain else 0
     k = _rank(count, rate)
@@ -104,7 +105,7 @@ def limit(scores: Sequence[float], rate: float = FALSE_ALARM_RATE) -> float:
     check_rate(rate)
     ordered = _ascending(scores)
     _limit_of(ordered, rate)  # as a check: the robust one is not higher
-    return _robust_quantile(ordered, rate)
+    return _robust_quantile(ordered, rate, _censored(ordered))
 
 
 def limit_by_all(scores: Sequence[float], rate: float = FALSE_ALARM_RATE) -> float:
@@ -148,8 +149,11 @@ class AlarmRates:
 
     def __init__(self, scores: Sequence[float]) -> None:
         ordered = _ascending(scores)
+        censored = _censored(ordered)
         # ascending: a higher rate has a lower limit
-        self._limits = np.array([_robust_quantile(ordered, rate) for rate in reversed(RATES)])
+        self._limits = np.array(
+            [_robust_quantile(ordered, rate, censored) for rate in reversed(RATES)]
+        )
 
     def __call__(self, scores: Sequence[float]) -> list[float]:
         """The lowest rate, of `RATES`, whose limit each score exceeds; 1 where there is none.
@@ -181,25 +185,32 @@ def _quantile(ordered: np.ndarray, rate: float) -> float:
     return float(highest if k <= len(ordered) else max(_tail_quantile(ordered, rate), highest))
 
 
-def _robust_quantile(ordered: np.ndarray, rate: float) -> float:
-    """The limit by the scores below the highest tenth, where that tenth lies too far out.
+def _robust_quantile(ordered: np.ndarray, rate: float, censored: int) -> float:
+    """The limit by the scores below those that are censored, where the rate lies in their tail."""
+    count, plain = len(ordered), _quantile(ordered, rate)
+    if not censored or rate * (count + 1) >= censored + _tail_size(count) + 1:
+        return plain
+    return min(_tail_quantile(ordered, rate, censored), plain)
+
+
+def _censored(ordered: np.ndarray) -> int:
+    """How many of the highest scores do not count: a tenth where it lies too far out, else none.
 
     The normalised spacings of an exponential tail, i (x_i - x_(i+1)) with x_1 the highest, are
     independent exponentials of one mean, so that of two sets of them the ratio of the means has an
     F-distribution.
     """
-    count, plain = len(ordered), _quantile(ordered, rate)
+    count = len(ordered)
     doubtful = math.ceil(DEFECTIVE_SHARE * count)
     size = doubtful + _tail_size(count)
-    if size >= count or rate * (count + 1) >= size + 1:
-        return plain
+    if size >= count:
+        return 0
     spacings = _spacings(ordered, size)
     highest = np.arange(1, doubtful + 1)
     with np.errstate(all="ignore"):  # spacings may all be 0, and scores as large as floats are
         means = spacings[:doubtful].cumsum() / highest
         odds = fdtrc(2 * highest, 2 * (size - doubtful), means / spacings[doubtful:].mean())
-    outliers = bool((odds < OUTLIER_LEVEL / doubtful).any())
-    return min(_tail_quantile(ordered, rate, doubtful), plain) if outliers else plain
+    return doubtful if (odds < OUTLIER_LEVEL / doubtful).any() else 0
 
 
 def _rank(count: int, rate: float) -> int:
