@@ -184,7 +184,7 @@ class DecisionMaker:
     def alarm_rates(self, tasks: Tensor, scores: Tensor) -> list[float | None]:
         """The lowest false-alarm rate at which each image (B,) would be called defective.
 
-        None where a task has no calibration; see `moleflow_pl.tasks.calibration.AlarmRates`.
+        None where a task has no calibration; see `moleflow_pl.tasks.thresholds.AlarmRates`.
         """
         found: list[float | None] = [None] * len(scores)
         for task in set(tasks.tolist()) & set(self.calibrations):

@@ -7,7 +7,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from rich.console import Console
 
+from moleflow_pl._internal.console import NamesTable
 from moleflow_pl.data.datasets import ImageDataset
 from moleflow_pl.data.layouts.mvtec import MVTecLayout
 from moleflow_pl.metrics.goods import GoodImages, Halves
@@ -173,3 +175,10 @@ def runs_in(folder: Path) -> list[Path]:
         (path / "report").mkdir(parents=True)
         (path / "report" / "summary.json").write_text(json.dumps(summary))
     return paths
+
+
+def on_screen(table: NamesTable | None) -> str:
+    """What a table shows on a screen of 80 columns."""
+    console = Console(width=80, record=True)
+    console.print(table)
+    return console.export_text()

@@ -1,7 +1,6 @@
 import json
 
 import pytest
-from rich.console import Console
 
 from moleflow_pl.metrics.decisions import share
 from moleflow_pl.metrics.task_matrix import matrix_row
@@ -16,13 +15,15 @@ from moleflow_pl.report.decisions import (
     target_sentence,
 )
 from moleflow_pl.report.summary import summarise
-from tests.helpers.scores import COST, SETTINGS, THRESHOLD, decided, learned_tasks, scored
-
-
-def shown(summary: dict) -> str:
-    console = Console(width=80, record=True)
-    console.print(decision_table(summary))
-    return console.export_text()
+from tests.helpers.scores import (
+    COST,
+    SETTINGS,
+    THRESHOLD,
+    decided,
+    learned_tasks,
+    on_screen,
+    scored,
+)
 
 
 def test_summary_says_what_was_decided_with_counts_and_intervals() -> None:
@@ -67,7 +68,7 @@ def test_a_group_has_an_entry_for_each_product_and_one_cell_of_the_matrix() -> N
 
 
 def test_table_fits_a_terminal_and_names_each_number() -> None:
-    text = shown(summarise(learned_tasks(), COST))
+    text = on_screen(decision_table(summarise(learned_tasks(), COST)))
     assert max(map(len, text.splitlines())) <= 80
     for words in (
         "false",

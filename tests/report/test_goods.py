@@ -2,8 +2,6 @@ import re
 import shlex
 from pathlib import Path
 
-from rich.console import Console
-
 from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.metrics.task_matrix import matrix_row
 from moleflow_pl.report.goods import (
@@ -14,13 +12,7 @@ from moleflow_pl.report.goods import (
     routed_in_lines,
 )
 from moleflow_pl.report.summary import summarise
-from tests.helpers.scores import COST, SETTINGS, THRESHOLD, learned_tasks, untested_tasks
-
-
-def shown(summary: dict) -> str:
-    console = Console(width=80, record=True)
-    console.print(goods_table(summary))
-    return console.export_text()
+from tests.helpers.scores import COST, SETTINGS, THRESHOLD, learned_tasks, on_screen, untested_tasks
 
 
 def test_summary_says_what_is_behind_each_threshold() -> None:
@@ -35,7 +27,7 @@ def test_summary_says_what_is_behind_each_threshold() -> None:
 
 
 def test_table_of_good_images_fits_a_terminal_and_says_what_is_known() -> None:
-    text = shown(summarise(untested_tasks(), COST))
+    text = on_screen(goods_table(summarise(untested_tasks(), COST)))
     assert max(map(len, text.splitlines())) <= 80
     for words in ("27 +", "2 of 3", "1 to b", "differ", "p = 0.004", "alike", "is not known"):
         assert words in text
