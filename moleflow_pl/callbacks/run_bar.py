@@ -22,7 +22,8 @@ from moleflow_pl.tasks.schedule import TaskSchedule
 FEATURES, EPOCH, BANK, CALIBRATION, TEST = "features", "epoch", "bank", "calibration", "test"
 # kinds of steps whose time an image tells, until the kind itself was seen
 ALIKE = {CALIBRATION: FEATURES, TEST: FEATURES, BANK: EPOCH}
-FORMAT = "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt}{postfix}"
+# narrow: on 80 columns the time left must not be cut off
+FORMAT = "{desc} {percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt}{postfix}"
 
 
 class RunClock:
@@ -153,11 +154,11 @@ class RunProgressBar(ProgressBar):
             self._bar.update(count)
 
     def _note(self, note: str = "", refresh: bool = False) -> None:
-        """Show the time left, behind a note."""
+        """Show the time left, and a note behind it."""
         if self._bar is not None and not self._bar.disable:
             left = self.clock.seconds_left()
             run = "" if left is None else f"run: {in_words(left)} left"
-            self._bar.set_postfix_str(", ".join(filter(None, [note, run])), refresh)
+            self._bar.set_postfix_str(", ".join(filter(None, [run, note])), refresh)
 
     def _close(self) -> None:
         if self._bar is not None:

@@ -103,12 +103,17 @@ def shown_of_an_epoch(bar: RunProgressBar) -> None:
         advance(1)
 
 
-def test_the_bar_names_product_step_and_the_time_left_of_the_run() -> None:
+@pytest.mark.parametrize("columns", [80, 200])
+def test_the_bar_names_product_step_and_the_time_left_of_the_run(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("LINES", "24")
     terminal = Terminal()
     shown_of_an_epoch(RunProgressBar(terminal))
     shown = terminal.getvalue()
     assert re.search(r"2/3 b\\x1b\[1m, epoch 3 of 4 +100%", shown)
-    assert "NLL 1.500, run: 0 s left" in shown
+    assert "run: 0 s left, NLL 1.500" in shown
     assert "2/3 test of b" in shown
     assert shown.rstrip(" ").endswith("\r")  # nothing of it stays
 
