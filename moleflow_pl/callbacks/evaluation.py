@@ -178,7 +178,7 @@ class EvaluationCallback(Callback):
             return {task: look_at_goods(module, data_of(trainer), task) for task in tasks}
 
     def _look_at_suspects(self, trainer: Trainer, module: MoLEFlow) -> list[SuspectImage]:
-        """The calibration images on disk that look defective."""
+        """The images on disk that look defective, though they were taken for good."""
         data = data_of(trainer)
         with scoring(trainer, module):
             tasks = data.tasks_on_disk("train")

@@ -95,7 +95,7 @@ def work_of(
         work[FEATURES] += train + val
         work[EPOCH] += train * (task.epochs - task.epochs_done)
         work[BANK] += train
-        work[CALIBRATION] += val
+        work[CALIBRATION] += train + val
         if evaluation and (evaluation.evaluate_every_task or index == todo[-1]):
             work[TEST] += sum(tested.values())
     return work

@@ -1,39 +1,82 @@
-"""Looks at the calibration images of a task that look defective."""
+"""Looks at the images of a task that look defective, though they were taken for good."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
-from moleflow_pl._internal.names import relative_names
+from torch import Tensor
+
 from moleflow_pl._internal.printable import printable
 from moleflow_pl.data.datamodule import ContinualDataModule
 from moleflow_pl.module import MoLEFlow
 from moleflow_pl.report.gallery import SuspectImage
+from moleflow_pl.tasks.calibration import Suspect
 from moleflow_pl.tasks.schedule import Task
 
 MOST = 6  # images of a task that are named or shown
 
 
 def look_at_suspects(module: MoLEFlow, data: ContinualDataModule, task: int) -> list[SuspectImage]:
-    """The suspects among a task's calibration images that are still on disk, highest first."""
+    """The suspects of a task that are still on disk, calibration images before training images.
+
+    Training images are among them as long as the process runs that has learned the task: how each
+    scores without its own patches in the memory banks is not saved.
+    """
     calibration = module.schedule.tasks[task].calibration
     suspects = [] if calibration is None else calibration.suspects[:MOST]
-    loader = data.calibration_images(task) if suspects else None
-    if calibration is None or loader is None:
+    if calibration is None or not suspects:
         return []
+    training, found = calibration.training, []
+    products = dict(zip(calibration.images, calibration.products, strict=True))
+    products |= dict(zip(training.images, training.products, strict=True))
+    shown = chain(
+        calibration_maps(module, data, task, suspects), training_maps(module, task, suspects)
+    )
+    for path, (name, score), patch_scores in shown:
+        limits = calibration.of(products[name]).limits()
+        found.append(SuspectImage(path, name, products[name], score, limits, patch_scores))
+    return found
+
+
+def calibration_maps(
+    module: MoLEFlow, data: ContinualDataModule, task: int, suspects: list[Suspect]
+) -> Iterator[tuple[str, Suspect, Tensor]]:
+    """Path and patch scores (h, w) of each suspect among the calibration images on disk."""
+    loader = data.calibration_images(task)
+    if loader is None:
+        return
     images: Any = loader.dataset
-    names = relative_names([str(record.path) for record in images.records])
-    found = []
-    for name, score in suspects:
-        if name not in names:
+    paths = [str(record.path) for record in images.records]
+    for suspect in suspects:
+        if (path := named(suspect.image, paths)) is None:
             continue
-        batch = images.collate([images[names.index(name)]])
+        batch = images.collate([images[paths.index(path)]])
         features = module.inspector.features(batch)
         (patch_scores,) = module.inspector.patch_scores(features, task).float().cpu()
-        (product,) = batch["product"]
-        limits = calibration.of(product).limits()
-        found.append(SuspectImage(batch["path"][0], name, product, score, limits, patch_scores))
-    return found
+        yield path, suspect, patch_scores
+
+
+def training_maps(
+    module: MoLEFlow, task: int, suspects: list[Suspect]
+) -> Iterator[tuple[str, Suspect, Tensor]]:
+    """The same of the suspects among the training images."""
+    maps = module.learner.highest_training.get(task, {})
+    for suspect in suspects:
+        if (path := named(suspect.image, maps)) is not None:
+            yield path, suspect, maps[path]
+
+
+def named(name: str, paths: Iterable[str]) -> str | None:
+    """The first of some paths that ends with the name of an image, if there is one.
+
+    Example:
+        >>> named("good/1.png", ["/data/bad/1.png", "/data/good/1.png"])
+        '/data/good/1.png'
+    """
+    return next((path for path in paths if Path(path).as_posix().endswith(f"/{name}")), None)
 
 
 def suspects_told(task: Task, place: str) -> str | None:
@@ -49,8 +92,9 @@ def suspects_told(task: Task, place: str) -> str | None:
     names = ", ".join(printable(suspect.image) for suspect in suspects[:MOST])
     more = f" and {len(suspects) - MOST} more" if len(suspects) > MOST else ""
     return (
-        f"{printable(task.name)}: {len(suspects)} of {len(task.calibration.scores)} calibration "
+        f"{printable(task.name)}: {len(suspects)} of {len(task.calibration.good_scores)} good "
         f"images look defective, and the threshold was fitted without them: {names}{more}. Look at "
         f"them in {place}/report/report.html before you trust it; moleflow calibrate {place} "
-        "--exclude FILE leaves those that FILE names out"
+        "--exclude FILE leaves those that FILE names out of the threshold, and an expert learns "
+        "without them by moleflow experts update, once they are gone from its folder"
     )

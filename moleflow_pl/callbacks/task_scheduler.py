@@ -104,7 +104,8 @@ class TaskSchedulerCallback(Callback):
         if counts and trainer.is_global_zero:
             print_table(counts_table(counts))
             tasks = [schedule.tasks[index] for index in schedule.todo]
-            if few := few_images(tasks, counts, self.false_alarm_rate, data.val_fraction):
+            serves = pl_module.inspector.score.all_have_banks
+            if few := few_images(tasks, counts, self.false_alarm_rate, data.val_fraction, serves):
                 logger.warning(few)
         elif not counts:
             logger.info(f"all tasks are learned: {schedule.names}")
@@ -206,11 +207,14 @@ class TaskSchedulerCallback(Callback):
         calibration, images = data.calibration_loader(task), data.calibration_images(task)
         train, name = data.train_loader_in_order(task), printable(module.schedule.tasks[task].name)
         with step(f"bank of {name}", "bank", size_of(train)) as advance:
-            module.learner.finish_task(task, Counted(train, advance), calibration)
+            origins = module.learner.finish_task(task, Counted(train, advance), calibration)
         if calibration is not None:
-            with step(f"calibration of {name}", "calibration", size_of(calibration)) as advance:
+            count = size_of(train) + size_of(calibration)
+            with step(f"calibration of {name}", "calibration", count) as advance:
+                training = module.learner.score_training(task, Counted(train, advance), origins)
                 counted = Counted(images or (), advance)
-                module.learner.calibrate_task(task, calibration, self.false_alarm_rate, counted)
+                rate = self.false_alarm_rate
+                module.learner.calibrate_task(task, calibration, rate, counted, training)
 
     def factor(self, schedule: TaskSchedule, task: int) -> float:
         """Share of the configured learning rate for the coming epoch of `task`."""
@@ -295,6 +299,7 @@ def few_images(
     counts: Mapping[str, Mapping[str, int]],
     rate: float,
     val_fraction: float,
+    training_serves: bool,
 ) -> str | None:
     """Which tasks have too few images for a false-alarm rate, and how many would do.
 
@@ -303,22 +308,30 @@ def few_images(
         counts: Images of each product, by purpose.
         rate: The false-alarm rate.
         val_fraction: Share of the good images that is for calibration.
+        training_serves: Whether training images serve for the threshold too.
 
     Example:
         >>> counts = {"a": {"train": 27, "val": 3}}
-        >>> "'a' has 3; 99 would do" in few_images([Task(["a"], 1)], counts, 0.01, 0.1)
+        >>> "'a' has 3; 99 would do" in few_images([Task(["a"], 1)], counts, 0.01, 0.1, False)
+        True
+        >>> "'a' has 30; 99 would do" in few_images([Task(["a"], 1)], counts, 0.01, 0.1, True)
         True
     """
     needed = images_for(rate)
-    have = {task.name: sum(counts[name]["val"] for name in task.products) for task in tasks}
+    parts = ("train", "val") if training_serves else ("val",)
+    have = {
+        task.name: sum(counts[name][part] for name in task.products for part in parts)
+        for task in tasks
+    }
     few = [f"{name!r} has {count}" for name, count in have.items() if count < needed]
     if not few or not val_fraction:
         return None
-    good = math.ceil(round(needed / val_fraction, 6))
+    told = "good" if training_serves else "calibration"
+    whole = math.ceil(round(needed / val_fraction, 6))
+    enough = "" if training_serves else f", of {whole} (data.val_fraction {val_fraction:g})"
     return (
-        f"too few calibration images for a false-alarm rate of {100 * rate:.3g} %, so that "
-        f"thresholds are extrapolated: {', '.join(few)}; {needed} would do, of {good} good images "
-        f"(data.val_fraction {val_fraction:g})"
+        f"too few {told} images for a false-alarm rate of {100 * rate:.3g} %, so that "
+        f"thresholds are extrapolated: {', '.join(few)}; {needed} would do{enough}"
     )
 
 

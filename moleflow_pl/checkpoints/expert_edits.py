@@ -268,7 +268,10 @@ def set_aside(checkpoint: Checkpoint, products: Sequence[str], number: int) -> s
 def with_products(task: Task, names: Mapping[str, str]) -> Task:
     """A task with other names for its products, those that are known by the old ones."""
     (renamed,) = TaskSchedule.from_state([asdict(task)]).tasks
-    for products in (renamed.products, renamed.calibration.products if renamed.calibration else []):
+    lists, calibration = [renamed.products], renamed.calibration
+    if calibration is not None:
+        lists += [calibration.products, calibration.training.products]
+    for products in lists:
         products[:] = [names.get(product, product) for product in products]
     return renamed
 

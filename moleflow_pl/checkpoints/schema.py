@@ -204,7 +204,7 @@ def validate_task(task: Mapping[str, Any], where: str) -> None:
     if not 0 <= done <= max(task["epochs"], 1) or task["epochs"] < 1:
         raise CheckpointError(f"{where}: {done} of {task['epochs']} epochs is impossible")
     if task.get("calibration") is not None:
-        validate_calibration(Calibration(**task["calibration"]), f"{where}.calibration")
+        validate_calibration(Calibration.from_state(task["calibration"]), f"{where}.calibration")
 
 
 def validate_calibration(calibration: Calibration, where: str) -> None:
@@ -225,6 +225,10 @@ def validate_calibration(calibration: Calibration, where: str) -> None:
     lengths = {len(one) for one in lists}
     if len(lengths) > 1 or not calibration.scores:
         raise CheckpointError(f"{where} is incomplete: its lists have {sorted(lengths)} images")
+    training = calibration.training
+    lengths = {len(training.scores), len(training.products)}
+    if len(lengths | {len(training.images)} - {0}) > 1:
+        raise CheckpointError(f"{where}.training is incomplete: its lists differ in length")
     try:
         for part in (calibration, *map(calibration.of, dict.fromkeys(calibration.products))):
             part.limits()

@@ -41,6 +41,7 @@ class PatchSample:
         self.channels = channels
         self._rows: list[Tensor] = []
         self._draws: list[Tensor] = []
+        self._images: list[Tensor] = []
 
     @property
     def rows(self) -> Tensor:
@@ -48,26 +49,32 @@ class PatchSample:
         self._discard()
         return self._rows[0] if self._rows else torch.empty(0, self.channels)
 
+    @property
+    def sources(self) -> Tensor:
+        """The image (M,) of each patch of `rows`: its place among those of all ranks."""
+        self._discard()
+        return self._images[0] if self._images else torch.empty(0, dtype=torch.int32)
+
     def update(self, patches: Tensor) -> None:
         """Add the patches (B, h, w, D) of this rank's next images."""
         rank, world = rank_and_world()
-        count, (height, width) = len(patches), patches.shape[1:3]
-        draws = [
-            self._random_numbers(rank + world * (self.images + i), height * width)
-            for i in range(count)
-        ]
+        count, each = len(patches), patches.shape[1] * patches.shape[2]
+        images = [rank + world * (self.images + i) for i in range(count)]
         self.images += count
         if count:
+            draws = torch.cat([self._random_numbers(image, each) for image in images])
+            sources = torch.tensor(images, dtype=torch.int32).repeat_interleave(each)
             # on the CPU: ranks exchange the sample
-            self._add(patches.detach().flatten(0, 2).cpu(), torch.cat(draws))
+            self._add(patches.detach().flatten(0, 2).cpu(), draws, sources)
 
     def _random_numbers(self, image: int, patches: int) -> Tensor:
         generator = derive_generator(self.seed, *self.purpose, image)
         return torch.rand(patches, generator=generator, dtype=torch.float64)
 
-    def _add(self, rows: Tensor, draws: Tensor) -> None:
+    def _add(self, rows: Tensor, draws: Tensor, images: Tensor) -> None:
         self._rows.append(rows)
         self._draws.append(draws)
+        self._images.append(images)
         # not each time: a large sample would be copied for every batch
         if sum(map(len, self._draws)) > SLACK * self.size:
             self._discard()
@@ -76,16 +83,17 @@ class PatchSample:
         """Join all patches, and keep those with the lowest numbers."""
         if not self._rows:
             return
-        rows, draws = torch.cat(self._rows), torch.cat(self._draws)
+        rows, draws, images = map(torch.cat, (self._rows, self._draws, self._images))
         self._rows = []  # a large sample is in memory twice at most
         lowest = draws.argsort()[: self.size]
         self._rows, self._draws = [rows[lowest]], [draws[lowest]]
+        self._images = [images[lowest]]
 
     def gathered(self) -> PatchSample:
         """The sample of the patches of all ranks, the same on each."""
         self._discard()
         merged = PatchSample(self.channels, self.size, self.seed, *self.purpose)
         for part in gather(self):
-            for rows, draws in zip(part._rows, part._draws, strict=True):
-                merged._add(rows, draws)
+            for added in zip(part._rows, part._draws, part._images, strict=True):
+                merged._add(*added)
         return merged

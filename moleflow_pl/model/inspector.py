@@ -23,7 +23,7 @@ from moleflow_pl.routing.router import NEAREST, PrototypeRouter
 from moleflow_pl.routing.seen import see
 from moleflow_pl.scoring.memory_bank import MemoryBank, projection_distance
 from moleflow_pl.scoring.patch_scores import PatchFeatures, PatchScore
-from moleflow_pl.scoring.score_parts import PartMemory, ScoreParts
+from moleflow_pl.scoring.score_parts import PartMemory, PartSearch, ScoreParts
 from moleflow_pl.tasks.schedule import TaskSchedule
 
 CACHED_BANKS = 64  # products whose banks are ready to search: 8 MB each at 384 channels
@@ -165,12 +165,18 @@ class Inspector(nn.Module):
             result[images, column] = ordinary_quantile(found)
         return result
 
-    def patch_scores(self, features: Tensor, task: int | Tensor) -> Tensor:
+    def patch_scores(
+        self, features: Tensor, task: int | Tensor, search: PartSearch | None = None
+    ) -> Tensor:
         """Scores (B, h, w) of features (B, h, w, W) by one expert or by one for each image."""
-        return self._total(self.part_scores(features, self.joined(features), task), task)
+        return self._total(self.part_scores(features, self.joined(features), task, search), task)
 
     def part_scores(
-        self, features: Tensor, joined: Tensor, task: int | Tensor
+        self,
+        features: Tensor,
+        joined: Tensor,
+        task: int | Tensor,
+        search: PartSearch | None = None,
     ) -> dict[str, Tensor]:
         """Scores (B, h, w) of each part, in its own unit.
 
@@ -178,9 +184,10 @@ class Inspector(nn.Module):
             features: Features (B, h, w, W).
             joined: The same as `joined` gives them (B, h, w, D).
             task: One task, or one for each image (B,).
+            search: Searches memory banks; by default all of their vectors.
         """
         given = self.score_input(features, joined)
-        return self.score.each(self.flow, given, task, self._bank_distance)
+        return self.score.each(self.flow, given, task, search or self._bank_distance)
 
     def score_input(self, features: Tensor, joined: Tensor) -> PatchFeatures:
         """What patch scores take, of features as for `part_scores`."""

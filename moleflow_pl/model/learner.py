@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import ChainMap, defaultdict
 from collections.abc import Callable, Iterable
+from operator import itemgetter
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from moleflow_pl._internal.distributed import all_gather_rows, gather, rank_and_world
+from moleflow_pl._internal.distributed import all_gather_rows, gather, interleave, rank_and_world
 from moleflow_pl._internal.names import relative_names
 from moleflow_pl._internal.seeding import derive_generator, derive_seed
 from moleflow_pl.data.batches import Batch
 from moleflow_pl.features.region_of_interest import rows_of
 from moleflow_pl.features.statistics import FeatureStatistics
 from moleflow_pl.model.inspector import Inspector
+from moleflow_pl.model.leave_one_out import Origins, can_leave_out, scored_by_others
 from moleflow_pl.model.task_statistics import TaskStatistics
 from moleflow_pl.routing.novelty import (
     DAMAGES,
@@ -25,9 +27,11 @@ from moleflow_pl.routing.novelty import (
 )
 from moleflow_pl.scoring.functional import patch_nll
 from moleflow_pl.scoring.memory_bank import MemoryBank, bank_size
-from moleflow_pl.tasks.calibration import Calibration
+from moleflow_pl.tasks.calibration import Calibration, TrainingScores
 
 Batches = Iterable[Batch]
+
+MOST_SHOWN = 12  # training images of a task whose patch scores are kept in memory, to be shown
 
 
 class TaskLearner:
@@ -39,12 +43,17 @@ class TaskLearner:
         inspector: The model that learns.
         loss: NLL of a step's patches -> loss ().
         seed: Seed of the run; the random numbers of an expert depend on it and its task's name.
+
+    Attributes:
+        highest_training: Patch scores (h, w) of the training images that score highest, by task and
+            path, of tasks that this process has learned.
     """
 
     def __init__(self, inspector: Inspector, loss: Callable[[Tensor], Tensor], seed: int) -> None:
         self.inspector = inspector
         self.loss_of = loss
         self.seed = seed
+        self.highest_training: dict[int, dict[str, Tensor]] = {}
 
     def begin_task(self, task: int) -> None:
         """Give `task` its expert, unless it has one."""
@@ -102,7 +111,9 @@ class TaskLearner:
         return position.at(joined(features), patches, grid)[:, None]
 
     @torch.no_grad()
-    def finish_task(self, task: int, batches: Batches, calibration: Batches | None = None) -> None:
+    def finish_task(
+        self, task: int, batches: Batches, calibration: Batches | None = None
+    ) -> Origins:
         """Fit what a learned task leaves behind, and the first one's reference.
 
         That is its prototypes, its memory banks, and the scales of the parts of its score.
@@ -113,13 +124,16 @@ class TaskLearner:
                 their shares.
             calibration: Its calibration images or features, for the scales; on several ranks, all
                 on each. Without them, the training images serve.
+
+        Returns:
+            Which training image every vector of its memory banks is from.
         """
         inspector, name = self.inspector, self.inspector.schedule.tasks[task].name
         statistics = TaskStatistics(inspector, task, name, self.seed)
         for batch in batches:
             statistics.update(inspector.features(batch))
         statistics.gather()
-        self._keep_memory(task, statistics)
+        origins = self._keep_memory(task, statistics)
         routed, ordinary = inspector.add_prototypes(task)
         routed.set(statistics.images)
         ordinary.set(statistics.ordinary)
@@ -129,12 +143,14 @@ class TaskLearner:
         inspector.schedule.tasks[task].drift = statistics.drift()
         if inspector.score.are_scaled:
             self._set_scales(task, batches if calibration is None else calibration)
+        return origins
 
-    def _keep_memory(self, task: int, statistics: TaskStatistics) -> None:
+    def _keep_memory(self, task: int, statistics: TaskStatistics) -> Origins:
         """Fill a task's memory banks, where its score has them, and make room for its scales."""
         score, name = self.inspector.score, self.inspector.schedule.tasks[task].name
+        origins: Origins = {part: [] for part in score.with_banks}
         if not score.needs_memory:
-            return
+            return origins
         rows, widths = statistics.candidates, statistics.widths
         flat = [width for part in widths.values() for width in part]
         size = min(bank_size(statistics.count, flat, self.inspector.bank_mb), len(rows))
@@ -143,10 +159,13 @@ class TaskLearner:
         columns = iter(rows.split(flat, 1))
         for part, memory in self.inspector.memory(task).items():
             for index, bank in enumerate(cast(Iterable[MemoryBank], memory)):
-                bank.fill(next(columns), derive_generator(self.seed, name, "bank", part, index))
+                generator = derive_generator(self.seed, name, "bank", part, index)
+                chosen = bank.fill(next(columns), generator)
+                origins[part].append(gather(statistics.sources[chosen])[0])
                 for buffer in bank.buffers():
                     # of nearly equal vectors another machine may have chosen another
                     buffer.copy_(gather(buffer.cpu())[0])
+        return origins
 
     def _set_scales(self, task: int, batches: Batches) -> None:
         """Set the scales of a task's scores to the medians over good images' patches."""
@@ -164,8 +183,42 @@ class TaskLearner:
             memory.scale.copy_(scale if scale > 0 else torch.ones(()))
 
     @torch.no_grad()
+    def score_training(self, task: int, batches: Batches, origins: Origins) -> TrainingScores:
+        """Score a finished task's training images, each without its own patches in the banks.
+
+        None are scored where a part of the score has no bank: its flow has learned from them.
+
+        Args:
+            task: The task.
+            batches: Its training images or features, as for `finish_task`.
+            origins: What that returned.
+        """
+        inspector, found = self.inspector, TrainingScores()
+        if not can_leave_out(inspector, origins):
+            return found
+        region, name = inspector.interest.of(task), inspector.schedule.tasks[task].name
+        maps: list[Tensor] = []
+        for batch, patches in scored_by_others(inspector, task, batches, origins):
+            found.scores += inspector.image_score(rows_of(patches, region)).tolist()
+            found.products += batch.get("product", [name] * len(patches))
+            found.images += batch.get("path", [])
+            maps += patches.float().cpu()
+        highest = sorted(zip(found.scores, found.images, maps, strict=False), key=itemgetter(0))
+        shown = {path: scores for _, path, scores in highest[-MOST_SHOWN:]}
+        self.highest_training[task] = dict(ChainMap(*gather(shown)))
+        shares = gather(found)
+        return TrainingScores(
+            *(interleave([getattr(one, part) for one in shares]) for part in vars(found))
+        )
+
+    @torch.no_grad()
     def calibrate_task(
-        self, task: int, batches: Batches, false_alarm_rate: float, images: Batches = ()
+        self,
+        task: int,
+        batches: Batches,
+        false_alarm_rate: float,
+        images: Batches = (),
+        training: TrainingScores | None = None,
     ) -> None:
         """Score a finished task's calibration images, for its thresholds.
 
@@ -174,6 +227,7 @@ class TaskLearner:
             batches: Its calibration images or features, each once; on several ranks, all on each.
             false_alarm_rate: Share of good images that may be called defective.
             images: The same as images, to be damaged; without them no image is unknown.
+            training: Scores of its training images, see `score_training`.
         """
         inspector = self.inspector
         calibration = Calibration(false_alarm_rate=false_alarm_rate)
@@ -191,7 +245,9 @@ class TaskLearner:
             calibration.damaged_novelty_distances += self._damaged(
                 task, batch["image"].to(inspector.device)
             ).tolist()
-        calibration.images = relative_names(paths)
+        calibration.training = training = training or TrainingScores()
+        names = relative_names([*paths, *training.images])
+        calibration.images, training.images = names[: len(paths)], names[len(paths) :]
         inspector.schedule.tasks[task].calibration = calibration
 
     def _damaged(self, task: int, images: Tensor) -> Tensor:

@@ -68,6 +68,11 @@ class TaskStatistics:
         """Vectors that memory banks are chosen from, side by side (N, C), in half precision."""
         return torch.empty(0, 0) if self.sample is None else self.sample.rows
 
+    @property
+    def sources(self) -> Tensor:
+        """The training image (N,) of each of `candidates`."""
+        return torch.empty(0, dtype=torch.int32) if self.sample is None else self.sample.sources
+
     def _add_candidates(self, vectors: dict[str, list[Tensor]]) -> None:
         self.widths |= {name: [v.shape[-1] for v in parts] for name, parts in vectors.items()}
         # side by side: all banks choose among the same patches

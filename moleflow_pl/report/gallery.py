@@ -57,11 +57,11 @@ class GalleryPage:
 
 @dataclass
 class SuspectImage:
-    """A calibration image that looks defective.
+    """An image that looks defective, though it was taken for good.
 
     Attributes:
         path: Its file.
-        name: Its name among the calibration images.
+        name: Its name in the calibration.
         product: The product that it shows.
         score: Its score.
         limits: The limits of the product.
@@ -77,7 +77,7 @@ class SuspectImage:
 
 
 def suspect_examples(suspects: Sequence[SuspectImage]) -> dict[str, list[Example]]:
-    """Examples of calibration images that look defective, by product."""
+    """Examples of images that look defective though they were taken for good, by product."""
     found: dict[str, list[Example]] = {}
     for one in suspects:
         try:

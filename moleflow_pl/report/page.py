@@ -110,9 +110,11 @@ def score_figures(
 
 
 def calibration_figure(calibration: Calibration) -> str:
-    """The scores of a task's calibration images, with its threshold."""
-    limits = {"threshold": calibration.limits().score}
-    return histogram_figure({"calibration images": calibration.scores}, "image score", limits)
+    """The scores of a task's good images, with its threshold."""
+    groups = {"calibration images": calibration.scores}
+    if calibration.uses_training:
+        groups["training images"] = calibration.training.scores
+    return histogram_figure(groups, "image score", {"threshold": calibration.limits().score})
 
 
 def render_page(
@@ -130,7 +132,7 @@ def render_page(
         about: `versions`, `hardware`, `facts` and `next`, each a dict of strings, and `config`,
             YAML.
         calibrations: Of tasks that have one, by name.
-        suspects: Calibration images that look defective.
+        suspects: Images that look defective, though they were taken for good.
     """
     names = summary["tasks"]
     best = summary["metrics"]["image_f1_max"]["threshold"]["routed"]
@@ -152,7 +154,7 @@ def render_page(
         figures[name] = score_figures(of_task, limits, others, products)
     goods = [one for one in summary["calibration"] if one["goods"] is not None]
     for name in (one["task"] for one in goods if one["task"] in calibrations):
-        figures[name] = {"calibration images": calibration_figure(calibrations[name])}
+        figures[name] = {"good images": calibration_figure(calibrations[name])}
     template = environment().get_template("report.html")
     return template.render(
         summary=summary,

@@ -38,6 +38,7 @@ class MemoryBank(nn.Module):
     Example:
         >>> bank = MemoryBank(2, size=1)
         >>> bank.fill(torch.zeros(1, 2), torch.Generator())
+        tensor([0])
         >>> projection_distance(torch.tensor([[[[3.0, 4.0]]]]), bank.vectors)
         tensor([[[5.]]])
     """
@@ -55,8 +56,12 @@ class MemoryBank(nn.Module):
         """The vectors (M, C), in half precision."""
         return to_half_clamped(self.values * self.factors)
 
-    def fill(self, vectors: Tensor, generator: torch.Generator) -> None:
-        """Store a coreset of vectors (N, C) of a task's training patches, N at least M."""
+    def fill(self, vectors: Tensor, generator: torch.Generator) -> Tensor:
+        """Store a coreset of vectors (N, C) of a task's training patches, N at least M.
+
+        Returns:
+            Indices (M,) of the vectors it chose.
+        """
         order = coreset(vectors, len(self.values), generator)
         chosen = vectors[order.to(vectors.device)].float()
         factors = (
@@ -64,6 +69,7 @@ class MemoryBank(nn.Module):
         )
         self.factors.copy_(factors)
         self.values.copy_((chosen / factors).round())
+        return order
 
 
 def bank_size(patches: int, widths: Sequence[int], limit_mb: float) -> int:

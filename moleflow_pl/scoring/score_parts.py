@@ -47,6 +47,11 @@ class ScoreParts:
         return {name: part for name, part in self.parts.items() if isinstance(part, BankScore)}
 
     @property
+    def all_have_banks(self) -> bool:
+        """Whether every part compares with memory banks."""
+        return len(self.with_banks) == len(self.parts)
+
+    @property
     def are_scaled(self) -> bool:
         """Whether scores are divided by scales."""
         return len(self.parts) > 1

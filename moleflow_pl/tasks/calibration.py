@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.stats import mannwhitneyu
 from torch import Tensor
 
 from moleflow_pl.errors import ConfigError
@@ -22,6 +23,7 @@ from moleflow_pl.tasks.thresholds import (
 
 PIXEL_SHARE = 0.01  # of a usual good image's pixels that exceed the pixel threshold
 MEDIAN_VALUE = 0.05  # normalised score of the median calibration image
+UNLIKE_LEVEL = 0.01  # probability that training images that score alike are left out
 
 
 def middle(scores: Sequence[float]) -> float:
@@ -74,7 +76,7 @@ class Limits:
 
 
 class Suspect(NamedTuple):
-    """A calibration image that looks defective.
+    """A calibration image or training image that looks defective.
 
     Attributes:
         image: Its name.
@@ -83,6 +85,35 @@ class Suspect(NamedTuple):
 
     image: str
     score: float
+
+
+@dataclass
+class TrainingScores:
+    """Image scores of a task's training images, each without its own patches in the memory banks.
+
+    They tell what future good images will score nearly as calibration images do, and there are
+    many more of them.
+
+    Attributes:
+        scores: Image scores.
+        products: Product of each image.
+        images: Name of each image, relative to the folder that all lie in.
+    """
+
+    scores: list[float] = field(default_factory=list)
+    products: list[str] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
+
+    def where(self, wanted: Callable[[str, str], bool]) -> TrainingScores:
+        """Those of some images, chosen by product and name."""
+        names = self.images or [""] * len(self.scores)
+        rows = enumerate(zip(self.products, names, strict=True))
+        places = [i for i, (product, image) in rows if wanted(product, image)]
+        return TrainingScores(
+            [self.scores[i] for i in places],
+            [self.products[i] for i in places],
+            [self.images[i] for i in places] if self.images else [],
+        )
 
 
 @dataclass
@@ -101,6 +132,7 @@ class Calibration:
             images of a known product count as known.
         products: Product of each image.
         images: Name of each image, relative to the folder that all lie in.
+        training: Image scores of training images, which serve for the threshold too.
         false_alarm_rate: Share of good images that may be called defective.
     """
 
@@ -111,7 +143,13 @@ class Calibration:
     damaged_novelty_distances: list[float] = field(default_factory=list)
     products: list[str] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
+    training: TrainingScores = field(default_factory=TrainingScores)
     false_alarm_rate: float = FALSE_ALARM_RATE
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Calibration:
+        """Build a calibration from the plain data of a checkpoint."""
+        return cls(**{**state, "training": TrainingScores(**state.get("training", {}))})
 
     def add(
         self,
@@ -144,10 +182,12 @@ class Calibration:
             ([1.0, 3.0], [1.0, 2.0, 3.0])
         """
         indices = [i for i, shown in enumerate(self.products) if shown == product]
-        return self._at(indices) if indices else self
+        if not indices:
+            return self
+        return self._at(indices, self.training.where(lambda shown, _: shown == product))
 
     def without(self, images: Collection[str]) -> Calibration:
-        """The calibration by all images but some.
+        """The calibration by all images but some, of which training images may be too.
 
         Args:
             images: Their names.
@@ -162,26 +202,53 @@ class Calibration:
         indices = [i for i, image in enumerate(self.images) if image not in images]
         if not indices:
             raise ConfigError("no calibration image would be left")
-        return self._at(indices)
+        return self._at(indices, self.training.where(lambda _, image: image not in images))
 
-    def _at(self, indices: Sequence[int]) -> Calibration:
+    def _at(self, indices: Sequence[int], training: TrainingScores) -> Calibration:
         lists = {name: value for name, value in vars(self).items() if isinstance(value, list)}
         parts: Any = {name: [v[i] for i in indices] for name, v in lists.items() if v}
-        return replace(self, **parts)
+        return replace(self, training=training, **parts)
+
+    @property
+    def uses_training(self) -> bool:
+        """Whether training images serve for the threshold, since they score as if not trained on.
+
+        Where the flow has learned them by heart, calibration images score higher; by how much, too
+        few of them tell.
+        """
+        own, others = self.training.scores, self.scores
+        if not own or not others:
+            return False
+        higher = mannwhitneyu(others, own, alternative="greater", method="asymptotic").pvalue
+        return not higher < UNLIKE_LEVEL  # NaN where all scores are the same
+
+    @property
+    def good_scores(self) -> list[float]:
+        """The scores of good images that the threshold is found by."""
+        return self.scores + self.training.scores if self.uses_training else self.scores
 
     @property
     def suspects(self) -> list[Suspect]:
-        """Images whose scores do not count for the threshold, the highest first."""
-        threshold = self.score_threshold
-        if not threshold.suspects or not self.images:
+        """Images whose scores do not count for the threshold, the highest first.
+
+        Training images that do not serve for it are looked at among themselves.
+        """
+        own = (self.training.scores, self.training.images)
+        if self.uses_training:
+            return self._suspects(self.good_scores, self.images + own[1])
+        return [*self._suspects(self.scores, self.images), *self._suspects(*own)]
+
+    def _suspects(self, scores: Sequence[float], images: Sequence[str]) -> list[Suspect]:
+        if len(images) != len(scores) or not scores:  # their names are not known
             return []
-        ranked = sorted(zip(self.scores, self.images, strict=True), reverse=True)
-        return [Suspect(image, score) for score, image in ranked[: threshold.suspects]]
+        ranked = sorted(zip(scores, images, strict=True), reverse=True)
+        count = threshold(scores, self.false_alarm_rate).suspects
+        return [Suspect(image, score) for score, image in ranked[:count]]
 
     @property
     def score_threshold(self) -> Threshold:
         """Threshold of the image score."""
-        return threshold(self.scores, self.false_alarm_rate)
+        return threshold(self.good_scores, self.false_alarm_rate)
 
     @property
     def pixel_threshold(self) -> float:
@@ -212,7 +279,7 @@ class Calibration:
             ConfigError: the rate is out of range, there is no score, or no score exceeds a limit.
         """
         return Limits(
-            score=limit(self.scores, self.false_alarm_rate),
+            score=limit(self.good_scores, self.false_alarm_rate),
             median_score=middle(self.scores),
             pixel=self.pixel_threshold,
             median_patch_score=middle(self.median_patch_scores),

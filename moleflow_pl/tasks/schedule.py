@@ -231,15 +231,15 @@ class TaskSchedule:
             calibration.false_alarm_rate = rate
 
     def exclude(self, images: Iterable[str], product: str | None = None) -> None:
-        """Leave calibration images out of their task's thresholds, for good.
+        """Leave images out of their task's thresholds, for good.
 
         Args:
             images: Names of images or paths that end with them.
             product: The product that they show; by default the only one that has such an image.
 
         Raises:
-            ConfigError: no task or more than one has such a calibration image, or none would be
-                left of a task.
+            ConfigError: no task's threshold or more than one's has such an image, or no calibration
+                image would be left of a task.
         """
         among = self.learned if product is None else [self.find(product)]
         excluded: dict[int, set[str]] = {}
@@ -256,18 +256,18 @@ class TaskSchedule:
             self.tasks[index].calibration = calibration.without(names)
 
     def _calibrated_as(self, task: int, image: str) -> str | None:
-        """Name of the task's calibration image that a path ends with, the longest there is."""
+        """Name of the image of a task's threshold that a path ends with, the longest there is."""
         calibration = self.tasks[task].calibration
         path = "/" + image.replace("\\", "/")
-        names = [] if calibration is None else calibration.images
+        names = [] if calibration is None else calibration.images + calibration.training.images
         return max((name for name in names if path.endswith(f"/{name}")), key=len, default=None)
 
     def _not_one(self, image: str, found: Sequence[int], among: Sequence[int]) -> str:
         if not found:
             names = [self.tasks[index].name for index in among]
-            return f"{image!r} is no calibration image of {names}"
+            return f"{image!r} is no image that a threshold of {names} was found by"
         names = [self.tasks[index].name for index in found]
-        return f"{image!r} is a calibration image of each of {names}: name the product too"
+        return f"{image!r} is an image of each of {names}: name the product too"
 
     @staticmethod
     def _task(
@@ -275,6 +275,6 @@ class TaskSchedule:
         tested: dict[str, Any] | None = None,
         **state: Any,
     ) -> Task:
-        restored = None if calibration is None else Calibration(**calibration)
+        restored = None if calibration is None else Calibration.from_state(calibration)
         scores = None if tested is None else OwnScores(**tested)
         return Task(**state, calibration=restored, tested=scores)

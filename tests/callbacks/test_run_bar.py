@@ -73,7 +73,7 @@ def test_the_work_of_a_fit_is_counted_over_its_tasks(
     # of each product five to learn from, one for calibration, six to test with
     work = work_of(schedule, data, EvaluationCallback())
     assert work == {
-        "features": 12, "epoch": 5 * (3 + 4), "bank": 10, "calibration": 2, "test": 12 + 18,
+        "features": 12, "epoch": 5 * (3 + 4), "bank": 10, "calibration": 12, "test": 12 + 18,
     }  # fmt: skip
     assert work_of(schedule, data, EvaluationCallback(evaluate_every_task=False))["test"] == 18
     assert work_of(schedule, data, None)["test"] == 0

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,36 @@ def test_suspects_are_scored_by_their_own_expert(contaminated: tuple[Path, MoLEF
     )
 
 
+def test_defective_training_image_is_named_and_shown_without_its_own_patches(
+    contaminated: tuple[Path, MoLEFlow], tmp_path: Path
+) -> None:
+    root, _ = contaminated
+    name = (root / "name").read_text()
+    images = sorted((root / "data" / "a" / "train" / "good").iterdir())
+    shutil.copytree(root / "data", tmp_path / "data")
+    good = tmp_path / "data" / "a" / "train" / "good"
+    # in the place of a neighbour, of which every second one is for calibration
+    neighbour = images[[image.name for image in images].index(name) - 1].name
+    (good / neighbour).unlink()
+    (good / name).rename(good / neighbour)
+    shutil.copyfile(images[2], good / name)
+    model = fit(tmp_path / "run", tmp_path / "data", ["a"], data=HALF, model={"score": "bank"})
+    (task,) = model.schedule.tasks
+    assert task.calibration is not None
+    assert task.calibration.suspects[0].image == neighbour
+    page = (tmp_path / "run" / "report" / "report.html").read_text()
+    assert f'alt="heatmap of {neighbour}"' in page
+    data = ContinualDataModule(str(tmp_path / "data"), ["a"], num_workers=0, **HALF)
+    data.follow(model.data_plan, root / "features")
+    found = look_at_suspects(model, data, 0)[0]
+    assert found.name == neighbour
+    assert model.inspector.image_score(found.patch_scores[None]).item() == pytest.approx(
+        found.score, rel=1e-4
+    )
+    model.learner.highest_training.clear()  # as in a later process
+    assert neighbour not in [one.name for one in look_at_suspects(model, data, 0)]
+
+
 def test_clean_calibration_is_not_told_of() -> None:
     task = Task(["a"], 1, calibration=Calibration(scores=[1.0, 2.0], images=["1.png", "2.png"]))
     assert suspects_told(task, "run") is None
@@ -68,5 +99,5 @@ def test_clean_calibration_is_not_told_of() -> None:
     task.calibration = Calibration(scores=list(map(float, scores)), images=images)
     told = suspects_told(task, "run")
     assert told is not None
-    assert told.startswith("a: 7 of 77 calibration images look defective")
+    assert told.startswith("a: 7 of 77 good images look defective")
     assert "76.png, 75.png, 74.png, 73.png, 72.png, 71.png and 1 more" in told

@@ -138,7 +138,7 @@ def test_excluded_images_are_left_out_for_good(
         (None, "cannot read --exclude .*: No such file"),
         (b"\xff\xfe\x00", "it is not UTF-8"),
         (b"\n \n", "names no image: write a name or path in each line"),
-        (b"x.png\n", "'x.png' is no calibration image of"),
+        (b"x.png\n", "'x.png' is no image that a threshold of"),
     ],
 )
 def test_list_that_names_nothing_to_exclude_changes_nothing(

@@ -32,6 +32,15 @@ def test_every_patch_has_the_same_chance() -> None:
     assert chisquare(counts.numpy()).pvalue > 0.01
 
 
+def test_every_patch_is_known_by_its_image() -> None:
+    sample = PatchSample(1, 20, 0, "leather")
+    for part in IMAGES.split(3):
+        sample.update(part)
+    assert sample.sources.tolist() == (sample.rows.flatten() // 12).int().tolist()
+    merged = sample.gathered()
+    assert merged.sources.tolist() == (merged.rows.flatten() // 12).int().tolist()
+
+
 def test_rank_without_images_has_an_empty_sample() -> None:
     sample = PatchSample(1, 5, 0, "leather")
     sample.update(IMAGES[:0])

@@ -1,0 +1,77 @@
+"""Scores of training images by memory banks without the image's own patches.
+
+A bank holds patches of its training images, which are therefore closer to it than any other good
+image. Without them, an image is scored as one that the bank never saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moleflow_pl._internal.distributed import rank_and_world
+from moleflow_pl.data.batches import Batch
+from moleflow_pl.model.inspector import Inspector
+from moleflow_pl.scoring.memory_bank import projection_distance
+
+# part of the score: for each of its banks, the training image of every vector (M,)
+Origins = dict[str, list[Tensor]]
+
+
+class OthersSearch:
+    """Searches a task's memory banks for some of its training images, each among the others.
+
+    Args:
+        inspector: The model, whose task is finished.
+        task: The task.
+        origins: The training images of its banks' vectors.
+        images: Places of the batch's images among the training images (B,).
+    """
+
+    def __init__(
+        self, inspector: Inspector, task: int, origins: Origins, images: list[int]
+    ) -> None:
+        region = inspector.interest.of(task)
+        self.counted = None if region is None else region.places
+        self.banks = inspector.search_banks(task)
+        self.origins, self.images = origins, images
+
+    def __call__(self, name: str, vectors: Tensor, task: Any, bank: int) -> Tensor:
+        """Distances (B, h, w) of vectors (B, h, w, C), as `Inspector.part_scores` asks for."""
+        held, origins = self.banks[name][bank], self.origins[name][bank].to(vectors.device)
+        found = [
+            projection_distance(vectors[i : i + 1], held[origins != image], self.counted)
+            for i, image in enumerate(self.images)
+        ]
+        return torch.cat(found)
+
+
+def can_leave_out(inspector: Inspector, origins: Origins) -> bool:
+    """Whether an image can be left out: all parts compare with banks, each of several images."""
+    banks = [bank for part in origins.values() for bank in part]
+    return inspector.score.all_have_banks and all(bool((bank != bank[0]).any()) for bank in banks)
+
+
+def scored_by_others(
+    inspector: Inspector, task: int, batches: Iterable[Batch], origins: Origins
+) -> Iterator[tuple[Batch, Tensor]]:
+    """Each batch with the scores (B, h, w) of its patches, its images' own ones left out.
+
+    Args:
+        inspector: The model, whose task is finished.
+        task: The task.
+        batches: Its training images or features, in the order in which its banks were filled; on
+            several ranks, their shares.
+        origins: The training images of its banks' vectors.
+    """
+    rank, world = rank_and_world()
+    seen = 0
+    for batch in batches:
+        features = inspector.features(batch)
+        images = [rank + world * (seen + i) for i in range(len(features))]
+        seen += len(features)
+        search = OthersSearch(inspector, task, origins, images)
+        yield batch, inspector.patch_scores(features, task, search)
