@@ -89,12 +89,13 @@ def suspects_told(task: Task, place: str) -> str | None:
     suspects = [] if task.calibration is None else task.calibration.suspects
     if task.calibration is None or not suspects:
         return None
+    good = task.calibration.scores + task.calibration.training.scores
     names = ", ".join(printable(suspect.image) for suspect in suspects[:MOST])
     more = f" and {len(suspects) - MOST} more" if len(suspects) > MOST else ""
     return (
-        f"{printable(task.name)}: {len(suspects)} of {len(task.calibration.good_scores)} good "
-        f"images look defective, and the threshold was fitted without them: {names}{more}. Look at "
-        f"them in {place}/report/report.html before you trust it; moleflow calibrate {place} "
-        "--exclude FILE leaves those that FILE names out of the threshold, and an expert learns "
-        "without them by moleflow experts update, once they are gone from its folder"
+        f"{printable(task.name)}: {len(suspects)} of {len(good)} good images look defective: "
+        f"{names}{more}. Look at them in {place}/report/report.html. The threshold was fitted "
+        f"without them; moleflow calibrate {place} --exclude FILE leaves those out that FILE "
+        "names. A defective training image has taught the expert too: remove its file, and learn "
+        "the product again by moleflow experts update"
     )

@@ -104,8 +104,7 @@ class TaskSchedulerCallback(Callback):
         if counts and trainer.is_global_zero:
             print_table(counts_table(counts))
             tasks = [schedule.tasks[index] for index in schedule.todo]
-            serves = pl_module.inspector.score.all_have_banks
-            if few := few_images(tasks, counts, self.false_alarm_rate, data.val_fraction, serves):
+            if few := few_images(tasks, counts, self.false_alarm_rate, data.val_fraction):
                 logger.warning(few)
         elif not counts:
             logger.info(f"all tasks are learned: {schedule.names}")
@@ -299,7 +298,6 @@ def few_images(
     counts: Mapping[str, Mapping[str, int]],
     rate: float,
     val_fraction: float,
-    training_serves: bool,
 ) -> str | None:
     """Which tasks have too few images for a false-alarm rate, and how many would do.
 
@@ -308,30 +306,22 @@ def few_images(
         counts: Images of each product, by purpose.
         rate: The false-alarm rate.
         val_fraction: Share of the good images that is for calibration.
-        training_serves: Whether training images serve for the threshold too.
 
     Example:
         >>> counts = {"a": {"train": 27, "val": 3}}
-        >>> "'a' has 3; 99 would do" in few_images([Task(["a"], 1)], counts, 0.01, 0.1, False)
-        True
-        >>> "'a' has 30; 99 would do" in few_images([Task(["a"], 1)], counts, 0.01, 0.1, True)
+        >>> "'a' has 3; 99 would do" in few_images([Task(["a"], 1)], counts, 0.01, 0.1)
         True
     """
     needed = images_for(rate)
-    parts = ("train", "val") if training_serves else ("val",)
-    have = {
-        task.name: sum(counts[name][part] for name in task.products for part in parts)
-        for task in tasks
-    }
+    have = {task.name: sum(counts[name]["val"] for name in task.products) for task in tasks}
     few = [f"{name!r} has {count}" for name, count in have.items() if count < needed]
     if not few or not val_fraction:
         return None
-    told = "good" if training_serves else "calibration"
-    whole = math.ceil(round(needed / val_fraction, 6))
-    enough = "" if training_serves else f", of {whole} (data.val_fraction {val_fraction:g})"
+    good = math.ceil(round(needed / val_fraction, 6))
     return (
-        f"too few {told} images for a false-alarm rate of {100 * rate:.3g} %, so that "
-        f"thresholds are extrapolated: {', '.join(few)}; {needed} would do{enough}"
+        f"too few calibration images for a false-alarm rate of {100 * rate:.3g} %, so that "
+        f"thresholds are extrapolated: {', '.join(few)}; {needed} would do, of {good} good images "
+        f"(data.val_fraction {val_fraction:g})"
     )
 
 

@@ -189,7 +189,7 @@ class DecisionMaker:
         found: list[float | None] = [None] * len(scores)
         for task in set(tasks.tolist()) & set(self.calibrations):
             if task not in self._alarm_rates:
-                self._alarm_rates[task] = AlarmRates(self.calibrations[task].good_scores)
+                self._alarm_rates[task] = AlarmRates(self.calibrations[task].scores)
             places = (tasks == task).nonzero()[:, 0].tolist()
             rates = self._alarm_rates[task](scores[places].tolist())
             for place, rate in zip(places, rates, strict=True):

@@ -118,7 +118,7 @@ def count_decisions(
     return ProductDecisions(
         threshold=None if calibration is None else calibration.limits().score,
         false_alarm_rate=None if calibration is None else calibration.false_alarm_rate,
-        calibration_images=None if calibration is None else len(calibration.good_scores),
+        calibration_images=None if calibration is None else len(calibration.scores),
         good=decided[0],
         defective=decided[1],
         false_alarms=count(good, ANOMALOUS),

@@ -44,7 +44,7 @@ def threshold_entry(task: Task) -> dict[str, Any] | None:
     if task.calibration is None:
         return None
     found = task.calibration.score_threshold
-    ordered = sorted(task.calibration.good_scores)
+    ordered = sorted(task.calibration.scores)
     return {
         "value": found.value,
         "false_alarm_rate": found.rate,

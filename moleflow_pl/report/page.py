@@ -110,11 +110,9 @@ def score_figures(
 
 
 def calibration_figure(calibration: Calibration) -> str:
-    """The scores of a task's good images, with its threshold."""
-    groups = {"calibration images": calibration.scores}
-    if calibration.uses_training:
-        groups["training images"] = calibration.training.scores
-    return histogram_figure(groups, "image score", {"threshold": calibration.limits().score})
+    """The scores of a task's calibration images, with its threshold."""
+    limits = {"threshold": calibration.limits().score}
+    return histogram_figure({"calibration images": calibration.scores}, "image score", limits)
 
 
 def render_page(
@@ -154,7 +152,7 @@ def render_page(
         figures[name] = score_figures(of_task, limits, others, products)
     goods = [one for one in summary["calibration"] if one["goods"] is not None]
     for name in (one["task"] for one in goods if one["task"] in calibrations):
-        figures[name] = {"good images": calibration_figure(calibrations[name])}
+        figures[name] = {"calibration images": calibration_figure(calibrations[name])}
     template = environment().get_template("report.html")
     return template.render(
         summary=summary,

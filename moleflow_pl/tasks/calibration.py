@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import mannwhitneyu
 from torch import Tensor
 
 from moleflow_pl.errors import ConfigError
@@ -23,7 +22,6 @@ from moleflow_pl.tasks.thresholds import (
 
 PIXEL_SHARE = 0.01  # of a usual good image's pixels that exceed the pixel threshold
 MEDIAN_VALUE = 0.05  # normalised score of the median calibration image
-UNLIKE_LEVEL = 0.01  # probability that training images that score alike are left out
 
 
 def middle(scores: Sequence[float]) -> float:
@@ -91,8 +89,8 @@ class Suspect(NamedTuple):
 class TrainingScores:
     """Image scores of a task's training images, each without its own patches in the memory banks.
 
-    They tell what future good images will score nearly as calibration images do, and there are
-    many more of them.
+    They tell which of these images look defective. They are no measure of future good images, since
+    the flow has learned from them.
 
     Attributes:
         scores: Image scores.
@@ -132,7 +130,7 @@ class Calibration:
             images of a known product count as known.
         products: Product of each image.
         images: Name of each image, relative to the folder that all lie in.
-        training: Image scores of training images, which serve for the threshold too.
+        training: Image scores of training images.
         false_alarm_rate: Share of good images that may be called defective.
     """
 
@@ -210,33 +208,17 @@ class Calibration:
         return replace(self, training=training, **parts)
 
     @property
-    def uses_training(self) -> bool:
-        """Whether training images serve for the threshold, since they score as if not trained on.
-
-        Where the flow has learned them by heart, calibration images score higher; by how much, too
-        few of them tell.
-        """
-        own, others = self.training.scores, self.scores
-        if not own or not others:
-            return False
-        higher = mannwhitneyu(others, own, alternative="greater", method="asymptotic").pvalue
-        return not higher < UNLIKE_LEVEL  # NaN where all scores are the same
-
-    @property
-    def good_scores(self) -> list[float]:
-        """The scores of good images that the threshold is found by."""
-        return self.scores + self.training.scores if self.uses_training else self.scores
-
-    @property
     def suspects(self) -> list[Suspect]:
-        """Images whose scores do not count for the threshold, the highest first.
+        """Images that look defective, the highest of each kind first.
 
-        Training images that do not serve for it are looked at among themselves.
+        Calibration images do not count for the threshold then. Training images are looked at among
+        themselves: the flow knows them, and rare good ones score lower than new ones would.
         """
-        own = (self.training.scores, self.training.images)
-        if self.uses_training:
-            return self._suspects(self.good_scores, self.images + own[1])
-        return [*self._suspects(self.scores, self.images), *self._suspects(*own)]
+        training = self.training
+        return [
+            *self._suspects(self.scores, self.images),
+            *self._suspects(training.scores, training.images),
+        ]
 
     def _suspects(self, scores: Sequence[float], images: Sequence[str]) -> list[Suspect]:
         if len(images) != len(scores) or not scores:  # their names are not known
@@ -248,7 +230,7 @@ class Calibration:
     @property
     def score_threshold(self) -> Threshold:
         """Threshold of the image score."""
-        return threshold(self.good_scores, self.false_alarm_rate)
+        return threshold(self.scores, self.false_alarm_rate)
 
     @property
     def pixel_threshold(self) -> float:
@@ -279,7 +261,7 @@ class Calibration:
             ConfigError: the rate is out of range, there is no score, or no score exceeds a limit.
         """
         return Limits(
-            score=limit(self.good_scores, self.false_alarm_rate),
+            score=limit(self.scores, self.false_alarm_rate),
             median_score=middle(self.scores),
             pixel=self.pixel_threshold,
             median_patch_score=middle(self.median_patch_scores),

@@ -99,43 +99,26 @@ def test_a_hundredth_of_a_usual_images_pixels_exceeds_the_pixel_threshold() -> N
         Calibration().pixel_threshold  # noqa: B018
 
 
-def with_training(shift: float) -> Calibration:
-    """Twenty calibration images, and two hundred training images that score lower by `shift`."""
+def with_training() -> Calibration:
+    """Twenty calibration images, and two hundred training images."""
     generator = torch.Generator().manual_seed(0)
     scores = torch.randn(220, generator=generator)
-    training = TrainingScores(
-        (scores[20:] - shift).tolist(), ["a"] * 200, [f"train/{i}.png" for i in range(200)]
-    )
-    names = [f"val/{i}.png" for i in range(20)]
+    names = [f"train/{i}.png" for i in range(200)]
+    training = TrainingScores(scores[20:].tolist(), ["a"] * 200, names)
     return Calibration(
         scores=scores[:20].tolist(), high_patch_scores=[1.0] * 20, median_patch_scores=[0.0] * 20,
-        products=["a"] * 20, images=names, training=training,
+        products=["a"] * 20, images=[f"val/{i}.png" for i in range(20)], training=training,
     )  # fmt: skip
 
 
-def test_training_images_that_score_alike_serve_for_the_threshold() -> None:
-    calibration = with_training(0.0)
-    scores = calibration.scores + calibration.training.scores
-    assert calibration.score_threshold == threshold(scores)
-    assert calibration.limits().score == threshold(scores).value
-    assert calibration.score_threshold.images == 220
-    assert not calibration.score_threshold.extrapolated
-
-
-def test_training_images_that_were_learned_by_heart_do_not() -> None:
-    calibration = with_training(1.0)
+def test_training_images_do_not_serve_for_the_threshold() -> None:
+    calibration = with_training()
     assert calibration.score_threshold == threshold(calibration.scores)
-    # those that score higher put the threshold on the safe side
-    assert with_training(-1.0).score_threshold.images == 220
-
-
-def test_equal_scores_of_all_images_are_alike() -> None:
-    calibration = Calibration(scores=[1.0] * 5, training=TrainingScores([1.0] * 5, ["a"] * 5))
-    assert calibration.good_scores == [1.0] * 10
+    assert calibration.limits().score == threshold(calibration.scores).value
 
 
 def test_suspect_among_training_images_is_named_and_left_out() -> None:
-    calibration = with_training(0.0)
+    calibration = with_training()
     calibration.training.scores[7] = 40.0
     assert calibration.suspects[0] == Suspect("train/7.png", 40.0)
     left = calibration.without(["train/7.png", "val/3.png"])
@@ -145,13 +128,13 @@ def test_suspect_among_training_images_is_named_and_left_out() -> None:
 
 
 def test_product_of_a_group_has_its_own_training_images() -> None:
-    calibration = with_training(0.0)
+    calibration = with_training()
     calibration.products[:10] = ["b"] * 10
     calibration.training.products[:150] = ["b"] * 150
-    assert calibration.of("b").score_threshold.images == 160
+    assert len(calibration.of("b").training.scores) == 150
     assert calibration.of("a").training.images == [f"train/{i}.png" for i in range(150, 200)]
 
 
 def test_training_scores_survive_a_checkpoint() -> None:
-    schedule = TaskSchedule([Task(["a"], 1, calibration=with_training(0.0))])
+    schedule = TaskSchedule([Task(["a"], 1, calibration=with_training())])
     assert TaskSchedule.from_state(schedule.state()) == schedule
