@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moleflow_pl.cli import moved_weights
-from moleflow_pl.cli.changed_model import save_changed
+from moleflow_pl.cli.changed_model import say_changed
 from moleflow_pl.cli.mistakes import VerbParser
 from moleflow_pl.cli.run_argument import CHECKPOINT, SETTINGS
 
@@ -88,54 +88,21 @@ def main(args: Sequence[str]) -> None:
         apply(options, reviews)
 
 
-def chosen_products(reviews: Sequence[Review], product: str | None) -> list[str]:
-    """Return the products to learn from reviews.
-
-    Raises:
-        DataError: there is nothing to learn.
-    """
-    from moleflow_pl.errors import DataError
-    from moleflow_pl.inference.reviews import reviewed_products
-
-    products = reviewed_products(reviews)
-    if not products or (product is not None and product not in products):
-        raise DataError(
-            f"no good image{'' if product is None else f' of {product!r}'} among {len(reviews)} "
-            "reviews: there is nothing to learn"
-        )
-    return products if product is None else [product]
-
-
 def apply(options: argparse.Namespace, reviews: Sequence[Review]) -> None:
-    """Put a new version of each reviewed product's expert in its place."""
-    from moleflow_pl.checkpoints.expert_versions import replace
-    from moleflow_pl.checkpoints.io import read_checkpoint, restoring
-    from moleflow_pl.checkpoints.run_folder import RunFolder
-    from moleflow_pl.checkpoints.run_lock import locked_for
-    from moleflow_pl.inference.predictor import auto_device
-    from moleflow_pl.inference.reviews import reviewed_expert
-    from moleflow_pl.model.restore import inspector_of
+    """Put a new version of each reviewed product's expert in its place, and say so."""
+    from moleflow_pl.inference import reviews as library
 
-    path, run = options.ckpt_path, RunFolder.of(options.ckpt_path)
+    path = options.ckpt_path
     if options.backbone_weights is not None:
         moved_weights.save_place(path, options.backbone_weights)
-    with locked_for(path, run.root):
-        checkpoint = read_checkpoint(path)
-        inspector = inspector_of(checkpoint, path, auto_device())
-        products = chosen_products(reviews, options.product)
-        # all are learned before one is written
-        experts = [reviewed_expert(checkpoint, inspector, one, reviews) for one in products]
-        with restoring(path):
-            for expert in experts:
-                replace(checkpoint, expert, run)
-            save_changed(checkpoint, path)
-    for expert in experts:
-        assert expert.task.calibration is not None  # it was recalibrated
-        threshold = expert.task.calibration.score_threshold
+    for task in library.apply(path, reviews, options.product):
+        assert task.calibration is not None  # it was recalibrated
+        threshold = task.calibration.score_threshold
         logger.info(
-            f"{expert.task.name}: threshold {threshold.value:.4g}, by {threshold.images} "
-            f"calibration images; moleflow experts rollback {expert.task.name} restores the old one"
+            f"{task.name}: threshold {threshold.value:.4g}, by {threshold.images} calibration "
+            f"images; moleflow experts rollback {task.name} restores the old one"
         )
+    say_changed(path)
 
 
 def preview_of(options: argparse.Namespace, reviews: Sequence[Review]) -> Preview:
@@ -143,13 +110,13 @@ def preview_of(options: argparse.Namespace, reviews: Sequence[Review]) -> Previe
     from moleflow_pl.checkpoints.io import read_checkpoint
     from moleflow_pl.checkpoints.schema import STATE_KEY
     from moleflow_pl.inference.predictor import auto_device
-    from moleflow_pl.inference.reviews import preview
+    from moleflow_pl.inference.reviews import preview, reviewed_products
     from moleflow_pl.model.restore import inspector_of
 
     checkpoint = read_checkpoint(options.ckpt_path)
     overrides = moved_weights.overrides(options)
     inspector = inspector_of(checkpoint, options.ckpt_path, auto_device(), **overrides)
-    products = chosen_products(reviews, options.product)
+    products = reviewed_products(reviews, options.product)
     seed = checkpoint[STATE_KEY]["seed"]
     return preview(inspector, reviews, past_decisions(options), seed, products)
 

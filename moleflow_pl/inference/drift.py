@@ -13,11 +13,11 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from moleflow_pl._internal.hashing import content_hash
 from moleflow_pl._internal.validation import require_number
-from moleflow_pl.inference.decisions import DecisionMaker, Prediction
+from moleflow_pl.inference.decisions import DecisionMaker
 from moleflow_pl.tasks.calibration import Calibration
 from moleflow_pl.tasks.change import DIRECTIONS, ChangeTest, Direction
 
@@ -35,6 +35,18 @@ NAMES = {"score": "the score of ordinary images", "router_distance": "the router
 VERBS = {"risen": "has risen", "fallen": "has fallen", "spread": "varies more"}
 
 State = Literal["steady", "warning", "drift"]
+
+
+class Decided(Protocol):
+    """What a monitor sees of a decision: a `Prediction`, or a row that holds one."""
+
+    @property
+    def product(self) -> str:
+        """The product."""
+
+    @property
+    def label(self) -> str | None:
+        """The decision."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +146,7 @@ class Chart:
         self.tests[channel] = self._test(channel)
         self.told.pop(channel, None)
 
-    def add(self, prediction: Prediction, least: float) -> None:
+    def add(self, prediction: Decided, least: float) -> None:
         """Take an image; evidence of at least so many nats is drift."""
         self.images += 1
         for channel, test in self.tests.items():
@@ -218,13 +230,13 @@ class DriftMonitor:
         if state is not None:
             self._go_on(state)
 
-    def add(self, prediction: Prediction) -> Drift:
+    def add(self, prediction: Decided) -> Drift:
         """Take the prediction of the next image; what its product's chart says now."""
         chart = self._chart(prediction.product)
         chart.add(prediction, self._drift)
         return chart.drift(self._drift, self._warning)
 
-    def watch(self, predictions: Iterable[Prediction]) -> list[Drift]:
+    def watch(self, predictions: Iterable[Decided]) -> list[Drift]:
         """Take several predictions; what the charts of all products say then."""
         for prediction in predictions:
             self._chart(prediction.product).add(prediction, self._drift)

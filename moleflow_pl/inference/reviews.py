@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,16 +20,21 @@ import torch
 from moleflow_pl._internal.files import regular, writing
 from moleflow_pl._internal.names import check_name, output_file, relative_names
 from moleflow_pl.checkpoints.expert_edits import Checkpoint, extract, renamed
+from moleflow_pl.checkpoints.expert_versions import replace as put_in_place
 from moleflow_pl.checkpoints.experts import PLACEHOLDER, Expert
+from moleflow_pl.checkpoints.io import read_checkpoint, restoring, write_checkpoint
+from moleflow_pl.checkpoints.run_folder import RunFolder
+from moleflow_pl.checkpoints.run_lock import locked_for
 from moleflow_pl.checkpoints.schema import STATE_KEY
 from moleflow_pl.data.batches import Batch
 from moleflow_pl.data.images import read_image
 from moleflow_pl.errors import DataError
 from moleflow_pl.inference.decisions import Label
-from moleflow_pl.inference.predictor import BATCH, Predictor
+from moleflow_pl.inference.predictor import BATCH, Predictor, auto_device
 from moleflow_pl.model.inspector import Inspector
 from moleflow_pl.model.more_goods import add_goods
-from moleflow_pl.model.restore import PREFIX
+from moleflow_pl.model.restore import PREFIX, inspector_of
+from moleflow_pl.tasks.schedule import Task
 
 Verdict = Literal["false_alarm", "missed_defect", "right", "other_product"]
 COLUMNS = ("path", "product", "label", "verdict")
@@ -106,9 +111,19 @@ def review_of(row: Mapping[str, str | None], table: Path, line: int) -> Review:
     return Review(path, str(row["product"]), found[1], found[0])  # type: ignore[arg-type]
 
 
-def reviewed_products(reviews: Iterable[Review]) -> list[str]:
-    """The products that have good images among reviews, for which there is something to learn."""
-    return list(dict.fromkeys(review.product for review in reviews if review.good))
+def reviewed_products(reviews: Sequence[Review], product: str | None = None) -> list[str]:
+    """The products that have good images among reviews: one, or all.
+
+    Raises:
+        DataError: there are none: nothing could be learned.
+    """
+    products = list(dict.fromkeys(review.product for review in reviews if review.good))
+    if not products or product not in (None, *products):
+        raise DataError(
+            f"no good image{'' if product is None else f' of {product!r}'} among {len(reviews)} "
+            "reviews: there is nothing to learn"
+        )
+    return products if product is None else [product]
 
 
 def learn(inspector: Inspector, product: str, reviews: Sequence[Review], seed: int) -> int:
@@ -128,11 +143,8 @@ def learn(inspector: Inspector, product: str, reviews: Sequence[Review], seed: i
         DataError: there is no such good image, or one cannot be read.
     """
     task = inspector.schedule.find(product)
+    reviewed_products(reviews, product)
     good = [review for review in reviews if review.good and review.product == product]
-    if not good:
-        raise DataError(
-            f"no good image of {product!r} among {len(reviews)} reviews: there is nothing to learn"
-        )
     size = inspector.extractor.image_size
     names = relative_names([str(review.path.absolute()) for review in good])
     alarms: list[Batch] = []
@@ -174,6 +186,36 @@ def reviewed_expert(
     expert.task = replace(learned, learned_at=now, tested=None, evaluation=None)
     expert.metrics = {}
     return expert
+
+
+def apply(
+    path: Path, reviews: Sequence[Review], product: str | None = None, **overrides: Any
+) -> list[Task]:
+    """Put the next version of each reviewed product's expert in the place of the one there is.
+
+    Args:
+        path: A checkpoint, which is written; the versions before go into `experts/` of its run.
+        reviews: What people said.
+        product: Of this product alone; by default of all.
+        overrides: Arguments of the model, such as `backbone_weights`.
+
+    Returns:
+        The tasks of the new versions.
+
+    Raises:
+        MoLEFlowError: it cannot be; the checkpoint is as it was.
+    """
+    run, products = RunFolder.of(path), reviewed_products(reviews, product)
+    with locked_for(path, run.root):
+        checkpoint = read_checkpoint(path)
+        inspector = inspector_of(checkpoint, path, auto_device(), **overrides)
+        # all are learned before one is written
+        experts = [reviewed_expert(checkpoint, inspector, one, reviews) for one in products]
+        with restoring(path):
+            for expert in experts:
+                put_in_place(checkpoint, expert, run)
+            write_checkpoint(checkpoint, path)
+    return [expert.task for expert in experts]
 
 
 @dataclass(frozen=True)

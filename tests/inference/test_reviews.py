@@ -6,20 +6,20 @@ import torch
 
 from moleflow_pl import Predictor
 from moleflow_pl.checkpoints.expert_edits import extract
-from moleflow_pl.checkpoints.expert_versions import replace, roll_back
-from moleflow_pl.checkpoints.io import read_checkpoint, write_checkpoint
+from moleflow_pl.checkpoints.expert_versions import roll_back
+from moleflow_pl.checkpoints.io import read_checkpoint
 from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.errors import ConfigError, DataError
 from moleflow_pl.inference.reviews import (
     PastDecision,
     Review,
+    apply,
     export_reviews,
     preview,
     read_reviews,
-    reviewed_expert,
     reviewed_products,
 )
-from moleflow_pl.model.restore import inspector_of, load_inspector
+from moleflow_pl.model.restore import load_inspector
 from tests.helpers.reviewing import images_of, kept_run, usual_reviews, write_reviews
 
 
@@ -35,10 +35,7 @@ def reviews(tmp_path: Path, data_root: Path) -> list[Review]:
 
 def applied(path: Path, reviews: list[Review]) -> dict[str, Any]:
     """A checkpoint with the next version of `b`."""
-    checkpoint = read_checkpoint(path)
-    expert = reviewed_expert(checkpoint, inspector_of(checkpoint, path), "b", reviews)
-    replace(checkpoint, expert, RunFolder.of(path))
-    write_checkpoint(checkpoint, path)
+    assert [task.name for task in apply(path, reviews)] == ["b"]
     return read_checkpoint(path)
 
 
@@ -131,11 +128,24 @@ def test_recall_is_that_of_the_last_confirmed_defects(path: Path, reviews: list[
 
 def test_products_with_nothing_to_learn_are_left_out(reviews: list[Review], path: Path) -> None:
     assert reviewed_products(reviews) == ["b"]
-    checkpoint = read_checkpoint(path)
     with pytest.raises(DataError, match="no good image of '01' among 6 reviews"):
-        reviewed_expert(checkpoint, inspector_of(checkpoint, path), "01", reviews)
+        apply(path, reviews, "01")
+    with pytest.raises(DataError, match="no good image among 3 reviews: there is nothing to learn"):
+        apply(path, [one for one in reviews if one.defective])
+
+
+def test_reviews_that_cannot_be_learned_leave_the_checkpoint_alone(
+    path: Path, reviews: list[Review]
+) -> None:
+    content = path.read_bytes()
+    unknown = Review(reviews[0].path, "x", "normal", "right")
     with pytest.raises(ConfigError, match="no product 'x'"):
-        reviewed_expert(checkpoint, inspector_of(checkpoint, path), "x", reviews)
+        apply(path, [*reviews, unknown])
+    gone = Review(path.parent / "gone.png", "b", "normal", "right")
+    with pytest.raises(DataError, match=r"gone\.png"):
+        apply(path, [*reviews, gone])
+    assert path.read_bytes() == content
+    assert not (path.parent / "experts").exists()
 
 
 def test_export_is_in_the_layout_of_mvtec(tmp_path: Path, reviews: list[Review]) -> None:
