@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "moleflow_pl"
 # a place imports only from places behind it, and its names not from one another
 ORDER = [
-    "cli", "callbacks", "report", "inference export", "module", "model", "routing",
+    "cli", "service", "callbacks", "report", "inference export", "module", "model", "routing",
     "flow checkpoints data", "features metrics", "tasks scoring", "_internal", "errors",
 ]  # fmt: skip
 PLACES = {name: place for place, names in enumerate(ORDER) for name in names.split()}

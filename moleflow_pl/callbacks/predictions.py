@@ -162,9 +162,8 @@ class PredictionWriter(BasePredictionWriter):
         self._skip(batch["skipped"])
         if prediction is None:
             return
-        decided = list(
-            zip(batch["path"], self._decisions.decide(prediction, batch["size"]), strict=True)
-        )
+        results = self._decisions.decide(prediction, batch["size"], batch["image"])
+        decided = list(zip(batch["path"], results, strict=True))
         previews = iter(batch["preview"])
         for path, result in decided:
             self._write_pictures(path, result, next(previews, None))

@@ -220,8 +220,16 @@ def validate_calibration(calibration: Calibration, where: str) -> None:
         calibration.median_patch_scores,
         calibration.novelty_distances,
     ]
-    later = (calibration.damaged_novelty_distances, calibration.products, calibration.images)
-    lists += [one for one in later if one]  # empty where none was taken
+    lists += [
+        one
+        for one in (
+            calibration.damaged_novelty_distances,
+            calibration.brightness,
+            calibration.products,
+            calibration.images,
+        )
+        if one  # empty where none was taken
+    ]
     lengths = {len(one) for one in lists}
     if len(lengths) > 1 or not calibration.scores:
         raise CheckpointError(f"{where} is incomplete: its lists have {sorted(lengths)} images")

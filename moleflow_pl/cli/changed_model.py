@@ -18,9 +18,15 @@ def save_changed(checkpoint: Checkpoint, path: Path) -> None:
     """Write a changed checkpoint, and say where, and which exported files are of the old model."""
     # torch takes seconds to import
     from moleflow_pl.checkpoints.io import write_checkpoint
-    from moleflow_pl.checkpoints.run_folder import RunFolder
 
     write_checkpoint(checkpoint, path)
+    say_changed(path)
+
+
+def say_changed(path: Path) -> None:
+    """Say where a changed checkpoint is, and which exported files are of the old model."""
+    from moleflow_pl.checkpoints.run_folder import RunFolder
+
     logger.info(f"saved: {path}")
     run = RunFolder.of(path)
     old = [file.name for file in sorted(run.export.glob("*")) if file.suffix != HASHES]

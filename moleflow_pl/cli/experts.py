@@ -146,8 +146,8 @@ def run_action(options: argparse.Namespace) -> Any:
 def change(checkpoint: Checkpoint, run: RunFolder, options: argparse.Namespace) -> None:
     """Import, remove, rename or roll back an expert in memory; say what was done."""
     from moleflow_pl.checkpoints.expert_edits import add, extract, learned_schedule, remove, rename
+    from moleflow_pl.checkpoints.expert_versions import roll_back, save_version
     from moleflow_pl.checkpoints.experts import Expert, taking_over
-    from moleflow_pl.cli.expert_versions import roll_back, save_version
 
     if options.action == "import":
         with taking_over(Path(options.file)) as path:
@@ -174,7 +174,7 @@ def keep_versions(run: RunFolder, old: str, new: str, checkpoint: Checkpoint) ->
         checkpoint: The model with the new name.
     """
     from moleflow_pl.checkpoints.expert_edits import learned_schedule
-    from moleflow_pl.cli.expert_versions import move_versions
+    from moleflow_pl.checkpoints.expert_versions import move_versions
     from moleflow_pl.tasks.schedule import GROUP_JOINT
 
     schedule = learned_schedule(checkpoint)
@@ -196,10 +196,10 @@ def export(checkpoint: Checkpoint, name: str, path: Path) -> None:
 def update(path: Path, name: str, fit_options: Sequence[str]) -> None:
     """Learn a product again beside its old expert, then put the new one in its place."""
     from moleflow_pl.checkpoints.expert_edits import extract
+    from moleflow_pl.checkpoints.expert_versions import free_version, replace
     from moleflow_pl.checkpoints.io import read_checkpoint
     from moleflow_pl.checkpoints.run_folder import RunFolder
     from moleflow_pl.cli import lightning
-    from moleflow_pl.cli.expert_versions import free_version, replace
 
     run = RunFolder.of(path)
     number = free_version(run, name)
@@ -270,7 +270,7 @@ def experts_table(checkpoint: Checkpoint, run: RunFolder) -> Any:
 
 def table_row(task: Task, run: RunFolder) -> list[str]:
     """Return an expert's cells of the table."""
-    from moleflow_pl.cli.expert_versions import versions_of
+    from moleflow_pl.checkpoints.expert_versions import versions_of
 
     calibration = task.calibration
     return [

@@ -31,6 +31,7 @@ VERBS = {
         "moleflow_pl.cli.experts",
         "list, export, import, remove, rename, update or roll back experts",
     ),
+    "review": ("moleflow_pl.cli.review", "let what people said of decisions change a model"),
     "report": ("moleflow_pl.cli.report", "compare several runs"),
 }
 HELP = """\

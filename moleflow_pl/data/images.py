@@ -237,3 +237,14 @@ def to_tensor(rgb: Image.Image, size: tuple[int, int]) -> Tensor:
     height, width = size
     resized = rgb.resize((width, height), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
+
+
+def brightness_of(images: Tensor) -> Tensor:
+    """Mean grey level (B,) in 0..1 of images (B, 3, H, W), uint8 or float in [0, 1].
+
+    Example:
+        >>> brightness_of(torch.full((1, 3, 2, 2), 51, dtype=torch.uint8))
+        tensor([0.2000])
+    """
+    means = images.flatten(1).float().mean(1)
+    return means if images.is_floating_point() else means / 255

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from moleflow_pl.data.image_forms import ImageLike
+from moleflow_pl.data.images import brightness_of
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.inference.localisation import Box, defect_mask, find_boxes, pixel_map
 from moleflow_pl.model.inspector import Inspection
@@ -48,6 +49,7 @@ class Prediction:
             that product's limit; beyond 1 the image is of no known product.
         pixel_threshold: Limit on a pixel's score in an anomalous image.
         median_patch_score: Score of an ordinary patch of the product, where a heatmap begins.
+        brightness: Mean grey level of the image as the model sees it, in 0..1.
     """
 
     product: str
@@ -62,6 +64,7 @@ class Prediction:
     novelty_ratio: float | None = None
     pixel_threshold: float | None = None
     median_patch_score: float | None = None
+    brightness: float | None = None
 
     @property
     def anomaly_map(self) -> Tensor:
@@ -161,9 +164,20 @@ class DecisionMaker:
             raise ConfigError(f"{product!r}: a threshold is a finite number, got {value!r}")
         self.limits[index] = replace(self.limits[index], score=float(value))
 
-    def decide(self, inspection: Inspection, sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
-        """Decide about the images of a batch, of these heights and widths."""
+    def decide(
+        self, inspection: Inspection, sizes: Sequence[tuple[int, int]], images: Tensor | None = None
+    ) -> list[Prediction]:
+        """Decide about the images of a batch.
+
+        Args:
+            inspection: What the model says of them.
+            sizes: Their heights and widths.
+            images: The images as the model took them (B, 3, H, W), for their brightness.
+        """
         decisions = self.decisions(inspection.task, inspection.score, inspection.novelty_distance)
+        if images is not None:
+            for decision, value in zip(decisions, brightness_of(images).tolist(), strict=True):
+                decision["brightness"] = value
         return [self._decide(inspection, i, size, decisions[i]) for i, size in enumerate(sizes)]
 
     def decisions(

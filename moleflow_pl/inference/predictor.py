@@ -133,7 +133,7 @@ class Predictor:
             tensors = torch.stack([tensor for tensor, _ in batch]).to(inspector.device)
             with torch.inference_mode():
                 inspection = inspector.inspect(inspector.extractor(tensors), self.decisions.task)
-            yield from self.decisions.decide(inspection, [size for _, size in batch])
+            yield from self.decisions.decide(inspection, [size for _, size in batch], tensors)
 
     def _prepare(self, image: Any, channels: Channels) -> tuple[Tensor, tuple[int, int]]:
         """An image as the model takes it, and its own height and width."""

@@ -14,6 +14,7 @@ from moleflow_pl._internal.distributed import all_gather_rows, gather, interleav
 from moleflow_pl._internal.names import relative_names
 from moleflow_pl._internal.seeding import derive_generator, derive_seed
 from moleflow_pl.data.batches import Batch
+from moleflow_pl.data.images import brightness_of
 from moleflow_pl.features.region_of_interest import rows_of
 from moleflow_pl.features.statistics import FeatureStatistics
 from moleflow_pl.model.inspector import Inspector
@@ -211,7 +212,6 @@ class TaskLearner:
             *(interleave([getattr(one, part) for one in shares]) for part in vars(found))
         )
 
-    @torch.no_grad()
     def calibrate_task(
         self,
         task: int,
@@ -226,37 +226,50 @@ class TaskLearner:
             task: The task.
             batches: Its calibration images or features, each once; on several ranks, all on each.
             false_alarm_rate: Share of good images that may be called defective.
-            images: The same as images, to be damaged; without them no image is unknown.
+            images: The same as images, for their brightness and to be damaged; without them no
+                image is unknown.
             training: Scores of its training images, see `score_training`.
         """
-        inspector = self.inspector
-        calibration = Calibration(false_alarm_rate=false_alarm_rate)
-        paths: list[str] = []
-        column = inspector.router.tasks.index(task)
-        for batch in batches:
-            features = inspector.features(batch)
-            inspection = inspector.inspect(features, task)
-            distances = inspection.novelty_distance[:, column]
-            products = batch.get("product", [inspector.schedule.tasks[task].name] * len(features))
-            patches = rows_of(inspection.patch_scores, inspector.interest.of(task))
-            calibration.add(inspection.score, patches, distances, products)
-            paths += batch.get("path", [])
-        for batch in images:
-            calibration.damaged_novelty_distances += self._damaged(
-                task, batch["image"].to(inspector.device)
-            ).tolist()
-        calibration.training = training = training or TrainingScores()
-        names = relative_names([*paths, *training.images])
-        calibration.images, training.images = names[: len(paths)], names[len(paths) :]
-        inspector.schedule.tasks[task].calibration = calibration
+        found = calibration_of(self.inspector, task, batches, false_alarm_rate, images)
+        found.training = training = training or TrainingScores()
+        names, count = relative_names([*found.images, *training.images]), len(found.images)
+        found.images, training.images = names[:count], names[count:]
+        self.inspector.schedule.tasks[task].calibration = found
 
-    def _damaged(self, task: int, images: Tensor) -> Tensor:
-        """The largest novelty distance (B,) of images (B, 3, H, W) after any of the damages."""
-        extractor, novelty = self.inspector.extractor, self.inspector.novelty
-        region = self.inspector.interest.of(task)
-        frame = None if region is None else region.frame((images.shape[2], images.shape[3]))
-        changed = [damage_within(damage, images, frame) for damage in DAMAGES]
-        damaged = [self.inspector.joined(extractor(one)) for one in changed]
-        patches = [sample_patches(features, region) for features in damaged]
-        distances = [ordinary_quantile(novelty.distances_to(task, some)) for some in patches]
-        return torch.stack(distances).amax(0)
+
+@torch.no_grad()
+def calibration_of(
+    inspector: Inspector,
+    task: int,
+    batches: Batches,
+    false_alarm_rate: float,
+    images: Batches = (),
+) -> Calibration:
+    """What a finished task's expert computes for calibration images; see `calibrate_task`."""
+    calibration = Calibration(false_alarm_rate=false_alarm_rate)
+    column = inspector.router.tasks.index(task)
+    for batch in batches:
+        features = inspector.features(batch)
+        inspection = inspector.inspect(features, task)
+        distances = inspection.novelty_distance[:, column]
+        products = batch.get("product", [inspector.schedule.tasks[task].name] * len(features))
+        patches = rows_of(inspection.patch_scores, inspector.interest.of(task))
+        calibration.add(inspection.score, patches, distances, products)
+        calibration.images += batch.get("path", [])
+    for batch in images:
+        pixels = batch["image"].to(inspector.device)
+        calibration.damaged_novelty_distances += damaged_distances(inspector, task, pixels).tolist()
+        calibration.brightness += brightness_of(pixels).tolist()
+    return calibration
+
+
+def damaged_distances(inspector: Inspector, task: int, images: Tensor) -> Tensor:
+    """The largest novelty distance (B,) of images (B, 3, H, W) after any of the damages."""
+    region = inspector.interest.of(task)
+    frame = None if region is None else region.frame((images.shape[2], images.shape[3]))
+    changed = [damage_within(damage, images, frame) for damage in DAMAGES]
+    damaged = [inspector.joined(inspector.extractor(one)) for one in changed]
+    patches = [sample_patches(features, region) for features in damaged]
+    novelty = inspector.novelty
+    distances = [ordinary_quantile(novelty.distances_to(task, some)) for some in patches]
+    return torch.stack(distances).amax(0)

@@ -130,6 +130,7 @@ class Calibration:
             images of a known product count as known.
         products: Product of each image.
         images: Name of each image, relative to the folder that all lie in.
+        brightness: Mean grey level of each image as the model sees it, in 0..1.
         training: Image scores of training images.
         false_alarm_rate: Share of good images that may be called defective.
     """
@@ -141,6 +142,7 @@ class Calibration:
     damaged_novelty_distances: list[float] = field(default_factory=list)
     products: list[str] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
+    brightness: list[float] = field(default_factory=list)
     training: TrainingScores = field(default_factory=TrainingScores)
     false_alarm_rate: float = FALSE_ALARM_RATE
 
@@ -201,6 +203,21 @@ class Calibration:
         if not indices:
             raise ConfigError("no calibration image would be left")
         return self._at(indices, self.training.where(lambda _, image: image not in images))
+
+    def with_more(self, other: Calibration) -> Calibration:
+        """The calibration by another's images too; what one of both lacks is left out.
+
+        Example:
+            >>> Calibration([1.0], images=["a.png"]).with_more(Calibration([2.0])).scores
+            [1.0, 2.0]
+        """
+        more = vars(other)
+        lists: Any = {
+            name: [*value, *more[name]] if value and more[name] else []
+            for name, value in vars(self).items()
+            if isinstance(value, list)
+        }
+        return replace(self, **lists)
 
     def _at(self, indices: Sequence[int], training: TrainingScores) -> Calibration:
         lists = {name: value for name, value in vars(self).items() if isinstance(value, list)}

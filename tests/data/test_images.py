@@ -10,7 +10,14 @@ import torch
 from PIL import Image, features
 
 from moleflow_pl.data.image_forms import as_rgb
-from moleflow_pl.data.images import ImageFile, read_image, readable_formats, shrink, size_of
+from moleflow_pl.data.images import (
+    ImageFile,
+    brightness_of,
+    read_image,
+    readable_formats,
+    shrink,
+    size_of,
+)
 from moleflow_pl.data.masks import read_mask
 from moleflow_pl.errors import DataError
 
@@ -159,3 +166,10 @@ def test_one_read_gives_pixels_and_identity(tmp_path: Path) -> None:
 def test_the_longer_side_shrinks_to_the_size_asked_for() -> None:
     assert shrink(Image.new("RGB", (400, 100)), 40).size == (40, 10)
     assert shrink(Image.new("RGB", (20, 10)), 40).size == (20, 10)
+
+
+def test_brightness_is_the_same_of_bytes_and_of_fractions() -> None:
+    images = torch.randint(0, 256, (3, 3, 5, 7), dtype=torch.uint8)
+    expected = images.numpy().mean((1, 2, 3)) / 255
+    for form in (images, images / 255):
+        np.testing.assert_allclose(brightness_of(form), expected, rtol=1e-5)

@@ -65,6 +65,7 @@ def test_a_prediction_is_plain_values_for_json() -> None:
         "product": "a", "score": 1.5, "router_distance": 0.25, "router_margin": None,
         "size": [20, 30], "label": "anomalous", "threshold": 1.0, "normalised_score": 0.75,
         "novelty_ratio": None, "pixel_threshold": 1.0, "median_patch_score": 0.0,
+        "brightness": None,
         "boxes": [{
             "left": box.left, "top": box.top, "width": box.width, "height": box.height,
             "peak": pytest.approx(box.peak),

@@ -42,6 +42,13 @@ def test_scores_are_those_of_test_from_the_run_folder_alone(
     assert predictor.products == ["01", "b"]
 
 
+def test_brightness_of_a_prediction_is_the_mean_of_its_image(
+    predictor: Predictor, paths: list[Path]
+) -> None:
+    image = np.asarray(Image.open(paths[0]).convert("RGB"))
+    assert predictor(paths[0]).brightness == pytest.approx(image.mean() / 255, abs=1e-3)
+
+
 def test_equal_batches_score_bit_for_bit(predictor: Predictor, paths: list[Path]) -> None:
     first, second = predictor(paths), predictor([Image.open(path) for path in paths])
     assert [one.score for one in first] == [one.score for one in second]

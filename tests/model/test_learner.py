@@ -14,6 +14,7 @@ from moleflow_pl import MoLEFlow
 from moleflow_pl.data.datasets import FeatureDataset
 from moleflow_pl.data.layouts.base import ImageRecord
 from moleflow_pl.data.patch_sampler import PatchDraw, draw_of
+from moleflow_pl.model.learner import damaged_distances
 from tests.helpers.models import SEED_METHOD, TINY_MODEL, some_tasks, with_tasks
 from tests.helpers.processes import join
 from tests.helpers.products import SIZE
@@ -162,7 +163,7 @@ def test_half_of_a_region_is_destroyed_where_novelty_has_its_limit(tiny_model: B
     inside = torch.zeros(4, 4, dtype=torch.bool)
     inside[:2, 1:3] = True
     module.inspector.interest.set(0, inside)
-    module.learner._damaged(0, images)
+    damaged_distances(module.inspector, 0, images)
     destroyed = (changed[1] != images).any(1)
     assert not destroyed[:, 32:].any()
     assert not destroyed[..., :16].any()

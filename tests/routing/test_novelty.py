@@ -121,6 +121,8 @@ def test_limit_comes_from_damaged_calibration_images(tiny_model: Build) -> None:
         ]
     assert found.damaged_novelty_distances == pytest.approx(torch.cat(worst).tolist(), rel=1e-5)
     assert found.products == ["b", "c", "a"]
+    means = images[6:].float().mean((1, 2, 3)) / 255
+    assert found.brightness == pytest.approx(means.tolist())
     module.learner.calibrate_task(0, calibration, 0.01)
     assert module.schedule.tasks[0].calibration.damaged_novelty_distances == []
 

@@ -2,13 +2,13 @@ from pathlib import Path
 
 import pytest
 
-from moleflow_pl.checkpoints.run_folder import RunFolder
-from moleflow_pl.cli.expert_versions import (
+from moleflow_pl.checkpoints.expert_versions import (
     free_version,
     move_versions,
     version_number,
     versions_of,
 )
+from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.errors import ConfigError
 
 

@@ -1,0 +1,171 @@
+"""`moleflow review`: apply, preview or export what people said of decisions."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moleflow_pl.cli import moved_weights
+from moleflow_pl.cli.changed_model import say_changed
+from moleflow_pl.cli.mistakes import VerbParser
+from moleflow_pl.cli.run_argument import CHECKPOINT, SETTINGS
+
+if TYPE_CHECKING:
+    from moleflow_pl.inference.reviews import PastDecision, Preview, Review
+
+logger = logging.getLogger(__name__)
+
+EXAMPLES = """\
+examples:
+  moleflow review preview --ckpt_path runs/demo --reviews reviews.csv
+  moleflow review apply --ckpt_path runs/demo --reviews reviews.csv
+  moleflow review export --reviews reviews.csv --output reviewed
+
+A file of reviews has the columns path, product and label, as predictions.csv has them, and verdict:
+right, false_alarm, missed_defect or other_product."""
+REVIEWS: dict[str, Any] = {"type": Path, "required": True, "metavar": "FILE", "help": "a CSV file"}
+PRODUCT = {"metavar": "NAME", "help": "of this product alone; default: all that are reviewed"}
+PAST: dict[str, Any] = {
+    "type": Path,
+    "metavar": "FILE",
+    "help": "past decisions to compare with; default: predictions.csv of the run's predict",
+}
+OUTPUT: dict[str, Any] = {"type": Path, "required": True, "metavar": "FOLDER", "help": "new images"}
+MODEL = {CHECKPOINT: SETTINGS, "--reviews": REVIEWS, "--product": PRODUCT}
+# action: (what it does, its options with their settings)
+ACTIONS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
+    "apply": (
+        "add reviewed good images to a product's threshold, and false alarms to its memory bank, "
+        "as a new version of its expert; moleflow experts rollback restores the old one",
+        MODEL,
+    ),
+    "preview": (
+        "show what apply would change: thresholds, past decisions, recall of confirmed defects",
+        {**MODEL, "--past": PAST},
+    ),
+    "export": (
+        "copy reviewed images into MVTec's layout",
+        {"--reviews": REVIEWS, "--output": OUTPUT},
+    ),
+}
+SHOWN = 20  # changed decisions that are listed
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the verb's arguments."""
+    parser = VerbParser(
+        prog="moleflow review",
+        description="Let what people said of decisions change a model, and no other expert in it.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, (text, options) in ACTIONS.items():
+        action = actions.add_parser(name, help=text, description=text)
+        for option, settings in options.items():
+            action.add_argument(option, **settings)
+        if CHECKPOINT in options:
+            moved_weights.add_option(action, saved=name == "apply")
+    return parser
+
+
+def main(args: Sequence[str]) -> None:
+    """Run one action."""
+    options = make_parser().parse_args(args)
+    # after parsing: torch takes seconds to import
+    from moleflow_pl.inference.reviews import export_reviews, read_reviews
+
+    reviews = read_reviews(options.reviews)
+    if options.action == "export":
+        for place, count in export_reviews(reviews, options.output).items():
+            logger.info(f"{options.output / place}: {count} images")
+    elif options.action == "preview":
+        show(preview_of(options, reviews))
+    else:
+        apply(options, reviews)
+
+
+def apply(options: argparse.Namespace, reviews: Sequence[Review]) -> None:
+    """Put a new version of each reviewed product's expert in its place, and say so."""
+    from moleflow_pl.inference import reviews as library
+
+    path = options.ckpt_path
+    if options.backbone_weights is not None:
+        moved_weights.save_place(path, options.backbone_weights)
+    for task in library.apply(path, reviews, options.product):
+        assert task.calibration is not None  # it was recalibrated
+        threshold = task.calibration.score_threshold
+        logger.info(
+            f"{task.name}: threshold {threshold.value:.4g}, by {threshold.images} calibration "
+            f"images; moleflow experts rollback {task.name} restores the old one"
+        )
+    say_changed(path)
+
+
+def preview_of(options: argparse.Namespace, reviews: Sequence[Review]) -> Preview:
+    """Return what `apply` would change."""
+    from moleflow_pl.checkpoints.io import read_checkpoint
+    from moleflow_pl.checkpoints.schema import STATE_KEY
+    from moleflow_pl.inference.predictor import auto_device
+    from moleflow_pl.inference.reviews import preview, reviewed_products
+    from moleflow_pl.model.restore import inspector_of
+
+    checkpoint = read_checkpoint(options.ckpt_path)
+    overrides = moved_weights.overrides(options)
+    inspector = inspector_of(checkpoint, options.ckpt_path, auto_device(), **overrides)
+    products = reviewed_products(reviews, options.product)
+    seed = checkpoint[STATE_KEY]["seed"]
+    return preview(inspector, reviews, past_decisions(options), seed, products)
+
+
+def past_decisions(options: argparse.Namespace) -> list[PastDecision]:
+    """Return the decisions of a table of predictions; none where the run has no such table.
+
+    Raises:
+        DataError: the table that was named cannot be read.
+    """
+    import csv
+
+    from moleflow_pl._internal.files import regular
+    from moleflow_pl.checkpoints.run_folder import RunFolder
+    from moleflow_pl.data.predict_dataset import TABLE_FILE
+    from moleflow_pl.errors import DataError
+    from moleflow_pl.inference.reviews import PastDecision
+
+    table = options.past or RunFolder.of(options.ckpt_path).predictions / TABLE_FILE
+    if options.past is None and not table.exists():
+        return []
+    try:
+        rows = list(csv.DictReader(regular(table).read_text(encoding="utf-8").splitlines()))
+        return [PastDecision(Path(row["path"]), row["product"], row["label"]) for row in rows]
+    except (OSError, UnicodeDecodeError, KeyError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no table of predictions"
+        raise DataError(f"cannot read the past decisions {table}: {reason}") from error
+
+
+def show(found: Preview) -> None:
+    """Print a preview."""
+    from moleflow_pl._internal.console import NamesTable, print_table
+
+    table = NamesTable(title="what applying the reviews would change")
+    for column in ("product", "good images added", "threshold before", "threshold then"):
+        table.add_column(column, justify="left" if column == "product" else "right")
+    for product, (before, then) in found.thresholds.items():
+        table.add_row(product, str(found.images[product]), f"{before:.4g}", f"{then:.4g}")
+    print_table(table)
+    gone = f"; the images of {found.gone} more are gone" if found.gone else ""
+    logger.info(f"{len(found.changes)} of {found.compared} past decisions would change{gone}")
+    for change in found.changes[:SHOWN]:
+        past = change.past
+        product = "" if change.product == past.product else f" ({change.product})"
+        logger.info(f"  {past.path}: {past.label} -> {change.label}{product}")
+    if len(found.changes) > SHOWN:
+        logger.info(f"  and {len(found.changes) - SHOWN} more")
+    if found.defects:
+        logger.info(
+            f"of the last {found.defects} confirmed defects {found.found} would be found, and "
+            f"{found.found_before} were"
+        )

@@ -1,0 +1,371 @@
+"""Reviewed images become data: a new version of an expert, what it would change, and a data set.
+
+A person says of decisions whether they were right. Good images join the calibration images of their
+product; those that were taken for defective join its memory banks too. Confirmed defects tell the
+recall. Nothing else of a model changes.
+"""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+
+from moleflow_pl._internal.files import regular, writing
+from moleflow_pl._internal.names import check_name, output_file, relative_names
+from moleflow_pl.checkpoints.expert_edits import Checkpoint, extract, renamed
+from moleflow_pl.checkpoints.expert_versions import replace as put_in_place
+from moleflow_pl.checkpoints.experts import PLACEHOLDER, Expert
+from moleflow_pl.checkpoints.io import read_checkpoint, restoring, write_checkpoint
+from moleflow_pl.checkpoints.run_folder import RunFolder
+from moleflow_pl.checkpoints.run_lock import locked_for
+from moleflow_pl.checkpoints.schema import STATE_KEY
+from moleflow_pl.data.batches import Batch
+from moleflow_pl.data.images import read_image
+from moleflow_pl.errors import DataError
+from moleflow_pl.inference.decisions import Label
+from moleflow_pl.inference.predictor import BATCH, Predictor, auto_device
+from moleflow_pl.model.inspector import Inspector
+from moleflow_pl.model.more_goods import add_goods
+from moleflow_pl.model.restore import PREFIX, inspector_of
+from moleflow_pl.tasks.schedule import Task
+
+Verdict = Literal["false_alarm", "missed_defect", "right", "other_product"]
+COLUMNS = ("path", "product", "label", "verdict")
+DEFECTS = 100  # the last confirmed ones, of which the recall is
+DEFECTIVE = "defective"  # folder of confirmed defects in an export
+
+
+@dataclass(frozen=True)
+class Review:
+    """What a person said of one decision.
+
+    Attributes:
+        path: The image.
+        product: The product that the decision named.
+        label: The decision.
+        verdict: `right`; `false_alarm`, of a good image that was no `normal`; `missed_defect`, of a
+            defective one that was; `other_product`, where the image shows another one.
+    """
+
+    path: Path
+    product: str
+    label: Label
+    verdict: Verdict
+
+    @property
+    def good(self) -> bool:
+        """Whether the image is a good one of its product."""
+        return self.verdict == "false_alarm" or (self.verdict, self.label) == ("right", "normal")
+
+    @property
+    def defective(self) -> bool:
+        """Whether the image is a defective one of its product."""
+        alarm = (self.verdict, self.label) == ("right", "anomalous")
+        return self.verdict == "missed_defect" or alarm
+
+
+def read_reviews(table: Path) -> list[Review]:
+    """Read reviews from a CSV file with the columns path, product, label and verdict.
+
+    Paths are relative to the folder of the file. Of several rows of one image the last counts.
+
+    Raises:
+        DataError: it cannot be read, or a row says what cannot be.
+    """
+    try:
+        text = regular(table).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise DataError(f"cannot read the reviews {table}: {reason}") from error
+    rows = csv.DictReader(text.splitlines())
+    missing = set(COLUMNS) - set(rows.fieldnames or ())
+    if missing:
+        raise DataError(f"{table} has no columns {sorted(missing)}: it needs {list(COLUMNS)}")
+    reviews = (review_of(row, table, line) for line, row in enumerate(rows, start=2))
+    return list({review.path: review for review in reviews}.values())
+
+
+def review_of(row: Mapping[str, str | None], table: Path, line: int) -> Review:
+    """A row of a table as a review.
+
+    Raises:
+        DataError: it says what cannot be.
+    """
+    if not row["path"] or not row["product"]:
+        raise DataError(f"{table}, line {line}: path and product are empty or missing")
+    for column, allowed in (("label", get_args(Label)), ("verdict", get_args(Verdict))):
+        if row[column] not in allowed:
+            value = row[column]
+            raise DataError(f"{table}, line {line}: {column} is one of {allowed}, got {value!r}")
+    found = (row["verdict"], row["label"])
+    if found in (("false_alarm", "normal"), ("missed_defect", "anomalous")):
+        raise DataError(f"{table}, line {line}: a decision {found[1]!r} cannot be a {found[0]!r}")
+    path = table.parent / str(row["path"])
+    return Review(path, str(row["product"]), found[1], found[0])  # type: ignore[arg-type]
+
+
+def reviewed_products(reviews: Sequence[Review], product: str | None = None) -> list[str]:
+    """The products that have good images among reviews: one, or all.
+
+    Raises:
+        DataError: there are none: nothing could be learned.
+    """
+    products = list(dict.fromkeys(review.product for review in reviews if review.good))
+    if not products or product not in (None, *products):
+        raise DataError(
+            f"no good image{'' if product is None else f' of {product!r}'} among {len(reviews)} "
+            "reviews: there is nothing to learn"
+        )
+    return products if product is None else [product]
+
+
+def learn(inspector: Inspector, product: str, reviews: Sequence[Review], seed: int) -> int:
+    """Add the good images of a product to its memory banks and its calibration, in memory.
+
+    Args:
+        inspector: The model.
+        product: The product.
+        reviews: Of any products.
+        seed: Of the run.
+
+    Returns:
+        The number of its task.
+
+    Raises:
+        ConfigError: the model does not know the product, or it has no calibration.
+        DataError: there is no such good image, or one cannot be read.
+    """
+    task = inspector.schedule.find(product)
+    reviewed_products(reviews, product)
+    good = [review for review in reviews if review.good and review.product == product]
+    size = inspector.extractor.image_size
+    names = relative_names([str(review.path.absolute()) for review in good])
+    alarms: list[Batch] = []
+    others: list[Batch] = []
+    for review, name in zip(good, names, strict=True):
+        image = read_image(review.path, size)[None]
+        batches = alarms if review.verdict == "false_alarm" else others
+        batches.append({"image": image, "product": [product], "path": [f"reviewed/{name}"]})
+    add_goods(inspector, task, seed, alarms, others)
+    inspector.schedule.tasks[task].images += len(alarms)
+    return task
+
+
+def reviewed_expert(
+    checkpoint: Checkpoint, inspector: Inspector, product: str, reviews: Sequence[Review]
+) -> Expert:
+    """The next version of a product's expert, by its reviewed images.
+
+    Args:
+        checkpoint: The model as a file holds it; it is left as it is.
+        inspector: The same model, in which the product learns.
+        product: The product.
+        reviews: Of any products.
+
+    Raises:
+        ConfigError: the model does not know the product, or it has no calibration.
+        DataError: there is no good image of it, or one cannot be read.
+    """
+    task = learn(inspector, product, reviews, checkpoint[STATE_KEY]["seed"])
+    learned = inspector.schedule.tasks[task]
+    expert = extract(checkpoint, learned.name)
+    banks = f"{PREFIX}banks.{task}."
+    state = {f"{PREFIX}{key}": value for key, value in inspector.state_dict().items()}
+    for key, tensor in state.items():
+        if key.startswith(banks):
+            expert.tensors[renamed(checkpoint, key, PLACEHOLDER)] = tensor.cpu()
+    now = datetime.now(UTC).isoformat(" ", "minutes").removesuffix("+00:00")
+    # scores of the version before say nothing of this one
+    expert.task = replace(learned, learned_at=now, tested=None, evaluation=None)
+    expert.metrics = {}
+    return expert
+
+
+def apply(
+    path: Path, reviews: Sequence[Review], product: str | None = None, **overrides: Any
+) -> list[Task]:
+    """Put the next version of each reviewed product's expert in the place of the one there is.
+
+    Args:
+        path: A checkpoint, which is written; the versions before go into `experts/` of its run.
+        reviews: What people said.
+        product: Of this product alone; by default of all.
+        overrides: Arguments of the model, such as `backbone_weights`.
+
+    Returns:
+        The tasks of the new versions.
+
+    Raises:
+        MoLEFlowError: it cannot be; the checkpoint is as it was.
+    """
+    run, products = RunFolder.of(path), reviewed_products(reviews, product)
+    with locked_for(path, run.root):
+        checkpoint = read_checkpoint(path)
+        inspector = inspector_of(checkpoint, path, auto_device(), **overrides)
+        # all are learned before one is written
+        experts = [reviewed_expert(checkpoint, inspector, one, reviews) for one in products]
+        with restoring(path):
+            for expert in experts:
+                put_in_place(checkpoint, expert, run)
+            write_checkpoint(checkpoint, path)
+    return [expert.task for expert in experts]
+
+
+@dataclass(frozen=True)
+class PastDecision:
+    """A decision of the line.
+
+    Attributes:
+        path: The image.
+        product: The product that it named.
+        label: What it was.
+    """
+
+    path: Path
+    product: str
+    label: str
+
+
+@dataclass(frozen=True)
+class ChangedDecision:
+    """A decision of the line that would be another.
+
+    Attributes:
+        past: What it was.
+        product: The product that it would name.
+        label: What it would be.
+    """
+
+    past: PastDecision
+    product: str
+    label: str
+
+
+@dataclass
+class Preview:
+    """What a new version of experts would change.
+
+    Attributes:
+        thresholds: Of each product with reviews, before and then.
+        images: Good images that join each product's calibration images.
+        changes: Past decisions that would be others.
+        compared: Past decisions whose images are still there.
+        gone: Past decisions whose images are not.
+        defects: Confirmed defects, the last ones.
+        found_before: Of these, found by the decisions of the line.
+        found: Of these, found by the new version.
+    """
+
+    thresholds: dict[str, tuple[float, float]] = field(default_factory=dict)
+    images: dict[str, int] = field(default_factory=dict)
+    changes: list[ChangedDecision] = field(default_factory=list)
+    compared: int = 0
+    gone: int = 0
+    defects: int = 0
+    found_before: int = 0
+    found: int = 0
+
+
+def preview(
+    inspector: Inspector,
+    reviews: Sequence[Review],
+    past: Sequence[PastDecision],
+    seed: int,
+    products: Sequence[str] | None = None,
+    defects: int = DEFECTS,
+) -> Preview:
+    """What reviews would change, before they are applied.
+
+    Args:
+        inspector: The model, which learns in memory.
+        reviews: In the order in which they were made.
+        past: Decisions of the line to compare with.
+        seed: Of the run.
+        products: Products to learn; by default all with good images.
+        defects: Confirmed defects, the last ones, of which the recall is.
+
+    Raises:
+        ConfigError: the model does not know a product, or it has no calibration.
+        DataError: an image cannot be read.
+    """
+    result = Preview()
+    for product in reviewed_products(reviews) if products is None else products:
+        task = inspector.schedule.tasks[inspector.schedule.find(product)]
+        before = threshold_of(task.calibration)
+        learn(inspector, product, reviews, seed)
+        result.thresholds[product] = (before, threshold_of(task.calibration))
+        result.images[product] = sum(one.good and one.product == product for one in reviews)
+    predictor = Predictor(inspector)
+    there = [one for one in past if one.path.is_file()]
+    result.compared, result.gone = len(there), len(past) - len(there)
+    found = predictor.stream([one.path for one in there], BATCH)
+    for one, now in zip(there, found, strict=True):
+        if (one.product, one.label) != (now.product, now.label):
+            result.changes.append(ChangedDecision(one, now.product, str(now.label)))
+    last = [one for one in reviews if one.defective and one.path.is_file()][-defects:]
+    result.defects = len(last)
+    result.found_before = sum(one.label != "normal" for one in last)
+    decided = predictor.stream([one.path for one in last], BATCH)
+    result.found = sum(one.label != "normal" for one in decided)
+    return result
+
+
+def threshold_of(calibration: Any) -> float:
+    """The score threshold of a calibration, NaN without one."""
+    return torch.nan if calibration is None else calibration.score_threshold.value
+
+
+def export_reviews(reviews: Sequence[Review], folder: Path) -> dict[str, int]:
+    """Copy reviewed images into a folder, in MVTec AD's layout.
+
+    False alarms go to `<product>/train/good`, to learn from; other good images to
+    `<product>/test/good`, and defective ones to `<product>/test/defective`. What shows another
+    product is left out.
+
+    Returns:
+        How many images went to each folder.
+
+    Raises:
+        DataError: an image is gone, or a product's name is none.
+        OutputError: one cannot be written.
+    """
+    placed = {review: place for review in reviews if (place := place_of(review)) is not None}
+    names = relative_names([str(review.path.absolute()) for review in placed])
+    counts: dict[str, int] = {}
+    for (review, place), name in zip(placed.items(), names, strict=True):
+        check_name(review.product)
+        suffix = review.path.suffix
+        # one folder takes images of many
+        flat = name.removesuffix(suffix).replace("/", "_")
+        target = output_file(folder / review.product / place, flat, suffix)
+        try:
+            source = regular(review.path)
+        except OSError as error:
+            raise DataError(f"no reviewed image at {review.path}: {error.strerror}") from error
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+        key = f"{review.product}/{place}"
+        counts[key] = counts.get(key, 0) + 1
+    return counts
+
+
+def place_of(review: Review) -> str | None:
+    """The folder of a reviewed image in its product's; None where it has none.
+
+    Example:
+        >>> place_of(Review(Path("a.png"), "a", "anomalous", "right"))
+        'test/defective'
+    """
+    if review.defective:
+        return f"test/{DEFECTIVE}"
+    if not review.good:
+        return None
+    return "train/good" if review.verdict == "false_alarm" else "test/good"

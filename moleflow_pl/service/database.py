@@ -1,0 +1,339 @@
+"""The record of a service: inspections, reviews, who did what, and what is still to be sent.
+
+An SQLite file by default, PostgreSQL or whatever SQLAlchemy knows by URL. Times are seconds since
+1970, UTC.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Connection,
+    Double,
+    Engine,
+    ForeignKey,
+    Index,
+    Integer,
+    Text,
+    UniqueConstraint,
+    create_engine,
+    event,
+    select,
+    text,
+)
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
+
+from moleflow_pl.errors import ConfigError, OutputError
+
+SCHEMA = "1"
+BUSY_SECONDS = 10  # that a writer waits for another
+Verdict = Literal["false_alarm", "missed_defect", "right", "other_product"]
+# SQLite counts up in columns of this type alone
+Id = BigInteger().with_variant(Integer, "sqlite")
+
+
+class Base(DeclarativeBase):
+    """What all tables share."""
+
+    type_annotation_map = {float: Double, str: Text, dict[str, Any]: JSON}  # noqa: RUF012
+
+
+class Inspection(Base):
+    """One image and what the model said of it.
+
+    Attributes:
+        source: Where the image came from: `http`, or the name of a source.
+        image_name: What the client or the folder calls it.
+        product: The product that the prediction names.
+        prediction: `Prediction.to_dict()`.
+        brightness: Mean of the image as the model takes it, in 0..1.
+        image_path: The image, relative to the service's folder; None if it was not kept.
+        heatmap_path: Its heatmap, likewise.
+        seconds: From the arrival of the image to the decision.
+        model: Digest of the model, `Model.digest`.
+    """
+
+    __tablename__ = "inspections"
+    __table_args__ = (
+        Index("inspections_product_id", "product", "id"),
+        Index("inspections_label_id", "label", "id"),
+        Index("inspections_time", "time"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    time: Mapped[float]
+    source: Mapped[str]
+    image_name: Mapped[str]
+    product: Mapped[str]
+    label: Mapped[str | None]
+    score: Mapped[float]
+    threshold: Mapped[float | None]
+    normalised_score: Mapped[float | None]
+    novelty_ratio: Mapped[float | None]
+    router_distance: Mapped[float]
+    router_margin: Mapped[float | None]
+    brightness: Mapped[float | None]
+    prediction: Mapped[dict[str, Any]]
+    image_path: Mapped[str | None]
+    heatmap_path: Mapped[str | None]
+    seconds: Mapped[float]
+    model: Mapped[str]
+
+    reviews: Mapped[list[Review]] = relationship(
+        back_populates="inspection", order_by="Review.id", lazy="selectin"
+    )
+
+    @property
+    def review(self) -> Review | None:
+        """The last review that was not undone."""
+        return next((r for r in reversed(self.reviews) if r.undone_when is None), None)
+
+
+class Review(Base):
+    """What a person said of an inspection; the last one that is not undone counts.
+
+    Attributes:
+        verdict: `false_alarm`, `missed_defect`, `right` or `other_product`.
+        product: The product that the image shows, with `other_product`.
+        applied_when: When it went into the model; None before.
+    """
+
+    __tablename__ = "reviews"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    inspection_id: Mapped[int] = mapped_column(ForeignKey("inspections.id"), index=True)
+    verdict: Mapped[str]
+    product: Mapped[str | None]
+    who: Mapped[str]
+    when: Mapped[float]
+    undone_when: Mapped[float | None]
+    applied_when: Mapped[float | None]
+
+    inspection: Mapped[Inspection] = relationship(back_populates="reviews")
+
+
+class Audit(Base):
+    """Who did what: reviews, swaps of the model, refused tokens."""
+
+    __tablename__ = "audit"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    when: Mapped[float]
+    who: Mapped[str]
+    action: Mapped[str]
+    detail: Mapped[dict[str, Any]]
+
+
+class Outbox(Base):
+    """What a sink has still to deliver, in the order of `id`; a delivered row keeps its time."""
+
+    __tablename__ = "outbox"
+    __table_args__ = (
+        Index("outbox_sink_delivered_id", "sink", "delivered", "id"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    sink: Mapped[str]
+    payload: Mapped[dict[str, Any]]
+    tries: Mapped[int] = mapped_column(default=0)
+    delivered: Mapped[float | None]
+    error: Mapped[str | None]
+
+
+class SeenFile(Base):
+    """A file of a watched folder that was judged, or is no image."""
+
+    __tablename__ = "seen_files"
+    __table_args__ = (UniqueConstraint("source", "path", "size", "modified"),)
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    source: Mapped[str]
+    path: Mapped[str]
+    size: Mapped[int] = mapped_column(BigInteger)
+    modified: Mapped[int] = mapped_column(BigInteger)  # ns
+    inspection_id: Mapped[int | None] = mapped_column(ForeignKey("inspections.id"))
+    error: Mapped[str | None]
+    when: Mapped[float]
+
+
+class Model(Base):
+    """A version of the model; all processes of a service use the newest.
+
+    Attributes:
+        path: The run folder or the checkpoint.
+        digest: SHA-256 of the file.
+    """
+
+    __tablename__ = "models"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    path: Mapped[str]
+    digest: Mapped[str]
+    who: Mapped[str]
+    when: Mapped[float]
+
+
+class Lease(Base):
+    """Who alone may do something, and until when; see `locks.exclusive`."""
+
+    __tablename__ = "leases"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    holder: Mapped[str]
+    until: Mapped[float]
+
+
+class Setting(Base):
+    """A value that all processes of a service share."""
+
+    __tablename__ = "settings"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[str]
+
+
+class Database:
+    """A database with all tables.
+
+    Args:
+        url: A path of an SQLite file, or a URL of SQLAlchemy, such as
+            `postgresql://user@host/moleflow`.
+
+    Raises:
+        ConfigError: the URL is none, or of another version of the service.
+        OutputError: it cannot be reached or written.
+    """
+
+    def __init__(self, url: str | Path) -> None:
+        self.url = full_url(str(url))
+        try:
+            self.engine = self._make()
+            self._reading = self.engine.execution_options(reads=True)
+            with self.writing() as session:
+                Base.metadata.create_all(session.connection())
+            self._check_schema()
+        except (ArgumentError, NoSuchModuleError, ImportError) as error:
+            raise ConfigError(
+                f"no database at {self.shown}: give the path of a file, or a URL such as "
+                f"postgresql://user@host/moleflow ({error})"
+            ) from error
+        except SQLAlchemyError as error:
+            raise OutputError(
+                f"cannot use the database {self.shown}: {reason_of(error)}"
+            ) from error
+
+    def _make(self) -> Engine:
+        if not self.is_sqlite:
+            return create_engine(self.url, pool_pre_ping=True, pool_size=8, max_overflow=24)
+        # a connection for each thread that asks, as many as there are
+        options = {"timeout": BUSY_SECONDS, "check_same_thread": False}
+        engine = create_engine(self.url, connect_args=options, pool_size=8, max_overflow=24)
+        event.listen(engine, "connect", prepare_sqlite)
+        event.listen(engine, "begin", begin_sqlite)
+        return engine
+
+    def _check_schema(self) -> None:
+        schema = self.setting("schema", SCHEMA)
+        if schema != SCHEMA:
+            raise ConfigError(
+                f"the database {self.shown} is of schema {schema}, this version reads {SCHEMA}: "
+                "choose another by --database"
+            )
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether it is a file."""
+        return self.url.startswith("sqlite")
+
+    @property
+    def shown(self) -> str:
+        """The URL without its password."""
+        before, at, after = self.url.rpartition("@")
+        scheme, _, login = before.partition("://")
+        return f"{scheme}://{login.partition(':')[0]}@{after}" if at else self.url
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """A session that is committed at the end of the block; it waits for other writers."""
+        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A session that only reads, beside any writer."""
+        with Session(self._reading, expire_on_commit=False) as session:
+            yield session
+
+    def setting(self, name: str, default: str) -> str:
+        """A shared value; the first process that asks stores its default."""
+        with self.reading() as session:
+            found = session.get(Setting, name)
+        if found is None:
+            with self.writing() as session:
+                found = session.get(Setting, name) or Setting(name=name, value=default)
+                session.add(found)
+        return found.value
+
+    def audit(self, who: str, action: str, **detail: Any) -> None:
+        """Note who did what."""
+        with self.writing() as session:
+            session.add(Audit(when=time.time(), who=who, action=action, detail=detail))
+
+    def check(self) -> None:
+        """Ask the database for a sign of life.
+
+        Raises:
+            SQLAlchemyError: it gives none.
+        """
+        with self.reading() as session:
+            session.execute(select(text("1")))
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+
+def full_url(url: str) -> str:
+    """The URL of SQLAlchemy for a URL or the path of a file.
+
+    Example:
+        >>> full_url("a.sqlite"), full_url("postgresql://me@db/line")
+        ('sqlite:///a.sqlite', 'postgresql+psycopg://me@db/line')
+    """
+    for scheme in ("postgres://", "postgresql://"):  # the driver that the extra installs
+        if url.startswith(scheme):
+            return f"postgresql+psycopg://{url.removeprefix(scheme)}"
+    return url if "://" in url else f"sqlite:///{url}"
+
+
+def reason_of(error: SQLAlchemyError) -> str:
+    """What the database itself says, on one line."""
+    return " ".join(str(getattr(error, "orig", None) or error).split())
+
+
+def prepare_sqlite(connection: Any, record: object) -> None:
+    """Set up a connection to an SQLite file: readers beside one writer, safe after a power cut."""
+    connection.isolation_level = None  # `begin_sqlite` begins transactions, not Python
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def begin_sqlite(connection: Connection) -> None:
+    """Begin a transaction; one that writes takes its lock at once, for none can be upgraded."""
+    reads = connection.get_execution_options().get("reads", False)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

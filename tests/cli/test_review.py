@@ -1,0 +1,88 @@
+import logging
+from pathlib import Path
+
+import pytest
+
+from moleflow_pl.checkpoints.expert_edits import learned_schedule
+from moleflow_pl.checkpoints.io import read_checkpoint
+from moleflow_pl.cli import experts
+from moleflow_pl.cli.review import main
+from moleflow_pl.errors import DataError
+from tests.helpers.reviewing import images_of, kept_run, usual_reviews, write_reviews
+
+
+@pytest.fixture
+def words(tmp_path: Path, data_root: Path) -> list[str]:
+    """The model and its reviews, as options."""
+    table = write_reviews(tmp_path / "reviews.csv", usual_reviews(data_root))
+    return ["--ckpt_path", str(kept_run(tmp_path / "run")), "--reviews", str(table)]
+
+
+def calibrated(path: Path) -> dict[str, int]:
+    """Calibration images of each product."""
+    tasks = learned_schedule(read_checkpoint(path)).tasks
+    return {task.name: len(task.calibration.scores) for task in tasks if task.calibration}
+
+
+def test_reviews_are_applied_and_taken_back(
+    words: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "run" / "last.ckpt"
+    before = calibrated(path)
+    with caplog.at_level(logging.INFO, "moleflow_pl"):
+        main(["apply", *words])
+    assert calibrated(path) == {**before, "b": before["b"] + 3}
+    said = "\n".join(caplog.messages)
+    assert f"saved: {path}" in said
+    assert "moleflow experts rollback b restores the old one" in said
+    experts.main(["rollback", "b", "--ckpt_path", str(path)])
+    assert calibrated(path) == before
+
+
+def test_preview_names_the_decisions_that_would_change(
+    words: list[str],
+    tmp_path: Path,
+    data_root: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    content = (tmp_path / "run" / "last.ckpt").read_bytes()
+    (image,) = images_of(data_root, "b", "square")[:1]
+    past = tmp_path / "past.csv"
+    past.write_text(f"path,product,label\n{image},c,normal\n")
+    with caplog.at_level(logging.INFO, "moleflow_pl"):
+        main(["preview", *words, "--past", str(past)])
+    said = "\n".join(caplog.messages)
+    assert "1 of 1 past decisions would change" in said
+    assert f"  {image}: normal -> " in said
+    assert "of the last 3 confirmed defects " in said
+    assert "good images added" in capsys.readouterr().out
+    assert (tmp_path / "run" / "last.ckpt").read_bytes() == content
+
+
+def test_reviewed_images_are_exported_without_a_model(
+    words: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "moleflow_pl"):
+        main(["export", *words[2:], "--output", str(tmp_path / "out")])
+    assert f"{tmp_path / 'out' / 'b' / 'test' / 'defective'}: 3 images" in caplog.messages
+
+
+@pytest.mark.parametrize("more", [["--product", "01"], []])
+def test_reviews_with_nothing_to_learn_are_refused(
+    more: list[str], words: list[str], tmp_path: Path, data_root: Path
+) -> None:
+    if not more:
+        write_reviews(tmp_path / "reviews.csv", usual_reviews(data_root)[3:])
+    with pytest.raises(DataError, match="no good image.* reviews: there is nothing to learn"):
+        main(["apply", *words, *more])
+
+
+@pytest.mark.parametrize("text", [None, "a,b\n1,2\n"])
+def test_past_decisions_that_are_none_are_named(
+    text: str | None, words: list[str], tmp_path: Path
+) -> None:
+    if text is not None:
+        (tmp_path / "past.csv").write_text(text)
+    with pytest.raises(DataError, match=r"cannot read the past decisions .*past.csv"):
+        main(["preview", *words, "--past", str(tmp_path / "past.csv")])

@@ -1,0 +1,74 @@
+"""A lock in the database."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from moleflow_pl.service import locks
+from moleflow_pl.service.database import Database
+from moleflow_pl.service.locks import BusyError, exclusive
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> tuple[Database, Database]:
+    """A database as two processes have it."""
+    return Database(tmp_path / "line.sqlite"), Database(tmp_path / "line.sqlite")
+
+
+def test_of_two_that_apply_reviews_at_once_one_is_refused(two: tuple[Database, Database]) -> None:
+    with exclusive(two[0], "reviews"):
+        with (
+            pytest.raises(BusyError, match="reviews: another process"),
+            exclusive(two[1], "reviews"),
+        ):
+            pass
+        with exclusive(two[1], "something else"):
+            pass
+    with exclusive(two[1], "reviews"):
+        pass
+
+
+def test_of_many_threads_exactly_one_gets_it(two: tuple[Database, Database]) -> None:
+    start, done, got = threading.Barrier(6), threading.Event(), []
+
+    def compete(database: Database) -> None:
+        start.wait()
+        try:
+            with exclusive(database, "reviews"):
+                got.append(True)
+                done.wait(10)
+        except BusyError:
+            got.append(False)
+
+    threads = [threading.Thread(target=compete, args=(two[i % 2],)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    while len(got) < 6:
+        time.sleep(0.01)
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert sorted(got) == [False] * 5 + [True]
+
+
+def test_what_a_killed_process_held_is_free_after_its_time(
+    two: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "SECONDS", 0.1)
+    locks.take(two[0], "reviews", "killed")
+    with pytest.raises(BusyError):
+        locks.take(two[1], "reviews", "other")
+    time.sleep(0.15)
+    locks.take(two[1], "reviews", "other")
+
+
+def test_a_long_work_keeps_its_lock(
+    two: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "SECONDS", 0.2)
+    with exclusive(two[0], "reviews"):
+        time.sleep(0.5)
+        with pytest.raises(BusyError):
+            locks.take(two[1], "reviews", "other")
