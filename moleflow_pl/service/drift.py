@@ -1,0 +1,123 @@
+"""Drift at the line: one process follows the record, and keeps the charts in the database."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sqlalchemy import delete, select
+
+from moleflow_pl.inference.decisions import DecisionMaker
+from moleflow_pl.inference.drift import Drift, DriftMonitor
+from moleflow_pl.service.database import Database, Inspection, Setting
+
+logger = logging.getLogger(__name__)
+
+CHARTS = "drift"  # name of the setting that holds them
+RESTART = "drift restart "  # begin of a setting's name: a product whose chart starts anew
+POLL = 1.0  # seconds between two looks
+SETTLED = 1.0  # seconds after which rows with lower numbers are there too
+MOST = 2000  # inspections in one look
+WHO = "service"  # in the audit
+
+
+class DriftFollower:
+    """Takes every inspection of the record once, whichever process made it.
+
+    Args:
+        database: The record.
+        decisions: Gives those of the model in use, and its digest.
+    """
+
+    def __init__(
+        self, database: Database, decisions: Callable[[], tuple[DecisionMaker, str]]
+    ) -> None:
+        self.database, self.decisions = database, decisions
+        self._model = ""
+        self._monitor: DriftMonitor | None = None
+
+    async def run(self) -> None:
+        """Look for ever."""
+        self._monitor = None  # another process may have gone on meanwhile
+        while True:
+            more = await asyncio.to_thread(self.look)
+            if not more:
+                await asyncio.sleep(POLL)
+
+    def look(self) -> bool:
+        """Take the inspections that have come; whether there may be more."""
+        kept = self._kept()
+        monitor, last = self._current(kept), kept.get("last", 0)
+        with self.database.reading() as session:
+            rows = session.scalars(
+                select(Inspection)
+                .where(Inspection.id > last, Inspection.time <= time.time() - SETTLED)
+                .order_by(Inspection.id)
+                .limit(MOST)
+            ).all()
+            asked = session.scalars(select(Setting.name).where(Setting.name.startswith(RESTART)))
+            restarted = [name.removeprefix(RESTART) for name in asked]
+        before = {one["product"]: one["state"] for one in kept.get("drifts", [])}
+        for product in restarted:
+            monitor.restart(product)
+        self._take(monitor, rows, before)
+        if rows or restarted:
+            self._keep(monitor, rows[-1].id if rows else last, restarted)
+        return len(rows) == MOST
+
+    def _take(
+        self, monitor: DriftMonitor, rows: Sequence[Inspection], before: dict[str, str]
+    ) -> None:
+        """Let a monitor see inspections; the log and the audit hear of changes."""
+        for row in rows:
+            if row.product not in monitor.decisions.names:  # of a model before
+                continue
+            drift = monitor.add(row)
+            if drift.state != before.get(row.product, "steady"):
+                self._tell(drift)
+            before[row.product] = drift.state
+
+    def _tell(self, drift: Drift) -> None:
+        (logger.info if drift.state == "steady" else logger.warning)("drift of %s", drift)
+        detail = {"product": drift.product, "state": drift.state, "reasons": drift.reasons}
+        self.database.audit(WHO, "drift", **detail)
+
+    def _current(self, kept: dict[str, Any]) -> DriftMonitor:
+        """The monitor of the model in use, which goes on from what was kept."""
+        decisions, digest = self.decisions()
+        if self._monitor is None or digest != self._model:
+            self._monitor = DriftMonitor(decisions, state=kept.get("monitor"))
+            self._model = digest
+        return self._monitor
+
+    def _kept(self) -> dict[str, Any]:
+        with self.database.reading() as session:
+            found = session.get(Setting, CHARTS)
+        return {} if found is None else json.loads(found.value)
+
+    def _keep(self, monitor: DriftMonitor, last: int, restarted: Sequence[str]) -> None:
+        drifts = [one.to_dict() for one in monitor.drifts]
+        value = json.dumps({"last": last, "monitor": monitor.state(), "drifts": drifts})
+        names = [f"{RESTART}{product}" for product in restarted]
+        with self.database.writing() as session:
+            session.merge(Setting(name=CHARTS, value=value))
+            session.execute(delete(Setting).where(Setting.name.in_(names)))
+
+
+def drifts(database: Database) -> dict[str, dict[str, Any]]:
+    """What the charts say, by product; each as `Drift.to_dict`."""
+    with database.reading() as session:
+        found = session.get(Setting, CHARTS)
+    kept = [] if found is None else json.loads(found.value)["drifts"]
+    return {one["product"]: one for one in kept}
+
+
+def ask_restart(database: Database, product: str, who: str) -> None:
+    """Have a product's chart started anew, once the cause of a drift is gone."""
+    with database.writing() as session:
+        session.merge(Setting(name=f"{RESTART}{product}", value=who))
+    database.audit(who, "drift restart", product=product)

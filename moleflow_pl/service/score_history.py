@@ -1,0 +1,74 @@
+"""Scores of a product over its last inspections, as a drawing of the server's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from markupsafe import Markup, escape
+
+from moleflow_pl.service.database import Inspection
+
+WIDTH, HEIGHT, MARGIN = 640, 200, 14
+RADIUS = 4
+WORDS = {
+    "normal": "normal",
+    "anomalous": "anomalous",
+    "unknown_product": "unknown product",
+    None: "no decision",
+}
+
+
+def score_history(inspections: Sequence[Inspection], here: int) -> Markup:
+    """Draw scores from left to right, the oldest first, and the threshold of the last.
+
+    A shape and a colour stand for each decision; each point leads to its inspection. Colours come
+    from the page's style sheet, for no style may stand within a page.
+
+    Args:
+        inspections: Of one product, the oldest first; at least one.
+        here: The `id` of the one that is looked at.
+    """
+    limit = inspections[-1].threshold
+    known = [one.score for one in inspections if one.score is not None]
+    values = known + ([] if limit is None else [limit])
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    span = (high - low) or 1.0
+
+    def y(value: float) -> float:
+        return round(HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * (value - low) / span, 1)
+
+    step = (WIDTH - 2 * MARGIN) / max(len(inspections) - 1, 1)
+    # a score that is no number passes nothing: it stands at the top
+    points = [
+        point(one, round(MARGIN + i * step, 1), y(high if one.score is None else one.score), here)
+        for i, one in enumerate(inspections)
+    ]
+    line = Markup("")
+    if limit is not None:
+        line = Markup(
+            '<line class="limit" x1="0" x2="{w}" y1="{y}" y2="{y}"/>'
+            '<text x="4" y="{above}">threshold {limit}</text>'
+        ).format(w=WIDTH, y=y(limit), above=max(y(limit) - 4, 12), limit=f"{limit:.4g}")
+    label = f"the last {len(inspections)} scores, from {low:.4g} to {high:.4g}"
+    return Markup('<svg class="history" viewBox="0 0 {w} {h}" role="img" aria-label="{l}">').format(
+        w=WIDTH, h=HEIGHT, l=label
+    ) + Markup("{}{}</svg>").format(line, Markup("").join(points))
+
+
+def point(one: Inspection, x: float, y: float, here: int) -> Markup:
+    """The mark of an inspection: a disc, a triangle or a square; large for the one of `here`."""
+    r = 2 * RADIUS if one.id == here else RADIUS
+    if one.label == "anomalous":
+        mark = f'<path d="M{x} {y - r}L{x + r} {y + r}H{x - r}Z"'
+    elif one.label == "unknown_product":
+        mark = f'<rect x="{x - r}" y="{y - r}" width="{2 * r}" height="{2 * r}"'
+    else:
+        mark = f'<circle cx="{x}" cy="{y}" r="{r}"'
+    kind = f"point {one.label or 'none'}{' here' * (one.id == here)}"
+    score = "no number" if one.score is None else f"{one.score:.4g}"
+    title = escape(f"{score}, {WORDS[one.label]}")
+    # all of it is made of numbers and of words of ours
+    return Markup(
+        f'<a href="/inspections/{one.id}">{mark} class="{kind}"><title>{title}</title>'
+        f"</{mark[1:].partition(' ')[0]}></a>"
+    )
