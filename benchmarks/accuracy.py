@@ -5,7 +5,7 @@
 DATA holds `magnetic_tile`, or the products that `--products` names, in the layout of MVTec AD; the
 solar cells come from a package. The method routes every image; its baselines know the product. A
 full run takes hours on a CPU, and continues where it was stopped (`--folder`). Writes the tables to
-ACCURACY.md; exits with 1 where a figure misses its limit.
+docs/accuracy.md; exits with 1 where a figure misses its limit.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ def parse() -> argparse.Namespace:
         "--seed-method", nargs="*", choices=list(BACKBONES), default=list(BACKBONES),
         help="backbones on which the method as first written down is fitted too: 40 epochs",
     )  # fmt: skip
-    parser.add_argument("--output", type=Path, default=Path("ACCURACY.md"))
+    parser.add_argument("--output", type=Path, default=Path("docs/accuracy.md"))
     return parser.parse_args()
 
 

@@ -105,6 +105,11 @@ class RunFolder:
         return self.root / "export"
 
     @property
+    def service(self) -> Path:
+        """Folder of what `serve` keeps: its record and its images."""
+        return self.root / "service"
+
+    @property
     def holds_run(self) -> bool:
         """Whether a fit has begun here."""
         return self.config.exists() or self.last.exists()

@@ -26,6 +26,10 @@ VERBS = {
     "test": (LIGHTNING, "score the test images and write the report"),
     "predict": (LIGHTNING, "decide about the images of a file, folder or pattern"),
     "export": ("moleflow_pl.cli.export", "write a model as one file: ONNX or torch.export"),
+    "serve": (
+        "moleflow_pl.cli.serve",
+        "inspect what clients, folders and cameras send, and keep it",
+    ),
     "calibrate": ("moleflow_pl.cli.calibrate", "show or change the thresholds, without training"),
     "experts": (
         "moleflow_pl.cli.experts",

@@ -10,7 +10,9 @@ import yaml
 from moleflow_pl._internal.files import regular
 from moleflow_pl._internal.plain_yaml import load_yaml
 from moleflow_pl._internal.presets import no_preset, preset_names, preset_path
+from moleflow_pl._internal.printable import printable
 from moleflow_pl.cli.arguments import replace_values
+from moleflow_pl.cli.help import GROUPS
 from moleflow_pl.errors import ConfigError
 
 
@@ -33,6 +35,7 @@ def config_path(value: str) -> str:
         ConfigError: the file cannot be read, or is not UTF-8.
     """
     if is_text(value):
+        check_groups(value, "the text after --config")
         return value
     given = Path(value)
     is_file = given.exists() and not given.is_dir()
@@ -45,7 +48,28 @@ def config_path(value: str) -> str:
         raise ConfigError(f"--config {value} is not UTF-8: {error}") from error
     except OSError as error:
         raise ConfigError(f"cannot read --config {value}: {error.strerror}") from error
+    check_groups(text, f"--config {value}")
     return path if text.isascii() else text
+
+
+def check_groups(text: str, where: str) -> None:
+    """Check that YAML has options in each of its groups: LightningCLI passes over anything else.
+
+    Raises:
+        ConfigError: it has a single value in place of one.
+    """
+    try:
+        options = load_yaml(text)
+    except yaml.YAMLError:
+        return  # LightningCLI says what is wrong with it
+    groups = (*GROUPS, "trainer")
+    found = options.items() if isinstance(options, dict) else ()
+    for name, value in found:
+        if name in groups and value is not None and not isinstance(value, dict):
+            raise ConfigError(
+                f"{where}: {name} is a group of options, got {printable(str(value))}: write "
+                f"{name}: {{OPTION: VALUE}}; moleflow fit --help {name} lists them"
+            )
 
 
 def is_text(value: str) -> bool:

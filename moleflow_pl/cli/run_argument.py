@@ -23,6 +23,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "predict": (CHECKPOINT, IMAGES),
     "calibrate": (CHECKPOINT,),
     "export": (CHECKPOINT,),
+    "serve": (CHECKPOINT,),
 }
 NAMES = {CHECKPOINT: "RUN", IMAGES: "IN"}
 # what a word too many was meant as, most likely

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, get_args
@@ -26,6 +27,19 @@ class HasInspector(Protocol):
     """A model that owns an inspector, such as `MoLEFlow`."""
 
     inspector: Inspector
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """An image as a model takes it.
+
+    Attributes:
+        tensor: (3, H, W) of the model's size, uint8.
+        size: Height and width of the image itself.
+    """
+
+    tensor: Tensor
+    size: tuple[int, int]
 
 
 class Predictor:
@@ -128,17 +142,27 @@ class Predictor:
         if not are_several(images):
             name = type(images).__name__
             raise DataError(f"a stream takes a list or a generator of images, got {name}")
-        inspector, source = self.inspector, iter(images)
-        while batch := [self._prepare(one, channels) for one in islice(source, batch_size)]:
-            tensors = torch.stack([tensor for tensor, _ in batch]).to(inspector.device)
-            with torch.inference_mode():
-                inspection = inspector.inspect(inspector.extractor(tensors), self.decisions.task)
-            yield from self.decisions.decide(inspection, [size for _, size in batch], tensors)
+        source = iter(images)
+        while batch := [self.prepare(one, channels) for one in islice(source, batch_size)]:
+            yield from self.inspect(batch)
 
-    def _prepare(self, image: Any, channels: Channels) -> tuple[Tensor, tuple[int, int]]:
-        """An image as the model takes it, and its own height and width."""
+    def prepare(self, image: ImageLike, channels: Channels = "rgb") -> PreparedImage:
+        """Decode and resize an image; threads may do it at once.
+
+        Raises:
+            DataError: it is none.
+        """
         rgb = as_rgb(image, channels)
-        return to_tensor(rgb, self.inspector.extractor.image_size), (rgb.height, rgb.width)
+        tensor = to_tensor(rgb, self.inspector.extractor.image_size)
+        return PreparedImage(tensor, (rgb.height, rgb.width))
+
+    def inspect(self, batch: Sequence[PreparedImage]) -> list[Prediction]:
+        """Inspect images at once; another number of them may change the last bits of a score."""
+        inspector = self.inspector
+        tensors = torch.stack([one.tensor for one in batch]).to(inspector.device)
+        with torch.inference_mode():
+            inspection = inspector.inspect(inspector.extractor(tensors), self.decisions.task)
+        return self.decisions.decide(inspection, [one.size for one in batch], tensors)
 
 
 def auto_device() -> torch.device:

@@ -159,7 +159,7 @@ def average(matrix: Sequence[Row]) -> float | None:
 def forgetting(matrix: Sequence[Row]) -> float | None:
     """Mean drop of each earlier task from its best value.
 
-    Mean over j < T-1 of max over i < T-1 of M[i][j], minus M[T-1][j].
+    Mean over j < T-1 of max over i < T-1 of `M[i][j]`, minus `M[T-1][j]`.
 
     References: Chaudhry et al. 2018, arXiv:1801.10112, section 3.
 
@@ -198,7 +198,7 @@ def forward_transfer(before: Row) -> float | None:
 def backward_transfer(matrix: Sequence[Row]) -> float | None:
     """Mean change of each earlier task through learning the later ones.
 
-    Mean over j < T-1 of M[T-1][j] - M[j][j].
+    Mean over j < T-1 of `M[T-1][j] - M[j][j]`.
 
     References: Lopez-Paz & Ranzato 2017, arXiv:1706.08840, eq. 3.
 

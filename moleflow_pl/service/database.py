@@ -43,7 +43,7 @@ Id = BigInteger().with_variant(Integer, "sqlite")
 class Base(DeclarativeBase):
     """What all tables share."""
 
-    type_annotation_map = {float: Double, str: Text, dict[str, Any]: JSON}  # noqa: RUF012
+    type_annotation_map = {float: Double, str: Text, dict[str, Any]: JSON, list[int]: JSON}  # noqa: RUF012
 
 
 class Inspection(Base):
@@ -55,8 +55,10 @@ class Inspection(Base):
         product: The product that the prediction names.
         prediction: `Prediction.to_dict()`.
         brightness: Mean of the image as the model takes it, in 0..1.
-        image_path: The image, relative to the service's folder; None if it was not kept.
-        heatmap_path: Its heatmap, likewise.
+        patch_scores: The map of `Prediction.patch_scores`, float32 in rows; `records.prediction_of`
+            reads it, so that heatmaps are drawn when someone looks.
+        grid: Its height and width.
+        image_path: The image, relative to the service's folder of images; None if it was not kept.
         seconds: From the arrival of the image to the decision.
         model: Digest of the model, `Model.digest`.
     """
@@ -75,16 +77,17 @@ class Inspection(Base):
     image_name: Mapped[str]
     product: Mapped[str]
     label: Mapped[str | None]
-    score: Mapped[float]
+    score: Mapped[float | None]
     threshold: Mapped[float | None]
     normalised_score: Mapped[float | None]
     novelty_ratio: Mapped[float | None]
-    router_distance: Mapped[float]
+    router_distance: Mapped[float | None]
     router_margin: Mapped[float | None]
     brightness: Mapped[float | None]
     prediction: Mapped[dict[str, Any]]
+    patch_scores: Mapped[bytes] = mapped_column(deferred=True)
+    grid: Mapped[list[int]]
     image_path: Mapped[str | None]
-    heatmap_path: Mapped[str | None]
     seconds: Mapped[float]
     model: Mapped[str]
 
@@ -136,7 +139,10 @@ class Audit(Base):
 
 
 class Outbox(Base):
-    """What a sink has still to deliver, in the order of `id`; a delivered row keeps its time."""
+    """What a sink has still to deliver, in the order of `id`; a delivered row keeps its time.
+
+    It is an inspection, or an event that `payload` describes.
+    """
 
     __tablename__ = "outbox"
     __table_args__ = (
@@ -146,10 +152,13 @@ class Outbox(Base):
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     sink: Mapped[str]
-    payload: Mapped[dict[str, Any]]
+    inspection_id: Mapped[int | None] = mapped_column(ForeignKey("inspections.id"))
+    payload: Mapped[dict[str, Any] | None]
     tries: Mapped[int] = mapped_column(default=0)
     delivered: Mapped[float | None]
     error: Mapped[str | None]
+
+    inspection: Mapped[Inspection | None] = relationship()
 
 
 class SeenFile(Base):
@@ -166,6 +175,8 @@ class SeenFile(Base):
     inspection_id: Mapped[int | None] = mapped_column(ForeignKey("inspections.id"))
     error: Mapped[str | None]
     when: Mapped[float]
+
+    inspection: Mapped[Inspection | None] = relationship()
 
 
 class Model(Base):

@@ -16,9 +16,9 @@ SCRIPTS = {
     if 'if __name__ == "__main__"' in path.read_text()
 }
 LIBRARIES = {"benchmarks.literal"}
-DOCS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("benchmarks/*.md")]
+DOCS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("benchmarks/*.md")]
 COMMAND = re.compile(r"python -m (benchmarks\.\w+)([^`\n|]*)")
-FILE = re.compile(r"python (docs/\w+\.py)")
+FILE = re.compile(r"python (docs/[\w/]+\.py)")
 MENTION = re.compile(r"`(benchmarks[./][\w./]+?)(?:\.py)?`")
 
 

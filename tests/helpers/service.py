@@ -1,8 +1,19 @@
 """Parts of a service for tests."""
 
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from moleflow_pl.service.database import Inspection
+from sqlalchemy import func, select
+from starlette.testclient import TestClient
+
+from moleflow_pl.service.app import make_app
+from moleflow_pl.service.database import Base, Database, Inspection
+from moleflow_pl.service.settings import Settings
+from moleflow_pl.service.state import Service
 
 
 def an_inspection(**changes: Any) -> Inspection:
@@ -11,9 +22,46 @@ def an_inspection(**changes: Any) -> Inspection:
         "time": 1.0, "source": "http", "image_name": "a.png", "product": "b", "label": "normal",
         "score": 1.0, "threshold": 2.0, "normalised_score": 0.25, "novelty_ratio": 0.5,
         "router_distance": 1.0, "router_margin": 3.0, "brightness": 0.5, "image_path": None,
-        "heatmap_path": None, "seconds": 0.01, "model": "ab",
+        "patch_scores": bytes(4), "grid": [1, 1], "seconds": 0.01, "model": "ab",
     }  # fmt: skip
     made = Inspection(**{**values, **changes})
     names = ("product", "label", "score", "threshold", "normalised_score", "novelty_ratio")
     made.prediction = {name: getattr(made, name) for name in names}
     return made
+
+
+def settings_for(where: Path, run: Path, **options: Any) -> Settings:
+    """Settings of a service for a copy of a run's model."""
+    copy = where / "run"
+    if not copy.exists():
+        copy.mkdir(parents=True)
+        shutil.copy(run / "last.ckpt", copy)
+    return Settings(str(copy), **{"batch_wait": 0.0, **options})
+
+
+@contextmanager
+def client_of(settings: Settings, **options: Any) -> Iterator[TestClient]:
+    """A client of a service in this process; `client.service` is the service."""
+    service = Service(settings)
+    with TestClient(make_app(service), base_url="http://127.0.0.1", **options) as client:
+        client.service = service  # type: ignore[attr-defined]
+        yield client
+
+
+def picture(root: Path, name: str = "b", kind: str = "good", number: int = 0) -> bytes:
+    """The bytes of a test image of a product."""
+    return (root / name / "test" / kind / f"{number:03d}.png").read_bytes()
+
+
+def count(database: Database, table: type[Base]) -> int:
+    """Rows of a table."""
+    with database.reading() as session:
+        return session.scalar(select(func.count()).select_from(table)) or 0
+
+
+def wait_until(true: Callable[[], object], seconds: float = 10) -> None:
+    """Wait for something that another thread does."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)

@@ -3,28 +3,49 @@
 import csv
 import json
 import re
-import subprocess
-import sys
 from importlib import import_module
 from pathlib import Path
 
+import jupytext
+import nbformat
 import numpy as np
 import onnxruntime
 import openvino
 import pytest
 import torch
+from nbclient import NotebookClient
 
-from docs.api import build, modules
+from docs.diagrams import drawings
+from docs.hooks import ABOVE, modules, pages
 from moleflow_pl.cli.main import VERBS
 from moleflow_pl.data.images import read_image
-from tests.helpers.commands import ROOT
+from tests.helpers.commands import ROOT, environment
 from tests.helpers.shared import built_once
 
+NOTEBOOKS = ROOT / "docs" / "notebooks"
 IMAGES = 6  # of each kind
 
 
-class Tutorial:
-    """The tutorial, run in a fresh process on real solar cells.
+def execute(name: str, where: Path, *args: str) -> str:
+    """Run a notebook in a kernel and a folder of its own; what its cells print.
+
+    Args:
+        name: Its name.
+        where: The folder.
+        args: What a script of the same text would get.
+    """
+    notebook = jupytext.read(NOTEBOOKS / f"{name}.py", fmt="py:percent")
+    given = nbformat.v4.new_code_cell(f"import sys\nsys.argv = {['', *args]!r}")
+    notebook.cells.insert(0, given)
+    resources = {"metadata": {"path": str(where)}}
+    client = NotebookClient(notebook, timeout=None, kernel_name="python3", resources=resources)
+    client.execute(env=environment({"PYTHONPATH": str(ROOT)}))
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return "".join(output.get("text", "") for output in outputs)
+
+
+class Quickstart:
+    """The quickstart, run on real solar cells.
 
     Attributes:
         run: The run folder that it left.
@@ -35,19 +56,13 @@ class Tutorial:
         self.where, self.run = where, where / "tutorial" / "run"
         output = where / "output.txt"
         if not output.exists():
-            command = [sys.executable, ROOT / "docs" / "tutorial.py"]
-            command += [f"--images={IMAGES}", "--epochs=2"]
-            result = subprocess.run(
-                [*map(str, command)], cwd=where, capture_output=True, text=True, check=False
-            )
-            assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
-            output.write_text(result.stdout)
+            output.write_text(execute("quickstart", where, f"--images={IMAGES}", "--epochs=2"))
         self.output = output.read_text()
 
 
 @pytest.fixture(scope="module")
-def tutorial(tmp_path_factory: pytest.TempPathFactory) -> Tutorial:
-    return built_once(tmp_path_factory, "tutorial", Tutorial)
+def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Quickstart:
+    return built_once(tmp_path_factory, "quickstart", Quickstart)
 
 
 def rows(path: Path) -> dict[str, dict[str, str]]:
@@ -56,17 +71,16 @@ def rows(path: Path) -> dict[str, dict[str, str]]:
 
 
 @pytest.mark.slow
-def test_the_tutorial_runs_to_its_end(tutorial: Tutorial) -> None:
-    assert tutorial.output.rstrip().endswith("report.html.")
-    assert (tutorial.run / "report" / "report.html").is_file()
-    assert "verified on 16 images of the run" in tutorial.output
-    files = sorted(path.name for path in (tutorial.run / "export").iterdir())
+def test_the_quickstart_runs_to_its_end(quickstart: Quickstart) -> None:
+    assert quickstart.output.rstrip().endswith("report.html.")
+    assert (quickstart.run / "report" / "report.html").is_file()
+    files = sorted(path.name for path in (quickstart.run / "export").iterdir())
     assert files == ["moleflow.onnx", "moleflow.onnx.sha256"]
 
 
 @pytest.mark.slow
-def test_predicted_scores_of_real_images_are_those_of_the_test(tutorial: Tutorial) -> None:
-    run = tutorial.run
+def test_predicted_scores_of_real_images_are_those_of_the_test(quickstart: Quickstart) -> None:
+    run = quickstart.run
     tested = rows(run / "report" / "scores.csv")
     predicted = rows(run / "predictions" / "predictions.csv")
     assert len(predicted) == 2 * IMAGES
@@ -75,14 +89,14 @@ def test_predicted_scores_of_real_images_are_those_of_the_test(tutorial: Tutoria
 
 
 @pytest.mark.slow
-def test_the_onnx_file_says_of_real_images_what_the_test_says(tutorial: Tutorial) -> None:
-    run = tutorial.run
+def test_the_onnx_file_says_of_real_images_what_the_test_says(quickstart: Quickstart) -> None:
+    run = quickstart.run
     tested = list(rows(run / "report" / "scores.csv").values())
     assert len(tested) == 4 * IMAGES
     file = run / "export" / "moleflow.onnx"
     session = onnxruntime.InferenceSession(file)
     about = json.loads(session.get_modelmeta().custom_metadata_map["moleflow"])
-    where = tutorial.where
+    where = quickstart.where
     images = torch.stack([read_image(where / r["path"], about["image_size"]) for r in tested])
     hint = {"INFERENCE_PRECISION_HINT": "f32"}
     compiled = openvino.Core().compile_model(file, "CPU", hint)
@@ -99,44 +113,84 @@ def test_the_onnx_file_says_of_real_images_what_the_test_says(tutorial: Tutorial
 
 
 @pytest.mark.slow
+def test_the_report_s_numbers_are_read_with_pandas(quickstart: Quickstart) -> None:
+    shown = execute("report_numbers", quickstart.where)
+    summary = json.loads((quickstart.run / "report" / "summary.json").read_text())
+    auroc = summary["metrics"]["image_auroc"]["routed"]
+    assert re.search(rf"image_auroc +routed +{auroc[0]:.3f} +{auroc[1]:.3f}", shown)
+    assert "asked for 1.0%: recall" in shown
+
+
+@pytest.mark.slow
+def test_onnxruntime_decides_as_predict_does(quickstart: Quickstart) -> None:
+    shown = execute("deploy", quickstart.where)
+    predicted = rows(quickstart.run / "predictions" / "predictions.csv")
+    labels = {
+        f"{Path(path).parent.name}/{Path(path).name}": row["label"]
+        for path, row in predicted.items()
+    }
+    found = dict(re.findall(r"^(\S+/\S+\.png): .*, (\w+)$", shown, re.MULTILINE))
+    assert len(found) == 8
+    assert found == {name: labels[name] for name in found}
+
+
+@pytest.mark.slow
 def test_the_way_through_python_runs_to_its_end(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "docs" / "python.py"), f"--images={IMAGES}", "--epochs=1"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
-    assert result.stdout.rstrip().endswith("report.html.")
-    assert "Prediction('solar_" in result.stdout
+    shown = execute("python_api", tmp_path, f"--images={IMAGES}", "--epochs=1")
+    assert shown.rstrip().endswith("report.html.")
+    assert "Prediction('solar_" in shown
     assert (tmp_path / "python" / "defect.png").is_file()
     assert (tmp_path / "python" / "run" / "report" / "report.html").is_file()
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("error::UserWarning")
-def test_pages_of_the_api_are_built_from_the_docstrings(tmp_path: Path) -> None:
-    build(tmp_path)
-    page = (tmp_path / "moleflow_pl" / "routing" / "router.html").read_text()
-    assert "Chooses the task whose prototype is nearest" in page
-    for package in ("moleflow_pl", "callbacks"):
-        modules = {p.relative_to(ROOT).with_suffix("") for p in (ROOT / package).rglob("*.py")}
-        pages = {p.relative_to(tmp_path).with_suffix("") for p in tmp_path.rglob("*.html")}
-        assert {one for one in modules if one.name != "__init__"} <= pages
+def test_notebooks_use_verbs_and_names_that_exist() -> None:
+    for path in NOTEBOOKS.glob("*.py"):
+        text = path.read_text()
+        compile(text, path.name, "exec")
+        verbs = re.findall(r'^ *moleflow\(\s*"(\w+)"|"moleflow", "(\w+)"', text, re.MULTILINE)
+        assert {one or other for one, other in verbs} <= set(VERBS)
+        found = re.findall(r"^from (moleflow_pl[\w.]*) import (.+)$", text, re.MULTILINE)
+        for module, names in found:
+            assert all(hasattr(import_module(module), name) for name in names.split(", ")), module
 
 
-def test_the_tutorial_uses_verbs_that_exist() -> None:
-    text = (ROOT / "docs" / "tutorial.py").read_text()
-    compile(text, "tutorial.py", "exec")
-    verbs = re.findall(r'^ *moleflow\(\s*"(\w+)"', text, re.MULTILINE)
-    assert len(verbs) >= 3
-    assert set(verbs) <= set(VERBS)
-
-
-def test_the_way_through_python_uses_names_that_exist() -> None:
-    text = (ROOT / "docs" / "python.py").read_text()
-    compile(text, "python.py", "exec")
-    for module, names in re.findall(r"^from (moleflow_pl[\w.]*) import (.+)$", text, re.MULTILINE):
-        assert all(hasattr(import_module(module), name) for name in names.split(", ")), module
-
-
-def test_every_module_has_one_page_in_the_api() -> None:
+def test_every_public_module_has_one_page_in_the_api() -> None:
     names = list(modules())
     assert len(names) == len(set(names))
-    assert {"moleflow_pl", "moleflow_pl.flow", "moleflow_pl.module"} <= set(names)
+    files = {
+        str(path.relative_to(ROOT).with_suffix("")).replace("/", ".").removesuffix(".__init__")
+        for path in (ROOT / "moleflow_pl").rglob("*.py")
+    }
+    public = {name for name in files if not name.startswith("moleflow_pl._internal")}
+    assert set(names) | {"moleflow_pl"} == public - {"moleflow_pl.configs"}
+
+
+def test_the_site_s_navigation_names_every_page_once() -> None:
+    docs = ROOT / "docs"
+    navigation = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
+    named = re.findall(r"([\w/]+\.md)$", navigation, re.MULTILINE)
+    made = {name for name, _ in pages() if name.endswith(".md")}
+    written = {str(path.relative_to(docs)) for path in docs.rglob("*.md")}
+    without = {name for name in made if name.startswith("reference/python/moleflow_pl")}
+    assert sorted(named) == sorted((written | made) - without)
+
+
+def test_the_page_of_the_command_line_names_every_verb_and_group_of_options() -> None:
+    page = dict(pages())["reference/cli.md"]
+    assert all(f"## moleflow {verb}" in page for verb in VERBS)
+    assert "| `--model.lora_rank` | `32` |" in page
+    assert "| `--false-alarm-rate` |" in page
+    assert "### moleflow experts rollback" in page
+
+
+def test_diagrams_are_those_that_the_script_draws() -> None:
+    for path, text in drawings():
+        assert path.read_text(encoding="utf-8") == text, "run python docs/diagrams.py"
+
+
+def test_the_readme_fits_150_lines_and_its_links_exist() -> None:
+    for name in ("README.md", *ABOVE.values()):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+            assert (ROOT / link).exists(), f"{name}: {link}"
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150

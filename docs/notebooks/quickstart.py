@@ -1,19 +1,14 @@
-"""MoLE-Flow in 15 minutes: two real products, from a folder of images to a file for the line.
-
-    pip install -e '.[demo,export]'
-    python docs/tutorial.py
-
-runs all of it. An editor that knows `# %%` cells (VS Code, PyCharm, Spyder) runs them one by one.
-The images are solar cells of the package elpv-dataset, CC BY-NC-SA 4.0: not for commercial use.
-"""
-
-# ruff: noqa: E402  # each cell imports what it needs
-
 # %% [markdown]
-# ## 0. What the tutorial takes
+# # Quickstart
+# Two real products in 15 minutes, from a folder of images to a file for the line; the machine takes
+# two of them. `pip install -e '.[demo,export]'` installs what this takes, and
+# `python docs/notebooks/quickstart.py` runs all of it. The images are solar cells of the package
+# elpv-dataset, CC BY-NC-SA 4.0: not for commercial use.
+#
 # Fewer images and epochs are quicker and worse.
 
 # %%
+# ruff: noqa: E402  # each cell imports what it needs
 import argparse
 
 parser = argparse.ArgumentParser(description="MoLE-Flow in 15 minutes.")
@@ -59,16 +54,12 @@ for product in (FIRST, SECOND):
 
 # %%
 import subprocess
-import sys
-
-ROOT = Path(__file__).resolve().parents[1]
-CHECKPOINT = str(RUN / "last.ckpt")
 
 
 def moleflow(*arguments: str) -> None:
     """Run the command `moleflow`, as in a shell."""
     print("\n$ moleflow", *arguments, flush=True)
-    subprocess.run([sys.executable, str(ROOT / "cli.py"), *arguments], check=True)
+    subprocess.run(["moleflow", *arguments], check=True)
 
 
 moleflow(
@@ -88,7 +79,7 @@ moleflow(
 # shows which product.
 
 # %%
-moleflow("fit", f"--ckpt_path={CHECKPOINT}", f"--data.tasks=[{FIRST}, {SECOND}]")
+moleflow("fit", f"--ckpt_path={RUN}", f"--data.tasks=[{FIRST}, {SECOND}]")
 
 # %% [markdown]
 # ## 4. Read the report
@@ -113,7 +104,7 @@ assert auroc["oracle_forgetting"] == 0
 # %%
 import csv
 
-moleflow("predict", f"--ckpt_path={CHECKPOINT}", f"--data.predict_path={DATA / SECOND / 'test'}")
+moleflow("predict", str(RUN), str(DATA / SECOND / "test"))
 with (RUN / "predictions" / "predictions.csv").open() as file:
     rows = list(csv.DictReader(file))
 for row in sorted(rows, key=lambda row: float(row["score"]))[:: max(len(rows) // 5, 1)]:
@@ -129,7 +120,7 @@ import torch
 from moleflow_pl import MoLEFlow
 from moleflow_pl.data.images import read_image
 
-model = MoLEFlow.load_from_checkpoint(CHECKPOINT, map_location="cpu").eval()
+model = MoLEFlow.load_from_checkpoint(RUN / "last.ckpt", map_location="cpu").eval()
 paths = [Path(row["path"]) for row in rows[:4]]
 images = torch.stack([read_image(path, model.inspector.extractor.image_size) for path in paths])
 with torch.no_grad():
@@ -145,7 +136,7 @@ print("scores", inspection.score.tolist(), "patches", tuple(inspection.patch_sco
 import numpy as np
 import onnxruntime
 
-moleflow("export", f"--ckpt_path={CHECKPOINT}")
+moleflow("export", str(RUN))
 session = onnxruntime.InferenceSession(RUN / "export" / "moleflow.onnx")
 about = json.loads(session.get_modelmeta().custom_metadata_map["moleflow"])
 _, scores, product_of, _, novelty = session.run(None, {"image": images.numpy()})

@@ -1,15 +1,11 @@
-"""MoLE-Flow from Python: two real products without a command line, as a notebook or a script.
-
-    pip install -e '.[demo]'
-    python docs/python.py
-
-An editor that knows `# %%` cells (VS Code, PyCharm, Spyder) runs them one by one. The images are
-solar cells of the package elpv-dataset, CC BY-NC-SA 4.0: not for commercial use.
-"""
-
-# ruff: noqa: E402  # each cell imports what it needs
+# %% [markdown]
+# # Without a command line
+# Two real products in Python, as a notebook or a script. `pip install -e '.[demo]'` installs what
+# this takes, and `python docs/notebooks/python_api.py` runs all of it. The images are solar cells
+# of the package elpv-dataset, CC BY-NC-SA 4.0: not for commercial use.
 
 # %%
+# ruff: noqa: E402  # each cell imports what it needs
 import argparse
 
 parser = argparse.ArgumentParser(description="MoLE-Flow from Python.")

@@ -1,0 +1,118 @@
+"""`moleflow serve`: a service at the line, until a signal ends it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from moleflow_pl.cli import moved_weights
+from moleflow_pl.cli.mistakes import VerbParser
+from moleflow_pl.cli.run_argument import CHECKPOINT, SETTINGS
+from moleflow_pl.errors import ConfigError
+
+DESCRIPTION = """\
+Inspect images as they come: by HTTP, from watched folders, from cameras. Each inspection is in the
+database before it is answered. The service listens on this machine alone, unless --host and the
+variable MOLEFLOW_TOKEN say otherwise.
+"""
+EXAMPLES = """\
+examples:
+  moleflow serve runs/demo
+  moleflow serve runs/demo --source folder:/data/in --sink csv:line.csv
+  curl --data-binary @cell.png http://127.0.0.1:8420/v1/inspect
+"""
+PARTS = ("fastapi", "uvicorn", "sqlalchemy", "python_multipart", "prometheus_client",
+         "watchfiles", "httpx", "paho")  # fmt: skip
+NUMBER, WHOLE = {"type": float, "metavar": "N"}, {"type": int, "metavar": "N"}
+# option: (the name in `Settings`, what the parser is told); defaults are those of `Settings`
+OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "--host": ("host", {"help": "address to listen at (127.0.0.1)"}),
+    "--port": ("port", {**WHOLE, "help": "port; 0 is a free one (8420)"}),
+    "--database": (
+        "database",
+        {"metavar": "URL", "help": "SQLite file, or postgresql://… (RUN/service/line.sqlite)"},
+    ),
+    "--workers": ("workers", {**WHOLE, "help": "processes, each with the model (1)"}),
+    "--source": (
+        "sources",
+        {
+            "action": "append",
+            "metavar": "KIND:ADDRESS",
+            "help": "what brings images: folder:PATH, camera:NUMBER or camera:rtsp://…; repeatable",
+        },
+    ),
+    "--move-judged": (
+        "move_judged",
+        {"action": "store_true", "help": "move judged files to the subfolder `judged`"},
+    ),
+    "--interval": ("interval", {**NUMBER, "help": "seconds between images of a camera (1)"}),
+    "--sink": (
+        "sinks",
+        {
+            "action": "append",
+            "metavar": "KIND:ADDRESS",
+            "help": "who is told: webhook:https://…, mqtt:mqtt://HOST/TOPIC, csv:FILE; repeatable",
+        },
+    ),
+    "--batch": ("batch_size", {**WHOLE, "help": "images inspected at once, at most (16)"}),
+    "--batch-wait": (
+        "batch_wait",
+        {**NUMBER, "help": "seconds to wait for company of an image that comes alone (0.002)"},
+    ),
+    "--queue": ("queue", {**WHOLE, "help": "images that may wait; others get 429 (64)"}),
+    "--deadline": ("deadline", {**NUMBER, "help": "seconds until a request gets 504 (30)"}),
+    "--rate": ("rate", {**NUMBER, "help": "requests a second that a client may send (500)"}),
+    "--max-mb": ("max_mb", {**WHOLE, "help": "largest image file in MiB (32)"}),
+    "--max-pixels": ("max_pixels", {**WHOLE, "help": "most pixels of an image (100000000)"}),
+    "--no-images": (
+        "keep_images",
+        {"action": "store_false", "help": "keep no images: nothing can be reviewed then"},
+    ),
+    "--device": ("device", {"help": "device of the model (auto)"}),
+}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the verb's options."""
+    parser = VerbParser(
+        prog="moleflow serve",
+        usage="moleflow serve RUN [options]",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,  # `Settings` has them
+    )
+    parser.add_argument(CHECKPOINT, **SETTINGS)
+    for name, (target, settings) in OPTIONS.items():
+        parser.add_argument(name, dest=target, **settings)
+    moved_weights.add_option(parser)
+    return parser
+
+
+def main(args: Sequence[str]) -> None:
+    """Serve until a signal comes."""
+    options = vars(make_parser().parse_args(args))
+    require_parts()
+    model = Path(options.pop("ckpt_path")).expanduser()
+    # after parsing: torch takes seconds to import
+    from moleflow_pl.service.server import serve
+    from moleflow_pl.service.settings import Settings
+
+    serve(Settings(str(model), **options))
+
+
+def require_parts() -> None:
+    """Check that the service's libraries are installed.
+
+    Raises:
+        ConfigError: some are not.
+    """
+    missing = [part for part in PARTS if find_spec(part) is None]
+    if missing:
+        raise ConfigError(
+            f"serve needs {', '.join(missing)}: pip install 'moleflow[serve]', or in a checkout "
+            "pip install -e '.[serve]'"
+        )

@@ -1,0 +1,124 @@
+"""The application that uvicorn serves."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from fastapi import FastAPI, Form, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
+from jinja2 import Environment, FileSystemLoader
+
+from moleflow_pl import __version__
+from moleflow_pl._internal.printable import printable_lines
+from moleflow_pl.errors import ConfigError, DataError, MoLEFlowError, OutputError
+from moleflow_pl.service.engine import DeadlineError, QueueFullError, StoppingError
+from moleflow_pl.service.locks import BusyError
+from moleflow_pl.service.routes import router
+from moleflow_pl.service.security import SESSION, Guard
+from moleflow_pl.service.state import Service, service_of
+
+SETTINGS = "MOLEFLOW_SERVE"  # variable of the processes of `--workers`
+TEMPLATES = Path(__file__).parent / "templates"
+# (error, status, seconds after which to try again); the first that fits
+STATUSES: tuple[tuple[type[Exception], int, int | None], ...] = (
+    (QueueFullError, 429, 1),
+    (StoppingError, 503, 5),
+    (DeadlineError, 504, None),
+    (BusyError, 409, 5),
+    (DataError, 422, None),
+    (ConfigError, 422, None),
+    (OutputError, 503, 5),
+    (MoLEFlowError, 500, None),
+)
+
+pages = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True)
+
+
+def make_app(service: Service) -> FastAPI:
+    """Return the application of a service; it starts and stops the service."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        with refusing_after_sigterm(service):
+            service.start()
+            yield
+        await service.stop()
+
+    app = FastAPI(
+        title="MoLE-Flow", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan
+    )
+    app.state.service = service
+    app.include_router(router)
+    app.add_api_route("/docs", docs, include_in_schema=False, response_class=HTMLResponse)
+    app.add_api_route("/login", login_page, include_in_schema=False, response_class=HTMLResponse)
+    app.add_api_route("/login", login, methods=["POST"], include_in_schema=False)
+    app.add_exception_handler(MoLEFlowError, answer_error)
+    keys, rate = service.keys, service.settings.rate
+    app.add_middleware(Guard, keys=keys, rate=rate, metrics=service.metrics)
+    return app
+
+
+class refusing_after_sigterm:  # noqa: N801 - a context
+    """Takes nothing more from the moment of SIGTERM on, while the server ends what it has begun."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self._before: Any = None
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._stop)
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _stop(self, signum: int, frame: FrameType | None) -> None:
+        self.service.line.stopping = True
+        if callable(self._before):
+            self._before(signum, frame)
+
+
+async def answer_error(request: Request, error: Exception) -> Response:
+    """Answer an error that the client can understand."""
+    fits: Callable[[tuple], bool] = lambda row: isinstance(error, row[0])  # noqa: E731
+    kind, status, seconds = next(filter(fits, STATUSES))
+    service_of(request).metrics.refused.labels(kind.__name__.removesuffix("Error").lower()).inc()
+    headers = {} if seconds is None else {"retry-after": str(seconds)}
+    return JSONResponse({"detail": printable_lines(error)}, status, headers)
+
+
+async def docs(request: Request) -> HTMLResponse:
+    """All answers for programs, on a page that needs no network."""
+    text = pages.get_template("api.html").render(api=request.app.openapi())
+    return HTMLResponse(text)
+
+
+async def login_page(request: Request) -> HTMLResponse:
+    """Ask for the token."""
+    keys = service_of(request).keys
+    return HTMLResponse(pages.get_template("login.html").render(form=keys.form_token(request)))
+
+
+async def login(request: Request, token: str = Form(""), form: str = Form("")) -> Response:
+    """Take the token of a person, for whom a cookie stands for it from then on."""
+    service = service_of(request)
+    if not service.keys.is_form_token(request, form) or not service.keys.is_token(token):
+        client = request.client.host if request.client else ""
+        service.database.audit(client, "token refused")
+        text = pages.get_template("login.html").render(
+            form=service.keys.form_token(request), refused=True
+        )
+        return HTMLResponse(text, 401)
+    answer = RedirectResponse("/", 303)
+    secure = request.url.scheme == "https"
+    answer.set_cookie(
+        SESSION, service.keys.session, httponly=True, samesite="strict", secure=secure
+    )
+    return answer

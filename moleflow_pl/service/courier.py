@@ -1,0 +1,99 @@
+"""Delivers what is in the outbox: in order, again and again until it is taken."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.orm import Session
+
+from moleflow_pl.service.database import Database, Outbox
+from moleflow_pl.service.health import wait_after
+from moleflow_pl.service.records import as_json
+from moleflow_pl.service.sinks.base import RefusedError, Sink
+
+AT_ONCE = 100  # rows read from the outbox
+POLL = 0.2  # seconds until the outbox is looked at again
+KEPT = 24 * 3600.0  # seconds for which delivered rows stay
+
+
+class Courier:
+    """Brings the rows of the outbox to a sink, at least once each.
+
+    Args:
+        database: Where the outbox is.
+        sink: Who takes them.
+    """
+
+    def __init__(self, database: Database, sink: Sink) -> None:
+        self.database, self.sink = database, sink
+        self._failures = 0
+
+    async def run(self) -> None:
+        """Deliver for ever."""
+        try:
+            while True:
+                await asyncio.sleep(await asyncio.to_thread(self.deliver_some))
+        finally:
+            self.sink.close()
+
+    def deliver_some(self) -> float:
+        """Deliver what waits, up to the first failure.
+
+        Returns:
+            Seconds until there may be more to do.
+        """
+        messages = self._waiting()
+        done: dict[int, str | None] = {}
+        try:
+            for key, message in messages:
+                done[key] = self._deliver(message)
+        except Exception as error:  # whatever a receiver does
+            self._failures += 1
+            self.sink.health.tell(False, f"{error or type(error).__name__}; it is tried again")
+            self._note(done, failed=messages[len(done)][0], reason=str(error))
+            return wait_after(self._failures)
+        self._failures = 0
+        self.sink.health.tell(True, "delivering")
+        self._note(done)
+        return 0.0 if len(messages) == AT_ONCE else POLL
+
+    def _deliver(self, message: dict[str, Any]) -> str | None:
+        """Deliver one message; why it was refused, if it was."""
+        try:
+            self.sink.deliver(message)
+        except RefusedError as error:
+            return str(error)
+        return None
+
+    def _waiting(self) -> list[tuple[int, dict[str, Any]]]:
+        mine = (Outbox.sink == self.sink.health.name, Outbox.delivered.is_(None))
+        with self.database.reading() as session:
+            rows = session.scalars(select(Outbox).where(*mine).order_by(Outbox.id).limit(AT_ONCE))
+            return [(row.id, message_of(row)) for row in rows]
+
+    def _note(self, done: dict[int, str | None], failed: int = 0, reason: str = "") -> None:
+        if not done and not failed:
+            return
+        with self.database.writing() as session:
+            for key, refusal in done.items():
+                mark(session, key, delivered=time.time(), error=refusal)
+            if failed:
+                mark(session, failed, error=reason)
+            old = (Outbox.sink == self.sink.health.name, Outbox.delivered < time.time() - KEPT)
+            session.execute(delete(Outbox).where(*old))
+
+
+def mark(session: Session, key: int, **values: Any) -> None:
+    """Note a try."""
+    row = update(Outbox).where(Outbox.id == key)
+    session.execute(row.values(tries=Outbox.tries + 1, **values))
+
+
+def message_of(row: Outbox) -> dict[str, Any]:
+    """What a sink is told."""
+    if row.inspection is not None:
+        return {"event": "inspection", **as_json(row.inspection)}
+    return row.payload or {}

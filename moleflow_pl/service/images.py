@@ -1,0 +1,102 @@
+"""Images as they come in: checked, decoded, kept under names of the service's own."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from PIL import Image
+
+from moleflow_pl._internal.files import token, writing
+from moleflow_pl.data.image_forms import named
+from moleflow_pl.data.images import open_content, upright_rgb
+from moleflow_pl.errors import DataError
+
+LONGEST_NAME = 255  # characters of a client's name that are kept
+
+
+class ImageStore:
+    """A folder of images.
+
+    Args:
+        folder: Where they are; it is created.
+        max_pixels: Most pixels of an image.
+        keep: Whether to keep any.
+    """
+
+    def __init__(self, folder: Path, max_pixels: int, keep: bool = True) -> None:
+        self.folder, self.max_pixels, self.keep = folder, max_pixels, keep
+
+    def decode(self, content: bytes) -> tuple[Image.Image, str]:
+        """Decode a file; its size is looked at before its pixels are.
+
+        Returns:
+            The image, RGB and upright, and the name of its format.
+
+        Raises:
+            DataError: it is none, or has too many pixels.
+        """
+        if not content:
+            raise DataError("this image cannot be used: there are no bytes")
+
+        def decode() -> tuple[Image.Image, str]:
+            with open_content(content) as image:
+                pixels = image.width * image.height
+                if pixels > self.max_pixels:
+                    raise DataError(
+                        f"this image has {image.width} x {image.height} pixels, and --max-pixels "
+                        f"allows {self.max_pixels}"
+                    )
+                return upright_rgb(image), str(image.format)
+
+        return named(decode)
+
+    def save(self, content: bytes, form: str) -> str | None:
+        """Keep a file under a new name.
+
+        Args:
+            content: Its bytes.
+            form: The name of its format.
+
+        Returns:
+            Its path below the folder; None if none are kept.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        if not self.keep:
+            return None
+        now = time.time()
+        day = time.strftime("%Y-%m-%d", time.gmtime(now))
+        place = f"{day}/{now:.6f}-{token()}.{form.lower()}"
+        path = self.folder / place
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                path.write_bytes(content)
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
+        return place
+
+    def discard(self, place: str | None) -> None:
+        """Remove an image that was not inspected in the end."""
+        if place is not None:
+            (self.folder / place).unlink(missing_ok=True)
+
+    def path(self, place: str | None) -> Path | None:
+        """Where a kept image is; None if it was not kept, or is gone."""
+        path = None if place is None else self.folder / place
+        return path if path is not None and path.is_file() else None
+
+
+def client_name(name: str | None) -> str:
+    r"""What a client calls an image: the last part, to be shown and never opened.
+
+    Example:
+        >>> client_name("../../etc/passwd"), client_name("C:\\a\\b.png"), client_name(None)
+        ('passwd', 'b.png', '')
+    """
+    last = (name or "").replace("\\", "/").rpartition("/")[2]
+    # a database takes no zero bytes, and no halves of characters
+    return last.replace("\0", "").encode("utf-8", "replace").decode("utf-8")[:LONGEST_NAME]

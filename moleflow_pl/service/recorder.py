@@ -1,0 +1,96 @@
+"""Rows are committed before an answer leaves: those of many requests in one transaction."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from moleflow_pl.errors import OutputError
+from moleflow_pl.service.database import Base, Database, reason_of
+
+MOST = 256  # entries in a transaction
+
+
+class TakenError(OutputError):
+    """Another process was first: the rows are there already."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Rows that belong together, and whoever waits for them."""
+
+    rows: Sequence[Base]
+    done: Future[None] = field(default_factory=Future)
+
+
+class Recorder:
+    """A thread that writes rows; who waits for a commit waits for that of all who came meanwhile.
+
+    Args:
+        database: Where to write.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self._entries: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="record", daemon=True)
+        self._thread.start()
+
+    def add(self, *rows: Base) -> Future[None]:
+        """Write rows, all or none; they have their `id` once the future is done.
+
+        The future raises `TakenError` where a row may not be twice, and `OutputError` where the
+        database cannot be written.
+        """
+        entry = Entry(rows)
+        self._entries.put(entry)
+        return entry.done
+
+    def stop(self) -> None:
+        """Write what waits, and end."""
+        self._entries.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (first := self._entries.get()) is not None:
+            entries, ended = [first], False
+            while not ended and len(entries) < MOST and not self._entries.empty():
+                entry = self._entries.get()
+                if entry is None:
+                    ended = True
+                else:
+                    entries.append(entry)
+            self._write(entries)
+            if ended:
+                return
+
+    def _write(self, entries: Sequence[Entry]) -> None:
+        """Write entries in one transaction; each alone where that fails."""
+        try:
+            with self.database.writing() as session:
+                session.add_all([row for entry in entries for row in entry.rows])
+        except SQLAlchemyError as error:
+            if len(entries) > 1 and isinstance(error, IntegrityError):
+                for entry in entries:
+                    self._write([entry])
+                return
+            for entry in entries:
+                entry.done.set_exception(failure(error))
+        except BaseException as error:  # the thread goes on
+            for entry in entries:
+                entry.done.set_exception(error)
+        else:
+            for entry in entries:
+                entry.done.set_result(None)
+
+
+def failure(error: SQLAlchemyError) -> OutputError:
+    """What a failed commit means."""
+    if isinstance(error, IntegrityError):
+        return TakenError(f"it is in the database already: {reason_of(error)}")
+    return OutputError(f"cannot write the database: {reason_of(error)}")

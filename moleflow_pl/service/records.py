@@ -1,0 +1,67 @@
+"""From predictions to rows, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from moleflow_pl.inference.decisions import Prediction
+from moleflow_pl.service.database import Inspection, Review
+
+COLUMNS = (
+    "product", "label", "score", "threshold", "normalised_score", "novelty_ratio",
+    "router_distance", "router_margin", "brightness",
+)  # fmt: skip
+OURS = ("size", "product", "score", "router_distance")  # that are set apart
+
+
+def inspection_of(prediction: Prediction, **values: Any) -> Inspection:
+    """A row for a prediction.
+
+    Args:
+        prediction: What the model said.
+        values: The columns that do not follow from it.
+    """
+    plain, scores = prediction.to_dict(), prediction.patch_scores.numpy()
+    return Inspection(
+        **{name: plain[name] for name in COLUMNS},
+        prediction=plain,
+        patch_scores=scores.astype("<f4").tobytes(),
+        grid=[*scores.shape],
+        reviews=[],
+        **values,
+    )
+
+
+def prediction_of(inspection: Inspection) -> Prediction:
+    """The prediction that a row holds; what was NaN or infinite is NaN. The row has its map."""
+    plain = {name: value for name, value in inspection.prediction.items() if name != "boxes"}
+    scores = np.frombuffer(inspection.patch_scores, "<f4").reshape(inspection.grid)
+    missing = {name: float("nan") for name in OURS if plain[name] is None}
+    size = tuple(plain.pop("size"))
+    return Prediction(
+        **{**plain, **missing}, patch_scores=torch.from_numpy(scores.astype(np.float32)), size=size
+    )
+
+
+def as_json(inspection: Inspection) -> dict[str, Any]:
+    """A row as the service answers: the prediction, and what is known of the image beside it."""
+    review = inspection.review
+    return {
+        "id": inspection.id,
+        "time": inspection.time,
+        "source": inspection.source,
+        "image": inspection.image_name,
+        "model": inspection.model,
+        "seconds": inspection.seconds,
+        **inspection.prediction,
+        "review": None if review is None else review_json(review),
+    }
+
+
+def review_json(review: Review) -> dict[str, Any]:
+    """A review as the service answers."""
+    names = ("id", "verdict", "product", "who", "when")
+    return {name: getattr(review, name) for name in names}

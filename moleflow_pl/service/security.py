@@ -1,0 +1,176 @@
+"""Who may ask, from where, and how often; what a browser may do with an answer."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import time
+from collections import OrderedDict
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import HTTPConnection
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from moleflow_pl.service.metrics import Metrics
+
+OPEN = ("/healthz", "/readyz", "/login")  # to whoever reaches the service
+STATIC = "/static/"
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+SESSION, VISIT = "moleflow_session", "moleflow_visit"  # cookies
+OWN_HOSTS = ("127.0.0.1", "localhost", "::1")
+MOST_CLIENTS = 10_000  # whose rates are remembered
+HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+}
+
+
+class Keys:
+    """What is derived from the service's secret, which all its processes share.
+
+    Args:
+        secret: Random text that the database keeps.
+        token: The secret that clients send; None where everyone on this machine may ask.
+    """
+
+    def __init__(self, secret: str, token: str | None) -> None:
+        self._secret, self.token = secret.encode(), token
+
+    def _derived(self, *parts: str) -> str:
+        return hmac.new(self._secret, "\0".join(parts).encode(), "sha256").hexdigest()
+
+    @property
+    def session(self) -> str:
+        """The value of the cookie that stands for the token."""
+        return self._derived("session", self.token or "")
+
+    def may_ask(self, connection: HTTPConnection) -> bool:
+        """Whether a request carries the token or its cookie, where there is a token."""
+        if self.token is None:
+            return True
+        scheme, _, value = connection.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and self.is_token(value):
+            return True
+        cookie = connection.cookies.get(SESSION, "")
+        return hmac.compare_digest(cookie.encode(), self.session.encode())
+
+    def is_token(self, value: str) -> bool:
+        """Whether a text is the token; how long that takes tells nothing."""
+        return hmac.compare_digest(value.strip().encode(), (self.token or "").encode())
+
+    def form_token(self, connection: HTTPConnection) -> str:
+        """What a form of this visitor has to carry in its hidden field."""
+        return self._derived("form", visit_of(connection))
+
+    def is_form_token(self, connection: HTTPConnection, value: str) -> bool:
+        """Whether a form came from a page of ours that this visitor saw."""
+        right = self.form_token(connection)
+        known = VISIT in connection.cookies
+        return known and hmac.compare_digest(value.encode(), right.encode())
+
+
+def visit_of(connection: HTTPConnection) -> str:
+    """The visitor's number: that of the cookie, or the one that the answer will set."""
+    return connection.cookies.get(VISIT) or connection.scope.get("moleflow.visit", "")
+
+
+class Rates:
+    """How often each client asked lately: a bucket that fills by `rate` a second.
+
+    Args:
+        rate: Requests a second; twice as many may come at once.
+    """
+
+    def __init__(self, rate: float) -> None:
+        self.rate, self.burst = rate, max(2 * rate, 1.0)
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, client: str) -> bool:
+        """Count a request; whether it may be answered."""
+        now = time.monotonic()
+        left, last = self._buckets.pop(client, (self.burst, now))
+        left = min(self.burst, left + (now - last) * self.rate)
+        self._buckets[client] = (max(left - 1, 0.0), now)
+        if len(self._buckets) > MOST_CLIENTS:
+            self._buckets.popitem(last=False)
+        return left >= 1
+
+
+class Guard:
+    """Looks at each request before the application does.
+
+    Args:
+        app: The application.
+        keys: The service's.
+        rate: Requests a second of one client.
+        metrics: Where refusals are counted.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Keys, rate: float, metrics: Metrics) -> None:
+        self.app, self.keys, self.rates, self.metrics = app, keys, Rates(rate), metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        connection = HTTPConnection(scope)
+        new_visit = VISIT not in connection.cookies
+        if new_visit:
+            scope["moleflow.visit"] = secrets.token_hex(16)
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+                if new_visit and headers.get("content-type", "").startswith("text/html"):
+                    cookie = f"{VISIT}={scope['moleflow.visit']}; Path=/; HttpOnly; SameSite=Strict"
+                    headers.append("set-cookie", cookie)
+            await send(message)
+
+        refusal = self._refusal(connection)
+        await (refusal or self.app)(scope, receive, send_with_headers)
+
+    def _refusal(self, connection: HTTPConnection) -> Response | None:
+        """The answer to a request that is not let in."""
+        client = connection.client.host if connection.client else ""
+        if not self.rates.take(client):
+            return self._refuse("rate", 429, "too many requests (--rate)", {"retry-after": "1"})
+        if self.keys.token is None and not is_own_host(connection.headers):
+            # a page of another site whose name was made to point here
+            return self._refuse("host", 421, "the service answers to 127.0.0.1 and localhost alone")
+        method, path = connection.scope["method"], connection.scope["path"]
+        if method not in SAFE_METHODS and is_foreign(connection.headers):
+            return self._refuse("origin", 403, "this request was sent by a page of another site")
+        if path in OPEN or path.startswith(STATIC) or self.keys.may_ask(connection):
+            return None
+        if method == "GET" and "text/html" in connection.headers.get("accept", ""):
+            return RedirectResponse("/login", 303)
+        told = "send the token: Authorization: Bearer …"
+        return self._refuse("token", 401, told, {"www-authenticate": "Bearer"})
+
+    def _refuse(
+        self, reason: str, status: int, told: str, headers: dict[str, str] | None = None
+    ) -> Response:
+        self.metrics.refused.labels(reason).inc()
+        return JSONResponse({"detail": told}, status, headers)
+
+
+def is_own_host(headers: Headers) -> bool:
+    """Whether a request was sent to this machine by one of its own names."""
+    return urlsplit(f"//{headers.get('host', '')}").hostname in OWN_HOSTS
+
+
+def is_foreign(headers: Headers) -> bool:
+    """Whether a browser sent a request for a page of another site."""
+    origin = headers.get("origin")
+    if origin is None:
+        return headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
+    return urlsplit(origin).netloc != headers.get("host")

@@ -1,0 +1,35 @@
+"""A webhook: a POST of JSON for each message."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+
+from moleflow_pl.errors import ConfigError
+from moleflow_pl.service.sinks.base import SINKS, RefusedError, Sink
+
+SECONDS = 10.0  # for an answer
+# the receiver understood who asks and where, and takes no message like this one
+REFUSALS = (400, 413, 415, 422)
+
+
+@SINKS.add("webhook")
+class WebhookSink(Sink):
+    """Sends messages to an address, such as `webhook:https://user:password@host/line`."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(address)
+        if not address.startswith(("http://", "https://")):
+            raise ConfigError(f"--sink webhook:{address}: write webhook:https://HOST/PATH")
+        self._client = httpx.Client(timeout=SECONDS)
+
+    def deliver(self, message: dict[str, Any]) -> None:
+        answer = self._client.post(self.address, json=message)
+        if answer.status_code in REFUSALS:
+            raise RefusedError(f"refused with {answer.status_code}")
+        if not answer.is_success:
+            raise OSError(f"answered {answer.status_code}")
+
+    def close(self) -> None:
+        self._client.close()

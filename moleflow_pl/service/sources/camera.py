@@ -1,0 +1,59 @@
+"""A camera by OpenCV: USB by its number, RTSP by its address."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from moleflow_pl.errors import ConfigError
+from moleflow_pl.service.engine import QueueFullError
+from moleflow_pl.service.line import Line, Upload
+from moleflow_pl.service.sources.base import SOURCES, Handling, Source
+
+
+@SOURCES.add("camera")
+class CameraSource(Source):
+    """Inspects an image of a camera every few seconds; those between are dropped."""
+
+    def __init__(self, address: str, line: Line, handling: Handling) -> None:
+        super().__init__(address, line, handling)
+        try:
+            import cv2
+        except ImportError as error:
+            raise ConfigError(
+                "--source camera needs OpenCV: pip install opencv-python-headless"
+            ) from error
+        self._cv2: Any = cv2
+
+    async def run(self) -> None:
+        """Look."""
+        place = int(self.address) if self.address.isdecimal() else self.address
+        capture = await asyncio.to_thread(self._cv2.VideoCapture, place)
+        try:
+            due = time.monotonic()
+            while True:
+                # older frames wait in the driver
+                frame = await asyncio.to_thread(self._read, capture)
+                if time.monotonic() < due:
+                    continue
+                due = time.monotonic() + self.handling.interval
+                await self._inspect(frame)
+        finally:
+            capture.release()
+
+    def _read(self, capture: Any) -> Any:
+        read, frame = capture.read()
+        if not read:
+            raise OSError("the camera gives no image")
+        return frame
+
+    async def _inspect(self, frame: Any) -> None:
+        _, content = await asyncio.to_thread(self._cv2.imencode, ".png", frame)
+        name = f"{time.time():.3f}.png"
+        try:
+            await self.line.inspect([Upload(bytes(content), name)], source=self.health.name)
+        except QueueFullError:
+            self.health.tell(False, "the queue is full: images of the camera are left out")
+        else:
+            self.health.tell(True, "looking")

@@ -1,0 +1,177 @@
+"""A watched folder: whatever a camera or a program writes into it is inspected once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import select
+from watchfiles import awatch
+
+from moleflow_pl.checkpoints.run_folder import free_name
+from moleflow_pl.data.images import ImageFile
+from moleflow_pl.errors import ConfigError, DataError
+from moleflow_pl.service.database import Inspection, SeenFile
+from moleflow_pl.service.engine import DeadlineError, QueueFullError
+from moleflow_pl.service.health import wait_after
+from moleflow_pl.service.line import Line, Upload
+from moleflow_pl.service.recorder import TakenError
+from moleflow_pl.service.sources.base import SOURCES, Handling, Source
+
+SETTLED = 0.3  # seconds for which a file has not changed before it is read
+PATIENCE = 10.0  # seconds for which a file that cannot be decoded may still be in the making
+TICK = 0.1
+SCAN_SECONDS = 30.0  # some disks do not tell of new files
+JUDGED = "judged"
+PARTIAL = (".part", ".partial", ".tmp", ".filepart", ".crdownload")
+
+
+@dataclass(frozen=True)
+class FileState:
+    """A file as it is at one moment: the same path with another state is another image."""
+
+    path: Path
+    size: int
+    modified: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileState | None:
+        """The state of a file; None if there is none."""
+        try:
+            stat = path.stat()
+        except OSError:
+            return None
+        return cls(path, stat.st_size, stat.st_mtime_ns) if path.is_file() else None
+
+    @property
+    def text(self) -> str:
+        """Its path for the database, which takes text alone."""
+        return os.fsencode(self.path).decode("utf-8", "backslashreplace")
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was written."""
+        return time.time() - self.modified / 1e9
+
+
+@SOURCES.add("folder")
+class FolderSource(Source):
+    """Inspects every file in a folder once, also after a restart; half-written ones are waited for.
+
+    What was judged is noted in the transaction that records the inspection.
+    """
+
+    def __init__(self, address: str, line: Line, handling: Handling) -> None:
+        super().__init__(address, line, handling)
+        self.folder = Path(address).expanduser().absolute()
+        if not self.folder.is_dir():
+            raise ConfigError(f"--source folder:{address}: there is no such folder")
+        self._waiting: dict[Path, tuple[FileState, float]] = {}  # and since when it is so
+        self._seen: set[tuple[str, int, int]] = set()
+
+    async def run(self) -> None:
+        """Watch."""
+        self._seen = await asyncio.to_thread(self._load_seen)
+        self._look_at(self._files())
+        self.health.tell(True, "watching")
+        watcher = asyncio.create_task(self._watch())
+        try:
+            # what came before the watch began is looked for once more, soon
+            scanned = time.monotonic() - SCAN_SECONDS + 1
+            while not watcher.done():
+                await self._inspect_settled()
+                if time.monotonic() - scanned > SCAN_SECONDS:
+                    self._look_at(self._files())
+                    scanned = time.monotonic()
+                await asyncio.sleep(TICK)
+            watcher.result()
+            raise OSError(f"{self.folder} is gone")
+        finally:
+            watcher.cancel()
+
+    async def _watch(self) -> None:
+        async for changes in awatch(self.folder, recursive=False, step=20, debounce=200):
+            self._look_at(Path(path) for _, path in changes)
+
+    def _files(self) -> Iterator[Path]:
+        with os.scandir(self.folder) as entries:
+            yield from sorted(Path(entry.path) for entry in entries)
+
+    def _look_at(self, paths: Iterator[Path]) -> None:
+        for path in paths:
+            hidden = path.name.startswith(".") or path.suffix.lower() in PARTIAL
+            if path.parent == self.folder and not hidden:
+                self._look(path)
+
+    def _look(self, path: Path) -> None:
+        """Note a file's state now; one that was judged or is gone waits no longer."""
+        state = FileState.of(path)
+        if state is None:
+            self._waiting.pop(path, None)
+        elif (state.text, state.size, state.modified) in self._seen:
+            self._waiting.pop(path, None)
+            self._put_away(state)
+        elif path not in self._waiting or self._waiting[path][0] != state:
+            self._waiting[path] = (state, time.monotonic())
+
+    async def _inspect_settled(self) -> None:
+        for path in list(self._waiting):
+            self._look(path)
+        now, most = time.monotonic(), self.line.engine.batch_size
+        settled = [state for state, since in self._waiting.values() if now - since >= SETTLED]
+        await asyncio.gather(*map(self._inspect, settled[:most]))
+
+    async def _inspect(self, state: FileState) -> None:
+        """Inspect a file; leave it for later where that fails for no fault of its own."""
+        try:
+            file = await asyncio.to_thread(ImageFile.read, state.path)
+            if FileState.of(state.path) != state:
+                return
+            upload = Upload(
+                file.content, state.path.name, lambda row: [self._seen_row(state, inspection=row)]
+            )
+            await self.line.inspect([upload], source=self.health.name)
+        except DataError as error:
+            if state.age < PATIENCE:  # perhaps its writer pauses
+                self._waiting[state.path] = (state, time.monotonic())
+                return
+            await asyncio.wrap_future(
+                self.line.recorder.add(self._seen_row(state, error=str(error)))
+            )
+            self.health.tell(False, str(error))
+        except (QueueFullError, DeadlineError):
+            await asyncio.sleep(wait_after(1))
+            return
+        except TakenError:
+            pass  # another process, or this one before it was stopped
+        else:
+            self.health.tell(True, f"watching; last was {state.path.name}")
+        self._seen.add((state.text, state.size, state.modified))
+        self._waiting.pop(state.path, None)
+        self._put_away(state)
+
+    def _seen_row(
+        self, state: FileState, inspection: Inspection | None = None, error: str | None = None
+    ) -> SeenFile:
+        return SeenFile(
+            source=self.health.name, path=state.text, size=state.size, modified=state.modified,
+            inspection=inspection, error=error, when=time.time(),
+        )  # fmt: skip
+
+    def _put_away(self, state: FileState) -> None:
+        """Move a judged file where that is wished."""
+        if not self.handling.move or FileState.of(state.path) != state:
+            return
+        target = self.folder / JUDGED / state.path.name
+        target.parent.mkdir(exist_ok=True)
+        state.path.rename(free_name(target) if target.exists() else target)
+
+    def _load_seen(self) -> set[tuple[str, int, int]]:
+        columns = (SeenFile.path, SeenFile.size, SeenFile.modified)
+        with self.line.database.reading() as session:
+            found = session.execute(select(*columns).where(SeenFile.source == self.health.name))
+            return {(path, size, modified) for path, size, modified in found}

@@ -1,0 +1,104 @@
+"""All parts of a running service, as its answers find them."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from contextlib import suppress
+
+from starlette.requests import HTTPConnection
+
+from moleflow_pl.service.courier import Courier
+from moleflow_pl.service.engine import Engine
+from moleflow_pl.service.health import Health, attend, lock_name
+from moleflow_pl.service.images import ImageStore
+from moleflow_pl.service.line import Line
+from moleflow_pl.service.metrics import Metrics
+from moleflow_pl.service.models import ModelWatcher, load, publish
+from moleflow_pl.service.security import Keys
+from moleflow_pl.service.settings import Settings, split
+from moleflow_pl.service.sinks.base import SINKS
+from moleflow_pl.service.sources.base import SOURCES, Handling
+
+MEASURE_SECONDS = 0.5  # between two looks at the queue
+
+
+class Service:
+    """A service: the model, the record, who brings images and who is told.
+
+    Args:
+        settings: What it was told.
+
+    Raises:
+        MoLEFlowError: a model, a database, a source or a sink cannot be used.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.began = settings, time.time()
+        self.database = settings.open_database()
+        self.keys = Keys(self.database.setting("secret", secrets.token_hex(32)), settings.token)
+        version = publish(self.database, settings.model, "start")
+        model = load(version.path, settings.device, settings.backbone_weights)
+        self.engine = Engine(model, settings.batch_size, settings.batch_wait, settings.queue)
+        self.store = ImageStore(settings.images, settings.max_pixels, settings.keep_images)
+        self.sinks = [SINKS[k](a) for k, a in (split("--sink", s, SINKS) for s in settings.sinks)]
+        told = [sink.health.name for sink in self.sinks]
+        self.line = Line(self.engine, self.database, self.store, told, settings.deadline)
+        handling = Handling(settings.move_judged, settings.interval)
+        self.sources = [
+            SOURCES[kind](address, self.line, handling)
+            for kind, address in (split("--source", source, SOURCES) for source in settings.sources)
+        ]
+        self.watcher = ModelWatcher(
+            self.database, self.engine, version.id, settings.device, settings.backbone_weights
+        )
+        self.metrics = Metrics()
+        self.line.recorded.append(self.metrics.count)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def health(self) -> dict[str, list[Health]]:
+        """How each part is."""
+        return {
+            "versions": [self.watcher.health],
+            "sources": [source.health for source in self.sources],
+            "sinks": [sink.health for sink in self.sinks],
+        }
+
+    def start(self) -> None:
+        """Let sources, sinks and the watch for new models work."""
+        jobs = [self.watcher.run(), self._measure()]
+        for source in self.sources:
+            lock = lock_name("source", source.health.name)
+            jobs.append(attend(self.database, lock, source.health, source.run))
+        for sink in self.sinks:
+            lock = lock_name("sink", sink.health.name)
+            jobs.append(attend(self.database, lock, sink.health, Courier(self.database, sink).run))
+        self._tasks = [asyncio.create_task(job) for job in jobs]
+
+    async def _measure(self) -> None:
+        while True:
+            self.measure()
+            await asyncio.sleep(MEASURE_SECONDS)
+
+    def measure(self) -> None:
+        """Bring the numbers of the queue up to date."""
+        self.metrics.waiting.set(self.engine.waiting)
+        self.metrics.taken.set(self.line.taken)
+
+    async def stop(self) -> None:
+        """Finish what was taken, and end."""
+        self.line.stopping = True
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with suppress(asyncio.CancelledError, Exception):
+                await task
+        await asyncio.to_thread(self.line.stop)
+        self.database.close()
+
+
+def service_of(connection: HTTPConnection) -> Service:
+    """The service that a request came to."""
+    return connection.app.state.service

@@ -1,0 +1,117 @@
+"""The body of a request: one image, or a form with many, within limits."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message
+
+from moleflow_pl.service.line import Upload
+
+FORM = "multipart/form-data"
+LARGEST_FORM = 4  # times the limit of an image
+DAMAGED = 400  # of Starlette, for a form
+FIELDS = 16  # of a form, beside its files
+
+
+async def read_uploads(
+    request: Request, max_bytes: int, most: int, deadline: float
+) -> tuple[list[Upload], bool]:
+    """Read the images of a request.
+
+    Args:
+        request: The request.
+        max_bytes: Largest file.
+        most: Most files.
+        deadline: Seconds within which all of it has to arrive.
+
+    Returns:
+        The images, and whether they came as a form.
+
+    Raises:
+        HTTPException: it is too large, too slow, or damaged.
+    """
+    form = request.headers.get("content-type", "").startswith(FORM)
+    try:
+        async with asyncio.timeout(deadline):
+            if form:
+                return await read_form(request, max_bytes, most), True
+            name = request.query_params.get("name", "")
+            return [Upload(await read_body(request, max_bytes), name)], False
+    except TimeoutError as error:
+        told = f"the request did not arrive within {deadline:g} s"
+        raise HTTPException(408, told) from error
+    except ClientDisconnect as error:
+        raise HTTPException(400, "the client went away") from error
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """Read a body that is an image.
+
+    Raises:
+        HTTPException: it is too large.
+    """
+    check_length(request, max_bytes)
+    parts, total = [], 0
+    async for part in request.stream():
+        total += len(part)
+        if total > max_bytes:
+            raise too_large(max_bytes)
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def read_form(request: Request, max_bytes: int, most: int) -> list[Upload]:
+    """Read all files of a form, whatever their fields are called.
+
+    Raises:
+        HTTPException: they are too large or too many, there are none, or the form is damaged.
+    """
+    largest = LARGEST_FORM * max_bytes
+    check_length(request, largest)
+    total = 0
+
+    async def receive() -> Message:
+        nonlocal total
+        message = await request.receive()
+        total += len(message.get("body", b""))
+        if total > largest:
+            raise too_large(largest)
+        return message
+
+    try:
+        limited = Request(request.scope, receive)
+        async with limited.form(max_files=most, max_fields=FIELDS) as fields:
+            files = [value for _, value in fields.multi_items() if isinstance(value, UploadFile)]
+            if any((file.size or 0) > max_bytes for file in files):
+                raise too_large(max_bytes)
+            uploads = [Upload(await file.read(), file.filename or "") for file in files]
+    except HTTPException as error:  # Starlette has turned its own error into 400
+        if error.status_code != DAMAGED:
+            raise
+        raise HTTPException(422, f"the form cannot be read: {error.detail}") from error
+    except (MultiPartException, ValueError) as error:
+        raise HTTPException(422, f"the form cannot be read: {error}") from error
+    if not uploads:
+        raise HTTPException(422, "the form holds no file: send each image as a file of the form")
+    return uploads
+
+
+def check_length(request: Request, largest: int) -> None:
+    """Refuse a body that says at once that it is too large.
+
+    Raises:
+        HTTPException: it does.
+    """
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > largest:
+        raise too_large(largest)
+
+
+def too_large(largest: int) -> HTTPException:
+    """The refusal of a body."""
+    return HTTPException(413, f"it is larger than {largest} bytes (--max-mb)")

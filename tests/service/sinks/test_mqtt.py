@@ -1,0 +1,78 @@
+"""MQTT, against a real mosquitto."""
+
+import json
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+import paho.mqtt.client as mqtt
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion
+
+from moleflow_pl.errors import ConfigError
+from moleflow_pl.service.sinks.mqtt import MqttSink
+from tests.helpers.service import wait_until
+
+# Debian keeps it outside of a user's path
+MOSQUITTO = shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as place:
+        return place.getsockname()[1]
+
+
+def broker(port: int) -> subprocess.Popen:
+    assert MOSQUITTO is not None
+    process = subprocess.Popen([MOSQUITTO, "-p", str(port)], stderr=subprocess.DEVNULL)
+    for _ in range(200):
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return process
+        time.sleep(0.05)
+    raise AssertionError("mosquitto does not start")
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    if MOSQUITTO is None:
+        pytest.skip("there is no mosquitto")
+    port = free_port()
+    process = broker(port)
+    yield port
+    process.kill()
+    process.wait()
+
+
+def test_messages_arrive_in_order_and_again_after_the_broker_was_away(port: int) -> None:
+    got: list[dict] = []
+    listener = mqtt.Client(CallbackAPIVersion.VERSION2)
+    listener.on_message = lambda client, data, message: got.append(json.loads(message.payload))
+    listener.connect("127.0.0.1", port)
+    listener.loop_start()
+    ready: list = []
+    listener.on_subscribe = lambda *args: ready.append(1)
+    listener.subscribe("factory/line 1", qos=1)
+    wait_until(lambda: ready)
+    sink = MqttSink(f"mqtt://127.0.0.1:{port}/factory/line%201")
+    for number in range(3):
+        sink.deliver({"id": number})
+    sink.close()
+    sink.deliver({"id": 3})
+    wait_until(lambda: len(got) == 4)
+    assert [message["id"] for message in got] == [0, 1, 2, 3]
+    listener.loop_stop()
+    sink.close()
+
+
+def test_a_broker_that_is_not_there_is_an_error_and_so_tried_again() -> None:
+    with pytest.raises(OSError, match="refused"):
+        MqttSink(f"mqtt://127.0.0.1:{free_port()}/line").deliver({})
+
+
+@pytest.mark.parametrize("address", ["host/topic", "mqtt://host", "http://host/topic", "mqtt:///x"])
+def test_an_address_that_is_none_is_told(address: str) -> None:
+    with pytest.raises(ConfigError, match="mqtt:mqtt://HOST/TOPIC"):
+        MqttSink(address)

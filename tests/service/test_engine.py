@@ -1,0 +1,136 @@
+"""Batches of requests before one model; the model here doubles numbers."""
+
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from moleflow_pl.service.engine import (
+    DeadlineError,
+    Engine,
+    LoadedModel,
+    QueueFullError,
+    StoppingError,
+)
+from tests.helpers.service import wait_until
+
+
+class Doubler:
+    """A predictor of numbers that notes its batches; closed, it waits."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.open = threading.Event()
+
+    def inspect(self, batch: list[int]) -> list[int]:
+        self.open.wait(5)
+        self.batches.append(batch)
+        if 13 in batch:
+            raise ValueError("thirteen")
+        return [2 * number for number in batch]
+
+
+def engine_of(predictor: Any, **options: Any) -> Engine:
+    return Engine(LoadedModel(predictor), **{"wait": 0.0, **options})
+
+
+def soon() -> float:
+    return time.monotonic() + 10
+
+
+def submit(engine: Engine, *numbers: Any) -> list:
+    return engine.submit(numbers, engine.model.predictor, soon())
+
+
+def test_what_waits_together_is_one_batch_and_each_gets_its_own_answer() -> None:
+    model = Doubler()
+    engine = engine_of(model, batch_size=4)
+    first = submit(engine, 0)
+    wait_until(lambda: engine.waiting == 0)  # the model has it
+    rest = [future for number in range(1, 7) for future in submit(engine, number)]
+    model.open.set()
+    assert [one.result(5) for one in first + rest] == [0, 2, 4, 6, 8, 10, 12]
+    assert model.batches == [[0], [1, 2, 3, 4], [5, 6]]
+    engine.stop()
+
+
+def test_an_image_that_comes_alone_waits_for_company_no_longer_than_told() -> None:
+    model = Doubler()
+    model.open.set()
+    engine = engine_of(model, batch_size=2, wait=5.0)
+    began = time.monotonic()
+    futures = [*submit(engine, 1), *submit(engine, 2)]
+    assert [one.result(4) for one in futures] == [2, 4]
+    assert (model.batches, time.monotonic() - began < 4) == ([[1, 2]], True)
+    engine.wait = 0.01
+    assert submit(engine, 3)[0].result(4) == 6
+    engine.stop()
+
+
+def test_a_full_queue_takes_all_of_a_request_or_nothing() -> None:
+    model = Doubler()
+    engine = engine_of(model, batch_size=1, queue=3)
+    submit(engine, 0)
+    wait_until(lambda: engine.waiting == 0)
+    submit(engine, 1, 2)
+    with pytest.raises(QueueFullError, match="2 images wait, 3 may"):
+        submit(engine, 3, 4)
+    submit(engine, 5)
+    model.open.set()
+    engine.stop()
+    assert [number for batch in model.batches for number in batch] == [0, 1, 2, 5]
+
+
+def test_an_image_past_its_deadline_or_given_up_costs_no_inspection() -> None:
+    model = Doubler()
+    engine = engine_of(model)
+    submit(engine, 0)
+    wait_until(lambda: engine.waiting == 0)
+    late = engine.submit([1], model, time.monotonic() - 1)[0]  # type: ignore[list-item, arg-type]
+    given_up = submit(engine, 2)[0]
+    given_up.cancel()
+    model.open.set()
+    with pytest.raises(DeadlineError):
+        late.result(5)
+    engine.stop()
+    assert model.batches == [[0]]
+
+
+def test_a_failing_batch_fails_alone() -> None:
+    model = Doubler()
+    model.open.set()
+    engine = engine_of(model)
+    with pytest.raises(ValueError, match="thirteen"):
+        submit(engine, 13)[0].result(5)
+    assert submit(engine, 1)[0].result(5) == 2
+    assert engine.alive
+    engine.stop()
+
+
+def test_a_swap_leaves_what_waits_to_the_model_it_was_prepared_for() -> None:
+    old, new = Doubler(), Doubler()
+    new.open.set()
+    engine = engine_of(old)
+    waiting = submit(engine, 0) + submit(engine, 1)
+    engine.swap(LoadedModel(new))  # type: ignore[arg-type]
+    later = submit(engine, 2)
+    old.open.set()
+    assert [one.result(5) for one in waiting + later] == [0, 2, 4]
+    assert [number for batch in old.batches for number in batch] == [0, 1]
+    assert new.batches == [[2]]
+    engine.stop()
+
+
+def test_a_stop_answers_what_was_taken_and_refuses_the_rest() -> None:
+    model = Doubler()
+    engine = engine_of(model, batch_size=1)
+    taken = [*submit(engine, 1), *submit(engine, 2), *submit(engine, 3)]
+    stop = threading.Thread(target=engine.stop)
+    stop.start()
+    wait_until(lambda: not engine.alive)
+    with pytest.raises(StoppingError):
+        submit(engine, 4)
+    model.open.set()
+    assert [one.result(5) for one in taken] == [2, 4, 6]
+    stop.join()

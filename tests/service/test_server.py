@@ -1,0 +1,190 @@
+"""The server, in processes of its own."""
+
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from sqlalchemy import select
+
+from moleflow_pl import MoLEFlow
+from moleflow_pl.errors import ConfigError
+from moleflow_pl.service.database import Database, Inspection, SeenFile
+from moleflow_pl.service.models import publish
+from moleflow_pl.service.server import listening
+from tests.helpers.service import count, picture, settings_for, wait_until
+from tests.helpers.serving import Server, serving
+
+Learned = tuple[Path, MoLEFlow]
+
+
+def run_of(where: Path, learned: Learned) -> Path:
+    return Path(settings_for(where, learned[0]).model)
+
+
+def test_a_port_that_is_taken_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as place:
+        port = place.getsockname()[1]
+        with (
+            pytest.raises(ConfigError, match=f"127.0.0.1:{port}.*--port"),
+            listening("127.0.0.1", port),
+        ):
+            pass
+    with (
+        pytest.raises(ConfigError, match="cannot listen at 203.0.113.1:1"),
+        listening("203.0.113.1", 1),
+    ):
+        pass
+
+
+@pytest.mark.slow
+def test_a_service_starts_answers_curl_and_stops_as_asked(
+    tmp_path: Path, learned: Learned, data_root: Path
+) -> None:
+    run = run_of(tmp_path, learned)
+    (tmp_path / "a.png").write_bytes(picture(data_root, kind="square"))
+    with serving(run) as server:
+        command = ["curl", "-sS", "--data-binary", f"@{tmp_path / 'a.png'}"]
+        answer = subprocess.run(
+            [*command, f"{server.url}/v1/inspect"], capture_output=True, text=True, check=True
+        )
+        assert '"product":"b"' in answer.stdout
+        form = ["curl", "-sS", "-F", f"image=@{tmp_path / 'a.png'}", f"{server.url}/v1/inspect"]
+        assert '"image":"a.png"' in subprocess.run(form, capture_output=True, text=True).stdout
+        with httpx.Client() as client:  # keeps its connection
+            assert client.get(f"{server.url}/readyz").json()["ready"]
+            taken: list[int] = []
+
+            def ask() -> None:
+                taken.append(
+                    client.post(f"{server.url}/v1/inspect", content=picture(data_root)).status_code
+                )
+
+            thread = threading.Thread(target=ask)
+            thread.start()
+            assert server.end() == 128 + signal.SIGTERM
+            thread.join()
+        # answered, or not taken at all: never dropped
+        assert taken in ([200], [503], [])
+        assert "stopped (SIGTERM)" in server.output
+        assert "Traceback" not in server.output
+    assert count(Database(run / "service" / "line.sqlite"), Inspection) == 2 + taken.count(200)
+
+
+@pytest.mark.slow
+def test_a_kill_under_load_loses_no_answer_and_judges_no_file_twice(
+    tmp_path: Path, learned: Learned, data_root: Path
+) -> None:
+    run, inbox = run_of(tmp_path, learned), tmp_path / "in"
+    inbox.mkdir()
+    content = picture(data_root)
+    answered: list[int] = []
+
+    def load(server: Server) -> None:
+        with httpx.Client(timeout=30) as client:
+            while True:
+                try:
+                    answer = client.post(f"{server.url}/v1/inspect", content=content)
+                except httpx.HTTPError:
+                    return
+                if answer.status_code == 200:
+                    answered.append(answer.json()["id"])
+
+    draw = random.Random(0)
+    for turn in range(3):
+        for i in range(6):
+            (inbox / f"{turn}-{i}.png").write_bytes(content)
+        with serving(run, f"--source=folder:{inbox}") as server:
+            threads = [threading.Thread(target=load, args=(server,)) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            time.sleep(draw.uniform(0.3, 1.5))
+            server.kill()
+            for thread in threads:
+                thread.join()
+    database = Database(run / "service" / "line.sqlite")
+    with serving(run, f"--source=folder:{inbox}"):
+        wait_until(lambda: count(database, SeenFile) == 18, 60)
+    with database.reading() as session:
+        numbers = set(session.scalars(select(Inspection.id)))
+        watched = list(
+            session.scalars(select(Inspection.image_name).where(Inspection.source != "http"))
+        )
+    assert answered
+    assert set(answered) <= numbers
+    assert len(set(answered)) == len(answered)
+    assert sorted(watched) == sorted(path.name for path in inbox.iterdir())
+
+
+@pytest.mark.slow
+def test_workers_share_the_record_and_follow_a_published_model(
+    tmp_path: Path, learned: Learned, data_root: Path
+) -> None:
+    run, content = run_of(tmp_path, learned), picture(data_root)
+    with serving(run, "--workers=2") as server:
+        models = set()
+        for _ in range(10):  # each on a connection of its own
+            models.add(httpx.post(f"{server.url}/v1/inspect", content=content).json()["model"])
+        assert len(models) == 1
+        database = Database(run / "service" / "line.sqlite")
+        assert count(database, Inspection) == 10
+        other = shutil.copy(learned[0] / "tasks" / "00-01.ckpt", tmp_path / "other.ckpt")
+        published = publish(database, other, "ann")
+
+        def followed() -> bool:
+            got = [httpx.get(f"{server.url}/v1/products").json()["model"] for _ in range(8)]
+            return set(got) == {published.digest}
+
+        wait_until(followed, 30)
+        numbers = httpx.get(f"{server.url}/metrics").text
+        assert 'moleflow_decisions_total{label="' in numbers
+        assert server.end() == 128 + signal.SIGTERM
+    assert "Traceback" not in server.output
+
+
+@pytest.mark.slow
+def test_slow_clients_hold_up_nobody(tmp_path: Path, learned: Learned, data_root: Path) -> None:
+    with serving(run_of(tmp_path, learned), "--deadline=5") as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        slow = [socket.create_connection((host, int(port))) for _ in range(100)]
+        for one in slow:
+            one.sendall(
+                b"POST /v1/inspect HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 999\r\n\r\nx"
+            )
+        answer = httpx.post(f"{server.url}/v1/inspect", content=picture(data_root), timeout=5)
+        assert answer.status_code == 200
+        slow[0].settimeout(20)
+        assert b"408" in slow[0].recv(1000)
+        for one in slow:
+            one.close()
+        assert server.end() == 128 + signal.SIGTERM
+
+
+@pytest.mark.slow
+def test_ten_thousand_bad_uploads_leave_the_service_as_it_was(
+    tmp_path: Path, learned: Learned, data_root: Path
+) -> None:
+    content, draw = picture(data_root), random.Random(0)
+
+    def memory(server: Server) -> int:
+        status = Path(f"/proc/{server.process.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0])
+
+    with serving(run_of(tmp_path, learned), "--rate=100000") as server, httpx.Client() as client:
+        before = 0
+        for number in range(10_000):
+            if number == 1000:
+                before = memory(server)
+            bad = bytearray(content[: draw.randrange(len(content))])
+            answer = client.post(f"{server.url}/v1/inspect", content=bytes(bad))
+            assert answer.status_code == 422, answer.text
+        assert memory(server) < before + 50_000  # KiB
+        assert client.post(f"{server.url}/v1/inspect", content=content).status_code == 200
+    folder = tmp_path / "run" / "service" / "images"
+    assert len([path for path in folder.rglob("*") if path.is_file()]) == 1

@@ -1,0 +1,98 @@
+"""The commands of the README and of the how-to pages, with options that exist; marked ones run."""
+
+import inspect
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from lightning.pytorch import Trainer
+
+from docs.hooks import command_line
+from moleflow_pl.cli.main import VERBS
+from tests.helpers.commands import MODEL, ROOT, run_here
+from tests.helpers.products import draw_product
+from tests.helpers.shared import built_once
+
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+BLOCK = re.compile(r"(<!-- run -->\n)?```bash\n(.*?)```", re.DOTALL)
+# of LightningCLI's verbs, and of every verb
+OTHERS = {
+    "--config", "--safe-config", "--ckpt_path", "--seed_everything", "--print_config", "--help",
+    "--product", "--key-file", "--require-signature", "--version",
+}  # fmt: skip
+TRAIN = 20  # images of a product: two are for calibration
+
+
+def commands(page: Path, marked: bool) -> list[list[str]]:
+    """Words of each `moleflow` command in the blocks of a page.
+
+    Args:
+        page: Its file.
+        marked: Whether only of blocks that are marked to be run.
+    """
+    blocks = BLOCK.findall(page.read_text(encoding="utf-8"))
+    text = "\n".join(block for mark, block in blocks if mark or not marked)
+    lines = re.split(r"\n|&&", text.replace("\\\n", " "))
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [one[1:] for one in words if one[:1] == ["moleflow"]]
+
+
+def known_options() -> set[str]:
+    """All options but those of the Trainer."""
+    return OTHERS | set(re.findall(r"`(--[\w.-]+)`", command_line()))
+
+
+def test_commands_of_all_pages_have_verbs_and_options_that_exist() -> None:
+    known, trainer = known_options(), inspect.signature(Trainer).parameters
+    assert len([1 for page in PAGES for _ in commands(page, marked=False)]) > 30
+    for page in PAGES:
+        for verb, *words in commands(page, marked=False):
+            assert verb in VERBS or verb == "--help", page
+            for option in (word.partition("=")[0] for word in words if word.startswith("--")):
+                if option.startswith("--trainer."):
+                    assert option.split(".")[1] in trainer, f"{page}: {option}"
+                else:
+                    assert option in known, f"{page}: {option}"
+
+
+def test_options_that_texts_name_exist() -> None:
+    known = known_options()
+    for page in (page for page in PAGES if page.name != "CHANGELOG.md"):  # it tells of old ones
+        text = page.read_text(encoding="utf-8")
+        for option in re.findall(r"--(?:model|data|schedule|evaluation|predictions)\.\w+", text):
+            assert option in known, f"{page}: {option}"
+
+
+class Prepared:
+    """A folder as the how-to pages suppose it: data, new images and a run in `runs/mine`."""
+
+    def __init__(self, where: Path) -> None:
+        self.folder = where / "prepared"
+        if self.folder.exists():
+            return
+        made = where / "making"
+        for seed, name in enumerate(("bottle", "cable", "screw")):
+            draw_product(made / "data", name, seed, train=TRAIN)
+        draw_product(made / "new_data", "cable", 1, train=TRAIN)
+        shutil.copytree(made / "data" / "cable" / "test" / "good", made / "new")
+        names = [f"{i:03d}.png" for i in range(0, TRAIN, 7)]
+        (made / "excluded.txt").write_text("\n".join(names))
+        folders = ["--data.root=data", "--trainer.default_root_dir=runs/mine"]
+        run_here(made, "fit", *folders, "--data.tasks=[bottle, cable]", *MODEL)
+        made.rename(self.folder)  # whole or not there
+
+
+MARKED = [page for page in PAGES if commands(page, marked=True)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", MARKED, ids=lambda page: page.stem)
+def test_marked_commands_run_in_their_order(
+    page: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    prepared = built_once(tmp_path_factory, "howto", Prepared).folder
+    where = shutil.copytree(prepared, tmp_path / "here")
+    for words in commands(page, marked=True):
+        run_here(where, *words)
