@@ -35,9 +35,12 @@ PRIVATE = "moleflow_pl._internal"
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Let blocks of `math` become MathML, which browsers show by themselves."""
+    """Let blocks of `math` become MathML, which browsers show, and name all modules in `nav`."""
     fence = {"name": "math", "class": "math", "format": math}
     config.mdx_configs.setdefault("pymdownx.superfences", {})["custom_fences"] = [fence]
+    (reference,) = [part["Reference"] for part in config.nav or () if "Reference" in part]
+    (python,) = [entry for entry in reference if "Python" in entry]
+    python["Python"] = [python["Python"], *(f"reference/python/{one}.md" for one in modules())]
     return config
 
 
@@ -58,7 +61,7 @@ def pages() -> Iterator[tuple[str, str]]:
     yield "reference/cli.md", command_line()
     yield "reference/python/index.md", python_index()
     for module in modules():
-        yield f"reference/python/{module}.md", f"# {module}\n\n::: {module}\n"
+        yield f"reference/python/{module}.md", f"---\ntitle: {module}\n---\n\n::: {module}\n"
     for page, file in ABOVE.items():
         yield page, (ROOT / file).read_text(encoding="utf-8").replace("](docs/", "](../")
     for source in sorted((ROOT / "docs" / "notebooks").glob("*.py")):

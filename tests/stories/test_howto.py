@@ -10,7 +10,10 @@ import pytest
 from lightning.pytorch import Trainer
 
 from docs.hooks import command_line
+from moleflow_pl.checkpoints.io import read_checkpoint
+from moleflow_pl.checkpoints.schema import STATE_KEY
 from moleflow_pl.cli.main import VERBS
+from moleflow_pl.tasks.schedule import TaskSchedule
 from tests.helpers.commands import MODEL, ROOT, run_here
 from tests.helpers.products import draw_product
 from tests.helpers.shared import built_once
@@ -77,10 +80,12 @@ class Prepared:
             draw_product(made / "data", name, seed, train=TRAIN)
         draw_product(made / "new_data", "cable", 1, train=TRAIN)
         shutil.copytree(made / "data" / "cable" / "test" / "good", made / "new")
-        names = [f"{i:03d}.png" for i in range(0, TRAIN, 7)]
-        (made / "excluded.txt").write_text("\n".join(names))
         folders = ["--data.root=data", "--trainer.default_root_dir=runs/mine"]
         run_here(made, "fit", *folders, "--data.tasks=[bottle, cable]", *MODEL)
+        state = read_checkpoint(made / "runs" / "mine" / "last.ckpt")[STATE_KEY]
+        calibration = TaskSchedule.from_state(state["tasks"]).tasks[1].calibration
+        assert calibration is not None
+        (made / "excluded.txt").write_text(calibration.images[0])
         made.rename(self.folder)  # whole or not there
 
 
