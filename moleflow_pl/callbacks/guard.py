@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
@@ -15,22 +17,28 @@ NAMED = 5  # files in a message
 
 
 def check_finite(
-    value: Tensor, what: str, trainer: Trainer, module: MoLEFlow, batch: Batch
+    losses: Sequence[tuple[Tensor, Batch]], norm: Tensor | None, trainer: Trainer, module: MoLEFlow
 ) -> None:
-    """Stop if a value () is NaN or infinite on any rank: all stop at the same step.
+    """Stop if a loss or the gradient is NaN or infinite on any rank: all stop at the same step.
+
+    All numbers of a step are looked at together: for each look, the host waits for a GPU.
 
     Args:
-        value: The loss, or the norm of the gradient.
-        what: Which of them it is.
+        losses: The losses () since the last step, each with its batch.
+        norm: The norm of the gradient; None if it may be infinite.
         trainer: The trainer.
         module: The model.
-        batch: The batch it comes from.
 
     Raises:
-        TrainingError: it is; the message says at which task, epoch and images.
+        TrainingError: one is; the message says at which task, epoch and images.
     """
-    if average(value.detach()).isfinite():
+    values = [loss.detach() for loss, _ in losses] + ([] if norm is None else [norm])
+    finite = average(torch.stack([value.float() for value in values])).isfinite()
+    if finite.all():
         return
+    first = finite.tolist().index(False)
+    what = "loss" if first < len(losses) else "gradient"
+    batch = losses[min(first, len(losses) - 1)][1]
     current = module.schedule.current
     assert current is not None
     task = module.schedule.tasks[current]
@@ -39,7 +47,7 @@ def check_finite(
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     raise TrainingError(
         f"task {task.name!r}, epoch {task.epochs_done + 1} of {task.epochs}: the {what} is "
-        f"{value.item()} at {shown}{more}. Nothing was learned from it, and last.ckpt in "
+        f"{values[first].item()} at {shown}{more}. Nothing was learned from it, and last.ckpt in "
         f"{trainer.default_root_dir} holds the epoch before: look at these images, or lower the "
         "learning rate, and go on with --ckpt_path"
     )

@@ -73,6 +73,7 @@ class TaskSchedulerCallback(Callback):
         self.false_alarm_rate = false_alarm_rate
         self._epoch_started: float | None = None
         self._batch: Batch = {}
+        self._losses: list[tuple[Tensor, Batch]] = []  # since the last step of the optimizer
 
     def setup(self, trainer: Trainer, pl_module: MoLEFlow, stage: str) -> None:  # type: ignore[override]
         """Plan the tasks; a checkpoint that is loaded later brings what it has learned."""
@@ -147,19 +148,20 @@ class TaskSchedulerCallback(Callback):
     def on_before_backward(  # type: ignore[override]
         self, trainer: Trainer, pl_module: MoLEFlow, loss: Tensor
     ) -> None:
-        """Stop at a loss that is not finite."""
-        check_finite(loss, "loss", trainer, pl_module, self._batch)
+        """Remember the loss, which is looked at before the optimizer's step."""
+        self._losses.append((loss.detach(), self._batch))
 
     def on_before_optimizer_step(  # type: ignore[override]
         self, trainer: Trainer, pl_module: MoLEFlow, optimizer: Optimizer
     ) -> None:
-        """Log the gradient norm before clipping; stop if it is not finite."""
+        """Log the gradient norm before clipping; stop if it or a loss is not finite."""
         _, task = current_task(pl_module.schedule)
         trained = [p for group in optimizer.param_groups for p in group["params"]]
         norm = get_total_norm([p.grad for p in trained if p.grad is not None])
         # a scaler for half precision looks for overflow by itself, and leaves such a step out
-        if getattr(trainer.precision_plugin, "scaler", None) is None:
-            check_finite(norm, "gradient", trainer, pl_module, self._batch)
+        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        losses, self._losses = self._losses, []
+        check_finite(losses, None if scaled else norm, trainer, pl_module)
         options: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": 1}
         pl_module.log(f"train/{task.name}/grad_norm", norm, **options)
         pl_module.log(f"train/{task.name}/lr", optimizer.param_groups[0]["lr"], **options)

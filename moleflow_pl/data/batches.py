@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from moleflow_pl.errors import DataError
@@ -73,6 +74,21 @@ class PredictBatch(TypedDict):
     identity: list[Identity]
     preview: list[np.ndarray]
     skipped: list[tuple[str, str]]
+
+
+class TasksOnHost:
+    """Leaves the numbers of tasks on the host: each step looks at them, and would wait for a GPU.
+
+    Of a data module; see Lightning's `DataHooks`.
+    """
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """Move all else as Lightning does."""
+        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)  # type: ignore[misc]
+        here = isinstance(batch, Mapping) and "task" in batch
+        return {**moved, "task": batch["task"]} if here else moved
 
 
 def require_task_batch(batch: Any) -> None:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from moleflow_pl._internal.distributed import is_first, rank_and_world
 from moleflow_pl._internal.printable import printable
 from moleflow_pl._internal.validation import require_int, require_number
-from moleflow_pl.data.batches import Identity
+from moleflow_pl.data.batches import Identity, TasksOnHost
 from moleflow_pl.data.datasets import (
     FeatureDataset,
     ImageDataset,
@@ -47,7 +47,7 @@ MOST_WORKERS = 1024
 MOST_MEMORY = 1e6  # GB
 
 
-class ContinualDataModule(LightningDataModule):
+class ContinualDataModule(TasksOnHost, LightningDataModule):
     """Products that are learned one task after another, from good images alone.
 
     While a task is learned, only its own images are read. Their features are computed once and

@@ -180,7 +180,8 @@ def fill(block: Tensor, extractor: PatchExtractor, loader: DataLoader, title: st
     )
     with step(title, "features", sum(map(len, batches))) as advance:
         for indices, batch in zip(batches, rank_loader, strict=True):
-            block[indices] = extractor(batch["image"].to(extractor.mean.device)).cpu()
+            images = batch["image"].to(extractor.mean.device, non_blocking=True)
+            block[indices] = extractor(images).cpu()
             advance(len(indices))
 
 

@@ -12,15 +12,14 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-import timm
 import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.constants import ENDPOINT
-from timm.layers import to_2tuple
 from torch import Tensor, nn
 
 from moleflow_pl._internal.files import regular
 from moleflow_pl._internal.hashing import content_hash
+from moleflow_pl._internal.libraries import timm
 from moleflow_pl._internal.torch_files import load_weights
 from moleflow_pl.errors import ConfigError, is_out_of_memory, raise_if_out_of_memory
 
@@ -65,7 +64,7 @@ def load_backbone(name: str, weights: str, size: tuple[int, int]) -> Any:
         model = with_weights(name, path, size, options)
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
     if fixed_size and patch is not None:
-        check_size(name, size, to_2tuple(patch))
+        check_size(name, size, timm.layers.to_2tuple(patch))
     return model
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from FrEIA.modules import InvertibleModule
 from torch import Tensor, nn
 
+from moleflow_pl._internal.libraries import InvertibleModule
 from moleflow_pl.flow.autograd import AffineCoupling, ScaledRotation
 from moleflow_pl.flow.lora import MoLESubnet
 from moleflow_pl.flow.merged import MergedBlock, SharedAffine

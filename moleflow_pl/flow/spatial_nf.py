@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import cast
 
 import torch
-from FrEIA.framework import SequenceINN
 from torch import Tensor, nn
 
+from moleflow_pl._internal.libraries import SequenceINN
 from moleflow_pl._internal.tensor_cache import TensorCache
 from moleflow_pl._internal.validation import WIDEST, require_int, require_number
 from moleflow_pl.flow.adapters import ADAPTERS, InputAdapter

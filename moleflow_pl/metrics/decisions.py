@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
-from scipy.stats import binomtest
-
 from moleflow_pl.tasks.calibration import Calibration
 from moleflow_pl.tasks.thresholds import RATES
 
@@ -88,6 +86,8 @@ def share(count: int, of: int) -> Share:
         >>> [round(found[key], 4) for key in ("share", "low", "high")]
         [0.0034, 0.0006, 0.019]
     """
+    from scipy.stats import binomtest  # takes a second, and who inspects needs no shares
+
     if not of:
         return Share(count=count, of=of, share=None, low=None, high=None)
     interval = binomtest(count, of).proportion_ci(CONFIDENCE, method="wilson")

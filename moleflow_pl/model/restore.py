@@ -170,7 +170,10 @@ def inspector_of(
     with restoring(path), plain_tensors():
         inspector = build_inspector(**{**stored_arguments(checkpoint), **overrides})
         weights = inspector_tensors(checkpoint)
-        make_room(inspector, validate_state(inspector, checkpoint), weights)
+        # read, and so valid
+        fingerprint = inspector.extractor.fingerprint()
+        state = require_match(checkpoint, fingerprint, structure(inspector))
+        make_room(inspector, state, weights)
         weights |= backbone_tensors(inspector.extractor, BACKBONE)
         require_tensors(weights, inspector.state_dict())
         inspector.load_state_dict(weights)

@@ -8,8 +8,8 @@ from typing import Literal, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.functional import gaussian_blur
 
+from moleflow_pl._internal.libraries import gaussian_blur
 from moleflow_pl._internal.registry import Registry
 
 Upsampling = Literal["nearest", "bilinear", "bicubic"]

@@ -89,7 +89,7 @@ def decisions(database: Database, filters: Filters) -> tuple[list[Inspection], i
     """Decisions, the newest first, and before which the next page begins; None at the end."""
     query = filters.apply(select(Inspection)).order_by(Inspection.id.desc()).limit(PAGE + 1)
     with database.reading() as session:
-        found = list(session.scalars(query))
+        found: list[Inspection] = list(session.scalars(query))
     return found[:PAGE], found[PAGE - 1].id if len(found) > PAGE else None
 
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import fdtrc
-from scipy.stats import beta
+from scipy.special import betaincinv, fdtrc  # scipy.stats takes a second to import
 
 from moleflow_pl.errors import ConfigError
 
@@ -91,9 +90,9 @@ def threshold(scores: Sequence[float], rate: float = FALSE_ALARM_RATE) -> Thresh
     extrapolated = k > count or value < plain
     k = min(k, count - suspects)
     outside = (1 - CONFIDENCE) / 2
-    share = beta(count + 1 - k, k)
-    low = 0.0 if extrapolated else float(share.ppf(outside))
-    return Threshold(value, rate, count, low, float(share.ppf(1 - outside)), extrapolated, suspects)
+    low, high = betaincinv(count + 1 - k, k, (outside, 1 - outside)).tolist()
+    low = 0.0 if extrapolated else low
+    return Threshold(value, rate, count, low, high, extrapolated, suspects)
 
 
 def limit(scores: Sequence[float], rate: float = FALSE_ALARM_RATE) -> float:

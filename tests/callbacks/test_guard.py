@@ -4,6 +4,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
+from benchmarks.harness.waits import StepReads
 from moleflow_pl import MoLEFlow
 from moleflow_pl.errors import TrainingError
 from tests.helpers.models import fit
@@ -43,6 +44,16 @@ def test_number_that_is_none_stops_the_task_and_leaves_the_last_checkpoint(
     loaded = MoLEFlow.load_from_checkpoint(tmp_path / "last.ckpt")
     assert loaded.schedule.tasks[1].epochs_done == 1
     assert all(tensor.isfinite().all() for tensor in loaded.inspector.flow.state_dict().values())
+
+
+def test_a_training_step_waits_for_the_device_once(tmp_path: Path, data_root: Path) -> None:
+    reads = StepReads()
+    fit(tmp_path, data_root, ["01"], epochs=1, callbacks=[reads])
+    assert reads.steps > 1
+    # a step looks at its task too, which stays on the host: on a CPU, that counts
+    looks = {place: count / reads.steps for place, count in reads.places.items()}
+    assert sorted(place.partition(":")[0] for place in looks) == ["guard.py", "module.py"]
+    assert set(looks.values()) == {1.0}
 
 
 @pytest.mark.filterwarnings("ignore:this CPU has no bfloat16")

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from moleflow_pl import ContinualDataModule
 from moleflow_pl.data.batches import Batch, PredictBatch, images_of, require_task_batch
 from moleflow_pl.data.datasets import FeatureDataset, ImageDataset
 from moleflow_pl.data.layouts.mvtec import MVTecLayout
@@ -46,3 +47,14 @@ def test_batch_of_no_task_is_refused() -> None:
     for batch in (torch.zeros(1), [torch.zeros(1)], {"image": torch.zeros(1)}):
         with pytest.raises(DataError, match="batches of a ContinualDataModule, got a "):
             require_task_batch(batch)
+
+
+def test_task_of_a_batch_stays_on_the_host_and_all_else_moves() -> None:
+    data = ContinualDataModule(None, ["a"])
+    batch = {"task": torch.zeros(2), "image": torch.zeros(2, 3, 4, 4), "path": ["a", "b"]}
+    moved = data.transfer_batch_to_device(batch, torch.device("meta"), 0)
+    assert moved["task"].device.type == "cpu"
+    assert moved["image"].device.type == "meta"
+    assert moved["path"] == batch["path"]
+    images = data.transfer_batch_to_device(batch["image"], torch.device("meta"), 0)
+    assert images.device.type == "meta"

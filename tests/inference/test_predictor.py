@@ -3,6 +3,8 @@ import csv
 import io
 import multiprocessing
 import pickle
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -18,6 +20,19 @@ from moleflow_pl import ContinualDataModule, MoLEFlow, Predictor
 from moleflow_pl.data.image_forms import as_rgb
 from moleflow_pl.errors import CheckpointError, ConfigError, DataError
 from moleflow_pl.inference.predictor import BATCH, auto_device
+
+# imported by learning, reports or exports, or by libraries for features that inspecting never uses
+HEAVY = {
+    "jsonargparse", "lightning", "matplotlib", "onnx", "pandas", "scipy.optimize", "scipy.stats",
+    "sklearn", "sympy", "torch._dynamo", "torch.distributed.fsdp", "torchmetrics",
+}  # fmt: skip
+FIRST_DECISION = """
+import sys
+from PIL import Image
+from moleflow_pl import Predictor
+prediction = Predictor.load(sys.argv[1])(Image.new("RGB", (80, 60)))
+print(prediction.label, *sys.modules)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +62,16 @@ def test_brightness_of_a_prediction_is_the_mean_of_its_image(
 ) -> None:
     image = np.asarray(Image.open(paths[0]).convert("RGB"))
     assert predictor(paths[0]).brightness == pytest.approx(image.mean() / 255, abs=1e-3)
+
+
+def test_a_fresh_process_imports_nothing_heavy_before_its_first_decision() -> None:
+    checkpoint = Path(__file__).parents[1] / "formats" / "schema1" / "last.ckpt"
+    command = [sys.executable, "-c", FIRST_DECISION, str(checkpoint)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    label, *modules = shown.stdout.split()
+    assert label in ("normal", "anomalous", "unknown_product")
+    assert "timm" in modules
+    assert not HEAVY & set(modules)
 
 
 def test_equal_batches_score_bit_for_bit(predictor: Predictor, paths: list[Path]) -> None:

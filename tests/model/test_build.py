@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from inspect import signature
 
 import pytest
@@ -9,18 +7,6 @@ from moleflow_pl import MoLEFlow
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.model.build import STRUCTURE, build_inspector
 from tests.helpers.models import TINY_MODEL
-
-WITHOUT_LIGHTNING = """
-import sys
-sys.modules["lightning"] = sys.modules["jsonargparse"] = None
-import torch
-from moleflow_pl import Predictor
-from moleflow_pl.model.build import build_inspector
-inspector = build_inspector(**{arguments!r})
-inspector.flow.add_task(0)
-inspector.add_prototypes(0)
-print(tuple(inspector.inspect(torch.randn(2, 3, 3, 64), 0).score.shape))
-"""
 
 
 def arguments() -> dict:
@@ -51,9 +37,3 @@ def test_unknown_name_is_refused_before_the_backbone_is_built(argument: str) -> 
     wrong = {**arguments(), "backbone": "no_such_backbone", argument: "nomr"}
     with pytest.raises(ConfigError, match=f"{argument} has to be one of .*got 'nomr'"):
         build_inspector(**wrong)
-
-
-def test_inspector_is_built_and_used_without_lightning() -> None:
-    code = WITHOUT_LIGHTNING.format(arguments=arguments())
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout.strip() == "(2,)"
