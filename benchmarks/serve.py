@@ -125,7 +125,7 @@ def send(
     left, lock = iter(islice(cycle(contents), requests)), threading.Lock()
 
     def client(_: int) -> list[float]:
-        seconds = []
+        seconds: list[float] = []
         with httpx.Client(timeout=60) as connection:
             while True:
                 with lock:
