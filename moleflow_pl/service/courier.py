@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import delete, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, joinedload
 
 from moleflow_pl.service.database import Database, Outbox
 from moleflow_pl.service.health import wait_after
@@ -71,25 +72,29 @@ class Courier:
     def _waiting(self) -> list[tuple[int, dict[str, Any]]]:
         mine = (Outbox.sink == self.sink.health.name, Outbox.delivered.is_(None))
         with self.database.reading() as session:
-            rows = session.scalars(select(Outbox).where(*mine).order_by(Outbox.id).limit(AT_ONCE))
+            query = select(Outbox).where(*mine).order_by(Outbox.id).limit(AT_ONCE)
+            rows = session.scalars(query.options(joinedload(Outbox.inspection)))
             return [(row.id, message_of(row)) for row in rows]
 
     def _note(self, done: dict[int, str | None], failed: int = 0, reason: str = "") -> None:
         if not done and not failed:
             return
         with self.database.writing() as session:
+            taken = [key for key, refusal in done.items() if refusal is None]
+            mark(session, taken, delivered=time.time(), error=None)
             for key, refusal in done.items():
-                mark(session, key, delivered=time.time(), error=refusal)
+                if refusal is not None:
+                    mark(session, [key], delivered=time.time(), error=refusal)
             if failed:
-                mark(session, failed, error=reason)
+                mark(session, [failed], error=reason)
             old = (Outbox.sink == self.sink.health.name, Outbox.delivered < time.time() - KEPT)
             session.execute(delete(Outbox).where(*old))
 
 
-def mark(session: Session, key: int, **values: Any) -> None:
+def mark(session: Session, keys: Sequence[int], **values: Any) -> None:
     """Note a try."""
-    row = update(Outbox).where(Outbox.id == key)
-    session.execute(row.values(tries=Outbox.tries + 1, **values))
+    rows = update(Outbox).where(Outbox.id.in_(keys))
+    session.execute(rows.values(tries=Outbox.tries + 1, **values))
 
 
 def message_of(row: Outbox) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def test_without_the_extra_one_line_says_what_to_install(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--prt=1"], "did you mean --port?"),
+        (["--prt=1"], "moleflow serve has no option --prt"),
         (["--port=x"], "invalid int value"),
         (["--host=0.0.0.0"], "MOLEFLOW_TOKEN"),
         (["--source=foler:/in"], "did you mean 'folder'"),

@@ -17,7 +17,7 @@ MODEL = [
     "--data.batch_size=4", "--data.num_workers=0", "--schedule.epochs_per_task=2",
     "--evaluation.map_size=48", "--evaluation.blur_sigma=1", "--trainer.accelerator=cpu",
 ]  # fmt: skip
-WITHOUT_TRAINER = ("report", "calibrate", "experts", "export")
+WITHOUT_TRAINER = ("report", "calibrate", "experts", "export", "serve")
 
 
 def command(

@@ -3,6 +3,8 @@
 import csv
 import json
 import re
+import shutil
+import subprocess
 from importlib import import_module
 from pathlib import Path
 
@@ -186,6 +188,16 @@ def test_the_page_of_the_command_line_names_every_verb_and_group_of_options() ->
 def test_diagrams_are_those_that_the_script_draws() -> None:
     for path, text in drawings():
         assert path.read_text(encoding="utf-8") == text, "run python docs/diagrams.py"
+
+
+def test_systemd_takes_the_unit_of_the_service() -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("there is no systemd")
+    unit = ROOT / "docs" / "moleflow.service"
+    command = ["systemd-analyze", "verify", "--man=no", str(unit)]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (told.returncode, unit.name in told.stderr) == (0, False), told.stderr
+    assert "moleflow serve" in unit.read_text()
 
 
 def test_the_readme_fits_150_lines_and_its_links_exist() -> None:
