@@ -17,6 +17,7 @@ from moleflow_pl.service.database import Database, Inspection, Setting
 
 logger = logging.getLogger(__name__)
 
+STATES = ("steady", "warning", "drift")
 CHARTS = "drift"  # name of the setting that holds them
 RESTART = "drift restart "  # begin of a setting's name: a product whose chart starts anew
 POLL = 1.0  # seconds between two looks
@@ -31,12 +32,16 @@ class DriftFollower:
     Args:
         database: The record.
         decisions: Gives those of the model in use, and its digest.
+
+    Attributes:
+        heard: Called with what every chart says, after each look.
     """
 
     def __init__(
         self, database: Database, decisions: Callable[[], tuple[DecisionMaker, str]]
     ) -> None:
         self.database, self.decisions = database, decisions
+        self.heard: list[Callable[[Drift], None]] = []
         self._model = ""
         self._monitor: DriftMonitor | None = None
 
@@ -67,6 +72,9 @@ class DriftFollower:
         self._take(monitor, rows, before)
         if rows or restarted:
             self._keep(monitor, rows[-1].id if rows else last, restarted)
+        for hear in self.heard:
+            for drift in monitor.drifts:
+                hear(drift)
         return len(rows) == MOST
 
     def _take(

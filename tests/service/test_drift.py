@@ -111,3 +111,15 @@ def test_another_model_goes_on_with_the_charts_of_products_that_are_the_same(
     record(database, 20, 0.5)
     follower(database, decisions, digest="y").look()
     assert drifts(database)["b"]["images"] == 40
+
+
+def test_who_asks_hears_of_every_chart_after_a_look(
+    database: Database, decisions: DecisionMaker
+) -> None:
+    record(database, 5, 0.5)
+    one, heard = follower(database, decisions), []
+    one.heard.append(heard.append)
+    one.look()
+    one.look()
+    told = [(drift.product, drift.state, drift.images) for drift in heard]
+    assert told == [("b", "steady", 5)] * 2
