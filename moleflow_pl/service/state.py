@@ -59,7 +59,7 @@ class Service:
         self.metrics = Metrics()
         self.line.recorded.append(self.metrics.count)
         self.attendants = {name: Health(name) for name in ("drift", "lessons")}
-        self.follower = DriftFollower(self.database, self._decisions)
+        self.follower = DriftFollower(self.database, self._decisions, told)
         self.follower.heard.append(self.metrics.tell_drift)
         work = settings.folder / "learning"
         self.teacher = Teacher(self.database, work, settings.backbone_weights)

@@ -194,3 +194,15 @@ def test_browser_hears_of_new_inspections_until_it_is_gone(
     first, *rest = asyncio.run(heard())
     assert first.startswith(":")
     assert rest == [f"event: recorded\ndata: {i}\n\n" for i in (1, 2, 3)]
+
+
+def test_every_decision_and_every_state_of_drift_has_a_colour_of_its_own() -> None:
+    style = (STATIC / "page.css").read_text()
+    for kinds in (
+        ("normal", "anomalous", "unknown_product"),
+        ("state-steady", "state-warning", "state-drift"),
+    ):
+        colours = [
+            re.search(rf"\.{kind}(?:, [^{{]+)? {{ color: (var\(--\w+\))", style) for kind in kinds
+        ]
+        assert len({found[1] for found in colours if found}) == len(kinds), kinds

@@ -47,4 +47,4 @@ def test_drift_is_followed_and_told_in_the_metrics(
         wait_until(lambda: 'moleflow_drift{product="b"} 0.0' in client.get("/metrics").text)
         parts = client.get("/readyz").json()["attendants"]
         assert {one["name"]: one["ok"] for one in parts} == {"drift": True, "lessons": True}
-        assert "steady" in client.get("/products").text
+        assert 'class="drift state-steady"' in client.get("/products").text
