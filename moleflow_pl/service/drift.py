@@ -13,10 +13,11 @@ from sqlalchemy import delete, select
 
 from moleflow_pl.inference.decisions import DecisionMaker
 from moleflow_pl.inference.drift import Drift, DriftMonitor
-from moleflow_pl.service.database import Database, Inspection, Setting
+from moleflow_pl.service.database import Audit, Database, Inspection, Outbox, Setting
 
 logger = logging.getLogger(__name__)
 
+STATES = ("steady", "warning", "drift")
 CHARTS = "drift"  # name of the setting that holds them
 RESTART = "drift restart "  # begin of a setting's name: a product whose chart starts anew
 POLL = 1.0  # seconds between two looks
@@ -31,12 +32,20 @@ class DriftFollower:
     Args:
         database: The record.
         decisions: Gives those of the model in use, and its digest.
+        sinks: Names of the sinks that are told of each change of state.
+
+    Attributes:
+        heard: Called with what every chart says, after each look.
     """
 
     def __init__(
-        self, database: Database, decisions: Callable[[], tuple[DecisionMaker, str]]
+        self,
+        database: Database,
+        decisions: Callable[[], tuple[DecisionMaker, str]],
+        sinks: Sequence[str] = (),
     ) -> None:
-        self.database, self.decisions = database, decisions
+        self.database, self.decisions, self.sinks = database, decisions, tuple(sinks)
+        self.heard: list[Callable[[Drift], None]] = []
         self._model = ""
         self._monitor: DriftMonitor | None = None
 
@@ -64,27 +73,28 @@ class DriftFollower:
         before = {one["product"]: one["state"] for one in kept.get("drifts", [])}
         for product in restarted:
             monitor.restart(product)
-        self._take(monitor, rows, before)
+        changes = self._take(monitor, rows, before)
         if rows or restarted:
-            self._keep(monitor, rows[-1].id if rows else last, restarted)
+            self._keep(monitor, rows[-1].id if rows else last, restarted, changes)
+        for hear in self.heard:
+            for drift in monitor.drifts:
+                hear(drift)
         return len(rows) == MOST
 
     def _take(
         self, monitor: DriftMonitor, rows: Sequence[Inspection], before: dict[str, str]
-    ) -> None:
-        """Let a monitor see inspections; the log and the audit hear of changes."""
+    ) -> list[Drift]:
+        """Let a monitor see inspections; the changes of state."""
+        changes = []
         for row in rows:
             if row.product not in monitor.decisions.names:  # of a model before
                 continue
             drift = monitor.add(row)
             if drift.state != before.get(row.product, "steady"):
-                self._tell(drift)
+                (logger.info if drift.state == "steady" else logger.warning)("drift of %s", drift)
+                changes.append(drift)
             before[row.product] = drift.state
-
-    def _tell(self, drift: Drift) -> None:
-        (logger.info if drift.state == "steady" else logger.warning)("drift of %s", drift)
-        detail = {"product": drift.product, "state": drift.state, "reasons": drift.reasons}
-        self.database.audit(WHO, "drift", **detail)
+        return changes
 
     def _current(self, kept: dict[str, Any]) -> DriftMonitor:
         """The monitor of the model in use, which goes on from what was kept."""
@@ -99,13 +109,25 @@ class DriftFollower:
             found = session.get(Setting, CHARTS)
         return {} if found is None else json.loads(found.value)
 
-    def _keep(self, monitor: DriftMonitor, last: int, restarted: Sequence[str]) -> None:
+    def _keep(
+        self,
+        monitor: DriftMonitor,
+        last: int,
+        restarted: Sequence[str],
+        changes: Sequence[Drift],
+    ) -> None:
+        """Write the charts, and what the audit and the sinks hear, all or nothing."""
         drifts = [one.to_dict() for one in monitor.drifts]
         value = json.dumps({"last": last, "monitor": monitor.state(), "drifts": drifts})
         names = [f"{RESTART}{product}" for product in restarted]
         with self.database.writing() as session:
             session.merge(Setting(name=CHARTS, value=value))
             session.execute(delete(Setting).where(Setting.name.in_(names)))
+            for change in changes:
+                detail = {key: change.to_dict()[key] for key in ("product", "state", "reasons")}
+                session.add(Audit(when=time.time(), who=WHO, action="drift", detail=detail))
+                payload = {"event": "drift", "time": time.time(), **change.to_dict()}
+                session.add_all(Outbox(sink=sink, payload=payload) for sink in self.sinks)
 
 
 def drifts(database: Database) -> dict[str, dict[str, Any]]:

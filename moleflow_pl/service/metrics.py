@@ -7,7 +7,9 @@ import os
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from moleflow_pl.inference.drift import Drift
 from moleflow_pl.service.database import Inspection
+from moleflow_pl.service.drift import STATES
 
 SEVERAL = "PROMETHEUS_MULTIPROC_DIR"  # set where several processes count together
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -21,6 +23,7 @@ class Metrics:
         seconds: From the arrival of an image to its decision.
         refused: Requests that were not inspected, by reason.
         waiting: Images in the queue.
+        drift: State of each product's chart.
     """
 
     def __init__(self) -> None:
@@ -44,6 +47,14 @@ class Metrics:
             multiprocess_mode="livesum",
             registry=own,
         )
+        self.drift = Gauge(
+            "moleflow_drift", "0 steady, 1 warning, 2 drift", ["product"],
+            multiprocess_mode="livemax", registry=own,
+        )  # fmt: skip
+
+    def tell_drift(self, drift: Drift) -> None:
+        """Note what a product's chart says."""
+        self.drift.labels(drift.product).set(STATES.index(drift.state))
 
     def count(self, inspection: Inspection) -> None:
         """Count an inspection."""

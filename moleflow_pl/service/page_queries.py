@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from urllib.parse import urlencode
 
 from sqlalchemy import Select, case, exists, func, select
@@ -51,7 +52,7 @@ class Filters:
         values = {**vars(self), "before": str(before)}
         return urlencode({name: value for name, value in values.items() if value})
 
-    def apply(self, query: Select[tuple[Inspection]]) -> Select[tuple[Inspection]]:
+    def apply(self, query: Select[Any]) -> Select[Any]:
         """Let a query give no others."""
         if self.product:
             query = query.where(Inspection.product == self.product)

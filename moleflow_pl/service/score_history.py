@@ -10,6 +10,7 @@ from moleflow_pl.service.database import Inspection
 
 WIDTH, HEIGHT, MARGIN = 640, 200, 14
 RADIUS = 4
+HEADROOM = 2  # above the threshold, as high as so often what is below it
 WORDS = {
     "normal": "normal",
     "anomalous": "anomalous",
@@ -32,10 +33,13 @@ def score_history(inspections: Sequence[Inspection], here: int) -> Markup:
     known = [one.score for one in inspections if one.score is not None]
     values = known + ([] if limit is None else [limit])
     low, high = min(values, default=0.0), max(values, default=0.0)
+    if limit is not None and low < limit:
+        # a defect may score a hundred times as high as all else
+        high = min(high, limit + HEADROOM * (limit - low))
     span = (high - low) or 1.0
 
     def y(value: float) -> float:
-        return round(HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * (value - low) / span, 1)
+        return round(HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * (min(value, high) - low) / span, 1)
 
     step = (WIDTH - 2 * MARGIN) / max(len(inspections) - 1, 1)
     # a score that is no number passes nothing: it stands at the top
@@ -49,7 +53,7 @@ def score_history(inspections: Sequence[Inspection], here: int) -> Markup:
             '<line class="limit" x1="0" x2="{w}" y1="{y}" y2="{y}"/>'
             '<text x="4" y="{above}">threshold {limit}</text>'
         ).format(w=WIDTH, y=y(limit), above=max(y(limit) - 4, 12), limit=f"{limit:.4g}")
-    label = f"the last {len(inspections)} scores, from {low:.4g} to {high:.4g}"
+    label = f"the last {len(inspections)} scores, from {low:.4g} to {max(values, default=0):.4g}"
     return Markup('<svg class="history" viewBox="0 0 {w} {h}" role="img" aria-label="{l}">').format(
         w=WIDTH, h=HEIGHT, l=label
     ) + Markup("{}{}</svg>").format(line, Markup("").join(points))

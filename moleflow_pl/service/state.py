@@ -9,13 +9,16 @@ from contextlib import suppress
 
 from starlette.requests import HTTPConnection
 
+from moleflow_pl.inference.decisions import DecisionMaker
 from moleflow_pl.service.courier import Courier
+from moleflow_pl.service.drift import DriftFollower
 from moleflow_pl.service.engine import Engine
 from moleflow_pl.service.health import Health, attend, lock_name
 from moleflow_pl.service.images import ImageStore
 from moleflow_pl.service.line import Line
 from moleflow_pl.service.metrics import Metrics
 from moleflow_pl.service.models import ModelWatcher, load, publish
+from moleflow_pl.service.products import Teacher
 from moleflow_pl.service.security import Keys
 from moleflow_pl.service.settings import Settings, split
 from moleflow_pl.service.sinks.base import SINKS
@@ -55,7 +58,16 @@ class Service:
         )
         self.metrics = Metrics()
         self.line.recorded.append(self.metrics.count)
+        self.attendants = {name: Health(name) for name in ("drift", "lessons")}
+        self.follower = DriftFollower(self.database, self._decisions, told)
+        self.follower.heard.append(self.metrics.tell_drift)
+        work = settings.folder / "learning"
+        self.teacher = Teacher(self.database, work, settings.backbone_weights)
         self._tasks: list[asyncio.Task[None]] = []
+
+    def _decisions(self) -> tuple[DecisionMaker, str]:
+        model = self.engine.model
+        return model.predictor.decisions, model.digest
 
     @property
     def health(self) -> dict[str, list[Health]]:
@@ -64,6 +76,7 @@ class Service:
             "versions": [self.watcher.health],
             "sources": [source.health for source in self.sources],
             "sinks": [sink.health for sink in self.sinks],
+            "attendants": list(self.attendants.values()),
         }
 
     def start(self) -> None:
@@ -75,6 +88,8 @@ class Service:
         for sink in self.sinks:
             lock = lock_name("sink", sink.health.name)
             jobs.append(attend(self.database, lock, sink.health, Courier(self.database, sink).run))
+        for name, run in (("drift", self.follower.run), ("lessons", self.teacher.run)):
+            jobs.append(attend(self.database, name, self.attendants[name], run))
         self._tasks = [asyncio.create_task(job) for job in jobs]
 
     async def _measure(self) -> None:

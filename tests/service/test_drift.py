@@ -6,7 +6,8 @@ import pytest
 from sqlalchemy import select
 
 from moleflow_pl.inference.decisions import DecisionMaker
-from moleflow_pl.service.database import Audit, Database
+from moleflow_pl.service.courier import message_of
+from moleflow_pl.service.database import Audit, Database, Outbox
 from moleflow_pl.service.drift import DriftFollower, ask_restart, drifts
 from moleflow_pl.tasks.calibration import Calibration
 from moleflow_pl.tasks.schedule import TaskSchedule
@@ -111,3 +112,30 @@ def test_another_model_goes_on_with_the_charts_of_products_that_are_the_same(
     record(database, 20, 0.5)
     follower(database, decisions, digest="y").look()
     assert drifts(database)["b"]["images"] == 40
+
+
+def test_who_asks_hears_of_every_chart_after_a_look(
+    database: Database, decisions: DecisionMaker
+) -> None:
+    record(database, 5, 0.5)
+    one, heard = follower(database, decisions), []
+    one.heard.append(heard.append)
+    one.look()
+    one.look()
+    told = [(drift.product, drift.state, drift.images) for drift in heard]
+    assert told == [("b", "steady", 5)] * 2
+
+
+def test_each_sink_is_told_of_each_change_of_state(
+    database: Database, decisions: DecisionMaker
+) -> None:
+    record(database, 60, 0.3)
+    one = DriftFollower(database, lambda: (decisions, "x"), ["csv:a", "webhook:b"])
+    one.look()
+    one.look()
+    with database.reading() as session:
+        messages = [(row.sink, message_of(row)) for row in session.scalars(select(Outbox))]
+    told = [(sink, message["event"], message["state"]) for sink, message in messages]
+    states = [(sink, "drift", state) for state in ("warning", "drift") for sink in one.sinks]
+    assert told == states
+    assert "brightness has fallen" in messages[-1][1]["reasons"][0]

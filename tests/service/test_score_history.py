@@ -50,3 +50,11 @@ def test_drawing_has_no_style_of_its_own() -> None:
     """A content security policy forbids it."""
     text = str(score_history([an_inspection(id=1)], 1))
     assert not re.search(r"style|script|\son\w+=", text)
+
+
+def test_one_high_score_does_not_hide_how_near_others_are_to_the_threshold() -> None:
+    scores = (1.0, 2.0, 1000.0)
+    root = drawn([an_inspection(id=i, score=s, threshold=3.0) for i, s in enumerate(scores)])
+    first, second, high = (float(mark.get("cy", "")) for mark in root.iter(f"{SVG}circle"))
+    assert first - second > HEIGHT / 8
+    assert 0 < high < second

@@ -3,6 +3,8 @@
 import shutil
 from pathlib import Path
 
+import pytest
+
 from moleflow_pl import MoLEFlow
 from moleflow_pl.service.database import Outbox
 from tests.helpers.service import client_of, count, picture, settings_for, wait_until
@@ -33,3 +35,16 @@ def test_a_service_needs_nothing_but_the_checkpoint(
     shutil.rmtree(tmp_path / "run" / "service")
     with client_of(settings) as client:
         assert client.post("/v1/inspect", content=picture(data_root)).json()["id"] == 2
+
+
+def test_drift_is_followed_and_told_in_the_metrics(
+    tmp_path: Path, learned: tuple[Path, MoLEFlow], data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moleflow_pl.service.drift.POLL", 0.01)
+    monkeypatch.setattr("moleflow_pl.service.drift.SETTLED", 0.0)
+    with client_of(settings_for(tmp_path, learned[0])) as client:
+        client.post("/v1/inspect", content=picture(data_root))
+        wait_until(lambda: 'moleflow_drift{product="b"} 0.0' in client.get("/metrics").text)
+        parts = client.get("/readyz").json()["attendants"]
+        assert {one["name"]: one["ok"] for one in parts} == {"drift": True, "lessons": True}
+        assert 'class="drift state-steady"' in client.get("/products").text

@@ -1,0 +1,82 @@
+"""`python -m moleflow_pl.service.learn`: learn one more product, in a process of its own.
+
+A service starts it, and goes on inspecting meanwhile. It reads a checkpoint, writes one of its own
+into a work folder, and says how far it is in a file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+
+from moleflow_pl._internal.files import write_text
+from moleflow_pl.callbacks.trainers import add_product
+from moleflow_pl.errors import MoLEFlowError
+from moleflow_pl.module import MoLEFlow
+
+PROGRESS = "progress.json"
+NICENESS = 10  # the line comes first
+FAILED = 3  # exit code where the error is told
+
+
+class ProgressFile(Callback):
+    """Writes which share of a task's epochs is done.
+
+    Args:
+        folder: Where the file goes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
+        """Count the epoch."""
+        task = pl_module.schedule.tasks[-1]
+        tell(self.folder, share=task.epochs_done / task.epochs)
+
+
+def tell(folder: Path, **values: Any) -> None:
+    """Say how far it is, or why it failed."""
+    write_text(folder / PROGRESS, json.dumps(values))
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Learn; return the exit code."""
+    parser = argparse.ArgumentParser(prog="moleflow_pl.service.learn")
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("images", type=Path)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--backbone-weights")
+    given = parser.parse_args(args)
+    os.nice(NICENESS)
+    logging.basicConfig(level=logging.INFO)
+    try:
+        learn(given)
+    except MoLEFlowError as error:
+        tell(given.work, error=str(error))
+        return FAILED
+    return 0
+
+
+def learn(given: argparse.Namespace) -> None:
+    """Add the product to the model of the checkpoint, and leave the result in the work folder."""
+    moved = {} if given.backbone_weights is None else {"backbone_weights": given.backbone_weights}
+    model = MoLEFlow.load_from_checkpoint(given.checkpoint, map_location="cpu", **moved)
+    add_product(
+        model, given.name, given.images, given.work, epochs_per_task=given.epochs,
+        callbacks=[ProgressFile(given.work)], enable_progress_bar=False,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,280 @@
+"""The page for people: decisions as they come, one of them large, reviews, counts of a shift."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Form, HTTPException, Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
+from jinja2 import Environment, FileSystemLoader
+
+from moleflow_pl.service.database import Database, Inspection, Review
+from moleflow_pl.service.drift import ask_restart, drifts
+from moleflow_pl.service.page_queries import (
+    SHIFT_HOURS,
+    Filters,
+    decisions,
+    history,
+    last_number,
+    neighbours,
+    tallies,
+)
+from moleflow_pl.service.products import jobs
+from moleflow_pl.service.reviews import apply_reviews, counts, pending, preview_reviews
+from moleflow_pl.service.score_history import WORDS, score_history
+from moleflow_pl.service.state import service_of
+
+TEMPLATES = Path(__file__).with_name("templates")
+STATIC = Path(__file__).with_name("static")
+VERDICTS = {
+    "right": "Right",
+    "false_alarm": "False alarm",
+    "missed_defect": "Missed defect",
+    "other_product": "Other product",
+}
+# of each label, in the order of their keys
+ALLOWED: dict[str | None, tuple[str, ...]] = {
+    "normal": ("right", "missed_defect", "other_product"),
+    "anomalous": ("right", "false_alarm", "other_product"),
+    "unknown_product": ("right", "false_alarm", "missed_defect", "other_product"),
+    None: ("other_product",),
+}
+NOBODY = "unnamed"
+LONGEST_WHO = 80  # characters
+LOOK = 0.5  # seconds between two looks for new decisions
+ALIVE = 15.0  # seconds after which a browser hears that the connection lives
+
+pages = Environment(
+    loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
+)
+pages.globals.update(words=WORDS, verdicts=VERDICTS)
+pages.filters["iso"] = lambda seconds: datetime.fromtimestamp(seconds, UTC).isoformat()
+pages.filters["clock"] = lambda seconds: (
+    datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+)
+
+router = APIRouter(include_in_schema=False)
+
+
+def rendered(request: Request, name: str, **values: Any) -> HTMLResponse:
+    """A template as an answer."""
+    form = service_of(request).keys.form_token(request)
+    return HTMLResponse(pages.get_template(name).render(form=form, **values))
+
+
+@router.get("/")
+def stream(request: Request) -> Response:
+    """The decisions, with filters."""
+    names = service_of(request).engine.model.predictor.products
+    return rendered(request, "stream.html", here="stream", products=names, **shown(request))
+
+
+@router.get("/stream")
+def stream_part(request: Request) -> Response:
+    """The decisions alone, for the page that is open."""
+    return rendered(request, "stream_part.html", **shown(request))
+
+
+def shown(request: Request) -> dict[str, Any]:
+    """The decisions that the filters of a request leave."""
+    filters = Filters.of(request.query_params)
+    found, before = decisions(service_of(request).database, filters)
+    older = "" if before is None else filters.query(before)
+    return {"inspections": found, "older": older, "chosen": filters, "filtered": filters.are_set}
+
+
+@router.get("/events")
+async def events(request: Request) -> Response:
+    """Tell a browser whenever something was recorded, by any process."""
+    database = service_of(request).database
+    return StreamingResponse(
+        recorded(request, database),
+        media_type="text/event-stream",
+        headers={"cache-control": "no-store", "x-accel-buffering": "no"},
+    )
+
+
+async def recorded(request: Request, database: Database) -> AsyncIterator[str]:
+    """An event for each look that finds something new, until the browser is gone."""
+    last, told = await asyncio.to_thread(last_number, database), time.monotonic()
+    yield ": here\n\n"
+    while not await request.is_disconnected() and not service_of(request).line.stopping:
+        await asyncio.sleep(LOOK)
+        number, now = await asyncio.to_thread(last_number, database), time.monotonic()
+        if number != last:
+            last, told = number, now
+            yield f"event: recorded\ndata: {number}\n\n"
+        elif now - told > ALIVE:
+            told = now
+            yield ": still here\n\n"
+
+
+@router.get("/inspections/{number}")
+def inspection(request: Request, number: int) -> Response:
+    """One inspection, large."""
+    database = service_of(request).database
+    one = require(database, number)
+    newer, older = neighbours(database, number)
+    height, width = one.prediction["size"]
+    drawing = score_history(history(database, one), number)
+    return rendered(
+        request, "inspection.html", newer=newer, older=older, width=width, height=height,
+        history=drawing, **reviewing(request, one),
+    )  # fmt: skip
+
+
+def reviewing(request: Request, one: Inspection) -> dict[str, Any]:
+    """What the buttons of a review need."""
+    names = service_of(request).engine.model.predictor.products
+    others = [name for name in names if name != one.product]
+    return {"one": one, "allowed": ALLOWED[one.label], "others": others}
+
+
+def require(database: Database, number: int) -> Inspection:
+    """An inspection with its reviews.
+
+    Raises:
+        HTTPException: there is none of this number.
+    """
+    with database.reading() as session:
+        found = session.get(Inspection, number)
+    if found is None:
+        raise HTTPException(404, f"there is no inspection {number}")
+    return found
+
+
+def require_form(request: Request, form: str) -> None:
+    """Refuse a form that no page of this service gave to this visitor.
+
+    Raises:
+        HTTPException: it is one.
+    """
+    if not service_of(request).keys.is_form_token(request, form):
+        raise HTTPException(403, "this form is not of this page: load the page again")
+
+
+def answered(request: Request, number: int) -> Response:
+    """The reviews of an inspection, alone for a script, else the page that shows them."""
+    if request.headers.get("hx-request") != "true":
+        return RedirectResponse(f"/inspections/{number}", 303)
+    one = require(service_of(request).database, number)
+    return rendered(request, "review.html", **reviewing(request, one))
+
+
+@router.post("/inspections/{number}/review")
+def review(
+    request: Request,
+    number: int,
+    verdict: Annotated[str, Form()],
+    who: Annotated[str, Form()] = "",
+    product: Annotated[str, Form()] = "",
+    form: Annotated[str, Form()] = "",
+) -> Response:
+    """Take what a person says of a decision."""
+    require_form(request, form)
+    database = service_of(request).database
+    one = require(database, number)
+    if verdict not in ALLOWED[one.label]:
+        told = f"a decision {WORDS[one.label]!r} can be {', '.join(ALLOWED[one.label])}"
+        raise HTTPException(422, told)
+    row = Review(
+        inspection_id=number,
+        verdict=verdict,
+        product=(product or None) if verdict == "other_product" else None,
+        who=name_of(who),
+        when=time.time(),
+    )
+    with database.writing() as session:
+        session.add(row)
+    database.audit(row.who, "review", inspection=number, verdict=verdict)
+    return answered(request, number)
+
+
+@router.post("/reviews/{number}/undo")
+def undo(
+    request: Request,
+    number: int,
+    who: Annotated[str, Form()] = "",
+    form: Annotated[str, Form()] = "",
+) -> Response:
+    """Take a review back; the one before it counts again."""
+    require_form(request, form)
+    database = service_of(request).database
+    with database.writing() as session:
+        row = session.get(Review, number)
+        if row is None:
+            raise HTTPException(404, f"there is no review {number}")
+        if row.applied_when is not None:
+            raise HTTPException(409, "this review is in the model already: roll the expert back")
+        row.undone_when = row.undone_when or time.time()
+        inspection_number = row.inspection_id
+    database.audit(name_of(who), "undo", review=number, inspection=inspection_number)
+    return answered(request, inspection_number)
+
+
+def name_of(who: str) -> str:
+    """The reviewer's name as it is kept.
+
+    Example:
+        >>> name_of("  Ann "), name_of("")
+        ('Ann', 'unnamed')
+    """
+    return "".join(letter for letter in who if letter.isprintable()).strip()[:LONGEST_WHO] or NOBODY
+
+
+@router.get("/products")
+def products(request: Request) -> Response:
+    """Counts and alarm rates of the shift."""
+    database = service_of(request).database
+    rows = tallies(database, time.time() - 3600 * SHIFT_HOURS)
+    return rendered(
+        request, "products.html", here="products", rows=rows, hours=SHIFT_HOURS,
+        drifts=drifts(database), jobs=jobs(database),
+    )  # fmt: skip
+
+
+@router.post("/products/{name}/drift")
+def restart_drift(
+    request: Request,
+    name: str,
+    who: Annotated[str, Form()] = "",
+    form: Annotated[str, Form()] = "",
+) -> Response:
+    """Start the chart of a product anew."""
+    require_form(request, form)
+    ask_restart(service_of(request).database, name, name_of(who))
+    return RedirectResponse("/products", 303)
+
+
+@router.get("/reviews")
+def reviews(request: Request) -> Response:
+    """The reviews that are not in the model yet."""
+    service = service_of(request)
+    counted = counts(pending(service.database, service.store))
+    return rendered(request, "reviews.html", here="reviews", counted=counted)
+
+
+@router.get("/reviews/preview")
+def preview(request: Request) -> Response:
+    """What applying them would change."""
+    service = service_of(request)
+    found = preview_reviews(service.database, service.store)
+    return rendered(request, "preview.html", found=found)
+
+
+@router.post("/reviews/apply")
+def apply(
+    request: Request, who: Annotated[str, Form()] = "", form: Annotated[str, Form()] = ""
+) -> Response:
+    """Put new versions of the reviewed experts into the model."""
+    require_form(request, form)
+    service = service_of(request)
+    names = apply_reviews(service.database, service.store, name_of(who))
+    if request.headers.get("hx-request") != "true":
+        return RedirectResponse("/reviews", 303)
+    return rendered(request, "preview.html", applied=names)

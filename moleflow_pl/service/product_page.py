@@ -1,0 +1,91 @@
+"""New products: ordered from the page or by a program, and how far each is."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi.responses import RedirectResponse
+from starlette.datastructures import FormData, UploadFile
+
+from moleflow_pl.service.page import name_of, rendered, require_form
+from moleflow_pl.service.products import Job, jobs, order, save_uploads
+from moleflow_pl.service.state import Service, service_of
+
+MOST_IMAGES = 5000  # of a product, in one form
+UPLOADS = "products"  # folder of uploaded images, in the service's
+
+router = APIRouter()
+
+
+@router.post("/v1/products", tags=["products"], status_code=202)
+async def order_product(request: Request) -> dict[str, Any]:
+    """Have a product learned: a form with `name`, and good images or `folder`; perhaps `epochs`.
+
+    The answer comes at once; `GET /v1/products/jobs` says how far it is. The service goes on
+    inspecting, and changes to the new model without losing a request.
+    """
+    async with request.form(max_files=MOST_IMAGES) as fields:
+        return asdict(await take_order(service_of(request), fields, "http"))
+
+
+@router.get("/v1/products/jobs", tags=["products"])
+def product_jobs(request: Request) -> dict[str, Any]:
+    """All products that were ordered, the oldest first, and how far each is."""
+    return {"jobs": [asdict(job) for job in jobs(service_of(request).database)]}
+
+
+@router.post("/products", include_in_schema=False)
+async def order_from_page(request: Request) -> Response:
+    """Have a product learned."""
+    async with request.form(max_files=MOST_IMAGES) as fields:
+        require_form(request, str(fields.get("form", "")))
+        await take_order(service_of(request), fields, name_of(str(fields.get("who", ""))))
+    return RedirectResponse("/products", 303)
+
+
+@router.get("/products/jobs", include_in_schema=False)
+def jobs_part(request: Request) -> Response:
+    """How far they are, for the page that is open."""
+    return rendered(request, "jobs.html", jobs=jobs(service_of(request).database))
+
+
+async def take_order(service: Service, fields: FormData, who: str) -> Job:
+    """Order what a form names.
+
+    Raises:
+        HTTPException: it names neither images nor a folder, or a number that is none.
+        MoLEFlowError: the product cannot be learned.
+    """
+    name, folder, epochs = (str(fields.get(key, "")) for key in ("name", "folder", "epochs"))
+    if epochs and not (epochs.isdecimal() and 0 < int(epochs) <= 10_000):
+        raise HTTPException(422, f"epochs is a number from 1 to 10000, got {epochs!r}")
+    files = [
+        value
+        for key, value in fields.multi_items()
+        if key == "image" and isinstance(value, UploadFile) and value.size
+    ]
+    if bool(files) == bool(folder):
+        raise HTTPException(422, "give good images (image=@FILE, one or more), or a folder")
+    if any((file.size or 0) > service.settings.max_bytes for file in files):
+        raise HTTPException(413, f"an image has more than {service.settings.max_bytes} bytes")
+    place = Path(folder)
+    if files:
+        contents = [await file.read() for file in files]
+        place = await asyncio.to_thread(keep_images, service, contents)
+    given = {"epochs": int(epochs)} if epochs else {}
+    return await asyncio.to_thread(order, service.database, name, place, who, **given)
+
+
+def keep_images(service: Service, contents: list[bytes]) -> Path:
+    """Keep uploaded images, each of which can be read.
+
+    Raises:
+        DataError: one is no image.
+    """
+    endings = [f".{service.store.decode(content)[1].lower()}" for content in contents]
+    folder = service.settings.folder / UPLOADS
+    return save_uploads(folder, list(zip(endings, contents, strict=True)))

@@ -1,0 +1,234 @@
+"""A new product from the page: learned by a process of its own, then put into the model in use."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sqlalchemy import select
+
+from moleflow_pl._internal.files import read_json, token, writing
+from moleflow_pl._internal.names import check_name
+from moleflow_pl.checkpoints.expert_edits import add, extract, learned_schedule
+from moleflow_pl.checkpoints.io import read_checkpoint, write_checkpoint
+from moleflow_pl.checkpoints.run_folder import LAST, RunFolder
+from moleflow_pl.checkpoints.run_lock import locked_for
+from moleflow_pl.errors import ConfigError, DataError
+from moleflow_pl.service.database import Database, Setting
+from moleflow_pl.service.learn import PROGRESS
+from moleflow_pl.service.locks import BusyError, exclusive
+from moleflow_pl.service.models import publish
+from moleflow_pl.service.reviews import LOCK, checkpoint_in_use
+
+logger = logging.getLogger(__name__)
+
+JOB = "job "  # begin of the names of the settings that hold jobs
+FEWEST_IMAGES = 2
+LOOK = 1.0  # seconds between two looks at the progress
+LONGEST_TOLD = 500  # characters of an error
+
+State = Literal["waits", "learns", "learned", "failed"]
+
+
+@dataclass
+class Job:
+    """A product that is to be learned.
+
+    Attributes:
+        number: Names the job.
+        product: The product.
+        images: Folder of its good images.
+        epochs: Epochs to learn.
+        who: Who wishes so.
+        when: Since when.
+        state: How far it is.
+        share: Of its epochs that are done.
+        told: Why it failed.
+    """
+
+    number: str
+    product: str
+    images: str
+    epochs: int
+    who: str
+    when: float
+    state: State = "waits"
+    share: float = 0.0
+    told: str = ""
+
+
+def jobs(database: Database) -> list[Job]:
+    """All jobs, the oldest first."""
+    with database.reading() as session:
+        rows = session.scalars(select(Setting).where(Setting.name.startswith(JOB))).all()
+    found = [Job(**json.loads(row.value)) for row in rows]
+    return sorted(found, key=lambda job: (job.when, job.number))
+
+
+def keep(database: Database, job: Job) -> None:
+    """Write a job into the database."""
+    with database.writing() as session:
+        session.merge(Setting(name=f"{JOB}{job.number}", value=json.dumps(asdict(job))))
+
+
+def order(database: Database, product: str, images: Path, who: str, epochs: int = 10) -> Job:
+    """Have a product learned.
+
+    Args:
+        database: The record.
+        product: Its name.
+        images: Folder of its good images on this machine.
+        who: Who wishes so, for the audit.
+        epochs: Epochs to learn.
+
+    Raises:
+        ConfigError: the model knows the product, or it is being learned.
+        DataError: the name is none, or there is no such folder.
+    """
+    check_name(product)
+    if not images.is_dir():
+        raise DataError(f"no folder of images at {images}")
+    known = learned_schedule(read_checkpoint(checkpoint_in_use(database)))
+    begun = [job.product for job in jobs(database) if job.state in ("waits", "learns")]
+    if product in [name for task in known.tasks for name in task.products] + begun:
+        raise ConfigError(
+            f"the product {product!r} is known, or being learned: choose another name"
+        )
+    job = Job(token(), product, str(images.absolute()), epochs, who, time.time())
+    keep(database, job)
+    database.audit(who, "order product", product=product, images=job.images)
+    return job
+
+
+def save_uploads(folder: Path, contents: Sequence[tuple[str, bytes]]) -> Path:
+    """Keep uploaded images in a new folder, under names of our own.
+
+    Args:
+        folder: Where such folders are.
+        contents: The ending of each file's name, and its bytes.
+
+    Raises:
+        DataError: there are too few.
+        OutputError: they cannot be written.
+    """
+    if len(contents) < FEWEST_IMAGES:
+        raise DataError(f"a product is learned from {FEWEST_IMAGES} good images at least")
+    place = folder / token()
+    with writing(place):
+        place.mkdir(parents=True)
+        for i, (ending, content) in enumerate(contents):
+            (place / f"{i:05d}{ending}").write_bytes(content)
+    return place
+
+
+class Teacher:
+    """Learns what was ordered, one product after another.
+
+    Args:
+        database: The record.
+        folder: Where work folders go.
+        backbone_weights: Where the backbone's weights are, if they have moved.
+    """
+
+    def __init__(
+        self, database: Database, folder: Path, backbone_weights: str | None = None
+    ) -> None:
+        self.database, self.folder, self.backbone_weights = database, folder, backbone_weights
+
+    async def run(self) -> None:
+        """Look for ever; one process of a service does."""
+        while True:
+            found = await asyncio.to_thread(jobs, self.database)
+            begun = [job for job in found if job.state in ("waits", "learns")]
+            if begun:
+                await self.learn(begun[0])
+            else:
+                await asyncio.sleep(LOOK)
+
+    async def learn(self, job: Job) -> None:
+        """Learn a product, and put its expert into the model; the job says how that went."""
+        work = self.folder / job.number
+        shutil.rmtree(work, ignore_errors=True)  # of a service that was killed
+        try:
+            with writing(work):
+                work.mkdir(parents=True)
+            job.state = "learns"
+            await asyncio.to_thread(keep, self.database, job)
+            await self._teach(job, work)
+            await asyncio.to_thread(self._take, job, work / LAST)
+            job.state, job.share = "learned", 1.0
+        except Exception as error:  # the next job is none the worse for it
+            job.state, job.told = "failed", (str(error) or type(error).__name__)[:LONGEST_TOLD]
+            logger.warning("%s was not learned: %s", job.product, job.told)
+        await asyncio.to_thread(keep, self.database, job)
+        shutil.rmtree(work, ignore_errors=True)
+
+    async def _teach(self, job: Job, work: Path) -> None:
+        """Run the process, and follow its progress.
+
+        Raises:
+            DataError: it failed.
+        """
+        words = [str(checkpoint_in_use(self.database)), job.product, job.images, str(work)]
+        words += ["--epochs", str(job.epochs)]
+        if self.backbone_weights is not None:
+            words += ["--backbone-weights", self.backbone_weights]
+        command = [sys.executable, "-m", "moleflow_pl.service.learn", *words]
+        with (work / "log.txt").open("wb") as log:
+            process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
+        ended = asyncio.create_task(process.wait())
+        try:
+            while not ended.done():
+                await asyncio.wait([ended], timeout=LOOK)
+                share = progress_of(work).get("share", 0.0)
+                if share != job.share:
+                    job.share = share
+                    await asyncio.to_thread(keep, self.database, job)
+        finally:
+            if not ended.done():  # the service ends
+                process.terminate()
+                await ended
+        if process.returncode:
+            told = progress_of(work).get("error") or f"it ended with {process.returncode}"
+            raise DataError(told)
+
+    def _take(self, job: Job, file: Path) -> None:
+        """Add the learned expert to the model in use, as it is by now."""
+        expert = extract(read_checkpoint(file), job.product)
+        with waiting_for(self.database, LOCK):
+            path = checkpoint_in_use(self.database)
+            with locked_for(path, RunFolder.of(path).root):
+                checkpoint = read_checkpoint(path)
+                add(checkpoint, expert)
+                write_checkpoint(checkpoint, path)
+            publish(self.database, path, job.who)
+
+
+@contextmanager
+def waiting_for(database: Database, name: str) -> Iterator[None]:
+    """As `exclusive`, once whoever does it is done."""
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(exclusive(database, name))
+                break
+            except BusyError:
+                time.sleep(LOOK)
+        yield
+
+
+def progress_of(work: Path) -> dict[str, Any]:
+    """What the process says; nothing yet where there is no file."""
+    try:
+        return dict(read_json(work / PROGRESS))
+    except (OSError, ValueError, TypeError):
+        return {}

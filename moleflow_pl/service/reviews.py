@@ -1,0 +1,129 @@
+"""Reviews of the record become data for the model, in one process at a time."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from sqlalchemy import select, update
+
+from moleflow_pl.checkpoints.io import read_checkpoint
+from moleflow_pl.checkpoints.schema import STATE_KEY
+from moleflow_pl.errors import ConfigError
+from moleflow_pl.inference import reviews as library
+from moleflow_pl.inference.decisions import Label
+from moleflow_pl.inference.predictor import auto_device
+from moleflow_pl.inference.reviews import PastDecision, Preview, reviewed_products
+from moleflow_pl.model.restore import inspector_of
+from moleflow_pl.service.database import Database, Inspection, Review
+from moleflow_pl.service.images import ImageStore
+from moleflow_pl.service.locks import exclusive
+from moleflow_pl.service.models import newest, publish
+
+LOCK = "reviews"
+PAST = 200  # the last decisions that a preview compares with
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A review that is not in the model yet.
+
+    Attributes:
+        number: Its `id`.
+        review: What it says, of an image that was kept.
+    """
+
+    number: int
+    review: library.Review
+
+
+def pending(database: Database, store: ImageStore) -> list[Pending]:
+    """Reviews that count and are not in the model, of images that are there; the oldest first."""
+    query = (
+        select(Inspection)
+        .join(Review)
+        .where(Review.undone_when.is_(None), Review.applied_when.is_(None))
+        .distinct()
+    )
+    with database.reading() as session:
+        rows = session.scalars(query).all()
+    found: list[tuple[float, Pending]] = []
+    for row in rows:
+        review, path = row.review, store.path(row.image_path)
+        if review is None or review.applied_when is not None or path is None or row.label is None:
+            continue
+        verdict = cast(library.Verdict, review.verdict)
+        said = library.Review(path, row.product, cast(Label, row.label), verdict)
+        found.append((review.when, Pending(review.id, said)))
+    return [one for _, one in sorted(found, key=lambda pair: (pair[0], pair[1].number))]
+
+
+def counts(reviews: list[Pending]) -> dict[str, Counter[str]]:
+    """How many pending reviews each product has, by verdict."""
+    counted: dict[str, Counter[str]] = {}
+    for one in reviews:
+        counted.setdefault(one.review.product, Counter())[one.review.verdict] += 1
+    return counted
+
+
+def checkpoint_in_use(database: Database) -> Path:
+    """The file of the model that all processes use.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    with database.reading() as session:
+        row = newest(session)
+    if row is None:
+        raise ConfigError("the service has no model yet")
+    return Path(row.path)
+
+
+def apply_reviews(database: Database, store: ImageStore, who: str) -> list[str]:
+    """Put new versions of the reviewed experts into the model; every process swaps to it.
+
+    Args:
+        database: The record.
+        store: Its images.
+        who: Who wishes so, for the audit.
+
+    Returns:
+        The names of the experts.
+
+    Raises:
+        BusyError: another process is at it.
+        MoLEFlowError: it cannot be; the model is as it was.
+    """
+    with exclusive(database, LOCK):
+        found, path = pending(database, store), checkpoint_in_use(database)
+        names = [task.name for task in library.apply(path, [one.review for one in found])]
+        numbers = [one.number for one in found if one.review.good]
+        with database.writing() as session:
+            used = update(Review).where(Review.id.in_(numbers))
+            session.execute(used.values(applied_when=time.time()))
+        database.audit(who, "apply reviews", experts=names, reviews=numbers)
+        publish(database, path, who)
+    return names
+
+
+def preview_reviews(database: Database, store: ImageStore) -> Preview:
+    """What `apply_reviews` would change among the last decisions whose images were kept.
+
+    Raises:
+        MoLEFlowError: the reviews cannot be applied.
+    """
+    reviews, path = [one.review for one in pending(database, store)], checkpoint_in_use(database)
+    products = reviewed_products(reviews)
+    query = select(Inspection).where(Inspection.image_path.is_not(None))
+    with database.reading() as session:
+        rows = session.scalars(query.order_by(Inspection.id.desc()).limit(PAST)).all()
+    past = [
+        PastDecision(store.folder / str(row.image_path), row.product, str(row.label))
+        for row in rows
+    ]
+    checkpoint = read_checkpoint(path)
+    inspector = inspector_of(checkpoint, path, auto_device())
+    return library.preview(inspector, reviews, past, checkpoint[STATE_KEY]["seed"], products)

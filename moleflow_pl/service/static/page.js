@@ -1,0 +1,35 @@
+"use strict";
+// the reviewer's name stays in this browser
+const who = document.getElementById("who");
+who.value = localStorage.getItem("who") || "";
+who.addEventListener("change", () => localStorage.setItem("who", who.value));
+
+document.addEventListener("input", (event) => {
+  const target = event.target.dataset.opacity;
+  if (target) document.getElementById(target).style.opacity = event.target.value / 100;
+});
+
+// a key presses what names it; j and k go through the decisions
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea")) return;
+  const named = document.querySelector(`[data-key="${CSS.escape(event.key)}"]`);
+  if (named) { event.preventDefault(); named.click(); return; }
+  if (event.key !== "j" && event.key !== "k") return;
+  const cards = [...document.querySelectorAll(".card")];
+  const next = cards.indexOf(document.activeElement) + (event.key === "j" ? 1 : -1);
+  if (cards[next]) cards[next].focus();
+});
+
+// new decisions are shown as they come, but for whoever is looking at one of the list
+const stream = document.querySelector("[data-events]");
+if (stream) {
+  const events = new EventSource(stream.dataset.events);
+  events.addEventListener("recorded", () => {
+    if (!stream.contains(document.activeElement)) document.body.dispatchEvent(new Event("recorded"));
+  });
+  window.addEventListener("pagehide", () => events.close());
+}
+
+const said = document.getElementById("said");
+document.body.addEventListener("htmx:responseError", (event) => { said.textContent = event.detail.xhr.responseText || "The service refused that."; });
+document.body.addEventListener("htmx:sendError", () => { said.textContent = "The service does not answer."; });

@@ -1,0 +1,132 @@
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from moleflow_pl.checkpoints.expert_edits import extract, learned_schedule
+from moleflow_pl.checkpoints.io import read_checkpoint
+from moleflow_pl.errors import ConfigError, DataError
+from moleflow_pl.service.database import Database
+from moleflow_pl.service.learn import PROGRESS, main
+from moleflow_pl.service.models import newest, publish
+from moleflow_pl.service.products import Job, Teacher, jobs, keep, order, progress_of, save_uploads
+from tests.helpers.reviewing import kept_run
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return kept_run(tmp_path / "run")
+
+
+@pytest.fixture
+def database(tmp_path: Path, path: Path) -> Database:
+    database = Database(tmp_path / "line.sqlite")
+    publish(database, path, "test")
+    return database
+
+
+def images(data_root: Path) -> Path:
+    return data_root / "c" / "train" / "good"
+
+
+def test_ordered_product_is_learned_beside_the_others_which_stay_equal_to_the_bit(
+    tmp_path: Path, path: Path, database: Database, data_root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    before = read_checkpoint(path)
+    order(database, "c", images(data_root), "Ann", epochs=1)
+
+    async def teach(self: Teacher, job: Job, work: Path) -> None:
+        assert main([str(path), job.product, job.images, str(work), "--epochs", "1"]) == 0
+        assert progress_of(work)["share"] == 1
+
+    monkeypatch.setattr(Teacher, "_teach", teach)
+    monkeypatch.setattr("moleflow_pl.service.learn.os.nice", lambda _: 0)
+    teacher = Teacher(database, tmp_path / "work")
+    asyncio.run(teacher.learn(jobs(database)[0]))
+    (job,) = jobs(database)
+    assert (job.state, job.share, job.told) == ("learned", 1.0, "")
+    after = read_checkpoint(path)
+    assert learned_schedule(after).names == ["01", "b", "c"]
+    for name in ("01", "b"):
+        ours, theirs = extract(before, name), extract(after, name)
+        assert ours.task.calibration == theirs.task.calibration
+        assert all(torch.equal(ours.tensors[key], theirs.tensors[key]) for key in ours.tensors)
+    with database.reading() as session:
+        version = newest(session)
+    assert version is not None
+    assert version.who == "Ann"
+    assert not list((tmp_path / "work").iterdir())
+
+
+@pytest.mark.slow
+def test_product_is_learned_by_a_process_of_its_own(
+    tmp_path: Path, path: Path, database: Database, data_root: Path
+) -> None:
+    order(database, "c", images(data_root), "Ann", epochs=1)
+    asyncio.run(Teacher(database, tmp_path / "work").learn(jobs(database)[0]))
+    (job,) = jobs(database)
+    assert (job.state, job.told) == ("learned", "")
+    assert learned_schedule(read_checkpoint(path)).names == ["01", "b", "c"]
+
+
+def test_product_that_cannot_be_learned_says_why_and_leaves_the_model_alone(
+    tmp_path: Path, path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, empty = path.read_bytes(), tmp_path / "empty"
+    empty.mkdir()
+    order(database, "c", empty, "Ann")
+
+    async def teach(self: Teacher, job: Job, work: Path) -> None:
+        raise DataError("no images")
+
+    monkeypatch.setattr(Teacher, "_teach", teach)
+    asyncio.run(Teacher(database, tmp_path / "work").learn(jobs(database)[0]))
+    (job,) = jobs(database)
+    assert (job.state, job.told) == ("failed", "no images")
+    assert path.read_bytes() == content
+
+
+def test_process_tells_why_it_failed(
+    tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moleflow_pl.service.learn.os.nice", lambda _: 0)
+    work, empty = tmp_path / "work", tmp_path / "empty"
+    work.mkdir()
+    empty.mkdir()
+    assert main([str(path), "c", str(empty), str(work)]) == 3
+    assert "no product 'c' in" in json.loads((work / PROGRESS).read_text())["error"]
+
+
+def test_orders_that_cannot_be_are_refused(
+    tmp_path: Path, database: Database, data_root: Path
+) -> None:
+    with pytest.raises(DataError, match="not a valid product name"):
+        order(database, "../c", images(data_root), "Ann")
+    with pytest.raises(DataError, match="no folder of images at"):
+        order(database, "c", tmp_path / "none", "Ann")
+    with pytest.raises(ConfigError, match="'b' is known, or being learned"):
+        order(database, "b", images(data_root), "Ann")
+    order(database, "c", images(data_root), "Ann")
+    with pytest.raises(ConfigError, match="'c' is known, or being learned"):
+        order(database, "c", images(data_root), "Ann")
+    assert [job.product for job in jobs(database)] == ["c"]
+
+
+def test_failed_product_may_be_ordered_again(database: Database, data_root: Path) -> None:
+    job = order(database, "c", images(data_root), "Ann")
+    job.state = "failed"
+    keep(database, job)
+    order(database, "c", images(data_root), "Ann")
+    assert [job.state for job in jobs(database)] == ["failed", "waits"]
+
+
+def test_uploads_are_kept_under_names_of_our_own(tmp_path: Path) -> None:
+    place = save_uploads(tmp_path / "products", [(".png", b"1"), (".jpeg", b"2")])
+    assert {one.name: one.read_bytes() for one in place.iterdir()} == {
+        "00000.png": b"1", "00001.jpeg": b"2",
+    }  # fmt: skip
+    with pytest.raises(DataError, match="2 good images at least"):
+        save_uploads(tmp_path / "products", [(".png", b"1")])

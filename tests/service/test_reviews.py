@@ -1,0 +1,93 @@
+from pathlib import Path
+
+import pytest
+
+from moleflow_pl.errors import ConfigError, DataError
+from moleflow_pl.service.database import Database, Inspection, Review
+from moleflow_pl.service.images import ImageStore
+from moleflow_pl.service.locks import BusyError, exclusive
+from moleflow_pl.service.models import newest, publish
+from moleflow_pl.service.reviews import (
+    LOCK,
+    apply_reviews,
+    checkpoint_in_use,
+    counts,
+    pending,
+    preview_reviews,
+)
+from tests.helpers.reviewing import images_of, kept_run
+from tests.helpers.service import an_inspection
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ImageStore:
+    return ImageStore(tmp_path / "images", 10**6)
+
+
+@pytest.fixture
+def database(tmp_path: Path, store: ImageStore, data_root: Path) -> Database:
+    """A record of two false alarms and a defect, and of a model."""
+    database = Database(tmp_path / "line.sqlite")
+    publish(database, kept_run(tmp_path / "run"), "test")
+    kinds = [("good", "false_alarm"), ("good", "false_alarm"), ("square", "right")]
+    for i, (kind, verdict) in enumerate(kinds):
+        content = images_of(data_root, "b", kind)[i].read_bytes()
+        row = an_inspection(label="anomalous", image_path=store.save(content, "PNG"))
+        review(database, row, verdict, when=float(10 - i))
+    return database
+
+
+def review(database: Database, row: Inspection, verdict: str, **values: float) -> None:
+    """Keep an inspection and what was said of it."""
+    with database.writing() as session:
+        session.add(row)
+        session.flush()
+        given = {"when": 1.0, "undone_when": None, "applied_when": None, **values}
+        session.add(Review(inspection_id=row.id, verdict=verdict, product=None, who="Ann", **given))
+
+
+def test_reviews_that_count_wait_in_the_order_they_were_made(
+    database: Database, store: ImageStore
+) -> None:
+    image = store.save(b"x", "PNG")
+    review(database, an_inspection(image_path=image), "right", undone_when=1.0)
+    review(database, an_inspection(image_path=image), "right", applied_when=1.0)
+    review(database, an_inspection(image_path=None), "right")
+    review(database, an_inspection(image_path="gone.png"), "right")
+    found = pending(database, store)
+    assert [one.review.verdict for one in found] == ["right", "false_alarm", "false_alarm"]
+    assert all(one.review.path.is_file() for one in found)
+    assert counts(found) == {"b": {"false_alarm": 2, "right": 1}}
+
+
+def test_applied_reviews_are_used_once_and_every_process_hears_of_the_model(
+    database: Database, store: ImageStore
+) -> None:
+    with database.reading() as session:
+        before = newest(session)
+    told = preview_reviews(database, store)
+    assert (told.images, told.defects, told.compared) == ({"b": 2}, 1, 3)
+    assert apply_reviews(database, store, "Ann") == ["b"]
+    with database.reading() as session:
+        after = newest(session)
+    assert before is not None
+    assert after is not None
+    assert (after.path, after.who) == (before.path, "Ann")
+    assert after.digest != before.digest
+    # a defect counts for the recall again
+    assert [one.review.verdict for one in pending(database, store)] == ["right"]
+    with pytest.raises(DataError, match="nothing to learn"):
+        apply_reviews(database, store, "Ann")
+
+
+def test_two_do_not_apply_at_once(database: Database, store: ImageStore) -> None:
+    content = checkpoint_in_use(database).read_bytes()
+    with exclusive(database, LOCK), pytest.raises(BusyError, match="reviews: another process"):
+        apply_reviews(database, store, "Ann")
+    assert checkpoint_in_use(database).read_bytes() == content
+    assert len(pending(database, store)) == 3
+
+
+def test_service_without_a_model_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no model yet"):
+        checkpoint_in_use(Database(tmp_path / "none.sqlite"))
