@@ -15,6 +15,7 @@ import onnxruntime
 import openvino
 import pytest
 import torch
+from jsonschema import ValidationError, validate
 from nbclient import NotebookClient
 
 from docs.diagrams import drawings
@@ -23,6 +24,7 @@ from moleflow_pl.cli.main import VERBS
 from moleflow_pl.data.images import read_image
 from tests.helpers.commands import ROOT, environment
 from tests.helpers.shared import built_once
+from tests.helpers.story import Story
 
 NOTEBOOKS = ROOT / "docs" / "notebooks"
 IMAGES = 6  # of each kind
@@ -183,6 +185,13 @@ def test_the_page_of_the_command_line_names_every_verb_and_group_of_options() ->
     assert "| `--model.lora_rank` | `32` |" in page
     assert "| `--false-alarm-rate` |" in page
     assert "### moleflow experts rollback" in page
+
+
+def test_a_run_s_summary_is_what_its_json_schema_says(story: Story) -> None:
+    schema = json.loads((ROOT / "docs" / "reference" / "summary.schema.json").read_text())
+    validate(story.summary, schema)
+    with pytest.raises(ValidationError, match="Additional properties are not allowed"):
+        validate({**story.summary, "new": 1}, schema)
 
 
 def test_diagrams_are_those_that_the_script_draws() -> None:

@@ -1,9 +1,11 @@
 """The commands of the README and of the how-to pages, with options that exist; marked ones run."""
 
+import ast
 import inspect
 import re
 import shlex
 import shutil
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,20 @@ def test_options_that_texts_name_exist() -> None:
         text = page.read_text(encoding="utf-8")
         for option in re.findall(r"--(?:model|data|schedule|evaluation|predictions)\.\w+", text):
             assert option in known, f"{page}: {option}"
+
+
+def test_python_of_all_pages_is_python_and_imports_names_that_exist() -> None:
+    blocks = [
+        (page, block)
+        for page in PAGES
+        for block in re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    ]
+    assert len(blocks) > 5
+    for page, block in blocks:
+        for node in ast.walk(ast.parse(block, str(page))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("moleflow_pl"):
+                module = import_module(node.module or "")
+                assert all(hasattr(module, alias.name) for alias in node.names), (page, node.module)
 
 
 class Prepared:
