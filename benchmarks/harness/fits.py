@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from PIL import Image
 
 from moleflow_pl import MoLEFlow
@@ -30,13 +30,24 @@ def read_preset(name: str | Path) -> dict[str, Any]:
     return yaml.safe_load(path.read_text())
 
 
-def new_trainer(run: Path, epochs: int) -> Trainer:
-    """A trainer that learns every task for `epochs` and evaluates nothing."""
-    return Trainer(
-        default_root_dir=run, accelerator="cpu", devices=1, logger=False, max_epochs=-1,
-        gradient_clip_val=0.5, enable_progress_bar=False, enable_model_summary=False,
-        callbacks=[TaskSchedulerCallback(epochs), RunCheckpoint()],
-    )  # fmt: skip
+def new_trainer(
+    run: Path, epochs: int, callbacks: Sequence[Callback] = (), **options: Any
+) -> Trainer:
+    """A trainer that learns every task for `epochs` on the CPU and evaluates nothing.
+
+    Args:
+        run: The run folder.
+        epochs: Epochs of each task.
+        callbacks: More callbacks.
+        options: Options of the trainer that replace these.
+    """
+    chosen: dict[str, Any] = {
+        "accelerator": "cpu", "devices": 1, "logger": False, "max_epochs": -1,
+        "gradient_clip_val": 0.5, "enable_progress_bar": False, "enable_model_summary": False,
+        **options,
+    }  # fmt: skip
+    own = [TaskSchedulerCallback(epochs), *callbacks, RunCheckpoint()]
+    return Trainer(default_root_dir=run, callbacks=own, **chosen)
 
 
 def load_run(checkpoint: Path) -> tuple[MoLEFlow, dict[str, Any]]:

@@ -1,0 +1,177 @@
+"""A device, the models that run on it in benchmarks, and how its time and memory are measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from moleflow_pl import MoLEFlow
+from moleflow_pl.metrics.image import auroc
+
+STRIPES, DEFECT = 8, 6  # sides in pixels: of what products are drawn of, as a share of 64
+LIMIT_ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a run takes.
+
+    Attributes:
+        model: Arguments of `MoLEFlow`, but the size of the images.
+        cnn: A convolutional backbone of timm.
+        sides: Sides of the images in pixels.
+        batches: Images at once.
+        images: Images to learn of each product, and to test with of each kind.
+        epochs: Epochs of a product.
+        seconds: Time to measure a speed for.
+        matrix: Side of the matrices whose product tells the card's limit.
+    """
+
+    model: Mapping[str, Any]
+    cnn: str
+    sides: Sequence[int]
+    batches: Sequence[int]
+    images: int
+    epochs: int
+    seconds: float
+    matrix: int
+
+
+FULL = Sizes(
+    model={
+        "backbone": "vit_small_patch14_dinov2", "layers": [[4, 5], [6, 7], [8, 9]],
+        "score": ["depths", "groups"], "backbone_weights": "random",
+    },
+    cnn="tf_efficientnet_lite0", sides=(224, 392, 518), batches=(1, 4, 16, 64, 256), images=64,
+    epochs=5, seconds=1.0, matrix=8192,
+)  # fmt: skip
+SMALL = Sizes(
+    model={
+        "backbone": "test_vit", "layers": [0, 1], "backbone_weights": "random",
+        "coupling_layers": 2, "lora_rank": 2, "score": ["norm"],
+    },
+    cnn="test_efficientnet", sides=(64,), batches=(1, 2), images=6, epochs=2, seconds=0.0,
+    matrix=64,
+)  # fmt: skip
+
+
+@dataclass
+class Card:
+    """The device that is measured.
+
+    Attributes:
+        device: The device.
+        sizes: What a run takes.
+        folder: Where runs and images go.
+        products: Names of the products that are drawn.
+    """
+
+    device: torch.device
+    sizes: Sizes
+    folder: Path
+    products: tuple[str, ...] = ("first", "second")
+    _limits: dict[torch.dtype, float] = field(default_factory=dict)
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether it is a GPU."""
+        return self.device.type == "cuda"
+
+    @property
+    def accelerator(self) -> str:
+        """Its name for Lightning."""
+        return "gpu" if self.is_cuda else "cpu"
+
+    def wait(self) -> None:
+        """Wait until the device is done."""
+        if self.is_cuda:
+            torch.cuda.synchronize()
+
+    def model(self, side: int, **options: Any) -> MoLEFlow:
+        """A new model, from torch's seed 0."""
+        torch.manual_seed(0)
+        return MoLEFlow(**{**self.sizes.model, "image_size": side, **options})
+
+    def per_second(self, work: Callable[[], Any]) -> float:
+        """How often a piece of work is done in a second, warmed up."""
+        work()
+        self.wait()
+        count, started = 0, time.perf_counter()
+        while count < 1 or time.perf_counter() - started < self.sizes.seconds:
+            work()
+            count += 1
+            if count % 4 == 0:
+                self.wait()
+        self.wait()
+        return count / (time.perf_counter() - started)
+
+    def peak_mb(self, work: Callable[[], Any]) -> float | None:
+        """The most memory of the GPU that a piece of work takes, in MiB."""
+        if not self.is_cuda:
+            work()
+            return None
+        torch.cuda.reset_peak_memory_stats()
+        work()
+        self.wait()
+        return torch.cuda.max_memory_allocated() / 2**20
+
+    def limit(self, dtype: torch.dtype) -> float:
+        """Operations in a second of a large matrix product: what the card gives at best."""
+        if dtype not in self._limits:
+            side = self.sizes.matrix
+            a, b = (torch.randn(side, side, device=self.device, dtype=dtype) for _ in range(2))
+            rates = [self.per_second(lambda: a @ b) for _ in range(LIMIT_ROUNDS)]
+            self._limits[dtype] = 2 * side**3 * max(rates)
+        return self._limits[dtype]
+
+
+def operations(work: Callable[[], Any]) -> int:
+    """Floating-point operations of a piece of work, as torch counts them."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def draw_products(root: Path, card: Card, side: int = 64) -> None:
+    """Write stripes with noise; defects are squares, faint ones and clear ones."""
+    generator, count = np.random.default_rng(0), card.sizes.images
+    edge = side * DEFECT // 64
+
+    def save(number: int, place: str, index: int, contrast: float) -> None:
+        rows = 90 + 50 * (np.arange(side) // (STRIPES * side // 64 // (1 + number)) % 2)
+        pixels = np.tile(rows, (side, 1)) + generator.normal(0, 12, (side, side))
+        top, left = generator.integers(edge, side - 2 * edge, 2)
+        pixels[top : top + edge, left : left + edge] += contrast
+        path = root / card.products[number] / place / f"{index:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = np.repeat(pixels.clip(0, 255).astype(np.uint8)[..., None], 3, 2)
+        Image.fromarray(image).save(path)
+
+    for number in range(len(card.products)):
+        for index in range(count):
+            save(number, "train/good", index, 0.0)
+            save(number, "test/good", index, 0.0)
+            save(number, "test/square", index, 90.0 * index / count)
+
+
+def noise(card: Card, count: int, side: int) -> Tensor:
+    """Images of noise on the device."""
+    return torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, device=card.device)
+
+
+def auroc_of(scores: Mapping[str, Sequence[float]]) -> float:
+    """Image AUROC of scores of `good` and of `defective` images."""
+    values = torch.tensor([*scores["good"], *scores["defective"]], dtype=torch.float64)
+    labels = torch.tensor([0] * len(scores["good"]) + [1] * len(scores["defective"]))
+    found = auroc(values, labels)
+    assert found is not None
+    return found
