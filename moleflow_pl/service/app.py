@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from fastapi import FastAPI, Form, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
@@ -68,31 +67,29 @@ def make_app(service: Service) -> FastAPI:
     return app
 
 
-class refusing_after_sigterm:  # noqa: N801 - a context
-    """Takes nothing more from the moment of SIGTERM on, while the server ends what it has begun."""
+@contextmanager
+def refusing_after_sigterm(service: Service) -> Iterator[None]:
+    """Take nothing more from SIGTERM on, while the server ends what it has begun."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python sends signals to the main thread alone
+        return
+    before = signal.getsignal(signal.SIGTERM)  # the server's
 
-    def __init__(self, service: Service) -> None:
-        self.service = service
-        self._before: Any = None
+    def stop(signum: int, frame: FrameType | None) -> None:
+        service.line.stopping = True
+        if callable(before):
+            before(signum, frame)
 
-    def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._stop)
-
-    def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
-
-    def _stop(self, signum: int, frame: FrameType | None) -> None:
-        self.service.line.stopping = True
-        if callable(self._before):
-            self._before(signum, frame)
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 async def answer_error(request: Request, error: Exception) -> Response:
     """Answer an error that the client can understand."""
-    fits: Callable[[tuple], bool] = lambda row: isinstance(error, row[0])  # noqa: E731
-    kind, status, seconds = next(filter(fits, STATUSES))
+    kind, status, seconds = next(row for row in STATUSES if isinstance(error, row[0]))
     service_of(request).metrics.refused.labels(kind.__name__.removesuffix("Error").lower()).inc()
     headers = {} if seconds is None else {"retry-after": str(seconds)}
     return JSONResponse({"detail": printable_lines(error)}, status, headers)

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from moleflow_pl.errors import DataError
+from moleflow_pl.errors import DataError, OutputError
 from moleflow_pl.inference.decisions import Prediction
 from moleflow_pl.inference.predictor import PreparedImage
 from moleflow_pl.service.database import Base, Database, Inspection, Outbox
@@ -143,7 +143,12 @@ class Line:
                 self.store.discard(one.place)
             raise
         # from here on the rows may be written, whatever becomes of the request
-        await asyncio.shield(asyncio.wrap_future(self.recorder.add(*every)))
+        try:
+            await asyncio.shield(asyncio.wrap_future(self.recorder.add(*every)))
+        except OutputError:
+            for one in received:
+                self.store.discard(one.place)
+            raise
         inspections = [row for row in every if isinstance(row, Inspection)]
         for inspection in inspections:
             for tell in self.recorded:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -14,12 +16,15 @@ from moleflow_pl._internal.files import token
 from moleflow_pl.errors import MoLEFlowError
 from moleflow_pl.service.database import Database, Lease
 
-SECONDS = 60.0  # after which what a killed process held is free
+SECONDS = 60.0  # after which what a killed process of another machine held is free
 RENEWALS = 4  # within that time
 
 
 class BusyError(MoLEFlowError):
     """Someone else is doing it."""
+
+
+_held: set[str] = set()  # by this process
 
 
 @contextmanager
@@ -35,21 +40,25 @@ def exclusive(database: Database, name: str) -> Iterator[None]:
     Raises:
         BusyError: someone else does it.
     """
-    holder, ended = token(), threading.Event()
-    take(database, name, holder)
-    renewal = threading.Thread(target=renew, args=(database, name, holder, ended), daemon=True)
-    renewal.start()
+    holder, ended = new_holder(), threading.Event()
+    _held.add(holder)
     try:
-        yield
+        take(database, name, holder)
+        renewal = threading.Thread(target=renew, args=(database, name, holder, ended), daemon=True)
+        renewal.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            renewal.join()
+            with database.writing() as session:
+                session.execute(delete(Lease).where(Lease.name == name, Lease.holder == holder))
     finally:
-        ended.set()
-        renewal.join()
-        with database.writing() as session:
-            session.execute(delete(Lease).where(Lease.name == name, Lease.holder == holder))
+        _held.discard(holder)
 
 
 def take(database: Database, name: str, holder: str) -> None:
-    """Take a lock that is free, or whose time has passed.
+    """Take a lock that is free, whose time has passed, or whose process is gone.
 
     Raises:
         BusyError: it is neither.
@@ -57,10 +66,35 @@ def take(database: Database, name: str, holder: str) -> None:
     now = time.time()
     try:
         with database.writing() as session:
-            session.execute(delete(Lease).where(Lease.name == name, Lease.until < now))
+            last = session.get(Lease, name)
+            if last is not None and (last.until < now or is_gone(last.holder)):
+                gone = (Lease.name == name, Lease.holder == last.holder)
+                session.execute(delete(Lease).where(*gone))
+            session.expunge_all()
             session.add(Lease(name=name, holder=holder, until=now + SECONDS))
     except IntegrityError as error:
         raise BusyError(f"{name}: another process is at it; try again when it is done") from error
+
+
+def new_holder() -> str:
+    """Who takes a lock: machine, process, and a part of its own."""
+    return f"{socket.gethostname()} {os.getpid()} {token()}"
+
+
+def is_gone(holder: str) -> bool:
+    """Whether a holder was a process of this machine that has ended."""
+    host, number, _ = f"{holder}  ".split(" ", 2)
+    if host != socket.gethostname() or not number.isdecimal():
+        return False
+    if int(number) == os.getpid():  # a container starts with the same number each time
+        return holder not in _held
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def renew(database: Database, name: str, holder: str, ended: threading.Event) -> None:

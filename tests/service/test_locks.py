@@ -1,5 +1,9 @@
 """A lock in the database."""
 
+import os
+import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -62,6 +66,21 @@ def test_what_a_killed_process_held_is_free_after_its_time(
         locks.take(two[1], "reviews", "other")
     time.sleep(0.15)
     locks.take(two[1], "reviews", "other")
+
+
+def test_what_an_ended_process_of_this_machine_held_is_free_at_once(
+    two: tuple[Database, Database],
+) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for number in (ended.pid, os.getpid()):  # of a container that was started again, perhaps
+        locks.take(two[0], "reviews", f"{socket.gethostname()} {number} x")
+        with exclusive(two[1], "reviews"):
+            pass
+    for holder in (f"{socket.gethostname()} {os.getppid()} x", "elsewhere 1 x"):
+        locks.take(two[0], holder, holder)
+        with pytest.raises(BusyError):
+            locks.take(two[1], holder, "other")
 
 
 def test_a_long_work_keeps_its_lock(
