@@ -44,7 +44,9 @@ async def order_from_page(request: Request) -> Response:
     async with request.form(max_files=MOST_IMAGES) as fields:
         require_form(request, str(fields.get("form", "")))
         await take_order(service_of(request), fields, name_of(str(fields.get("who", ""))))
-    return RedirectResponse("/products", 303)
+    if request.headers.get("hx-request") != "true":
+        return RedirectResponse("/products", 303)
+    return await asyncio.to_thread(jobs_part, request)
 
 
 @router.get("/products/jobs", include_in_schema=False)

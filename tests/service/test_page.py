@@ -1,11 +1,16 @@
 import asyncio
 import re
+import shutil
+import socket
+import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import uvicorn
 from starlette.testclient import TestClient
 
 from moleflow_pl.service import page
@@ -18,6 +23,7 @@ from tests.helpers.reviewing import images_of, kept_run
 from tests.helpers.service import an_inspection
 
 HTMX = {"HX-Request": "true"}
+CHROMIUM = shutil.which("chromium")
 
 
 @pytest.fixture(scope="module")
@@ -206,3 +212,45 @@ def test_every_decision_and_every_state_of_drift_has_a_colour_of_its_own() -> No
             re.search(rf"\.{kind}(?:, [^{{]+)? {{ color: (var\(--\w+\))", style) for kind in kinds
         ]
         assert len({found[1] for found in colours if found}) == len(kinds), kinds
+
+
+def messages_of(address: str, folder: Path, width: int) -> list[str]:
+    """What Chromium says on its console while it shows a page for some seconds."""
+    result = subprocess.run(
+        [
+            str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
+            "--no-first-run", "--disable-background-networking", "--disable-component-update",
+            "--disable-sync", f"--user-data-dir={folder / 'profile'}", "--timeout=3000",
+            f"--window-size={width},900", "--enable-logging=stderr", "--log-level=0",
+            f"--screenshot={folder / 'page.png'}", address,
+        ],
+        capture_output=True, text=True, timeout=300, check=True,
+    )  # fmt: skip
+    return [line for line in result.stderr.splitlines() if ":CONSOLE" in line]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("width", [390, 1400])
+def test_browser_opens_every_page_without_a_message(
+    width: int, client: TestClient, tmp_path: Path
+) -> None:
+    app, number = client.app, number_of(client, "anomalous")
+    with socket.create_server(("127.0.0.1", 0)) as place:
+        # the service runs already: the client has started it
+        server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None))
+        thread = threading.Thread(target=server.run, args=([place],))
+        thread.start()
+        here = f"http://127.0.0.1:{place.getsockname()[1]}"
+        for page_of in ("/", f"/inspections/{number}", "/products", "/reviews"):
+            assert messages_of(f"{here}{page_of}", tmp_path, width) == [], page_of
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_browser_would_tell_of_a_mistake(tmp_path: Path) -> None:
+    (tmp_path / "wrong.html").write_text("<!doctype html><script>x.y</script>")
+    (said,) = messages_of((tmp_path / "wrong.html").as_uri(), tmp_path, 390)
+    assert "x is not defined" in said

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -80,3 +81,15 @@ def test_file_that_is_no_image_is_refused(client: TestClient) -> None:
 def test_form_of_another_page_orders_nothing(client: TestClient) -> None:
     answer = client.post("/products", data={"name": "z", "folder": "/", "form": "0"})
     assert answer.status_code == 403
+
+
+def test_page_shows_at_once_what_it_ordered(client: TestClient, data_root: Path) -> None:
+    found = re.search(r'name="form" value="(\w+)"', client.get("/products").text)
+    assert found
+    data = {"name": "e", "folder": str(data_root / "c"), "form": found[1], "who": "Ann"}
+    answer = client.post("/products", data=data, headers={"HX-Request": "true"})
+    assert "e: waits" in answer.text
+    assert "(Ann)" in answer.text
+    assert "<html" not in answer.text
+    answer = client.post("/products", data={**data, "name": "f"}, follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/products")

@@ -31,5 +31,13 @@ if (stream) {
 }
 
 const said = document.getElementById("said");
-document.body.addEventListener("htmx:responseError", (event) => { said.textContent = event.detail.xhr.responseText || "The service refused that."; });
+document.body.addEventListener("htmx:responseError", (event) => {
+  let told = event.detail.xhr.responseText;
+  try { told = JSON.parse(told).detail; } catch { /* it is plain text */ }
+  said.textContent = typeof told === "string" && told ? told : "The service refused that.";
+});
+// what was said stands until the next try
+document.body.addEventListener("htmx:beforeRequest", (event) => {
+  if (event.detail.requestConfig.verb !== "get") said.textContent = "";
+});
 document.body.addEventListener("htmx:sendError", () => { said.textContent = "The service does not answer."; });
