@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
@@ -17,8 +18,14 @@ Show = Callable[[str, str, int, str], AbstractContextManager[Advance]]
 
 @contextmanager
 def with_own_bar(title: str, kind: str, total: int, unit: str) -> Iterator[Advance]:
-    """Show a step by a bar of its own."""
-    with tqdm(total=total, desc=title, unit=unit, disable=not is_first_process()) as bar:
+    """Show a step by a bar of its own; by none while rich draws, such as Lightning's bar.
+
+    In a notebook the two would write through one another without end.
+    """
+    from rich.file_proxy import FileProxy  # not where nothing is shown
+
+    hidden = not is_first_process() or isinstance(sys.stderr, FileProxy)
+    with tqdm(total=total, desc=title, unit=unit, disable=hidden) as bar:
         yield bar.update
 
 

@@ -1,7 +1,10 @@
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from rich.console import Console
+from rich.live import Live
 
 from moleflow_pl._internal.steps import Advance, shown_by, step, unseen
 
@@ -12,6 +15,16 @@ def test_a_step_has_a_bar_of_its_own_where_nobody_shows_it(
     with step("test of a", total=2) as advance:
         advance(2)
     assert "test of a: 100%" in capsys.readouterr().err
+
+
+def test_a_step_has_no_bar_of_its_own_while_rich_draws(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    screen = io.StringIO()
+    live = Live(console=Console(file=screen, force_terminal=True))
+    with live, step("test of a", total=2) as advance:
+        advance(2)
+    assert "test of a" not in screen.getvalue() + capsys.readouterr().err
 
 
 def test_a_step_is_shown_by_who_was_asked_to_and_only_then(
