@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import event
@@ -89,3 +90,21 @@ def test_a_stop_writes_what_waits(database: Database) -> None:
     stop.join()
     assert all(future.done() for future in futures)
     assert count(database, Inspection) == 3
+
+
+def test_a_full_database_is_told_and_takes_rows_again_when_there_is_room(
+    database: Database,
+) -> None:
+    def limit(connection: Any, record: object) -> None:
+        connection.execute("PRAGMA max_page_count=1")  # as many pages as there are
+
+    recorder = Recorder(database)
+    event.listen(database.engine, "connect", limit)
+    database.close()
+    with pytest.raises(OutputError, match="full"):
+        recorder.add(an_inspection(image_name="x" * 100_000)).result(5)
+    event.remove(database.engine, "connect", limit)
+    database.close()
+    recorder.add(an_inspection(image_name="x" * 100_000)).result(5)
+    assert count(database, Inspection) == 1
+    recorder.stop()
