@@ -65,7 +65,7 @@ def check_groups(text: str, where: str) -> None:
     groups = (*GROUPS, "trainer")
     found = options.items() if isinstance(options, dict) else ()
     for name, value in found:
-        if name in groups and value is not None and not isinstance(value, dict):
+        if name in groups and not isinstance(value, (dict, str, type(None))):
             raise ConfigError(
                 f"{where}: {name} is a group of options, got {printable(str(value))}: write "
                 f"{name}: {{OPTION: VALUE}}; moleflow fit --help {name} lists them"

@@ -2,7 +2,6 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 
 from moleflow_pl._internal.presets import preset_names, preset_path
 from moleflow_pl.cli.presets import resolve
@@ -38,13 +37,13 @@ def test_options_as_yaml_text_are_passed_on(text: str) -> None:
     assert resolve(["fit", "--config", text]) == ["fit", "--config", text]
 
 
-@pytest.mark.parametrize("value", ["3", "[a]", "tiny", "\x1b[2J"])
+@pytest.mark.parametrize("value", [3, True, ["\x1b[2J"]])
 @pytest.mark.parametrize("group", ["model", "data", "schedule", "trainer"])
 def test_a_single_value_in_the_place_of_a_group_is_refused(
-    group: str, value: str, tmp_path: Path
+    group: str, value: object, tmp_path: Path
 ) -> None:
     path = tmp_path / "own.yaml"
-    path.write_text(json.dumps({group: yaml.safe_load(json.dumps(value))}))
+    path.write_text(json.dumps({group: value}))
     for given in (str(path), path.read_text()):
         with pytest.raises(ConfigError, match=f"{group} is a group of options, got") as error:
             resolve(["fit", "--config", given])
