@@ -1,0 +1,73 @@
+"""Takes the picture of the service's page: test images of a run, inspected by a real service.
+
+python docs/service_picture.py runs/demo docs/service.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import httpx
+from PIL import Image
+
+IMAGES = 12
+SIZE = "1400,860"
+COLOURS = 128  # a third of the file
+
+
+def examples(run: Path) -> list[Path]:
+    """Test images of all products, good and defective ones in turn."""
+    with (run / "report" / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    kinds: dict[tuple[str, str], list[Path]] = {}
+    for row in rows:
+        kinds.setdefault((row["product"], row["gt_label"]), []).append(Path(row["path"]))
+    each = -(-IMAGES // len(kinds))
+    spread = [paths[i * len(paths) // each] for i in range(each) for paths in kinds.values()]
+    return spread[:IMAGES]
+
+
+def take(run: Path, picture: Path) -> None:
+    """Inspect the examples by a service with a record of its own, and open its page."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(run / "last.ckpt", folder)
+        command = [sys.executable, "-m", "moleflow_pl.cli.main", "serve", folder, "--port", "0"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as service:
+            try:
+                assert service.stdout is not None
+                said = service.stdout.readline()
+                address = re.findall(r"http://\S+", said)[0]
+                for path in examples(run):
+                    content, url = path.read_bytes(), f"{address}/v1/inspect"
+                    answer = httpx.post(
+                        url, params={"name": path.name}, content=content, timeout=60
+                    )
+                    answer.raise_for_status()
+                browser = ["chromium", "--headless", "--no-sandbox", "--hide-scrollbars"]
+                target = [f"--screenshot={picture.resolve()}", f"--window-size={SIZE}", address]
+                subprocess.run([*browser, *target], check=True, capture_output=True)
+                Image.open(picture).convert("RGB").quantize(COLOURS).save(picture)
+            finally:
+                service.terminate()
+
+
+def main() -> None:
+    """Read the arguments, take the picture."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="folder of a fit with test images")
+    parser.add_argument("picture", type=Path, help="PNG to write")
+    given = parser.parse_args()
+    take(given.run, given.picture)
+
+
+if __name__ == "__main__":
+    main()
