@@ -29,9 +29,12 @@ def run_of(where: Path, learned: Learned) -> Path:
 
 
 def test_the_end_of_an_answer_waits_for_no_receipt() -> None:
-    with listening("127.0.0.1", 0) as place, socket.create_connection(place.getsockname()):
-        with place.accept()[0] as accepted:
-            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    with (
+        listening("127.0.0.1", 0) as place,
+        socket.create_connection(place.getsockname()),
+        place.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_port_that_is_taken_is_told() -> None:
