@@ -74,7 +74,7 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         place = socket.create_server((host, port), family=family, backlog=BACKLOG)
-        # connections inherit it; asyncio sets it for its own sockets alone, and without it the end of
+        # connections inherit it; asyncio sets it for its own sockets alone. Without it the end of
         # each answer waits 40 ms for a receipt
         place.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except OSError as error:
