@@ -21,8 +21,8 @@ from moleflow_pl._internal.files import write_text
 from moleflow_pl.callbacks.trainers import add_product
 from moleflow_pl.errors import MoLEFlowError
 from moleflow_pl.module import MoLEFlow
+from moleflow_pl.service.products import PROGRESS
 
-PROGRESS = "progress.json"
 NICENESS = 10  # the line comes first
 FAILED = 3  # exit code where the error is told
 

@@ -24,7 +24,6 @@ from moleflow_pl.checkpoints.run_folder import LAST, RunFolder
 from moleflow_pl.checkpoints.run_lock import locked_for
 from moleflow_pl.errors import ConfigError, DataError
 from moleflow_pl.service.database import Database, Setting
-from moleflow_pl.service.learn import PROGRESS
 from moleflow_pl.service.locks import BusyError, exclusive
 from moleflow_pl.service.models import publish
 from moleflow_pl.service.reviews import LOCK, checkpoint_in_use
@@ -36,6 +35,7 @@ FEWEST_IMAGES = 2
 LOOK = 1.0  # seconds between two looks at the progress
 LONGEST_TOLD = 500  # characters of an error
 
+PROGRESS = "progress.json"  # in the folder of a job: how far its process is
 State = Literal["waits", "learns", "learned", "failed"]
 
 

@@ -29,6 +29,7 @@ HEAVY = {
 FIRST_DECISION = """
 import sys
 from PIL import Image
+import moleflow_pl.service.server
 from moleflow_pl import Predictor
 prediction = Predictor.load(sys.argv[1])(Image.new("RGB", (80, 60)))
 print(prediction.label, *sys.modules)
@@ -64,7 +65,7 @@ def test_brightness_of_a_prediction_is_the_mean_of_its_image(
     assert predictor(paths[0]).brightness == pytest.approx(image.mean() / 255, abs=1e-3)
 
 
-def test_a_fresh_process_imports_nothing_heavy_before_its_first_decision() -> None:
+def test_a_fresh_process_or_service_imports_nothing_heavy_before_its_first_decision() -> None:
     checkpoint = Path(__file__).parents[1] / "formats" / "schema1" / "last.ckpt"
     command = [sys.executable, "-c", FIRST_DECISION, str(checkpoint)]
     shown = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -9,9 +9,17 @@ from moleflow_pl.checkpoints.expert_edits import add, extract, learned_schedule
 from moleflow_pl.checkpoints.io import read_checkpoint, write_checkpoint
 from moleflow_pl.errors import ConfigError, DataError
 from moleflow_pl.service.database import Database
-from moleflow_pl.service.learn import PROGRESS, main
+from moleflow_pl.service.learn import main
 from moleflow_pl.service.models import newest, publish
-from moleflow_pl.service.products import Job, Teacher, jobs, keep, order, save_uploads
+from moleflow_pl.service.products import (
+    PROGRESS,
+    Job,
+    Teacher,
+    jobs,
+    keep,
+    order,
+    save_uploads,
+)
 from tests.helpers.reviewing import kept_run
 
 
