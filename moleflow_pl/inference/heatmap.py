@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib import colormaps
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 PILLOW_FORMATS = {"jpg": "JPEG", "png": "PNG"}
 QUALITY = 85  # of a JPEG
-HEAT_MAP = colormaps["inferno"]
+HEAT_MAP = "inferno"  # of matplotlib
 OVERLAY = 0.55
 BOX_COLOUR = "#56b4e9"
 
@@ -72,8 +71,10 @@ def draw_boxes(picture: Image.Image, prediction: Prediction) -> None:
 
 def heat_overlay(image: Image.Image, scores: Tensor, low: float, high: float) -> Image.Image:
     """Blend an image with its score map (H, W), coloured between `low` and `high`."""
+    from matplotlib import colormaps  # takes half a second, which nobody waits for before a map
+
     share = ((scores - low) / max(high - low, 1e-12)).clamp(0, 1)
-    coloured = (HEAT_MAP(share.numpy())[..., :3] * 255).astype(np.uint8)
+    coloured = (colormaps[HEAT_MAP](share.numpy())[..., :3] * 255).astype(np.uint8)
     heat = Image.fromarray(coloured).resize(image.size, Image.Resampling.BILINEAR)
     return Image.blend(image.convert("RGB"), heat, OVERLAY)
 

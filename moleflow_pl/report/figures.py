@@ -144,7 +144,9 @@ def cell_style(value: float | None, low: float = 0.0, high: float = 1.0) -> str:
 
 def scale_gradient() -> str:
     """The heatmap's colours from left to right, as a CSS gradient."""
-    return f"linear-gradient(90deg,{','.join(to_hex(HEAT_MAP(i / 8)) for i in range(9))})"
+    return (
+        f"linear-gradient(90deg,{','.join(to_hex(colormaps[HEAT_MAP](i / 8)) for i in range(9))})"
+    )
 
 
 def jpeg_uri(image: Image.Image) -> str:
