@@ -80,9 +80,19 @@ def in_words(seconds: float) -> str:
 
 
 def work_of(
-    schedule: TaskSchedule, data: ContinualDataModule, evaluation: EvaluationCallback | None
+    schedule: TaskSchedule,
+    data: ContinualDataModule,
+    evaluation: EvaluationCallback | None,
+    training_scored: bool,
 ) -> Counter[str]:
-    """Images that each kind of step of a fit has before it."""
+    """Images that each kind of step of a fit has before it.
+
+    Args:
+        schedule: The tasks.
+        data: Their images.
+        evaluation: What tests, if anything does.
+        training_scored: Whether training images are scored beside calibration images.
+    """
     todo = schedule.todo
     counts = data.count_images(todo)
     tested = {task: len(data.test_loader(task).dataset) for task in data.tasks_on_disk()}  # type: ignore[arg-type]
@@ -95,7 +105,7 @@ def work_of(
         work[FEATURES] += train + val
         work[EPOCH] += train * (task.epochs - task.epochs_done)
         work[BANK] += train
-        work[CALIBRATION] += train + val
+        work[CALIBRATION] += val + (train if training_scored else 0)
         if evaluation and (evaluation.evaluate_every_task or index == todo[-1]):
             work[TEST] += sum(tested.values())
     return work
@@ -168,7 +178,9 @@ class RunProgressBar(ProgressBar):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         schedule, callbacks = self._schedule(pl_module), trainer.callbacks  # type: ignore[attr-defined]
         evaluation = next((one for one in callbacks if isinstance(one, EvaluationCallback)), None)
-        self.clock = RunClock(work_of(schedule, data_of(trainer), evaluation))
+        inspector: Any = pl_module.inspector
+        scored = inspector.score.all_have_banks
+        self.clock = RunClock(work_of(schedule, data_of(trainer), evaluation, scored))
         self._fitted = schedule
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -30,8 +30,9 @@ def look_at_suspects(module: MoLEFlow, data: ContinualDataModule, task: int) -> 
     if calibration is None or not suspects:
         return []
     training, found = calibration.training, []
-    products = dict(zip(calibration.images, calibration.products, strict=True))
-    products |= dict(zip(training.images, training.products, strict=True))
+    # not strict: names may be unknown of one kind of images
+    products = dict(zip(calibration.images, calibration.products, strict=False))
+    products |= dict(zip(training.images, training.products, strict=False))
     shown = chain(
         calibration_maps(module, data, task, suspects), training_maps(module, task, suspects)
     )

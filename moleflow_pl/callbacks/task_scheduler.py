@@ -6,7 +6,6 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from moleflow_pl.data.batches import Batch
 from moleflow_pl.data.datamodule import ContinualDataModule, data_of
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.module import MoLEFlow
-from moleflow_pl.tasks.schedule import Task, TaskSchedule, lr_factor
+from moleflow_pl.tasks.schedule import Task, TaskSchedule, lr_factor, minute_in_utc
 from moleflow_pl.tasks.thresholds import FALSE_ALARM_RATE, check_rate, images_for
 
 logger = logging.getLogger(__name__)
@@ -179,7 +178,7 @@ class TaskSchedulerCallback(Callback):
             told = suspects_told(task, trainer.default_root_dir)
             if told is not None and trainer.is_global_zero:
                 logger.warning(told)
-            task.learned_at = datetime.now(UTC).isoformat(" ", "minutes").removesuffix("+00:00")
+            task.learned_at = minute_in_utc()
         task.epochs_done += 1
         task.fit_seconds += time.monotonic() - self._epoch_started
         data_of(trainer).take_feature_seconds()  # within this epoch's time already
@@ -210,7 +209,8 @@ class TaskSchedulerCallback(Callback):
         with step(f"bank of {name}", "bank", size_of(train)) as advance:
             origins = module.learner.finish_task(task, Counted(train, advance), calibration)
         if calibration is not None:
-            count = size_of(train) + size_of(calibration)
+            scored = size_of(train) if module.inspector.score.all_have_banks else 0
+            count = scored + size_of(calibration)
             with step(f"calibration of {name}", "calibration", count) as advance:
                 training = module.learner.score_training(task, Counted(train, advance), origins)
                 counted = Counted(images or (), advance)

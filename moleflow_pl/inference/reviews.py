@@ -11,7 +11,6 @@ import csv
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -34,7 +33,7 @@ from moleflow_pl.inference.predictor import BATCH, Predictor, auto_device
 from moleflow_pl.model.inspector import Inspector
 from moleflow_pl.model.more_goods import add_goods
 from moleflow_pl.model.restore import PREFIX, inspector_of
-from moleflow_pl.tasks.schedule import Task
+from moleflow_pl.tasks.schedule import Task, minute_in_utc
 
 Verdict = Literal["false_alarm", "missed_defect", "right", "other_product"]
 COLUMNS = ("path", "product", "label", "verdict")
@@ -181,9 +180,8 @@ def reviewed_expert(
     for key, tensor in state.items():
         if key.startswith(banks):
             expert.tensors[renamed(checkpoint, key, PLACEHOLDER)] = tensor.cpu()
-    now = datetime.now(UTC).isoformat(" ", "minutes").removesuffix("+00:00")
     # scores of the version before say nothing of this one
-    expert.task = replace(learned, learned_at=now, tested=None, evaluation=None)
+    expert.task = replace(learned, learned_at=minute_in_utc(), tested=None, evaluation=None)
     expert.metrics = {}
     return expert
 

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from moleflow_pl.errors import CheckpointError, ConfigError
@@ -41,6 +42,11 @@ def lr_factor(epoch: int, epochs: int, warmup: int = 0, final: float = 0.01) -> 
         return (epoch + 1) / warmup
     progress = (epoch - warmup) / epochs
     return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def minute_in_utc() -> str:
+    """The time now, as `Task.learned_at` has it."""
+    return datetime.now(UTC).isoformat(" ", "minutes").removesuffix("+00:00")
 
 
 @dataclass

@@ -71,12 +71,16 @@ def test_the_work_of_a_fit_is_counted_over_its_tasks(
     plan = SimpleNamespace(extractor=module.inspector.extractor, schedule=schedule)
     data.follow(plan, tmp_path)  # type: ignore[arg-type]
     # of each product five to learn from, one for calibration, six to test with
-    work = work_of(schedule, data, EvaluationCallback())
+    work = work_of(schedule, data, EvaluationCallback(), True)
     assert work == {
         "features": 12, "epoch": 5 * (3 + 4), "bank": 10, "calibration": 12, "test": 12 + 18,
     }  # fmt: skip
-    assert work_of(schedule, data, EvaluationCallback(evaluate_every_task=False))["test"] == 18
-    assert work_of(schedule, data, None)["test"] == 0
+    # without memory banks, calibration images alone are scored
+    assert work_of(schedule, data, None, False)["calibration"] == 2
+    assert (
+        work_of(schedule, data, EvaluationCallback(evaluate_every_task=False), True)["test"] == 18
+    )
+    assert work_of(schedule, data, None, True)["test"] == 0
 
 
 def shown_of_an_epoch(bar: RunProgressBar) -> None:
