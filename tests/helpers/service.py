@@ -1,8 +1,10 @@
 """Parts of a service for tests."""
 
 import shutil
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from starlette.testclient import TestClient
 
 from moleflow_pl.service.app import make_app
 from moleflow_pl.service.database import Base, Database, Inspection
+from moleflow_pl.service.locks import BusyError, exclusive
 from moleflow_pl.service.settings import Settings
 from moleflow_pl.service.state import Service
 
@@ -65,3 +68,27 @@ def wait_until(true: Callable[[], object], seconds: float = 10) -> None:
     while not true():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.02)
+
+
+def competing(databases: Sequence[Database]) -> list[bool]:
+    """Who gets a lock that all want at once, each in a thread: the losers first."""
+    start, done = threading.Barrier(len(databases)), threading.Event()
+    got: list[bool] = []
+
+    def compete(database: Database) -> None:
+        start.wait()
+        try:
+            with exclusive(database, "reviews"):
+                got.append(True)
+                done.wait(10)
+        except BusyError:
+            got.append(False)
+
+    with ThreadPoolExecutor(len(databases)) as pool:
+        tasks = [pool.submit(compete, database) for database in databases]
+        while len(got) < len(tasks) and not any(t.done() and t.exception() for t in tasks):
+            time.sleep(0.01)
+        done.set()
+        for task in tasks:
+            task.result()
+    return sorted(got)

@@ -4,7 +4,6 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from moleflow_pl.service import locks
 from moleflow_pl.service.database import Database
 from moleflow_pl.service.locks import BusyError, exclusive
+from tests.helpers.service import competing
 
 
 @pytest.fixture
@@ -35,26 +35,7 @@ def test_of_two_that_apply_reviews_at_once_one_is_refused(two: tuple[Database, D
 
 
 def test_of_many_threads_exactly_one_gets_it(two: tuple[Database, Database]) -> None:
-    start, done, got = threading.Barrier(6), threading.Event(), []
-
-    def compete(database: Database) -> None:
-        start.wait()
-        try:
-            with exclusive(database, "reviews"):
-                got.append(True)
-                done.wait(10)
-        except BusyError:
-            got.append(False)
-
-    threads = [threading.Thread(target=compete, args=(two[i % 2],)) for i in range(6)]
-    for thread in threads:
-        thread.start()
-    while len(got) < 6:
-        time.sleep(0.01)
-    done.set()
-    for thread in threads:
-        thread.join()
-    assert sorted(got) == [False] * 5 + [True]
+    assert competing([two[i % 2] for i in range(6)]) == [False] * 5 + [True]
 
 
 def test_what_a_killed_process_held_is_free_after_its_time(

@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,11 +12,10 @@ from sqlalchemy import select
 from moleflow_pl import MoLEFlow
 from moleflow_pl.service.database import Database, Inspection, Review, Setting
 from moleflow_pl.service.line import Upload
-from moleflow_pl.service.locks import BusyError, exclusive
 from moleflow_pl.service.models import publish
 from moleflow_pl.service.recorder import TakenError
 from tests.helpers.postgres import postgres
-from tests.helpers.service import an_inspection, client_of, count, picture, settings_for
+from tests.helpers.service import an_inspection, client_of, competing, count, picture, settings_for
 
 Learned = tuple[Path, MoLEFlow]
 
@@ -56,25 +54,8 @@ def test_decisions_and_models_of_all_are_in_one_place(
 
 
 def test_of_two_services_one_applies_reviews_at_once(url: str) -> None:
-    start, done, got = threading.Barrier(4), threading.Event(), []
-
-    def apply(database: Database) -> None:
-        start.wait()
-        try:
-            with exclusive(database, "reviews"):
-                got.append(True)
-                done.wait(10)
-        except BusyError:
-            got.append(False)
-
-    with ThreadPoolExecutor(4) as pool:
-        tasks = [pool.submit(apply, Database(url)) for _ in range(4)]
-        while len(got) < 4 and not any(task.done() and task.exception() for task in tasks):
-            threading.Event().wait(0.02)
-        done.set()
-        for task in tasks:
-            task.result()
-    assert sorted(got) == [False, False, False, True]
+    got = competing([Database(url) for _ in range(4)])
+    assert got == [False, False, False, True]
 
 
 def test_the_record_works_as_in_a_file(
