@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from pathlib import Path
 
@@ -28,6 +29,10 @@ def checkpoint_of(path: Path) -> Path:
     return path / LAST if path.is_dir() else path
 
 
+# a model is built from the random numbers of the process, which two threads would draw in turn
+BUILDING = threading.Lock()
+
+
 def load(
     path: str | Path, device: str = "auto", backbone_weights: str | None = None
 ) -> LoadedModel:
@@ -37,7 +42,8 @@ def load(
         CheckpointError: there is none, or it cannot be used.
     """
     file = checkpoint_of(Path(path))
-    predictor = Predictor.load(file, device=device, backbone_weights=backbone_weights)
+    with BUILDING:
+        predictor = Predictor.load(file, device=device, backbone_weights=backbone_weights)
     return LoadedModel(predictor, file_hash(file))
 
 
