@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -25,15 +26,19 @@ from benchmarks.harness.measure import PeakMemory, alternate
 from benchmarks.harness.report import Report, Row, benchmark
 from benchmarks.literal import FEATURES
 from moleflow_pl import MoLEFlow
+from moleflow_pl.checkpoints import io as checkpoint_files
 from moleflow_pl.checkpoints.expert_edits import extract
+from moleflow_pl.checkpoints.io import plain, write_checkpoint
 from moleflow_pl.data.batches import Batch
 from moleflow_pl.features.statistics import FeatureStatistics
+from moleflow_pl.model.restore import HYPER_PARAMETERS, load_inspector
 
 BATCH = 16
 COMMAND = "from moleflow_pl.cli.main import main; main()"
 BARE_IMPORT = "import lightning.pytorch.cli"
 LEAST_THROUGHPUT, MOST_ROUTING = 95, 5  # %
 MOST_EXPERT_MB, MOST_GROWN_MB = 10, 200
+MOST_HASH = (50, 0.02)  # ms, and share of the time of loading; the larger counts
 MOST_HELP_SECONDS, MOST_HELP_RATIO = 1.5, 1.3
 
 
@@ -46,6 +51,7 @@ class Sizes:
         disk_model: The same where the size of an expert is measured.
         experts: Experts of the model whose throughput is measured.
         products: Products among which an image is routed.
+        sealed: Experts in the checkpoint whose hash is timed.
         images: Numbers of images that are scored; memory is measured with the last.
         rounds: Rounds in which alternatives are timed.
     """
@@ -54,6 +60,7 @@ class Sizes:
     disk_model: dict[str, Any]
     experts: int = 100
     products: int = 1000
+    sealed: int = 55
     images: tuple[int, ...] = (1, 100, 10_000)
     rounds: int = 21
 
@@ -67,7 +74,7 @@ TINY = {
     "backbone": "test_vit", "image_size": 64, "backbone_weights": "random", "layers": [0, 1],
     "coupling_layers": 2, "lora_rank": 4,
 }  # fmt: skip
-SMALL = Sizes(TINY, TINY, experts=3, products=5, images=(1, 32), rounds=2)
+SMALL = Sizes(TINY, TINY, experts=3, products=5, sealed=3, images=(1, 32), rounds=2)
 
 
 def untrained_model(arguments: dict[str, Any], tasks: int) -> MoLEFlow:
@@ -173,6 +180,30 @@ def disk(report: Report, sizes: Sizes) -> None:
     report.add(Row(what, size, "MB", most=MOST_EXPERT_MB))
 
 
+def hashing(report: Report, sizes: Sizes) -> None:
+    """Loading a checkpoint, against the same without its hash."""
+    model = untrained_model(sizes.model, sizes.sealed)
+    arguments = {HYPER_PARAMETERS: plain(dict(model.hparams))}
+    checkpoint: dict[str, Any] = {"state_dict": model.state_dict(), **arguments}
+    model.on_save_checkpoint(checkpoint)
+    unchecked = {"content_hash": lambda content: "", "require_seal": lambda *seal: None}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "last.ckpt"
+        write_checkpoint(checkpoint, path)
+        size = path.stat().st_size / 1e6
+
+        def load_unchecked() -> None:
+            with mock.patch.multiple(checkpoint_files, **unchecked):
+                load_inspector(path)
+
+        sides = {"load": partial(load_inspector, path), "unchecked": load_unchecked}
+        seconds = alternate(sides, rounds=sizes.rounds)
+    hashed = 1000 * (seconds["load"] - seconds["unchecked"])
+    note = f"{size:.0f} MB, {sizes.sealed} products; loading takes {seconds['load']:.2f} s"
+    most = max(MOST_HASH[0], 1000 * MOST_HASH[1] * seconds["load"])
+    report.add(Row("hash of a checkpoint that is loaded", hashed, "ms", most=most, note=note))
+
+
 def many_images(report: Report, sizes: Sizes) -> None:
     """The time of each of many images, and the memory of all."""
     model = untrained_model(sizes.model, 3)
@@ -219,7 +250,7 @@ def startup(report: Report, sizes: Sizes) -> None:
     report.add(Row(what, ratio, "x", most=MOST_HELP_RATIO, note=note))
 
 
-PARTS = (startup, disk, routing, throughput, many_images)
+PARTS = (startup, disk, hashing, routing, throughput, many_images)
 
 
 def main() -> int:

@@ -14,7 +14,6 @@ from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
 
 from moleflow_pl import __version__
-from moleflow_pl._internal.hashing import content_hash
 from moleflow_pl.errors import CheckpointError
 
 SCHEMA = 1  # of all files; raised when one of them changes
@@ -50,20 +49,19 @@ def require_schema(content: Mapping[str, Any], name: str) -> None:
     )
 
 
-def require_seal(seal: Any, content: Any, name: str) -> None:
+def require_seal(seal: Any, actual: str, name: str) -> None:
     """Refuse content that is not what was written.
 
     Args:
         seal: The `content_hash` that a file says of itself.
-        content: All else that the file says.
+        actual: That of all else that the file says.
         name: What the file is called in the message.
 
     Raises:
-        CheckpointError: the content has another hash.
+        CheckpointError: they differ, or the file says none.
     """
     if not isinstance(seal, str):
         raise CheckpointError(f"{name} has no hash of its contents: use a copy as it was written")
-    actual = content_hash(content)
     if actual != seal:
         raise CheckpointError(
             f"{name} is damaged: its contents have the SHA-256 {actual[:12]}…, and were written "

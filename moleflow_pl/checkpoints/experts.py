@@ -97,7 +97,7 @@ class Expert:
         seal, signature = text.pop(SEAL, ""), text.pop(SIGNATURE, None)
         number = int(schema) if schema.isdecimal() and len(schema) < LONGEST_NUMBER else None
         require_schema({**text, "schema": number}, name)
-        require_seal(seal or None, [text, tensors], name)
+        require_seal(seal or None, content_hash([text, tensors]), name)
         require_signature(signature, seal, name)
         try:
             require_finite(tensors)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,10 +68,14 @@ def open_sealed(content: Any) -> dict[str, Any]:
     todays(content)  # a foreign file is no damaged one
     bare = without_seal(content)
     seal = content[STATE_KEY].get(SEAL)
-    require_seal(seal, bare, "it")
-    require_signature(content[STATE_KEY].get(SIGNATURE), seal, "it")
-    checkpoint = validate_checkpoint(bare)
-    require_finite(checkpoint["state_dict"])
+    with ThreadPoolExecutor(1) as pool:  # the hash takes no time while another core is free
+        actual = pool.submit(content_hash, bare)
+        try:
+            checkpoint = validate_checkpoint(bare)
+            require_finite(checkpoint["state_dict"])
+        finally:  # before any other fault: damage is its cause
+            require_seal(seal, actual.result(), "it")
+            require_signature(content[STATE_KEY].get(SIGNATURE), seal, "it")
     return checkpoint
 
 

@@ -157,12 +157,17 @@ class Inspector(nn.Module):
         relevant = torch.tensor(tasks, device=chosen.device) == chosen[:, None]
         nearest = distances.topk(min(NEAREST, len(tasks)), largest=False).indices
         relevant = relevant.scatter(1, nearest, True)
+        columns, images = relevant.T.nonzero(as_tuple=True)
+        everywhere, found = sample_patches(features), []
+        for column in columns.unique().tolist():  # a matrix of each task
+            task, these = tasks[column], images[columns == column]
+            region = self.interest.of(task)
+            patches = (
+                everywhere[these] if region is None else sample_patches(features[these], region)
+            )
+            found.append(self.novelty.distances_to(task, patches))
         result = torch.full_like(distances, torch.inf)
-        for column in relevant.any(0).nonzero()[:, 0].tolist():  # a matrix of each task
-            task, images = tasks[column], relevant[:, column].nonzero()[:, 0]
-            patches = sample_patches(features[images], self.interest.of(task))
-            found = self.novelty.distances_to(task, patches)
-            result[images, column] = ordinary_quantile(found)
+        result[images, columns] = ordinary_quantile(torch.cat(found))
         return result
 
     def patch_scores(

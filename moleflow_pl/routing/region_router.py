@@ -98,10 +98,8 @@ class RegionRouter(PrototypeRouter):
         # on the CPU: some devices have no float64, and the numbers are few
         rows = features.detach().to("cpu", torch.float64)
         rows = (rows.reshape(rows.shape[0], -1, rows.shape[-1]) - prepared.centre) @ prepared.roots
-        with torch.autocast("cpu", enabled=False):
-            by_region = rows.transpose(0, 1).float() @ prepared.means_float32.permute(1, 2, 0)
-        products = by_region.permute(1, 2, 0).double()  # (N, T, R)
-        squared = rows.square().sum(2)[:, None] + prepared.squares - 2 * products
+        lengths = rows.square().sum(2)[:, None]
+        squared = lengths + prepared.squares - 2 * prepared.products(rows)
         channels = rows.shape[-1]
         total = bounded(squared.clamp_min(0), channels).mean(2)
         near = total.topk(min(NEAREST, total.shape[1]), largest=False).indices

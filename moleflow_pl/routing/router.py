@@ -27,7 +27,7 @@ class PreparedPrototypes:
         roots: Roots L of the precisions L L^T, (T or 1, D, D).
         means: Means relative to `centre`, times the roots, (T, R, D).
         squares: Their squared lengths (T, R).
-        means_float32: The same means in float32, (T, R, D).
+        means_float32: The same in float32, (R, T, D): reading them takes most of the time.
         centre: Mean of all means (R, D).
     """
 
@@ -36,6 +36,15 @@ class PreparedPrototypes:
     squares: Tensor
     means_float32: Tensor
     centre: Tensor
+
+    def products(self, rows: Tensor) -> Tensor:
+        """Products (N, T, R) of rows (N, R, D), times the shared root, with all means.
+
+        Computed in float32.
+        """
+        with torch.autocast("cpu", enabled=False):
+            products = rows.transpose(0, 1).float() @ self.means_float32.transpose(1, 2)
+        return products.permute(1, 2, 0).double()
 
 
 def forget_after_loading(router: PrototypeRouter, keys: Any) -> None:
@@ -121,7 +130,7 @@ class PrototypeRouter(nn.Module):
             pairs = zip(rotated, prepared.means.flatten(1), strict=True)
             squared = torch.stack([(x - mean).square().sum(-1) for x, mean in pairs], 1)
         else:
-            squared = squared_distances(rotated[0], prepared)
+            squared = squared_distances(rotated[0].reshape(rows.shape), prepared)
         distances = (squared / rows.shape[1]).sqrt()
         return distances.float().to(features.device)
 
@@ -192,7 +201,8 @@ class PrototypeRouter(nn.Module):
         centre = means.mean(0)
         rotated = (means - centre) @ roots
         squares = rotated.square().sum(2)
-        return PreparedPrototypes(roots, rotated, squares, rotated.float(), centre)
+        by_region = rotated.float().transpose(0, 1).contiguous()
+        return PreparedPrototypes(roots, rotated, squares, by_region, centre)
 
 
 def roots_of(precisions: Tensor) -> Tensor:
@@ -235,16 +245,16 @@ def require_numbers(matrix: Tensor) -> Tensor:
 
 
 def squared_distances(rows: Tensor, prepared: PreparedPrototypes) -> Tensor:
-    """Squared distances (N, T) of rows (N, R D), times the shared root, to all means.
+    """Squared distances (N, T) of rows (N, R, D), times the shared root, to all means.
 
-    |x - m|^2 = |x|^2 + |m|^2 - 2 x m, with the product in float32, for the time is spent on reading
-    the means; then again in float64 for the nearest few.
+    |x - m|^2 = |x|^2 + |m|^2 - 2 x m, with the product in float32; then again in float64 for the
+    nearest few.
     """
-    with torch.autocast("cpu", enabled=False):
-        products = (rows.float() @ prepared.means_float32.flatten(1).T).double()
-    squared = rows.square().sum(1, keepdim=True) + prepared.squares.sum(1) - 2 * products
+    products = prepared.products(rows).sum(2)
+    lengths = rows.square().sum((1, 2))[:, None]
+    squared = lengths + prepared.squares.sum(1) - 2 * products
     near = squared.topk(min(NEAREST, squared.shape[1]), largest=False).indices
-    exact = (rows[:, None] - prepared.means.flatten(1)[near]).square().sum(-1)
+    exact = (rows[:, None] - prepared.means[near]).square().sum((2, 3))
     return squared.clamp_min(0).scatter(1, near, exact)
 
 

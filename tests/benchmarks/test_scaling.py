@@ -9,6 +9,7 @@ from benchmarks.scaling import SMALL, Sizes
 Part = Callable[[Report, Sizes], None]
 LIMITS = {
     scaling.disk: ("MOST_EXPERT_MB", "disk for an expert, D = 64, rank 4", 10, 0),
+    scaling.hashing: ("MOST_HASH", "hash of a checkpoint that is loaded", (1e6, 0), (-1e6, -1e6)),
     scaling.routing: ("MOST_ROUTING", "routing among 5 products", 1e6, 0),
     scaling.throughput: ("LEAST_THROUGHPUT", "throughput, 3 experts against 1", 0, 1e6),
     scaling.many_images: ("MOST_GROWN_MB", "memory grown by 32 images", 200, -1),
