@@ -7,7 +7,8 @@ DATA holds `magnetic_tile`, or the products that `--products` names, in the layo
 Peers have their documented defaults; where they take our backbone, they get its weights, and other
 backbones are random, for there is no network: of those, times and sizes count, not accuracies.
 EfficientAD is missing: its teacher and ImageNette have to be downloaded. All thresholds come from
-the same good images, a fifth of those there are, which nobody learns from. Each step of each cell
+the same good images, a fifth of those there are, which nobody learns from. Models take turns: each
+learns once and is timed once in every round, and the table shows medians over `--rounds`. Each step
 runs in a fresh process and leaves a JSON file in `--folder`: a stopped run goes on. Prints a table.
 """
 
@@ -19,8 +20,10 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +47,7 @@ HELD_BACK = 0.2  # share of the good images, for the threshold
 RATE = 0.01  # of false alarms
 BATCH = 16
 ALONE = 20  # images that are timed alone, and batches
-STEPS = ("learn", "inspect", "first")
+ROUNDS = 5
 EPOCHS = 20  # of FastFlow
 SMALL = {"train_images": 8, "test_images": 6}
 COLUMNS = (
@@ -76,17 +79,25 @@ def learn(rival: Rival, sources: Sequence[ProductSource], folder: Path) -> Facts
 
 
 def inspect(rival: Rival, source: ProductSource, folder: Path) -> Facts:
-    """Accuracy on the test images, and the time of an image."""
-    test, held = source.test(), divided(source)[1]
+    """Accuracy on the test images."""
     with PeakMemory() as memory:
         rival.load(folder, source.name)
+        held = divided(source)[1]
         bound = limit([rival.score([record.path])[0][0] for record in held], RATE)
-        accuracy = accuracies(rival, test, bound)
-        each = [record.path for record in test][:ALONE]
-        alone = median_ms([[path] for path in each], rival)
-        batches = [[each[i % len(each)] for i in range(BATCH)] for _ in range(3)]
-        together = median_ms(batches, rival) / BATCH
-    return {**accuracy, "ms_alone": alone, "ms_batch": together, "peak_mb": memory.peak_mb}
+        accuracy = accuracies(rival, source.test(), bound)
+    return {**accuracy, "peak_mb": memory.peak_mb}
+
+
+def timing(rival: Rival, source: ProductSource, folder: Path, started: float) -> Facts:
+    """Seconds from the start of the process to the first decision, then the time of an image."""
+    rival.load(folder, source.name)
+    each = [record.path for record in source.test()][:ALONE]
+    rival.score(each[:1])
+    first = time.time() - started
+    alone = median_ms([[path] for path in each], rival)
+    batches = [[each[i % len(each)] for i in range(BATCH)] for _ in range(3)]
+    together = median_ms(batches, rival) / BATCH
+    return {"first_s": first, "ms_alone": alone, "ms_batch": together}
 
 
 def median_ms(batches: Sequence[Sequence[Path]], rival: Rival) -> float:
@@ -124,23 +135,19 @@ def accuracies(rival: Rival, test: Sequence[ImageRecord], bound: float) -> Facts
     }
 
 
-def first(rival: Rival, source: ProductSource, folder: Path) -> None:
-    """One decision; whoever started the process measures the time."""
-    rival.load(folder, source.name)
-    rival.score([source.test()[0].path])
-
-
 def run_step(
-    step: str, makers: Makers, name: str, sources: list[ProductSource], cell: Path
-) -> None:
-    """One step of a cell in this process; writes its facts."""
-    rival, folder = makers[name](), cell / "model"
-    if step == "first":
-        first(rival, sources[0], folder)
-    elif step == "learn":
-        write_facts(cell / "learn.json", learn(rival, sources, folder))
-    else:
-        write_facts(cell / "inspect.json", inspect(rival, sources[0], folder))
+    step: str, rival: Rival, sources: list[ProductSource], cell: Path, started: float
+) -> Facts:
+    """One step of a cell in this process."""
+    kind, _, number = step.partition("-")
+    if kind == "learn":
+        if number == "0":
+            return learn(rival, sources, cell / "model")
+        with tempfile.TemporaryDirectory(dir=cell) as folder:  # only its time counts
+            return learn(rival, sources, Path(folder) / "model")
+    if kind == "inspect":
+        return inspect(rival, sources[0], cell / "model")
+    return timing(rival, sources[0], cell / "model", started)
 
 
 def write_facts(path: Path, facts: Facts) -> None:
@@ -158,38 +165,56 @@ def cell_of(folder: Path, name: str, sources: Sequence[ProductSource], settings:
     return folder / f"{words}-{'+'.join(source.name for source in sources)}-{digest}"
 
 
-def measure(
-    cell: Path, steps: Sequence[str], launch: Callable[[str], object]
-) -> dict[str, Facts] | str:
-    """The facts of a cell, by step, from their files where they are there; or why not."""
-    for step in steps:
-        path = cell / f"{step}.json"
-        if path.exists():
-            continue
-        started = time.perf_counter()
-        try:
-            launch(step)
-        except subprocess.CalledProcessError as error:
-            return f"{step} failed with exit code {error.returncode}"
-        if step == "first":
-            write_facts(path, {"seconds": time.perf_counter() - started})
-    return {step: json.loads((cell / f"{step}.json").read_text()) for step in steps}
+def steps_of(rounds: int, alone: bool) -> Iterator[str]:
+    """The steps of a cell, in the order in which all models take them.
+
+    Args:
+        rounds: Of learning and timing.
+        alone: Whether one product is learned; several at once are not inspected again.
+    """
+    yield from (f"learn-{i}" for i in range(rounds))
+    if alone:
+        yield "inspect"
+        yield from (f"time-{i}" for i in range(rounds))
 
 
-def row(name: str, product: str, found: Mapping[str, Facts] | str) -> list[str]:
+def take(cell: Path, step: str, launch: Callable[[], object]) -> str:
+    """Take a step that has left no file yet; why it failed, or nothing."""
+    if (cell / f"{step}.json").exists():
+        return ""
+    try:
+        launch()
+    except subprocess.CalledProcessError as error:
+        return f"{step} failed with exit code {error.returncode}"
+    return ""
+
+
+def found_in(cell: Path) -> Facts:
+    """The facts of a cell: medians over the rounds, and the largest peak of the memory."""
+    found: dict[str, list[Any]] = {}
+    for path in sorted(cell.glob("*.json")):
+        for key, value in json.loads(path.read_text()).items():
+            found.setdefault(key, []).append(value)
+    result = {key: values[0] for key, values in found.items()}
+    for key in ("seconds", "first_s", "ms_alone", "ms_batch"):
+        if key in found:
+            result[key] = statistics.median(found[key])
+    return {**result, "peak_mb": max(found["peak_mb"])}
+
+
+def row(name: str, product: str, found: Facts | str) -> list[str]:
     """A line of the table."""
     if isinstance(found, str):
         return [name, product, found, *[""] * (len(COLUMNS) - 3)]
-    learned, seen, start = (found.get(step, {}) for step in STEPS)
-    size = statistics.mean(learned["bytes"].values()) / 1e6
-    values = [seen.get(key) for key in ("image_auroc", "pixel_ap", "recall")]
-    times = [seen.get("ms_alone"), seen.get("ms_batch")]
-    peak = max(facts.get("peak_mb", 0.0) for facts in (learned, seen))
+    accuracies = [found.get(key) for key in ("image_auroc", "pixel_ap", "recall")]
+    times = [found.get("ms_alone"), found.get("ms_batch")]
+    size = statistics.mean(found["bytes"].values()) / 1e6
+    first = found.get("first_s")
     return [
-        name, product, learned["weights"], f"{learned['seconds']:.1f}",
-        *("" if value is None else f"{value:.3f}" for value in values),
+        name, product, found["weights"], f"{found['seconds']:.1f}",
+        *("" if value is None else f"{value:.3f}" for value in accuracies),
         *("" if value is None else f"{value:.1f}" for value in times),
-        f"{peak:.0f}", f"{size:.2f}", f"{start['seconds']:.1f}" if start else "",
+        f"{found['peak_mb']:.0f}", f"{size:.2f}", "" if first is None else f"{first:.1f}",
     ]  # fmt: skip
 
 
@@ -204,8 +229,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--weights", default="random", help="of DINOv2's ViT-S/14 (%(default)s)")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of FastFlow (%(default)s)")
     parser.add_argument("--folder", type=Path, default=Path("runs/peers"), help="(%(default)s)")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="(%(default)s)")
     parser.add_argument("--small", action="store_true", help="few images: to see that it runs")
-    parser.add_argument("--step", nargs=2, help=argparse.SUPPRESS)  # of one cell, in this process
+    # of one step, in this process: its name, the model's, and when the process was started
+    parser.add_argument("--step", nargs=3, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -216,38 +243,41 @@ def main(makers: Makers | None = None) -> int:
     limits = SMALL if given.small else {}
     sources = product_sources(given.products, given.root, **limits)
     settings = {"weights": given.weights, "epochs": given.epochs}
-    wanted = [n for n in makers if not given.rivals or any(part in n for part in given.rivals)]
     if given.step is not None:
-        step, name = given.step
-        run_step(step, makers, name, sources, cell_of(given.folder, name, sources, settings))
+        step, name, started = given.step
+        cell = cell_of(given.folder, name, sources, settings)
+        facts = run_step(step, makers[name](), sources, cell, float(started))
+        write_facts(cell / f"{step}.json", facts)
         return 0
+    wanted = [n for n in makers if not given.rivals or any(part in n for part in given.rivals)]
     rows = []
-    for name in wanted:
-        for part in [[source] for source in sources] + ([sources] if len(sources) > 1 else []):
-            product = "+".join(source.name for source in part)
-            found = measured(name, part, makers, given, settings)
-            if found is not None:
-                rows.append(row(name, product, found))
-                print(" | ".join(rows[-1]), flush=True)
+    for part in [[source] for source in sources] + ([sources] if len(sources) > 1 else []):
+        # what learns one product after another takes as long as the sum
+        names = [n for n in wanted if len(part) == 1 or makers[n]().continual]
+        rows += measured(names, part, given, settings)
     print(*markdown_table(COLUMNS, rows), "", sep="\n")
     print(json.dumps({"hardware": hardware(), "versions": versions(), "settings": settings}))
     return int(any("failed" in cells[2] for cells in rows))
 
 
 def measured(
-    name: str, sources: list[ProductSource], makers: Makers, given: argparse.Namespace,
-    settings: Facts,
-) -> dict[str, Facts] | str | None:  # fmt: skip
-    """A cell of one product, or the learning of all at once by who can."""
-    if len(sources) > 1 and not makers[name]().continual:
-        return None  # as long as one after another
-    cell = cell_of(given.folder, name, sources, settings)
+    names: Sequence[str], sources: list[ProductSource], given: argparse.Namespace, settings: Facts
+) -> list[list[str]]:
+    """The lines of one product, or of all at once, by models that take turns."""
+    cells = {name: cell_of(given.folder, name, sources, settings) for name in names}
     command = [sys.executable, "-m", "benchmarks.peers", *words_of(given, sources)]
+    failed: dict[str, str] = {}
 
-    def launch(step: str) -> None:
-        subprocess.run([*command, "--step", step, name], check=True, stdout=subprocess.DEVNULL)
+    def launch(step: str, name: str) -> None:
+        words = [*command, "--step", step, name, str(time.time())]
+        subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
 
-    return measure(cell, STEPS if len(sources) == 1 else STEPS[:1], launch)
+    for step in steps_of(given.rounds, alone=len(sources) == 1):
+        for name in [name for name in names if name not in failed]:
+            reason = take(cells[name], step, partial(launch, step, name))
+            failed |= {name: reason} if reason else {}
+    product = "+".join(source.name for source in sources)
+    return [row(name, product, failed.get(name) or found_in(cells[name])) for name in names]
 
 
 def words_of(given: argparse.Namespace, sources: Sequence[ProductSource]) -> list[str]:

@@ -14,6 +14,8 @@ from benchmarks.harness.rivals import MAP, Ours, Scores, offline
 from moleflow_pl.data.layouts.base import ImageRecord
 from tests.helpers.benchmarks import TINY, run_script
 
+ROUNDS = 2
+
 
 class Brightest:
     """A rival: an image's score is its brightest pixel above those it has learned."""
@@ -59,7 +61,7 @@ def run(
     steps: list[str] = []
 
     def launch(command: list[str], **_: object) -> None:
-        steps.append(command[-2])
+        steps.append(command[-3])
         before = sys.argv
         try:
             run_script(lambda: peers.main(makers), monkeypatch, *command[3:])
@@ -68,6 +70,7 @@ def run(
 
     monkeypatch.setattr(peers.subprocess, "run", launch)
     arguments = ("--root", root, "--products", "01", "b", "--folder", folder, "--small")
+    arguments = (*arguments, "--rounds", ROUNDS)
     return run_script(lambda: peers.main(makers), monkeypatch, *arguments), steps
 
 
@@ -79,19 +82,37 @@ def test_rivals_are_measured_alike_and_a_run_goes_on(
 ) -> None:
     makers: peers.Makers = {"brightest": Brightest}
     code, steps = run(monkeypatch, data_root, tmp_path, makers)
-    assert (code, steps) == (0, [*peers.STEPS, *peers.STEPS])
+    one = ["learn-0", "learn-1", "inspect", "time-0", "time-1"]
+    assert (code, steps) == (0, [*one, *one])
     facts = [json.loads(path.read_text()) for path in tmp_path.glob("*/inspect.json")]
     assert len(facts) == 2
     for found in facts:
         assert found["image_auroc"] == found["recall"] == 1  # defects are bright squares
         assert found["false_alarms"] <= 0.5
         assert found["pixel_ap"] > 0.9
-        assert found["ms_alone"] > 0
+    facts = [json.loads(path.read_text()) for path in tmp_path.glob("*/time-*.json")]
+    assert len(facts) == 4
+    assert all(found["first_s"] > 0 and found["ms_alone"] > 0 for found in facts)
     again, steps = run(monkeypatch, data_root, tmp_path, makers)
     assert (again, steps) == (0, [])
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| bright")]
     assert len(table) == 4
     assert "1.000" in table[0]
+
+
+def test_rivals_take_turns_in_every_round(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data_root: Path
+) -> None:
+    makers = {"one": Brightest, "other": Brightest}
+    steps = run(monkeypatch, data_root, tmp_path, makers)[1]
+    assert steps[:6] == ["learn-0", "learn-0", "learn-1", "learn-1", "inspect", "inspect"]
+
+
+def test_a_figure_is_the_median_over_the_rounds(tmp_path: Path) -> None:
+    for i, seconds in enumerate((1.0, 9.0, 2.0)):
+        facts = {"seconds": seconds, "peak_mb": seconds, "bytes": {"01": 5}}
+        peers.write_facts(tmp_path / f"learn-{i}.json", facts)
+    assert peers.found_in(tmp_path) == {"seconds": 2.0, "peak_mb": 9.0, "bytes": {"01": 5}}
 
 
 def test_a_rival_that_does_not_run_is_told_and_the_others_go_on(
@@ -102,8 +123,8 @@ def test_a_rival_that_does_not_run_is_told_and_the_others_go_on(
 ) -> None:
     code, steps = run(monkeypatch, data_root, tmp_path, {"broken": Broken, "brightest": Brightest})
     assert code == 1
-    assert steps == ["learn", "learn", *peers.STEPS, *peers.STEPS]
-    assert "| broken | 01 | learn failed with exit code 1 |" in capsys.readouterr().out
+    assert steps[:3] == ["learn-0", "learn-0", "learn-1"]
+    assert "| broken | 01 | learn-0 failed with exit code 1 |" in capsys.readouterr().out
 
 
 def test_ours_goes_through_the_same_harness(tmp_path: Path, data_root: Path) -> None:
