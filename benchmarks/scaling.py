@@ -193,8 +193,8 @@ def hashing(report: Report, sizes: Sizes) -> None:
 
         def load_unchecked() -> None:
             with (
-                mock.patch.object(checkpoint_files, "content_hash", lambda content: ""),
-                mock.patch.object(checkpoint_files, "require_seal", lambda *seal: None),
+                mock.patch.object(checkpoint_files, "content_hash", return_value=""),
+                mock.patch.object(checkpoint_files, "require_seal"),
             ):
                 load_inspector(path)
 
