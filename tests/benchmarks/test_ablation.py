@@ -28,6 +28,7 @@ def arguments(folder: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) ->
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_change_stands_beside_the_defaults(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,6 +25,7 @@ def run(backbone: Backbone, folder: Path, data_root: Path, monkeypatch: pytest.M
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_page_has_a_line_for_each_method_and_every_figure_with_its_limit(
     folder: Path,
     data_root: Path,

@@ -19,6 +19,7 @@ from tests.helpers.products import draw_product
 from tests.helpers.story import Story
 
 
+@pytest.mark.slow
 def test_run_killed_while_it_writes_a_checkpoint_ends_as_the_unbroken_one(
     story: Story, tmp_path: Path
 ) -> None:
