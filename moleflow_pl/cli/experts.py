@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import shlex
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -26,10 +27,10 @@ logger = logging.getLogger(__name__)
 OPTIONS_FILE = "update.json"  # the options of an update, beside its checkpoint
 EXAMPLES = """\
 examples:
-  moleflow experts list --ckpt_path runs/demo
-  moleflow experts export solar_poly --ckpt_path runs/demo --output poly.safetensors
-  moleflow experts import poly.safetensors --ckpt_path runs/other
-  moleflow experts update solar_poly --ckpt_path runs/demo --data.root new"""
+  moleflow experts list runs/demo
+  moleflow experts export runs/demo solar_poly --output poly.safetensors
+  moleflow experts import runs/other poly.safetensors
+  moleflow experts update runs/demo solar_poly --data.root new"""
 COLUMNS = (
     "name", "learned\n(UTC)", "images", "threshold", "image\nAUROC", "recall", "versions",
 )  # fmt: skip
@@ -78,7 +79,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, (text, positionals, options) in ACTIONS.items():
-        action = actions.add_parser(name, help=text, description=text)
+        words = " ".join(["RUN", *(word.upper() for word in positionals)])
+        usage = f"moleflow experts {name} {words} [options]"
+        action = actions.add_parser(name, help=text, description=text, usage=usage)
         for positional in positionals:
             action.add_argument(positional)
         action.add_argument(CHECKPOINT, **SETTINGS)
@@ -159,7 +162,8 @@ def change(checkpoint: Checkpoint, run: RunFolder, options: argparse.Namespace) 
     elif options.action == "remove":
         saved = save_version(extract(checkpoint, options.name), run)
         remove(checkpoint, options.name)
-        logger.info(f"removed {options.name}; moleflow experts import {saved} brings it back")
+        back = shlex.join(["moleflow", "experts", "import", str(run.root), str(saved)])
+        logger.info(f"removed {options.name}; to bring it back: {back}")
     else:
         roll_back(checkpoint, options.name, options.version, run)
 

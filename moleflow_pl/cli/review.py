@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,8 @@ logger = logging.getLogger(__name__)
 
 EXAMPLES = """\
 examples:
-  moleflow review preview --ckpt_path runs/demo --reviews reviews.csv
-  moleflow review apply --ckpt_path runs/demo --reviews reviews.csv
+  moleflow review preview runs/demo --reviews reviews.csv
+  moleflow review apply runs/demo --reviews reviews.csv
   moleflow review export --reviews reviews.csv --output reviewed
 
 A file of reviews has the columns path, product and label, as predictions.csv has them, and verdict:
@@ -64,7 +65,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, (text, options) in ACTIONS.items():
-        action = actions.add_parser(name, help=text, description=text)
+        run = "RUN " if CHECKPOINT in options else ""
+        usage = f"moleflow review {name} {run}--reviews FILE [options]"
+        action = actions.add_parser(name, help=text, description=text, usage=usage)
         for option, settings in options.items():
             action.add_argument(option, **settings)
         if CHECKPOINT in options:
@@ -90,6 +93,7 @@ def main(args: Sequence[str]) -> None:
 
 def apply(options: argparse.Namespace, reviews: Sequence[Review]) -> None:
     """Put a new version of each reviewed product's expert in its place, and say so."""
+    from moleflow_pl.checkpoints.run_folder import RunFolder
     from moleflow_pl.inference import reviews as library
 
     path = options.ckpt_path
@@ -98,9 +102,10 @@ def apply(options: argparse.Namespace, reviews: Sequence[Review]) -> None:
     for task in library.apply(path, reviews, options.product):
         assert task.calibration is not None  # it was recalibrated
         threshold = task.calibration.score_threshold
+        words = ["moleflow", "experts", "rollback", str(RunFolder.of(path).root), task.name]
         logger.info(
             f"{task.name}: threshold {threshold.value:.4g}, by {threshold.images} calibration "
-            f"images; moleflow experts rollback {task.name} restores the old one"
+            f"images; to restore the old one: {shlex.join(words)}"
         )
     say_changed(path)
 

@@ -25,6 +25,11 @@ PLACES: dict[str, tuple[str, ...]] = {
     "export": (CHECKPOINT,),
     "serve": (CHECKPOINT,),
 }
+# verb: its actions whose first word is a run; what else an action takes, its parser knows
+ACTIONS: dict[str, tuple[str, ...]] = {
+    "experts": ("list", "export", "import", "remove", "rename", "update", "rollback"),
+    "review": ("apply", "preview"),
+}
 NAMES = {CHECKPOINT: "RUN", IMAGES: "IN"}
 # what a word too many was meant as, most likely
 HINTS = {
@@ -55,6 +60,8 @@ def with_options(args: Sequence[str]) -> list[str]:
     verb, *rest = args
     if verb in PLACES:
         rest = named(verb, rest)
+    elif rest and rest[0] in ACTIONS.get(verb, ()):
+        rest = [rest[0], *with_run(rest[1:])]
     rest = replace_values(rest, CHECKPOINT, checkpoint_at)
     only_shown = set(WITHOUT_VALUE) & {word.partition("=")[0] for word in rest}
     if CHECKPOINT in PLACES.get(verb, ()) and not only_shown:
@@ -71,9 +78,7 @@ def named(verb: str, words: Sequence[str]) -> list[str]:
     places, result = list(PLACES[verb]), []
     usage = usage_of(verb)
     for i, word in enumerate(words):
-        before = words[i - 1] if i else ""
-        valued = before.startswith("-") and "=" not in before and before not in WITHOUT_VALUE
-        if word.startswith("-") or valued:
+        if not is_free(words, i):
             result.append(word)
             continue
         if not places:
@@ -85,6 +90,31 @@ def named(verb: str, words: Sequence[str]) -> list[str]:
             raise ConfigError(f"{word!r} and {place} both name one thing: leave one of them out")
         result += [place, word]
     return result
+
+
+def is_free(words: Sequence[str], place: int) -> bool:
+    """Whether a word is neither an option nor the value of one.
+
+    Example:
+        >>> [is_free(["--x", "1", "run", "--y=2"], i) for i in range(4)]
+        [False, False, True, False]
+    """
+    before = words[place - 1] if place else ""
+    valued = before.startswith("-") and "=" not in before and before not in WITHOUT_VALUE
+    return not words[place].startswith("-") and not valued
+
+
+def with_run(words: Sequence[str]) -> list[str]:
+    """Name the run that an action's first word is, unless the option names it.
+
+    Example:
+        >>> with_run(["runs/demo", "solar_poly"])
+        ['--ckpt_path', 'runs/demo', 'solar_poly']
+    """
+    first = next((i for i in range(len(words)) if is_free(words, i)), None)
+    if first is None or option(words, CHECKPOINT) is not None:
+        return list(words)
+    return [*words[:first], CHECKPOINT, *words[first:]]
 
 
 def usage_of(verb: str) -> str:

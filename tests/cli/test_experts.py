@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -83,7 +84,8 @@ def test_what_comes_and_goes_is_confirmed(
         main(["remove", "b", *named])
         main(["import", str(saved), "--name=y", *named])
     said = "\n".join(caplog.messages)
-    assert f"removed b; moleflow experts import {saved} brings it back" in said
+    back = shlex.join(["moleflow", "experts", "import", str(run), str(saved)])
+    assert f"removed b; to bring it back: {back}" in said
     assert f"imported y from {saved}" in said
 
 

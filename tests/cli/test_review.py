@@ -34,7 +34,7 @@ def test_reviews_are_applied_and_taken_back(
     assert calibrated(path) == {**before, "b": before["b"] + 3}
     said = "\n".join(caplog.messages)
     assert f"saved: {path}" in said
-    assert "moleflow experts rollback b restores the old one" in said
+    assert f"to restore the old one: moleflow experts rollback {path.parent} b" in said
     experts.main(["rollback", "b", "--ckpt_path", str(path)])
     assert calibrated(path) == before
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from moleflow_pl.cli import experts, review
 from moleflow_pl.cli.main import VERBS
-from moleflow_pl.cli.run_argument import PLACES, with_options
+from moleflow_pl.cli.run_argument import ACTIONS, CHECKPOINT, PLACES, with_options
 from moleflow_pl.errors import CheckpointError, ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +24,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_verbs_with_words_are_verbs() -> None:
-    assert set(PLACES) <= set(VERBS)
+    assert {*PLACES, *ACTIONS} <= set(VERBS)
 
 
 @pytest.mark.parametrize("verb", MODEL_VERBS)
@@ -49,6 +50,18 @@ def test_a_folder_resumes_a_fit_and_opens_experts(run: Path) -> None:
     for start in (["fit"], ["experts", "list"]):
         args = [*start, f"--ckpt_path={run}", "--x=a"]
         assert with_options(args) == [*start, f"--ckpt_path={run / 'last.ckpt'}", "--x=a"]
+
+
+def test_every_action_of_a_model_takes_its_run_as_the_first_word(run: Path) -> None:
+    last = str(run / "last.ckpt")
+    assert ACTIONS["experts"] == tuple(experts.ACTIONS)
+    assert ACTIONS["review"] == tuple(n for n, (_, o) in review.ACTIONS.items() if CHECKPOINT in o)
+    for verb, actions in ACTIONS.items():
+        for action in actions:
+            asked = with_options([verb, action, "--x", "1", str(run), "b"])
+            assert asked == [verb, action, "--x", "1", CHECKPOINT, last, "b"]
+            asked = with_options([verb, action, "b", CHECKPOINT, str(run)])
+            assert asked == [verb, action, "b", CHECKPOINT, last]
 
 
 @pytest.mark.parametrize("verb", MODEL_VERBS)
