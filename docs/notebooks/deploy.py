@@ -1,7 +1,8 @@
 # %% [markdown]
 # # Deploy with onnxruntime
-# An exported file needs neither torch nor this package: Pillow, numpy and onnxruntime are enough. Use the run of the
-# [quickstart](quickstart.md), or any other: `python docs/notebooks/deploy.py --run runs/demo --images new`.
+# An exported file needs neither torch nor this package: Pillow, numpy and onnxruntime are enough.
+# Use the run of the [quickstart](quickstart.md), or any other:
+# `python docs/notebooks/deploy.py --run runs/demo --images new`.
 
 # %%
 # ruff: noqa: E402  # each cell imports what it needs

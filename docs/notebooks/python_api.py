@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Without a command line
-# This notebook learns two real products in Python. Install what it needs with `pip install -e '.[demo]'`. To run it as
-# a script, use `python docs/notebooks/python_api.py`. The images are solar cells
-# of the package elpv-dataset, CC BY-NC-SA 4.0: not for commercial use.
+# This notebook learns two real products in Python. Install what it needs with
+# `pip install -e '.[demo]'`. To run it as a script, use `python docs/notebooks/python_api.py`. The
+# images are solar cells of the package elpv-dataset, CC BY-NC-SA 4.0: not for commercial use.
 
 # %%
 # ruff: noqa: E402  # each cell imports what it needs

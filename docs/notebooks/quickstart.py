@@ -1,9 +1,10 @@
 # %% [markdown]
 # # Quickstart
-# This notebook learns two real products, from folders of images to a file for the production line. Reading it takes
-# 15 minutes, running it two. Install what it needs with `pip install -e '.[demo,export]'`. To run it as a script, use
-# `python docs/notebooks/quickstart.py`. The images are solar cells of the package
-# elpv-dataset, CC BY-NC-SA 4.0: not for commercial use.
+# This notebook learns two real products, from folders of images to a file for the production line.
+# Reading it takes 15 minutes, running it two. Install what it needs with
+# `pip install -e '.[demo,export]'`. To run it as a script, use
+# `python docs/notebooks/quickstart.py`. The images are solar cells of the package elpv-dataset, CC
+# BY-NC-SA 4.0: not for commercial use.
 #
 # With fewer images or epochs it runs faster, but finds fewer defects.
 

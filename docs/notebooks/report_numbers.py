@@ -1,8 +1,8 @@
 # %% [markdown]
 # # The report's numbers
-# The folder `report/` of a run holds its numbers as JSON and CSV. pandas reads both (`pip install pandas`). Use the run
-# of the [quickstart](quickstart.md), or any other run with test images:
-# `python docs/notebooks/report_numbers.py --run runs/demo`.
+# The folder `report/` of a run holds its numbers as JSON and CSV. pandas reads both
+# (`pip install pandas`). Use the run of the [quickstart](quickstart.md), or any other run with test
+# images: `python docs/notebooks/report_numbers.py --run runs/demo`.
 
 # %%
 # ruff: noqa: E402  # each cell imports what it needs
