@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Deploy with onnxruntime
-# An exported file needs neither torch nor this package: Pillow, numpy and onnxruntime do. Any run
-# does: that of the [quickstart](quickstart.md), or
+# An exported file needs neither torch nor this package: Pillow, numpy and onnxruntime are enough.
+# Use the run of the [quickstart](quickstart.md), or any other:
 # `python docs/notebooks/deploy.py --run runs/demo --images new`.
 
 # %%
@@ -16,7 +16,8 @@ given, _ = parser.parse_known_args()  # a notebook has arguments of its own
 
 # %% [markdown]
 # ## 1. Export
-# Once, where torch is. The command compares the file with the model before it saves it.
+# Export once, on a machine with torch. The command compares the file with the model before it saves
+# it.
 
 # %%
 import subprocess
@@ -25,7 +26,7 @@ subprocess.run(["moleflow", "export", str(given.run)], check=True)
 
 # %% [markdown]
 # ## 2. Load
-# The file describes itself: image size, products and thresholds.
+# The file holds its own description: image size, products and thresholds.
 
 # %%
 import json
@@ -38,7 +39,7 @@ print(about["image_size"], about["products"])
 
 # %% [markdown]
 # ## 3. Read an image
-# RGB, resized with Pillow's bicubic filter: what the model was trained on.
+# The graph takes RGB images that are resized with Pillow's bicubic filter, as in training.
 
 # %%
 import numpy as np
@@ -55,7 +56,7 @@ def read(path: Path) -> np.ndarray:
 
 # %% [markdown]
 # ## 4. Decide
-# The order of the rules makes sure that a score that is not a number is never `normal`.
+# The rules are in this order so that a score that is not a number is never `normal`.
 
 
 # %%
@@ -74,7 +75,7 @@ for path in sorted(given.images.rglob("*.png"))[:8]:
 
 # %% [markdown]
 # ## 5. Where the defect is
-# The map has raw scores; the threshold of pixels stands beside that of images.
+# The map holds raw scores. The threshold for pixels is stored next to that for images.
 
 # %%
 (map_,) = session.run(["map"], {"image": read(path)[None]})

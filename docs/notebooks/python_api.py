@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Without a command line
-# Two real products in Python, as a notebook or a script. `pip install -e '.[demo]'` installs what
-# this takes, and `python docs/notebooks/python_api.py` runs all of it. The images are solar cells
-# of the package elpv-dataset, CC BY-NC-SA 4.0: not for commercial use.
+# This notebook learns two real products in Python. Install what it needs with
+# `pip install -e '.[demo]'`. To run it as a script, use `python docs/notebooks/python_api.py`. The
+# images are solar cells of the package elpv-dataset, CC BY-NC-SA 4.0: not for commercial use.
 
 # %%
 # ruff: noqa: E402  # each cell imports what it needs
@@ -15,8 +15,8 @@ given, _ = parser.parse_known_args()  # a notebook has arguments of its own
 
 # %% [markdown]
 # ## 1. Images
-# A folder for each product, in the tree of MVTec AD; good images alone do as well. Here they are
-# copied out of the package.
+# Each product has a folder in the layout of MVTec AD. A folder of good images alone is enough, too.
+# Here the images are copied out of the package.
 
 # %%
 import shutil
@@ -43,8 +43,8 @@ for product in cells.products():
 # %% [markdown]
 # ## 2. A model, its data and Lightning's Trainer
 # `from_preset` takes the model's arguments from a preset of the command. `make_trainer` builds
-# Lightning's Trainer with the callbacks that learn task after task, evaluate them and keep the run
-# folder. Any Trainer does that has `TaskSchedulerCallback` among its callbacks.
+# Lightning's Trainer with the callbacks that learn one task after another, evaluate them and write
+# the run folder. You may use any Trainer that has a `TaskSchedulerCallback`.
 
 # %%
 from lightning.pytorch import seed_everything
@@ -59,9 +59,9 @@ make_trainer(RUN, epochs_per_task=given.epochs).fit(model, datamodule=data)
 
 # %% [markdown]
 # ## 3. One more product
-# Months later, without the images of the first one: `add_product` does the same for one folder.
-# What was learned before stays equal to the bit. A model of another day comes from the run folder,
-# by `MoLEFlow.load_from_checkpoint(RUN / "last.ckpt")`.
+# Months later, `add_product` learns one more folder of images, without the images of the first
+# product. Everything learned before stays the same, bit for bit. To continue with a saved model,
+# load it with `MoLEFlow.load_from_checkpoint(RUN / "last.ckpt")`.
 
 # %%
 import json
@@ -81,8 +81,8 @@ print("image AUROC, routed:", summary["metrics"]["image_auroc"]["routed"])
 
 # %% [markdown]
 # ## 4. Thresholds
-# They follow from the calibration images and a false-alarm rate, which can be set at any time; or
-# give thresholds of your own.
+# Thresholds are computed from the calibration images and a false-alarm rate, which you can change
+# at any time. You can also set thresholds yourself.
 
 # %%
 from moleflow_pl import Predictor
@@ -96,7 +96,8 @@ strict = Predictor(model, thresholds={"solar_poly": 0.0})
 
 # %% [markdown]
 # ## 5. Decisions
-# One image or many, in any form. A notebook shows the picture that `plot` makes.
+# A `Predictor` takes one image or many, in many forms. A notebook shows the picture that `plot`
+# returns.
 
 # %%
 paths = sorted((DATA / "solar_poly" / "test").rglob("*.png"))[:4]

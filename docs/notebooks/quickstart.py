@@ -1,11 +1,12 @@
 # %% [markdown]
 # # Quickstart
-# Two real products in 15 minutes, from a folder of images to a file for the line; the machine takes
-# two of them. `pip install -e '.[demo,export]'` installs what this takes, and
-# `python docs/notebooks/quickstart.py` runs all of it. The images are solar cells of the package
-# elpv-dataset, CC BY-NC-SA 4.0: not for commercial use.
+# This notebook learns two real products, from folders of images to a file for the production line.
+# Reading it takes 15 minutes, running it two. Install what it needs with
+# `pip install -e '.[demo,export]'`. To run it as a script, use
+# `python docs/notebooks/quickstart.py`. The images are solar cells of the package elpv-dataset, CC
+# BY-NC-SA 4.0: not for commercial use.
 #
-# Fewer images and epochs are quicker and worse.
+# With fewer images or epochs it runs faster, but finds fewer defects.
 
 # %%
 # ruff: noqa: E402  # each cell imports what it needs
@@ -18,8 +19,8 @@ given, _ = parser.parse_known_args()  # a notebook has arguments of its own
 
 # %% [markdown]
 # ## 1. Lay out the images
-# A folder a product: good images to learn from, and a few of each kind to test with. Here they are
-# copied out of the package; yours are there already.
+# Each product has a folder: good images to learn from, and a few images of each kind to test with.
+# Here they are copied out of the package. Your own images may already be in such folders.
 
 # %%
 import shutil
@@ -74,9 +75,9 @@ moleflow(
 
 # %% [markdown]
 # ## 3. Months later: a second product
-# The images of the first one are not needed any more. The checkpoint knows how it was made; only
-# the longer list of products is new. Both are evaluated at the end, and nobody tells which image
-# shows which product.
+# The images of the first product are no longer needed for learning. The checkpoint holds the
+# options of the run, so only the longer list of products is new. At the end, both products are
+# evaluated, and the router decides which product each image shows.
 
 # %%
 moleflow("fit", f"--ckpt_path={RUN}", f"--data.tasks=[{FIRST}, {SECOND}]")
@@ -84,7 +85,8 @@ moleflow("fit", f"--ckpt_path={RUN}", f"--data.tasks=[{FIRST}, {SECOND}]")
 # %% [markdown]
 # ## 4. Read the report
 # `report/report.html` shows everything; `summary.json` holds the numbers. Row *i* of the matrix is
-# what held after learning product *i*: the first column does not change, for nothing is forgotten.
+# the evaluation after learning product *i*. The first column does not change, because nothing is
+# forgotten.
 
 # %%
 import json
@@ -98,8 +100,8 @@ assert auroc["oracle_forgetting"] == 0
 
 # %% [markdown]
 # ## 5. New images
-# A row an image. A higher score is stranger; it has no fixed range, and only scores of one product
-# compare.
+# The table has one row per image. A higher score means a more anomalous image. Scores have no fixed
+# range, so compare them only within a product.
 
 # %%
 import csv
@@ -112,7 +114,8 @@ for row in sorted(rows, key=lambda row: float(row["score"]))[:: max(len(rows) //
 
 # %% [markdown]
 # ## 6. In Python
-# The model takes uint8 images of its own size and says score, patch scores and product of each.
+# The model takes uint8 images of its own size and returns the score, patch scores and product of
+# each.
 
 # %%
 import torch
@@ -129,8 +132,8 @@ print("scores", inspection.score.tolist(), "patches", tuple(inspection.patch_sco
 
 # %% [markdown]
 # ## 7. A file for the line
-# Router and experts in one ONNX file, compared with the model by the command. onnxruntime or
-# OpenVINO run it where there is no torch.
+# `moleflow export` writes the router and the experts into one ONNX file, and compares it with the
+# model. onnxruntime or OpenVINO can run the file without torch.
 
 # %%
 import numpy as np

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # The report's numbers
-# `report/` holds them as JSON and CSV; pandas reads both (`pip install pandas`). Any run with test
-# images does: that of the [quickstart](quickstart.md), or
-# `python docs/notebooks/report_numbers.py --run runs/demo`.
+# The folder `report/` of a run holds its numbers as JSON and CSV. pandas reads both
+# (`pip install pandas`). Use the run of the [quickstart](quickstart.md), or any other run with test
+# images: `python docs/notebooks/report_numbers.py --run runs/demo`.
 
 # %%
 # ruff: noqa: E402  # each cell imports what it needs
@@ -16,7 +16,8 @@ REPORT = given.run / "report"
 
 # %% [markdown]
 # ## 1. Metrics of each product
-# *Routed*: the router chose the expert. *Oracle*: the expert is that of the product.
+# *Routed*: the router chose the expert. *Oracle*: the task ID is known, so each image is scored by
+# its own expert.
 
 # %%
 import json
@@ -36,7 +37,8 @@ print(metrics.T.to_string(float_format="{:.3f}".format))
 
 # %% [markdown]
 # ## 2. Nothing is forgotten
-# Row *i* is the evaluation after learning product *i*. By its own expert, a column stays the same.
+# Row *i* is the evaluation after learning product *i*. With the oracle, the values of a column stay
+# the same.
 
 # %%
 auroc = summary["metrics"]["image_auroc"]
@@ -46,7 +48,7 @@ assert auroc["oracle_forgetting"] == 0
 
 # %% [markdown]
 # ## 3. Decisions, counted from the scores
-# One row a test image. The counts are those of the report.
+# `scores.csv` has one row per test image. The counts are the same as in the report.
 
 # %%
 scores = pd.read_csv(REPORT / "scores.csv")
@@ -55,8 +57,8 @@ print(pd.crosstab([scores["product"], scores["image"]], scores["label"]))
 
 # %% [markdown]
 # ## 4. Another false-alarm rate
-# `alarm_rate` is the lowest rate at which an image would be called anomalous. So the recall at any
-# rate needs no new evaluation.
+# `alarm_rate` is the lowest false-alarm rate at which an image would be labelled `anomalous`. So
+# you can compute the recall at any rate without a new evaluation.
 
 # %%
 defective = scores[scores["image"] == "defective"]
@@ -66,7 +68,7 @@ for rate in (0.001, 0.01, 0.05, 0.1):
 
 # %% [markdown]
 # ## 5. What was missed
-# The defective images that are farthest below their threshold.
+# These defective images are the farthest below their threshold.
 
 # %%
 missed = defective[defective["label"] == "normal"].sort_values("normalised_score")
