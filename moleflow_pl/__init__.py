@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from moleflow_pl.routing.prototypes import TaskPrototype
     from moleflow_pl.routing.router import PrototypeRouter
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 # silent in Python programs that do not configure logging themselves
 logging.getLogger(__name__).addHandler(logging.NullHandler())

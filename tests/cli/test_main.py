@@ -128,10 +128,11 @@ def test_all_places_that_name_the_version_agree(capsys: pytest.CaptureFixture[st
     version = moleflow_pl.__version__
     cli.main(["--version"])
     assert capsys.readouterr().out == f"moleflow {version}\n"
-    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
-    newest = re.search(r"^## (\S+?),? ", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    newest = re.search(r"^## (.*)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert newest is not None
-    assert newest[1] == version
+    assert newest[1] == f"{version}, {citation['date-released']}"
+    assert citation["version"] == version
     assert "\nversion = attr: moleflow_pl.__version__\n" in (ROOT / "setup.cfg").read_text()
 
 
