@@ -30,7 +30,7 @@ __version__ = "0.3.0"
 # silent in Python programs that do not configure logging themselves
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
-# imported when asked for: `moleflow --help` needs none of it, and torch alone takes seconds
+# imported on first use: `moleflow --help` needs none of it, and torch alone takes seconds
 HOMES = {
     "ContinualDataModule": "data.datamodule",
     "LoRALinear": "flow.lora",
@@ -70,12 +70,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for."""
+    """Import a public name when it is first used."""
     if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    """What completion shows."""
+    """The names that tab completion offers."""
     return __all__

@@ -30,12 +30,12 @@ class ExportError(MoLEFlowError):
 
 
 class StoppedError(MoLEFlowError):
-    """A command ended before its work was done; the command line adds how to go on.
+    """A command ended before its work was done; the command line adds how to resume.
 
     Args:
-        status: How far it came.
-        signum: The signal that ended it; none if a limit did.
-        changes: Options that the command needs in order to go on, with their values.
+        status: How far the command came.
+        signum: The signal that ended it; None if a limit ended it.
+        changes: Options to resume with, and their values.
     """
 
     def __init__(
@@ -46,25 +46,25 @@ class StoppedError(MoLEFlowError):
 
     @property
     def exit_code(self) -> int:
-        """That of the process: 128 + signal after one, as shells have it."""
+        """Exit code of the process: after a signal 128 + its number, as in shells."""
         return 1 if self.signum is None else 128 + self.signum
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is not enough memory, whoever raised it.
+    """Whether an error reports too little memory, whichever library raised it.
 
     Example:
         >>> is_out_of_memory(RuntimeError("can't allocate memory")), is_out_of_memory(KeyError())
         (True, False)
     """
-    said = str(error).lower()
+    text = str(error).lower()
     return isinstance(error, MemoryError) or (
         isinstance(error, (RuntimeError, ImportError, OSError))
-        and any(words in said for words in ("allocate", "out of memory", "failed to map segment"))
+        and any(words in text for words in ("allocate", "out of memory", "failed to map segment"))
     )
 
 
 def raise_if_out_of_memory(error: BaseException) -> None:
-    """Let an error go on that is no fault of what was read, and known to be whole."""
+    """Raise an error again that reports too little memory: the file being read is not to blame."""
     if is_out_of_memory(error):
         raise error

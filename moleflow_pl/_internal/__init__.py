@@ -1,5 +1,5 @@
-"""Building blocks that every package uses. Private: users import nothing from here.
+"""Building blocks that every package uses: files, names, hashes, seeds, checks, processes.
 
-Plain functions for files, names, hashes, seeds, argument checks and processes; nothing here knows
-a model.
+All of it is private: users import nothing from here. Nothing here depends on a model. A new module
+holds one concern and imports only `errors` and its neighbours.
 """

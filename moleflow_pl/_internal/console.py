@@ -12,11 +12,11 @@ from moleflow_pl._internal.printable import printable
 
 
 class NamesTable(Table):
-    """A table of rich whose cells are shown as they are; a list is a cell of several lines."""
+    """A rich table that shows cells as plain text; a list becomes a cell of several lines."""
 
     def add_row(self, *cells: Any, **options: Any) -> None:
         lines = [cell if isinstance(cell, list) else [cell] for cell in cells]
-        texts = [Text("\n".join(map(printable, of_cell))) for of_cell in lines]
+        texts = [Text("\n".join(map(printable, cell_lines))) for cell_lines in lines]
         super().add_row(*texts, **options)
 
 

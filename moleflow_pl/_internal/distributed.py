@@ -1,6 +1,6 @@
 """Communication between the processes of a run on several devices; a single process needs none.
 
-Rank r of W takes every W-th image, starting with the r-th, of all that one process would take.
+Of the images that a single process would take, rank r of W takes every W-th, from the r-th on.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def rank_and_world() -> tuple[int, int]:
 
 
 def is_first() -> bool:
-    """Whether this is rank 0, which prints and writes for all."""
+    """Whether this process is rank 0, which prints and writes for all ranks."""
     return rank_and_world()[0] == 0
 
 

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from moleflow_pl.errors import DataError, OutputError
 
-PARTIAL = ".part"  # ending of what is being written
+PARTIAL = ".part"  # suffix of a file that is still being written
 ELSEWHERE = "choose another place (trainer.default_root_dir, or --output)"
 REMEDIES = {
     errno.ENOSPC: f"make room there, or {ELSEWHERE}",
@@ -44,12 +44,12 @@ def writing(path: Path | str) -> Iterator[None]:
 
 
 def regular(path: Path | str) -> Path:
-    """A path to read from, if a regular file is there: the one place where this is asked.
+    """Return a path if it is a regular file; every read goes through this check.
 
-    A pipe would be waited for, and a device may have no end.
+    Reading a pipe would block, and a device may never end.
 
     Raises:
-        OSError: there is nothing, or something else; its `strerror` says what.
+        OSError: there is no file, or it is a folder, pipe or device; `strerror` says which.
     """
     mode = os.stat(path).st_mode
     if not S_ISREG(mode):
@@ -59,7 +59,7 @@ def regular(path: Path | str) -> Path:
 
 
 def token() -> str:
-    """A name's part that no other writer has."""
+    """A random part for a file name, so that no two writers share one."""
     return secrets.token_hex(4)
 
 
@@ -72,7 +72,7 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         mode: `w` for text in UTF-8, `wb` for bytes.
 
     Raises:
-        OutputError: it cannot be written; an older file at `path` is unchanged.
+        OutputError: the file cannot be written; an older file at `path` is unchanged.
     """
     # file names may hold bytes that are not text; the csv module writes line ends itself
     text = {} if "b" in mode else {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
@@ -92,7 +92,7 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename survive a power failure, where the system supports it."""
+    """Flush a folder to disk, so that a rename survives a power failure where that is supported."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -111,16 +111,18 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that the project wrote beside others.
+    """Read a JSON file that the project wrote.
 
     Raises:
-        DataError: it is gone or damaged.
+        DataError: the file is missing or damaged.
     """
     try:
         content = json.loads(regular(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no JSON"
+        reason = error.strerror if isinstance(error, OSError) else "it is not JSON"
         raise DataError(f"{path} is damaged: {reason}") from error
     if not isinstance(content, dict):
-        raise DataError(f"{path} is damaged: it holds no fields")
+        raise DataError(
+            f"{path} is damaged: it must hold a JSON object, got {type(content).__name__}"
+        )
     return content

@@ -18,15 +18,16 @@ from torch import Tensor
 from moleflow_pl._internal.files import regular
 
 BLOCK = 2**22  # bytes of a tensor that are hashed at a time
-STEP = 2 * 10**9  # ns; no disk tells times less exactly
-THREADED = 2**18  # bytes of a block from which another thread pays
+STEP = 2 * 10**9  # ns; the coarsest time stamps of file systems
+THREADED = 2**18  # bytes; hashing a smaller block in a thread costs more than it saves
 
 
 def content_hash(content: Any) -> str:
-    """SHA-256 over what plain data and tensors say, however they are stored.
+    """SHA-256 over the values of plain data and tensors, however they are stored.
 
-    Dictionaries count without their order, tuples as lists, tensors by dtype, shape and bytes.
-    Every value goes in with its type and length, so that no two contents read alike.
+    The order of dictionary keys does not matter; tuples count as lists, tensors by dtype, shape and
+    bytes. Each value is hashed with its type and length, so different contents cannot collide by
+    concatenation.
 
     Example:
         >>> content_hash({"a": 1, "b": (2.0,)}) == content_hash({"b": [2.0], "a": 1})
@@ -67,26 +68,26 @@ def add_parts(value: Any, parts: list[bytes | Tensor]) -> None:
     elif isinstance(value, float):
         parts.append(head("float", struct.pack(">d", value)))
     else:
-        # by its class: True is no 1, and "1" is neither
+        # with its class: True, 1 and "1" differ
         parts.append(head(type(value).__name__, str(value).encode("utf-8", "surrogatepass")))
 
 
 def head(kind: str, data: bytes) -> bytes:
-    """Some bytes behind their kind and length."""
+    """Bytes with their kind and length in front."""
     return b"%b %d:%b" % (kind.encode(), len(data), data)
 
 
 def blocks_of(tensor: Tensor) -> Iterator[memoryview]:
     """The bytes of a tensor, in blocks."""
     flat = tensor.detach().cpu().contiguous().flatten()
-    if len(flat):  # NumPy makes no view of nothing
+    if len(flat):  # NumPy has no view of an empty tensor
         data = flat.view(torch.uint8).numpy().data
         for start in range(0, len(data), BLOCK):
             yield data[start : start + BLOCK]
 
 
 def hash_blocks(blocks: Iterable[memoryview]) -> list[bytes]:
-    """The SHA-256 of each block; threads share large ones, for hashing releases Python's lock."""
+    """The SHA-256 of each block; large blocks go to threads, since hashing releases the GIL."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = [
             pool.submit(sha256, block) if len(block) >= THREADED else sha256(block)
@@ -101,7 +102,7 @@ def sha256(data: memoryview) -> bytes:
 
 
 def file_hashes(paths: Iterable[Path]) -> list[str]:
-    """SHA-256 over the bytes of each file, read once as long as its size and its time stay.
+    """SHA-256 over the bytes of each file; read again only if size or modification time change.
 
     Raises:
         OSError: one cannot be read.
@@ -111,9 +112,9 @@ def file_hashes(paths: Iterable[Path]) -> list[str]:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 over the bytes of a file, as `file_hashes`."""
+    """SHA-256 over the bytes of a file, cached as in `file_hashes`."""
     stat = path.stat()
-    # disks tell times in steps: a file that has just changed may change again within one
+    # time stamps are coarse: a file that has just changed may change again under the same one
     settled = time.time_ns() - stat.st_mtime_ns > STEP
     read = _read_once if settled else _read_once.__wrapped__
     return read(path, stat.st_size, stat.st_mtime_ns)

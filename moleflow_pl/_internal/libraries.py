@@ -1,8 +1,8 @@
-"""timm, torchvision and FrEIA, without what they import and inspecting an image never uses.
+"""timm, torchvision and FrEIA, imported without torch's compiler and SciPy's statistics.
 
-They decorate two functions for torch's compiler, and take one function of SciPy's statistics. That
-costs half the time from the start of a process to its first decision. Here they are imported with
-stand-ins, which import the real thing when it is first used.
+These libraries decorate two functions for the compiler and take one function from `scipy.stats`;
+both imports are slow, and inspecting an image uses neither. Here lazy stand-ins take their place,
+which import the real module on first use.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ COMPILER = "torch._dynamo"
 
 
 class StandIn(ModuleType):
-    """A module that is imported when something of it is used.
+    """A stand-in that imports the real module when one of its attributes is used.
 
     Args:
         name: The module's name.
-        late: Names in it that are taken at import and used later, if at all.
+        late: A name that importing libraries bind at once, but call later or never.
     """
 
     def __init__(self, name: str, late: str) -> None:
@@ -33,23 +33,23 @@ class StandIn(ModuleType):
         self._late = late
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # whoever walks through all modules uses none
+        if name.startswith("__"):  # tools that inspect all modules must not trigger the import
             raise AttributeError(name)
         return Late(self, name) if name == self._late else getattr(self.load(), name)
 
     def load(self) -> ModuleType:
-        """The module itself."""
+        """Import and return the real module."""
         self.leave()
         return import_module(self.__name__)
 
     def leave(self) -> None:
-        """Make room for the module itself."""
+        """Remove the stand-in from `sys.modules`, so that the real module can be imported."""
         if sys.modules.get(self.__name__) is self:
             del sys.modules[self.__name__]
 
 
 class Late:
-    """Something of a module that is imported when it is called, or an attribute is asked for."""
+    """A module attribute that is resolved when it is called or one of its attributes is read."""
 
     def __init__(self, module: StandIn, name: str) -> None:
         self._module, self._name = module, name
@@ -66,7 +66,7 @@ class Late:
 
 @contextmanager
 def without(module: str, late: str) -> Iterator[None]:
-    """Do not import a module for one name of it that others take within."""
+    """Within the block, replace a module by a stand-in for one of its names."""
     if module in sys.modules:
         yield
         return
@@ -79,7 +79,7 @@ def without(module: str, late: str) -> Iterator[None]:
 
 @contextmanager
 def without_compiler() -> Iterator[None]:
-    """Do not import torch's compiler for functions that it is told within to leave alone."""
+    """Within the block, `torch.compiler.disable` does not import the compiler."""
     disable = torch.compiler.disable
     torch.compiler.disable = late_disable(disable)
     try:
@@ -89,7 +89,7 @@ def without_compiler() -> Iterator[None]:
 
 
 def late_disable(disable: Callable[..., Any]) -> Callable[..., Any]:
-    """As `torch.compiler.disable`, which imports the compiler to leave a function alone."""
+    """A `torch.compiler.disable` that imports the compiler only if it is in use anyway."""
 
     def decorate(function: Any = None, *args: Any, **kwargs: Any) -> Any:
         if function is None or isinstance(function, type) or COMPILER in sys.modules:

@@ -14,17 +14,17 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
-# of `load_from_checkpoint`: build the class itself, import nothing that the file names
+# for `load_from_checkpoint`: build this class, import nothing that the file names
 WITHOUT_IMPORTS: dict[str, Any] = {"weights_only": True, "_instantiator": None}
 
 
 def starts_scripts(trainer: Trainer) -> bool:
-    """Whether each device gets a process that runs the command again, as `ddp` does."""
+    """Whether Lightning runs the command again for each device, as `ddp` does."""
     return isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher)
 
 
 def replaces_samplers(trainer: Trainer) -> bool:
-    """Whether Lightning puts a `DistributedSampler` in the place of a loader's own."""
+    """Whether Lightning replaces a loader's sampler by a `DistributedSampler`."""
     return trainer._accelerator_connector.use_distributed_sampler
 
 
@@ -43,7 +43,7 @@ def while_restoring(error: BaseException) -> bool:
 
 
 class Utf8Files(LocalFileSystem):
-    """Files whose text is UTF-8."""
+    """A local file system that reads and writes text as UTF-8."""
 
     def open(self, path: str, mode: str = "rb", *args: Any, **options: Any) -> Any:
         text = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace"}
@@ -51,7 +51,7 @@ class Utf8Files(LocalFileSystem):
 
 
 def in_utf8(writer: Any) -> Any:
-    """Let the writer of a `CSVLogger` write UTF-8."""
+    """Make the writer of a `CSVLogger` write UTF-8, and return it."""
     if not isinstance(writer._fs, Utf8Files):
         writer._fs = Utf8Files()
     return writer

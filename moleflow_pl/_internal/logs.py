@@ -17,21 +17,21 @@ RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"
 
 
 class PlainText(logging.Formatter):
-    """Messages in which names do nothing, whatever they hold."""
+    """Formats messages with control characters escaped: names in them cannot steer a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable_lines(super().format(record))
 
 
 class PlainHandler(logging.Handler):
-    """Writes messages to whatever standard output is at that moment."""
+    """Writes messages to the current standard output."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             sys.stdout.write(f"{self.format(record)}\n")
             sys.stdout.flush()
         except BrokenPipeError:
-            raise  # nobody reads: the command stops
+            raise  # the reader is gone: the command stops
         except Exception:
             self.handleError(record)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from moleflow_pl.errors import DataError
 
 LONGEST_NAME = 200  # bytes: a file name also has a number and a suffix
-USUAL_LIMITS = (255, 259)  # bytes of a file name and of a path, where the system does not tell
+USUAL_LIMITS = (255, 259)  # bytes of a file name and of a path, if the system reports none
 
 
 def is_file_name(name: str) -> bool:
@@ -47,7 +47,7 @@ def check_name(name: str) -> None:
 
 
 def stems(names: Sequence[str]) -> dict[str, str]:
-    """Names without their endings, but for those that would be the same as another.
+    """Names without their suffixes, except where two names would become equal.
 
     Example:
         >>> stems(["a.png", "b.png", "b.bmp"])
@@ -61,14 +61,14 @@ def stems(names: Sequence[str]) -> dict[str, str]:
 
 
 def output_file(folder: Path, name: str, suffix: str) -> Path:
-    """The file in a folder for an input of a relative name: the name, and a suffix.
+    """The output file for an input: its relative name plus a suffix.
 
-    A name that is too long for the disk is cut, and a hash of the whole name tells it from others.
+    A name that is too long for the disk is cut, and a hash of the whole name is added.
 
     Args:
         folder: Where outputs go.
         name: Path of the input below its own root, perhaps one of `stems`.
-        suffix: What the output's name ends with.
+        suffix: End of the output's name.
     """
     longest, longest_path = name_limits(folder)
     target = folder / f"{name}{suffix}"
@@ -92,7 +92,7 @@ def name_limits(folder: Path) -> tuple[int, int]:
 
 
 def relative_names(paths: Sequence[str]) -> list[str]:
-    """Names of files, relative to the folder that all lie in; they say nothing of the machine.
+    """File names relative to their common folder, so that no path of this machine is stored.
 
     Example:
         >>> relative_names(["/data/a/good/1.png", "/data/b/good/1.png"])

@@ -1,4 +1,4 @@
-"""YAML from others, read within limits: a short text can stand for more than a memory holds."""
+"""YAML from untrusted files, read within limits: aliases can expand a short text without bound."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ import yaml
 from moleflow_pl.errors import ConfigError
 
 LONGEST = 2**19  # characters
-MOST_WRITTEN = 4 * LONGEST  # of the same values without anchors
-DEEPEST = 64  # lists and mappings within one another
+MOST_WRITTEN = 4 * LONGEST  # characters of the same values with all aliases expanded
+DEEPEST = 64  # nested lists and mappings
 
 
 class Loader(yaml.SafeLoader):
-    """YAML's safe loader, which stops at a text that is too long, too deep or too much written out.
+    """YAML's safe loader, with limits on length, nesting and the size of expanded aliases.
 
-    Anchors that refer to one another double with every line; brackets that open again and again
-    take time and stack.
+    Anchors that refer to one another can double the size with every line; deep nesting takes time
+    and stack.
 
     Raises:
-        ConfigError: it is.
+        ConfigError: a limit is exceeded.
     """
 
     def __init__(self, text: str) -> None:
         if len(text) > LONGEST:
-            raise ConfigError(f"YAML of {len(text)} characters, of {LONGEST} at most")
+            raise ConfigError(f"YAML of {len(text)} characters: at most {LONGEST} are allowed")
         super().__init__(text)
         self._above = 0
         self._measures: dict[int, tuple[int, int]] = {}  # characters and levels of a node
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Compose a node and all that lie within; each of them is measured before it is used."""
+        """Compose a node and its children; each is measured before it is used."""
         again = self.check_event(yaml.AliasEvent)
         self._require_shallow(1)
         self._above += 1
@@ -42,7 +42,7 @@ class Loader(yaml.SafeLoader):
         if not again:
             self._measures[id(node)] = self._measure(node)
         elif id(node) not in self._measures:
-            raise ConfigError("YAML with an anchor that holds itself")
+            raise ConfigError("YAML with an anchor that contains itself: write the values out")
         self._require_shallow(self._measures[id(node)][1])
         return node
 
@@ -53,16 +53,18 @@ class Loader(yaml.SafeLoader):
         inner = [self._measures[id(item)] for items in pairs for item in items]
         count = 1 + sum(count for count, _ in inner)
         if count > MOST_WRITTEN:
-            raise ConfigError(f"YAML whose anchors stand for more than {MOST_WRITTEN} characters")
+            raise ConfigError(
+                f"YAML whose aliases expand to more than {MOST_WRITTEN} characters: use fewer"
+            )
         return count, 1 + max((levels for _, levels in inner), default=0)
 
     def _require_shallow(self, levels: int) -> None:
         if self._above + levels > DEEPEST:
-            raise ConfigError(f"YAML with more than {DEEPEST} levels of lists and mappings")
+            raise ConfigError(f"YAML nested deeper than {DEEPEST} lists and mappings")
 
 
 class TextLoader(Loader):
-    """As `Loader`, and every scalar is text."""
+    """A `Loader` that reads every scalar as text."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
@@ -71,8 +73,8 @@ def load_yaml(text: str) -> Any:
     """Read YAML of plain values.
 
     Raises:
-        ConfigError: it is too long, too deep, or too much written out.
-        yaml.YAMLError: it is no YAML, or names a class.
+        ConfigError: it is too long or nested too deep, or its aliases expand too far.
+        yaml.YAMLError: it is not YAML, or it names a class.
 
     Example:
         >>> load_yaml("{a: &x [1], b: *x}")

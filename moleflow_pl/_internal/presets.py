@@ -44,7 +44,7 @@ def preset_path(name: str) -> Path:
 
 
 def no_preset(name: str) -> str:
-    """What is said of a name that is no preset's: the closest one, and all there are."""
+    """Part of an error message for an unknown preset: the closest name, and all names."""
     names = preset_names()
     close = get_close_matches(Path(name).stem, names, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
@@ -52,7 +52,7 @@ def no_preset(name: str) -> str:
 
 
 def read_preset(name: str) -> dict[str, Any]:
-    """What a preset says, by the groups of its options.
+    """The options of a preset, by group.
 
     Raises:
         ConfigError: no preset has this name.

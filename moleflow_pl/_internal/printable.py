@@ -1,7 +1,7 @@
-"""Names of files and products as they leave the program: plain text, never a command.
+"""Names of files and products, made safe for terminals and spreadsheets.
 
-A name may hold escape codes that a terminal obeys, line ends that fake a message, or a formula that
-a spreadsheet runs. `printable` is for what people read, `cell` for tables.
+A name may contain escape codes that a terminal obeys, line ends that fake a message, or a formula
+that a spreadsheet runs. `printable` is for messages, `cell` for tables.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import IO, Any
 
-# control characters, halves of a character, ends of lines and paragraphs
+# categories: control characters, surrogates, line and paragraph separators
 UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}
-# marks that turn the order of what follows
+# marks that change the direction of the text after them
 DIRECTIONS = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 FORMULA_STARTS = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # the last four are full-width
 
 
 def printable(text: object) -> str:
-    r"""A text on one line, in which every character that does something is written out.
+    r"""A text on one line, with control characters and direction marks escaped.
 
     Example:
         >>> printable("\x1b[31mred\n\udcff")
         '\\x1b[31mred\\n\\udcff'
     """
     shown = str(text)
-    if shown.isprintable():  # at once, for long texts; stricter than what follows
+    if shown.isprintable():  # fast for long texts, and stricter than the checks below
         return shown
     return "".join(
         character.encode("unicode_escape").decode()
@@ -37,7 +37,7 @@ def printable(text: object) -> str:
 
 
 def printable_lines(text: object) -> str:
-    r"""The same for a message of several lines.
+    r"""As `printable`, for a message of several lines.
 
     Example:
         >>> printable_lines("a\n\x07b")
@@ -47,7 +47,7 @@ def printable_lines(text: object) -> str:
 
 
 def cell(value: Any) -> Any:
-    """A value for a table that a spreadsheet may open: no text begins like a formula.
+    """A value for a table that a spreadsheet may open: text that looks like a formula is quoted.
 
     Example:
         >>> cell("=1+1"), cell("-0.5"), cell(-0.5), cell("a=b")

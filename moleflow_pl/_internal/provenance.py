@@ -32,7 +32,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, str]:
-    """The machine that the process runs on."""
+    """The machine that this process runs on."""
     facts = {
         "system": f"{platform.system()} {platform.machine()}",
         "CPU cores": str(os.cpu_count()),

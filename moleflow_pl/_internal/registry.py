@@ -1,4 +1,4 @@
-"""Parts that are chosen by name: one pattern for every kind of part."""
+"""Registries: parts that an argument chooses by name, one pattern for every kind."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Decorated = TypeVar("Decorated")
 
 
 class Registry(dict[str, Part], Generic[Part]):
-    """Parts of one kind by the name that an argument chooses them by.
+    """Parts of one kind, by the name that an argument takes.
 
-    A lookup of an unknown name raises `ConfigError`; `in` and `get` behave as those of a dict. A
-    class that is added gets its name as the attribute `name`.
+    Looking up an unknown name raises `ConfigError`; `in` and `get` work as in a dict. A class that
+    is added gets its name as the attribute `name`.
 
     Args:
-        argument: The argument that takes the names, for the error.
+        argument: Name of the argument, for the error message.
 
     Example:
         >>> losses: Registry[float] = Registry("loss")
@@ -43,7 +43,10 @@ class Registry(dict[str, Part], Generic[Part]):
             ValueError: the name is taken.
         """
         if name in self:
-            raise ValueError(f"{self.argument} {name!r} is registered already, as {self[name]!r}")
+            raise ValueError(
+                f"{self.argument} {name!r} is already registered as {self[name]!r}: choose another "
+                "name"
+            )
 
         def register(part: Any) -> Any:
             if isinstance(part, type):

@@ -1,7 +1,7 @@
-"""The schema of plain data in files: its stamp, its seal, and whether it has the form it should.
+"""The schema of plain data in files: its version stamp, its checksum, and its validation.
 
-`validate` is the project's own: pydantic, asked to be strict, refuses a dictionary where a
-dataclass stands, and msgspec lets unknown keys, NaN and infinity pass.
+`validate` is the project's own: pydantic in strict mode refuses a dictionary in place of a
+dataclass, and msgspec accepts unknown keys, NaN and infinity.
 """
 
 from __future__ import annotations
@@ -16,33 +16,35 @@ from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
 from moleflow_pl import __version__
 from moleflow_pl.errors import CheckpointError
 
-SCHEMA = 1  # of all files; raised when one of them changes
-SEAL = "sha256"  # key of the hash over all else that a file says
+SCHEMA = 1  # of all files; increased when the contents of any of them change
+SEAL = "sha256"  # key of the hash over the rest of a file's contents
 NAMES = {int: "a whole number", float: "a finite number", str: "text", dict: "a dictionary"}
 SHOWN = 40  # characters of a wrong value
 hints_of = cache(get_type_hints)
 
 
 def stamp() -> dict[str, Any]:
-    """What every file says first: its schema, and the version that wrote it."""
+    """The first entries of every file: its schema, and the version that wrote it."""
     return {"schema": SCHEMA, "version": __version__}
 
 
 def require_schema(content: Mapping[str, Any], name: str) -> None:
-    """Refuse content of another schema.
+    """Raise an error unless content has the schema that this version reads.
 
     Args:
-        content: What a file says; its `schema` and `version` are looked at.
-        name: What the file is called in the message.
+        content: Contents of a file; only `schema` and `version` are read.
+        name: Name of the file in the message.
 
     Raises:
-        CheckpointError: it has another schema; the message names the version to use.
+        CheckpointError: the schema is another; the message names the version to use.
     """
     schema, version = content.get("schema"), content.get("version")
     if type(schema) is int and schema == SCHEMA:
         return
     if type(schema) is not int or not isinstance(version, str):
-        raise CheckpointError(f"{name} has no schema: MoLE-Flow {__version__} did not write it")
+        raise CheckpointError(
+            f"{name} has no schema: MoLE-Flow did not write it, so give a file that it wrote"
+        )
     raise CheckpointError(
         f"{name} has schema {schema}, and MoLE-Flow {__version__} reads schema {SCHEMA}: use "
         f"version {version:.40}, which wrote it"
@@ -50,36 +52,36 @@ def require_schema(content: Mapping[str, Any], name: str) -> None:
 
 
 def require_seal(seal: Any, actual: str, name: str) -> None:
-    """Refuse content that is not what was written.
+    """Raise an error unless content has the hash that was stored with it.
 
     Args:
-        seal: The `content_hash` that a file says of itself.
-        actual: That of all else that the file says.
-        name: What the file is called in the message.
+        seal: The `content_hash` that the file stores.
+        actual: That of the rest of the file's contents.
+        name: Name of the file in the message.
 
     Raises:
-        CheckpointError: they differ, or the file says none.
+        CheckpointError: the hash is missing, or the content has another.
     """
     if not isinstance(seal, str):
-        raise CheckpointError(f"{name} has no hash of its contents: use a copy as it was written")
+        raise CheckpointError(f"{name} has no hash of its contents: use an undamaged copy")
     if actual != seal:
         raise CheckpointError(
-            f"{name} is damaged: its contents have the SHA-256 {actual[:12]}…, and were written "
-            f"with {seal:.12}…: use a copy as it was written"
+            f"{name} is damaged: its contents have the SHA-256 {actual[:12]}…, not {seal:.12}… as "
+            "written: use an undamaged copy"
         )
 
 
 def validate(value: Any, form: Any, where: str) -> None:
-    """Check that plain data has a form.
+    """Raise an error unless plain data matches a type annotation.
 
     Args:
         value: The data.
         form: A type annotation: `int`, `float`, `str`, `list[…]`, `dict[…, …]`, `… | None`, a
             `TypedDict`, a dataclass (whose fields are the keys of a dictionary), or any class.
-        where: What the data is called in the message.
+        where: Name of the data in the message.
 
     Raises:
-        CheckpointError: it has another form.
+        CheckpointError: it does not match.
 
     Example:
         >>> validate({"scores": [1.0, 2]}, dict[str, list[float]], "state")
@@ -109,13 +111,13 @@ def validate(value: Any, form: Any, where: str) -> None:
 
 
 def are_all(values: list[Any], kind: Any) -> bool:
-    """Whether all values are good and of exactly one simple class: scores come by thousands."""
+    """Whether all values are valid and of exactly one simple class; a fast check for long lists."""
     alike = kind in (float, int, str) and set(map(type, values)) <= {kind}
     return alike and (kind is not float or all(map(math.isfinite, values)))
 
 
 def check_keys(value: Any, form: Any, where: str) -> None:
-    """Refuse a dictionary that lacks a key of a dataclass or a `TypedDict`, or has one more."""
+    """Raise an error unless a dictionary has the keys of a dataclass or a `TypedDict`."""
     check_kind(value, dict, where)
     kinds = hints_of(form)
     needed = set(getattr(form, "__required_keys__", ()))
@@ -127,12 +129,12 @@ def check_keys(value: Any, form: Any, where: str) -> None:
         raise CheckpointError(f"{where} lacks {key!r}")
     for key, item in value.items():
         if key not in kinds:
-            raise CheckpointError(f"{where} has {key!r}, which this version does not know")
+            raise CheckpointError(f"{where} has the unknown key {key!r}")
         validate(item, kinds[key], f"{where}.{key}")
 
 
 def check_kind(value: Any, kind: type, where: str) -> None:
-    """Refuse a value of another class; a number has to be finite, and is no truth value."""
+    """Raise an error unless a value has a class; a number must be finite and not a bool."""
     if kind is float:
         good = isinstance(value, (int, float)) and math.isfinite(value)
     else:

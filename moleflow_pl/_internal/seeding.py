@@ -8,7 +8,7 @@ import torch
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
-    """Derive a separate seed for each purpose, the same on every machine.
+    """Derive a seed for a purpose, equal on every machine.
 
     Example:
         >>> derive_seed(0, "leather", "order", 3) == derive_seed(0, "leather", "order", 3)

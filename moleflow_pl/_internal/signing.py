@@ -1,6 +1,6 @@
-"""Signatures of files by a key that sites share: HMAC-SHA256 over the hash of what a file says.
+"""Signatures of files with a key that sites share: HMAC-SHA256 over the hash of the contents.
 
-A hash tells damage; a signature tells who wrote a file: someone who has the key.
+A hash detects damage; a signature shows that someone with the key wrote the file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def read_key() -> bytes | None:
     """The key of this process, if it has one.
 
     Raises:
-        ConfigError: its file cannot be read, or is too short for a key.
+        ConfigError: the key file cannot be read, or is too short.
     """
     path = os.environ.get(KEY_FILE)
     if not path:
@@ -33,17 +33,20 @@ def read_key() -> bytes | None:
     try:
         key = regular(path).read_bytes().strip()
     except OSError as error:
-        raise ConfigError(f"cannot read the key file {path}: {error.strerror}") from error
+        raise ConfigError(
+            f"cannot read the key file {path}: {error.strerror}; set {KEY_OPTION} to a readable "
+            "file"
+        ) from error
     if len(key) < SHORTEST_KEY:
         raise ConfigError(
-            f"the key file {path} has {len(key)} bytes, and a key at least {SHORTEST_KEY}: make "
-            "one with openssl rand -hex 32"
+            f"the key file {path} has {len(key)} bytes, and a key needs at least {SHORTEST_KEY}: "
+            "make one with openssl rand -hex 32"
         )
     return key
 
 
 def sign(seal: str) -> dict[str, str]:
-    """What is written beside a seal: its signature; nothing without a key."""
+    """The entry that signs a seal; empty without a key."""
     key = read_key()
     return {} if key is None else {SIGNATURE: signature_of(seal, key)}
 
@@ -54,36 +57,41 @@ def signature_of(seal: str, key: bytes) -> str:
 
 
 def require_signature(signature: Any, seal: str, name: str) -> None:
-    """Refuse a file of another key, or an unsigned one where a signature is required.
+    """Raise an error for a wrong signature, or for none where one is required.
 
     Args:
-        signature: What the file says; None for an unsigned one.
+        signature: The signature in the file; None for an unsigned one.
         seal: The hash over its contents, which has been checked.
-        name: What the file is called in the message.
+        name: Name of the file in the message.
 
     Raises:
-        CheckpointError: it is not signed as it has to be.
-        ConfigError: a signature is required, and there is no key to check it by.
+        CheckpointError: the signature is wrong, or missing where one is required.
+        ConfigError: a signature is required, and there is no key to check it with.
     """
     key, required = read_key(), bool(os.environ.get(REQUIRED))
     if key is None:
         if required:
-            raise ConfigError(f"{REQUIRE_OPTION} needs the key: give it by {KEY_OPTION}")
+            raise ConfigError(f"{REQUIRE_OPTION} needs the key: set {KEY_OPTION} FILE")
         return
     if signature is None:
         if required:
-            raise CheckpointError(f"{name} is not signed: write it again with {KEY_OPTION}")
+            raise CheckpointError(
+                f"{name} is not signed, and {REQUIRE_OPTION} is set: write it again with "
+                f"{KEY_OPTION}"
+            )
         return
     if not hmac.compare_digest(str(signature).encode(), signature_of(seal, key).encode()):
-        raise CheckpointError(f"{name} is signed by another key than that of {KEY_OPTION}")
+        raise CheckpointError(
+            f"{name} is signed with another key: set {KEY_OPTION} to the key it was signed with"
+        )
 
 
 @contextmanager
 def chosen(args: Sequence[str]) -> Iterator[list[str]]:
-    """Take the options of signatures out of a command's words, and follow them within.
+    """Remove the signature options from a command line, and apply them within the block.
 
     Raises:
-        ConfigError: no file follows the option of the key.
+        ConfigError: the key option has no value.
     """
     before = {name: os.environ.get(name) for name in (KEY_FILE, REQUIRED)}
     try:
@@ -97,14 +105,14 @@ def chosen(args: Sequence[str]) -> Iterator[list[str]]:
 
 
 def take_options(args: Sequence[str]) -> list[str]:
-    """Put the options of signatures into the environment, and return the other words."""
+    """Move the signature options into the environment; return the remaining words."""
     rest, words = [], iter(args)
     for word in words:
         option, equals, value = word.partition("=")
         if option == KEY_OPTION:
             os.environ[KEY_FILE] = value if equals else next(words, "")
             if not os.environ[KEY_FILE]:
-                raise ConfigError(f"{KEY_OPTION} needs a file")
+                raise ConfigError(f"{KEY_OPTION} needs a file, as in {KEY_OPTION} site.key")
         elif word == REQUIRE_OPTION:
             os.environ[REQUIRED] = "1"
         else:

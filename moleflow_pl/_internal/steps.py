@@ -1,4 +1,4 @@
-"""Steps of a long command, and who shows them: a bar for each, or the one bar of a run."""
+"""Progress of the steps of a long command: a bar for each, or the one bar of a run."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from tqdm.auto import tqdm
 from moleflow_pl._internal.logs import is_first_process
 
 Advance = Callable[[int], object]
-# (what the step is, its kind, how many things it has, what they are) -> a context in which to count
+# (title, kind, number of items, what they are) -> a context that gives a function to count them
 Show = Callable[[str, str, int, str], AbstractContextManager[Advance]]
 
 
 @contextmanager
 def with_own_bar(title: str, kind: str, total: int, unit: str) -> Iterator[Advance]:
-    """Show a step by a bar of its own; by none while rich draws, such as Lightning's bar.
+    """Show a step with its own bar, or none while rich draws another, such as Lightning's.
 
-    In a notebook the two would write through one another without end.
+    In a notebook the two would overwrite each other without end.
     """
-    from rich.file_proxy import FileProxy  # not where nothing is shown
+    from rich.file_proxy import FileProxy  # imported only where a bar may be shown
 
     hidden = not is_first_process() or isinstance(sys.stderr, FileProxy)
     with tqdm(total=total, desc=title, unit=unit, disable=hidden) as bar:
@@ -31,7 +31,7 @@ def with_own_bar(title: str, kind: str, total: int, unit: str) -> Iterator[Advan
 
 @contextmanager
 def unseen(title: str, kind: str, total: int, unit: str) -> Iterator[Advance]:
-    """Show nothing of a step."""
+    """Show no progress for a step."""
     yield lambda count: None
 
 
@@ -40,7 +40,7 @@ _show: ContextVar[Show] = ContextVar("show", default=with_own_bar)
 
 @contextmanager
 def shown_by(show: Show) -> Iterator[None]:
-    """Let someone else show the steps within."""
+    """Show the steps of the block with another function."""
     token = _show.set(show)
     try:
         yield
@@ -51,13 +51,13 @@ def shown_by(show: Show) -> Iterator[None]:
 def step(
     title: str, kind: str = "", total: int = 0, unit: str = "image"
 ) -> AbstractContextManager[Advance]:
-    """A step, as a context; call what it gives with the number of things that are done.
+    """A context for a step; call the function it gives with the number of finished items.
 
     Args:
-        title: What is done, with the product's name.
-        kind: What takes about as long for each thing, whatever the product.
-        total: How many things there are.
-        unit: What they are.
+        title: What the step does, with the product's name.
+        kind: Steps of one kind take about the same time per item, whatever the product.
+        total: Number of items.
+        unit: What an item is.
 
     Example:
         >>> with shown_by(unseen), step("test of a", "test", 3) as advance:

@@ -33,7 +33,7 @@ class TensorCache(Generic[T]):
         self._entries: OrderedDict[int, tuple[list[TensorVersion], T]] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies in memory, in a file or in another process begin empty."""
+        """Leave the entries out: every copy begins with an empty cache."""
         return {**vars(self), "_entries": OrderedDict()}
 
     def get(self, key: int, tensors: Sequence[Tensor]) -> T:

@@ -1,7 +1,7 @@
-"""Files that torch writes, read as plain data within limits that follow from their own size.
+"""Files that torch writes, read as plain data within limits that follow from their size.
 
-A file may come from anyone: neither what it unpacks to nor what it refers to may be larger than the
-file lets expect.
+A file may be hostile: neither its unpacked members nor its expanded references may exceed what a
+file of its size can hold.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from torch import Tensor
 from moleflow_pl._internal.files import regular
 from moleflow_pl.errors import CheckpointError
 
-MOST_PLAIN = 2**24  # bytes of plain data, in which a calibration image takes 45
-PLAIN = "/data.pkl"  # the member of plain data
-DEEPEST = 64  # lists and dictionaries within one another
-RATIO = 4  # bytes of tensors for each byte of their file: some share their numbers
+MOST_PLAIN = 2**24  # bytes of plain data; a calibration image takes 45
+PLAIN = "/data.pkl"  # the archive member with the plain data
+DEEPEST = 64  # nested lists and dictionaries
+RATIO = 4  # bytes of tensors for each byte of the file: some tensors share storage
 SIMPLE = {str, int, float, bool, type(None)}
 
 
 def load_plain(file: Path | str | IO[bytes], mmap: bool = True) -> Any:
-    """What a file written by torch holds, if that is plain data; no code of it runs.
+    """Load a file written by torch that holds plain data alone; none of its code runs.
 
     Args:
         file: Its path, or an open file.
-        mmap: Leave its tensors on disk until they are asked for.
+        mmap: Leave its tensors on disk until they are used.
 
     Raises:
-        CheckpointError: it holds more than its size lets expect, or something else than dense
-            tensors and plain data.
+        CheckpointError: it expands beyond its limits, or holds anything but dense tensors and
+            plain data.
         OSError: it cannot be read.
     """
     require_stored(file)
@@ -45,10 +45,10 @@ def load_plain(file: Path | str | IO[bytes], mmap: bool = True) -> Any:
 
 
 def load_weights(path: Path) -> Any:
-    """The weights of a backbone; files of old versions of torch are no archives, and are read too.
+    """The weights of a backbone; also from files of old versions of torch, which are not archives.
 
     Raises:
-        CheckpointError: it is an archive that unpacks to more than its size.
+        CheckpointError: the archive would unpack to more than its size.
         OSError: it cannot be read.
     """
     if is_zipfile(regular(path)):
@@ -61,7 +61,7 @@ def load_weights(path: Path) -> Any:
 
 @contextmanager
 def opened(file: Path | str | IO[bytes]) -> Iterator[IO[bytes]]:
-    """A file for reading; one that is open already is left where it was."""
+    """Open a file for reading; an open file keeps its position."""
     if isinstance(file, (str, Path)):
         with regular(file).open("rb") as read:
             yield read
@@ -72,58 +72,62 @@ def opened(file: Path | str | IO[bytes]) -> Iterator[IO[bytes]]:
 
 
 def size_of(file: Path | str | IO[bytes]) -> int:
-    """Bytes of a file."""
+    """Size of a file in bytes."""
     with opened(file) as read:
         return read.seek(0, os.SEEK_END)
 
 
 def require_stored(file: Path | str | IO[bytes]) -> None:
-    """Refuse an archive that would unpack to more than its size, before anything is unpacked.
+    """Raise an error before unpacking an archive that would grow beyond its size.
 
-    Torch compresses nothing when it writes, but reads what others compressed.
+    Torch writes no compressed members, but reads them.
 
     Raises:
-        CheckpointError: it would.
+        CheckpointError: a member is compressed or too large.
     """
     with opened(file) as read, ZipFile(read) as archive:
         members = archive.infolist()
         packed = [member.filename for member in members if member.compress_type != ZIP_STORED]
         if packed:
-            raise CheckpointError(f"its member {packed[0]!r:.80} is compressed: torch writes none")
+            raise CheckpointError(
+                f"its member {packed[0]!r:.80} is compressed, and torch compresses none"
+            )
         total, size = sum(member.file_size for member in members), read.seek(0, os.SEEK_END)
     if total > size:
-        raise CheckpointError(f"it has {size} bytes, and its members {total}")
+        raise CheckpointError(f"its members claim {total} bytes, and the file has {size}")
     plain = max((one.file_size for one in members if one.filename.endswith(PLAIN)), default=0)
     if plain > MOST_PLAIN:
-        raise CheckpointError(f"it has {plain} bytes of plain data, of {MOST_PLAIN} at most")
+        raise CheckpointError(
+            f"it has {plain} bytes of plain data: at most {MOST_PLAIN} are allowed"
+        )
 
 
 def require_plain(content: Any, size: int) -> None:
-    """Refuse content that refers to more than a file of its size can hold.
+    """Raise an error for content whose references expand beyond what its file can hold.
 
-    Lists, dictionaries and tensors may be referred to more than once: written out, a small file
-    could say more than any memory holds.
+    Lists, dictionaries and tensors may be referenced more than once, so a small file could expand
+    to more than fits any memory.
 
     Args:
-        content: What was read.
-        size: Bytes of its file.
+        content: Contents of the file.
+        size: Bytes of the file.
 
     Raises:
-        CheckpointError: it is too large or too deep written out, or no plain data.
+        CheckpointError: it expands too far, is nested too deep, or is not plain data.
     """
     measures = Measures()
     count = measures.of(content)[0]
     if count > size:
-        raise CheckpointError(f"written out, its {size} bytes are {count} values")
+        raise CheckpointError(f"its {size} bytes expand to {count} values")
     if measures.bytes > RATIO * size:
-        raise CheckpointError(f"its {size} bytes are {measures.bytes} bytes of tensors")
+        raise CheckpointError(f"its {size} bytes expand to {measures.bytes} bytes of tensors")
 
 
 class Measures:
-    """How many values plain data has if it is written out, and how deep they lie.
+    """Number of values in plain data with all references expanded, and their depth.
 
     Attributes:
-        bytes: Of the tensors.
+        bytes: Total size of the tensors.
     """
 
     def __init__(self) -> None:
@@ -135,10 +139,10 @@ class Measures:
 
         Args:
             value: Plain data.
-            above: Levels that it lies below.
+            above: Levels above it.
 
         Raises:
-            CheckpointError: it lies too deep, holds itself, or is no plain data.
+            CheckpointError: it is nested too deep, contains itself, or is not plain data.
         """
         if isinstance(value, Tensor):
             self.bytes += bytes_of(value)
@@ -146,35 +150,35 @@ class Measures:
         if type(value) in SIMPLE:
             return 1, 0
         if not isinstance(value, (dict, list, tuple)):
-            raise CheckpointError(f"it holds a {type(value).__name__}, which is no plain data")
+            raise CheckpointError(f"it holds a {type(value).__name__}, which is not plain data")
         key = id(value)
         if key not in self._known:
-            self._known[key] = None  # under way
+            self._known[key] = None  # being measured
             self._known[key] = self._of_items(value, above)
         known = self._known[key]
         if known is None or above + known[1] > DEEPEST:
-            raise CheckpointError(f"its lists and dictionaries lie more than {DEEPEST} deep")
+            raise CheckpointError(f"its lists and dictionaries are nested deeper than {DEEPEST}")
         return known
 
     def _of_items(self, value: Any, above: int) -> tuple[int, int]:
         if above >= DEEPEST:
-            raise CheckpointError(f"its lists and dictionaries lie more than {DEEPEST} deep")
+            raise CheckpointError(f"its lists and dictionaries are nested deeper than {DEEPEST}")
         items = [*value.keys(), *value.values()] if isinstance(value, dict) else value
-        if set(map(type, items)) <= SIMPLE:  # scores, by thousands
+        if set(map(type, items)) <= SIMPLE:  # fast for long lists of scores
             return 1 + len(items), 1
         measures = [self.of(item, above + 1) for item in items]
         return 1 + sum(count for count, _ in measures), 1 + max(depth for _, depth in measures)
 
 
 def bytes_of(tensor: Tensor) -> int:
-    """Bytes of a dense tensor's numbers.
+    """Size of a dense tensor in bytes.
 
     Raises:
-        CheckpointError: it is of another kind, or has more numbers than are stored.
+        CheckpointError: it is not dense, or has more elements than are stored.
     """
     if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
         raise CheckpointError(f"it holds a tensor that is not dense: {tensor.layout}")
     size = tensor.numel() * tensor.element_size()
     if size > tensor.untyped_storage().nbytes():
-        raise CheckpointError(f"a tensor of {size} bytes has fewer in the file")
+        raise CheckpointError(f"a tensor claims {size} bytes, and the file stores fewer")
     return size

@@ -1,4 +1,4 @@
-"""Checks of the numbers that a user gives."""
+"""Checks of numbers in arguments."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ WIDEST = 65536  # channels of a patch
 
 
 def require_int(name: str, value: object, low: int, high: int) -> None:
-    """Check that a value is an integer in [low, high].
-
-    Raises:
-        ConfigError: it is not.
+    """Raise ConfigError unless a value is an integer in [low, high].
 
     Example:
         >>> require_int("lora_rank", 0, 1, 4096)
@@ -23,7 +20,7 @@ def require_int(name: str, value: object, low: int, high: int) -> None:
 
 
 def require_number(name: str, value: object, low: float, high: float, above: bool = False) -> None:
-    """Check that a value is a number in [low, high].
+    """Raise ConfigError unless a value is a number in [low, high].
 
     Args:
         name: Name of the argument.
@@ -31,9 +28,6 @@ def require_number(name: str, value: object, low: float, high: float, above: boo
         low: Lower limit.
         high: Upper limit.
         above: Exclude `low` itself.
-
-    Raises:
-        ConfigError: it is not.
 
     Example:
         >>> require_number("patch_fraction", 0, 0, 1, above=True)
@@ -49,10 +43,7 @@ def require_number(name: str, value: object, low: float, high: float, above: boo
 
 
 def require_sides(name: str, value: object, low: int, high: int) -> None:
-    """Check that a value is one integer in [low, high], or a list of two: height and width.
-
-    Raises:
-        ConfigError: it is not.
+    """Raise ConfigError unless a value is an integer in [low, high], or a list of two such sides.
 
     Example:
         >>> require_sides("grid", [16, 0], 1, 4096)
@@ -61,6 +52,6 @@ def require_sides(name: str, value: object, low: int, high: int) -> None:
     """
     sides = value if isinstance(value, (list, tuple)) else [value]
     if len(sides) not in (1, 2) or (len(sides) == 1) == isinstance(value, (list, tuple)):
-        raise ConfigError(f"{name} must be one side, or height and width, got {value!r}")
+        raise ConfigError(f"{name} must be one integer, or [height, width], got {value!r}")
     for side in sides:
         require_int(f"a side of {name}", side, low, high)

@@ -14,19 +14,19 @@ MERGED = "\n".join(
 )
 CHAINED = "\n".join(["a0: &a0 [x]"] + [f"a{i}: &a{i} [*a{i - 1}]" for i in range(1, 2 * DEEPEST)])
 HOSTILE = {
-    "doubling anchors": (DOUBLING, "anchors stand for more than"),
-    "merged anchors": (MERGED, "anchors stand for more than"),
+    "doubling anchors": (DOUBLING, "aliases expand to more than"),
+    "merged anchors": (MERGED, "aliases expand to more than"),
     "one long text again and again": (
         f"[&a {'x' * 2**16}, {', '.join(['*a'] * (MOST_WRITTEN // 2**16))}]",
-        "anchors stand for more than",
+        "aliases expand to more than",
     ),
-    "chained anchors": (CHAINED, "more than 64 levels"),
-    "brackets": ("[" * 20_000, "more than 64 levels"),
-    "braces": ("{a: " * 20_000, "more than 64 levels"),
-    "dashes": ("- " * 20_000, "more than 64 levels"),
-    "an anchor that holds itself": ("a: &a [*a]", "an anchor that holds itself"),
-    "a mapping that holds itself": ("&a {b: [*a]}", "an anchor that holds itself"),
-    "length": (f"a: {'x' * LONGEST}", "characters, of 524288 at most"),
+    "chained anchors": (CHAINED, "nested deeper than 64"),
+    "brackets": ("[" * 20_000, "nested deeper than 64"),
+    "braces": ("{a: " * 20_000, "nested deeper than 64"),
+    "dashes": ("- " * 20_000, "nested deeper than 64"),
+    "an anchor that holds itself": ("a: &a [*a]", "an anchor that contains itself"),
+    "a mapping that holds itself": ("&a {b: [*a]}", "an anchor that contains itself"),
+    "length": (f"a: {'x' * LONGEST}", "characters: at most 524288 are"),
 }
 
 
@@ -49,7 +49,7 @@ def test_anchors_of_ordinary_use_are_read() -> None:
 
 def test_scalars_can_be_read_as_text() -> None:
     assert yaml.load("[01, no, {a: 1.0}]", Loader=TextLoader) == ["01", "no", {"a": "1.0"}]
-    with pytest.raises(ConfigError, match="more than 64 levels"):
+    with pytest.raises(ConfigError, match="nested deeper than 64"):
         yaml.load("[" * 200, Loader=TextLoader)
 
 

@@ -38,7 +38,7 @@ def test_looking_whether_a_name_is_there_raises_nothing() -> None:
 
 def test_a_name_is_added_once() -> None:
     registry = shapes()
-    with pytest.raises(ValueError, match="shape 'square' is registered already"):
+    with pytest.raises(ValueError, match="shape 'square' is already registered"):
         registry.add("square")
     assert registry["square"] == 1
 

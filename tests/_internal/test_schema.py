@@ -42,7 +42,7 @@ BAD: list[tuple[Any, Any, str]] = [
     ({3: 1}, dict[str, int], "a key of x: expected text, found 3"),
     ({}, Row, "x lacks 'values'"),
     ({"values": {"a": ["b"]}}, Row, r"x.values.a\[0\]: expected a finite number"),
-    ({"values": {}, "more": 1}, Row, "x has 'more', which this version does not know"),
+    ({"values": {}, "more": 1}, Row, "x has the unknown key 'more'"),
     ({"row": None}, Thing, "x lacks 'name'"),
     ({"name": "a", "row": {}}, Thing, "x.row lacks 'values'"),
     (3, Thing, "x: expected a dictionary, found 3"),

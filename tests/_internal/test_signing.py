@@ -30,10 +30,10 @@ def test_signature_is_of_the_seal_and_the_key(
     monkeypatch.setenv(KEY_FILE, key_in(tmp_path, "a"))
     signature = sign(SEAL)[SIGNATURE]
     require_signature(signature, SEAL, "x")
-    with pytest.raises(CheckpointError, match="x is signed by another key"):
+    with pytest.raises(CheckpointError, match="x is signed with another key"):
         require_signature(signature, "cd" * 32, "x")
     monkeypatch.setenv(KEY_FILE, key_in(tmp_path, "b"))
-    with pytest.raises(CheckpointError, match="x is signed by another key"):
+    with pytest.raises(CheckpointError, match="x is signed with another key"):
         require_signature(signature, SEAL, "x")
 
 
