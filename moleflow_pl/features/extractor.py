@@ -14,7 +14,7 @@ from moleflow_pl._internal.validation import WIDEST, require_int, require_sides
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.features.backbone import (
     PRETRAINED,
-    check_apart,
+    check_disjoint,
     check_layers,
     checked_maps,
     feature_maps,
@@ -30,8 +30,8 @@ from moleflow_pl.features.groups import (
 )
 
 LONGEST_SIDE = 16384  # pixels of an image
-MOST_GROUPS = 1000  # that the flow sees
-# images at once on a CPU: with more, activations no longer fit its caches and the allocator returns
+MOST_GROUPS = 1000  # groups that the flow may see
+# images at a time on a CPU: with more, activations exceed its caches, and the allocator returns
 # their memory to the system each time
 CPU_CHUNK = {"transformer": 4, "cnn": 2}
 
@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 def image_shape(size: int | Sequence[int]) -> tuple[int, int]:
-    """Height and width, given as one number or as two.
+    """Height and width from one side or from both.
 
     Example:
         >>> image_shape(224), image_shape([140, 280])
@@ -71,19 +71,19 @@ class PatchExtractor(nn.Module):
         grid: Side of the grid that features are pooled to, or height and width; none by default.
         precision: Precision of the backbone: `float32`, `bfloat16`, or `auto`, which is bfloat16
             where the hardware has instructions for it. Features are float32 in any case.
-        flow_groups: The flow and the router see the first so many groups, or all there are.
-        group_norm: How groups are normalised where they are compared apart.
+        flow_groups: How many groups the flow and the router see, counted from the first.
+        group_norm: How each group is normalised where a score uses groups separately.
 
     Attributes:
-        groups: Which channels belong to which group.
+        groups: The channels of each group.
         dim: Channels that the flow sees, D.
 
     Shape: images (B, 3, H, W), uint8 or float in [0, 1] -> features (B, h, w, W), with all groups;
     without groups, W is D.
 
     Raises:
-        ConfigError: the backbone does not have this name, layer or image size, it gives no maps of
-            features, or a number is out of range.
+        ConfigError: timm has no such backbone, layer or image size, the backbone gives no feature
+            maps, or a number is out of range.
 
     Example:
         >>> extractor = PatchExtractor("test_vit", layers=[0, 1], image_size=160, weights="random")
@@ -113,9 +113,7 @@ class PatchExtractor(nn.Module):
         require_int("smooth", smooth, 1, max(self.image_size))
         require_int("flow_groups", flow_groups, 1, MOST_GROUPS)
         if smooth % 2 == 0:
-            raise ConfigError(
-                f"smooth, the side of a window with a centre, must be odd, got {smooth}"
-            )
+            raise ConfigError(f"smooth, the side of a centred window, must be odd, got {smooth}")
         if target_embed_dim is not None:
             require_int("target_embed_dim", target_embed_dim, 2, WIDEST)
         self.smooth = smooth
@@ -136,7 +134,7 @@ class PatchExtractor(nn.Module):
         flat = [width for widths in inputs for width in widths]
         self.projections = fixed_projections(flat, target_embed_dim)
         if group_norm not in NORMALISATIONS:
-            raise ConfigError(f"group_norm is one of {[*NORMALISATIONS]}, got {group_norm!r}")
+            raise ConfigError(f"group_norm must be one of {[*NORMALISATIONS]}, got {group_norm!r}")
         self.groups = FeatureGroups(
             tuple(target_embed_dim or widths[0] for widths in inputs),
             min(flow_groups, len(grouped)),
@@ -144,7 +142,7 @@ class PatchExtractor(nn.Module):
             group_norm,
         )
         if not self.groups.averaged:
-            check_apart(grouped[: self.groups.seen])
+            check_disjoint(grouped[: self.groups.seen])
         self.dim = self.groups.dim
         self.group_layers = grouped
         config = self.backbone.pretrained_cfg
@@ -165,7 +163,7 @@ class PatchExtractor(nn.Module):
         if images.shape[-2:] != self.image_size:
             raise ConfigError(
                 f"the extractor takes images of {self.image_size} (height, width), "
-                f"got {tuple(images.shape[-2:])}"
+                f"got {tuple(images.shape[-2:])}: resize them, or build it with this image_size"
             )
         if torch.compiler.is_compiling():
             return self._extract(images)  # an exported graph takes batches of any size
@@ -174,12 +172,12 @@ class PatchExtractor(nn.Module):
                 f"the model is in {self.mean.dtype} and computes in float32: load it again, "
                 "without .half(), .bfloat16() or .double()"
             )
-        if not len(images):  # a rank may get none of a small batch; timm cannot reshape it
+        if not len(images):  # as a rank's share may be; timm cannot reshape it
             return self(images.new_zeros(1, *images.shape[1:]))[:0]
         device = images.device.type
         parts = images.split(CPU_CHUNK[self.kind] if device == "cpu" else len(images))
-        # features are computed inside training steps and outside them: the precision must be the
-        # same for both, whatever the trainer's is
+        # features are computed inside and outside of training steps: both need the same precision,
+        # whatever the Trainer's is
         with torch.autocast(device, torch.bfloat16, enabled=self.runs_in_bfloat16(images.device)):
             return torch.cat([self._extract(part) for part in parts])
 
@@ -200,10 +198,10 @@ class PatchExtractor(nn.Module):
 
     @torch.no_grad()
     def require_maps(self) -> None:
-        """Check that the backbone gives maps of what it sees.
+        """Check that the backbone gives feature maps of its images.
 
         Raises:
-            ConfigError: it does not.
+            ConfigError: it gives none.
         """
         if not self._tried:
             self._maps(self.mean.new_zeros(1, 3, *self.input_size))
@@ -228,8 +226,8 @@ class PatchExtractor(nn.Module):
         if images.dtype == torch.uint8:
             images = images.to(self.mean.dtype) / 255
         images = (images.to(self.mean.dtype) - self.mean) / self.std
-        found = self._maps(images)
-        features = self._combine([found[i].to(self.mean.dtype) for i in self.layers])
+        maps = self._maps(images)
+        features = self._combine([maps[i].to(self.mean.dtype) for i in self.layers])
         if self.smooth > 1:
             features = F.avg_pool2d(
                 features, self.smooth, 1, self.smooth // 2, count_include_pad=False
@@ -239,14 +237,14 @@ class PatchExtractor(nn.Module):
         return features.permute(0, 2, 3, 1).contiguous()
 
     def _maps(self, images: Tensor) -> dict[int, Tensor]:
-        """The layers' maps, by their numbers; the first ones of all are checked."""
+        """The layers' maps, by number; the first maps of a model are checked."""
         if self.kind == "cnn":
             images = images.contiguous(memory_format=torch.channels_last)
         if self._tried:
             return feature_maps(self.backbone, images, self.layers)
-        found = checked_maps(self.backbone, self.name, images, self.layers)
+        maps = checked_maps(self.backbone, self.name, images, self.layers)
         self._tried = True
-        return found
+        return maps
 
     def _combine(self, levels: list[Tensor]) -> Tensor:
         """Groups (B, W, h, w) from levels (B, C, h, w), joined within each group."""
@@ -276,7 +274,7 @@ class PatchExtractor(nn.Module):
         return levels if self.averaged else [torch.cat(levels, dim=1)]
 
     def fingerprint(self) -> dict[str, Any]:
-        """All that the features depend on; experts work only with an equal fingerprint."""
+        """Everything that the features depend on; an expert needs an equal fingerprint."""
         return {
             "backbone": self.name,
             "layers": self.group_layers if len(self.group_layers) > 1 else self.layers,
@@ -293,7 +291,7 @@ class PatchExtractor(nn.Module):
 
 
 def divide(items: Sequence[T], sizes: Sequence[int]) -> list[list[T]]:
-    """Items in parts of those sizes.
+    """Split items into parts of given sizes.
 
     Example:
         >>> divide("abc", [1, 2])
@@ -309,6 +307,6 @@ def has_bfloat16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
         return False
-    # torch exposes this only privately; a function that is missing counts as no
+    # torch exposes this only privately; a missing function counts as False
     names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     return any(getattr(torch.cpu, name, lambda: False)() for name in names)

@@ -27,8 +27,8 @@ class FeatureGroups:
     Args:
         widths: Channels of each group.
         seen: Number of groups that the flow sees, the first ones.
-        averaged: Whether it sees their mean; otherwise they are joined.
-        norm: How groups are normalised where they are seen apart.
+        averaged: Whether it sees their mean; otherwise they are concatenated.
+        norm: How each group is normalised by `apart`.
 
     Shape: features (..., W), all groups side by side.
 
@@ -56,12 +56,12 @@ class FeatureGroups:
         return torch.stack(seen).mean(0) if self.averaged else torch.cat(seen, -1)
 
     def apart(self, features: Tensor) -> list[Tensor]:
-        """Each group by itself, normalised."""
+        """Each group separately, normalised."""
         return [NORMALISATIONS[self.norm](part) for part in features.split(self.widths, -1)]
 
 
 def layer_groups(layers: Any) -> list[list[Any]]:
-    """Layers as groups: of one list of numbers, one group.
+    """Layers as groups; a plain list of numbers is one group.
 
     Raises:
         ConfigError: numbers and lists are mixed, or there are none.
@@ -74,6 +74,6 @@ def layer_groups(layers: Any) -> list[list[Any]]:
     nested = [isinstance(entry, (list, tuple)) for entry in given]
     if not given or any(nested) != all(nested) or not all(given[: len(given) * any(nested)]):
         raise ConfigError(
-            f"layers are numbers, or groups of numbers such as [[4, 5], [6, 7]]: got {layers!r}"
+            f"layers must be numbers, or groups of numbers such as [[4, 5], [6, 7]]: got {layers!r}"
         )
     return [list(entry) for entry in given] if all(nested) else [given]

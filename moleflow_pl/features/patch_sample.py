@@ -1,4 +1,4 @@
-"""A uniform random sample of the patches of many images, whatever their batches."""
+"""A uniform random sample of the patches of many images, independent of their batches."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch import Tensor
 from moleflow_pl._internal.distributed import gather, rank_and_world
 from moleflow_pl._internal.seeding import derive_generator
 
-SLACK = 1.25  # patches in memory until those beyond the sample are dropped, for each it holds
+SLACK = 1.25  # patches in memory, relative to the sample, at which surplus ones are dropped
 
 
 class PatchSample:
-    """Uniform random sample of patches, whatever the batches and ranks they come in.
+    """Uniform random sample of patches, independent of batches and ranks.
 
     Every patch gets a random number that depends on the index of its image; the sample is the
     patches with the lowest numbers. So the choice does not depend on what the patches are or how
@@ -51,7 +51,7 @@ class PatchSample:
 
     @property
     def sources(self) -> Tensor:
-        """The image (M,) of each patch of `rows`: its place among those of all ranks."""
+        """The image (M,) of each patch of `rows`: its index among the images of all ranks."""
         self._discard()
         return self._images[0] if self._images else torch.empty(0, dtype=torch.int32)
 
@@ -75,7 +75,7 @@ class PatchSample:
         self._rows.append(rows)
         self._draws.append(draws)
         self._images.append(images)
-        # not each time: a large sample would be copied for every batch
+        # not for every batch: each call copies a large sample
         if sum(map(len, self._draws)) > SLACK * self.size:
             self._discard()
 

@@ -13,17 +13,17 @@ from torch import Tensor, nn
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.features.patch_grid import z_curve
 
-LEAST_SHARE = 0.5  # of a patch's pixels that lie in a region, for the patch to count
+LEAST_SHARE = 0.5  # a patch counts if at least this share of its pixels lies in the region
 
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """The patches of interest, of an image that has others too.
+    """The patches of interest of an image, which are not all of its patches.
 
     Attributes:
-        inside: Which patches those are (h, w), bool.
+        inside: Whether each patch is of interest (h, w), bool.
         places: Their row-major indices (n,).
-        curve: The same along a Z-order curve.
+        curve: The same indices along a Z-order curve.
     """
 
     inside: Tensor
@@ -38,29 +38,29 @@ class Region:
         return cls(inside, flat.nonzero()[:, 0], order[flat[order]])
 
     def rows(self, values: Tensor) -> Tensor:
-        """Values (B, n, ...) of the patches of interest, of those of all (B, h, w, ...)."""
+        """Select the values (B, n, ...) of patches of interest from all (B, h, w, ...)."""
         return values.flatten(1, 2)[:, self.places]
 
     def spread(self, count: int) -> Tensor:
-        """Row-major indices (count,) of patches all over the region; of a small one, some twice."""
+        """Row-major indices (count,) of patches spread over the region, repeated if it is small."""
         steps = (2 * torch.arange(count, device=self.curve.device) + 1) * len(self.curve)
         return self.curve[steps // (2 * count)]
 
     def cover(self, patch_scores: Tensor) -> Tensor:
-        """Patch scores (B, h, w) that are 0 outside, or the lowest inside where that is below 0.
+        """Set patch scores (B, h, w) outside the region to 0, or to the lowest inside if below 0.
 
-        So nothing outside exceeds what is inside, in whatever unit a score is.
+        So no score outside exceeds those inside, whatever their unit.
         """
         lowest = self.rows(patch_scores).amin(1).clamp(max=0)
         return torch.where(self.inside, patch_scores, lowest[:, None, None])
 
     def frame(self, size: tuple[int, int]) -> tuple[slice, slice]:
-        """Rows and columns of an image (H, W) that hold all patches of interest."""
+        """Bounding box, as rows and columns of an image (H, W), of all patches of interest."""
         frame = []
         for axis, length in enumerate(size):
             along = self.inside.any(1 - axis)
-            found = along.nonzero()[:, 0]
-            ends = (int(found[0]), int(found[-1]) + 1)
+            indices = along.nonzero()[:, 0]
+            ends = (int(indices[0]), int(indices[-1]) + 1)
             frame.append(slice(*(end * length // len(along) for end in ends)))
         return frame[0], frame[1]
 
@@ -132,17 +132,17 @@ class RegionsOfInterest(nn.Module):
 
 
 def forget_after_loading(regions: RegionsOfInterest, keys: Any) -> None:
-    """Compute anew from the masks that were loaded; a function by name goes elsewhere too."""
+    """Forget what was computed before loading; a module-level function can be pickled."""
     regions.forget()
 
 
 def patches_inside(pixels: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Which patches lie in a region by half or more.
+    """Which patches have at least half of their pixels in a region.
 
     Shape: pixels (H, W), 0 outside -> (h, w), bool.
 
     Raises:
-        ConfigError: no patch does.
+        ConfigError: no patch has.
 
     Example:
         >>> patches_inside(torch.tensor([[0, 0, 1, 1], [0, 0, 0, 1]]), (1, 2))
@@ -152,7 +152,7 @@ def patches_inside(pixels: Tensor, grid: tuple[int, int]) -> Tensor:
     inside = shares >= LEAST_SHARE
     if not inside.any():
         height, width = grid
-        raise ConfigError(f"it covers none of the {height} x {width} patches by half: enlarge it")
+        raise ConfigError(f"it covers half of none of the {height} x {width} patches: enlarge it")
     return inside
 
 
@@ -162,7 +162,7 @@ def rows_of(values: Tensor, region: Region | None) -> Tensor:
 
 
 def groups_of(regions: Sequence[Region | None]) -> dict[Region | None, list[int]]:
-    """Places of the equal ones among some regions, in the order they come in."""
+    """Indices of equal regions, by region, in order of first appearance."""
     groups: dict[Region | None, list[int]] = {}
     for place, region in enumerate(regions):
         groups.setdefault(region, []).append(place)
@@ -170,7 +170,7 @@ def groups_of(regions: Sequence[Region | None]) -> dict[Region | None, list[int]
 
 
 def numbers_of(groups: dict[Region | None, list[int]], device: torch.device) -> Tensor:
-    """The number of the group (T,) that each place is in."""
+    """The number of the group that each index belongs to, (T,)."""
     pairs = sorted((place, i) for i, places in enumerate(groups.values()) for place in places)
     return torch.tensor([number for _, number in pairs], device=device)
 
@@ -178,12 +178,12 @@ def numbers_of(groups: dict[Region | None, list[int]], device: torch.device) -> 
 def by_region(
     regions: Sequence[Region | None], index: Tensor, compute: Callable[[Region | None], Tensor]
 ) -> Tensor:
-    """What is computed from all images by a region, each image by its own.
+    """Compute a value for each image with the region of its task.
 
     Args:
         regions: The regions of some tasks.
-        index: The place of each image's task among them (B,).
-        compute: A region to a value of every image (B, ...).
+        index: Index of each image's task in `regions` (B,).
+        compute: Maps a region to the values of all images (B, ...).
     """
     groups = groups_of(regions)
     values: Iterator[Tensor] = map(compute, groups)
@@ -209,7 +209,7 @@ def scores_inside(
         patch_scores: (B, h, w).
         image_score: Patch scores (B, h, w), or (B, 1, n) of a region -> (B,).
         regions: The regions of some tasks.
-        index: The place of each image's task among them (B,).
+        index: Index of each image's task in `regions` (B,).
     """
 
     def score(region: Region | None) -> Tensor:

@@ -11,7 +11,7 @@ VARIANCE_FLOOR = 1e-6  # added to a variance before the square root, as in the r
 
 
 class FeatureStatistics:
-    """Exact mean and scatter of all rows added, in float64, whatever the batches.
+    """Exact mean and scatter of all rows added, in float64, independent of their batches.
 
     Two streams merge exactly: with delta the difference of their means,
     S = S_a + S_b + delta delta^T n_a n_b / (n_a + n_b).

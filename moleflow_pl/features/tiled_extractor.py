@@ -68,7 +68,7 @@ class TiledExtractor(PatchExtractor):
       than its receptive field. If `overlap` is at least the receptive field, all are equal.
     - A ViT attends to the whole tile, with the positions of the tile: its features are those of
       each tile as a separate image and differ from the untiled ones everywhere. Use a model with
-      the same tiles that it was trained with.
+      the tiles that it was trained with.
 
     Args:
         backbone: Name of a timm model.
@@ -136,16 +136,16 @@ class TiledExtractor(PatchExtractor):
         return spans(length, tile, self.overlap, cell, step)
 
     def _maps(self, images: Tensor) -> dict[int, Tensor]:
-        found = super()._maps(images)
-        for layer, level in found.items():
+        maps = super()._maps(images)
+        for layer, level in maps.items():
             stride = self.backbone.feature_info[layer]["reduction"]
             cells = tuple(side // stride for side in self.tile)
             if level.shape[2:] != cells:
                 raise ConfigError(
-                    f"layer {layer} of {self.name} has {[*level.shape[2:]]} cells of a tile of "
-                    f"{self.tile}, not {[*cells]}: it cannot be tiled, choose another backbone"
+                    f"layer {layer} of {self.name} has {[*level.shape[2:]]} cells for a tile of "
+                    f"{self.tile}, not {[*cells]}: it cannot be tiled; use another backbone"
                 )
-        return found
+        return maps
 
     def _extract(self, images: Tensor) -> Tensor:
         height, width = self.tile

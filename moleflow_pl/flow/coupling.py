@@ -49,7 +49,7 @@ class MoLECoupling(InvertibleModule):
 
     Args:
         dims_in: FrEIA's shapes of the input, `[(D,)]`.
-        dims_c: FrEIA's shapes of the condition; not read, for the task is no tensor.
+        dims_c: FrEIA's shapes of the condition; unused, since the task is not a tensor.
         subnet_constructor: `f(channels_in, channels_out)` that builds the subnet.
         clamp: Largest log-scale of one coupling.
 
@@ -73,7 +73,7 @@ class MoLECoupling(InvertibleModule):
         self.clamp = clamp
         self.global_scale = nn.Parameter(torch.full((1, channels), INITIAL_GLOBAL_SCALE))
         self.global_offset = nn.Parameter(torch.zeros(1, channels))
-        # buffers, not FrEIA's frozen parameters: no one can unfreeze them by mistake
+        # buffers, not frozen parameters as in FrEIA: they cannot be unfrozen by mistake
         rotation = random_rotation(channels)
         self.register_buffer("w_perm", rotation)
         self.register_buffer("w_perm_inv", rotation.T.contiguous())

@@ -83,7 +83,7 @@ class TaskInputAdapter(InputAdapter):
         return StackedFilm(adapters)
 
     def update_has_reference(self) -> None:
-        """Read from the loaded tensors whether there is a reference: experts get new numbers."""
+        """Derive `has_reference` from the loaded tensors: importing an expert renumbers it."""
         self.has_reference = bool(self.reference_mean.any() or (self.reference_std != 1).any())
 
     def forward(self, features: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class TaskInputAdapter(InputAdapter):
 
 
 def update_after_loading(adapter: TaskInputAdapter, keys: Any) -> None:
-    """Look at the tensors that were loaded; a function by name goes into other processes."""
+    """Update an adapter after loading; a module-level function, so that it can be pickled."""
     adapter.update_has_reference()
 
 

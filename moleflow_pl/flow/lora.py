@@ -123,7 +123,10 @@ class LoRALinear(nn.Module):
 
     def _require_task(self, task: int) -> None:
         if task not in self._tasks:
-            raise KeyError(f"no expert for task {task}: this layer knows {sorted(self._tasks)}")
+            raise KeyError(
+                f"no expert for task {task}: this layer has {sorted(self._tasks)}; call add_task "
+                "first"
+            )
 
 
 class MoLESubnet(nn.Module):

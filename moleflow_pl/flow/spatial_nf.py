@@ -104,7 +104,7 @@ class MoLESpatialAwareNF(nn.Module):
             ValueError: the task has an expert already.
         """
         if task in self.tasks:
-            raise ValueError(f"task {task} has an expert already: the flow knows {self.tasks}")
+            raise ValueError(f"task {task} already has an expert: the flow has {self.tasks}")
         for block in self.flow:
             block.subnet.add_task(task)
         if self.use_task_adapter:
@@ -176,7 +176,7 @@ class MoLESpatialAwareNF(nn.Module):
     def inverse(self, latent: Tensor, task: int | Tensor) -> Tensor:
         """Map a latent (B, h, w, D) back to features.
 
-        Where the input adapter has no inverse, to the features after it.
+        If the input adapter has no inverse, the result is the features after it.
         """
 
         def inverse(latent: Tensor, task: int) -> tuple[Tensor, Tensor]:
@@ -257,4 +257,6 @@ class MoLESpatialAwareNF(nn.Module):
 
     def _require_task(self, task: int) -> None:
         if task not in self.tasks:
-            raise KeyError(f"no expert for task {task}: the flow knows tasks {self.tasks}")
+            raise KeyError(
+                f"no expert for task {task}: the flow has {self.tasks}; call add_task first"
+            )

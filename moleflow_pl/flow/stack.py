@@ -1,4 +1,4 @@
-"""Tensors of several tasks stacked, so that an exported graph picks those of each image."""
+"""Stacked tensors of several tasks, from which an exported graph selects those of each image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Stack(nn.Module):
     """Tensors of several tasks as buffers, from which each image gets those of its task.
 
     Args:
-        tensors: Name of a buffer to its values, task by task.
+        tensors: Values of each task, by the name of the buffer.
 
     Example:
         >>> stack = Stack(shift=[torch.tensor([1.0]), torch.tensor([2.0])])

@@ -59,7 +59,7 @@ def test_weights_that_were_downloaded_need_no_network(
 def test_presets_that_come_with_weights_are_named() -> None:
     configs = Path(__file__).parents[2] / "configs"
     carriers = [path.stem for path in configs.glob("*.yaml") if "package:" in path.read_text()]
-    assert list(backbone.WITH_WEIGHTS) == carriers
+    assert list(backbone.PACKAGED_PRESETS) == carriers
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
@@ -214,7 +214,7 @@ def test_levels_that_are_no_maps_are_refused_by_the_models_name(
     monkeypatch.setattr(
         extractor.backbone, "forward_intermediates", lambda *_, **__: [torch.rand(1, 9, 64)] * 2
     )
-    with pytest.raises(ConfigError, match=r"test_vit .* layer 0 is no map of 64 channels"):
+    with pytest.raises(ConfigError, match=r"test_vit .* layer 0 gives .*, no map of 64 channels"):
         extractor(torch.rand(1, 3, 48, 48))
 
 

@@ -125,12 +125,12 @@ def test_projection_to_more_channels_is_refused() -> None:
         ({"weights": "/nowhere.pth"}, "no weights at /nowhere.pth"),
         ({"weights": "package:no_such_package"}, "pip install no-such-package"),
         ({"layers": [0, 99]}, "feature levels 0 to"),
-        ({"layers": []}, "layers are numbers, or groups of numbers"),
-        ({"layers": [[0], 1]}, "layers are numbers, or groups of numbers"),
-        ({"layers": [[0], []]}, "layers are numbers, or groups of numbers"),
+        ({"layers": []}, "layers must be numbers, or groups of numbers"),
+        ({"layers": [[0], 1]}, "layers must be numbers, or groups of numbers"),
+        ({"layers": [[0], []]}, "layers must be numbers, or groups of numbers"),
         ({"layers": [[0], [99]]}, "feature levels 0 to"),
         ({"flow_groups": 0}, "flow_groups must be an integer from 1"),
-        ({"group_norm": "l3"}, "group_norm is one of"),
+        ({"group_norm": "l3"}, "group_norm must be one of"),
         ({"image_size": 50}, "nearest sizes that fit: height 48 or 64, width 48 or 64"),
         ({"smooth": 2}, "odd, got 2"),
     ],
@@ -183,7 +183,7 @@ def test_first_layer_of_a_cnn_gives_the_grid_in_any_order() -> None:
 
 def test_a_layer_that_would_count_twice_is_refused() -> None:
     for build in (vit, cnn):
-        with pytest.raises(ConfigError, match=r"counts once in a group.* got \[\[1, 2, 1\]\]"):
+        with pytest.raises(ConfigError, match=r"not repeat within a group, got \[\[1, 2, 1\]\]"):
             build(layers=[1, 2, 1])
     # side by side, the same channels twice have no density; averaged, they do
     with pytest.raises(ConfigError, match=r"would see the layers \[1\] more than once"):

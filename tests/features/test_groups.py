@@ -26,5 +26,5 @@ def test_each_group_is_normalised_by_itself(norm: str, expected: list[float]) ->
 
 @pytest.mark.parametrize("layers", [[], [[1], 2], [[]], 3, None, "12"])
 def test_layers_that_are_no_groups_are_refused(layers: object) -> None:
-    with pytest.raises(ConfigError, match="layers are numbers, or groups of numbers"):
+    with pytest.raises(ConfigError, match="layers must be numbers, or groups of numbers"):
         layer_groups(layers)

@@ -25,7 +25,7 @@ def test_a_patch_counts_from_half_of_its_pixels_on() -> None:
     pixels[:2, :4] = 255  # half of the left patch
     pixels[0, 4] = 1
     assert patches_inside(pixels, (1, 2)).tolist() == [[True, False]]
-    with pytest.raises(ConfigError, match="none of the 1 x 1 patches by half"):
+    with pytest.raises(ConfigError, match="covers half of none of the 1 x 1 patches"):
         patches_inside(pixels, (1, 1))
 
 

@@ -46,7 +46,7 @@ def test_unknown_task_is_an_error_that_lists_the_known() -> None:
     layer = LoRALinear(4, 4, rank=2, use_lora=False, use_task_bias=False)
     layer.add_task(0)
     layer(torch.zeros(1, 4), 0)
-    with pytest.raises(KeyError, match=r"task 1: this layer knows \[0\]"):
+    with pytest.raises(KeyError, match=r"task 1: this layer has \[0\]"):
         layer(torch.zeros(1, 4), 1)
 
 

@@ -233,13 +233,13 @@ def test_half_precision_autocast_does_not_reach_the_density() -> None:
 def test_unknown_task_is_an_error_that_lists_the_known() -> None:
     flow = awake_flow(tasks=2)
     for task in (7, torch.tensor([0, 7])):
-        with pytest.raises(KeyError, match=r"task 7: the flow knows tasks \[0, 1\]"):
+        with pytest.raises(KeyError, match=r"task 7: the flow has \[0, 1\]"):
             flow(torch.zeros(2, 1, 1, 12, dtype=torch.float64), task)
 
 
 def test_a_task_is_added_once() -> None:
     flow = awake_flow(tasks=1)
-    with pytest.raises(ValueError, match="task 0 has an expert already"):
+    with pytest.raises(ValueError, match="task 0 already has an expert"):
         flow.add_task(0)
 
 
