@@ -1,4 +1,4 @@
-"""Which product does an image show: prototypes, routers, and novelty of unknown products.
+"""Which product an image shows: prototypes, routers, and novelty of unknown products.
 
 Add a router: subclass `router.PrototypeRouter` in a file of its own and register it with
 `@ROUTERS.add("name")`; what a router sees of an image is an `image_features.ImageFeatures` with

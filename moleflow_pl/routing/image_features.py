@@ -1,4 +1,4 @@
-"""What a router sees of an image: its image features, behind one signature."""
+"""Image features, the input of a router, behind one signature."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class ImageFeatures(ABC):
 
     @abstractmethod
     def __call__(self, features: Tensor, interest: Region | None = None) -> Tensor:
-        """Image features (B, D), or (B, R, D) of regions, of patch features (B, h, w, D).
+        """Image features (B, D), or (B, R, D) by region, of patch features (B, h, w, D).
 
-        Those of the patches of interest alone, where there are others.
+        With a region of interest, only its patches count.
         """
 
 
@@ -76,7 +76,7 @@ def region_means(features: Tensor, side: int = SIDE, interest: Region | None = N
     """Mean of the patches in each region, after scaling each patch to length one.
 
     The length of a patch feature varies with brightness and contrast. A region without a patch of
-    interest takes the mean of all that are.
+    interest gets the mean of all patches of interest.
 
     Shape: (B, h, w, D) -> (B, side^2, D), for any h and w.
 

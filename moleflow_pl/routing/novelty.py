@@ -1,7 +1,7 @@
 """Novelty distance: how far an image is from the good images of a task.
 
-It is measured at the image's most ordinary patches. A defect changes some patches and leaves those
-as they are; another product changes all.
+It is measured at the image's most ordinary patches. A defect changes other patches than those;
+another product changes all.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from moleflow_pl.features.region_of_interest import Region
 
-MAX_PATCHES = 64  # of an image: a product shows everywhere in it
+MAX_PATCHES = 64  # of an image: enough, since a product fills its image
 ORDINARY_QUANTILE = 0.05  # of the distances of an image's patches
 
 
@@ -32,15 +32,15 @@ def sampled_places(grid: tuple[int, int]) -> Tensor:
 
 
 def sample_step(grid: tuple[int, int]) -> int:
-    """From one of the sampled patches of a grid (h, w) to the next."""
+    """Step between sampled patches of a grid (h, w)."""
     return math.ceil(math.sqrt(math.prod(grid) / MAX_PATCHES))
 
 
 def sample_patches(features: Tensor, interest: Region | None = None) -> Tensor:
     """At most 64 patches of each image, evenly spaced, scaled to length one.
 
-    As many from the patches of interest, where there are others. The length of a patch feature
-    varies with brightness and contrast.
+    With a region of interest, as many patches come from it. The length of a patch feature varies
+    with brightness and contrast.
 
     Shape: features (B, h, w, D) -> (B, n, D).
 

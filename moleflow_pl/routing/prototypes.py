@@ -94,7 +94,7 @@ def pooled_precision(prototypes: Sequence[TaskPrototype]) -> Tensor:
     Discriminant Analysis", arXiv:1909.01520, section 3.
     """
     scatter = torch.zeros_like(prototypes[0].scatter, dtype=torch.float64, device="cpu")
-    for prototype in prototypes:  # one at a time: a thousand would fill the memory
+    for prototype in prototypes:  # one at a time: a thousand need too much memory
         scatter += prototype.scatter.to("cpu", torch.float64)
     freedom = sum(p.freedom for p in prototypes)
     return torch.linalg.inv(shrink(scatter / max(freedom, 1), POOLED_SHRINKAGE))[None]

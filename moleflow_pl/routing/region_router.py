@@ -1,7 +1,7 @@
 """Which task an image belongs to, by its regions.
 
-Similar products differ in some regions, and a defect changes few: prototypes of regions see the
-first, and a distance in which no region counts without limit is hardly affected by the second.
+Similar products differ in some regions, so a prototype has a mean for each region. A defect changes
+few regions, so the distance bounds the influence of each.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ CACHED_PAIRS = 256  # pairs whose root is cached: 1.2 MB each at 384 channels
 
 
 def bounded(squared: Tensor, channels: int) -> Tensor:
-    """Squared distances of regions, of which large ones grow as their logarithm.
+    """Squared distances of regions, compressed so that large ones grow logarithmically.
 
-    The negative log-likelihood of a Student t distribution, but for factors, in place of a
-    Gaussian's. Squared distances of good regions are about as many as there are channels.
+    Up to constants, the negative log-likelihood of a Student t distribution instead of a
+    Gaussian's. Squared distances of good regions are about the number of channels.
 
     Example:
         >>> bounded(torch.tensor([0.0, 0.1, 1e6]), channels=10).round()
@@ -49,13 +49,13 @@ def bounded_total(difference: Tensor, root: Tensor) -> Tensor:
 
 
 class RegionRouter(PrototypeRouter):
-    """Chooses the nearest task by the regions of an image, and between two close ones once more.
+    """Chooses the nearest task by the regions of an image; decides again between two close tasks.
 
     The distance to a task is the root mean square over regions by the covariance that all tasks
-    share, where a region that fits no task counts little: see `bounded`. A covariance shared with
-    products that are unlike the two nearest hides what tells these apart. So where their prototypes
-    are close, the same distance by the covariance of the two alone decides, whatever other tasks
-    there are.
+    share, in which a region that fits no task counts little: see `bounded`. Products unlike the two
+    nearest dominate that covariance and can hide the difference between these two. So if their
+    prototypes are close, the same distance by the covariance of the two alone decides,
+    independently of other tasks.
 
     `benchmarks.routing` compares numbers of regions on calibration images of similar products with
     one half destroyed. The default keeps an expert of 768 channels within 10 MB.
@@ -88,14 +88,14 @@ class RegionRouter(PrototypeRouter):
     def distances(self, features: Tensor) -> Tensor:
         """Distances (N, T) of features (N, R, D) to all prototypes, in order of `tasks`.
 
-        Computed in float64, for all but the nearest few from products in float32; returned in
+        Computed in float64 for the nearest few, from float32 products for the others; returned in
         float32.
 
         Raises:
             RuntimeError: there is no prototype yet.
         """
         prepared = self.prepared()
-        # on the CPU: some devices have no float64, and the numbers are few
+        # on the CPU: some devices have no float64, and the arrays are small
         rows = features.detach().to("cpu", torch.float64)
         rows = (rows.reshape(rows.shape[0], -1, rows.shape[-1]) - prepared.centre) @ prepared.roots
         lengths = rows.square().sum(2)[:, None]
@@ -151,7 +151,7 @@ class RegionRouter(PrototypeRouter):
         pair = divmod(key, len(self.tasks))
         prepared = self.prepared()
         apart = (prepared.means[pair[0]] - prepared.means[pair[1]]).square().mean().item()
-        if apart > 4 * CLOSE:  # also by their own covariance; most pairs of many end here
+        if apart > 4 * CLOSE:  # far by their own covariance too; most pairs end here
             return None
         tasks = [self.tasks[column] for column in pair]
         with of_whole_prototypes(tasks):
@@ -162,7 +162,7 @@ class RegionRouter(PrototypeRouter):
 
 @ROUTERS.add("pooled")
 def pooled_router(regions: int | None) -> PrototypeRouter:
-    """By the covariance that tasks share; of regions, as `RegionRouter` does."""
+    """The nearest prototype by the covariance of all tasks; a `RegionRouter` for regions."""
     return PrototypeRouter("pooled") if regions is None else RegionRouter()
 
 

@@ -48,7 +48,7 @@ class PreparedPrototypes:
 
 
 def forget_after_loading(router: PrototypeRouter, keys: Any) -> None:
-    """Compute anew from the tensors that were loaded; a function by name goes elsewhere too."""
+    """Forget what was computed before loading; a module-level function can be pickled."""
     router.forget()
 
 
@@ -61,7 +61,8 @@ class PrototypeRouter(nn.Module):
     Args:
         distance: `mahalanobis`: the covariance of each task, as the method was published.
             `pooled`: one covariance within tasks, of all of them (streaming LDA).
-            `euclidean`: none. `shrunk`: that of each task, shrunk towards its mean variance.
+            `euclidean`: no covariance. `shrunk`: the covariance of each task, shrunk towards its
+            mean variance.
 
     Shape: features (N, D), or (N, R, D) of regions -> task ids (N,).
 
@@ -86,14 +87,14 @@ class PrototypeRouter(nn.Module):
         self._precisions = PRECISIONS[distance]
         self.prototypes = nn.ModuleDict()
         self.hidden: frozenset[int] = frozenset()  # tasks to which no image goes
-        self._tasks: list[int] = []  # sorted once: an image asks for them several times
+        self._tasks: list[int] = []  # sorted once: every image needs them several times
         self._prepared: PreparedPrototypes | None = None
         self._roots = TensorCache(self._compute_root, size=CACHED_ROOTS)
         self.register_load_state_dict_post_hook(forget_after_loading)
 
     @property
     def tasks(self) -> list[int]:
-        """Tasks to choose from, in order: those with a prototype, but the hidden ones."""
+        """Tasks to choose from, in order: those with a prototype that are not hidden."""
         if len(self._tasks) != len(self.prototypes) - len(self.hidden):
             self._tasks = sorted({int(key) for key in self.prototypes} - self.hidden)
         return list(self._tasks)
@@ -104,7 +105,7 @@ class PrototypeRouter(nn.Module):
         self.forget()
 
     def hide(self, tasks: Iterable[int]) -> None:
-        """Let no image go to some tasks that have a prototype, instead of those hidden before."""
+        """Hide tasks from the router, in place of those hidden before."""
         self.hidden = frozenset(tasks)
         self.forget()
 
@@ -121,12 +122,12 @@ class PrototypeRouter(nn.Module):
             CheckpointError: there is no prototype yet.
         """
         prepared = self.prepared()
-        # on the CPU: some devices have no float64, and the numbers are few
+        # on the CPU: some devices have no float64, and the arrays are small
         rows = features.detach().to("cpu", torch.float64)
         rows = rows.reshape(rows.shape[0], -1, rows.shape[-1]) - prepared.centre
         rotated = (rows @ prepared.roots[:, None]).flatten(2)
         if len(prepared.roots) > 1:
-            # one at a time: all differences would fill the memory
+            # one at a time: all differences together need too much memory
             pairs = zip(rotated, prepared.means.flatten(1), strict=True)
             squared = torch.stack([(x - mean).square().sum(-1) for x, mean in pairs], 1)
         else:
@@ -163,8 +164,8 @@ class PrototypeRouter(nn.Module):
     def choose(self, distances: Tensor, features: Tensor) -> Tensor:
         """Task ids (N,) of features (N, D) or (N, R, D) by their `distances` (N, T): the nearest.
 
-        A subclass may choose otherwise. An exported graph takes the nearest, but for what
-        `close_pairs` says.
+        A subclass may choose another. An exported graph takes the nearest, and decides between the
+        `close_pairs` as this router does.
         """
         return torch.tensor(self.tasks, device=distances.device)[distances.argmin(1)]
 
@@ -173,7 +174,7 @@ class PrototypeRouter(nn.Module):
         return torch.searchsorted(torch.tensor(self.tasks, device=tasks.device), tasks)
 
     def close_pairs(self, columns: Sequence[int]) -> dict[tuple[int, int], Tensor]:
-        """Pairs of places in `columns` between whose tasks another distance decides.
+        """Pairs of indices in `columns` whose tasks another distance decides between.
 
         Returns:
             The root (D, D) of the precision of that distance, see `RegionRouter`.
@@ -218,23 +219,23 @@ def roots_of(precisions: Tensor) -> Tensor:
 
 @contextmanager
 def of_whole_prototypes(tasks: Sequence[int]) -> Iterator[None]:
-    """Name the tasks whose scatter matrix has no inverse.
+    """Within the block, turn a singular scatter matrix into an error that names the tasks.
 
     Raises:
-        CheckpointError: one has none.
+        CheckpointError: a scatter matrix has no inverse.
     """
     try:
         yield
     except torch.linalg.LinAlgError as error:
         whose = f"task {tasks[0]}" if len(tasks) == 1 else f"one of the tasks {list(tasks)}"
         raise CheckpointError(
-            f"the prototype of {whose} is damaged, its scatter matrix is no covariance: use an "
+            f"the prototype of {whose} is damaged, its scatter matrix is not a covariance: use an "
             "earlier checkpoint, or learn the product again"
         ) from error
 
 
 def require_numbers(matrix: Tensor) -> Tensor:
-    """A matrix, unless it holds NaN or infinity.
+    """Return a matrix unless it holds NaN or infinity.
 
     Raises:
         LinAlgError: it does.
@@ -247,8 +248,8 @@ def require_numbers(matrix: Tensor) -> Tensor:
 def squared_distances(rows: Tensor, prepared: PreparedPrototypes) -> Tensor:
     """Squared distances (N, T) of rows (N, R, D), times the shared root, to all means.
 
-    |x - m|^2 = |x|^2 + |m|^2 - 2 x m, with the product in float32; then again in float64 for the
-    nearest few.
+    |x - m|^2 = |x|^2 + |m|^2 - 2 x m, with the product in float32, because reading the means takes
+    most of the time; then again in float64 for the nearest few.
     """
     products = prepared.products(rows).sum(2)
     lengths = rows.square().sum((1, 2))[:, None]
@@ -258,7 +259,7 @@ def squared_distances(rows: Tensor, prepared: PreparedPrototypes) -> Tensor:
     return squared.clamp_min(0).scatter(1, near, exact)
 
 
-# builds a router for image features of so many regions, or of none
+# builds a router for image features of a number of regions, or of none
 RouterBuilder = Callable[[int | None], PrototypeRouter]
 ROUTERS: Registry[RouterBuilder] = Registry("router")
 

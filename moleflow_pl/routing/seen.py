@@ -1,4 +1,4 @@
-"""What a router sees of images whose tasks have regions of interest."""
+"""Image features and router distances of images whose tasks have regions of interest."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def see(
     regions: Sequence[Region | None],
     columns: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Image features and router distances, where each task is compared by its patches of interest.
+    """Image features and router distances, each task by its own patches of interest.
 
     Args:
         router: Has a prototype of each task.
-        image_features: Reduce patch features to what the router sees.
+        image_features: Reduce patch features to the router's input.
         features: Patch features (B, h, w, D).
         regions: The regions of the tasks to choose from.
         columns: The columns of these in the router's distances; by default all.

@@ -21,7 +21,7 @@ class ImageScore(Protocol):
     """The score (B,) of images from those of their patches (B, h, w)."""
 
     def __call__(self, patch_scores: Tensor, /, quantile: float) -> Tensor:
-        """Score images; `quantile` says which share of the patches lies below those that count."""
+        """Score images; `quantile` is the share of the patches below those that count."""
 
 
 IMAGE_SCORES: Registry[ImageScore] = Registry("image_score")
@@ -31,7 +31,7 @@ def patch_nll(latent: Tensor, log_det: Tensor) -> Tensor:
     """Negative log-likelihood of every patch, in nats, constant term included.
 
     Shape: latent (B, h, w, D), log_det (B, h, w) -> (B, h, w). Higher is more anomalous; the value
-    is unbounded and may be negative, so rank it as it is.
+    is unbounded and may be negative: rank raw values.
 
     Example:
         >>> patch_nll(torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 1))
@@ -93,7 +93,7 @@ def tail_mean(patch_scores: Tensor, quantile: float = TAIL_QUANTILE) -> Tensor:
 
 
 def lower_median(values: Tensor) -> Tensor:
-    """Lower median (B, ...) of values (B, n, ...), by operators that ONNX has.
+    """Lower median (B, ...) of values (B, n, ...), from operators that ONNX supports.
 
     Example:
         >>> lower_median(torch.tensor([[4.0, 1.0, 3.0, 2.0]]))

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from moleflow_pl.scoring.functional import lower_median
 
-CANDIDATE_BYTES = 2**30  # of vectors that a coreset is chosen from, at most
+CANDIDATE_BYTES = 2**30  # largest size of the vectors that a coreset is chosen from
 LEAST_SIZE = 2000  # vectors in a bank, if the product has as many patches and the limit allows them
 SHARE = 32  # patches of a product for each vector in its bank, where they are many
-LEVELS = 127  # of an 8-bit integer, to each side of 0
+LEVELS = 127  # levels of an 8-bit integer on each side of 0
 SKETCH = 64  # random directions that distances are measured in while a coreset is chosen
-POOL = 256  # rows that are farthest from a coreset and may join it before all others are compared
+POOL = 256  # farthest rows that may join a coreset before all distances are updated
 ROWS = 4096  # rows whose distances are computed at once
 NEIGHBOURS = 5  # vectors of a bank that a latent is projected on
 
@@ -24,8 +24,8 @@ class MemoryBank(nn.Module):
     """A coreset of vectors of a task's training patches, as 8-bit integers with a factor each.
 
     A coreset covers rare normal patches. Random subsampling misses them, and each then raises a
-    false alarm. A bank holds no images, yet it is data of the product; scores without a bank store
-    none.
+    false alarm. A bank stores features of the product, though no images; scores without a bank
+    store none.
 
     Args:
         channels: Width of a vector, C.
@@ -57,10 +57,10 @@ class MemoryBank(nn.Module):
         return to_half_clamped(self.values * self.factors)
 
     def fill(self, vectors: Tensor, generator: torch.Generator) -> Tensor:
-        """Store a coreset of vectors (N, C) of a task's training patches, N at least M.
+        """Store a coreset of vectors (N, C) of a task's training patches, N >= M.
 
         Returns:
-            Indices (M,) of the vectors it chose.
+            Indices (M,) of the chosen vectors.
         """
         order = coreset(vectors, len(self.values), generator)
         chosen = vectors[order.to(vectors.device)].float()
@@ -89,7 +89,7 @@ def bank_size(patches: int, widths: Sequence[int], limit_mb: float) -> int:
 
 
 def to_half_clamped(latents: Tensor) -> Tensor:
-    """Latents in half precision; values beyond its range become its largest."""
+    """Latents in half precision, clamped to its range."""
     largest = torch.finfo(torch.half).max
     return latents.clamp(-largest, largest).half()
 
@@ -100,15 +100,15 @@ def projection_distance(latents: Tensor, bank: Tensor, counted: Tensor | None = 
     An image's distances do not depend on the other images of its batch.
 
     Args:
-        latents: Of the patches.
-        bank: The vectors.
+        latents: Latents of the patches.
+        bank: Vectors of the bank.
         counted: Row-major indices of the patches that count; by default all.
     """
     images, bank = latents.flatten(1, -2), bank.to(latents.dtype)
     distances = latents.new_empty(images.shape[:2])
     with torch.autocast(latents.device.type, enabled=False):
         places = nearest_places(images.flatten(0, 1), bank).unflatten(0, images.shape[:2])
-        for i, rows in enumerate(images):  # the vectors nearest to all would fill the memory
+        for i, rows in enumerate(images):  # one by one, to save memory
             distances[i] = soft_projection_distance(
                 rows[None], bank[places[i]][None], partial(temperature_of, counted=counted)
             )[0]
@@ -118,11 +118,11 @@ def projection_distance(latents: Tensor, bank: Tensor, counted: Tensor | None = 
 def nearest_places(rows: Tensor, bank: Tensor) -> Tensor:
     """Indices (N, k) of the vectors of a bank (M, C) nearest to latents (N, C), nearest first."""
     norms, count = bank.square().sum(1), min(NEIGHBOURS, len(bank))
-    found = [
+    parts = [
         torch.addmm(norms, part, bank.T, alpha=-2).topk(count, largest=False).indices
         for part in rows.split(ROWS)
     ]
-    return torch.cat(found)
+    return torch.cat(parts)
 
 
 def temperature_of(squared: Tensor, counted: Tensor | None = None) -> Tensor:
@@ -136,7 +136,7 @@ def soft_projection_distance(
     """Distances of latents to the weighted means of their nearest vectors.
 
     Weights are softmax(-d^2 / t), with t the median of all d^2 of an image's patches that count.
-    The mean of several neighbours is less rough than a sparse bank is: the distance to the nearest
+    The mean of several neighbours is smoother than a sparse bank: the distance to the nearest
     vector alone also depends on where the coreset happens to have one.
 
     Shape: rows (B, n, C), nearest (B, n, k, C) -> (B, n).
@@ -152,20 +152,19 @@ def soft_projection_distance(
     temperature = temperature_of(squared)[:, None, None]
     # all latents of an image may be in the bank
     temperature = temperature.clamp_min(torch.finfo(squared.dtype).tiny)
-    # the excess gives the same weights, and never only infinite ones, whose softmax is NaN
+    # subtracting the minimum keeps the weights; a softmax of infinities alone would be NaN
     excess = squared - squared.amin(-1, keepdim=True)
     weights = torch.softmax(-excess / temperature, -1)
     return torch.linalg.vector_norm(rows - (weights[..., None] * nearest).sum(2), dim=-1)
 
 
 def coreset(rows: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Indices (size,) of rows (N, D) that all others are close to, none twice.
+    """Indices (size,) of distinct rows (N, D) that all other rows are close to.
 
     Greedy k-center: each row is the one farthest from those chosen before. The largest distance to
     a chosen row is at most twice the smallest possible; with more than 64 channels, distances are
     those of random projections of the rows. Distances only shrink, so the next rows come from a
-    pool of the farthest until one outside may be farther; all rows are then compared with the new
-    ones at once.
+    pool of the farthest until one outside may be farther; then all distances are updated at once.
 
     References: Gonzalez 1985, "Clustering to minimize the maximum intercluster distance"; Roth et
     al. 2022, PatchCore, arXiv:2106.08265, section 3.2, with random projections; Minoux 1978,
@@ -203,7 +202,7 @@ def sketch(rows: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def shrink_distances(distances: Tensor, rows: Tensor, squares: Tensor, added: Tensor) -> None:
-    """Update squared distances (N,) of rows (N, D) for newly chosen ones, which leave the race."""
+    """Update squared distances (N,) of rows (N, D) for newly chosen rows, which are excluded."""
     centres, norms = rows[added].T, squares[added]
     for part in torch.arange(len(rows), device=rows.device).split(ROWS):
         nearest = torch.addmm(norms, rows[part], centres, alpha=-2).amin(1) + squares[part]

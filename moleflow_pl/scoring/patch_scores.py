@@ -1,6 +1,6 @@
 """Anomaly scores of patches, behind one signature.
 
-A score asks a flow for latents: that of a model, or the stacked one of an exported graph.
+A score gets latents from a flow: that of a model, or the stacked one of an exported graph.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ BankSearch = Callable[[Tensor, Any, int], Tensor]
 
 @dataclass(frozen=True)
 class PatchFeatures:
-    """The features of a batch, as a score sees them.
+    """The features of a batch, as input of a score.
 
     Attributes:
-        joined: What the flow takes: the groups of layers joined, position added (B, h, w, D).
-        apart: Gives each group by itself, normalised, without position (B, h, w, C).
+        joined: Input of the flow: the groups of layers joined, position added (B, h, w, D).
+        apart: Returns each group separately, normalised, without position (B, h, w, C).
     """
 
     joined: Tensor
@@ -35,7 +35,7 @@ class PatchFeatures:
 
 
 class Flow(Protocol):
-    """What a score needs of a flow; `task` is one task, or one for each image."""
+    """What a score needs from a flow; `task` is one task, or one for each image."""
 
     def __call__(self, features: Tensor, task: Any, /) -> tuple[Tensor, Tensor]:
         """Latent (B, h, w, D) and log-determinant (B, h, w)."""
@@ -59,8 +59,8 @@ class PatchScore(ABC):
         """Scores (B, h, w) of a batch; higher is more anomalous.
 
         Args:
-            flow: Gives the latents.
-            features: The features, joined as the flow takes them, and each group of layers apart.
+            flow: Computes the latents.
+            features: The features, joined for the flow and by group of layers.
             task: The task, or one for each image, in the form that `flow` and `search` take.
             search: Distances (B, h, w) of vectors (B, h, w, C) to their soft projections on one of
                 a task's memory banks; for a `BankScore`.
@@ -93,9 +93,9 @@ class NormScore(PatchScore):
 
 
 class BankScore(PatchScore):
-    """The distance to the soft projection on a memory bank; the sum of several banks' distances.
+    """The distance to the soft projection on a memory bank, summed over banks.
 
-    A subclass says what the banks hold; see `MemoryBank`.
+    A subclass defines what the banks hold; see `MemoryBank`.
     """
 
     def __call__(
@@ -113,7 +113,7 @@ class BankScore(PatchScore):
         """Vectors (B, h, w, C) in the form that each memory bank stores."""
 
     def expand(self, flow: Flow, vectors: Tensor, task: Any) -> Tensor:
-        """The vectors between which distances are measured, from those that a bank stores."""
+        """Expand stored vectors to those whose distances are measured."""
         return vectors
 
 
@@ -148,8 +148,8 @@ class TwoDepthBankScore(BankScore):
 class GroupBankScore(BankScore):
     """The sum of the distances in the features of each group of layers, before the flow.
 
-    A memory bank for each group: a defect may show in one depth of the backbone alone, and the
-    norms of another would drown it.
+    Each group has a memory bank: a defect may show at one depth of the backbone alone, and the
+    larger norms of another would hide it.
     """
 
     def encode(self, flow: Flow, features: PatchFeatures, task: Any) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Several patch scores as parts of one sum, and what a task keeps for each."""
+"""Several patch scores as parts of one sum, and what a task stores for each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PartSearch = Callable[[str, Tensor, Any, int], Tensor]
 
 
 class PartMemory(nn.ModuleList):
-    """What a task keeps for one part of its score: memory banks, if it needs them, and its scale.
+    """What a task stores for one part of its score: memory banks, if any, and its scale.
 
     Shape: buffer `scale` (), the median score of good images' patches.
     """
@@ -31,11 +31,10 @@ class PartMemory(nn.ModuleList):
 class ScoreParts:
     """Patch scores that are added, each divided by its scale.
 
-    A single one keeps its unit. Scales are those of the task, from good images, and the same for
-    every image.
+    A single score keeps its unit. A task has one scale for each part, from its good images.
 
     Args:
-        parts: The scores, at least one, each of another name.
+        parts: One or more scores with different names.
     """
 
     def __init__(self, parts: Sequence[PatchScore]) -> None:
@@ -58,7 +57,7 @@ class ScoreParts:
 
     @property
     def needs_memory(self) -> bool:
-        """Whether a task has to keep something for its scores."""
+        """Whether a task has to store banks or scales for its scores."""
         return self.are_scaled or bool(self.with_banks)
 
     def each(
@@ -71,7 +70,7 @@ class ScoreParts:
         }
 
     def total(self, scores: dict[str, Tensor], scale: Callable[[str], Tensor]) -> Tensor:
-        """The sum (B, h, w) of `each`, by the scales () or (B,) of the parts."""
+        """The sum (B, h, w) of the scores of `each`, divided by their scales () or (B,)."""
         if not self.are_scaled:
             return next(iter(scores.values()))
         standardised = [score / scale(name)[..., None, None] for name, score in scores.items()]

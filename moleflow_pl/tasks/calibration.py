@@ -1,4 +1,4 @@
-"""What a finished expert computed for its calibration images, and the limits that follow."""
+"""Scores of calibration images, and the limits that follow from them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from moleflow_pl.tasks.thresholds import (
     threshold,
 )
 
-PIXEL_SHARE = 0.01  # of a usual good image's pixels that exceed the pixel threshold
+PIXEL_SHARE = 0.01  # share of a typical good image's pixels above the pixel threshold
 MEDIAN_VALUE = 0.05  # normalised score of the median calibration image
 
 
@@ -36,13 +36,16 @@ def middle(scores: Sequence[float]) -> float:
     """
     value = float(np.median(scores)) if len(scores) else math.nan
     if not abs(value) <= LARGEST_SCORE:  # `not <=`, so that NaN does not pass
-        raise ConfigError(f"the scores of {len(scores)} images have the median {value:g}")
+        raise ConfigError(
+            f"the scores of {len(scores)} images have the median {value:g}, and no score "
+            "exceeds it: check these images and learn the product again"
+        )
     return value
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits that decide about the images of a product.
+    """Limits for decisions about the images of a product.
 
     Attributes:
         score: Threshold of the image score.
@@ -57,7 +60,7 @@ class Limits:
     median_patch_score: float
 
     def normalise(self, score: float) -> float:
-        """Map a score to [0, 1], so that scores of different products can be compared.
+        """Map a score to [0, 1], comparable between products.
 
         A logistic curve maps the threshold to 0.5 and the median calibration image to 0.05.
 
@@ -89,13 +92,13 @@ class Suspect(NamedTuple):
 class TrainingScores:
     """Image scores of a task's training images, each without its own patches in the memory banks.
 
-    They tell which of these images look defective. They are no measure of future good images, since
-    the flow has learned from them.
+    They show which of these images look defective. They do not predict the scores of future good
+    images, since the flow has learned from them.
 
     Attributes:
         scores: Image scores.
         products: Product of each image.
-        images: Name of each image, relative to the folder that all lie in.
+        images: Name of each image, relative to their common folder.
     """
 
     scores: list[float] = field(default_factory=list)
@@ -103,7 +106,7 @@ class TrainingScores:
     images: list[str] = field(default_factory=list)
 
     def where(self, wanted: Callable[[str, str], bool]) -> TrainingScores:
-        """Those of some images, chosen by product and name."""
+        """Select images by product and name."""
         names = self.images or [""] * len(self.scores)
         rows = enumerate(zip(self.products, names, strict=True))
         places = [i for i, (product, image) in rows if wanted(product, image)]
@@ -116,20 +119,20 @@ class TrainingScores:
 
 @dataclass
 class Calibration:
-    """What a task's finished expert computed for its calibration images.
+    """Scores of a task's calibration images by its finished expert.
 
-    Plain lists with one number for each image, small enough for a checkpoint. They give a threshold
-    for any rate, without images and without training.
+    Plain lists with one number for each image, small enough for a checkpoint. A threshold for any
+    rate follows from them, without images and without training.
 
     Attributes:
         scores: Image scores.
-        high_patch_scores: The score that 1 % of each image's patches exceed.
+        high_patch_scores: For each image, the score that 1 % of its patches exceed.
         median_patch_scores: Median patch score of each image.
         novelty_distances: Novelty distance of each image.
         damaged_novelty_distances: Largest novelty distance of each image after damage; damaged
             images of a known product count as known.
         products: Product of each image.
-        images: Name of each image, relative to the folder that all lie in.
+        images: Name of each image, relative to their common folder.
         brightness: Mean grey level of each image as the model sees it, in 0..1.
         training: Image scores of training images.
         false_alarm_rate: Share of good images that may be called defective.
@@ -162,8 +165,8 @@ class Calibration:
 
         Args:
             scores: Image scores (B,).
-            patch_scores: Of the patches that count (B, h, w).
-            novelty_distances: (B,).
+            patch_scores: Scores of the patches that count (B, h, w).
+            novelty_distances: Novelty distances (B,).
             products: Products of the images, B.
         """
         patches = patch_scores.flatten(1)
@@ -174,7 +177,7 @@ class Calibration:
         self.products += products
 
     def of(self, product: str) -> Calibration:
-        """The calibration by one product's images; by all images if none shows the product.
+        """The calibration by the images of one product; by all images if none shows it.
 
         Example:
             >>> group = Calibration(scores=[1.0, 2.0, 3.0], products=["a", "b", "a"])
@@ -187,13 +190,13 @@ class Calibration:
         return self._at(indices, self.training.where(lambda shown, _: shown == product))
 
     def without(self, images: Collection[str]) -> Calibration:
-        """The calibration by all images but some, of which training images may be too.
+        """The calibration without some images; names of training images are allowed too.
 
         Args:
-            images: Their names.
+            images: Names of the images to leave out.
 
         Raises:
-            ConfigError: none would be left.
+            ConfigError: no calibration image would be left.
 
         Example:
             >>> Calibration(scores=[1.0, 9.0], images=["a.png", "b.png"]).without(["b.png"]).scores
@@ -201,11 +204,13 @@ class Calibration:
         """
         indices = [i for i, image in enumerate(self.images) if image not in images]
         if not indices:
-            raise ConfigError("no calibration image would be left")
+            raise ConfigError(
+                f"no calibration image would be left of {len(self.images)}: exclude fewer images"
+            )
         return self._at(indices, self.training.where(lambda _, image: image not in images))
 
     def with_more(self, other: Calibration) -> Calibration:
-        """The calibration by another's images too; what one of both lacks is left out.
+        """The calibration by the images of both; a list that one of them lacks becomes empty.
 
         Example:
             >>> Calibration([1.0], images=["a.png"]).with_more(Calibration([2.0])).scores
@@ -228,8 +233,8 @@ class Calibration:
     def suspects(self) -> list[Suspect]:
         """Images that look defective, the highest of each kind first.
 
-        Calibration images do not count for the threshold then. Training images are looked at among
-        themselves: the flow knows them, and rare good ones score lower than new ones would.
+        Suspect calibration images do not count for the threshold. Training images are judged among
+        themselves: the flow has learned from them, so they score lower than new images would.
         """
         training = self.training
         return [
@@ -238,7 +243,7 @@ class Calibration:
         ]
 
     def _suspects(self, scores: Sequence[float], images: Sequence[str]) -> list[Suspect]:
-        if len(images) != len(scores) or not scores:  # their names are not known
+        if len(images) != len(scores) or not scores:  # the names are unknown
             return []
         ranked = sorted(zip(scores, images, strict=True), reverse=True)
         count = threshold(scores, self.false_alarm_rate).suspects
@@ -251,9 +256,9 @@ class Calibration:
 
     @property
     def pixel_threshold(self) -> float:
-        """The score that 1 % of a usual good image's pixels exceed: the median over the images.
+        """The score that 1 % of a typical good image's pixels exceed: the median over the images.
 
-        It tells where in an anomalous image the defect is, not whether an image is anomalous.
+        It localises the defect in an anomalous image; it does not decide whether it is anomalous.
         """
         return middle(self.high_patch_scores)
 
@@ -261,9 +266,9 @@ class Calibration:
     def novelty_limit(self) -> float:
         """Novelty distance beyond which an image shows another product.
 
-        Good images alone would give a lower limit, but images of damaged parts are far from them
-        too. So it is the distance that 1 % of good images exceed after damage, and infinite if no
-        damage was tried.
+        A limit from good images alone would be lower, but images of damaged parts are far from
+        them too. So the limit is the distance that 1 % of good images exceed after damage; it is
+        infinite if no image was damaged.
         """
         if not self.damaged_novelty_distances:
             return math.inf

@@ -1,11 +1,11 @@
-"""A sequential test of whether numbers still come as those of the calibration images did.
+"""A sequential test of whether numbers still follow the distribution of the calibration images.
 
-Nothing is assumed of their distribution, and a calibration set of a few dozen images is no more
-trusted than it deserves: each number is ranked among all before it, calibration images included.
-While nothing changes, such ranks are independent and uniform, however few the first numbers were
-(conformal p-values with random tie-breaking). Bets against that multiply their stakes after a
-change; a bet that loses begins again at 1. Of n numbers without a change, the stakes exceed c with
-a probability of at most n / c, and on average not before c numbers have come.
+The test assumes no distribution, and allows for the size of the calibration set: each number is
+ranked among all numbers before it, calibration images included. Without a change these ranks are
+independent and uniform, however few the calibration images are (conformal p-values with random
+tie-breaking). Bets against uniformity multiply their stakes after a change; a losing bet restarts
+at 1. Over n numbers without a change, the stakes exceed c with a probability of at most n / c, and
+on average not before c numbers.
 """
 
 from __future__ import annotations
@@ -16,30 +16,29 @@ from typing import Any, Literal
 
 import numpy as np
 
-FIRST = 30  # numbers that are the reference where there are no calibration images
-BINS = 512  # into which numbers are sorted: what fills one counts as equal
+FIRST = 30  # numbers that serve as the reference without calibration images
+BINS = 512  # numbers in the same bin count as equal
 BIN_SHARE = 1 / 32  # width of a bin, as a share of the reference's middle half
 SHARPNESS = np.array([1.4, 2.0, 4.0, 10.0, 30.0])  # b of bets on a rank's density b (1 - x)^(b - 1)
-BETS = (
-    len(SHARPNESS) + 1
-)  # on each direction; the last: all since its beginning lie beyond the rest
-FLOOR = 0.05  # share of a stake that is not bet, so that one odd image does not lose it all
+# bets on each direction; the last one bets that all numbers since its start exceed all before it
+BETS = len(SHARPNESS) + 1
+FLOOR = 0.05  # share of a stake that is not bet, so that one odd image does not lose all of it
 
 Direction = Literal["risen", "fallen", "spread"]
 DIRECTIONS: tuple[Direction, ...] = ("risen", "fallen", "spread")
 
 
 class ChangeTest:
-    """The test of one series of numbers. Its state is plain numbers, so that it can be saved.
+    """A change test of one series of numbers; its state is plain numbers that can be saved.
 
     Args:
-        reference: Numbers of the calibration images, in any order; without any, the first numbers
-            that come are the reference.
+        reference: Numbers of the calibration images, in any order; if empty, the first numbers of
+            the series serve as the reference.
         directions: Changes to look for: the numbers have risen, fallen, or vary more.
 
     Attributes:
-        seen: Numbers that were tested.
-        evidence: For a change, in nats: the logarithm of the mean stake.
+        seen: Count of tested numbers.
+        evidence: Evidence for a change in nats, the logarithm of the mean stake.
 
     References: Vovk, Nouretdinov & Gammerman 2003, "Testing exchangeability on-line"; Volkhonskiy
     et al. 2017, "Inductive conformal martingales for change-point detection", arXiv:1706.03415;
@@ -57,11 +56,11 @@ class ChangeTest:
     ) -> None:
         self.directions = list(directions)
         self.seen, self.evidence = 0, 0.0
-        self._first: list[float] = []  # until they are enough for a reference
+        self._first: list[float] = []  # collected until they suffice as a reference
         self._low, self._width = 0.0, 0.0  # lower edge of the first bin, and width of each
         self._counts: list[int] = []  # numbers so far in each bin, calibration images included
-        self._total = 0  # of these
-        # logarithms, and the number of the image at which each began to grow
+        self._total = 0  # sum of the counts
+        # logarithms of the stakes, and the number of the image at which each began to grow
         self._stakes = np.zeros((len(self.directions), BETS))
         self._since = np.zeros(self._stakes.shape, dtype=np.int64)
         self._lasted = np.zeros((len(self.directions), 1))  # numbers since the last bet began
@@ -79,7 +78,7 @@ class ChangeTest:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> ChangeTest:
-        """A test from its `state`, which goes on as that one would have."""
+        """Restore a test from its `state`; it continues with equal results."""
         test = cls(directions=state["directions"])
         test.seen, test._first = state["seen"], list(state["first"])
         test._low, test._width = state["low"], state["width"]
@@ -94,8 +93,8 @@ class ChangeTest:
         """Test a number.
 
         Args:
-            value: The number; finite.
-            number: Of its image, in the order in which they come.
+            value: The number, finite.
+            number: Position of its image in the series.
 
         Returns:
             The evidence for a change.
@@ -108,7 +107,7 @@ class ChangeTest:
             return 0.0
         place = self._bin(value)
         above, equal = self._total - sum(self._counts[: place + 1]), self._counts[place]
-        # drawn by this number's place alone, so that a test from a file goes on alike
+        # seeded by the position alone, so that a restored test continues with equal results
         share = Random(self.seen).random()
         rank = (above + share * (equal + 1)) / (self._total + 1)
         self._counts[place] += 1
@@ -120,14 +119,14 @@ class ChangeTest:
 
     @property
     def change(self) -> tuple[Direction, int]:
-        """What the highest stake is on: the direction, and the image at which it began to grow."""
+        """The direction of the highest stake, and the image at which it began to grow."""
         best = int(self._stakes.argmax())
         return self.directions[best // BETS], int(self._since.flat[best])
 
     def _refer(self, reference: Sequence[float]) -> None:
-        """Choose the bins by the reference, and fill them."""
+        """Choose the bins from the reference, and fill them."""
         low, middle, high = np.quantile(np.asarray(reference, dtype=np.float64), [0.25, 0.5, 0.75])
-        # equal numbers have a width too: another number then lies in another bin
+        # equal numbers need a width too, so that a different number falls into another bin
         least = max(abs(float(middle)) * 1e-6, 1e-12)
         self._width = max(float(high - low) * BIN_SHARE, least)
         self._low = float(middle) - self._width * BINS / 2
@@ -145,10 +144,10 @@ class ChangeTest:
         return int(min(max((value - self._low) / self._width, 0.0), BINS - 1.0))
 
     def _bet(self, rank: float, number: int) -> None:
-        """Let all bets win or lose by a rank in [0, 1], the share of higher numbers."""
+        """Update all stakes by a rank in [0, 1], the share of higher numbers."""
         by_direction = {"risen": rank, "fallen": 1 - rank, "spread": 2 * min(rank, 1 - rank)}
         ranks = np.array([[by_direction[direction]] for direction in self.directions])
-        self._since[self._stakes <= 0] = number  # one that has lost begins again
+        self._since[self._stakes <= 0] = number  # a lost bet restarts
         self._lasted[self._stakes[:, -1:] <= 0] = 0
         odds = SHARPNESS * (1 - ranks) ** (SHARPNESS - 1)
         self._lasted += 1

@@ -1,4 +1,4 @@
-"""What is known of an expert by its test images, whatever other products come or go."""
+"""Scores of an expert's own test images, independent of other products."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from moleflow_pl.tasks.thresholds import LARGEST_SCORE
 
 @dataclass
 class OwnScores:
-    """Scores of a task's test images by its own expert, of the last evaluation that had some.
+    """Scores of a task's test images by its own expert, from the last evaluation with test images.
 
-    They are the expert's alone: neither another product nor another threshold changes them.
+    Adding a product or changing a threshold does not change them.
 
     Attributes:
         good: Scores of the good images.
@@ -36,7 +36,7 @@ class OwnScores:
         for row in rows:
             score = row["oracle_score"]
             scores = tested.defective if row["gt_label"] else tested.good
-            # what is no number counts as a defect, and a file holds numbers alone
+            # NaN and infinity count as a defect; files hold finite numbers alone
             scores.append(score if math.isfinite(score) else LARGEST_SCORE)
         return tested
 

@@ -45,7 +45,7 @@ def lr_factor(epoch: int, epochs: int, warmup: int = 0, final: float = 0.01) -> 
 
 
 def minute_in_utc() -> str:
-    """The time now, as `Task.learned_at` has it."""
+    """The current time in the format of `Task.learned_at`."""
     return datetime.now(UTC).isoformat(" ", "minutes").removesuffix("+00:00")
 
 
@@ -63,8 +63,8 @@ class Task:
         images: Number of its training images.
         learned_at: When it was learned, in UTC.
         tested: Scores of its test images by its own expert; None if there were none.
-        replaced: Whether a newer version is learned beside it, so that no image is routed to it.
-        evaluation: The evaluation after it was learned, see `metrics.task_matrix.matrix_row`.
+        replaced: Whether a newer version of it exists; then no image is routed to it.
+        evaluation: The evaluation after learning it, see `metrics.task_matrix.matrix_row`.
         calibration: Scores of its calibration images; None if it has none.
     """
 
@@ -162,8 +162,8 @@ class TaskSchedule:
         scheduled = [task.products for task in self.tasks]
         if plan[: len(scheduled)] != scheduled:
             raise ConfigError(
-                f"this model's tasks are {self.names}, in this order: a task list may add to them "
-                f"at its end, got {[GROUP_JOINT.join(group) for group in plan]}"
+                f"this model's tasks are {self.names}, in this order: a task list may only append "
+                f"to them, got {[GROUP_JOINT.join(group) for group in plan]}"
             )
         self.tasks += [Task(group, epochs) for group in plan[len(scheduled) :]]
 
@@ -199,11 +199,12 @@ class TaskSchedule:
         if self.learned:
             return
         current = None if self.current is None else self.tasks[self.current]
-        known = "it has no tasks"
+        progress = "it has no tasks"
         if current is not None:
-            known = f"{current.epochs_done} of {current.epochs} epochs of {current.name!r} are done"
+            done = f"{current.epochs_done} of {current.epochs} epochs"
+            progress = f"{done} of {current.name!r} are done"
         raise CheckpointError(
-            f"this model has learned no task yet ({known}): finish its fit first, with moleflow "
+            f"this model has learned no task yet ({progress}): finish its fit first, with moleflow "
             "fit --ckpt_path or trainer.fit(ckpt_path=...)"
         )
 
@@ -217,7 +218,7 @@ class TaskSchedule:
             if product in (self.tasks[index].name, *self.tasks[index].products):
                 return index
         known = [name for index in self.learned for name in self.tasks[index].products]
-        raise ConfigError(f"no product {product!r}: the model knows {known}")
+        raise ConfigError(f"no product {product!r} in this model: it knows {known}")
 
     def set_false_alarm_rate(self, rate: float, product: str | None = None) -> None:
         """Set the false-alarm rate of the task of one product, or of all learned tasks.
@@ -237,43 +238,46 @@ class TaskSchedule:
             calibration.false_alarm_rate = rate
 
     def exclude(self, images: Iterable[str], product: str | None = None) -> None:
-        """Leave images out of their task's thresholds, for good.
+        """Permanently leave images out of their task's thresholds.
 
         Args:
-            images: Names of images or paths that end with them.
-            product: The product that they show; by default the only one that has such an image.
+            images: Names of images, or paths that end with them.
+            product: The product that they show; by default any, if the name is unambiguous.
 
         Raises:
-            ConfigError: no task's threshold or more than one's has such an image, or no calibration
-                image would be left of a task.
+            ConfigError: a name fits no image or images of several tasks, or a task would have no
+                calibration image left.
         """
-        among = self.learned if product is None else [self.find(product)]
+        candidates = self.learned if product is None else [self.find(product)]
         excluded: dict[int, set[str]] = {}
         for image in images:
-            found = {index: self._calibrated_as(index, image) for index in among}
-            known = {index: name for index, name in found.items() if name is not None}
-            if len(known) != 1:
-                raise ConfigError(self._not_one(image, list(known), among))
-            for index, name in known.items():
+            names = {index: self._calibrated_as(index, image) for index in candidates}
+            matches = {index: name for index, name in names.items() if name is not None}
+            if len(matches) != 1:
+                raise ConfigError(self._not_one(image, list(matches), candidates))
+            for index, name in matches.items():
                 excluded.setdefault(index, set()).add(name)
-        for index, names in excluded.items():
+        for index, excluded_names in excluded.items():
             calibration = self.tasks[index].calibration
-            assert calibration is not None  # its images were found
-            self.tasks[index].calibration = calibration.without(names)
+            assert calibration is not None  # its images matched
+            self.tasks[index].calibration = calibration.without(excluded_names)
 
     def _calibrated_as(self, task: int, image: str) -> str | None:
-        """Name of the image of a task's threshold that a path ends with, the longest there is."""
+        """The longest name of a task's calibration or training images that a path ends with."""
         calibration = self.tasks[task].calibration
         path = "/" + image.replace("\\", "/")
         names = [] if calibration is None else calibration.images + calibration.training.images
         return max((name for name in names if path.endswith(f"/{name}")), key=len, default=None)
 
-    def _not_one(self, image: str, found: Sequence[int], among: Sequence[int]) -> str:
-        if not found:
-            names = [self.tasks[index].name for index in among]
-            return f"{image!r} is no image that a threshold of {names} was found by"
-        names = [self.tasks[index].name for index in found]
-        return f"{image!r} is an image of each of {names}: name the product too"
+    def _not_one(self, image: str, matches: Sequence[int], candidates: Sequence[int]) -> str:
+        if not matches:
+            names = [self.tasks[index].name for index in candidates]
+            return (
+                f"{image!r} is neither a calibration image nor a training image of {names}: give a "
+                "path as in their folders"
+            )
+        names = [self.tasks[index].name for index in matches]
+        return f"{image!r} is an image of each of {names}: name the product too (--product)"
 
     @staticmethod
     def _task(

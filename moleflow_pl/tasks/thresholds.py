@@ -12,14 +12,14 @@ from scipy.special import betaincinv, fdtrc  # scipy.stats takes a second to imp
 from moleflow_pl.errors import ConfigError
 
 FALSE_ALARM_RATE = 0.01
-LOWEST_RATE = 1e-6  # below, a tail that was fitted to a few images decides nothing
+LOWEST_RATE = 1e-6  # a tail fitted to a few images says nothing about lower rates
 LARGEST_SCORE = float(np.finfo(np.float32).max)  # scores are computed in float32
 CONFIDENCE = 0.99  # level of a confidence interval
-TAIL_SHARE = 0.2  # share of the images whose scores are the tail
+TAIL_SHARE = 0.2  # share of the images whose scores form the tail
 TAIL_IMAGES = 10  # least number of images in the tail, if there are as many
 DEFECTIVE_SHARE = 0.1  # largest share of the images that may be defective unnoticed
-OUTLIER_LEVEL = 0.05  # probability that good images with an exponential tail pass for defective
-# rates of two digits, 1e-6 to 0.99: what is found among them can be read and typed
+OUTLIER_LEVEL = 0.05  # probability that good images with an exponential tail look defective
+# two-digit rates from 1e-6 to 0.99: easy to read and to type
 RATES = [
     round(digits * 10.0**power, -power) for power in range(-7, -1) for digits in range(10, 100)
 ]
@@ -35,9 +35,9 @@ class Threshold:
         images: Number of calibration images.
         low: Lower end of the 99 % confidence interval of the true share.
         high: Upper end of that interval.
-        extrapolated: Whether a tail was fitted: the images are too few for the rate, or some of
-            them do not count.
-        suspects: Number of images that do not count, because they look defective.
+        extrapolated: Whether a tail was fitted, because the images are too few for the rate or some
+            are suspects.
+        suspects: Number of images that are left out because they look defective.
     """
 
     value: float
@@ -58,9 +58,9 @@ def threshold(scores: Sequence[float], rate: float = FALSE_ALARM_RATE) -> Thresh
     highest scores. The confidence interval then does not rely on the tail, only on the limit being
     above all n scores.
 
-    A few defective images among them would put the limit above most defects. So where the highest
-    tenth lies further out than an exponential tail does, the tail is fitted to the scores below it;
-    images above the limit are suspects. The confidence interval then takes suspects for good.
+    A few defective images among them would put the limit above most defects. So if the highest
+    tenth lies further out than an exponential tail, the tail is fitted to the scores below it;
+    images above the limit are suspects. The confidence interval still counts suspects as good.
 
     Args:
         scores: Scores of calibration images, at least one.
@@ -103,12 +103,12 @@ def limit(scores: Sequence[float], rate: float = FALSE_ALARM_RATE) -> float:
     """
     check_rate(rate)
     ordered = _ascending(scores)
-    _limit_of(ordered, rate)  # as a check: the robust one is not higher
+    _limit_of(ordered, rate)  # as a check: the robust limit is not higher
     return _robust_quantile(ordered, rate, _censored(ordered))
 
 
 def limit_by_all(scores: Sequence[float], rate: float = FALSE_ALARM_RATE) -> float:
-    """The limit that a share `rate` of good images exceeds, with every score taken for good.
+    """The limit that a share `rate` of good images exceeds, without looking for suspects.
 
     Raises:
         ConfigError: the rate is out of range, there is no score, or no score exceeds the limit.
@@ -120,7 +120,9 @@ def limit_by_all(scores: Sequence[float], rate: float = FALSE_ALARM_RATE) -> flo
 def _ascending(scores: Sequence[float]) -> np.ndarray:
     ordered = np.sort(np.asarray(scores, dtype=np.float64))
     if not len(ordered):
-        raise ConfigError("a threshold needs the scores of at least one good image")
+        raise ConfigError(
+            "a threshold needs the scores of at least one good image: calibrate with more images"
+        )
     return ordered
 
 
@@ -134,7 +136,7 @@ def _limit_of(ordered: np.ndarray, rate: float) -> float:
     if not abs(value) <= LARGEST_SCORE:  # `not <=`, so that NaN does not pass
         raise ConfigError(
             f"the scores of {len(ordered)} images give the limit {value:g} at a rate of {rate:g}: "
-            "no score exceeds it, and all would be normal"
+            "no score exceeds it, so all images would be normal; check these images"
         )
     return value
 
@@ -193,7 +195,7 @@ def _robust_quantile(ordered: np.ndarray, rate: float, censored: int) -> float:
 
 
 def _censored(ordered: np.ndarray) -> int:
-    """How many of the highest scores do not count: a tenth where it lies too far out, else none.
+    """Number of the highest scores to leave out: a tenth if it lies too far out, otherwise none.
 
     The normalised spacings of an exponential tail, i (x_i - x_(i+1)) with x_1 the highest, are
     independent exponentials of one mean, so that of two sets of them the ratio of the means has an
@@ -206,14 +208,14 @@ def _censored(ordered: np.ndarray) -> int:
         return 0
     spacings = _spacings(ordered, size)
     highest = np.arange(1, doubtful + 1)
-    with np.errstate(all="ignore"):  # spacings may all be 0, and scores as large as floats are
+    with np.errstate(all="ignore"):  # spacings may all be 0, and scores as large as floats can be
         means = spacings[:doubtful].cumsum() / highest
         odds = fdtrc(2 * highest, 2 * (size - doubtful), means / spacings[doubtful:].mean())
     return doubtful if (odds < OUTLIER_LEVEL / doubtful).any() else 0
 
 
 def _rank(count: int, rate: float) -> int:
-    """Which of `count` ascending scores is the limit; beyond `count` where they are too few."""
+    """Rank, among `count` ascending scores, of the limit; beyond `count` if they are too few."""
     # rounded first: in floating point 0.99 x 100 is a little more than 99
     return math.ceil(round((1 - rate) * (count + 1), 9))
 
@@ -225,11 +227,13 @@ def check_rate(rate: float) -> None:
         ConfigError: it is not a number from 1e-6 to below 1.
     """
     if not isinstance(rate, (int, float)) or not LOWEST_RATE <= rate < 1:
-        raise ConfigError(f"a false-alarm rate lies between {LOWEST_RATE:g} and 1, got {rate!r}")
+        raise ConfigError(
+            f"false_alarm_rate must be a number from {LOWEST_RATE:g} to below 1, got {rate!r}"
+        )
 
 
 def _tail_size(count: int) -> int:
-    """How many of `count` scores are the tail."""
+    """Number of `count` scores that form the tail."""
     return max(math.ceil(TAIL_SHARE * count), TAIL_IMAGES)
 
 
@@ -250,14 +254,14 @@ def _tail_quantile(ordered: np.ndarray, rate: float, censored: int = 0) -> float
     Args:
         ordered: Scores in ascending order.
         rate: The probability.
-        censored: How many of the highest scores tell no more than that they are high.
+        censored: Number of the highest scores of which only the rank counts.
     """
     count = len(ordered)
     size = min(_tail_size(count) + censored, count - 1)
     if size < 1:
         return float(ordered[-1])
     k = size - censored
-    with np.errstate(all="ignore"):  # of what no model computes; the limit is checked
+    with np.errstate(all="ignore"):  # for absurd scores; the limit is checked afterwards
         mean = _spacings(ordered, size)[censored:].mean()
         factor = k * ((rate * (count + 1) / (size + 1)) ** (-1 / k) - 1)
         return float(ordered[-size - 1] + mean * factor)

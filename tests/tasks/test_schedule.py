@@ -93,8 +93,8 @@ def test_excluded_images_leave_their_tasks_calibration_by_name_or_path() -> None
 @pytest.mark.parametrize(
     ("images", "product", "told"),
     [
-        (["9.png"], None, "'9.png' is no image that a threshold of"),
-        (["2.png"], "b", r"'2.png' is no image that a threshold of \['b\+c'\] was found by"),
+        (["9.png"], None, "'9.png' is neither a calibration image nor a training image of"),
+        (["2.png"], "b", r"'2.png' is neither .* nor a training image of \['b\+c'\]"),
         (["b/1.png"], None, r"is an image of each of \['a', 'b\+c'\]: name the product"),
         (["1.png", "2.png"], "a", "no calibration image would be left"),
         (["1.png"], "e", "no product 'e'"),
