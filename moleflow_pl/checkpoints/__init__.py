@@ -1,5 +1,5 @@
-"""What a run leaves on disk: checkpoints, expert files, and every path of a run folder.
+"""Files of a run: checkpoints, expert files, and every path of a run folder.
 
 A new field of a checkpoint goes into `schema`; `upgrade` is the one place that reads older schemas.
-Private: how the bytes are written (`io`).
+Private: `io`, which reads and writes the bytes.
 """

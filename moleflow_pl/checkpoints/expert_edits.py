@@ -1,7 +1,7 @@
-"""Experts in a checkpoint: taken out, put in, removed, renamed.
+"""Extract, add, remove and rename experts in a checkpoint.
 
-All of it works on a checkpoint's dictionary, not on a model: no backbone is needed, and a tensor
-that is not touched stays equal bit for bit.
+These functions work on a checkpoint's dictionary, not on a model: they need no backbone, and
+tensors of other experts stay equal bit for bit.
 """
 
 from __future__ import annotations
@@ -36,15 +36,18 @@ Checkpoint = dict[str, Any]
 
 
 def learned_schedule(checkpoint: Checkpoint) -> TaskSchedule:
-    """The learned tasks of a checkpoint, without those that are only planned.
+    """The learned tasks of a checkpoint, without planned ones.
 
     Raises:
-        CheckpointError: one is half learned.
+        CheckpointError: a task is partly learned.
     """
     schedule = TaskSchedule.from_state(checkpoint[STATE_KEY]["tasks"])
     begun = [task for task in schedule.tasks if task.epochs_done]
     if len(begun) > len(schedule.learned):
-        raise CheckpointError(f"{begun[-1].name!r} is half learned: finish the fit first")
+        raise CheckpointError(
+            f"{begun[-1].name!r} is partly learned: finish the fit first, with moleflow fit "
+            "--ckpt_path"
+        )
     return TaskSchedule(begun)
 
 
@@ -55,7 +58,7 @@ def task_of(checkpoint: Checkpoint, key: str) -> int | None:
 
 
 def renamed(checkpoint: Checkpoint, key: str, task: int | str) -> str:
-    """Name of a task's tensor for another task, or for a file."""
+    """Name of a task's tensor with the number of another task, or a placeholder."""
     parts, place = split_at_task(checkpoint, key)
     if place is not None:
         parts[place] = str(task)
@@ -63,7 +66,7 @@ def renamed(checkpoint: Checkpoint, key: str, task: int | str) -> str:
 
 
 def split_at_task(checkpoint: Checkpoint, key: str) -> tuple[list[str], int | None]:
-    """The parts of a tensor's name, and which of them is the task; None for the base."""
+    """The parts of a tensor's name, and the index of the task's number; None for the base."""
     containers, parts = set(checkpoint[STATE_KEY][CONTAINERS_KEY]), key.split(".")
     for place, part in enumerate(parts):
         number = part.isdecimal() or part == PLACEHOLDER
@@ -73,7 +76,7 @@ def split_at_task(checkpoint: Checkpoint, key: str) -> tuple[list[str], int | No
 
 
 def base_hash(checkpoint: Checkpoint) -> str:
-    """Hash of all tensors that belong to no task, which every expert needs unchanged."""
+    """Hash of the base's tensors, which every expert needs unchanged."""
     weights = checkpoint["state_dict"]
     return content_hash({k: t for k, t in weights.items() if task_of(checkpoint, k) is None})
 
@@ -82,7 +85,7 @@ def index_of(schedule: TaskSchedule, name: str) -> int:
     """Number of the task with this name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: no task has it.
     """
     if name not in schedule.names:
         raise ConfigError(f"no expert {name!r}: the model has {schedule.names}")
@@ -99,7 +102,7 @@ def extract(checkpoint: Checkpoint, name: str) -> Expert:
     task = index_of(schedule, name)
     return Expert(
         tensors_of(checkpoint, task), schedule.tasks[task],
-        [one for one in TASK_LISTS if task in state[one]],
+        [key for key in TASK_LISTS if task in state[key]],
         base_hash(checkpoint), state["backbone"], state["structure"],
         last_metrics(schedule, task), versions(),
     )  # fmt: skip
@@ -115,13 +118,13 @@ def tensors_of(checkpoint: Checkpoint, task: int) -> dict[str, Tensor]:
 
 
 def last_metrics(schedule: TaskSchedule, task: int) -> dict[str, dict[str, float | None]]:
-    """A task's metrics in the last evaluation there is, by metric and routing mode."""
-    rows = [one.evaluation for one in schedule.tasks[task:] if one.evaluation]
+    """A task's metrics in its last evaluation, by metric and routing mode."""
+    rows = [later.evaluation for later in schedule.tasks[task:] if later.evaluation]
     if not rows:
         return {}
     return {
-        metric: {way: values[task] for way, values in ways.items()}
-        for metric, ways in rows[-1]["metrics"].items()
+        metric: {mode: values[task] for mode, values in modes.items()}
+        for metric, modes in rows[-1]["metrics"].items()
     }
 
 
@@ -138,23 +141,29 @@ def require_same_base(checkpoint: Checkpoint, expert: Expert) -> None:
     ):
         other = differences(theirs, ours)
         if other:
-            raise CheckpointError(f"the expert was learned on another {what} ({other})")
+            raise CheckpointError(
+                f"the expert was learned on another {what} ({other}): use one of this model's "
+                f"{what}"
+            )
     base = base_hash(checkpoint)
     if expert.base != base:
         raise CheckpointError(
             f"the expert {expert.task.name!r} was learned on the base {expert.base}, this model's "
-            f"is {base}: an expert fits runs that share their first task's checkpoint"
+            f"is {base}: an expert fits only runs that start from the same first task's checkpoint"
         )
     other = differences(kinds_of(expert.tensors), kinds_of(tensors_of(checkpoint, 0)))
     other = other or uneven_banks(expert.tensors)
     if other:
-        # a tensor with a name of the base's would change the base of all experts
+        # a tensor named like one of the base would change the base of all experts
         name = expert.task.name
-        raise CheckpointError(f"the expert {name!r} has other tensors ({shorten(other)})")
+        raise CheckpointError(
+            f"the expert {name!r} has other tensors than this model ({shorten(other)}): export it "
+            "again"
+        )
 
 
 def kinds_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Number format and shape of each tensor, in words; but for the vectors in a memory bank.
+    """Dtype and shape of each tensor, in words; the size of memory banks may differ.
 
     Example:
         >>> import torch
@@ -162,14 +171,14 @@ def kinds_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
         {'a': 'float32 [2, 3]', 'banks.*.depths.0.factors': 'float32 [any, 1]'}
     """
     kinds = {}
-    for key, one in tensors.items():
-        shape = ["any", *one.shape[1:]] if BANK.search(key) else one.shape
-        kinds[key] = f"{str(one.dtype).removeprefix('torch.')} [{', '.join(map(str, shape))}]"
+    for key, tensor in tensors.items():
+        shape = ["any", *tensor.shape[1:]] if BANK.search(key) else tensor.shape
+        kinds[key] = f"{str(tensor.dtype).removeprefix('torch.')} [{', '.join(map(str, shape))}]"
     return kinds
 
 
 def uneven_banks(tensors: Mapping[str, Tensor]) -> str:
-    """The first memory bank with more vectors than factors, or fewer; empty where there is none."""
+    """The first memory bank with unequal numbers of vectors and factors; empty if all agree."""
     for key, values in tensors.items():
         factors = tensors.get(f"{key.removesuffix('values')}factors")
         if BANK.search(key) and factors is not None and len(factors) != len(values):
@@ -182,7 +191,7 @@ def add(checkpoint: Checkpoint, expert: Expert, name: str | None = None) -> None
 
     Raises:
         CheckpointError: it was learned on another base.
-        ConfigError: one of its products is known already.
+        ConfigError: the model already knows one of its products.
     """
     require_same_base(checkpoint, expert)
     schedule, state = learned_schedule(checkpoint), checkpoint[STATE_KEY]
@@ -190,13 +199,13 @@ def add(checkpoint: Checkpoint, expert: Expert, name: str | None = None) -> None
         expert.task if name is None else with_product_renamed(expert.task, expert.task.name, name)
     )
     require_new_products(schedule, task.products)
-    # an evaluation is of the tasks of the run that made it
+    # an evaluation covers the tasks of its own run
     task = replace(task, evaluation=None)
     number = len(schedule.tasks)
     for key, tensor in expert.tensors.items():
         checkpoint["state_dict"][renamed(checkpoint, key, number)] = tensor
-    for one in expert.lists:
-        state[one] = [*state[one], number]
+    for key in expert.lists:
+        state[key] = [*state[key], number]
     set_schedule(checkpoint, TaskSchedule([*schedule.tasks, task]))
 
 
@@ -204,12 +213,12 @@ def remove(checkpoint: Checkpoint, name: str) -> None:
     """Remove an expert; the numbers of later ones decrease by one.
 
     Raises:
-        ConfigError: there is no such task, or no other.
+        ConfigError: there is no such task, or it is the only one.
     """
     schedule, state = learned_schedule(checkpoint), checkpoint[STATE_KEY]
     removed = index_of(schedule, name)
     if len(schedule.tasks) == 1:
-        raise ConfigError(f"{name!r} is the only expert: without it the model knows nothing")
+        raise ConfigError(f"{name!r} is the only expert: add another one before removing it")
     weights = {}
     for key, tensor in checkpoint["state_dict"].items():
         task = task_of(checkpoint, key)
@@ -218,8 +227,8 @@ def remove(checkpoint: Checkpoint, name: str) -> None:
         elif task > removed:
             weights[renamed(checkpoint, key, task - 1)] = tensor
     checkpoint["state_dict"] = weights
-    for one in TASK_LISTS:
-        state[one] = [task - (task > removed) for task in state[one] if task != removed]
+    for key in TASK_LISTS:
+        state[key] = [task - (task > removed) for task in state[key] if task != removed]
     tasks = [task for i, task in enumerate(schedule.tasks) if i != removed]
     for later in tasks[removed:]:
         later.evaluation = None  # its rows and columns count the removed task
@@ -230,31 +239,31 @@ def rename(checkpoint: Checkpoint, old: str, new: str) -> None:
     """Give a product another name.
 
     Raises:
-        ConfigError: there is no such product, or the name is taken or none.
+        ConfigError: there is no such product, or the new name is taken or invalid.
     """
     schedule = learned_schedule(checkpoint)
     task = schedule.find(old)
     changed = with_product_renamed(schedule.tasks[task], old, new)
-    others = [one for i, one in enumerate(schedule.tasks) if i != task]
+    others = [other for i, other in enumerate(schedule.tasks) if i != task]
     require_new_products(TaskSchedule(others), changed.products)
     schedule.tasks[task] = changed
     for later in schedule.tasks[task:]:
         if later.evaluation and (decisions := later.evaluation["decisions"][task]):
             names = {name: new if name == old else name for name in decisions}
-            later.evaluation["decisions"][task] = {names[n]: one for n, one in decisions.items()}
+            later.evaluation["decisions"][task] = {names[n]: decisions[n] for n in decisions}
     set_schedule(checkpoint, schedule)
 
 
 def set_aside(checkpoint: Checkpoint, products: Sequence[str], number: int) -> str:
-    """Make room for a newer version of an expert: no image is routed to the one there is.
+    """Set an expert aside for a newer version: rename it, and route no image to it.
 
     Args:
-        checkpoint: Its model.
-        products: Its products.
-        number: Of this version; the products' names get it.
+        checkpoint: The model.
+        products: The expert's products.
+        number: Number of this version, appended to the products' names.
 
     Returns:
-        The name that it has now.
+        The new name of the expert.
     """
     for product in products:
         rename(checkpoint, product, f"{product}~{number}")
@@ -266,7 +275,7 @@ def set_aside(checkpoint: Checkpoint, products: Sequence[str], number: int) -> s
 
 
 def with_products(task: Task, names: Mapping[str, str]) -> Task:
-    """A task with other names for its products, those that are known by the old ones."""
+    """A copy of a task whose products are renamed by a mapping from old to new names."""
     (renamed,) = TaskSchedule.from_state([asdict(task)]).tasks
     lists, calibration = [renamed.products], renamed.calibration
     if calibration is not None:
@@ -283,27 +292,30 @@ def with_product_renamed(task: Task, old: str, new: str) -> Task:
         ConfigError: the task covers several products and none has the old name.
     """
     if not is_file_name(new) or GROUP_JOINT in new:
-        raise ConfigError(f"{new!r} cannot be a product's name: it has to be a folder's name")
+        raise ConfigError(
+            f"{new!r} cannot be a product's name: it must be a valid folder name without "
+            f"{GROUP_JOINT!r}"
+        )
     if old not in task.products:
-        raise ConfigError(f"{old!r} covers {task.products}: rename one of them")
+        raise ConfigError(f"{old!r} is a group of {task.products}: rename one of these products")
     return with_products(task, {old: new})
 
 
 def require_new_products(schedule: TaskSchedule, products: list[str]) -> None:
-    """Check that a model knows none of some products, and that none is there twice.
+    """Check that products are distinct and new to a model.
 
     Raises:
-        ConfigError: one is known or repeated.
+        ConfigError: a product is known or repeated.
     """
     known = Counter(product for task in schedule.tasks for product in task.products)
     known.update(products)
-    taken = [one for one in dict.fromkeys(products) if known[one] > 1]
+    taken = [product for product in dict.fromkeys(products) if known[product] > 1]
     if taken:
-        raise ConfigError(f"the model knows {taken} already: remove or rename it first")
+        raise ConfigError(f"the model already knows {taken}: remove or rename it first")
 
 
 def set_schedule(checkpoint: Checkpoint, schedule: TaskSchedule) -> None:
-    """Write the tasks into a checkpoint, and everything that counts them."""
+    """Write the tasks into a checkpoint, with all counts that depend on them."""
     state = checkpoint[STATE_KEY]
     before = TaskSchedule.from_state(state["tasks"]).epochs_done
     state["tasks"] = schedule.state()
@@ -316,5 +328,5 @@ def set_schedule(checkpoint: Checkpoint, schedule: TaskSchedule) -> None:
     config = run_arguments(checkpoint)
     if "data" in config:
         groups = [task.products for task in schedule.tasks]
-        config["data"]["tasks"] = [one[0] if len(one) == 1 else one for one in groups]
+        config["data"]["tasks"] = [group[0] if len(group) == 1 else group for group in groups]
         checkpoint[CONFIG_KEY] = yaml.safe_dump(config, sort_keys=False)

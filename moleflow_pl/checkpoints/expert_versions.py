@@ -30,7 +30,7 @@ def versions_of(run: RunFolder, name: str) -> list[int]:
 
 
 def free_version(run: RunFolder, name: str) -> int:
-    """Return the number that the next version to be saved gets."""
+    """Return the number for the next saved version."""
     return max(versions_of(run, name), default=0) + 1
 
 
@@ -43,15 +43,17 @@ def version_number(run: RunFolder, name: str, number: int | None) -> int:
     versions = versions_of(run, name)
     chosen = versions[-1] if number is None and versions else number
     if chosen not in versions:
-        raise ConfigError(f"no version {number or ''} of {name!r} in {run.experts}: {versions}")
+        raise ConfigError(
+            f"no version {number or ''} of {name!r} in {run.experts}: the saved ones are {versions}"
+        )
     return chosen
 
 
 def move_versions(run: RunFolder, old: str, new: str) -> list[int]:
-    """Give an expert's saved versions its new name, after those that are there of that name.
+    """Rename an expert's saved versions, numbered after those that already have the new name.
 
     Returns:
-        Their numbers.
+        Their new numbers.
     """
     numbers = []
     for number in versions_of(run, old):
@@ -61,10 +63,10 @@ def move_versions(run: RunFolder, old: str, new: str) -> list[int]:
 
 
 def roll_back(checkpoint: Checkpoint, name: str, number: int | None, run: RunFolder) -> None:
-    """Put a saved version of an expert in its place, under the names that it has now.
+    """Replace an expert by one of its saved versions, under its current names.
 
     Raises:
-        CheckpointError: its file cannot be used, or belongs to another base or backbone.
+        CheckpointError: the file cannot be used, or belongs to another base or backbone.
         ConfigError: there is no such version, or no such expert.
     """
     schedule = learned_schedule(checkpoint)
@@ -89,7 +91,7 @@ def save_version(expert: Expert, run: RunFolder) -> Path:
 
 
 def replace(checkpoint: Checkpoint, expert: Expert, run: RunFolder) -> None:
-    """Put an expert in the place of the one with its name, which is saved as a version.
+    """Replace the expert of the same name, which is saved as a version.
 
     Raises:
         CheckpointError: the expert belongs to another base or backbone.
@@ -97,6 +99,6 @@ def replace(checkpoint: Checkpoint, expert: Expert, run: RunFolder) -> None:
     require_same_base(checkpoint, expert)
     number = int(save_version(extract(checkpoint, expert.task.name), run).stem.rpartition("~")[2])
     aside = set_aside(checkpoint, expert.task.products, number)
-    # added before the old one goes: a model always has an expert
+    # added before the old one is removed: a model must have an expert
     add(checkpoint, expert)
     remove(checkpoint, aside)

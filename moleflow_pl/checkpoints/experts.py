@@ -1,4 +1,4 @@
-"""Expert files: all that a site learned of a product, for runs on the same base."""
+"""Expert files: everything learned about a product, for runs on the same base."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from moleflow_pl.errors import CheckpointError, MoLEFlowError, raise_if_out_of_m
 from moleflow_pl.tasks.schedule import Task, TaskSchedule
 
 PLACEHOLDER = "*"  # in place of the task's number in an expert file
-LONGEST_NUMBER = 10  # digits
-HEADER = 8  # bytes at the start that say how long the text is
+LONGEST_NUMBER = 10  # digits of a schema number
+HEADER = 8  # bytes at the start that hold the length of the metadata
 TASK_LISTS = ("experts", "prototypes")  # of task numbers, in a checkpoint's state
 
 
 @dataclass
 class Expert:
-    """All that belongs to one task alone.
+    """Everything that belongs to one task alone.
 
     Attributes:
-        tensors: By their names in the checkpoint, the task's number replaced by `*`.
+        tensors: Tensors by their names in the checkpoint, with `*` for the task's number.
         task: The task's state: products, calibration, hash of its images.
-        lists: Which lists of the checkpoint's state name the task.
+        lists: The lists in the checkpoint's state that contain the task.
         base: Hash of the base's tensors, which the expert needs unchanged.
         backbone: Fingerprint of the backbone.
-        structure: The model's arguments that decide what its tensors mean.
+        structure: The model's arguments that determine what its tensors mean.
         metrics: Its last evaluation, routed and oracle.
-        versions: Of the packages that wrote it.
+        versions: Versions of the packages that wrote it.
     """
 
     tensors: dict[str, Tensor]
@@ -54,7 +54,7 @@ class Expert:
 
     def metadata(self) -> dict[str, str]:
         """Everything but the tensors, as text."""
-        # an evaluation is the run's, not the expert's
+        # an evaluation belongs to the run, not to the expert
         task, calibration = {**asdict(self.task), "evaluation": None}, self.task.calibration
         threshold = "" if calibration is None else repr(calibration.score_threshold.value)
         return {
@@ -83,16 +83,19 @@ class Expert:
         """Read what `save` wrote.
 
         Raises:
-            CheckpointError: there is no such file, or it is not an expert file of this schema, or
-                it does not hold what was written.
+            CheckpointError: there is no such file, it is not an expert file of this schema, or it
+                is damaged.
         """
         try:
             require_short_header(path)
             with safe_open(path, framework="pt") as file:
                 text = file.metadata() or {}
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except Exception as error:  # what another program wrote can break a reader in any way
-            raise CheckpointError(f"no expert file at {path}: {one_line(error)}") from error
+        except Exception as error:  # a file of another program can break a reader in any way
+            raise CheckpointError(
+                f"no expert file at {path} ({one_line(error)}): give one that moleflow experts "
+                "export wrote"
+            ) from error
         name, schema = f"the expert file {path}", text.get("schema", "")
         seal, signature = text.pop(SEAL, ""), text.pop(SIGNATURE, None)
         number = int(schema) if schema.isdecimal() and len(schema) < LONGEST_NUMBER else None
@@ -102,31 +105,35 @@ class Expert:
         try:
             require_finite(tensors)
             task, facts = parse_metadata(text)
-        except Exception as error:  # its text can break a parser in any way
+        except Exception as error:  # its metadata can break a parser in any way
             raise_if_out_of_memory(error)
-            raise CheckpointError(f"{name} cannot be used: {one_line(error)}") from error
+            raise CheckpointError(
+                f"{name} cannot be used: {one_line(error)}; export it again"
+            ) from error
         return cls(tensors, task, base=text.get("base_sha256", ""), **facts)
 
 
 def require_short_header(path: Path) -> None:
-    """Refuse a file whose text is longer than an expert's, before it is unpacked.
+    """Raise an error if a file's header is too long, before it is read.
 
     Raises:
-        CheckpointError: it is.
+        CheckpointError: the header is too long.
         OSError: the file cannot be read.
     """
     with regular(path).open("rb") as file:
         length = int.from_bytes(file.read(HEADER), "little")
     if length > MOST_PLAIN:
-        raise CheckpointError(f"its header has {length} bytes, of {MOST_PLAIN} at most")
+        raise CheckpointError(
+            f"its header has {length} bytes, and at most {MOST_PLAIN} are allowed"
+        )
 
 
 @contextmanager
 def taking_over(path: Path) -> Iterator[Path]:
-    """Name an expert's file, not the checkpoint, where the file is why it cannot be taken over.
+    """Within the block, let errors name the expert file instead of the checkpoint.
 
     Raises:
-        CheckpointError: it is damaged, or fits no model like the checkpoint's.
+        CheckpointError: the file is damaged, or does not fit the checkpoint's model.
     """
     try:
         yield path
@@ -136,13 +143,15 @@ def taking_over(path: Path) -> Iterator[Path]:
         raise CheckpointError(f"the expert file {path} cannot be used: {error}") from error
     except (MoLEFlowError, OSError):
         raise
-    except Exception as error:  # its contents can break what reads them in any way
+    except Exception as error:  # its contents can break a reader in any way
         raise_if_out_of_memory(error)
-        raise CheckpointError(f"the expert file {path} is damaged: {one_line(error)}") from error
+        raise CheckpointError(
+            f"the expert file {path} is damaged: {one_line(error)}; export it again"
+        ) from error
 
 
 class Facts(TypedDict):
-    """What an expert file says beside its task and its tensors."""
+    """Metadata of an expert file besides its task."""
 
     lists: list[str]
     backbone: dict[str, Any]
@@ -152,12 +161,12 @@ class Facts(TypedDict):
 
 
 def parse_metadata(metadata: Mapping[str, str]) -> tuple[Task, dict[str, Any]]:
-    """An expert's task and `Facts`, from the text in its file.
+    """Parse the task and the `Facts` of an expert from its metadata.
 
     Raises:
-        CheckpointError: they have another form, or the task is not learned.
-        KeyError: one is missing.
-        ValueError: one is not JSON.
+        CheckpointError: an entry has another form, or the task is not learned.
+        KeyError: an entry is missing.
+        ValueError: an entry is not JSON.
     """
     facts = {key: json.loads(metadata[key]) for key in Facts.__annotations__}
     validate(facts, Facts, "it")

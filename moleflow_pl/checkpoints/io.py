@@ -1,7 +1,7 @@
-"""How checkpoints are read and written: whole or not at all, and without running their code.
+"""Read and write checkpoints: atomically, and without running any code in them.
 
-A file is sealed: it carries a hash over all it says, and is refused where that is not what it says.
-In memory a checkpoint has no seal, for it may be edited. With a key, the seal is signed too.
+A file is sealed: it carries a hash over its contents, and is refused if the two disagree. In memory
+a checkpoint has no seal, since it may be edited. With a key, the seal is signed too.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ from moleflow_pl.errors import CheckpointError, MoLEFlowError, raise_if_out_of_m
 
 
 def read_checkpoint(path: Path, mmap: bool = True) -> dict[str, Any]:
-    """Load a checkpoint without running anything it may hold.
+    """Load a checkpoint without running any code in it.
 
     Args:
         path: The file.
-        mmap: Leave its tensors on disk until they are asked for.
+        mmap: Leave its tensors on disk until they are used.
 
     Raises:
-        CheckpointError: there is no such file, or it is no checkpoint of this project; the message
-            offers the one before it in the same run.
+        CheckpointError: there is no such file, or it is not a checkpoint of this project; the
+            message offers the one before it in the same run.
     """
     if path.is_dir() or not path.exists():
-        hint = offer(path) or ": a run keeps its own as RUN/last.ckpt and RUN/tasks/*.ckpt"
+        hint = offer(path) or ": a run keeps them as RUN/last.ckpt and RUN/tasks/*.ckpt"
         raise CheckpointError(f"no checkpoint at {path}{hint}")
     try:
         content = load_plain(path, mmap)
-    except Exception as error:  # the bytes of a foreign file can break a reader in any way
-        reason = one_line(error).split(". ")[0]  # torch goes on with advice to run its code
+    except Exception as error:  # a foreign file can break a reader in any way
+        reason = one_line(error).split(". ")[0]  # torch adds advice to run the file's code
         raise CheckpointError(
-            f"{path} is damaged or no checkpoint: {reason}{offer(path)}"
+            f"{path} is damaged or not a checkpoint: {reason}{offer(path)}"
         ) from error
     try:
         return open_sealed(content)
@@ -60,12 +60,12 @@ def read_checkpoint(path: Path, mmap: bool = True) -> dict[str, Any]:
 
 
 def open_sealed(content: Any) -> dict[str, Any]:
-    """A valid checkpoint, from what a file holds, if that is what was written.
+    """Check seal and contents of what a file holds, and return the checkpoint.
 
     Raises:
-        CheckpointError: it is foreign, of another schema, damaged, or not whole.
+        CheckpointError: it is not this project's, of another schema, damaged, or incomplete.
     """
-    todays(content)  # a foreign file is no damaged one
+    todays(content)  # first: a foreign file is not a damaged one
     bare = without_seal(content)
     seal = content[STATE_KEY].get(SEAL)
     with ThreadPoolExecutor(1) as pool:  # the hash takes no time while another core is free
@@ -80,34 +80,34 @@ def open_sealed(content: Any) -> dict[str, Any]:
 
 
 def without_seal(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint as it is in memory."""
+    """A checkpoint without its seal, as it is in memory."""
     return {**checkpoint, STATE_KEY: unsealed(checkpoint[STATE_KEY])}
 
 
 def with_seal(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint as a file holds it."""
+    """A checkpoint with its seal, as a file holds it."""
     bare = without_seal(checkpoint)
     seal = content_hash(bare)
     return {**bare, STATE_KEY: {**bare[STATE_KEY], SEAL: seal, **sign(seal)}}
 
 
 def todays(content: Any) -> dict[str, Any]:
-    """A checkpoint of today's schema, from one of any.
+    """Upgrade a checkpoint of any schema to the current one.
 
     Raises:
-        CheckpointError: it is no checkpoint, or of a schema that this version does not read.
+        CheckpointError: it is not a checkpoint, or of a schema that this version does not read.
     """
     state = content.get(STATE_KEY) if isinstance(content, dict) else None
     if not isinstance(state, dict):
-        raise CheckpointError("this is no MoLE-Flow checkpoint: it says nothing of its tasks")
+        raise CheckpointError("this is not a MoLE-Flow checkpoint: it has no entry 'moleflow'")
     return {**content, STATE_KEY: upgrade(state)}
 
 
 def validate_checkpoint(content: Any) -> dict[str, Any]:
-    """A checkpoint of today's schema, from what a file holds.
+    """Upgrade and validate the contents of a file, and return the checkpoint.
 
     Raises:
-        CheckpointError: it is of another schema, or not whole.
+        CheckpointError: it is of another schema, or incomplete.
     """
     checkpoint = todays(content)
     validate_contents(checkpoint)
@@ -115,10 +115,10 @@ def validate_checkpoint(content: Any) -> dict[str, Any]:
 
 
 def verify(file: Any) -> None:
-    """Refuse a file as `read_checkpoint` does, before another reader takes it.
+    """Check a file as `read_checkpoint` does, before another reader loads it.
 
     Args:
-        file: Its path, or an open file, which is left where it is.
+        file: Its path, or an open file, which keeps its position.
 
     Raises:
         CheckpointError: it cannot be used.
@@ -132,15 +132,15 @@ def verify(file: Any) -> None:
 
 
 def earlier(path: Path) -> Path | None:
-    """The newest checkpoint of the same run that comes before one and can be read."""
+    """The newest readable checkpoint of the same run before a given one."""
     folder = path.parent if path.parent.name == TASKS else path.parent / TASKS
-    found = sorted(folder.glob("*.ckpt"), reverse=True)
-    before = [other for other in found if other != path and (path.name == LAST or other < path)]
+    files = sorted(folder.glob("*.ckpt"), reverse=True)
+    before = [other for other in files if other != path and (path.name == LAST or other < path)]
     return next((other for other in before if readable(other)), None)
 
 
 def readable(path: Path) -> bool:
-    """Whether a file is a checkpoint of this project, whole and plain."""
+    """Whether a file is a valid checkpoint of this project."""
     try:
         open_sealed(load_plain(path))
     except Exception:
@@ -149,21 +149,21 @@ def readable(path: Path) -> bool:
 
 
 def offer(path: Path) -> str:
-    """What a message about a checkpoint that cannot be used ends with."""
+    """End of an error message about a checkpoint: an earlier one to use instead."""
     before = earlier(path)
     return "" if before is None else f"; the one before it can be used: --ckpt_path {before}"
 
 
 def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Write a checkpoint whole or not at all, and onto the disk.
+    """Write a checkpoint atomically, and flush it to the disk.
 
     Raises:
-        CheckpointError: it could not be read again; the one that was there is as it was.
-        OutputError: it cannot be written; the one that was there is as it was.
+        CheckpointError: it could not be read again; an older file at `path` is unchanged.
+        OutputError: it cannot be written; an older file at `path` is unchanged.
     """
     validate_checkpoint(checkpoint)
     require_finite(checkpoint["state_dict"])
-    buffer = io.BytesIO()  # torch's own writer hides what went wrong with the disk
+    buffer = io.BytesIO()  # torch's own writer hides disk errors
     sealed = with_seal(checkpoint)
     torch.save(sealed, buffer)
     require_stored(buffer)
@@ -174,19 +174,19 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
 
 @contextmanager
 def restoring(file: Any) -> Iterator[None]:
-    """Name the checkpoint where building a model from it fails for its content.
+    """Within the block, turn any failure to build a model into an error that names the checkpoint.
 
     Args:
         file: Its path, or an open file.
 
     Raises:
-        CheckpointError: it does.
+        CheckpointError: the checkpoint is damaged.
     """
     try:
         yield
     except (MoLEFlowError, OSError):
         raise
-    except Exception as error:  # what another program wrote can break a reader in any way
+    except Exception as error:  # a file of another program can break a reader in any way
         raise_if_out_of_memory(error)
         reason = f"{type(error).__name__}: {one_line(error)}"
         path = Path(file) if isinstance(file, (str, Path)) else None
@@ -195,7 +195,7 @@ def restoring(file: Any) -> Iterator[None]:
 
 
 def plain(value: Any) -> Any:
-    """A value built of dicts, lists, tensors, strings and numbers alone.
+    """Convert a value to dicts, lists, tensors, strings and numbers alone.
 
     Example:
         >>> plain({"layers": (8, 9)})

@@ -1,4 +1,4 @@
-"""How a Lightning trainer writes and reads checkpoints."""
+"""How a Lightning Trainer writes and reads checkpoints."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ State = tuple[int, int, int]
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Checkpoints that are written whole or not at all, and read without running their code.
+    """Writes checkpoints atomically, and reads them without running any code in them.
 
     Args:
         path: A checkpoint that has been read already.
-        content: What `read_checkpoint` read from it; handed out once, then forgotten.
-        state: What `file_state` said of it before; none for a file that nothing else writes.
+        content: Its contents from `read_checkpoint`; handed out once, then forgotten.
+        state: Its `file_state` before reading; None for a file that nothing else writes.
     """
 
     def __init__(
@@ -36,39 +36,39 @@ class WholeCheckpoints(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Write by way of a file beside it."""
+        """Write to a temporary file, and rename it."""
         write_checkpoint(checkpoint, Path(path))
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read tensors and plain data, whatever the caller would allow.
+        """Read tensors and plain data alone, even if the caller allows more.
 
         Raises:
-            CheckpointError: what was read before is no longer what the file holds.
+            CheckpointError: the file has changed since it was read.
         """
         content, self.content = self.content, None
         if content is not None and self.path == Path(path):
-            # it was read before this command held the folder: going on would undo the change
+            # it was read before this command locked the folder: resuming would undo the change
             if self.state is not None and file_state(Path(path)) != self.state:
                 raise CheckpointError(
-                    f"{path} was changed by another command while this one began: run it again"
+                    f"{path} was changed by another command while this one started: run it again"
                 )
             return content
-        # into memory: the file may change while its tensors are in use
+        # not mapped: the file may change while its tensors are in use
         return read_checkpoint(Path(path), mmap=False)
 
 
 def file_state(path: Path) -> State | None:
-    """What tells a file from one that has replaced it, also where either was moved."""
+    """A fingerprint that differs between a file and one that replaced it, even after moving."""
     try:
-        found = os.stat(path)
+        stat = os.stat(path)
     except OSError:
         return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
 def use_whole_checkpoints(trainer: Trainer) -> None:
-    """Let a trainer write and read by `WholeCheckpoints`, unless it has a way of its own."""
+    """Set `WholeCheckpoints` as a Trainer's checkpoint IO, unless the user set another."""
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = WholeCheckpoints()

@@ -1,4 +1,4 @@
-"""Where a fit writes: on in its run, or in a folder made free for it."""
+"""Where a fit writes: into the run it resumes, or into a folder that is cleared for it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def epochs_done(content: Mapping[str, Any]) -> int:
-    """Epochs behind what was read from a checkpoint."""
+    """Epochs that a checkpoint's run has done."""
     return TaskSchedule.from_state(content[STATE_KEY]["tasks"]).epochs_done
 
 
@@ -38,23 +38,23 @@ def prepare_run(
     content: Mapping[str, Any] | None = None,
     devices: int = 1,
 ) -> Path | None:
-    """Make room for a fit; nothing is deleted.
+    """Clear the run folder for a fit; nothing is deleted.
 
-    A fit from the newest checkpoint of the folder's run continues in it, and its curves begin a new
-    file. Any other, also one from an earlier task of that run, moves it aside, to `<folder>~1`.
+    A fit from the newest checkpoint of the folder's run continues in it, with a new file for its
+    curves. Any other fit, also one from an earlier task of that run, moves the run to `<folder>~1`.
 
     Args:
         folder: The run folder.
         checkpoint: The file that the fit starts from, if any.
-        content: What was read from it.
-        devices: Processes that read it.
+        content: Its contents.
+        devices: Number of processes that read it.
 
     Returns:
-        Where the checkpoint is now.
+        The new path of the checkpoint.
 
     Raises:
-        ConfigError: the run that is in the way cannot be moved, or not with the checkpoint in it
-            that several processes read.
+        ConfigError: the run in the folder cannot be moved, or several processes read the checkpoint
+            in it.
     """
     run = RunFolder(folder)
     inside = checkpoint is not None and RunFolder.of(checkpoint).root.resolve() == folder.resolve()
@@ -65,17 +65,17 @@ def prepare_run(
         return checkpoint
     if Path.cwd().resolve().is_relative_to(folder.resolve()):
         raise ConfigError(
-            f"{folder.resolve()} holds a run and cannot be moved aside from within: set "
-            "trainer.default_root_dir to another folder"
+            f"{folder.resolve()} holds a run and is the working directory, so that it cannot be "
+            "moved aside: set trainer.default_root_dir to another folder"
         )
     if inside and devices > 1:
         raise ConfigError(
-            f"{checkpoint} is of the run in {folder}, which is further: on several devices "
+            f"{checkpoint} is not the newest checkpoint of the run in {folder}: on several devices "
             "set trainer.default_root_dir to another folder"
         )
     root = folder.resolve()
     aside = move_aside(folder)
-    logger.info(f"the run that was in {folder} is now in {aside}")
+    logger.info(f"moved the earlier run in {folder} to {aside}")
     if checkpoint is None or not inside:
         return checkpoint
     return aside / checkpoint.resolve().relative_to(root)

@@ -18,7 +18,7 @@ HOLDER = ".writer.json"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The paths of one run; nothing is read or created by asking for them.
+    """The paths of one run; properties neither read nor create anything.
 
     Attributes:
         root: The folder itself, `trainer.default_root_dir`.
@@ -73,17 +73,17 @@ class RunFolder:
 
     @property
     def page(self) -> Path:
-        """The report to read."""
+        """The report page."""
         return self.report / "report.html"
 
     @property
     def summary(self) -> Path:
-        """The evaluation's numbers."""
+        """The evaluation as JSON."""
         return self.report / "summary.json"
 
     @property
     def predictions(self) -> Path:
-        """Folder of what `predict` writes."""
+        """Folder of predictions."""
         return self.root / "predictions"
 
     @property
@@ -106,7 +106,7 @@ class RunFolder:
 
     @property
     def service(self) -> Path:
-        """Folder of what `serve` keeps: its record and its images."""
+        """Folder of the service: its database and its images."""
         return self.root / "service"
 
     @property
@@ -115,15 +115,15 @@ class RunFolder:
         return self.config.exists() or self.last.exists()
 
     def move_curves_aside(self) -> None:
-        """Let the curves of a resumed run begin a new file."""
+        """Move the curves aside, so that a resumed run starts a new file."""
         if self.curves.exists():
             move_aside(self.curves)
 
     def check_writable(self) -> None:
-        """Find out before a fit begins whether the folder takes files.
+        """Check before a fit begins that files can be written to the folder.
 
         Raises:
-            OutputError: it does not.
+            OutputError: they cannot.
         """
         probe = self.root / ".writable"
         write_text(probe, "x")
@@ -142,7 +142,7 @@ def free_name(path: Path) -> Path:
 def move_aside(path: Path) -> Path:
     """Rename a file or folder to the first free name, so that its own name can be used again.
 
-    A folder that a command holds stays with the files that lock it, and its contents move.
+    Of a locked folder the contents move, and the folder stays with its lock files.
 
     Returns:
         Its new path.

@@ -1,4 +1,4 @@
-"""One writer for a run folder at a time; who only reads needs no lock."""
+"""One writer for a run folder at a time; reading needs no lock."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from moleflow_pl.errors import OutputError
 
 logger = logging.getLogger(__name__)
 
-# by their files: a lock counts how often its process took it
+# by lock file: a lock counts how often its process acquired it
 HELD: dict[Path, FileLock] = {}
 
 
 class RunLock:
     """An advisory lock on a folder, which the system releases when its process ends.
 
-    A process that holds it can take it again. A file beside it says who holds it; where that is
-    left over and the lock is free, its writer was killed, and what it had half written is removed.
+    A process that holds it can acquire it again. A file beside it names the holder; if that file
+    is left over while the lock is free, its writer was killed, and partial files are removed.
 
     Args:
-        folder: A run folder, or another that one command alone writes to.
-        noted: Whether the folder says who holds it.
+        folder: A run folder, or another folder with one writer.
+        noted: Whether a file names the holder.
     """
 
     def __init__(self, folder: Path, noted: bool = True) -> None:
@@ -42,10 +42,10 @@ class RunLock:
         self._first = False
 
     def acquire(self) -> None:
-        """Take the lock, or fail at once.
+        """Acquire the lock, or fail at once.
 
         Raises:
-            OutputError: another process holds it, or the folder cannot be written.
+            OutputError: another process holds it, or the folder is not writable.
         """
         path = self.folder.resolve() / LOCK
         with writing(path):
@@ -68,7 +68,7 @@ class RunLock:
                 raise
 
     def release(self) -> None:
-        """Give the lock back; without effect where it is not held."""
+        """Release the lock, if it is held."""
         lock, self._lock = self._lock, None
         if lock is None:
             return
@@ -79,7 +79,7 @@ class RunLock:
             HELD.pop(Path(lock.lock_file), None)
 
     def holder(self) -> str:
-        """Who wrote that it holds the lock, in words."""
+        """The holder of the lock according to its file, in words."""
         try:
             note = json.loads(regular(self.folder / HOLDER).read_text(encoding="utf-8"))
             return f"process {note['process']} on {note['host']} since {note['started']}"
@@ -89,7 +89,10 @@ class RunLock:
     def _take_over(self) -> None:
         note = self.folder / HOLDER
         if note.exists():
-            logger.info(f"{self.folder}: {self.holder()} was killed while it wrote; going on")
+            logger.info(
+                f"{self.folder}: {self.holder()} was killed while writing; its partial files are "
+                "removed"
+            )
             remove_partial(self.folder)
         started = datetime.now(UTC).isoformat(timespec="seconds")
         content = {"process": os.getpid(), "host": socket.gethostname(), "started": started}
@@ -104,7 +107,7 @@ class RunLock:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what a writer that was killed left half written."""
+    """Remove the partial files of a writer that was killed."""
     for pattern in (f"*{PARTIAL}", f"*/*{PARTIAL}"):
         for path in folder.glob(pattern):
             if path.is_dir():
@@ -115,7 +118,7 @@ def remove_partial(folder: Path) -> None:
 
 @contextmanager
 def locked_for(output: Path, folder: Path) -> Iterator[None]:
-    """Hold a run folder while a file is written, if there is one and the file lies in it.
+    """Lock a run folder while a file is written, if it exists and the file lies in it.
 
     Args:
         output: The file.

@@ -1,4 +1,4 @@
-"""What a checkpoint contains, and whether it fits a model."""
+"""The contents of a checkpoint, their validation, and whether they fit a model."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from moleflow_pl.tasks.schedule import MOST_PRODUCTS, Task
 STATE_KEY = "moleflow"
 CONFIG_KEY = "moleflow_config"
 CONTAINERS_KEY = "per_task"
-GROUPS = ("model", "data", "schedule", "trainer", "evaluation")  # of arguments that are read
+GROUPS = ("model", "data", "schedule", "trainer", "evaluation")  # groups of arguments in use
 MOST_CONTAINERS = 4096
-LONGEST_NAME = 500  # of a tensor
-Values = list[float | None]  # one a task
+LONGEST_NAME = 500  # characters of a tensor's name
+Values = list[float | None]  # one for each task
 
 
 class State(TypedDict):
-    """What a checkpoint holds under `STATE_KEY`; its file adds a seal, and may add a signature."""
+    """The entry `STATE_KEY` of a checkpoint; a file adds a seal, and perhaps a signature."""
 
     schema: int
     version: str
@@ -81,15 +81,15 @@ class Evaluation(TypedDict):
 
 
 def unsealed(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A state without what its file added to it."""
+    """A state without seal and signature."""
     return {key: value for key, value in state.items() if key not in (SEAL, SIGNATURE)}
 
 
 def validate_contents(checkpoint: Mapping[str, Any]) -> None:
-    """Check that a checkpoint is complete and does not contradict itself.
+    """Check that a checkpoint is complete and consistent.
 
     Raises:
-        CheckpointError: something is missing, has another form, or contradicts the rest.
+        CheckpointError: an entry is missing, has another form, or contradicts the others.
     """
     state = checkpoint[STATE_KEY]
     validate(state, dict[str, Any], STATE_KEY)
@@ -119,20 +119,20 @@ def validate_contents(checkpoint: Mapping[str, Any]) -> None:
 
 
 def require_few(items: Collection[Any], most: int, what: str) -> None:
-    """Refuse more of something than a model has: what works through them would not end.
+    """Raise an error for more items than any model has, which would take endless time to process.
 
     Raises:
         CheckpointError: there are more.
     """
     if len(items) > most:
-        raise CheckpointError(f"it has {len(items)} {what}, of {most} at most")
+        raise CheckpointError(f"it has {len(items)} {what}, and at most {most} are allowed")
 
 
 def run_arguments(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of the run that wrote a checkpoint, by group; empty where it has none.
+    """The arguments of the run that wrote a checkpoint, by group; empty if it stores none.
 
     Raises:
-        CheckpointError: what it has is none.
+        CheckpointError: they are not valid.
     """
     try:
         arguments = load_yaml(checkpoint.get(CONFIG_KEY) or "{}")
@@ -141,7 +141,9 @@ def run_arguments(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
             validate(arguments[group], dict[str, Any], group)
     except (yaml.YAMLError, ValueError) as error:
         reason = one_line(error)
-        raise CheckpointError(f"the checkpoint holds no arguments of a run: {reason}") from error
+        raise CheckpointError(
+            f"the run's arguments in the checkpoint are not valid: {reason}"
+        ) from error
     return arguments
 
 
@@ -156,7 +158,9 @@ def validate_counts(counts: Any, where: str) -> None:
         if isinstance(value, dict):
             validate_counts(value, f"{where}.{key}")
         elif not isinstance(value, int) or value < 0:  # a flag counts as 0 or 1
-            raise CheckpointError(f"{where}.{key}: expected a count, found {value!r:.40}")
+            raise CheckpointError(
+                f"{where}.{key}: expected a count of at least 0, found {value!r:.40}"
+            )
 
 
 def tasks_of(names: Sequence[str] | Mapping[str, Any], containers: Sequence[str]) -> set[int]:
@@ -178,14 +182,14 @@ def validate_tasks(tasks: Any) -> None:
     """Check the tasks of a checkpoint, as `TaskSchedule.state` writes them.
 
     Raises:
-        CheckpointError: a wrong form or number, or a product's name that is not a folder's name.
+        CheckpointError: an entry has another form or value, or a product's name is invalid.
     """
     validate(tasks, list[Task], "tasks")
     names = list(chain.from_iterable(task["products"] for task in tasks))
     require_few(names, MOST_PRODUCTS, "products")
     repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
-        raise CheckpointError(f"tasks name {repeated} more than once")
+        raise CheckpointError(f"tasks name the products {repeated} more than once")
     for i, task in enumerate(tasks):
         validate_task(task, f"tasks[{i}]")
         if task.get("evaluation") is not None:
@@ -196,10 +200,10 @@ def validate_task(task: Mapping[str, Any], where: str) -> None:
     """Check the products, epochs and calibration of one task.
 
     Raises:
-        CheckpointError: one is impossible.
+        CheckpointError: one of them is invalid.
     """
     if not task["products"] or not all(map(is_file_name, task["products"])):
-        raise CheckpointError(f"{where}: {task['products']} are not names of products")
+        raise CheckpointError(f"{where}: {task['products']} are not valid names of products")
     done = task.get("epochs_done", 0)
     if not 0 <= done <= max(task["epochs"], 1) or task["epochs"] < 1:
         raise CheckpointError(f"{where}: {done} of {task['epochs']} epochs is impossible")
@@ -221,16 +225,16 @@ def validate_calibration(calibration: Calibration, where: str) -> None:
         calibration.novelty_distances,
     ]
     lists += [
-        one
-        for one in (
+        values
+        for values in (
             calibration.damaged_novelty_distances,
             calibration.brightness,
             calibration.products,
             calibration.images,
         )
-        if one  # empty where none was taken
+        if values  # these may be empty
     ]
-    lengths = {len(one) for one in lists}
+    lengths = {len(values) for values in lists}
     if len(lengths) > 1 or not calibration.scores:
         raise CheckpointError(f"{where} is incomplete: its lists have {sorted(lengths)} images")
     training = calibration.training
@@ -246,28 +250,30 @@ def validate_calibration(calibration: Calibration, where: str) -> None:
 
 
 def validate_evaluation(evaluation: Any, tasks: int, where: str) -> None:
-    """Check that an evaluation has all metrics, of so many tasks.
+    """Check that an evaluation has all metrics, for a number of tasks.
 
     Raises:
-        CheckpointError: it has not.
+        CheckpointError: it is incomplete.
     """
     row = dict(evaluation)
-    # of the next task's images before it was learned, where that was asked for
+    # optional: metrics of the next task's images before it was learned
     validate(row.pop("zero_shot", {}), dict[str, float | None], f"{where}.zero_shot")
     validate(row, Evaluation, where)
     if set(evaluation["metrics"]) != set(METRICS):
-        raise CheckpointError(f"{where}.metrics are {sorted(evaluation['metrics'])}")
+        raise CheckpointError(
+            f"{where}.metrics are {sorted(evaluation['metrics'])}, not {sorted(METRICS)}"
+        )
     values = [*evaluation["metrics"].values(), evaluation["f1_threshold"]]
-    rows = [*chain.from_iterable(way.values() for way in values), evaluation["confusion"]]
+    rows = [*chain.from_iterable(modes.values() for modes in values), evaluation["confusion"]]
     rows += [evaluation[key] for key in ("routed_tasks", "decisions", "goods")]
-    rows += [*evaluation["confusion"], *(one["routed"] for one in evaluation["goods"] if one)]
+    rows += [*evaluation["confusion"], *(task["routed"] for task in evaluation["goods"] if task)]
     rows += [*evaluation["routing"]["per_task"].values()]
     if any(len(row) != tasks for row in rows):
-        raise CheckpointError(f"{where} is not of {tasks} tasks")
+        raise CheckpointError(f"{where} does not have one entry for each of {tasks} tasks")
 
 
 def differences(stored: Mapping[str, Any], own: Mapping[str, Any]) -> str:
-    """Where two descriptions differ, in words; empty where they agree.
+    """Differences between two descriptions, in words; empty if they agree.
 
     Example:
         >>> differences({"rank": 4, "dim": 8}, {"rank": 2, "dim": 8})
@@ -283,28 +289,30 @@ def differences(stored: Mapping[str, Any], own: Mapping[str, Any]) -> str:
 def require_match(
     checkpoint: Mapping[str, Any], backbone: Mapping[str, Any], structure: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The project's part of a checkpoint, if it fits a model.
+    """Return the project's part of a checkpoint, if it fits a model.
 
     Args:
         checkpoint: A valid checkpoint, see `moleflow_pl.checkpoints.io.validate_checkpoint`.
         backbone: Fingerprint of the model's backbone.
-        structure: The model's arguments that decide what tensors and thresholds mean.
+        structure: The model's arguments that determine what tensors and thresholds mean.
 
     Raises:
-        CheckpointError: it is of another backbone or of another structure.
+        CheckpointError: backbone or structure differ.
     """
     state = dict(checkpoint[STATE_KEY])
     other = differences(state["backbone"], backbone)
     if other:
         raise CheckpointError(
-            f"the checkpoint was made on another backbone ({other}), and its experts fit that one "
-            "alone; set the model's backbone arguments as they were"
+            f"the checkpoint was written with another backbone ({other}), and its experts fit only "
+            "that one: set the model's backbone arguments as they were"
         )
     other = differences(state["structure"], structure)
     if other:
         raise CheckpointError(
-            f"the checkpoint has other model arguments ({other}), and its tensors and thresholds "
-            "hold for those alone; leave them as they were, or start a new run without --ckpt_path"
+            f"the checkpoint was written with other model arguments ({other}), and its tensors and "
+            "thresholds are valid only for those: set them as they were, or start a new run "
+            "without "
+            "--ckpt_path"
         )
     return state
 
@@ -315,11 +323,12 @@ def require_tensors(stored: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> 
     Raises:
         CheckpointError: one is missing, unknown, or of another shape.
     """
-    shapes = [{key: list(one.shape) for key, one in part.items()} for part in (stored, own)]
+    shapes = [{key: list(t.shape) for key, t in tensors.items()} for tensors in (stored, own)]
     other = differences(*shapes)
     if other:
         raise CheckpointError(
-            f"the checkpoint's tensors differ from the model's ({shorten(other)})"
+            f"the checkpoint's tensors differ from the model's ({shorten(other)}): use the model's "
+            "arguments as they were"
         )
 
 
@@ -348,13 +357,13 @@ def shorten(text: str, longest: int = 300) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, in one short line; its class where it says nothing."""
-    told = (isinstance(error, OSError) and error.strerror) or str(error)
-    return shorten(" ".join(told.split()) or type(error).__name__)
+    """The message of an error in one short line, or else its class."""
+    message = (isinstance(error, OSError) and error.strerror) or str(error)
+    return shorten(" ".join(message.split()) or type(error).__name__)
 
 
 def task_containers(module: nn.Module) -> list[str]:
-    """Names of the dictionaries in a module whose keys are task numbers.
+    """Names of a module's dictionaries that are keyed by task number.
 
     An expert consists of the tensors `<container>.<task>` and all below them.
 
@@ -364,8 +373,8 @@ def task_containers(module: nn.Module) -> list[str]:
     """
     return [
         name
-        for name, one in module.named_modules()
-        if isinstance(one, (nn.ModuleDict, nn.ParameterDict))
-        and len(one)
-        and all(key.isdigit() for key in one)
+        for name, part in module.named_modules()
+        if isinstance(part, (nn.ModuleDict, nn.ParameterDict))
+        and len(part)
+        and all(key.isdigit() for key in part)
     ]

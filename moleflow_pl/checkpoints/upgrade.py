@@ -1,7 +1,7 @@
-"""The one place that reads what earlier schemas of a checkpoint said.
+"""Upgrades of checkpoints from earlier schemas; no other code reads them.
 
-No version has been released, so there is nothing to upgrade yet. The first change of the schema
-after a release adds a function here and a fixture of the old schema to `tests/formats`.
+No version has been released, so there are none yet. The first schema change after a release adds a
+function here and a fixture of the old schema to `tests/formats`.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from typing import Any
 
 from moleflow_pl._internal.schema import require_schema
 
-# from a schema to the next one
+# by schema: the function that upgrades to the next schema
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 
 def upgrade(state: dict[str, Any]) -> dict[str, Any]:
-    """Bring the state of a checkpoint to today's schema, one step after another.
+    """Upgrade the state of a checkpoint to the current schema, step by step.
 
     Raises:
-        CheckpointError: no steps lead there.
+        CheckpointError: there is no upgrade from its schema.
     """
     while isinstance(state.get("schema"), int) and state["schema"] in UPGRADES:
         state = UPGRADES[state["schema"]](state)

@@ -1,4 +1,4 @@
-"""An inspector from plain values, as a command line or a checkpoint gives them."""
+"""Build an inspector from plain values, as a command line or a checkpoint gives them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from moleflow_pl.routing.router import ROUTERS
 from moleflow_pl.scoring.functional import IMAGE_SCORES
 from moleflow_pl.scoring.patch_scores import PATCH_SCORES, PatchScore
 
-LARGEST_BANKS = 1000  # MB of a task
+LARGEST_BANKS = 1000  # MB for each task
 NO_ROUTER = "none"
-# arguments that decide which tensors and thresholds there are and what they mean
+# arguments that determine which tensors and thresholds exist and what they mean
 STRUCTURE = (
     "use_position", "coupling_layers", "clamp_alpha", "lora_rank", "lora_alpha", "use_lora",
     "use_task_adapter", "use_task_bias", "adapter", "prototype", "score", "image_score",
@@ -34,9 +34,9 @@ STRUCTURE = (
 
 @contextmanager
 def plain_tensors() -> Iterator[None]:
-    """Build modules of ordinary float32 tensors, whatever the caller's defaults and modes are."""
+    """Build modules of ordinary float32 tensors, independent of the caller's defaults and modes."""
     default = torch.get_default_dtype()
-    # tensors made in inference mode could not be changed outside of it
+    # tensors created in inference mode cannot be changed outside of it
     with torch.inference_mode(False):
         torch.set_default_dtype(torch.float32)
         try:
@@ -76,17 +76,17 @@ def build_inspector(
     image_score: str,
     image_quantile: float,
 ) -> Inspector:
-    """Build an inspector that knows no task yet.
+    """Build an inspector without tasks.
 
     The arguments are those of `MoLEFlow`, which documents them and holds their defaults.
 
     Raises:
-        ConfigError: an argument has a value it cannot have.
+        ConfigError: an argument has an invalid value.
     """
     arguments = dict(locals())
     require_number("bank_mb", bank_mb, 0, LARGEST_BANKS, above=True)
     require_number("image_quantile", image_quantile, 0, 1)
-    # names first: a backbone takes seconds to build
+    # look up names first: building a backbone takes seconds
     image_features, patch_scores = IMAGE_FEATURES[prototype](), build_scores(score)
     image_scorer, chosen_router = IMAGE_SCORES[image_score], ROUTERS[router]
     extractor_class: Any = PatchExtractor
@@ -121,7 +121,7 @@ def build_scores(names: str | Sequence[str]) -> list[PatchScore]:
     """The parts of a patch score, by name.
 
     Raises:
-        ConfigError: there is no score of a name, no name, or one twice.
+        ConfigError: a name is unknown or repeated, or there is none.
 
     Example:
         >>> [part.name for part in build_scores(["norm", "groups"])]
@@ -129,5 +129,7 @@ def build_scores(names: str | Sequence[str]) -> list[PatchScore]:
     """
     given = [names] if isinstance(names, str) else list(names)
     if not given or len(set(given)) != len(given):
-        raise ConfigError(f"score is a name, or a list of different names to add: got {names!r}")
+        raise ConfigError(
+            f"score must be a name, or a list of different names to add: got {names!r}"
+        )
     return [PATCH_SCORES[name]() for name in given]

@@ -1,4 +1,4 @@
-"""What inference needs, as one module: from images to scores and to the product they show."""
+"""`Inspector`: one module from images to anomaly scores and to the product they show."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from moleflow_pl.scoring.patch_scores import PatchFeatures, PatchScore
 from moleflow_pl.scoring.score_parts import PartMemory, PartSearch, ScoreParts
 from moleflow_pl.tasks.schedule import TaskSchedule
 
-CACHED_BANKS = 64  # products whose banks are ready to search: 8 MB each at 384 channels
+CACHED_BANKS = 64  # tasks whose expanded banks are cached: 8 MB each at 384 channels
 
 
 @dataclass
 class Inspection:
-    """What the model says of a batch of images.
+    """The model's results for a batch of images.
 
     Attributes:
         score: Anomaly score of each image (B,).
@@ -39,8 +39,8 @@ class Inspection:
             latent space.
         task: The task whose expert scored each image (B,).
         distances: Router distances (B, T), in the order of `router.tasks`.
-        novelty_distance: Distance of each image's most ordinary patches from good images of the
-            tasks that the router finds nearest (B, T), in the same order, infinite for the others.
+        novelty_distance: Distance of each image's most ordinary patches to the good images of the
+            tasks nearest to it (B, T), in the same order; infinite for other tasks.
     """
 
     score: Tensor
@@ -51,9 +51,9 @@ class Inspection:
 
 
 class Inspector(nn.Module):
-    """Scores images by the experts of the products they show.
+    """Scores images with the experts of the products they show.
 
-    Build one by name with `build_inspector`, or from parts of your own. It needs no Lightning;
+    Build one with `build_inspector`, or from your own parts. It works without Lightning;
     `MoLEFlow` owns one and trains it.
 
     Args:
@@ -63,14 +63,14 @@ class Inspector(nn.Module):
         patch_scores: Score patches; several are added, each divided by its scale.
         image_score: Patch scores (B, h, w) -> image scores (B,).
         position: Adds the position code; none by default.
-        image_features: What the router sees of an image; the mean of regions by default.
+        image_features: Input of the router; by default the mean of each region.
         bank_mb: Largest size of a task's memory banks together, where the score needs them.
-        routes: Whether the router decides; without, all images go to the first task.
+        routes: Whether the router decides; otherwise all images go to the first task.
 
     Attributes:
         schedule: The tasks, with their calibrations.
-        novelty: Distances to each task's own good images, whatever other tasks there are.
-        interest: The patches of each task's images that count.
+        novelty: Measures distances to each task's good images, independent of other tasks.
+        interest: The region of interest of each task.
 
     Shape: images (B, 3, H, W), uint8 or float in [0, 1] -> `Inspection`.
     """
@@ -100,7 +100,7 @@ class Inspector(nn.Module):
         self.bank_mb = bank_mb
         self.routes = routes
         self.schedule = TaskSchedule()
-        self.arguments: dict[str, Any] = {}  # of `build_inspector`, where it built this
+        self.arguments: dict[str, Any] = {}  # those of `build_inspector`, if it built this
         self.set_patch_scores(patch_scores)
 
     @property
@@ -109,7 +109,7 @@ class Inspector(nn.Module):
         return self.flow.reference_mean.device
 
     def forward(self, images: Tensor) -> Inspection:
-        """Score images of any known products."""
+        """Score images of any known product."""
         return self.inspect(self.extractor(images))
 
     def features(self, batch: Batch | PredictBatch) -> Tensor:
@@ -120,11 +120,11 @@ class Inspector(nn.Module):
         return self.extractor(batch["image"].to(self.device, non_blocking=True))
 
     def joined(self, features: Tensor) -> Tensor:
-        """What the router and the flow see, (B, h, w, D), of features (B, h, w, W)."""
+        """Join the groups of features (B, h, w, W) for router and flow, (B, h, w, D)."""
         return self.extractor.groups.joined(features)
 
     def inspect(self, features: Tensor, task: int | None = None) -> Inspection:
-        """Score features (B, h, w, W) by the expert of `task`, or by those the router picks."""
+        """Score features (B, h, w, W) with the expert of `task`, or those the router chooses."""
         joined = self.joined(features)
         seen, distances = self.see(joined)
         if task is not None:
@@ -146,10 +146,10 @@ class Inspector(nn.Module):
         return see(self.router, self.image_features, joined, regions)
 
     def novelty_distances(self, features: Tensor, distances: Tensor, chosen: Tensor) -> Tensor:
-        """Distances of joined features to good images of the chosen task and the nearest (B, T).
+        """Distances (B, T) of joined features to good images of the chosen and the nearest tasks.
 
-        Infinite for the others: each costs a product with a matrix of its own, and an image that
-        is unlike the nearest products is unlike all. NaN where the tasks were not finished.
+        Infinite for other tasks: each would cost a matrix product, and an image far from the
+        nearest products is far from all. NaN if a task was not finished.
         """
         tasks = self.router.tasks
         if self.novelty.tasks != tasks:
@@ -158,22 +158,22 @@ class Inspector(nn.Module):
         nearest = distances.topk(min(NEAREST, len(tasks)), largest=False).indices
         relevant = relevant.scatter(1, nearest, True)
         columns, images = relevant.T.nonzero(as_tuple=True)
-        everywhere, found = sample_patches(features), []
+        everywhere, distances_by_task = sample_patches(features), []
         for column in columns.unique().tolist():  # a matrix of each task
             task, these = tasks[column], images[columns == column]
             region = self.interest.of(task)
             patches = (
                 everywhere[these] if region is None else sample_patches(features[these], region)
             )
-            found.append(self.novelty.distances_to(task, patches))
+            distances_by_task.append(self.novelty.distances_to(task, patches))
         result = torch.full_like(distances, torch.inf)
-        result[images, columns] = ordinary_quantile(torch.cat(found))
+        result[images, columns] = ordinary_quantile(torch.cat(distances_by_task))
         return result
 
     def patch_scores(
         self, features: Tensor, task: int | Tensor, search: PartSearch | None = None
     ) -> Tensor:
-        """Scores (B, h, w) of features (B, h, w, W) by one expert or by one for each image."""
+        """Scores (B, h, w) of features (B, h, w, W) by one expert, or by one for each image."""
         return self._total(self.part_scores(features, self.joined(features), task, search), task)
 
     def part_scores(
@@ -187,15 +187,15 @@ class Inspector(nn.Module):
 
         Args:
             features: Features (B, h, w, W).
-            joined: The same as `joined` gives them (B, h, w, D).
+            joined: The same after `joined` (B, h, w, D).
             task: One task, or one for each image (B,).
-            search: Searches memory banks; by default all of their vectors.
+            search: Searches memory banks; by default among all their vectors.
         """
         given = self.score_input(features, joined)
         return self.score.each(self.flow, given, task, search or self._bank_distance)
 
     def score_input(self, features: Tensor, joined: Tensor) -> PatchFeatures:
-        """What patch scores take, of features as for `part_scores`."""
+        """The input of patch scores, from the arguments of `part_scores`."""
         apart = partial(self.extractor.groups.apart, features)
         return PatchFeatures(self.position(joined), apart)
 
@@ -209,26 +209,26 @@ class Inspector(nn.Module):
         return torch.stack([self.memory(t)[name].scale for t in tasks.tolist()])[places]
 
     def set_patch_scores(self, scores: Sequence[PatchScore]) -> None:
-        """Score patches by `scores` from now on; one that needs memory banks has to find them."""
+        """Replace the patch scores; the tasks must have the memory banks that the new ones need."""
         self.score = ScoreParts(scores)
         self._search_banks = TensorCache(self._search_bank, size=CACHED_BANKS)
 
     def memory(self, task: int) -> Mapping[str, PartMemory]:
-        """What a finished task keeps for each part of its score, by the part's name.
+        """Banks and scale that a finished task stores for each part of its score, by name.
 
         Raises:
-            KeyError: the task was never finished, or the model's score kept nothing.
+            KeyError: the task was not finished, or its score stores nothing.
         """
         if str(task) not in self.banks:
             raise KeyError(f"task {task} has no memory banks and scales: finish the task first")
         return cast(Mapping[str, PartMemory], self.banks[str(task)])
 
     def make_memory(self, task: int, shapes: Mapping[str, Sequence[Sequence[int]]]) -> None:
-        """Give a task empty memory banks.
+        """Create empty memory banks for a task.
 
         Args:
             task: The task.
-            shapes: Vectors and channels (M, C) of each bank, by the part of the score.
+            shapes: Number of vectors and of channels (M, C) of each bank, by part of the score.
         """
         parts = {
             name: PartMemory([MemoryBank(channels, size) for size, channels in banks])
@@ -237,21 +237,21 @@ class Inspector(nn.Module):
         self.banks[str(task)] = nn.ModuleDict(parts).to(self.device)
 
     def search_banks(self, task: int) -> dict[str, list[Tensor]]:
-        """The vectors (M, C) that a task's patches are compared with, by the part of the score.
+        """The vectors (M, C) to search for a task's patches, by part of the score.
 
-        Computed from the banks once, and again when a bank or the expert has changed.
+        Cached; recomputed when a bank or the expert has changed.
         """
         expert = self.flow.base_parameters() + self.flow.expert_parameters(task)
         return self._search_banks.get(task, [*self.banks[str(task)].buffers(), *expert])
 
     def _search_bank(self, task: int) -> dict[str, list[Tensor]]:
-        memory, found = self.memory(task), {}
+        memory, expanded = self.memory(task), {}
         # autocast cannot concatenate half precision
         with torch.autocast(self.device.type, enabled=False):
             for name, score in self.score.with_banks.items():
                 banks = cast(Iterable[MemoryBank], memory[name])
-                found[name] = [score.expand(self.flow, bank.vectors, task) for bank in banks]
-        return found
+                expanded[name] = [score.expand(self.flow, bank.vectors, task) for bank in banks]
+        return expanded
 
     def _bank_distance(self, name: str, vectors: Tensor, task: int | Tensor, bank: int) -> Tensor:
         if not isinstance(task, Tensor):
@@ -265,17 +265,17 @@ class Inspector(nn.Module):
         return scores
 
     def add_interest(self, task: int) -> None:
-        """Let all patches of a new task count."""
+        """Add the region of interest of a new task: at first all patches count."""
         height, width, _ = self.extractor.shape
         self.interest.add(task, (height, width), self.device)
 
     @property
     def regions(self) -> int | None:
-        """Regions of an image that the router sees; None if it sees the whole."""
+        """Number of regions in the router's input; None if it has none."""
         return self.image_features.regions
 
     def add_prototypes(self, task: int) -> tuple[TaskPrototype, TaskPrototype]:
-        """Add empty prototypes of a task: for the router, and for novelty."""
+        """Add two empty prototypes of a task, for the router and for novelty."""
         routed = TaskPrototype(self.extractor.dim, self.regions).to(self.device)
         ordinary = TaskPrototype(self.extractor.dim).to(self.device)
         self.add_interest(task)

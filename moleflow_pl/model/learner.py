@@ -1,4 +1,4 @@
-"""What a task fits before, while and after its expert is trained."""
+"""What a task fits before, during and after the training of its expert."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ from moleflow_pl.tasks.calibration import Calibration, TrainingScores
 
 Batches = Iterable[Batch]
 
-MOST_SHOWN = 12  # training images of a task whose patch scores are kept in memory, to be shown
+MOST_SHOWN = 12  # training images of a task whose patch scores are kept for the report
 
 
 class TaskLearner:
-    """Gives a task its expert, computes its loss, and fits what a learned task leaves behind.
+    """Creates a task's expert, computes its loss, and fits its prototypes and memory banks.
 
-    A plain object beside the inspector: who steps the optimizer is none of its business.
+    A plain object beside the inspector; it does not step the optimizer.
 
     Args:
         inspector: The model that learns.
-        loss: NLL of a step's patches -> loss ().
-        seed: Seed of the run; the random numbers of an expert depend on it and its task's name.
+        loss: Maps the NLL of a step's patches to a loss ().
+        seed: Seed of the run; an expert's random numbers depend on it and on its task's name.
 
     Attributes:
-        highest_training: Patch scores (h, w) of the training images that score highest, by task and
-            path, of tasks that this process has learned.
+        highest_training: Patch scores (h, w) of the highest-scoring training images, by task and
+            path, for tasks that this process has learned.
     """
 
     def __init__(self, inspector: Inspector, loss: Callable[[Tensor], Tensor], seed: int) -> None:
@@ -57,7 +57,7 @@ class TaskLearner:
         self.highest_training: dict[int, dict[str, Tensor]] = {}
 
     def begin_task(self, task: int) -> None:
-        """Give `task` its expert, unless it has one."""
+        """Create the expert of `task`, unless it has one."""
         flow, schedule = self.inspector.flow, self.inspector.schedule
         if task in flow.tasks:
             return
@@ -67,7 +67,7 @@ class TaskLearner:
             flow.add_task(task)
 
     def prepare_task(self, task: int, batches: Batches) -> None:
-        """Fit what an expert takes from its products' statistics before its training begins.
+        """Fit what an expert needs from patch statistics before its training begins.
 
         Args:
             task: The task.
@@ -86,24 +86,24 @@ class TaskLearner:
     def loss(self, batch: Batch, task: int) -> tuple[Tensor, Tensor]:
         """The loss of a training step () and the NLL of its patches, in nats.
 
-        DDP averages gradients over ranks, each of which sees the gradients of its own patches
-        alone; the factor makes that average the gradient of one process with all patches.
+        DDP averages gradients over ranks, and each rank has the gradients of its own patches alone;
+        the factor makes that average equal to the gradient of one process with all patches.
         """
         nll = all_gather_rows(self.training_nll(batch, task))
         return self.loss_of(nll) * rank_and_world()[1], nll.detach()
 
     def training_nll(self, batch: Batch, task: int) -> Tensor:
-        """NLL of the patches that a step sees: of all (B, h, w), or of some (B, 1, n)."""
-        return patch_nll(*self.inspector.flow(self._drawn(batch, task), task))
+        """NLL of the patches in a step: of all (B, h, w), or of a sample (B, 1, n)."""
+        return patch_nll(*self.inspector.flow(self._step_features(batch, task), task))
 
-    def _drawn(self, batch: Batch, task: int) -> Tensor:
-        """Features with position: of the patches of interest, or (B, 1, n, D) of those drawn."""
+    def _step_features(self, batch: Batch, task: int) -> Tensor:
+        """Features with position of the patches of interest, or of sampled patches (B, 1, n, D)."""
         features, position = self.inspector.features(batch), self.inspector.position
         joined = self.inspector.joined
         if "patches" not in batch:
             return rows_of(position(joined(features)), self.inspector.interest.of(task))
         patches = batch["patches"].to(features.device)
-        if features.ndim == 4:  # fresh from the backbone: none is chosen yet
+        if features.ndim == 4:  # from the backbone: not sampled yet
             grid = tuple(features.shape[1:3])
             rows = torch.arange(len(features), device=features.device)[:, None]
             features = features.flatten(1, 2)[rows, patches]
@@ -115,26 +115,26 @@ class TaskLearner:
     def finish_task(
         self, task: int, batches: Batches, calibration: Batches | None = None
     ) -> Origins:
-        """Fit what a learned task leaves behind, and the first one's reference.
+        """Fit the prototypes, memory banks and score scales of a trained task.
 
-        That is its prototypes, its memory banks, and the scales of the parts of its score.
+        The first task also sets the reference mean and standard deviation.
 
         Args:
             task: The task.
             batches: Its training images or features, each once and in order; on several ranks,
                 their shares.
             calibration: Its calibration images or features, for the scales; on several ranks, all
-                on each. Without them, the training images serve.
+                on each. Without them, training images are used.
 
         Returns:
-            Which training image every vector of its memory banks is from.
+            The training image that each vector of its memory banks comes from.
         """
         inspector, name = self.inspector, self.inspector.schedule.tasks[task].name
         statistics = TaskStatistics(inspector, task, name, self.seed)
         for batch in batches:
             statistics.update(inspector.features(batch))
         statistics.gather()
-        origins = self._keep_memory(task, statistics)
+        origins = self._fill_memory(task, statistics)
         routed, ordinary = inspector.add_prototypes(task)
         routed.set(statistics.images)
         ordinary.set(statistics.ordinary)
@@ -146,8 +146,8 @@ class TaskLearner:
             self._set_scales(task, batches if calibration is None else calibration)
         return origins
 
-    def _keep_memory(self, task: int, statistics: TaskStatistics) -> Origins:
-        """Fill a task's memory banks, where its score has them, and make room for its scales."""
+    def _fill_memory(self, task: int, statistics: TaskStatistics) -> Origins:
+        """Fill a task's memory banks, if its score has any, and create its scales."""
         score, name = self.inspector.score, self.inspector.schedule.tasks[task].name
         origins: Origins = {part: [] for part in score.with_banks}
         if not score.needs_memory:
@@ -155,7 +155,7 @@ class TaskLearner:
         rows, widths = statistics.candidates, statistics.widths
         flat = [width for part in widths.values() for width in part]
         size = min(bank_size(statistics.count, flat, self.inspector.bank_mb), len(rows))
-        shapes = {part: [(size, width) for width in found] for part, found in widths.items()}
+        shapes = {part: [(size, width) for width in widths[part]] for part in widths}
         self.inspector.make_memory(task, shapes)
         columns = iter(rows.split(flat, 1))
         for part, memory in self.inspector.memory(task).items():
@@ -164,52 +164,52 @@ class TaskLearner:
                 chosen = bank.fill(next(columns), generator)
                 origins[part].append(gather(statistics.sources[chosen])[0])
                 for buffer in bank.buffers():
-                    # of nearly equal vectors another machine may have chosen another
+                    # machines may break ties between nearly equal vectors differently
                     buffer.copy_(gather(buffer.cpu())[0])
         return origins
 
     def _set_scales(self, task: int, batches: Batches) -> None:
         """Set the scales of a task's scores to the medians over good images' patches."""
         inspector = self.inspector
-        found: dict[str, list[Tensor]] = defaultdict(list)
+        by_part: dict[str, list[Tensor]] = defaultdict(list)
         for batch in batches:
             features = inspector.features(batch)
             scores = inspector.part_scores(features, inspector.joined(features), task)
             for name, values in scores.items():
-                found[name].append(rows_of(values, inspector.interest.of(task)).flatten().cpu())
+                by_part[name].append(rows_of(values, inspector.interest.of(task)).flatten().cpu())
         for name, memory in inspector.memory(task).items():
-            values = torch.cat(gather(torch.cat(found[name])))
+            values = torch.cat(gather(torch.cat(by_part[name])))
             scale = gather(values.median())[0]
-            # of good images that are all in the banks
+            # 0 if all these patches are in the banks
             memory.scale.copy_(scale if scale > 0 else torch.ones(()))
 
     @torch.no_grad()
     def score_training(self, task: int, batches: Batches, origins: Origins) -> TrainingScores:
         """Score a finished task's training images, each without its own patches in the banks.
 
-        None are scored where a part of the score has no bank: its flow has learned from them.
+        Nothing is scored if a part of the score has no bank: the flow has learned these images.
 
         Args:
             task: The task.
             batches: Its training images or features, as for `finish_task`.
-            origins: What that returned.
+            origins: The result of `finish_task`.
         """
-        inspector, found = self.inspector, TrainingScores()
+        inspector, result = self.inspector, TrainingScores()
         if not can_leave_out(inspector, origins):
-            return found
+            return result
         region, name = inspector.interest.of(task), inspector.schedule.tasks[task].name
         maps: list[Tensor] = []
         for batch, patches in scored_by_others(inspector, task, batches, origins):
-            found.scores += inspector.image_score(rows_of(patches, region)).tolist()
-            found.products += batch.get("product", [name] * len(patches))
-            found.images += batch.get("path", [])
+            result.scores += inspector.image_score(rows_of(patches, region)).tolist()
+            result.products += batch.get("product", [name] * len(patches))
+            result.images += batch.get("path", [])
             maps += patches.float().cpu()
-        highest = sorted(zip(found.scores, found.images, maps, strict=False), key=itemgetter(0))
+        highest = sorted(zip(result.scores, result.images, maps, strict=False), key=itemgetter(0))
         shown = {path: scores for _, path, scores in highest[-MOST_SHOWN:]}
         self.highest_training[task] = dict(ChainMap(*gather(shown)))
-        shares = gather(found)
+        shares = gather(result)
         return TrainingScores(
-            *(interleave([getattr(one, part) for one in shares]) for part in vars(found))
+            *(interleave([getattr(share, part) for share in shares]) for part in vars(result))
         )
 
     def calibrate_task(
@@ -220,21 +220,22 @@ class TaskLearner:
         images: Batches = (),
         training: TrainingScores | None = None,
     ) -> None:
-        """Score a finished task's calibration images, for its thresholds.
+        """Score a finished task's calibration images to set its thresholds.
 
         Args:
             task: The task.
             batches: Its calibration images or features, each once; on several ranks, all on each.
             false_alarm_rate: Share of good images that may be called defective.
-            images: The same as images, for their brightness and to be damaged; without them no
-                image is unknown.
+            images: The same images as pixels, for brightness and damaged copies; without them, no
+                image is called unknown.
             training: Scores of its training images, see `score_training`.
         """
-        found = calibration_of(self.inspector, task, batches, false_alarm_rate, images)
-        found.training = training = training or TrainingScores()
-        names, count = relative_names([*found.images, *training.images]), len(found.images)
-        found.images, training.images = names[:count], names[count:]
-        self.inspector.schedule.tasks[task].calibration = found
+        calibration = calibration_of(self.inspector, task, batches, false_alarm_rate, images)
+        calibration.training = training = training or TrainingScores()
+        count = len(calibration.images)
+        names = relative_names([*calibration.images, *training.images])
+        calibration.images, training.images = names[:count], names[count:]
+        self.inspector.schedule.tasks[task].calibration = calibration
 
 
 @torch.no_grad()
@@ -245,7 +246,7 @@ def calibration_of(
     false_alarm_rate: float,
     images: Batches = (),
 ) -> Calibration:
-    """What a finished task's expert computes for calibration images; see `calibrate_task`."""
+    """Compute the calibration of a finished task; see `calibrate_task`."""
     calibration = Calibration(false_alarm_rate=false_alarm_rate)
     column = inspector.router.tasks.index(task)
     for batch in batches:
@@ -268,8 +269,8 @@ def damaged_distances(inspector: Inspector, task: int, images: Tensor) -> Tensor
     region = inspector.interest.of(task)
     frame = None if region is None else region.frame((images.shape[2], images.shape[3]))
     changed = [damage_within(damage, images, frame) for damage in DAMAGES]
-    damaged = [inspector.joined(inspector.extractor(one)) for one in changed]
+    damaged = [inspector.joined(inspector.extractor(pixels)) for pixels in changed]
     patches = [sample_patches(features, region) for features in damaged]
     novelty = inspector.novelty
-    distances = [ordinary_quantile(novelty.distances_to(task, some)) for some in patches]
+    distances = [ordinary_quantile(novelty.distances_to(task, sample)) for sample in patches]
     return torch.stack(distances).amax(0)

@@ -1,7 +1,7 @@
-"""Scores of training images by memory banks without the image's own patches.
+"""Scores of training images by memory banks from which the image's own patches are left out.
 
-A bank holds patches of its training images, which are therefore closer to it than any other good
-image. Without them, an image is scored as one that the bank never saw.
+A bank holds patches of the training images, so these are closer to it than other good images.
+Without its own patches, an image is scored like a new one.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from moleflow_pl.data.batches import Batch
 from moleflow_pl.model.inspector import Inspector
 from moleflow_pl.scoring.memory_bank import projection_distance
 
-# part of the score: for each of its banks, the training image of every vector (M,)
+# by part of the score: for each of its banks, the training image of every vector (M,)
 Origins = dict[str, list[Tensor]]
 
 
 class OthersSearch:
-    """Searches a task's memory banks for some of its training images, each among the others.
+    """Searches a task's memory banks for training images, each among the vectors of the others.
 
     Args:
         inspector: The model, whose task is finished.
         task: The task.
         origins: The training images of its banks' vectors.
-        images: Places of the batch's images among the training images (B,).
+        images: Indices of the batch's images among the training images (B,).
     """
 
     def __init__(
@@ -40,17 +40,17 @@ class OthersSearch:
         self.origins, self.images = origins, images
 
     def __call__(self, name: str, vectors: Tensor, task: Any, bank: int) -> Tensor:
-        """Distances (B, h, w) of vectors (B, h, w, C), as `Inspector.part_scores` asks for."""
-        held, origins = self.banks[name][bank], self.origins[name][bank].to(vectors.device)
-        found = [
-            projection_distance(vectors[i : i + 1], held[origins != image], self.counted)
+        """Distances (B, h, w) of vectors (B, h, w, C), as a `PartSearch`."""
+        stored, origins = self.banks[name][bank], self.origins[name][bank].to(vectors.device)
+        distances = [
+            projection_distance(vectors[i : i + 1], stored[origins != image], self.counted)
             for i, image in enumerate(self.images)
         ]
-        return torch.cat(found)
+        return torch.cat(distances)
 
 
 def can_leave_out(inspector: Inspector, origins: Origins) -> bool:
-    """Whether an image can be left out: all parts compare with banks, each of several images."""
+    """Whether images can be left out: all parts have banks, each with vectors of several images."""
     banks = [bank for part in origins.values() for bank in part]
     return inspector.score.all_have_banks and all(bool((bank != bank[0]).any()) for bank in banks)
 
@@ -58,7 +58,7 @@ def can_leave_out(inspector: Inspector, origins: Origins) -> bool:
 def scored_by_others(
     inspector: Inspector, task: int, batches: Iterable[Batch], origins: Origins
 ) -> Iterator[tuple[Batch, Tensor]]:
-    """Each batch with the scores (B, h, w) of its patches, its images' own ones left out.
+    """Each batch with its patch scores (B, h, w), each image's own patches left out.
 
     Args:
         inspector: The model, whose task is finished.

@@ -1,6 +1,6 @@
-"""Further good images for an expert that is learned: its memory banks and its calibration.
+"""Further good images for a learned expert: they extend its memory banks and its calibration.
 
-Nothing is trained, and nothing but the task's own banks and calibration changes.
+Nothing is trained, and only the banks and the calibration of this task change.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from moleflow_pl.model.learner import calibration_of
 from moleflow_pl.model.task_statistics import TaskStatistics
 from moleflow_pl.scoring.memory_bank import MemoryBank, bank_size
 
-FOLDS = 5  # parts of the images for a bank, each of which is scored without itself in the bank
-NEW_SHARE = 8  # further patches for each further vector in a bank
+FOLDS = 5  # folds of the images for a bank; each is scored without itself in the bank
+NEW_SHARE = 8  # new patches for each vector that is added to a bank
 
 Banks = dict[str, list[Tensor]]  # vectors (M, C) of each bank, by the part of the score
 
@@ -36,16 +36,16 @@ def add_goods(
 ) -> None:
     """Add good images to a learned task.
 
-    All of them join the calibration images. An image in the bank scores too low there, so that each
-    fifth of those is scored with the bank that the other four fifths give.
+    All of them become calibration images. An image in the bank would score too low, so each fifth
+    of these images is scored with a bank extended by the other four fifths.
 
     Args:
         inspector: The model.
         task: The task.
-        seed: Of the run.
-        for_bank: Images that were taken for defective; their patches join the memory banks, where
-            the score has some.
-        others: Further images.
+        seed: Seed of the run.
+        for_bank: Images that were taken for defective; their patches also join the memory banks,
+            if the score has any.
+        others: Other good images.
 
     Raises:
         ConfigError: the task has no calibration images.
@@ -62,7 +62,7 @@ def add_goods(
     parts = [images[fold::FOLDS] for fold in range(min(FOLDS, len(images)))]
     rate = calibration.false_alarm_rate
     for part in parts:
-        rest = [one for other in parts if other is not part for one in other]
+        rest = [image for other in parts if other is not part for image in other]
         extend_banks(inspector, task, seed, banks, rest)
         calibration = calibration.with_more(calibration_of(inspector, task, part, rate, part))
     extend_banks(inspector, task, seed, banks, images)
@@ -73,7 +73,7 @@ def add_goods(
 
 
 def with_features(inspector: Inspector, batch: Batch) -> Batch:
-    """A batch of images with their features, which are computed once."""
+    """A copy of a batch of images with their features, so that they are computed once."""
     features = inspector.features(batch)
     return cast(Batch, {**batch, "features": features})
 
@@ -92,31 +92,30 @@ def banks_of(inspector: Inspector, task: int) -> Banks:
 def extend_banks(
     inspector: Inspector, task: int, seed: int, banks: Banks, images: Sequence[Batch]
 ) -> None:
-    """Fill a task's memory banks anew: from what they held, and the patches of images.
+    """Refill a task's memory banks from their vectors and the patches of new images.
 
-    The banks grow by one vector for eight patches, within the limit of their size; which vectors
-    they then hold is chosen among all, so that they cover the new patches where these are unlike
-    the old ones.
+    The banks grow by one vector for eight patches, within their size limit. A new coreset is chosen
+    among old and new vectors, so that it covers new patches that differ from the old ones.
 
     Args:
         inspector: The model.
         task: The task.
-        seed: Of the run.
-        banks: What they held before.
-        images: Batches with features; without any, the banks are left alone.
+        seed: Seed of the run.
+        banks: Their vectors so far.
+        images: Batches with features; without any, the banks do not change.
     """
     if not banks or not images:
         return
     name, memory = inspector.schedule.tasks[task].name, inspector.memory(task)
-    scales = {part: one.scale.clone() for part, one in memory.items()}
+    scales = {part: part_memory.scale.clone() for part, part_memory in memory.items()}
     statistics = TaskStatistics(inspector, task, name, seed)
     for batch in images:
         statistics.update(batch["features"])
-    held = next(len(one) for bank in banks.values() for one in bank)
-    widths = {part: [one.shape[1] for one in bank] for part, bank in banks.items()}
+    old_size = next(len(vectors) for of_part in banks.values() for vectors in of_part)
+    widths = {part: [v.shape[1] for v in of_part] for part, of_part in banks.items()}
     flat = [width for part in widths.values() for width in part]
-    most = max(held, bank_size(sys.maxsize, flat, inspector.bank_mb))
-    size = min(held + len(statistics.candidates) // NEW_SHARE, most)
+    most = max(old_size, bank_size(sys.maxsize, flat, inspector.bank_mb))
+    size = min(old_size + len(statistics.candidates) // NEW_SHARE, most)
     shapes = {part: [(size, width) for width in widths.get(part, [])] for part in memory}
     inspector.make_memory(task, shapes)
     columns = iter(statistics.candidates.split(flat, 1))

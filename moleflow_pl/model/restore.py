@@ -1,4 +1,4 @@
-"""What a checkpoint says of an inspector, and an inspector from what a checkpoint says."""
+"""From an inspector to the contents of a checkpoint, and back."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ HYPER_PARAMETERS = "hyper_parameters"  # Lightning's key
 
 
 def structure(inspector: Inspector) -> dict[str, Any]:
-    """Arguments that decide which tensors and thresholds there are and what they mean."""
+    """The arguments that determine which tensors and thresholds exist and what they mean."""
     chosen = {name: inspector.arguments[name] for name in STRUCTURE}
     parts = list(inspector.score.parts)
     return {**chosen, "score": parts if len(parts) > 1 else parts[0]}
 
 
 def inspector_state(inspector: Inspector, owner: nn.Module) -> dict[str, Any]:
-    """The project's part of a checkpoint, but its seed and stamp.
+    """The project's part of a checkpoint, without seed and version stamp.
 
     Args:
-        inspector: What is saved.
+        inspector: The inspector to save.
         owner: The module whose state dict goes into the file.
     """
     return {
@@ -54,10 +54,10 @@ def inspector_state(inspector: Inspector, owner: nn.Module) -> dict[str, Any]:
 
 
 def validate_state(inspector: Inspector, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """The project's part of a checkpoint that fits an inspector.
+    """Return the project's part of a checkpoint, if it fits an inspector.
 
     Raises:
-        CheckpointError: the file is foreign, or of another backbone or structure.
+        CheckpointError: the file is not this project's, or of another backbone or structure.
     """
     valid = validate_checkpoint(checkpoint)
     return require_match(valid, inspector.extractor.fingerprint(), structure(inspector))
@@ -66,7 +66,7 @@ def validate_state(inspector: Inspector, checkpoint: Mapping[str, Any]) -> dict[
 def make_room(
     inspector: Inspector, state: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Take over the tasks of a checkpoint, with modules for all its tensors.
+    """Take over the tasks of a checkpoint, and create the modules for its tensors.
 
     Args:
         inspector: The model.
@@ -74,7 +74,7 @@ def make_room(
         tensors: Those of the inspector, by their names in its state dict.
 
     Raises:
-        CheckpointError: the file holds fewer numbers than its tasks have in this model.
+        CheckpointError: the file holds fewer values than its tasks have in this model.
     """
     inspector.schedule.tasks = TaskSchedule.from_state(state["tasks"]).tasks
     before = numbers_of(inspector.flow)
@@ -97,39 +97,43 @@ def make_room(
 
 
 def make_interest(inspector: Inspector, task: int, tensors: Mapping[str, Tensor]) -> None:
-    """Make room for the region of interest of a task, as large as the file's."""
+    """Create the region of interest of a task, of the size in the file."""
     inside = tensors.get(f"interest.tasks.{task}.inside")
     if inside is None or inside.ndim != 2:
-        raise CheckpointError(f"the region of interest of task {task} is missing or no grid")
+        raise CheckpointError(f"the region of interest of task {task} is missing or not a grid")
     inspector.interest.add(task, (inside.shape[0], inside.shape[1]), inspector.device)
 
 
 def numbers_of(module: nn.Module) -> int:
-    """How many numbers a module saves."""
+    """Number of values in a module's state dict."""
     return sum(tensor.numel() for tensor in module.state_dict().values())
 
 
 def require_numbers(tensors: Mapping[str, Tensor], needed: int) -> None:
-    """Refuse a file of fewer numbers than the model that it asks for would take of the memory.
+    """Raise an error if a file holds fewer values than the model that it describes.
+
+    So that a small file cannot make the model fill the memory.
 
     Raises:
-        CheckpointError: it has fewer.
+        CheckpointError: it holds fewer.
     """
-    held = sum(tensor.numel() for tensor in tensors.values())
-    if held < needed:
-        raise CheckpointError(f"it holds {held} numbers, and its tasks have {needed} in this model")
+    stored = sum(tensor.numel() for tensor in tensors.values())
+    if stored < needed:
+        raise CheckpointError(
+            f"it holds {stored} values, and its tasks need {needed} in this model"
+        )
 
 
 def bank_shapes(
     inspector: Inspector, task: int, tensors: Mapping[str, Tensor]
 ) -> dict[str, list[tuple[int, int]]]:
-    """Vectors and channels of a task's memory banks, by the part of the score."""
+    """Number of vectors and of channels of a task's memory banks, by part of the score."""
     shapes: dict[str, list[tuple[int, int]]] = {name: [] for name in inspector.score.parts}
     for name in inspector.score.with_banks:
         places = (f"banks.{task}.{name}.{index}.values" for index in count())
         for values in map(tensors.__getitem__, takewhile(tensors.__contains__, places)):
             if values.ndim != 2:
-                raise CheckpointError(f"memory bank {name!r} of task {task} is no table of vectors")
+                raise CheckpointError(f"memory bank {name!r} of task {task} is not a matrix")
             shapes[name].append((values.shape[0], values.shape[1]))
     return shapes
 
@@ -146,13 +150,13 @@ def backbone_tensors(extractor: PatchExtractor, prefix: str) -> dict[str, Tensor
 
 
 def load_inspector(path: Path, device: str | torch.device = "cpu", **overrides: Any) -> Inspector:
-    """Build the inspector that a checkpoint holds; no code that the file names runs.
+    """Build the inspector of a checkpoint; no code that the file names runs.
 
     Args:
         path: The checkpoint.
-        device: Where it goes.
+        device: Device of the inspector.
         overrides: Arguments of `build_inspector` that replace those of the file, such as
-            `backbone_weights` where these have moved.
+            `backbone_weights` if the file has moved.
 
     Raises:
         CheckpointError: the file cannot be used, or is of another backbone.
@@ -166,11 +170,11 @@ def inspector_of(
     device: str | torch.device = "cpu",
     **overrides: Any,
 ) -> Inspector:
-    """As `load_inspector`, from what `read_checkpoint` has read."""
+    """As `load_inspector`, from the result of `read_checkpoint`."""
     with restoring(path), plain_tensors():
         inspector = build_inspector(**{**stored_arguments(checkpoint), **overrides})
         weights = inspector_tensors(checkpoint)
-        # read, and so valid
+        # valid already, since it was read
         fingerprint = inspector.extractor.fingerprint()
         state = require_match(checkpoint, fingerprint, structure(inspector))
         make_room(inspector, state, weights)
@@ -190,5 +194,7 @@ def stored_arguments(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     names = list(signature(build_inspector).parameters)
     missing = [name for name in names if name not in stored]
     if missing:
-        raise CheckpointError(f"it lacks the model's arguments {missing}")
+        raise CheckpointError(
+            f"it lacks the model's arguments {missing}: use a checkpoint as it was written"
+        )
     return {name: stored[name] for name in names}

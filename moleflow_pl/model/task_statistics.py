@@ -1,4 +1,4 @@
-"""What one pass over a task's training images collects for its prototypes and its bank."""
+"""Statistics for prototypes and memory banks, from one pass over a task's training images."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from moleflow_pl.scoring.memory_bank import CANDIDATE_BYTES, to_half_clamped
 
 
 class TaskStatistics:
-    """Statistics of a learned task's training images, batch by batch, exact over ranks.
+    """Statistics of a trained task's training images, batch by batch, exact over ranks.
 
     Args:
         inspector: The model, which has the task's expert.
         task: The task.
-        name: Its name; what the bank chooses among depends on it and on the seed alone.
+        name: Its name; the sampled candidates of the banks depend on it and the seed alone.
         seed: Seed of the run.
 
     Attributes:
-        images: Of the image features that the router sees.
-        ordinary: Of the sampled patches that novelty is measured by.
-        patches: Of all patches with position, for the first task alone.
+        images: Statistics of the image features, for the router.
+        ordinary: Statistics of the sampled patches, for novelty.
+        patches: Statistics of all patches with position, of the first task alone.
         widths: Channels of each bank's vectors, by the part of the score.
         count: Patches of all images.
         mean_features: Sum of the images' mean features (D,), float64.
@@ -51,7 +51,7 @@ class TaskStatistics:
         self.ordinary.update(sample_patches(joined, region))
         given = inspector.score_input(features, joined)
         patches = rows_of(given.joined, region)
-        # in float64 on the CPU: some devices have none
+        # in float64, on the CPU since some devices lack it
         self.mean_features += patches.mean((1, 2)).cpu().double().sum(0)
         if self.task == 0:
             self.patches.update(patches)
@@ -65,7 +65,7 @@ class TaskStatistics:
 
     @property
     def candidates(self) -> Tensor:
-        """Vectors that memory banks are chosen from, side by side (N, C), in half precision."""
+        """Candidate vectors of all memory banks, concatenated (N, C), in half precision."""
         return torch.empty(0, 0) if self.sample is None else self.sample.rows
 
     @property
@@ -84,7 +84,7 @@ class TaskStatistics:
         self.sample.update(rows)
 
     def gather(self) -> None:
-        """Add what the other ranks have seen; the same on each from now on."""
+        """Merge the statistics of all ranks; every rank has the same afterwards."""
         self.images, self.patches = self.images.gathered(), self.patches.gathered()
         self.ordinary = self.ordinary.gathered()
         if self.sample is not None:
@@ -93,7 +93,7 @@ class TaskStatistics:
         self.mean_features = torch.stack(gather(self.mean_features)).sum(0)
 
     def drift(self) -> float:
-        """How far the mean feature is from the first task's, in its standard deviations."""
+        """Distance of the mean feature to the first task's, in the latter's standard deviation."""
         flow = self.inspector.flow
         shift = self.mean_features / self.images.count - flow.reference_mean.cpu().double()
         return (shift / flow.reference_std.cpu().double()).abs().mean().item()

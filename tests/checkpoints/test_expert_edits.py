@@ -203,8 +203,8 @@ def test_names_that_cannot_be_are_refused(three: Checkpoint) -> None:
     for old, new, message in (
         ("b", "c", r"knows \['c'\] already"),
         ("x", "y", r"no product 'x': the model knows \['01', 'b', 'c'\]"),
-        ("b", "a/b", "has to be a folder's name"),
-        ("b", " ", "has to be a folder's name"),
+        ("b", "a/b", "must be a valid folder name"),
+        ("b", " ", "must be a valid folder name"),
     ):
         with pytest.raises(ConfigError, match=message):
             rename(changed, old, new)
@@ -225,7 +225,7 @@ def test_the_last_expert_stays(three: Checkpoint) -> None:
 def test_a_half_learned_task_has_to_be_finished_first(three: Checkpoint) -> None:
     changed = copy.deepcopy(three)
     changed[STATE_KEY]["tasks"][2]["epochs_done"] = 1
-    with pytest.raises(CheckpointError, match="'c' is half learned"):
+    with pytest.raises(CheckpointError, match="'c' is partly learned"):
         extract(changed, "b")
 
 

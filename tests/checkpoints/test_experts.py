@@ -72,8 +72,8 @@ def in_a_file(expert: Expert, place: Path, **changes: Any) -> Path:
         ({"task": None}, "'task'"),
         ({"task": "{"}, "used: Expecting"),
         ({"task": "3"}, "expected a dictionary, found 3"),
-        ({"task": '{"products": ["../../x"], "epochs": 1, "epochs_done": 1}'}, "not names of"),
-        ({"task": '{"products": ["/x"], "epochs": 1, "epochs_done": 1}'}, "not names of products"),
+        ({"task": '{"products": ["../../x"], "epochs": 1, "epochs_done": 1}'}, "not valid names"),
+        ({"task": '{"products": ["/x"], "epochs": 1, "epochs_done": 1}'}, "not valid names"),
         ({"task": '{"products": ["x"], "epochs": 9, "epochs_done": 1}'}, "is not learned"),
         ({"task": '{"products": ["x"], "epochs": "1"}'}, "epochs: expected a whole number"),
         ({"lists": '["tasks"]'}, "is not learned"),
@@ -141,8 +141,8 @@ def test_parameter_of_an_expert_that_is_not_finite_is_refused_by_name(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"false_alarm_rate": 1e-300}, "a false-alarm rate lies between 1e-06 and 1"),
-        ({"false_alarm_rate": 2.0}, "a false-alarm rate lies between 1e-06 and 1"),
+        ({"false_alarm_rate": 1e-300}, "false_alarm_rate must be a number from 1e-06 to below 1"),
+        ({"false_alarm_rate": 2.0}, "false_alarm_rate must be a number from 1e-06 to below 1"),
         ({"scores": [1e300, 1.0]}, "no score exceeds it"),
         ({"high_patch_scores": [1e300, 1.0]}, "have the median"),
         ({"damaged_novelty_distances": [1e300, 1.0]}, "no score exceeds it"),

@@ -47,7 +47,7 @@ def test_other_model_arguments_are_refused_and_named() -> None:
 
 
 def test_foreign_checkpoint_is_refused() -> None:
-    with pytest.raises(CheckpointError, match="no MoLE-Flow checkpoint"):
+    with pytest.raises(CheckpointError, match="not a MoLE-Flow checkpoint"):
         validate_checkpoint({"state_dict": {}})
 
 
@@ -76,7 +76,7 @@ def test_reading_runs_no_code_of_the_file(tmp_path: Path) -> None:
     touched = tmp_path / "touched"
     torch.save({STATE_KEY: Bomb(touched)}, tmp_path / "bomb.ckpt")
     with pytest.raises(
-        CheckpointError, match="damaged or no checkpoint: Weights only load failed$"
+        CheckpointError, match="damaged or not a checkpoint: Weights only load failed$"
     ):
         read_checkpoint(tmp_path / "bomb.ckpt")
     assert not touched.exists()
@@ -221,7 +221,7 @@ def test_size_that_no_memory_holds_is_damage_of_a_file(
 
     write_checkpoint(whole(), tmp_path / "last.ckpt")
     monkeypatch.setattr(torch, "load", no_memory)
-    with pytest.raises(CheckpointError, match="damaged or no checkpoint: can't allocate memory$"):
+    with pytest.raises(CheckpointError, match="or not a checkpoint: can't allocate memory$"):
         read_checkpoint(tmp_path / "last.ckpt")
 
 

@@ -16,9 +16,9 @@ from tests.helpers.models import TINY_MODEL, fit
 def test_trainer_loads_no_code_of_a_checkpoint(tmp_path: Path, data_root: Path) -> None:
     touched = tmp_path / "touched"
     torch.save({"state_dict": {}, STATE_KEY: Bomb(touched)}, tmp_path / "bomb.ckpt")
-    with pytest.raises(CheckpointError, match="bomb.ckpt is damaged or no checkpoint"):
+    with pytest.raises(CheckpointError, match="bomb.ckpt is damaged or not a checkpoint"):
         fit(tmp_path / "run", data_root, ["b"], ckpt_path=tmp_path / "bomb.ckpt")
-    with pytest.raises(CheckpointError, match="bomb.ckpt is damaged or no checkpoint"):
+    with pytest.raises(CheckpointError, match="bomb.ckpt is damaged or not a checkpoint"):
         MoLEFlow.load_from_checkpoint(tmp_path / "bomb.ckpt")
     assert not touched.exists()
 

@@ -66,7 +66,7 @@ def test_folder_of_a_writer_that_was_killed_is_free_and_cleared_of_what_it_half_
     with caplog.at_level(logging.INFO, "moleflow_pl"), RunLock(tmp_path):
         assert json.loads((tmp_path / HOLDER).read_text())["process"] == os.getpid()
     assert f"process {process.pid} on " in caplog.text
-    assert "was killed while it wrote" in caplog.text
+    assert "was killed while writing" in caplog.text
     assert {path.name for path in tmp_path.rglob("*")} - {LOCK} == {"last.ckpt", "report"}
 
 

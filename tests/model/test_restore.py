@@ -59,7 +59,7 @@ def test_a_small_file_makes_no_large_model(
         add(flow, task)
 
     monkeypatch.setattr(MoLESpatialAwareNF, "add_task", counted)
-    with pytest.raises(CheckpointError, match=r"it holds \d+ numbers, and its tasks have \d+"):
+    with pytest.raises(CheckpointError, match=r"it holds \d+ values, and its tasks need \d+"):
         load_inspector(tmp_path / "x.ckpt")
     assert calls == added
 
