@@ -1,4 +1,4 @@
 """From folders to batches: layouts, data sets, features of a task, and the data module.
 
-Add a layout in `layouts`. Private: how features are stored (`feature_store`).
+Add a data layout in `layouts`. Private: `feature_store`, `task_features`, `splits`.
 """

@@ -1,4 +1,4 @@
-"""What a batch holds, by name."""
+"""Typed batches, and checks of batches from other loaders."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from moleflow_pl.errors import DataError
 
 
 class Identity(NamedTuple):
-    """What tells an image file from any other, and from itself at another time.
+    """Identifies an image file and its contents at one moment.
 
     Attributes:
-        path: Its absolute path, as it is written into a table.
+        path: Its absolute path, escaped as in tables.
         size: Bytes.
-        modified: When it was last written, in nanoseconds.
+        modified: Modification time in nanoseconds.
         digest: Hash of its content.
     """
 
@@ -40,8 +40,8 @@ class Batch(TypedDict, total=False):
         image: (B, 3, H, W), uint8.
         gt_mask: Masks (H', W') at their own size, B; None for a product without masks.
         features: (B, h, w, D), or (B, n, D) of the drawn patches.
-        patches: Places of the drawn patches in the grid, row by row, long (B, n).
-        grid: Height and width (h, w) of the grid that drawn features are of.
+        patches: Row-major indices of the drawn patches in the grid, long (B, n).
+        grid: Height and width (h, w) of the grid that the drawn patches come from.
     """
 
     task: Tensor
@@ -63,9 +63,9 @@ class PredictBatch(TypedDict):
         image: (B, 3, H, W), uint8.
         path: Files of the images, B.
         size: Height and width of each image in its file, B.
-        identity: Which files they are, B.
-        preview: Small copies (H', W', 3) uint8 where pictures are drawn, B; else empty.
-        skipped: Files that are no images, each with the reason.
+        identity: Identities of the files, B.
+        preview: Small copies (H', W', 3) uint8 if pictures are drawn, B; otherwise empty.
+        skipped: Files that are not images, each with the reason.
     """
 
     image: Tensor
@@ -77,52 +77,52 @@ class PredictBatch(TypedDict):
 
 
 class TasksOnHost:
-    """Leaves the numbers of tasks on the host: each step looks at them, and would wait for a GPU.
+    """Keeps task numbers on the host, since reading them in each step would wait for the GPU.
 
-    Of a data module; see Lightning's `DataHooks`.
+    A mix-in for a data module; see Lightning's `DataHooks`.
     """
 
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
     ) -> Any:
-        """Move all else as Lightning does."""
+        """Move everything but the task numbers as Lightning does."""
         moved = super().transfer_batch_to_device(batch, device, dataloader_idx)  # type: ignore[misc]
         here = isinstance(batch, Mapping) and "task" in batch
         return {**moved, "task": batch["task"]} if here else moved
 
 
 def require_task_batch(batch: Any) -> None:
-    """Check that a batch is of one task, as the data module makes them.
+    """Check that a batch has a task, as those of the data module.
 
     Raises:
-        DataError: it is not.
+        DataError: it has none.
     """
     if not (isinstance(batch, Mapping) and "task" in batch):
         raise DataError(
             f"tasks are learned and tested on batches of a ContinualDataModule, got {kind(batch)}: "
-            "pass it to the Trainer as datamodule. trainer.predict takes loaders of images"
+            "pass one to the Trainer as datamodule; only trainer.predict takes plain loaders"
         )
 
 
 def images_of(batch: Any) -> Tensor:
-    """The images (B, 3, H, W) of a loader's own batch: a tensor, the first of several, or `image`.
+    """The images (B, 3, H, W) of any batch: a tensor, the first of a list, or the entry `image`.
 
     Raises:
-        DataError: there are none.
+        DataError: the batch has none.
     """
     first = batch.get("image") if isinstance(batch, Mapping) else batch
     if isinstance(first, (list, tuple)) and first:
         first = first[0]
     if not isinstance(first, Tensor) or first.ndim != 4 or first.shape[1] != 3:
         raise DataError(
-            "a batch to predict is a tensor of images (B, 3, H, W), a list that begins with one, "
-            f"or a dict with one as 'image', got {kind(batch)}"
+            "a batch to predict must be a tensor of images (B, 3, H, W), a list that begins with "
+            f"one, or a dict with one as 'image', got {kind(batch)}"
         )
     return first
 
 
 def kind(batch: Any) -> str:
-    """What a batch is, in a few words.
+    """Describe the type of a batch in a few words.
 
     Example:
         >>> kind({"img": 0}), kind([0, 1])

@@ -1,4 +1,4 @@
-"""The batches of a run: which images, of which task, in which order."""
+"""`ContinualDataModule`: the batches of a run, task by task."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from moleflow_pl.data.layouts.registry import LAYOUTS, task_groups
 from moleflow_pl.data.overlap import Use, describe_overlaps
 from moleflow_pl.data.patch_sampler import draw_of
 from moleflow_pl.data.plan import DataPlan
-from moleflow_pl.data.predict_dataset import Found, UnsortedImages, find_files
+from moleflow_pl.data.predict_dataset import FoundFiles, UnsortedImages, find_files
 from moleflow_pl.data.roi import check_roi, read_roi
 from moleflow_pl.data.splits import Part, ProductSplits
 from moleflow_pl.data.task_features import TaskDataset, TaskFeatures
@@ -48,44 +48,45 @@ MOST_MEMORY = 1e6  # GB
 
 
 class ContinualDataModule(TasksOnHost, LightningDataModule):
-    """Products that are learned one task after another, from good images alone.
+    """Images of products that are learned one task after another.
 
     While a task is learned, only its own images are read. Their features are computed once and
-    kept until the next task begins: in memory, or in a file of the run folder where they are many.
-    On several devices each takes its share of every batch, and keeps all features or reads the one
-    file.
+    kept until the next task begins: in memory, or in a file of the run folder if they are large.
+    With several devices, each takes its share of every batch, and holds all features or reads the
+    same file.
 
     Args:
         root: Folder of the data set, or a folder for each product by its name; none for a layout
             that reads a package.
-        tasks: Products in the order of learning; a list within the list is a group that is learned
-            at once.
-        layout: How the data set is laid out: `mvtec`, `mvtec2`, `visa`, `btad`, `mpdd`, `elpv`,
-            `folder` for good images alone, one folder for each product, or a name you registered in
+        tasks: Products in the order of learning; an inner list is a group of products that is
+            learned at once.
+        layout: Arrangement of the data set: `mvtec`, `mvtec2`, `visa`, `btad`, `mpdd`, `elpv`,
+            `folder` (good images alone, one folder for each product), or a name registered in
             `LAYOUTS`.
         image_size: Side of the images, or height and width; by default what the model takes.
         batch_size: Images in a batch, of each device.
         num_workers: Processes that read images; 0 reads in the main process.
-        val_fraction: Share of each product's good images that is for calibration: thresholds come
+        val_fraction: Share of each product's good images used for calibration: thresholds follow
             from them, and `validate` uses them. With 0 there are no decisions.
         cache_features: Keep the current task's features instead of running the backbone in every
             epoch.
-        check_files: Read every image and mask once before the first epoch, and name the bad ones.
-        on_error: What happens to images that cannot be used: `stop` lists them and ends, `skip`
-            lists them and leaves them out.
-        feature_memory_gb: Features up to this size are in memory, more are mapped from a file.
+        check_files: Read every image and mask once before the first epoch, and name unusable ones.
+        on_error: What to do with unusable images: `stop` lists them and ends, `skip` lists them and
+            leaves them out.
+        feature_memory_gb: Size up to which features are held in memory; larger ones are mapped
+            from a file.
         feature_store: Folder that keeps features for other runs on the same images; by default
-            nothing is left of them.
-        roi: Mask of what counts in the images, 0 elsewhere: a file for all products, or one for
-            each of some; by default `roi.png` in a product's folder.
-        augmentation: Random change of every training image (3, H, W) uint8, such as a transform of
-            torchvision; features are then computed anew in every epoch.
+            they are discarded.
+        roi: Mask of the region of interest, 0 outside: a file for all products, or a file by
+            product; by default `roi.png` in a product's folder.
+        augmentation: Random transform of every training image (3, H, W) uint8, such as one of
+            torchvision; features are then computed again in every epoch.
         predict_path: Images for `predict`: a file, a folder (searched through) or a pattern; by
             default the test images.
 
     Raises:
-        ConfigError: a number that cannot be.
-        DataError: names or folders that cannot be.
+        ConfigError: a number is out of range, or a name is unknown.
+        DataError: the names of products or the folders are invalid.
     """
 
     def __init__(
@@ -108,14 +109,16 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
     ) -> None:
         super().__init__()
         self.groups = task_groups(tasks)
-        LAYOUTS[layout]  # an unknown name is an error here, not in the middle of a run
+        LAYOUTS[layout]  # fails here for an unknown name, not in the middle of a run
         check_roi(roi, self.groups)
         require_number("val_fraction", val_fraction, 0, LARGEST_VAL_FRACTION)
         require_int("batch_size", batch_size, 1, LARGEST_BATCH)
         require_int("num_workers", num_workers, 0, MOST_WORKERS)
         require_number("feature_memory_gb", feature_memory_gb, 0, MOST_MEMORY)
         if on_error == "skip" and not check_files:
-            raise DataError("on_error skip leaves out what check_files finds: switch that on")
+            raise DataError(
+                "data.on_error skip needs data.check_files true, which finds the images to skip"
+            )
         self.root = root
         self.layout_name = layout
         self.image_size = None if image_size is None else image_shape(image_size)
@@ -129,20 +132,20 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
         self.roi = roi
         self.augmentation = augmentation
         self.predict_path = predict_path
-        self.predicted: Mapping[str, Identity] = {}  # what an earlier `predict` has done
-        self.preview_side: int | None = None  # of the copies that `predict` draws on
+        self.predicted: Mapping[str, Identity] = {}  # images that an earlier `predict` finished
+        self.preview_side: int | None = None  # size of the copies that `predict` draws on
         self._check = ImageCheck(on_error)
-        self._told_unused: set[str] = set()
+        self._reported_unused: set[str] = set()
         self._regions: dict[int, Tensor] = {}
         self._plan: DataPlan | None = None
         self._features: TaskFeatures | None = None
 
     def follow(self, plan: DataPlan, features_folder: Path) -> None:
-        """Serve a model from now on; `MoLEFlow.setup` calls this.
+        """Provide batches for a model; `MoLEFlow.setup` calls this.
 
         Args:
-            plan: What there is to know of the model.
-            features_folder: Where features go that are too large for the memory.
+            plan: What the batches depend on in the model.
+            features_folder: Folder for features that are too large for the memory.
 
         Raises:
             DataError: the model takes images of another size.
@@ -162,7 +165,7 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
 
     @property
     def plan(self) -> DataPlan:
-        """What there is to know of the model.
+        """What the batches depend on in the model.
 
         Raises:
             DataError: `follow` was not called yet.
@@ -175,11 +178,11 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
         return self._plan
 
     def take_feature_seconds(self) -> float:
-        """Seconds spent on computing features since this was last called."""
+        """Seconds spent on computing features since the last call."""
         return 0.0 if self._features is None else self._features.take_seconds()
 
     def teardown(self, stage: str) -> None:
-        """Drop stored features, and masks that may change until the next fit."""
+        """Discard stored features, and masks that may change before the next fit."""
         self._regions.clear()
         if self._features is not None:
             self._features.clear()
@@ -189,22 +192,22 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
         return ProductSplits(self.layout_name, self.root, self.val_fraction, self._check)
 
     def count_images(self, tasks: Sequence[int]) -> dict[str, dict[str, int]]:
-        """Find the images of tasks that are to be learned, and count them.
+        """Count the images of tasks that are to be learned.
 
         Returns:
             Product to counts of `train`, `val`, `test_good` and `test_defective` images.
 
         Raises:
-            DataError: a product is not there, or has no image to learn from.
+            DataError: a product is missing, or has no image to learn from.
         """
         products = [name for task in tasks for name in self.groups[task]]
         return {product: self._splits.count(product) for product in products}
 
     def check_images(self, tasks: Sequence[int]) -> None:
-        """Read the files of a fit that will learn `tasks` and test all there is to test.
+        """Check the files of a fit that will learn `tasks` and test all products on disk.
 
         Raises:
-            DataError: some cannot be used, and `on_error` is `stop`; or there is no such product.
+            DataError: files are unusable and `on_error` is `stop`, or a product is missing.
         """
         if not (tasks or self.check_files):
             return
@@ -212,32 +215,32 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
         to_learn = [name for task in tasks for name in self.groups[task]]
         on_disk = set(layout.products())
         to_test = sorted({name for group in self.groups for name in group} & on_disk)
-        self._tell_unused(to_learn)
+        self._report_unused(to_learn)
         if not self.check_files:
             return
         train = [record for name in to_learn for record in layout.train(name)]
         test = [record for name in to_test for record in layout.test(name)]
-        if self._check.look_at([*train, *test]):
+        if self._check.check([*train, *test]):
             uses = [Use(r.product, "train", r.path) for r in train]
             uses += [Use(r.product, "test", r.path) for r in test]
             for text in describe_overlaps(uses, self._check.digests):
                 logger.warning(text)
 
-    def _tell_unused(self, products: Iterable[str]) -> None:
-        """Say once of each product which of its files are not used."""
-        for product in [name for name in products if name not in self._told_unused]:
-            self._told_unused.add(product)
+    def _report_unused(self, products: Iterable[str]) -> None:
+        """Log once for each product which of its files are not used."""
+        for product in [name for name in products if name not in self._reported_unused]:
+            self._reported_unused.add(product)
             if is_first() and (unused := self._splits.unused(product)):
                 logger.info(describe_unused(product, unused))
 
     def split_hash(self, task: int) -> str:
-        """Hash of a task's images, by name and content, of what each is for, and of its region."""
+        """Hash of a task's images (name, content and purpose) and of its region of interest."""
         inside = self.region(task)
         region = [] if inside.all() else [inside]
         return self._splits.digest(self.plan.schedule.tasks[task].products, region)
 
     def region(self, task: int) -> Tensor:
-        """Which patches (h, w) of a task's images count, bool.
+        """Whether each patch (h, w) of a task's images counts, bool.
 
         Raises:
             DataError: the mask cannot be used.
@@ -248,14 +251,14 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
         return self._regions[task]
 
     def train_dataloader(self) -> DataLoader | list[DataLoader]:
-        """Good images of the current task, in an order of their own for each epoch."""
+        """Good images of the current task, in a new order for each epoch."""
         index = self.plan.schedule.current
         if index is None:
             return []
         task = self.plan.schedule.tasks[index]
         # a new loader each epoch: the order depends on the run's seed, the product and the epoch
         seed, epoch = self.plan.seed, (task.name, task.epochs_done)
-        # a copy: what belongs to this epoch must not reach other readers of the data set
+        # a copy: settings of this epoch must not reach other users of the data set
         dataset: Any = copy.copy(self._training_set(index, "train"))
         dataset.draw = draw_of(self.region(index), self.plan.patch_fraction, seed, epoch)
         if self.augmentation is not None:
@@ -267,7 +270,7 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
     def val_dataloader(self) -> list[DataLoader]:
         """Calibration images: of the current task while fitting, of all tasks in `validate`.
 
-        Without calibration images a fit validates nothing, and `validate` takes training images.
+        Without calibration images a fit validates nothing, and `validate` uses training images.
         """
         if self.trainer is not None and self.trainer.state.fn == "fit":
             index = self.plan.schedule.current
@@ -280,11 +283,11 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
     def test_dataloader(self) -> list[DataLoader]:
         """Test images of every task the model has learned, one loader each."""
         tasks = self._require_tasks("test")
-        self._tell_unused(
+        self._report_unused(
             name for task in tasks for name in self.plan.schedule.tasks[task].products
         )
         if self._check.on_error == "skip":
-            self._check.look_at([r for task in tasks for r in self._records(task, "test")])
+            self._check.check([r for task in tasks for r in self._records(task, "test")])
             tasks = self._require_tasks("test")
         return [self.test_loader(task) for task in tasks]
 
@@ -297,45 +300,50 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
         return self._share(self._training_set(task, "train"))
 
     def calibration_loader(self, task: int) -> DataLoader | None:
-        """Calibration images of one task, not among its training images; None without any."""
+        """Calibration images of one task, or their stored features; None without any."""
         return self._loader(self._training_set(task, "val")) if self.val_fraction else None
 
     def calibration_images(self, task: int) -> DataLoader | None:
-        """The same as images, whether or not features are stored."""
+        """Calibration images of one task as pixels, never as features; None without any."""
         return self._loader(self._images(task, "val")) if self.val_fraction else None
 
     def predict_dataloader(self) -> DataLoader:
-        """Images to predict, but those in `predicted`: of `predict_path`, or the test images."""
+        """Images of `predict_path`, or the test images, without those in `predicted`."""
         if self.predict_path is None:
             tasks = self._require_tasks("test")
             paths = [str(r.path) for task in tasks for r in self._records(task, "test")]
-            found = Found(os.path.commonpath([os.path.dirname(path) for path in paths]), paths)
+            root = os.path.commonpath([os.path.dirname(path) for path in paths])
+            files = FoundFiles(root, paths)
         else:
-            found = find_files(self.predict_path)
+            files = find_files(self.predict_path)
         size = self.plan.extractor.image_size
-        return self._share(UnsortedImages(found, size, self.predicted, self.preview_side))
+        return self._share(UnsortedImages(files, size, self.predicted, self.preview_side))
 
     @property
     def predict_source(self) -> str:
-        """Where the images to predict are, whatever the working directory is."""
+        """Where the images to predict are, independent of the working directory."""
         if self.predict_path is not None:
             return os.path.abspath(Path(self.predict_path).expanduser())
         return f"test images, layout {self.layout_name}: {describe_root(self.root)}"
 
     def _require_tasks(self, part: Part) -> list[int]:
-        """The tasks on disk; without any, a command has nothing to do."""
+        """The learned tasks on disk.
+
+        Raises:
+            DataError: there is none.
+        """
         self.plan.schedule.require_learned()
         tasks = self.tasks_on_disk(part)
         if not tasks:
             names = self.plan.schedule.names
             raise DataError(
                 f"no image to {part} of the learned tasks {names} in data.root {self.root} "
-                f"(layout {self.layout_name}): give the place where they are as --data.root"
+                f"(layout {self.layout_name}): set --data.root to their folder"
             )
         return tasks
 
     def tasks_on_disk(self, part: Part = "test") -> list[int]:
-        """The learned tasks all of whose products are on disk and have images of a part.
+        """The learned tasks whose products are all on disk with images of a part.
 
         A product's images may be gone long after it was learned; that is not an error.
         """
@@ -373,7 +381,7 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
 
     def _loader(self, dataset: Any, **options: Any) -> DataLoader:
         options = options or {"batch_size": self.batch_size}
-        # stored features need no process to read them
+        # stored features need no worker processes
         workers = 0 if isinstance(dataset, FeatureDataset) else self.num_workers
         return DataLoader(
             dataset,
@@ -385,10 +393,10 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
 
 
 def data_of(trainer: Trainer) -> ContinualDataModule:
-    """The data module of a trainer.
+    """The data module of a Trainer.
 
     Raises:
-        ConfigError: it has another one, or none.
+        ConfigError: it is not a `ContinualDataModule`, or missing.
     """
     data = getattr(trainer, "datamodule", None)
     if not isinstance(data, ContinualDataModule):

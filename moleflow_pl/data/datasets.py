@@ -35,10 +35,10 @@ def describe(records: Sequence[ImageRecord], task: int) -> Batch:
 
 @dataclass(frozen=True)
 class SeededTransform:
-    """A random transform that depends only on the seed, the purpose and the image's index.
+    """A random transform whose result depends only on the seed, purpose and image index.
 
     Attributes:
-        transform: Maps an image (3, H, W) to one of the same shape, with random numbers from torch.
+        transform: Maps an image (3, H, W) to one of equal shape, with random numbers from torch.
         seed: Seed of the run.
         purpose: What the transform is for, see `derive_seed`.
     """
@@ -94,18 +94,19 @@ class ImageDataset(Dataset):
             return None
         if record.lacks_mask:
             raise DataError(
-                f"{record.path} has no mask {record.expected_mask}: give every defective image of "
-                "the product a mask, or remove all its masks to measure image metrics alone"
+                f"{record.path} has no mask {record.expected_mask}: add one for every defective "
+                "image "
+                "of the product, or remove all its masks to measure image metrics alone"
             )
         if record.mask is None:
             return torch.zeros(1, 1, dtype=torch.uint8)
         return read_mask(record.mask).pixels
 
     def collate(self, samples: list[tuple[ImageRecord, Tensor, Tensor | None, int]]) -> Batch:
-        """Join samples to a batch."""
+        """Collate samples to a batch."""
         records = [record for record, _, _, _ in samples]
         images = [image for _, image, _, _ in samples]
-        # a rank may get no image of a small batch
+        # a rank's share of a small batch may be empty
         empty = torch.empty(0, 3, *self.size, dtype=torch.uint8)
         batch = describe(records, self.task)
         batch["image"] = torch.stack(images) if images else empty
@@ -138,13 +139,13 @@ class FeatureDataset(Dataset):
         return len(self.records)
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        """A whole batch at once: torch's loader calls this method where there is one."""
+        """Return a whole batch; torch's loader prefers this method to `__getitem__`."""
         batch = describe([self.records[index] for index in indices], self.task)
         if self.draw is None:
             batch["features"] = self.features[indices]
             return batch
         patches = self.draw(indices)
-        # only these are read from where the features are stored
+        # reads only these patches from the store
         rows = torch.tensor(indices, dtype=torch.long)[:, None]
         height, width = self.features.shape[1:3]
         batch["features"] = self.features.flatten(1, 2)[rows, patches]
@@ -160,8 +161,8 @@ class FeatureDataset(Dataset):
 class SeededOrder(Sampler[int]):
     """A shuffled order that is the same in every iteration.
 
-    A generator that kept its state would give a resumed run another order, since Lightning then
-    iterates once less.
+    A generator with state would give a resumed run another order, since Lightning then iterates
+    once less.
 
     Args:
         length: Number of samples.
@@ -188,12 +189,12 @@ class SeededOrder(Sampler[int]):
 
 
 class SharedBatches(Sampler[list[int]]):
-    """This rank's share of every global batch, so that all ranks together train as one process.
+    """This rank's share of every global batch; all ranks together train like one process.
 
     Every rank has the same number of batches; its share of the last batch may be empty.
 
     Args:
-        order: The samples of all ranks.
+        order: Indices of the samples of all ranks.
         batch_size: Samples of one rank in a batch.
         rank: Number of this rank.
         world: Number of ranks.

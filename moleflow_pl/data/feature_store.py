@@ -1,7 +1,7 @@
 """Features of a frozen backbone, computed once: in memory, or on disk if they are too large.
 
-A feature file is a plain `.npy`, named by a hash of all that the numbers depend on. A description
-beside it has a hash of the numbers themselves.
+A feature file is a plain `.npy`, named by a hash of everything that its values depend on. A
+description beside it holds a hash of the values themselves.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class FeatureStore:
     Args:
         folder: Folder of the feature files.
         keep: Keep the files for other runs on the same images; otherwise `clear` removes them.
-        memory_limit: Bytes of features that may be in memory; larger ones are mapped from a file.
+        memory_limit: Size in bytes up to which features are held in memory; larger ones are mapped.
 
     Example:
         >>> store = FeatureStore(Path("features"), memory_limit=2**30)
@@ -50,7 +50,7 @@ class FeatureStore:
         self.memory_limit = memory_limit
 
     def get(self, extractor: PatchExtractor, loader: DataLoader, title: str) -> Tensor:
-        """Features of all images of a loader, in its order; computed if they are not stored.
+        """Features of all images of a loader, in its order; computed unless they are stored.
 
         Args:
             extractor: The frozen backbone, on the device it runs on.
@@ -70,15 +70,17 @@ class FeatureStore:
             return extract_features(extractor, loader, title)
         path = self.folder / f"{features_key(extractor, dataset)}.npy"
         shape = (len(dataset), *extractor.shape)
-        if any(gather(not is_usable(path, shape))):  # gathered: all have looked before one writes
+        if any(
+            gather(not is_usable(path, shape))
+        ):  # gathered: all ranks have checked before one writes
             self._fill(path, extractor, loader, title)
-        # copy-on-write: torch requires writable memory, though nothing writes to it
+        # copy-on-write: torch requires writable memory, although nothing writes to it
         features = torch.from_numpy(np.load(regular(path), mmap_mode="c"))
         return features.clone() if size <= self.memory_limit else features
 
     def _fill(self, path: Path, extractor: PatchExtractor, loader: DataLoader, title: str) -> None:
         """Write a feature file; each rank computes its share."""
-        # under another name until it is complete
+        # under a temporary name until it is complete
         part = path.with_name(f"{path.name}.{gather(os.getpid())[0]}")
         try:
             if is_first():
@@ -113,21 +115,21 @@ class FeatureStore:
 
 
 def describe(path: Path) -> None:
-    """Write what a feature file holds beside it, last: a file without it is incomplete."""
+    """Write the description beside a feature file, last: without it the file is incomplete."""
     description = {**stamp(), SEAL: content_hash(contents_of(path))}
     write_text(path.with_suffix(".json"), json.dumps(description))
 
 
 def contents_of(path: Path) -> list[Any]:
-    """What a feature file says: the hash of its inputs, which is its name, and its numbers."""
-    # no other kind of file: np.load opens archives too
+    """Contents of a feature file: the hash of its inputs, which is its name, and its values."""
+    # not np.load, which opens archives too
     return [path.stem, torch.from_numpy(np.lib.format.open_memmap(regular(path), mode="c"))]
 
 
 def is_usable(path: Path, shape: tuple[int, ...]) -> bool:
-    """Whether a feature file is there, as it was written, and of a shape (N, h, w, D).
+    """Whether a feature file exists, is undamaged, and has a shape (N, h, w, D).
 
-    One rank looks for all: they share the file, and its numbers are many.
+    Rank 0 checks for all: they share the file, and it is large.
     """
     if not is_first():
         return path.exists()
@@ -137,13 +139,13 @@ def is_usable(path: Path, shape: tuple[int, ...]) -> bool:
         description = json.loads(regular(path.with_suffix(".json")).read_text(encoding="utf-8"))
         require_schema(description, "its description")
         contents = contents_of(path)
-        numbers: Tensor = contents[1]
-        if numbers.dtype != torch.float32 or numbers.shape != shape:
-            raise DataError(f"it holds {numbers.dtype} {[*numbers.shape]}, not float32 {[*shape]}")
+        values: Tensor = contents[1]
+        if values.dtype != torch.float32 or values.shape != shape:
+            raise DataError(f"it holds {values.dtype} {[*values.shape]}, not float32 {[*shape]}")
         require_seal(description.get(SEAL), content_hash(contents), "it")
-    except Exception as error:  # what is in its place can break a reader in any way
+    except Exception as error:  # a foreign file can break a reader in any way
         reason = " ".join(str(error).split()) or type(error).__name__
-        logger.warning(f"{path} cannot be used, its features are computed again: {reason}")
+        logger.warning(f"{path} cannot be used and is computed again: {reason}")
         return False
     return True
 
@@ -153,12 +155,12 @@ def extract_features(extractor: PatchExtractor, loader: DataLoader, title: str) 
 
     Args:
         extractor: The frozen backbone, on the device it runs on.
-        loader: Its batches have `image`; it has the order of the result.
+        loader: Its batches have `image`; their order is that of the result.
         title: Title of the progress bar.
 
     Shape: (N, h, w, D), on the CPU.
     """
-    # one block from the start: joining a list would take twice the memory
+    # allocated at once: concatenating a list would take twice the memory
     block = torch.empty(len(loader.dataset), *extractor.shape)  # type: ignore[arg-type]
     fill(block, extractor, loader, title)
     return block
@@ -167,7 +169,7 @@ def extract_features(extractor: PatchExtractor, loader: DataLoader, title: str) 
 def fill(block: Tensor, extractor: PatchExtractor, loader: DataLoader, title: str) -> None:
     """Write features into a block (N, h, w, D); each rank writes those of its batches.
 
-    The batches are the same as in a single process, and so are the numbers.
+    The batches, and so the values, are the same as in a single process.
     """
     rank, world = rank_and_world()
     batches: list[list[int]] = list(loader.batch_sampler)[rank::world]  # type: ignore[arg-type]
@@ -207,7 +209,7 @@ def new_block(images: int, extractor: PatchExtractor, path: Path) -> None:
 
 
 def features_key(extractor: PatchExtractor, dataset: ImageDataset) -> str:
-    """Hash of all that the features depend on: backbone, image reader, contents of the files."""
+    """Hash of everything that features depend on: backbone, image reader, contents of the files."""
     digest = hashlib.sha256()
     bfloat16 = extractor.runs_in_bfloat16(extractor.mean.device)
     facts = {**extractor.fingerprint(), "bfloat16": bfloat16, "reader": READER}

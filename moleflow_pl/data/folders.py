@@ -1,4 +1,4 @@
-"""Files below a folder: links to folders are followed, and each folder is entered once."""
+"""Files below a folder; links to folders are followed, and each folder is entered once."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def files_below(
 ) -> Iterator[Path]:
     """Yield all files below a folder, those behind links to folders last.
 
-    A link to a folder that was entered already, or that the folder itself lies in, is a loop.
+    Links that lead to an entered folder, or to a parent of the first, are not followed.
 
     Args:
-        folder: Where to begin.
-        hidden: Yield hidden files and those in hidden folders too.
-        leave_out: Says which folders below are not entered.
+        folder: The first folder.
+        hidden: Whether to yield hidden files and those in hidden folders.
+        leave_out: Whether a folder below is not entered.
     """
     entered: set[tuple[int, int]] = set()
     around = {identity for parent in folder.resolve().parents if (identity := identity_of(parent))}
     waiting = [folder]
     while waiting:
-        for where, folders, files in os.walk(waiting.pop(0), onerror=say_closed):
+        for where, folders, files in os.walk(waiting.pop(0), onerror=warn_unreadable):
             identity = identity_of(where)
             if identity is None or identity in entered | around:
                 folders.clear()
@@ -51,23 +51,26 @@ def files_below(
             yield from (place / n for n in sorted(files) if hidden or not n.startswith("."))
 
 
-def say_closed(error: OSError) -> None:
-    """Say that a folder cannot be looked into; one that is not there is nobody's mistake."""
+def warn_unreadable(error: OSError) -> None:
+    """Warn that a folder cannot be read, unless it has disappeared meanwhile."""
     if not isinstance(error, FileNotFoundError):
-        logger.warning(f"cannot look into {printable(error.filename)}: {error.strerror}")
+        logger.warning(
+            f"cannot read the folder {printable(error.filename)}: {error.strerror}; its files are "
+            "left out"
+        )
 
 
 def identity_of(folder: str | Path) -> tuple[int, int] | None:
-    """What tells a folder from another whatever its name; None if it is gone."""
+    """Device and inode of a folder, independent of its name; None if it is gone."""
     try:
-        found = os.stat(folder)
+        stat = os.stat(folder)
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return stat.st_dev, stat.st_ino
 
 
 def leads_back(link: Path) -> bool:
-    """Whether a link leads to a folder that it lies in."""
+    """Whether a path is a link to one of its own parents."""
     if not link.is_symlink():
         return False
     parent, target = link.parent.resolve(), link.resolve()
@@ -75,7 +78,7 @@ def leads_back(link: Path) -> bool:
 
 
 def base_of(pattern: str) -> Path:
-    """The folder that a pattern begins in.
+    """The longest folder before the first wildcard of a pattern.
 
     Example:
         >>> base_of("in/2024/**/*.png").as_posix()
@@ -85,15 +88,17 @@ def base_of(pattern: str) -> Path:
     return Path(*takewhile(lambda part: not has_magic(part), parts))
 
 
-def fits(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
-    """Whether the parts of a path fit those of a pattern, in which `**` is any number of folders.
+def matches_pattern(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    """Whether the parts of a path match a pattern, in which `**` is any number of folders.
 
     Example:
-        >>> fits(("a", "b", "1.png"), ("**", "*.png")), fits(("a", "1.png"), ("*.png",))
-        (True, False)
+        >>> matches_pattern(("a", "b", "1.png"), ("**", "*.png"))
+        True
+        >>> matches_pattern(("a", "1.png"), ("*.png",))
+        False
     """
     if not pattern or not parts:
         return not parts and all(part == ANY_DEPTH for part in pattern)
     if pattern[0] == ANY_DEPTH:
-        return fits(parts, pattern[1:]) or fits(parts[1:], pattern)
-    return fnmatchcase(parts[0], pattern[0]) and fits(parts[1:], pattern[1:])
+        return matches_pattern(parts, pattern[1:]) or matches_pattern(parts[1:], pattern)
+    return fnmatchcase(parts[0], pattern[0]) and matches_pattern(parts[1:], pattern[1:])

@@ -1,4 +1,4 @@
-"""An image in whatever form a program holds it, as 8-bit RGB."""
+"""Convert an image from any form that programs use to 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ BATCH_DIMS = 4  # of an array or a tensor that holds several images
 
 
 def are_several(images: Any) -> bool:
-    """Whether something holds several images: a list, a generator, or an array of a batch.
+    """Whether an object holds several images: a list, a generator, or a batched array.
 
     Example:
         >>> are_several([]), are_several(np.zeros((2, 4, 4, 3))), are_several(b"")
         (True, True, False)
     """
-    if hasattr(images, "__array__") and hasattr(images, "ndim"):  # of numpy, torch or others
+    if hasattr(images, "__array__") and hasattr(images, "ndim"):  # numpy, torch or others
         return images.ndim == BATCH_DIMS
     single = (str, bytes, bytearray, memoryview, io.IOBase, Mapping, Image.Image)
     return isinstance(images, Iterable) and not isinstance(images, single) and not is_file(images)
 
 
 def is_file(image: Any) -> bool:
-    """Whether something is an open file."""
+    """Whether an object is an open file."""
     return callable(getattr(image, "read", None))
 
 
@@ -45,7 +45,7 @@ def as_rgb(image: ImageLike, channels: Channels = "rgb") -> Image.Image:
 
     Args:
         image: The image.
-        channels: The order of the channels in arrays and tensors: `rgb`, or `bgr` as OpenCV has it.
+        channels: Channel order of arrays and tensors: `rgb`, or `bgr` as in OpenCV.
 
     Raises:
         DataError: it is not an image.
@@ -57,7 +57,7 @@ def as_rgb(image: ImageLike, channels: Channels = "rgb") -> Image.Image:
     if isinstance(image, (str, Path)):
         path = Path(image).expanduser()
         if path.is_dir():
-            raise DataError(f"not an image: {printable(path)} is a folder, give the images in it")
+            raise DataError(f"not an image: {printable(path)} is a folder; give the images in it")
         return read_rgb(path)
     if isinstance(image, Image.Image):
         return named(lambda: upright_rgb(image))
@@ -73,10 +73,10 @@ def as_rgb(image: ImageLike, channels: Channels = "rgb") -> Image.Image:
 
 
 def named(make: Any) -> Any:
-    """The result of a call that takes an image from the caller's hands.
+    """Call a function that decodes an image; any failure becomes a DataError.
 
     Raises:
-        DataError: it fails.
+        DataError: the call fails.
     """
     try:
         return make()
@@ -91,12 +91,15 @@ def decoded(content: bytes) -> Image.Image:
     """Decode the bytes of an image file.
 
     Raises:
-        DataError: they are none.
+        DataError: they are not an image.
     """
     if not isinstance(content, bytes):
-        raise DataError(f"not an image: an open file has to be binary, it gave {type(content)}")
+        raise DataError(
+            "not an image: the file must be opened in binary mode, it gave "
+            f"{type(content).__name__}"
+        )
     if not content:
-        raise DataError("this image cannot be used: there are no bytes")
+        raise DataError("this image cannot be used: the file is empty")
 
     def decode() -> Image.Image:
         with open_content(content) as image:
@@ -117,11 +120,12 @@ def array_as_rgb(array: np.ndarray, image: Any, channels: Channels = "rgb") -> I
     """Convert an array (H, W) or (H, W, C) to 8-bit RGB.
 
     Raises:
-        DataError: it has another shape, no pixels, or values that are no pixels.
+        DataError: shape, size or values are not those of an image.
     """
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in CHANNELS):
         raise DataError(
-            f"not an image: an array is (H, W) or (H, W, C), a tensor (C, H, W), with C one of "
+            "not an image: an array must be (H, W) or (H, W, C), a tensor (C, H, W), with C one "
+            "of "
             f"{CHANNELS}, got {type(image).__name__} of shape {tuple(np.shape(image))}"
         )
     if not array.size:
@@ -143,7 +147,7 @@ def as_bytes(array: np.ndarray) -> np.ndarray:
         >>> as_bytes(np.array([[0.0, 1.0]])).tolist()
         [[0, 255]]
     """
-    kind = array.dtype.newbyteorder("=")  # whatever the order of its bytes is
+    kind = array.dtype.newbyteorder("=")  # in either byte order
     if kind == np.uint8:
         return np.ascontiguousarray(array)
     if kind == np.bool_:
@@ -151,7 +155,7 @@ def as_bytes(array: np.ndarray) -> np.ndarray:
     if kind == np.uint16:
         return deep_to_bytes(array)
     if not np.issubdtype(kind, np.floating):
-        raise DataError(f"an image holds uint8, uint16, bool or floats in [0, 1], got {kind}")
+        raise DataError(f"an image must hold uint8, uint16, bool or floats in [0, 1], got {kind}")
     if array.size and not (array.min() >= 0 and array.max() <= 1):
         raise DataError(
             f"an image of floats must lie in [0, 1], got {array.min()} to {array.max()}: scale it, "

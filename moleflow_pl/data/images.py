@@ -20,8 +20,8 @@ from moleflow_pl._internal.files import regular
 from moleflow_pl._internal.printable import printable
 from moleflow_pl.errors import DataError
 
-READER = 1  # raised by a change that gives other pixels: features stored before are not used
-# the formats that are meant: Pillow has others, and one of them starts a program (ghostscript)
+READER = 1  # increased by a change that alters pixels, so that stored features are not reused
+# supported formats: Pillow has others, one of which starts a program (ghostscript)
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "AVIF", "HEIF")
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis")
 DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
@@ -34,12 +34,12 @@ SIDEWAYS = (5, 6, 7, 8)
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image file as it was at one moment: it is read once, whatever is asked of it.
+    """An image file as it was at one moment; it is read once.
 
     Attributes:
         path: The file.
         content: Its bytes.
-        modified: When it was last written, in nanoseconds.
+        modified: Modification time in nanoseconds.
     """
 
     path: Path
@@ -51,7 +51,7 @@ class ImageFile:
         """Read a file.
 
         Raises:
-            DataError: it cannot be read, is empty or no file, or changed meanwhile.
+            DataError: it is not a file, is empty, cannot be read, or changed meanwhile.
         """
         with naming(path):
             with regular(path).open("rb") as file:
@@ -59,7 +59,7 @@ class ImageFile:
                 content = file.read()
                 after = os.fstat(file.fileno())
             if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-                raise ValueError("it changed while it was read")
+                raise ValueError("it changed while it was read: try again")
             if not content:
                 raise ValueError("the file is empty")
             return cls(path, content, after.st_mtime_ns)
@@ -71,7 +71,7 @@ class ImageFile:
 
     @contextmanager
     def open(self) -> Iterator[Image.Image]:
-        """Open it as an image; every error within the block names the file.
+        """Open the file as an image; every error within the block names it.
 
         Raises:
             DataError: anything within the block fails.
@@ -91,7 +91,7 @@ class ImageFile:
 
 @cache
 def readable_formats() -> tuple[str, ...]:
-    """The formats of `FORMATS` that this Pillow reads, with pillow-heif where it is installed."""
+    """The formats of `FORMATS` that this Pillow reads, with pillow-heif if it is installed."""
     with suppress(ImportError):
         import pillow_heif
 
@@ -101,10 +101,10 @@ def readable_formats() -> tuple[str, ...]:
 
 
 def open_content(content: bytes) -> Image.Image:
-    """Open the bytes of a file as an image: the one place where this is done.
+    """Open the bytes of a file as an image; all decoding goes through here.
 
     Raises:
-        ValueError: it is of another format.
+        ValueError: the format is not supported.
     """
     try:
         return Image.open(io.BytesIO(content), formats=readable_formats())
@@ -117,7 +117,7 @@ def open_content(content: bytes) -> Image.Image:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Name the file in whatever error its reading raises.
+    """Within the block, turn any error into one that names the file.
 
     Raises:
         DataError: anything within the block fails.
@@ -127,8 +127,8 @@ def naming(path: Path) -> Iterator[None]:
     except DataError:
         raise
     except Exception as error:  # a damaged file can break a decoder in any way
-        told = error.strerror if isinstance(error, OSError) else None
-        reason = told or str(error) or type(error).__name__
+        system = error.strerror if isinstance(error, OSError) else None
+        reason = system or str(error) or type(error).__name__
         raise DataError(f"cannot read the image {printable(path)}: {reason}") from error
 
 
@@ -157,7 +157,7 @@ def read_rgb(path: Path) -> Image.Image:
 
 
 def shrink(rgb: Image.Image, side: int) -> Image.Image:
-    """Shrink an image in place for display: its longer side is at most `side` pixels then."""
+    """Shrink an image in place for display, to at most `side` pixels on its longer side."""
     rgb.thumbnail((side, side))
     return rgb
 
@@ -172,7 +172,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def size_of(file: ImageFile) -> tuple[int, int]:
-    """Decode a whole file in the cheapest way; return its width and height after EXIF rotation.
+    """Decode a whole file as cheaply as possible; return width and height after EXIF rotation.
 
     Raises:
         DataError: as for `read_image`.
@@ -201,7 +201,7 @@ def check_scale(image: Image.Image) -> None:
         ValueError: it has LAB colours, floating-point values, or integers beyond 16 bits.
     """
     if image.mode == "LAB":
-        raise ValueError("LAB colours: save it as RGB")  # Pillow would use their lightness alone
+        raise ValueError("LAB colours: save it as RGB")  # Pillow would use the lightness alone
     if image.mode == UNSCALED_MODE:
         raise ValueError("floating-point pixels have no known scale: save it with 8 or 16 bits")
     if image.mode == "I":

@@ -21,17 +21,17 @@ from moleflow_pl.errors import DataError
 logger = logging.getLogger(__name__)
 
 OnError = Literal["stop", "skip"]
-NAMED = 20  # masks that are named; a whole data set may have them in JPEG
+NAMED = 20  # masks to name; a whole data set may have JPEG masks
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What the check of an image found.
+    """Result of checking an image.
 
     Attributes:
         flaw: Why it cannot be used, in words; None if it can.
-        doubt: What looks wrong with its mask, which is used all the same.
-        digest: Hash of the file's content; None where it cannot be read.
+        doubt: What looks wrong with its mask, although it is used; None if nothing does.
+        digest: Hash of the file's content; None if it cannot be read.
     """
 
     flaw: str | None = None
@@ -40,7 +40,7 @@ class Finding:
 
 
 class ImageCheck:
-    """Checks images before they are used, and remembers what it finds.
+    """Checks images before they are used, and remembers the results.
 
     On several ranks, the first rank checks and sends the result to the others.
 
@@ -58,8 +58,8 @@ class ImageCheck:
         self.digests: dict[Path, str] = {}
         self._checked: set[Path] = set()
 
-    def look_at(self, records: Iterable[ImageRecord]) -> bool:
-        """Check the images that were not checked yet.
+    def check(self, records: Iterable[ImageRecord]) -> bool:
+        """Check the images that were not checked before.
 
         Returns:
             Whether there were any.
@@ -69,14 +69,14 @@ class ImageCheck:
         """
         new = {r.path: r for r in records if r.path not in self._checked}
         self._checked |= set(new)
-        findings = find(list(new.values())) if new and is_first() else {}
-        self.digests |= {path: one.digest for path, one in findings.items() if one.digest}
-        doubts = {path: one.doubt for path, one in findings.items() if one.doubt}
+        findings = check_all(list(new.values())) if new and is_first() else {}
+        self.digests |= {path: result.digest for path, result in findings.items() if result.digest}
+        doubts = {path: result.doubt for path, result in findings.items() if result.doubt}
         if doubts:
             logger.warning(
-                describe(doubts, f"{len(doubts)} masks look wrong, and are used:", NAMED)
+                describe(doubts, f"{len(doubts)} masks look wrong, but are used:", NAMED)
             )
-        flaws = {path: one.flaw for path, one in findings.items() if one.flaw}
+        flaws = {path: result.flaw for path, result in findings.items() if result.flaw}
         flaws, known_flaws = gather((flaws, self.flaws))[0]
         self.flaws = {**known_flaws, **flaws}
         if flaws:
@@ -86,7 +86,7 @@ class ImageCheck:
     def _report(self, message: str) -> None:
         if self.on_error == "stop":
             raise DataError(
-                f"{message}\nrepair or remove them, or leave them out: data.on_error skip"
+                f"{message}\nrepair or remove them, or set data.on_error skip to leave them out"
             )
         logger.warning(f"{message}\nthey are left out (data.on_error skip)")
 
@@ -95,20 +95,20 @@ class ImageCheck:
         return [record for record in records if record.path not in self.flaws]
 
 
-def find(records: Sequence[ImageRecord]) -> dict[Path, Finding]:
-    """Read every image and its mask in several threads, with a progress bar."""
+def check_all(records: Sequence[ImageRecord]) -> dict[Path, Finding]:
+    """Check every image and its mask in several threads, with a progress bar."""
     # decoding releases Python's global lock
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(look, records)
+        results = pool.map(check_image, records)
         findings = []
         with step("checking images", total=len(records)) as advance:
             for finding in results:
                 findings.append(finding)
                 advance(1)
-    return {record.path: one for record, one in zip(records, findings, strict=True)}
+    return {record.path: result for record, result in zip(records, findings, strict=True)}
 
 
-def look(record: ImageRecord) -> Finding:
+def check_image(record: ImageRecord) -> Finding:
     """Check an image and its mask."""
     try:
         file = ImageFile.read(record.path)
@@ -121,11 +121,11 @@ def look(record: ImageRecord) -> Finding:
         return Finding(str(error))
     if mask is None:
         return Finding(digest=file.digest)
-    return judge(record, mask, size, file.digest)
+    return check_mask(record, mask, size, file.digest)
 
 
-def judge(record: ImageRecord, mask: Mask, size: tuple[int, int], digest: str) -> Finding:
-    """What there is to say of a mask of an image of this width and height."""
+def check_mask(record: ImageRecord, mask: Mask, size: tuple[int, int], digest: str) -> Finding:
+    """Check a mask against the width and height of its image."""
     name, (height, width) = printable(record.mask), mask.pixels.shape
     if (width, height) != size:
         return Finding(
@@ -137,12 +137,12 @@ def judge(record: ImageRecord, mask: Mask, size: tuple[int, int], digest: str) -
 
 
 def describe(reasons: Mapping[Path, str], title: str, most: int | None = None) -> str:
-    """List what was found of images, one a line.
+    """List the findings about images, one on each line.
 
     Args:
-        reasons: What was found, by image.
+        reasons: The findings, by image.
         title: The first line.
-        most: How many are listed; by default all.
+        most: How many to list; by default all.
 
     Example:
         >>> print(describe({Path("a.png"): "the file is empty"}, "1 of 3 images cannot be used:"))

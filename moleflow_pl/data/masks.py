@@ -15,17 +15,17 @@ from moleflow_pl.data.images import DEEP_MODES, ImageFile, upright
 
 LOSSY_FORMATS = ("JPEG", "MPO", "AVIF", "HEIF")
 LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")  # Pillow's names of compressions
-HALF_LEVEL = 128  # of 255: compression moves values by less
+HALF_LEVEL = 128  # of 255: compression changes values by less
 RIFF_HEADER = 12  # bytes before the first chunk of a WebP file
 
 
 @dataclass(frozen=True)
 class Mask:
-    """A mask as its file says it.
+    """A mask read from a file.
 
     Attributes:
         pixels: uint8 (H, W), 1 for a defect.
-        lossy: Whether its compression changes values, so that only half level counts.
+        lossy: Whether its compression is lossy, so that the threshold is half of the range.
     """
 
     pixels: Tensor
@@ -39,16 +39,16 @@ class Mask:
         if self.pixels.all():
             return "is full: it marks every pixel"
         if self.lossy:
-            return "is compressed with losses: values from 128 of 255 on count as defect"
+            return "has lossy compression: values from 128 of 255 on count as defect"
         return None
 
 
 def read_mask(path: Path) -> Mask:
-    """Read a mask at its own size: a pixel is of a defect where it is not background.
+    """Read a mask at its own size: every pixel that is not background belongs to a defect.
 
-    Background is 0 in every channel, or index 0 of a palette that begins with black. Where colour
-    separates nothing, the alpha channel does, and then the index. Of a lossy file, values from half
-    level on count.
+    Background is 0 in every channel, or index 0 of a palette that begins with black. If colour
+    separates nothing, the alpha channel is used, and then the index. In a lossy file, values from
+    half of the range on count.
 
     Raises:
         DataError: the file is not a readable image.
@@ -60,7 +60,7 @@ def read_mask(path: Path) -> Mask:
 
 
 def is_lossy(image: Image.Image, content: bytes) -> bool:
-    """Whether a file's compression changes values."""
+    """Whether a file's compression is lossy."""
     if image.format == "WEBP":
         return b"VP8L" not in webp_chunks(content)
     if image.format == "TIFF":
@@ -89,7 +89,7 @@ def defect_pixels(image: Image.Image, lossy: bool) -> np.ndarray:
 
 
 def planes(image: Image.Image) -> list[np.ndarray]:
-    """What may tell a defect from the background, the strongest first, each (H, W)."""
+    """Planes (H, W) that may separate a defect from the background, the strongest first."""
     if image.mode in DEEP_MODES:  # a 16-bit mask may hold a 1, which is black in 8 bits
         return [np.asarray(image)]
     rgba = np.asarray(image.convert("RGBA"))

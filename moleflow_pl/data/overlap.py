@@ -10,15 +10,15 @@ from pathlib import Path
 
 from moleflow_pl._internal.printable import printable
 
-NAMED = 3  # pairs that are named
+NAMED = 3  # pairs to name
 
 
 @dataclass(frozen=True, order=True)
 class Use:
-    """What an image is for.
+    """The use of an image.
 
     Attributes:
-        product: The product that it is said to show.
+        product: The product that it shows according to its folder.
         part: `train` or `test`.
         path: The file.
     """
@@ -29,10 +29,10 @@ class Use:
 
 
 def describe_overlaps(uses: Iterable[Use], digests: Mapping[Path, str]) -> list[str]:
-    """Say which images are in train and test, or in two products: by content, whatever the name.
+    """Describe images with equal content that are in train and test, or in two products.
 
     Args:
-        uses: All images, and what each is for.
+        uses: The use of every image.
         digests: Hashes of their contents, as far as they are known.
 
     Returns:
@@ -44,10 +44,10 @@ def describe_overlaps(uses: Iterable[Use], digests: Mapping[Path, str]) -> list[
             by_content[digests[use.path]].append(use)
     pairs: dict[tuple[str, str], list[tuple[Path, Path]]] = defaultdict(list)
     for same in by_content.values():
-        # one of each place is enough
+        # one image from each place is enough
         firsts = {(use.product, use.part): use for use in reversed(same)}
-        for one, other in combinations(sorted(firsts.values()), 2):
-            pairs[place_of(one), place_of(other)].append((one.path, other.path))
+        for first, second in combinations(sorted(firsts.values()), 2):
+            pairs[place_of(first), place_of(second)].append((first.path, second.path))
     return [describe_pair(*places, paths) for places, paths in sorted(pairs.items())]
 
 
@@ -57,7 +57,7 @@ def place_of(use: Use) -> str:
 
 
 def describe_pair(place: str, other: str, paths: list[tuple[Path, Path]]) -> str:
-    """Say that two places share images, and name some.
+    """Describe images that two places share, and name some.
 
     Example:
         >>> print(describe_pair("test of a", "train of a", [(Path("t/1.png"), Path("g/1.png"))]))
@@ -65,5 +65,5 @@ def describe_pair(place: str, other: str, paths: list[tuple[Path, Path]]) -> str
           t/1.png = g/1.png
     """
     lines = [f"{len(paths)} images are in {place} and in {other}, and count in both:"]
-    lines += [f"  {printable(one)} = {printable(two)}" for one, two in paths[:NAMED]]
+    lines += [f"  {printable(a)} = {printable(b)}" for a, b in paths[:NAMED]]
     return "\n".join([*lines, *(["  …"] if len(paths) > NAMED else [])])

@@ -1,4 +1,4 @@
-"""The patches of an image that a training step sees."""
+"""Random choice of the patches of an image for a training step."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class PatchDraw:
     """Spatially balanced random subsampling of the patches of every image.
 
     Every patch has the same probability, so the expected gradient is that of all patches. About one
-    patch comes from each stretch of neighbours, which are much alike, so the gradient varies less
-    than with independent draws. The draw for an image depends only on the seed, the purpose and the
+    patch comes from each stretch of similar neighbours, so the gradient varies less than with
+    independent draws. The draw for an image depends only on the seed, the purpose and the
     image's index, not on its batch.
 
     Attributes:
@@ -26,7 +26,7 @@ class PatchDraw:
         wanted: Number of patches to draw, without repetition.
         seed: Seed of the run.
         purpose: What the draw is for, such as a product and an epoch, see `derive_seed`.
-        inside: Which patches count (h, w), bool; by default all.
+        inside: Whether each patch counts (h, w), bool; by default all do.
 
     References: Madow & Madow 1944, "On the theory of systematic sampling, I" (equal steps from a
     random start); Stevens & Olsen 2004, "Spatially balanced sampling of natural resources" (along a
@@ -55,11 +55,11 @@ class PatchDraw:
         if self.inside is not None:
             curve = curve[self.inside.flatten()[curve]]
         count = len(curve)
-        # at least two patches a stretch: unshuffled, the steps would make a regular pattern
+        # at least two patches in a stretch: without shuffling, the steps make a regular pattern
         stretch = torch.arange(count) // max(round(count / self.wanted), 2)
         shuffled = (torch.rand(count, generator=generator, dtype=torch.float64) + stretch).argsort()
         start = torch.randint(count, (), generator=generator)
-        # in integers: no patch twice, and all equally likely
+        # in integers, so that patches are distinct and equally likely
         steps = (torch.arange(self.wanted) * count + start) // self.wanted
         return curve[shuffled[steps]]
 
@@ -67,7 +67,7 @@ class PatchDraw:
 def draw_of(
     inside: Tensor, share: float, seed: int, purpose: tuple[str | int, ...]
 ) -> PatchDraw | None:
-    """A draw of a share of the patches that count (h, w), bool; None for all there are.
+    """A draw of a share of the patches that count (h, w), bool; None if it takes all patches.
 
     Example:
         >>> draw_of(torch.ones(2, 2, dtype=torch.bool), 1.0, 0, ()) is None

@@ -1,4 +1,4 @@
-"""What a data module has to know of the model that it feeds."""
+"""What a data module needs to know about its model."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from moleflow_pl.tasks.schedule import TaskSchedule
 
 @dataclass
 class DataPlan:
-    """Given to `ContinualDataModule.follow` by the model.
+    """Argument of `ContinualDataModule.follow`, from the model.
 
     Attributes:
-        extractor: Says the size of the images, and computes features that are stored.
-        schedule: Which task is current, and which are learned.
+        extractor: Determines the image size, and computes features to store.
+        schedule: The tasks, with the current and the learned ones.
         seed: Seed of the run, for orders and draws.
         patch_fraction: Share of every image's patches in a training step.
     """

@@ -1,4 +1,4 @@
-"""Images to predict: files at a path, without a layout."""
+"""Images to predict: the files of a path, without a layout."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from torch.utils.data import Dataset
 
 from moleflow_pl._internal.printable import printable
 from moleflow_pl.data.batches import Identity, PredictBatch
-from moleflow_pl.data.folders import ANY_DEPTH, base_of, files_below, fits
+from moleflow_pl.data.folders import ANY_DEPTH, base_of, files_below, matches_pattern
 from moleflow_pl.data.images import ImageFile, shrink, to_tensor
 from moleflow_pl.data.layouts.base import IMAGE_SUFFIXES, ROI
 from moleflow_pl.errors import DataError
 
-NO_IMAGE_NAME = "its name does not end like an image's"
+NO_IMAGE_NAME = "its name has no image suffix"
 IS_ROI = "it is the mask of a region of interest"
-# the files by which a folder is known as one that `predict` wrote
+# a folder with these files was written by `predict`
 STATE_FILE, TABLE_FILE = "run.json", "predictions.csv"
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundFiles:
     """The files of a path.
 
     Attributes:
-        root: The folder that names are told from.
-        images: Files that may be images, sorted.
-        others: Files that are no images by their names, sorted.
-        hidden: How many are hidden, or in hidden folders.
+        root: The folder that names are relative to.
+        images: Files whose names are those of images, sorted.
+        others: Other files, sorted.
+        hidden: Number of hidden files and of files in hidden folders.
         predictions: Folders that `predict` wrote; they are not entered.
     """
 
@@ -46,48 +46,48 @@ class Found:
     predictions: list[str] = field(default_factory=list)
 
 
-def find_files(where: str) -> Found:
+def find_files(where: str) -> FoundFiles:
     """Find the files of a path: a file, all files below a folder, or the matches of a pattern.
 
     Hidden files and folders are left out, and so are folders that an earlier `predict` wrote.
 
     Raises:
-        DataError: there is no image among them.
+        DataError: none of them is an image.
     """
     path = Path(where).expanduser()
     if path.is_file():
-        return Found(str(path.parent), [str(path)])
+        return FoundFiles(str(path.parent), [str(path)])
     root = path if path.is_dir() else base_of(str(path))
     predictions: list[str] = []
-    candidates = matches_of(path, predictions)
+    candidates = matching_files(path, predictions)
     kept = [p for p in candidates if not is_hidden(p, root)]
-    images = [str(p) for p in kept if reason_against(p) is None]
+    images = [str(p) for p in kept if skip_reason(p) is None]
     if not images:
         raise DataError(
             f"no image at {printable(where)}: give a file, a folder or a pattern such as 'in/*.png'"
         )
-    others = [str(p) for p in kept if reason_against(p) is not None]
-    return Found(str(root), images, others, len(candidates) - len(kept), predictions)
+    others = [str(p) for p in kept if skip_reason(p) is not None]
+    return FoundFiles(str(root), images, others, len(candidates) - len(kept), predictions)
 
 
-def reason_against(path: str | Path) -> str | None:
-    """Why a file below a folder is no image to predict, by its name.
+def skip_reason(path: str | Path) -> str | None:
+    """Why a file below a folder is not predicted, from its name; None if it is an image.
 
     Example:
-        >>> reason_against("in/notes.txt"), reason_against("in/1.png")
-        ("its name does not end like an image's", None)
+        >>> skip_reason("in/notes.txt"), skip_reason("in/1.png")
+        ('its name has no image suffix', None)
     """
     if Path(path).name == ROI:
         return IS_ROI
     return None if Path(path).suffix.lower() in IMAGE_SUFFIXES else NO_IMAGE_NAME
 
 
-def matches_of(path: Path, predictions: list[str]) -> list[Path]:
-    """All files that a folder or a pattern stands for, hidden ones too, sorted.
+def matching_files(path: Path, predictions: list[str]) -> list[Path]:
+    """All files in a folder or matching a pattern, including hidden ones, sorted.
 
     Args:
         path: The folder or the pattern.
-        predictions: Gets the folders that `predict` wrote.
+        predictions: List to which folders written by `predict` are added.
     """
 
     def leave_out(folder: Path) -> bool:
@@ -106,33 +106,33 @@ def matches_of(path: Path, predictions: list[str]) -> list[Path]:
             file
             for top in tops
             for file in files_below(top, hidden=True, leave_out=leave_out)
-            if fits(file.relative_to(top).parts, path.parts[depth:])
+            if matches_pattern(file.relative_to(top).parts, path.parts[depth:])
         }
     )
 
 
 def is_hidden(path: Path, root: Path) -> bool:
-    """Whether a file below `root`, or a folder between, begins with a dot."""
+    """Whether a file below `root`, or a folder between them, begins with a dot."""
     return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
 def is_predictions(folder: Path) -> bool:
-    """Whether `predict` wrote a folder: its pictures are no images to predict."""
+    """Whether `predict` wrote a folder, whose pictures must not be predicted."""
     return (folder / STATE_FILE).is_file() and (folder / TABLE_FILE).is_file()
 
 
 def path_key(path: str) -> str:
-    """An absolute path as it is written into a table."""
+    """An absolute path, escaped as in tables."""
     return printable(os.path.abspath(path))
 
 
 def identity_of(file: ImageFile) -> Identity:
-    """What tells a file that was read from others."""
+    """The identity of a file that was read."""
     return Identity(path_key(str(file.path)), len(file.content), file.modified, file.digest)
 
 
 def unchanged(paths: Sequence[str], done: Mapping[str, Identity]) -> set[str]:
-    """Keys of the paths whose files are still what they were."""
+    """Keys of the paths whose files have not changed."""
     known = [path for path in paths if path_key(path) in done]
     with ThreadPoolExecutor() as pool:
         same = pool.map(lambda path: is_unchanged(Path(path), done[path_key(path)]), known)
@@ -140,7 +140,7 @@ def unchanged(paths: Sequence[str], done: Mapping[str, Identity]) -> set[str]:
 
 
 def is_unchanged(path: Path, before: Identity) -> bool:
-    """Whether a file has the size, the time and the content that it had."""
+    """Whether a file has its earlier size, modification time and content."""
     try:
         now = path.stat()
         if (now.st_size, now.st_mtime_ns) != (before.size, before.modified):
@@ -152,7 +152,7 @@ def is_unchanged(path: Path, before: Identity) -> bool:
 
 @dataclass
 class Sample:
-    """An image to predict, or the reason why it is none."""
+    """An image to predict, or the reason why it is skipped."""
 
     path: str
     reason: str = ""
@@ -165,28 +165,28 @@ class Sample:
 class UnsortedImages(Dataset):
     """Images of unknown products; files that cannot be read as images are skipped.
 
-    A batch holds what `PredictBatch` says of the images that could be read, and `skipped`, pairs of
-    a path and a reason. B may be 0. Every file is read once.
+    A batch is a `PredictBatch` of the readable images, with `skipped` for the others; B may be 0.
+    Every file is read once.
 
     Args:
-        found: The files.
+        files: The files.
         size: Height and width that images are resized to.
-        done: What was predicted before, by the paths of `path_key`. Files that are still the same
-            are left out, but for the last one where nothing else is left to do.
+        done: Images predicted earlier, by `path_key`. Unchanged ones are left out, except the last
+            one if nothing else is left.
         preview: Longer side of the small copies for display; None for none.
     """
 
     def __init__(
         self,
-        found: Found,
+        files: FoundFiles,
         size: tuple[int, int],
         done: Mapping[str, Identity] | None = None,
         preview: int | None = None,
     ) -> None:
-        self.found = found
-        self.unchanged = unchanged(found.images, done or {})
-        to_do = [path for path in found.images if path_key(path) not in self.unchanged]
-        self.paths = to_do or found.images[-1:]
+        self.files = files
+        self.unchanged = unchanged(files.images, done or {})
+        to_do = [path for path in files.images if path_key(path) not in self.unchanged]
+        self.paths = to_do or files.images[-1:]
         self.size = size
         self.preview = preview
 
@@ -201,12 +201,12 @@ class UnsortedImages(Dataset):
         except DataError as error:
             return Sample(path, str(error))
         image, size = to_tensor(rgb, self.size), (rgb.height, rgb.width)
-        # an array, since every tensor of a batch costs the loader's process an open file
+        # an array: every tensor in a batch costs the loader's process an open file
         small = None if self.preview is None else np.asarray(shrink(rgb, self.preview))
         return Sample(path, "", image, size, identity_of(file), small)
 
     def collate(self, samples: list[Sample]) -> PredictBatch:
-        """Samples as one batch."""
+        """Collate samples to a batch."""
         read = [sample for sample in samples if sample.image is not None]
         images = [sample.image for sample in read if sample.image is not None]
         return {

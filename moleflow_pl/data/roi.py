@@ -20,24 +20,26 @@ from moleflow_pl.features.region_of_interest import patches_inside
 
 logger = logging.getLogger(__name__)
 
-ASPECT_TOLERANCE = 0.01  # of a mask's width by its height, relative to an image's
-Roi = str | Mapping[str, str]  # a file for all products, or one for each of some
+ASPECT_TOLERANCE = 0.01  # relative difference of a mask's aspect ratio from an image's
+Roi = str | Mapping[str, str]  # a file for all products, or a file by product
 
 
 def check_roi(roi: Roi | None, groups: Sequence[Sequence[str]]) -> None:
-    """Check that masks are given for products that there are.
+    """Check that masks are given only for known products.
 
     Raises:
-        ConfigError: one is of no product.
+        ConfigError: a product is unknown.
     """
     products = [name for group in groups for name in group]
     unknown = [name for name in roi if name not in products] if isinstance(roi, Mapping) else []
     if unknown and products:
-        raise ConfigError(f"data.roi has masks for {unknown}, the products are {products}")
+        raise ConfigError(
+            f"data.roi has masks for {unknown}, which are not among the products {products}"
+        )
 
 
 def roi_path(splits: ProductSplits, product: str, roi: Roi | None = None) -> Path | None:
-    """The mask of a product: the one that is given, or `roi.png` in its folder; None without."""
+    """The mask file of a product: a given one, or `roi.png` in its folder; None without one."""
     given = roi.get(product) if isinstance(roi, Mapping) else roi
     if given is not None:
         return Path(given).expanduser()
@@ -51,18 +53,17 @@ def roi_path(splits: ProductSplits, product: str, roi: Roi | None = None) -> Pat
 def read_roi(
     splits: ProductSplits, products: Sequence[str], grid: tuple[int, int], roi: Roi | None = None
 ) -> Tensor:
-    """Which patches (h, w) of a task's images count, bool: all where there is no mask.
+    """Whether each patch (h, w) of a task's images counts, bool; all do without a mask.
 
     Raises:
-        DataError: a mask is no image, has another form than the images, leaves nothing, or is not
-            that of the task's other products.
+        DataError: a mask is not an image, has another aspect ratio than the images, covers no
+            patch, or differs between products of the task.
     """
-    found = {product: _inside(splits, product, grid, roi) for product in products}
-    first, *others = found.values()
+    first, *others = [_inside(splits, product, grid, roi) for product in products]
     if not all(torch.equal(first, other) for other in others):
         raise DataError(
-            f"products {[*products]} are learned at once, by one expert with one region of "
-            "interest, and their masks differ: give them the same, or learn them one by one"
+            f"products {[*products]} are learned at once and share one region of interest, but "
+            "their masks differ: give them the same mask, or learn them one by one"
         )
     share = first.float().mean().item()
     if share < 1 and is_first():
@@ -82,7 +83,7 @@ def _inside(splits: ProductSplits, product: str, grid: tuple[int, int], roi: Roi
     if abs(width * rows / (height * columns) - 1) > ASPECT_TOLERANCE:
         raise DataError(
             f"the region of interest {name} has {width} x {height} pixels, and {printable(example)}"
-            f" has {columns} x {rows}: draw the mask on an image of the product"
+            f" has {columns} x {rows}: the aspect ratios must agree, so draw the mask on an image"
         )
     try:
         return patches_inside(pixels, grid)

@@ -19,15 +19,15 @@ PARTS: tuple[Part, ...] = ("train", "val", "test")
 
 
 class ProductSplits:
-    """Images of the products of a data set, by what they are for.
+    """The images of each product of a data set, by purpose.
 
-    Calibration images (`val`) are evenly spread over the good training images, without chance.
+    Calibration images (`val`) are evenly spaced among the good training images, without randomness.
 
     Args:
         layout: Name of the layout.
         root: Folder of the data set, or of each product; none for a layout that reads a package.
         val_fraction: Share of each product's good images that is for calibration.
-        check: Knows the images that cannot be used, which are left out.
+        check: Knows the unusable images, which are left out.
     """
 
     def __init__(
@@ -40,14 +40,14 @@ class ProductSplits:
 
     @property
     def layout(self) -> Layout:
-        """The data set on disk, opened anew: folders may come and go between tasks."""
+        """The data set on disk, opened again: folders may appear and disappear between tasks."""
         return LAYOUTS[self.layout_name](self.root)
 
     def records(self, product: str, part: Part) -> list[ImageRecord]:
         """Images of a product for one purpose.
 
         Raises:
-            DataError: the product is not there, or has no image to learn from.
+            DataError: the product is missing, or has no image to learn from.
         """
         if part == "test":
             return self.check.usable(self.layout.test(product))
@@ -58,7 +58,9 @@ class ProductSplits:
         """Good images of a product: those for training, and those for calibration."""
         records = self.check.usable(self.layout.train(product))
         if not records:
-            raise DataError(f"no image of {product!r} to learn from can be used")
+            raise DataError(
+                f"all training images of {product!r} are unusable: repair or replace them"
+            )
         if not self.val_fraction:
             return records, []
         count = max(int(len(records) * self.val_fraction), 1)
@@ -94,16 +96,16 @@ class ProductSplits:
         return unused_files(layout.folder_of(product), records)
 
     def digest(self, products: Iterable[str], facts: Sequence[Any] = ()) -> str:
-        """Hash of images and masks, by name and content, and of what each is for.
+        """Hash of images and masks: name, content and purpose, but not location.
 
-        Where they lie is left out. Each file is read once in a process.
+        Each file is read once in a process.
 
         Args:
-            products: Whose images.
-            facts: What else to hash.
+            products: The products whose images to hash.
+            facts: Other values to hash.
 
         Raises:
-            DataError: one cannot be read.
+            DataError: a file cannot be read.
         """
         purposes: list[tuple[str, ...]] = []
         paths: list[Path] = []
@@ -116,4 +118,6 @@ class ProductSplits:
         try:
             return content_hash([*zip(purposes, file_hashes(paths), strict=True), *facts])
         except OSError as error:
-            raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
+            raise DataError(
+                f"cannot read {error.filename}: {error.strerror}; repair or remove the file"
+            ) from error

@@ -19,11 +19,11 @@ TaskDataset = ImageDataset | FeatureDataset
 
 
 class TaskFeatures:
-    """Data sets of one task at a time; those of the last one go when the next is asked for.
+    """Data sets of one task at a time; asking for another task discards them.
 
     Args:
-        store: Where features are.
-        enabled: Whether features are stored; without, the images themselves are the data set.
+        store: The feature store.
+        enabled: Whether features are stored; otherwise a data set holds the images themselves.
     """
 
     def __init__(self, store: FeatureStore, enabled: bool) -> None:
@@ -45,9 +45,9 @@ class TaskFeatures:
         """The data set of a part of a task's images.
 
         Args:
-            part: Which part.
+            part: Part of the images, `train` or `val`.
             name: Name of the task, for the progress bar.
-            images: Makes the data set of images.
+            images: Builds the data set of images.
             extractor: Computes their features.
             loader: Reads them in order.
             task: Number of the task.
@@ -70,25 +70,27 @@ class TaskFeatures:
         extractor: PatchExtractor,
         loader: Callable[[ImageDataset], DataLoader],
     ) -> TaskDataset:
-        """Features of images; the images themselves where there is not enough memory."""
+        """The data set of features, or that of images if there is not enough memory."""
         started = time.monotonic()
         try:
             features = self.store.get(extractor, loader(images), title)
         except (MemoryError, RuntimeError, OSError) as error:
             if not is_out_of_memory(error):
                 raise
-            logger.warning(f"no memory for {title}: the backbone runs in every epoch, slower")
+            logger.warning(
+                f"not enough memory for {title}: the backbone runs in every epoch, which is slower"
+            )
             return images
         self._seconds += time.monotonic() - started
         return FeatureDataset(features, images.records, images.task)
 
     def take_seconds(self) -> float:
-        """Seconds spent on computing features since this was last called."""
+        """Seconds spent on computing features since the last call."""
         seconds, self._seconds = self._seconds, 0.0
         return seconds
 
     def clear(self) -> None:
-        """Drop the data sets, and the files of features that are not to be kept."""
+        """Discard the data sets, and feature files unless the store keeps them."""
         self._datasets.clear()
         if self._task is not None:
             self.store.clear()

@@ -1,4 +1,4 @@
-"""Files of a product's folder that a layout does not use: how many, and why."""
+"""Files of a product's folder that a layout does not use, and why."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from moleflow_pl.data.folders import files_below
 from moleflow_pl.data.layouts.base import IMAGE_SUFFIXES, ROI, ImageRecord
 
 HIDDEN = "hidden"
-NO_IMAGE_NAME = "with other endings than an image's"
-ELSEWHERE = "elsewhere than the layout looks"
-NAMED = 2  # files that are named for each reason
+NO_IMAGE_NAME = "without an image suffix"
+ELSEWHERE = "in places where the layout does not look"
+NAMED = 2  # files to name for each reason
 
 
 def unused_files(folder: Path, records: Iterable[ImageRecord]) -> dict[str, list[Path]]:
-    """Files below a folder that no record names, by the reason why."""
+    """Files below a folder that no record uses, by reason."""
     used = {path for record in records for path in (record.path, record.mask) if path is not None}
     left = sorted(set(files_below(folder, hidden=True)) - used - {folder / ROI})
-    # a file may be used by another name, through a link
+    # a file may be used under another name, through a link
     reached = {os.path.realpath(path) for path in used} if left else set()
     reasons: dict[str, list[Path]] = {}
     for path in left:
@@ -38,7 +38,7 @@ def reason_of(path: Path) -> str:
 
 
 def describe_unused(product: str, reasons: Mapping[str, list[Path]]) -> str:
-    """Say in one line how many files of a product are not used, and why.
+    """Describe in one line how many files of a product are not used, and why.
 
     Example:
         >>> describe_unused("a", {"hidden": [Path(".b")]})

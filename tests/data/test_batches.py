@@ -38,7 +38,7 @@ def test_images_are_found_in_what_loaders_give(wrap: Callable) -> None:
 
 @pytest.mark.parametrize("batch", [torch.rand(2, 1, 4, 4), torch.rand(3), ["a"], [], {}, {"x": 0}])
 def test_batch_without_images_is_told_from_one_with_them(batch: object) -> None:
-    with pytest.raises(DataError, match=r"a batch to predict is a tensor of images .*, got a "):
+    with pytest.raises(DataError, match=r"must be a tensor of images .*, got a "):
         images_of(batch)
 
 

@@ -171,7 +171,7 @@ def test_files_that_cannot_be_used_are_computed_again_with_one_warning(
     damage(path)
     assert torch.equal(store.get(extractor, loader, "test"), fresh)
     assert len(caplog.messages) == 1
-    assert f"{path} cannot be used, its features are computed again: " in caplog.text
+    assert f"{path} cannot be used and is computed again: " in caplog.text
     assert len(caplog.messages[0].splitlines()) == 1
     assert torch.equal(store.get(extractor, loader, "test"), fresh)
     assert len(caplog.messages) == 1

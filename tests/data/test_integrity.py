@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from moleflow_pl.data.images import read_image, to_rgb, to_tensor
-from moleflow_pl.data.integrity import Finding, ImageCheck, describe, find, look
+from moleflow_pl.data.integrity import Finding, ImageCheck, check_all, check_image, describe
 from moleflow_pl.data.layouts.base import ImageRecord, images_in
 from moleflow_pl.data.layouts.mvtec import MVTecLayout
 from moleflow_pl.errors import DataError
@@ -68,7 +68,7 @@ def test_folder_that_links_to_itself_ends(tmp_path: Path) -> None:
 
 
 def flaw_of(record: ImageRecord) -> str | None:
-    return look(record).flaw
+    return check_image(record).flaw
 
 
 def record_with_mask(folder: Path, mask: Image.Image | None, turned: bool = False) -> ImageRecord:
@@ -105,8 +105,8 @@ def test_a_mask_that_marks_nothing_or_everything_is_named_and_used(
     value: int, doubt: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     record, check = record_with_mask(tmp_path, Image.new("L", SIZE, value)), ImageCheck("stop")
-    check.look_at([record])
-    assert "1 masks look wrong, and are used:" in caplog.text
+    check.check([record])
+    assert "1 masks look wrong, but are used:" in caplog.text
     assert f"m.png {doubt}" in caplog.text
     assert check.usable([record]) == [record]
 
@@ -127,7 +127,7 @@ def records_of(folder: Path) -> list[ImageRecord]:
 
 def test_all_flaws_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="2 of 3 images cannot be used") as error:
-        ImageCheck("stop").look_at(records_of(tmp_path))
+        ImageCheck("stop").check(records_of(tmp_path))
     lines = str(error.value).splitlines()
     assert lines[1] == f"  {tmp_path / 'bad.png'}: the file is empty"
     assert lines[2].startswith(f"  {tmp_path / 'worse.png'}: cannot identify")
@@ -141,11 +141,11 @@ def test_skipped_images_are_told_counted_and_looked_at_once(
 
     def counting(records: list[ImageRecord]) -> dict[Path, Finding]:
         looks.append(len(records))
-        return find(records)
+        return check_all(records)
 
     monkeypatch.setattr("moleflow_pl.data.integrity.find", counting)
-    assert check.look_at(records)
-    assert not check.look_at([*records, ImageRecord(tmp_path / "good.png", "p")])
+    assert check.check(records)
+    assert not check.check([*records, ImageRecord(tmp_path / "good.png", "p")])
     assert looks == [3]
     assert "2 of 3 images cannot be used" in caplog.text
     assert [record.path.name for record in check.usable(records)] == ["good.png"]

@@ -9,12 +9,12 @@ from moleflow_pl.data.images import ImageFile, read_image
 from moleflow_pl.data.predict_dataset import (
     STATE_FILE,
     TABLE_FILE,
-    Found,
+    FoundFiles,
     UnsortedImages,
     find_files,
     identity_of,
     path_key,
-    reason_against,
+    skip_reason,
 )
 from moleflow_pl.errors import DataError
 
@@ -31,7 +31,7 @@ def images(where: Path | str) -> list[str]:
 
 
 def dataset_of(*paths: Path, **options: object) -> UnsortedImages:
-    found = Found(str(paths[0].parent), [str(path) for path in paths])
+    found = FoundFiles(str(paths[0].parent), [str(path) for path in paths])
     return UnsortedImages(found, (24, 30), **options)  # type: ignore[arg-type]
 
 
@@ -42,7 +42,7 @@ def test_files_are_found_by_file_folder_and_pattern_and_sorted_out(
     assert len(images(folder)) == 6
     assert len(images(folder / "square" / "*.png")) == 3
     one = str(folder / "good" / "000.png")
-    assert find_files(one) == Found(str(folder / "good"), [one])
+    assert find_files(one) == FoundFiles(str(folder / "good"), [one])
     found = find_files(str(touch(tmp_path, "a.png", "notes.txt", ".hidden.png", ".git/x.png")))
     assert found.images == [str(tmp_path / "a.png")]
     assert found.others == [str(tmp_path / "notes.txt")]
@@ -55,7 +55,7 @@ def test_mask_of_a_region_of_interest_is_no_image_to_predict(tmp_path: Path) -> 
     found = find_files(str(touch(tmp_path, "a/1.png", "a/roi.png")))
     assert found.images == [str(tmp_path / "a" / "1.png")]
     assert found.others == [str(tmp_path / "a" / "roi.png")]
-    assert reason_against(found.others[0]) == "it is the mask of a region of interest"
+    assert skip_reason(found.others[0]) == "it is the mask of a region of interest"
     # asked for by its name, it is one
     assert find_files(found.others[0]).images == found.others
 

@@ -21,8 +21,8 @@ def test_every_file_that_no_record_names_has_a_reason(tmp_path: Path) -> None:
         (tmp_path / "a" / name).touch()
     assert found(tmp_path) == {
         "hidden": [".git/x.png", "train/good/.DS_Store"],
-        "with other endings than an image's": ["train/good/notes.txt"],
-        "elsewhere than the layout looks": [
+        "without an image suffix": ["train/good/notes.txt"],
+        "in places where the layout does not look": [
             "ground_truth/square/9_mask.png", "test/loose.png", "train/bad/1.png",
         ],
     }  # fmt: skip

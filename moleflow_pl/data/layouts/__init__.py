@@ -1,4 +1,4 @@
-"""How data sets are laid out on disk, a file for each family.
+"""Layouts of data sets on disk, a file for each family.
 
 Add a layout: subclass `base.RootedLayout` in a file of its own and register it with
 `@LAYOUTS.add("name")` from `registry`. Every module of this package is imported with it, so nothing

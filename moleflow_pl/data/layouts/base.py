@@ -13,7 +13,7 @@ from moleflow_pl.errors import DataError
 
 GOOD = "good"
 ROI = "roi.png"  # in a product's folder: the mask of its region of interest
-# of several files with one stem, the first of these is the mask
+# suffixes of images; if masks share a stem, the earlier suffix wins
 IMAGE_SUFFIXES = (
     ".png", ".tif", ".tiff", ".bmp", ".webp", ".jpg", ".jpeg", ".avif", ".heif", ".heic",
 )  # fmt: skip
@@ -21,15 +21,15 @@ IMAGE_SUFFIXES = (
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One image: its file, and what it shows.
+    """An image file and what it shows.
 
     Attributes:
         path: The image file.
         product: The product it shows.
         defect: Kind of defect, `good` for none.
-        mask: File of the defect's mask; None for good images and where there is none.
+        mask: File of the defect's mask; None for good images and without a mask.
         has_masks: Whether the product has masks, so that all pixels of a good image are normal.
-        expected_mask: Where the mask of a defective image should be.
+        expected_mask: Where the mask of a defective image is expected.
     """
 
     path: Path
@@ -63,11 +63,11 @@ class Layout(Protocol):
         """Images to test `product` with, good and defective."""
 
 
-Root = str | Path | Mapping[str, str]  # one folder, or that of each product
+Root = str | Path | Mapping[str, str]  # one folder, or a folder by product
 
 
 def describe_root(root: Root | None) -> str:
-    """Where a data set is, whatever the working directory is; empty where it is in no folder."""
+    """Absolute paths of a data set's folders; empty for a data set without a folder."""
     folders = root.values() if isinstance(root, Mapping) else [] if root is None else [root]
     return ", ".join(os.path.abspath(Path(folder).expanduser()) for folder in folders)
 
@@ -76,12 +76,12 @@ class RootedLayout:
     """A data set in a folder, or in a folder for each product.
 
     Args:
-        root: The folder, or the folders of the products by their names.
+        root: The folder, or the folders of the products by name.
 
     Attributes:
         name: The name the layout is registered under.
-        folders: The folders of the products that were given one by one.
-        tree: The expected files, and where to get the data; part of every error.
+        folders: The folders of products, if they were given by name.
+        tree: The expected files, and where to get the data; part of every error message.
 
     Raises:
         DataError: there is no such folder.
@@ -92,30 +92,28 @@ class RootedLayout:
 
     def __init__(self, root: Root | None) -> None:
         if not root:
-            raise DataError(f"layout {self.name!r} needs data.root, a folder; {self.tree}")
+            raise DataError(f"layout {self.name!r} needs a folder as data.root; {self.tree}")
         named = root if isinstance(root, Mapping) else {}
         self.folders = {product: Path(folder).expanduser() for product, folder in named.items()}
         places = [folder.absolute().parent for folder in self.folders.values()]
         self.root = Path(os.path.commonpath(places) if places else str(root)).expanduser()
         for folder in (*self.folders.values(), self.root):
             if not folder.is_dir():
-                raise DataError(f"data.root {folder} is no folder; {self.tree}")
+                raise DataError(f"data.root {folder} is not a folder; {self.tree}")
 
     def folder_of(self, product: str) -> Path:
-        """Where the files of a product are.
+        """The folder of a product.
 
         Raises:
-            DataError: folders were given one by one, and none for this product.
+            DataError: folders were given by name, and none for this product.
         """
         if self.folders and product not in self.folders:
             raise self.no_product(product, self.folders)
         return self.folders.get(product, self.root / product)
 
     def no_product(self, product: str, there: Iterable[str]) -> DataError:
-        """The error for a product that is not there, with the list of those that are."""
-        return DataError(
-            f"no product {product!r} in {self.root}: there are {[*there]}; {self.tree}"
-        )
+        """The error for a missing product, with the list of those that exist."""
+        return DataError(f"no product {product!r} in {self.root}: it has {[*there]}; {self.tree}")
 
     def nothing_to_learn(self, product: str, where: Path) -> DataError:
         """The error for a product without good images to train on."""
@@ -123,7 +121,7 @@ class RootedLayout:
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file is an image, by its name; hidden files are not.
+    """Whether a file name is that of an image; hidden files do not count.
 
     Example:
         >>> is_image(Path("0000.JPG")), is_image(Path("._0000.JPG")), is_image(Path("a.txt"))
@@ -133,11 +131,11 @@ def is_image(path: Path) -> bool:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Image files below a folder at any depth, sorted; none where there is no folder."""
+    """Image files below a folder at any depth, sorted; empty without a folder."""
     return sorted(filter(is_image, files_below(folder)))
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """Folders in a folder, sorted, without hidden ones and links back to where they lie."""
+    """Folders in a folder, sorted, without hidden ones and links to their own parents."""
     visible = (path for path in folder.iterdir() if not path.name.startswith("."))
     return sorted(path for path in visible if path.is_dir() and not leads_back(path))

@@ -16,9 +16,9 @@ from moleflow_pl.errors import DataError
 class ELPVLayout:
     """Solar cells of the package `elpv-dataset`, by its labels: `solar_mono` and `solar_poly`.
 
-    Cells with defect probability 0 are good, those with 1 defective; the two probabilities between
-    are left out as uncertain. Of the good cells of a product, in the package's order, every second
-    one, from the first on, is for training; the others and all defective ones are for testing.
+    Cells with defect probability 0 are good, those with 1 defective; cells between are left out as
+    uncertain. Of a product's good cells, in the package's order, the first and every second one
+    after it are for training; the others and all defective cells are for testing.
 
     References: Deitsch et al. 2019, arXiv:1807.02894; Buerhop-Lutz et al. 2018.
 
@@ -33,7 +33,7 @@ class ELPVLayout:
         if root is not None:
             raise DataError(
                 "layout 'elpv' reads the package elpv-dataset and takes no data.root; for your own "
-                "folders add --data.layout mvtec, or folder where all images are good"
+                "folders set --data.layout mvtec, or folder if all images are good"
             )
         spec = importlib.util.find_spec("elpv_dataset")
         if spec is None or spec.origin is None:
@@ -55,7 +55,7 @@ class ELPVLayout:
 
     def _cells(self, product: str, probability: float) -> list[Path]:
         if product not in self.KINDS:
-            raise DataError(f"no product {product!r} in elpv-dataset: there are {self.products()}")
+            raise DataError(f"no product {product!r} in elpv-dataset: it has {self.products()}")
         rows = [
             line.split()
             for line in regular(self.root / "labels.csv").read_text("utf-8").splitlines()

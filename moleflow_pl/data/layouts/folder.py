@@ -26,8 +26,7 @@ class FolderLayout(RootedLayout):
     There are no test images. A `roi.png` in a product's folder is its region of interest.
 
     Raises:
-        DataError: a product's folder looks like another layout, so that some of its images may be
-            defective.
+        DataError: a product's folder looks like another layout, whose images may be defective.
     """
 
     tree: ClassVar[str] = """the expected tree:
@@ -36,8 +35,8 @@ with defective images or masks: lay them out as in MVTec AD, --data.layout mvtec
     PARTS: ClassVar[set[str]] = {"train", "test", "test_public", "ground_truth"}
 
     def products(self) -> list[str]:
-        found = self.folders or {folder.name: folder for folder in folders_in(self.root)}
-        products = [name for name, folder in found.items() if next(self._images(folder), None)]
+        folders = self.folders or {folder.name: folder for folder in folders_in(self.root)}
+        products = [name for name, folder in folders.items() if next(self._images(folder), None)]
         if self.folders:
             return products
         return products or ([self.root.resolve().name] if self._holds_images() else [])
@@ -49,8 +48,9 @@ with defective images or masks: lay them out as in MVTec AD, --data.layout mvtec
         parts = sorted(self.PARTS & {path.name for path in folders_in(folder)})
         if parts:
             raise DataError(
-                f"{folder} has folders {parts}, and layout 'folder' would take all images below it "
-                "for good ones: use --data.layout mvtec, or give the folder of the good images"
+                f"{folder} has folders {parts}, and layout 'folder' would treat all images below "
+                "it "
+                "as good: use --data.layout mvtec, or give the folder of the good images"
             )
         return [ImageRecord(path, product) for path in sorted(self._images(folder))]
 
@@ -67,5 +67,5 @@ with defective images or masks: lay them out as in MVTec AD, --data.layout mvtec
 
     @staticmethod
     def _images(folder: Path) -> Iterator[Path]:
-        found = filter(is_image, files_below(folder))
-        return (path for path in found if path != folder / ROI)
+        images = filter(is_image, files_below(folder))
+        return (path for path in images if path != folder / ROI)

@@ -1,4 +1,4 @@
-"""MVTec AD and its relatives: the folder of an image says what it shows."""
+"""MVTec AD and its relatives: an image's folder names its product and its defect."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class MVTecLayout(RootedLayout):
     """`<root>/<product>/train/good`, `test/<defect>`, `ground_truth/<defect>/<stem>_mask.png`.
 
     Folders within these are searched too; masks then lie in folders of the same names. A mask may
-    have any ending that an image may have.
+    have any suffix of an image.
 
     Raises:
         DataError: `root` is missing, or holds no such product.
@@ -38,12 +38,12 @@ good images alone, one folder for each product: --data.layout folder"""
     NORMAL: ClassVar[str] = "good"  # name of a folder of good images
     TEST: ClassVar[str] = "test"
     MASKS: ClassVar[str] = "ground_truth"
-    # as in MVTec AD, or, in some other data sets, as the image itself
+    # as in MVTec AD, or equal to the image's name as in other data sets
     MASK_STEMS: ClassVar[tuple[str, ...]] = ("{}_mask", "{}")
 
     def products(self) -> list[str]:
-        found = self.folders or {folder.name: folder for folder in folders_in(self.root)}
-        return [product for product, folder in found.items() if self._is_product(folder)]
+        folders = self.folders or {folder.name: folder for folder in folders_in(self.root)}
+        return [product for product, folder in folders.items() if self._is_product(folder)]
 
     def train(self, product: str) -> list[ImageRecord]:
         folder = self._folder(product) / "train" / self.NORMAL
@@ -69,12 +69,12 @@ good images alone, one folder for each product: --data.layout folder"""
         if kind.name == self.NORMAL or not has_masks:
             defect = GOOD if kind.name == self.NORMAL else kind.name
             return [ImageRecord(path, product, defect, None, has_masks) for path in paths]
-        found = by_stem(masks / kind.name)
+        mask_files = by_stem(masks / kind.name)
         records = []
         for path in paths:
             place = masks / kind.name / path.relative_to(kind).parent
             stems = [place / stem.format(path.stem) for stem in self.MASK_STEMS]
-            mask = next((found[stem] for stem in stems if stem in found), None)
+            mask = next((mask_files[stem] for stem in stems if stem in mask_files), None)
             expected = stems[0].with_name(f"{stems[0].name}.png")
             records.append(ImageRecord(path, product, kind.name, mask, True, expected))
         return records
@@ -91,7 +91,7 @@ good images alone, one folder for each product: --data.layout folder"""
 
 
 def by_stem(folder: Path) -> dict[Path, Path]:
-    """Image files below a folder by their paths without the ending."""
+    """Image files below a folder, by their paths without suffix."""
     paths = sorted(images_in(folder), key=lambda path: -IMAGE_SUFFIXES.index(path.suffix.lower()))
     return {path.with_suffix(""): path for path in paths}
 

@@ -12,7 +12,7 @@ from moleflow_pl.data.layouts.base import Layout
 from moleflow_pl.errors import DataError
 from moleflow_pl.tasks.schedule import GROUP_JOINT, MOST_PRODUCTS
 
-# builds a layout of the data set in a folder, or in that of each product: `data.root`
+# builds a layout from `data.root`: a folder, or a folder by product
 LAYOUTS: Registry[Callable[[Any], Layout]] = Registry("layout")
 
 
@@ -20,21 +20,21 @@ def task_groups(tasks: Iterable[str | int | list[str | int]]) -> list[list[str]]
     """Turn a task list into lists of product names, and validate them.
 
     Raises:
-        DataError: no list, no task, an empty group, something that is no name, too many products,
-            one named twice, or an invalid file name.
+        DataError: the argument is not a list of names or groups, has no or too many products, or a
+            name is invalid or repeated.
 
     Example:
         >>> task_groups(["leather", ["grid", "tile"]])
         [['leather'], ['grid', 'tile']]
     """
     if isinstance(tasks, (str, bytes, Mapping)) or not isinstance(tasks, Iterable):
-        raise DataError(f"data.tasks is a list of names such as ['bottle', 'cable'], got {tasks!r}")
+        raise DataError(
+            f"data.tasks must be a list of names such as ['bottle', 'cable'], got {tasks!r}"
+        )
     listed = [list(task) if isinstance(task, (list, tuple)) else [task] for task in tasks]
     foreign = [name for group in listed for name in group if type(name) not in (str, int)]
     if foreign:
-        raise DataError(
-            f"data.tasks is a list of names, and of lists of names: {foreign[0]!r} is neither"
-        )
+        raise DataError(f"data.tasks must hold names and lists of names, got {foreign[0]!r}")
     groups = [[str(name) for name in group] for group in listed]
     names = [name for group in groups for name in group]
     if not groups or not all(groups):
@@ -43,12 +43,12 @@ def task_groups(tasks: Iterable[str | int | list[str | int]]) -> list[list[str]]
             "products, as in --data.tasks '[bottle, cable]'"
         )
     if len(names) > MOST_PRODUCTS:
-        raise DataError(f"data.tasks names {len(names)} products, of {MOST_PRODUCTS} at most")
+        raise DataError(
+            f"data.tasks names {len(names)} products, and at most {MOST_PRODUCTS} are allowed"
+        )
     duplicates = sorted(name for name, count in Counter(names).items() if count > 1)
     if duplicates:
-        raise DataError(
-            f"data.tasks names {duplicates} more than once: each product is learned once"
-        )
+        raise DataError(f"data.tasks names {duplicates} more than once: name each product once")
     for group in groups:
         for name in group:
             check_name(name)
@@ -59,5 +59,7 @@ def task_groups(tasks: Iterable[str | int | list[str | int]]) -> list[list[str]]
             )
     task_names = [GROUP_JOINT.join(group) for group in groups]
     if len(set(task_names)) < len(task_names):
-        raise DataError(f"two tasks of data.tasks have one name: {task_names}")
+        raise DataError(
+            f"two tasks of data.tasks have the same name: {task_names}; rename a product"
+        )
     return groups

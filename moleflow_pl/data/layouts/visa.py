@@ -1,4 +1,4 @@
-"""VisA: a list names the images and their masks."""
+"""VisA: a CSV file lists the images and their masks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from moleflow_pl.errors import DataError
 
 @LAYOUTS.add("visa")
 class VisALayout(RootedLayout):
-    """VisA as unpacked, split by its list for one-class training, `split_csv/1cls.csv`.
+    """VisA as unpacked, split by its list for one-class training `split_csv/1cls.csv`.
 
     References: Zou et al. 2022, "SPot-the-Difference", arXiv:2207.14315.
 
@@ -36,23 +36,30 @@ VisA itself: https://github.com/amazon-science/spot-diff"""
         super().__init__(root)
         path = self.root / self.LIST
         if not path.exists():
-            raise DataError(f"no list {path}; {self.tree}")
+            raise DataError(f"the list {path} is missing; {self.tree}")
         try:
             with regular(path).open(newline="", encoding="utf-8-sig") as file:
                 rows = csv.DictReader(file, restval="")
                 if self.COLUMNS - set(rows.fieldnames or ()):
-                    raise DataError(f"{path} has the columns {rows.fieldnames}; {self.tree}")
+                    raise DataError(
+                        f"{path} has the columns {rows.fieldnames}, not {sorted(self.COLUMNS)}; "
+                        f"{self.tree}"
+                    )
                 self.rows = list(rows)
         except OSError as error:
-            raise DataError(f"cannot read {path}: {error.strerror}") from error
+            raise DataError(
+                f"cannot read {path}: {error.strerror}; unpack the data set again"
+            ) from error
         except (UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"{path} is damaged or no CSV in UTF-8: {error}") from error
+            raise DataError(
+                f"{path} is damaged or not CSV in UTF-8: {error}; unpack the data set again"
+            ) from error
 
     def products(self) -> list[str]:
         return sorted({row["object"] for row in self.rows})
 
     def train(self, product: str) -> list[ImageRecord]:
-        # only good images are trained on, also where the user's own list holds others
+        # train on good images alone, even if the user's own list holds others
         records = [record for record in self._records(product, "train") if not record.gt_label]
         if not records:
             raise self.nothing_to_learn(product, self.root / self.LIST)
@@ -72,14 +79,14 @@ VisA itself: https://github.com/amazon-science/spot-diff"""
         path = self.root / row["image"]
         if not path.is_file():
             raise DataError(
-                f"{self.root / self.LIST} names {path}, which is not there: unpack the data set "
+                f"{self.root / self.LIST} names {path}, which does not exist: unpack the data set "
                 "again, or remove the line from the list"
             )
         if row["label"] == self.NORMAL:
             return ImageRecord(path, row["object"], GOOD, None, has_masks)
         if not has_masks:
             return ImageRecord(path, row["object"], row["label"])
-        # a line without a mask: the list is the place to add one
+        # without a mask in the line, the list is where to add one
         expected = self.root / (row["mask"] or self.LIST)
         mask = expected if row["mask"] and expected.is_file() else None
         return ImageRecord(path, row["object"], row["label"], mask, True, expected)

@@ -48,6 +48,6 @@ def test_each_product_may_be_in_a_folder_of_its_own(layout: type, tmp_path: Path
     assert first.product == "b"
     with pytest.raises(DataError, match=r"no product 'c' .* there are \['a', 'b'\]"):
         found.train("c")
-    with pytest.raises(DataError, match="nowhere is no folder"):
+    with pytest.raises(DataError, match="nowhere is not a folder"):
         layout({**root, "c": str(tmp_path / "nowhere")})
     assert describe_root(root) == ", ".join(root.values()).replace("/, ", ", ").rstrip("/")

@@ -35,7 +35,7 @@ def test_a_folder_of_images_alone_is_one_product(tmp_path: Path) -> None:
 
 def test_folders_of_another_layout_are_not_taken_for_good_images(tmp_path: Path) -> None:
     draw_product(tmp_path, "a", 0)
-    with pytest.raises(DataError, match="ground_truth.*for good ones: use --data.layout mvtec"):
+    with pytest.raises(DataError, match="ground_truth.*as good: use --data.layout mvtec"):
         FolderLayout(tmp_path).train("a")
 
 

@@ -207,5 +207,5 @@ def test_a_wrong_product_or_root_is_answered_with_what_there_is(
 ) -> None:
     with pytest.raises(DataError, match=rf"(?s)no product 'x'.*there are \[\].*{'<root>'}"):
         kind(tmp_path).train("x")
-    with pytest.raises(DataError, match=f"layout '{kind.name}' needs data.root"):
+    with pytest.raises(DataError, match=f"layout '{kind.name}' needs a folder as data.root"):
         kind(None)

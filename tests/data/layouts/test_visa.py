@@ -51,14 +51,14 @@ def test_visa_says_what_is_missing(visa: Path) -> None:
         VisALayout(visa).train("pcb9")
     (visa / "candle/Data/Masks/Anomaly/000.png").unlink()
     (visa / "candle/Data/Images/Normal/0451.JPG").unlink()
-    with pytest.raises(DataError, match="1cls.csv names .*0451.JPG, which is not there"):
+    with pytest.raises(DataError, match="1cls.csv names .*0451.JPG, which does not exist"):
         VisALayout(visa).train("candle")
     path = visa / "split_csv" / "1cls.csv"
     path.write_text("image,label\n")
     with pytest.raises(DataError, match=r"has the columns \['image', 'label'\]"):
         VisALayout(visa)
     path.unlink()
-    with pytest.raises(DataError, match=r"(?s)no list .*1cls.csv; .*spot-diff"):
+    with pytest.raises(DataError, match=r"(?s)the list .*1cls.csv is missing; .*spot-diff"):
         VisALayout(visa)
 
 
