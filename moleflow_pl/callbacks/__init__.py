@@ -1,7 +1,7 @@
 """Lightning callbacks: when a task begins and ends, and what is written.
 
-Each hook is a few lines over plain functions, which other modules hold. Add a callback in a file of
-its own; order matters, and `TaskSchedulerCallback` comes first.
+Each hook is a few lines that call plain functions of other modules. Add a callback in its own file;
+the order matters, and `TaskSchedulerCallback` comes first. Modules not exported here are private.
 """
 
 from moleflow_pl.callbacks.evaluation import EvaluationCallback

@@ -1,4 +1,4 @@
-"""What a command ends with: what is known, where it is, and what comes next."""
+"""The last lines of a command: results, where they are, and the next commands."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from moleflow_pl.metrics.decisions import ANOMALOUS, NORMAL, UNKNOWN
 from moleflow_pl.tasks.schedule import TaskSchedule
 
 LABELS = (NORMAL, ANOMALOUS, UNKNOWN)
-NO_LABEL = "no label"  # of a product without a threshold
+NO_LABEL = "no label"  # for a product without a threshold
 
 
 def next_steps(run: RunFolder) -> dict[str, str]:
-    """Commands for a model that was learned and tested, by what they are for."""
+    """Next commands for a model that was learned and tested, by purpose."""
     folder = shlex.quote(str(run.root))
     return {
         "decide about new images": f"moleflow predict {folder} IMAGES",
@@ -28,20 +28,20 @@ def next_steps(run: RunFolder) -> dict[str, str]:
 def fit_ending(
     run: RunFolder, schedule: TaskSchedule, on_disk: Sequence[int], commands: Mapping[str, str]
 ) -> list[str]:
-    """Lines under the table of a fit.
+    """Lines below the table of a fit.
 
     Args:
         run: The run folder.
         schedule: The tasks.
-        on_disk: Tasks whose test images are there.
-        commands: What comes next, by what it is for.
+        on_disk: Tasks whose test images are on disk.
+        commands: Next commands, by purpose.
     """
     gone = [
         task.name
         for index, task in enumerate(schedule.tasks)
         if task.tested is not None and index not in on_disk and not task.replaced
     ]
-    lines = [f"not tested again, for their images are gone: {', '.join(gone)}"] if gone else []
+    lines = [f"not tested again, because their images are gone: {', '.join(gone)}"] if gone else []
     return [
         *lines,
         f"report: {run.page}",
@@ -50,10 +50,10 @@ def fit_ending(
 
 
 def decisions_table(counts: Mapping[tuple[str, str], int]) -> NamesTable:
-    """Images of each product by label.
+    """A table of the number of images of each product, by label.
 
     Args:
-        counts: By product and label; the label is empty where there is no threshold.
+        counts: Counts by product and label; the label is empty without a threshold.
     """
     named = {(product, label or NO_LABEL): count for (product, label), count in counts.items()}
     labels = [*LABELS, *({NO_LABEL} & {label for _, label in named})]
@@ -72,7 +72,7 @@ def decisions_table(counts: Mapping[tuple[str, str], int]) -> NamesTable:
 
 
 def places(folder: Path) -> list[str]:
-    """Lines that name what `predict` has written into its folder, but its state."""
+    """Lines that name the outputs of `predict` in its folder."""
     parts = {
         "predictions": "predictions.csv",
         "boxes": "boxes.csv",

@@ -1,4 +1,4 @@
-"""Lightning's callbacks beside a task schedule: what is refused, and what is not saved."""
+"""Other Lightning callbacks in a fit: which are refused, and whose state is not saved."""
 
 from __future__ import annotations
 
@@ -18,26 +18,22 @@ from lightning.pytorch.callbacks import (
 
 from moleflow_pl.errors import ConfigError
 
-AVERAGES = "averages weights over tasks, and so changes what earlier ones learned"
+AVERAGES = "averages weights over tasks, which changes earlier experts"
 SEARCHES = "takes trial steps, which the schedule would count"
 REFUSED: dict[type[Callback], str] = {
-    EarlyStopping: "compares losses of different tasks, and ends the fit of all: set "
+    EarlyStopping: "compares losses of different tasks, and ends the fit of all of them: set "
     "schedule.epochs_per_task",
     StochasticWeightAveraging: AVERAGES,
     WeightAveraging: AVERAGES,
-    BaseFinetuning: "trains what every task needs unchanged",
-    ModelPruning: "prunes what earlier tasks learned",
+    BaseFinetuning: "trains weights that every task needs unchanged",
+    ModelPruning: "prunes the experts of earlier tasks",
     LearningRateFinder: SEARCHES,
     BatchSizeFinder: SEARCHES,
 }
 
 
 def check_companions(trainer: Trainer) -> None:
-    """Refuse callbacks that know one task only.
-
-    Raises:
-        ConfigError: there is one; the message names it.
-    """
+    """Raise ConfigError for a callback that does not work with several tasks, and name it."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         for refused, reason in REFUSED.items():
             if isinstance(callback, refused):
@@ -46,10 +42,9 @@ def check_companions(trainer: Trainer) -> None:
 
 
 def forget_timers(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
-    """Leave the time that a command took out of its checkpoint.
+    """Remove the elapsed time of a `Timer` from a checkpoint.
 
-    A limit on time holds for each command: one that went on with its time used up would end at
-    once.
+    A time limit applies to each command: a resumed one would otherwise end at once.
     """
     states = checkpoint.get("callbacks", {})
     for callback in trainer.callbacks:  # type: ignore[attr-defined]

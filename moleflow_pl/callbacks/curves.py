@@ -1,4 +1,4 @@
-"""`<run>/metrics.csv`."""
+"""Training curves in `<run>/metrics.csv`."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from moleflow_pl._internal.lightning_compat import in_utf8
 
 
 class RunCurves(CSVLogger):
-    """Writes the curves to the run folder itself, and says so if it cannot."""
+    """Writes the curves to the run folder itself; a failure is an `OutputError`."""
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__(folder, name="", version="")
 
     @property
     def experiment(self) -> Any:
-        """The writer of the file, which is UTF-8 whatever the system's encoding is."""
+        """The writer of the file, which uses UTF-8 on every system."""
         return in_utf8(super().experiment)
 
     def save(self) -> None:
-        """Append what was logged since the last time.
+        """Append what was logged since the last call.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: the file cannot be written.
         """
         with writing(Path(self.log_dir) / "metrics.csv"):
             super().save()

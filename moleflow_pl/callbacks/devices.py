@@ -1,4 +1,4 @@
-"""What several devices and reduced precision need, and what is refused."""
+"""Checks of devices and precision, and DDP for a model that grows."""
 
 from __future__ import annotations
 
@@ -22,38 +22,39 @@ PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 
 
 def check_devices(trainer: Trainer) -> None:
-    """Refuse settings under which devices would silently train or score apart from each other.
+    """Raise an error for settings under which devices would silently give different results.
 
     Raises:
-        ConfigError: several devices by another strategy than `ddp`, or shared out by Lightning.
+        ConfigError: several devices with another strategy than `ddp`, or Lightning's sampler.
     """
     if trainer.world_size == 1:
         return
     strategy = trainer.strategy
     if not (isinstance(strategy, DDPStrategy) and starts_scripts(trainer)):
         raise ConfigError(
-            f"{trainer.world_size} devices work with trainer.strategy ddp alone, got "
-            f"{type(strategy).__name__}"
+            f"{trainer.world_size} devices need trainer.strategy ddp, got {type(strategy).__name__}"
         )
     if replaces_samplers(trainer):
         raise ConfigError(
             "set trainer.use_distributed_sampler to false: Lightning's sampler scores some test "
-            "images twice, and the data module shares them out itself"
+            "images twice, and the data module distributes them itself"
         )
 
 
 def check_precision(trainer: Trainer) -> None:
-    """Refuse a precision in which a density means nothing, or that the hardware lacks.
+    """Raise an error for a precision that is too coarse for a density, or that the GPU lacks.
 
     Raises:
-        ConfigError: weights in another format than float32, or bfloat16 on a GPU without it.
+        ConfigError: weights are not in float32, or the GPU has no bfloat16.
     """
     precision = str(trainer.precision)
     if precision not in PRECISIONS:
         raise ConfigError(
-            f"trainer.precision {precision}: a likelihood in half precision is off by more than "
-            "patches differ, and float64 costs time alone; use bf16-mixed, which keeps the flow in "
-            "float32, or 32-true"
+            f"trainer.precision {precision}: in half precision a likelihood has a larger error "
+            "than "
+            "its spread over patches, and float64 is only slower; use 32-true, or bf16-mixed, "
+            "which "
+            "keeps the flow in float32"
         )
     if precision != "bf16-mixed":
         return
@@ -67,8 +68,8 @@ def check_precision(trainer: Trainer) -> None:
 def rewrap_ddp(trainer: Trainer) -> None:
     """Wrap the model again, so that DDP sees the parameters there are now.
 
-    DDP averages the gradients of the parameters that required them when it wrapped the model;
-    later ones would silently differ between ranks.
+    DDP averages the gradients of the parameters that existed when it wrapped the model; later ones
+    would silently differ between ranks.
     """
     strategy = trainer.strategy
     if isinstance(strategy, DDPStrategy):

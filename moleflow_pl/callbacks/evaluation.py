@@ -49,17 +49,17 @@ logger = logging.getLogger(__name__)
 class EvaluationCallback(Callback):
     """Evaluates after each task of a fit, and in `test`; writes `<run>/report`.
 
-    Nothing flows back: the weights are the same with the evaluation switched off.
+    Evaluation does not influence training: without it, the weights are the same.
 
     Args:
-        evaluate_every_task: Evaluate after every task, not after the last alone.
+        evaluate_every_task: Evaluate after every task, not only after the last.
         map_size: Side of the square map that pixel metrics compare with the mask.
         blur_sigma: Standard deviation of the Gaussian blur on that map; 0 for none. Maps of
             `predict` and of exported files have no blur.
-        upsampling: How patch scores become that map: `nearest`, `bilinear` or `bicubic`.
+        upsampling: Interpolation from patch scores to that map: `nearest`, `bilinear` or `bicubic`.
         aupro_limit: False-positive rate up to which AUPRO integrates.
         evaluate_next_task: Also score each task just before it is learned, for forward transfer.
-        target_recall: Share of defects whose false-alarm rate the report looks for.
+        target_recall: Recall for which the report gives the false-alarm rate.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class EvaluationCallback(Callback):
         self._maker: DecisionMaker | None = None  # while `test` runs
 
     def on_train_start(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
-        """Catch up on an evaluation that a stop prevented."""
+        """Run an evaluation that an earlier command was stopped before."""
         self._evaluate_if_due(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
@@ -89,7 +89,7 @@ class EvaluationCallback(Callback):
         self._evaluate_if_due(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
-        """Show where the run stands."""
+        """Print the results so far."""
         if is_trial(trainer):
             return
         tasks = [pl_module.schedule.tasks[i] for i in pl_module.schedule.learned]
@@ -104,7 +104,7 @@ class EvaluationCallback(Callback):
                 logger.info(line)
 
     def on_test_start(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
-        """Begin with no scores."""
+        """Start without scores."""
         self._scores, self._maker = {}, DecisionMaker(pl_module.schedule)
         pl_module.scores_are_taken = True
 
@@ -120,7 +120,7 @@ class EvaluationCallback(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
         """Write the report and show its table."""
-        # a rank whose share of a task is empty has not heard of it
+        # a rank whose share of a task is empty has no entry for it
         tasks = sorted(set().union(*gather(list(self._scores))))
         scores = [self._scores.get(t, TaskScores(t, self.options)).gathered() for t in tasks]
         whole = saw_all(trainer.num_test_batches, trainer.test_dataloaders)
@@ -130,7 +130,7 @@ class EvaluationCallback(Callback):
             logger.info(
                 f"report: {run_of(trainer).page}"
                 if whole
-                else "only a part of the test images was scored: no report was written"
+                else "only some of the test images were scored: no report was written"
             )
 
     def _evaluate_if_due(self, trainer: Trainer, module: MoLEFlow) -> None:
@@ -145,7 +145,7 @@ class EvaluationCallback(Callback):
         goods = [index for index in data.tasks_on_disk("train") if index not in tested]
         scores = self._score(trainer, module, tested)
         self._report(trainer, module, scores, goods=self._look_at_goods(trainer, module, goods))
-        known = module.inspector.router.tasks  # none while the only product is learned again
+        known = module.inspector.router.tasks  # empty while the only product is learned again
         if self.evaluate_next_task and schedule.current is not None and known:
             (of_next,) = self._score(trainer, module, [schedule.current])
             row = schedule.tasks[task].evaluation
@@ -173,16 +173,16 @@ class EvaluationCallback(Callback):
     def _look_at_goods(
         self, trainer: Trainer, module: MoLEFlow, tasks: Sequence[int]
     ) -> dict[int, GoodImages]:
-        """What is known of some tasks without test images; the same on every rank."""
+        """Statistics of tasks without test images; the same on every rank."""
         with scoring(trainer, module):
             return {task: look_at_goods(module, data_of(trainer), task) for task in tasks}
 
     def _look_at_suspects(self, trainer: Trainer, module: MoLEFlow) -> list[SuspectImage]:
-        """The images on disk that look defective, though they were taken for good."""
+        """Good images on disk that look defective."""
         data = data_of(trainer)
         with scoring(trainer, module):
             tasks = data.tasks_on_disk("train")
-            return [one for task in tasks for one in look_at_suspects(module, data, task)]
+            return [image for task in tasks for image in look_at_suspects(module, data, task)]
 
     def _report(
         self,
@@ -205,9 +205,9 @@ class EvaluationCallback(Callback):
             calibrations = [task.calibration for task in tasks]
             row = matrix_row(scores, len(tasks), settings, calibrations, self.target_recall, goods)
         tasks[-1].evaluation = trainer.strategy.broadcast(row)
-        for one in scores:
-            if one.rows:  # without, what was known stays
-                module.schedule.tasks[one.task].tested = OwnScores.of(one.rows)
+        for task_scores in scores:
+            if task_scores.rows:  # without rows, earlier scores stay
+                module.schedule.tasks[task_scores.task].tested = OwnScores.of(task_scores.rows)
         summary = summarise(tasks, cost(inspector, len(tasks)))
         if trainer.is_global_zero and whole and not is_trial(trainer):
             facts = about(inspector, len(tasks), module.seed, module.run_config)
@@ -222,7 +222,7 @@ class EvaluationCallback(Callback):
 
 @contextmanager
 def scoring(trainer: Trainer, module: MoLEFlow) -> Iterator[None]:
-    """Let a module score images as in `test`, and train on as before afterwards."""
+    """Within the block, a module scores images as in `test`; afterwards it trains as before."""
     training = module.training
     module.eval()
     with torch.inference_mode(), trainer.precision_plugin.test_step_context():
@@ -231,7 +231,7 @@ def scoring(trainer: Trainer, module: MoLEFlow) -> Iterator[None]:
 
 
 def print_tables(summary: Mapping[str, Any], planned: int | None = None) -> None:
-    """Show an evaluation: how well defects are found, what a line would do, and the good images.
+    """Print the tables of an evaluation: metrics, decisions, and statistics of good images.
 
     Args:
         summary: The content of `summary.json`.
@@ -247,12 +247,12 @@ def print_tables(summary: Mapping[str, Any], planned: int | None = None) -> None
 
 
 def decisions(maker: DecisionMaker, output: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-    """What is decided about the images of a test batch, for `TaskScores.update`."""
+    """Decisions about the images of a test batch, for `TaskScores.update`."""
     tasks, scores = output["routed_task"].cpu(), output["routed_score"].cpu()
-    found = maker.decisions(tasks, scores, output["novelty_distance"])
+    made = maker.decisions(tasks, scores, output["novelty_distance"])
     rates = maker.alarm_rates(tasks, scores)
-    both = [one | {"alarm_rate": rate} for one, rate in zip(found, rates, strict=True)]
-    return [{key: one[key] for key in DECISION_COLUMNS if key in one} for one in both]
+    rows = [decision | {"alarm_rate": r} for decision, r in zip(made, rates, strict=True)]
+    return [{key: row[key] for key in DECISION_COLUMNS if key in row} for row in rows]
 
 
 def run_of(trainer: Trainer) -> RunFolder:
@@ -278,11 +278,11 @@ def write_files(
 
 
 def move_other_report_aside(folder: Path, summary: Mapping[str, Any]) -> None:
-    """Move a report aside that this one does not continue: of other tasks or other settings."""
+    """Move an earlier report aside if it has other tasks or settings than this one."""
     path = folder / "summary.json"
     if not path.is_file():
         return
-    reason = "was of other tasks or settings"
+    reason = "had other tasks or settings"
     try:
         old = read_json(path)
         tasks = old.get("tasks")

@@ -1,4 +1,4 @@
-"""Looks at the good images of a task that has no test images."""
+"""Statistics of the good images of a task without test images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from moleflow_pl.module import MoLEFlow
 
 
 def look_at_goods(module: MoLEFlow, data: ContinualDataModule, task: int) -> GoodImages:
-    """Route the calibration images of a task that is on disk, and compare their halves."""
+    """Route a task's calibration images, and compare their first and second half."""
     inspector, products = module.inspector, module.schedule.tasks[task].products
     counts = [data.count_images([task])[product] for product in products]
     routed = torch.zeros(len(module.schedule.tasks), dtype=torch.long)

@@ -1,4 +1,4 @@
-"""Stops a training that has gone wrong, before a weight is spoilt by it."""
+"""Stops a training whose numbers are not finite, before the step changes a weight."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from moleflow_pl.data.batches import Batch
 from moleflow_pl.errors import TrainingError
 from moleflow_pl.module import MoLEFlow
 
-NAMED = 5  # files in a message
+NAMED = 5  # files to name in a message
 
 
 def check_finite(
     losses: Sequence[tuple[Tensor, Batch]], norm: Tensor | None, trainer: Trainer, module: MoLEFlow
 ) -> None:
-    """Stop if a loss or the gradient is NaN or infinite on any rank: all stop at the same step.
+    """Stop all ranks at the same step if a loss or the gradient is not finite on any rank.
 
-    All numbers of a step are looked at together: for each look, the host waits for a GPU.
+    All numbers of a step are checked together, since each check makes the host wait for the GPU.
 
     Args:
         losses: The losses () since the last step, each with its batch.
-        norm: The norm of the gradient; None if it may be infinite.
+        norm: Norm of the gradient; None if it may be infinite.
         trainer: The trainer.
         module: The model.
 
     Raises:
-        TrainingError: one is; the message says at which task, epoch and images.
+        TrainingError: a number is not finite; the message names task, epoch and images.
     """
     values = [loss.detach() for loss, _ in losses] + ([] if norm is None else [norm])
     finite = average(torch.stack([value.float() for value in values])).isfinite()
@@ -48,14 +48,14 @@ def check_finite(
     raise TrainingError(
         f"task {task.name!r}, epoch {task.epochs_done + 1} of {task.epochs}: the {what} is "
         f"{values[first].item()} at {shown}{more}. Nothing was learned from it, and last.ckpt in "
-        f"{trainer.default_root_dir} holds the epoch before: look at these images, or lower the "
-        "learning rate, and go on with --ckpt_path"
+        f"{trainer.default_root_dir} holds the epoch before: check these images, or lower the "
+        "learning rate, and resume with --ckpt_path"
     )
 
 
 @torch.no_grad()
 def nonfinite_images(module: MoLEFlow, batch: Batch, task: int) -> list[str]:
-    """The images of a batch whose own score is not finite; all of them, if it is none alone."""
+    """The images of a batch whose own score is not finite; all of them if every score is."""
     scores = module.learner.training_nll(batch, task).flatten(1).sum(1)
     broken = [p for p, score in zip(batch["path"], scores, strict=True) if not score.isfinite()]
     return broken or list(batch["path"])

@@ -1,4 +1,4 @@
-"""The gallery for loggers that take pictures: TensorBoard, MLflow, Weights & Biases."""
+"""The gallery for loggers of pictures: TensorBoard, MLflow, Weights & Biases."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from moleflow_pl.metrics.task_scores import TaskScores
 if TYPE_CHECKING:
     from moleflow_pl.report.gallery import GalleryPage
 
-# where a picture belongs, the picture, its caption, and the step
+# logs a picture: tag, picture, caption, step
 Take = Callable[[str, Image.Image, str, int], None]
 
 
 def log_gallery(
     loggers: Sequence[Logger], scores: Sequence[TaskScores], names: Sequence[str], step: int
 ) -> None:
-    """Hand the gallery of an evaluation to the loggers that take pictures.
+    """Log the gallery of an evaluation to all loggers that accept pictures.
 
     Args:
-        loggers: Those of the Trainer.
+        loggers: The Trainer's loggers.
         scores: The scores of each task.
         names: Names of all tasks.
-        step: Where on the curves the evaluation is.
+        step: Step of the curves at the evaluation.
     """
     takers = [take for logger in loggers if (take := taker_of(logger)) is not None]
     if not takers:
@@ -45,7 +45,7 @@ def log_gallery(
 
 
 def taker_of(logger: Logger) -> Take | None:
-    """How a logger takes a picture; None for one that takes none."""
+    """A function that logs a picture to a logger; None if it accepts no pictures."""
     if isinstance(logger, TensorBoardLogger):
 
         def to_tensorboard(place: str, picture: Image.Image, caption: str, step: int) -> None:
@@ -72,7 +72,7 @@ def taker_of(logger: Logger) -> Take | None:
 
 
 def pictures_of(page: GalleryPage) -> Iterator[tuple[str, Image.Image, str]]:
-    """Each example of a product: its place, its pictures side by side, and its caption."""
+    """For each example of a product: its tag, its pictures side by side, and its caption."""
     for title, examples in page.groups.items():
         group = slug(title.partition(":")[0])
         for number, example in enumerate(examples):
@@ -81,7 +81,7 @@ def pictures_of(page: GalleryPage) -> Iterator[tuple[str, Image.Image, str]]:
 
 
 def slug(name: str) -> str:
-    """A name as a part of a path.
+    """A name reduced to characters that are safe in a path.
 
     Example:
         >>> slug("missed, labelled normal"), slug("..")
@@ -91,14 +91,14 @@ def slug(name: str) -> str:
 
 
 def side_by_side(pictures: Mapping[str, str]) -> Image.Image:
-    """Pictures in data URIs, of one height, as one."""
-    opened = [
+    """Join pictures of equal height, given as data URIs, into one."""
+    images = [
         open_content(base64.b64decode(uri.partition(",")[2])).convert("RGB")
         for uri in pictures.values()
     ]
-    joined = Image.new("RGB", (sum(one.width for one in opened), opened[0].height))
+    joined = Image.new("RGB", (sum(image.width for image in images), images[0].height))
     left = 0
-    for one in opened:
-        joined.paste(one, (left, 0))
-        left += one.width
+    for image in images:
+        joined.paste(image, (left, 0))
+        left += image.width
     return joined

@@ -1,4 +1,4 @@
-"""What an earlier `predict` left in its folder, and whether the next one goes on from it."""
+"""The state of an earlier `predict` in its folder, and whether the next one resumes it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from moleflow_pl.module import MoLEFlow
 logger = logging.getLogger(__name__)
 
 IMAGES_FILE, BOXES_FILE = "images.csv", "boxes.csv"
-# how all names begin that `predict` gives in its folder
+# prefixes of all names that `predict` writes into its folder
 OWN_NAMES = (
     STATE_FILE,
     TABLE_FILE,
@@ -41,15 +41,15 @@ OWN_NAMES = (
 
 
 @dataclass
-class Earlier:
-    """What an earlier `predict` left.
+class EarlierPredictions:
+    """The results of an earlier `predict` in a folder.
 
     Attributes:
-        rows: Rows of the same `predict` that was stopped, by the keys of their images. The last one
-            is left out, since it may be torn.
-        images: Which files these were of.
-        boxes: Rows of `boxes.csv`, the last one perhaps torn.
-        reason: Why the folder has to make room, in words; None where it need not.
+        rows: Rows of the same `predict`, if it was stopped, by the keys of their images. The last
+            row is left out, since it may be incomplete.
+        images: Identities of the images of these rows.
+        boxes: Rows of `boxes.csv`; the last one may be incomplete.
+        reason: Why the folder must be moved aside, in words; None if it need not.
     """
 
     rows: dict[str, list[str]] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class Earlier:
 
 
 def model_hash(path: str | Path | None, module: MoLEFlow) -> str:
-    """Hash that tells a model with its thresholds from another: of its file, or of itself."""
+    """Hash of a model and its thresholds: that of its file, or of the model without a file."""
     if path is not None:
         return file_hash(Path(path))
     tasks = json.dumps(plain(module.schedule.state()))
@@ -67,13 +67,13 @@ def model_hash(path: str | Path | None, module: MoLEFlow) -> str:
 
 
 def write_state(folder: Path, request: Mapping[str, Any], complete: bool) -> None:
-    """Write what a folder's predictions are of, and whether all of them are there."""
+    """Write the request of a folder's predictions, and whether they are complete."""
     state = {**stamp(), **request, "complete": complete}
     write_text(folder / STATE_FILE, json.dumps(state))
 
 
-def look_at(folder: Path, request: Mapping[str, Any]) -> Earlier:
-    """What there is in a folder for a `predict`, and whether it goes on from that.
+def read_earlier(folder: Path, request: Mapping[str, Any]) -> EarlierPredictions:
+    """Read a folder of predictions, and decide whether `predict` resumes them.
 
     Raises:
         OutputError: the folder holds something else.
@@ -81,30 +81,30 @@ def look_at(folder: Path, request: Mapping[str, Any]) -> Earlier:
     names = os.listdir(folder) if folder.is_dir() else []
     if not {STATE_FILE, TABLE_FILE} & set(names):
         if all(name.startswith(OWN_NAMES) for name in names):
-            return Earlier()  # it was stopped before it began
+            return EarlierPredictions()  # it was stopped before it began
         raise OutputError(
-            f"{folder} is not empty and holds no predictions: choose another --predictions.folder"
+            f"{folder} holds other files than predictions: choose another --predictions.folder"
         )
     try:
         state = read_json(folder / STATE_FILE)
         if state.pop("complete", None) is not False:
-            return Earlier(reason="are finished")
+            return EarlierPredictions(reason="are finished")
         if state != {**stamp(), **request}:
-            return Earlier(reason="were of another model, other images or options")
-        return stopped(folder)
+            return EarlierPredictions(reason="had another model, other images or other options")
+        return read_stopped(folder)
     except DataError as error:
-        return Earlier(reason=f"cannot be used ({error})")
+        return EarlierPredictions(reason=f"cannot be used ({error})")
 
 
-def stopped(folder: Path) -> Earlier:
-    """What a `predict` that was stopped has done.
+def read_stopped(folder: Path) -> EarlierPredictions:
+    """Read the results of a `predict` that was stopped.
 
     Raises:
         DataError: a table is damaged.
     """
     rows = rows_of(folder / TABLE_FILE)[:-1]
     images = [identity_from(row) for row in rows_of(folder / IMAGES_FILE)[: len(rows)]]
-    return Earlier(
+    return EarlierPredictions(
         {image.path: row for image, row in zip(images, rows, strict=False)},
         {image.path: image for image in images},
         rows_of(folder / BOXES_FILE),
@@ -112,10 +112,10 @@ def stopped(folder: Path) -> Earlier:
 
 
 def identity_from(row: list[str]) -> Identity:
-    """Which file a row of `images.csv` is of.
+    """The identity of an image from a row of `images.csv`.
 
     Raises:
-        DataError: it is no such row.
+        DataError: the row is damaged.
     """
     try:
         path, size, modified, digest = row
@@ -125,10 +125,10 @@ def identity_from(row: list[str]) -> Identity:
 
 
 def rows_of(path: Path) -> list[list[str]]:
-    """Rows of a table below its header; none where there is no table.
+    """Rows of a CSV file below its header; empty without a file.
 
     Raises:
-        DataError: it is no table.
+        DataError: the file is damaged.
     """
     if not path.is_file():
         return []
@@ -138,12 +138,12 @@ def rows_of(path: Path) -> list[list[str]]:
     except (ValueError, csv.Error) as error:
         raise DataError(f"{path} is damaged: {error}") from error
     if any(len(row) != len(header) for row in rows[:-1]):
-        raise DataError(f"{path} is damaged: a row has not {len(header)} fields")
+        raise DataError(f"{path} is damaged: a row does not have {len(header)} fields")
     return rows
 
 
-def make_room(folder: Path, earlier: Earlier) -> None:
-    """Move predictions aside that this `predict` does not go on from."""
+def make_room(folder: Path, earlier: EarlierPredictions) -> None:
+    """Move predictions aside that this `predict` does not resume."""
     if earlier.reason is not None:
         aside = move_aside(folder)
         logger.info(f"the predictions in {folder} {earlier.reason}; they are now in {aside}")

@@ -1,4 +1,4 @@
-"""`<run>/predictions`: a row, a heatmap and what else was asked for of every image, as it comes."""
+"""Writes `<run>/predictions` image by image: a row, a heatmap and other outputs."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from moleflow_pl._internal.files import writing
 from moleflow_pl._internal.names import output_file, stems
 from moleflow_pl._internal.printable import printable, write_cells
 from moleflow_pl.callbacks.closing import decisions_table, places
-from moleflow_pl.callbacks.prediction_state import look_at, make_room, model_hash, write_state
+from moleflow_pl.callbacks.prediction_state import make_room, model_hash, read_earlier, write_state
 from moleflow_pl.callbacks.progress import is_trial, saw_all
 from moleflow_pl.checkpoints.io import plain
 from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.data.batches import Identity, PredictBatch
 from moleflow_pl.data.datamodule import data_of
-from moleflow_pl.data.predict_dataset import Found, path_key, reason_against
+from moleflow_pl.data.predict_dataset import FoundFiles, path_key, skip_reason
 from moleflow_pl.inference.decisions import DecisionMaker, Prediction
 from moleflow_pl.inference.localisation import MapFormat, PictureFormat, save_map, save_mask
 from moleflow_pl.model.inspector import Inspection
@@ -46,28 +46,27 @@ BOX_COLUMNS = ("path", "left", "top", "width", "height", "peak", "pixel_threshol
 SKIPPED_COLUMNS = ("path", "reason")
 PRODUCT, LABEL = COLUMNS.index("product"), COLUMNS.index("label")
 IMAGE_COLUMNS = Identity._fields
-PREVIEW_SIDE = 512  # longer side of a heatmap at most, in pixels
-NAMED = 3  # skipped files that are named
+PREVIEW_SIDE = 512  # largest side of a heatmap, in pixels
+NAMED = 3  # skipped files to name
 
 
 class PredictionWriter(BasePredictionWriter):
     """Writes the prediction of every image as soon as it is scored.
 
-    A `predict` that was stopped goes on where it was, with the images that are still the same:
-    path, size, time and content. One by another model, of other images or with other options moves
-    the old folder aside, to `predictions~1`, and so does one after predictions that are finished.
-    On several devices the first writes the rows of all at the end, and one that was stopped starts
-    again.
+    A stopped `predict` resumes, for images with equal path, size, time and content. With another
+    model, other images or other options, or after finished predictions, the old folder is moved
+    aside to `predictions~1`. With several devices, the first one writes all rows at the end, and a
+    stopped `predict` starts again.
 
     Args:
-        heatmaps: Write each image under its score map, `heatmaps/<image>.jpg` or `.png`; `false`
-            for none. The colour scale is the product's: its middle is the pixel threshold.
-        maps: Write raw maps of the images' own sizes, `maps/<image>.npy` or 32-bit `.tiff`.
-        masks: Write masks of the defects, `masks/<image>.png`: 255 for a defect, else 0.
-        boxes: Write boxes of the defects, `boxes.csv`, and draw them and their contours.
+        heatmaps: Write each image with its score map over it, `heatmaps/<image>.jpg` or `.png`;
+            `false` for none. The middle of the product's colour scale is the pixel threshold.
+        maps: Write raw maps at the images' own sizes, `maps/<image>.npy` or 32-bit `.tiff`.
+        masks: Write masks of the defects, `masks/<image>.png`: 255 for a defect, otherwise 0.
+        boxes: Write boxes of the defects, `boxes.csv`, and draw them with their contours.
         product: The product that all images show, `--product` for short; by default the router
             decides.
-        folder: Where all of it goes; by default `predictions` in the run folder.
+        folder: The output folder; by default `predictions` in the run folder.
     """
 
     def __init__(
@@ -86,13 +85,13 @@ class PredictionWriter(BasePredictionWriter):
         self.boxes = boxes
         self.product = product
         self.folder = folder
-        self._tables: dict[str, TextIO] = {}  # the first rank's
-        self._buffer: dict[str, list[Sequence[Any]]] = {}  # rows, where other ranks have some too
+        self._tables: dict[str, TextIO] = {}  # open on the first rank alone
+        self._buffer: dict[str, list[Sequence[Any]]] = {}  # rows, if there are several ranks
         self._skipped: list[str] = []
         self._counts: Counter[tuple[str, str]] = Counter()  # images by product and label
 
     def setup(self, trainer: Trainer, pl_module: MoLEFlow, stage: str) -> None:  # type: ignore[override]
-        """Tell the data module which images are done, before it makes its loader."""
+        """Pass finished images to the data module, before it builds its loader."""
         if stage != "predict":
             return
         data = data_of(trainer)
@@ -106,17 +105,17 @@ class PredictionWriter(BasePredictionWriter):
             "boxes": self.boxes,
             "product": self.product,
         }  # fmt: skip
-        self._earlier = look_at(self._folder, self._request)
+        self._earlier = read_earlier(self._folder, self._request)
         data.predicted = self._earlier.images
         data.preview_side = PREVIEW_SIDE if self.heatmaps else None
 
     def on_predict_start(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
-        """Open the tables, new or where they ended."""
+        """Open the tables, new or to resume."""
         self._decisions = DecisionMaker(pl_module.schedule, self.product)
         pl_module.predicted_task = self._decisions.task
         dataset = trainer.predict_dataloaders.dataset  # type: ignore[union-attr]
-        root = dataset.found.root
-        names = {path: os.path.relpath(path, root) for path in dataset.found.images}
+        root = dataset.files.root
+        names = {path: os.path.relpath(path, root) for path in dataset.files.images}
         short = stems(list(names.values()))
         self._names = {path: short[name] for path, name in names.items()}
         self._places = {path_key(path): i for i, path in enumerate(dataset.paths)}
@@ -124,8 +123,8 @@ class PredictionWriter(BasePredictionWriter):
         if trainer.is_global_zero and not is_trial(trainer):
             warn_of_missing_calibrations(self._decisions, pl_module.schedule, bool(self.heatmaps))
             self._begin(dataset.unchanged)
-            say_left_out(dataset.found)
-            self._skip([(path, reason_against(path) or "") for path in dataset.found.others])
+            log_left_out(dataset.files)
+            self._skip([(path, skip_reason(path) or "") for path in dataset.files.others])
         wait_for_all()  # the folder may have been moved aside
 
     def _begin(self, unchanged: Set[str]) -> None:
@@ -135,7 +134,7 @@ class PredictionWriter(BasePredictionWriter):
         kept = [key for key in earlier.rows if key in unchanged and key not in self._places]
         rows = [earlier.rows[key] for key in kept]
         self._counts = Counter((row[PRODUCT], row[LABEL]) for row in rows)
-        # files that are no images are looked at again
+        # files that are not images are checked again
         self._open("predictions", COLUMNS, rows)
         self._open("images", IMAGE_COLUMNS, [earlier.images[key] for key in kept])
         self._open("skipped", SKIPPED_COLUMNS, [])
@@ -143,20 +142,20 @@ class PredictionWriter(BasePredictionWriter):
             done = {row[0] for row in rows}
             self._open("boxes", BOX_COLUMNS, [row for row in earlier.boxes if row[0] in done])
         if rows:
-            logger.info(f"going on after {len(rows)} images")
+            logger.info(f"resuming after {len(rows)} images")
         if gone := earlier.rows.keys() - unchanged:
-            logger.info(f"left out {len(gone)} earlier rows: their images have changed or are gone")
+            logger.info(f"removed {len(gone)} earlier rows: their images have changed or are gone")
 
     def write_on_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: MoLEFlow, prediction: Inspection | None,
         batch_indices: Sequence[int] | None, batch: PredictBatch, batch_idx: int,
         dataloader_idx: int,
     ) -> None:  # fmt: skip
-        """Append a batch; a row is written when all else of its image is there."""
+        """Append a batch; an image's row is written after its other outputs."""
         if not is_trial(trainer):
             self._write_batch(prediction, batch)
         if trainer.received_sigterm:
-            raise SIGTERMException  # Lightning's loop would go on to the end
+            raise SIGTERMException  # Lightning's loop would run to the end
 
     def _write_batch(self, prediction: Inspection | None, batch: PredictBatch) -> None:
         self._skip(batch["skipped"])
@@ -172,10 +171,10 @@ class PredictionWriter(BasePredictionWriter):
                 self._add("boxes", boxes)
         self._counts.update((result.product, result.label or "") for _, result in decided)
         self._add("predictions", [[path, *row_of(result)] for path, result in decided])
-        self._add("images", batch["identity"])  # last: what is named here has its row
+        self._add("images", batch["identity"])  # last: every image listed here has a row
 
     def on_predict_end(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
-        """Close the tables; say what was decided, where it is, and what was skipped."""
+        """Close the tables; print the decisions, the outputs, and the skipped files."""
         pl_module.predicted_task = None
         parts = gather((self._buffer, self._skipped, self._counts))
         if not trainer.is_global_zero or is_trial(trainer):
@@ -196,12 +195,12 @@ class PredictionWriter(BasePredictionWriter):
         if self._skipped:
             names = ", ".join(self._skipped[:NAMED]) + ", …" * (len(self._skipped) > NAMED)
             logger.info(
-                f"skipped {len(self._skipped)} files that are no images: {names} "
+                f"skipped {len(self._skipped)} files that are not images: {names} "
                 f"(reasons: {self._tables['skipped'].name})"
             )
 
     def _place_of(self, row: Sequence[Any]) -> int:
-        """Where an image's row comes; files that are no images by their name come first."""
+        """Position of a row; files that are not images by their name come first."""
         key = row.path if isinstance(row, Identity) else path_key(row[0])
         return self._places.get(key, -1)
 
@@ -241,16 +240,16 @@ class PredictionWriter(BasePredictionWriter):
         table = self._tables[name]
         with writing(table.name):
             write_cells(table, rows)
-            table.flush()  # rows survive a stop
+            table.flush()  # so that rows survive a stop
 
 
-def say_left_out(found: Found) -> None:
-    """Say which files of the path asked for are not looked at."""
-    reasons = [f"{found.hidden} hidden files"] if found.hidden else []
-    if found.predictions:
-        folders = ", ".join(map(printable, found.predictions[:NAMED]))
-        more = ", …" * (len(found.predictions) > NAMED)
-        reasons.append(f"what `predict` wrote in {folders}{more}")
+def log_left_out(files: FoundFiles) -> None:
+    """Log which files of the given path are left out."""
+    reasons = [f"{files.hidden} hidden files"] if files.hidden else []
+    if files.predictions:
+        folders = ", ".join(map(printable, files.predictions[:NAMED]))
+        more = ", …" * (len(files.predictions) > NAMED)
+        reasons.append(f"output of `predict` in {folders}{more}")
     if reasons:
         logger.info(f"left out {' and '.join(reasons)}")
 
@@ -263,18 +262,18 @@ def row_of(result: Prediction) -> list[Any]:
 def warn_of_missing_calibrations(
     decisions: DecisionMaker, schedule: TaskSchedule, heatmaps: bool
 ) -> None:
-    """Name the products that get no decision, and those for which no image is unknown."""
+    """Warn of products without decisions, and of products without a novelty limit."""
     uncalibrated = [schedule.tasks[i].name for i in schedule.learned if i not in decisions.limits]
     if uncalibrated:
         what = "no label and no heatmap" if heatmaps else "no label"
         logger.warning(
-            f"{what} for {uncalibrated}: there were no calibration images for their thresholds "
-            "(fit with data.val_fraction above 0)"
+            f"{what} for {uncalibrated}: they have no calibration images and so no thresholds; fit "
+            "with data.val_fraction above 0"
         )
     calibrated = [schedule.tasks[i] for i in decisions.limits]
     unlimited = [task.name for task in calibrated if math.isinf(task.novelty_limit)]
     if unlimited:
         logger.warning(
-            f"no image is called unknown: novelty has no limit for {unlimited}; "
-            "`moleflow experts update` finds one"
+            f"no image is called unknown: there is no novelty limit for {unlimited}; "
+            "`moleflow experts update` computes one"
         )

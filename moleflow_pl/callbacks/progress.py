@@ -1,4 +1,4 @@
-"""How far a command of the Trainer came, and what kept it from its end."""
+"""Progress of a Trainer's command, and the limits that stopped it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from moleflow_pl.tasks.schedule import TaskSchedule
 
 
 def progress(schedule: TaskSchedule) -> str:
-    """How many tasks are learned, in words.
+    """Progress of a schedule in words.
 
     Example:
         >>> schedule = TaskSchedule()
@@ -23,19 +23,19 @@ def progress(schedule: TaskSchedule) -> str:
 
 
 def is_trial(trainer: Trainer) -> bool:
-    """Whether a Trainer only tries a few batches (`fast_dev_run`): nothing of it is a result."""
+    """Whether a Trainer only tries a few batches (`fast_dev_run`), so that nothing is saved."""
     return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
 
 
 def epoch_was_cut(trainer: Trainer) -> bool:
-    """Whether a limit on time or steps ended the current epoch before its last batch."""
+    """Whether a time or step limit ended the current epoch before its last batch."""
     return not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
 
 
 def blocking_limits(trainer: Trainer) -> dict[str, str]:
-    """Options of a fit that would stop it at once if it went on, with values that do not.
+    """Options that would stop a resumed fit at once, with values that would not.
 
-    A limit on time is none of them: it holds for each command anew.
+    A time limit is not among them: it applies to each command separately.
     """
     if is_trial(trainer):
         return {"--trainer.fast_dev_run": "false"}
@@ -48,10 +48,10 @@ def blocking_limits(trainer: Trainer) -> dict[str, str]:
 
 
 def saw_all(batches: Sequence[int | float], loaders: Any) -> bool:
-    """Whether a Trainer took every batch of its loaders, whatever its limits are.
+    """Whether a Trainer takes every batch of its loaders in spite of its limits.
 
     Args:
-        batches: What it takes of each, such as `trainer.num_test_batches`.
+        batches: Batches taken from each loader, such as `trainer.num_test_batches`.
         loaders: One loader, or a list of them.
     """
     listed = loaders if isinstance(loaders, (list, tuple)) else [loaders]

@@ -1,4 +1,4 @@
-"""The one bar of a run: which product, which step, and how long the whole run still takes."""
+"""The progress bar of a run: product, step, and remaining time of the whole run."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from moleflow_pl.data.datamodule import ContinualDataModule, data_of
 from moleflow_pl.tasks.schedule import TaskSchedule
 
 FEATURES, EPOCH, BANK, CALIBRATION, TEST = "features", "epoch", "bank", "calibration", "test"
-# kinds of steps whose time an image tells, until the kind itself was seen
+# until a kind of step was timed, this kind estimates its time per image
 ALIKE = {CALIBRATION: FEATURES, TEST: FEATURES, BANK: EPOCH}
-# narrow: on 80 columns the time left must not be cut off
+# narrow: the remaining time must fit within 80 columns
 FORMAT = "{desc} {percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt}{postfix}"
 
 
 class RunClock:
-    """How long the steps that are left take, by those that are done.
+    """Estimates the remaining time from the finished steps.
 
     Args:
-        work: Images that each kind of step has before it.
-        now: Gives the time in seconds.
+        work: Number of images that each kind of step has to process.
+        now: Returns the time in seconds.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class RunClock:
         self._since = now()
 
     def begin(self) -> None:
-        """A step begins."""
+        """Start a step."""
         self._since = self._now()
 
     def advance(self, kind: str, count: int) -> None:
-        """Some images of a kind of step are done."""
+        """Count finished images of a kind of step."""
         now = self._now()
         self._seconds[kind] = self._seconds.get(kind, 0.0) + now - self._since
         self._since = now
@@ -56,7 +56,7 @@ class RunClock:
         self.left[kind] -= count
 
     def seconds_left(self) -> float | None:
-        """Seconds until the end; None as long as no epoch was seen."""
+        """Seconds until the end; None before the first epoch."""
         if not self._done[EPOCH]:
             return None
         rates = {kind: self._seconds[kind] / n for kind, n in self._done.items() if n}
@@ -67,7 +67,7 @@ class RunClock:
 
 
 def in_words(seconds: float) -> str:
-    """A duration, as exact as an estimate is.
+    """A duration in words, rounded like an estimate.
 
     Example:
         >>> [in_words(seconds) for seconds in (42.0, 200.0, 7500.0)]
@@ -85,13 +85,13 @@ def work_of(
     evaluation: EvaluationCallback | None,
     training_scored: bool,
 ) -> Counter[str]:
-    """Images that each kind of step of a fit has before it.
+    """Number of images that each kind of step of a fit has to process.
 
     Args:
         schedule: The tasks.
         data: Their images.
-        evaluation: What tests, if anything does.
-        training_scored: Whether training images are scored beside calibration images.
+        evaluation: The evaluation, if the fit has one.
+        training_scored: Whether training images are scored besides calibration images.
     """
     todo = schedule.todo
     counts = data.count_images(todo)
@@ -112,18 +112,18 @@ def work_of(
 
 
 class RunProgressBar(ProgressBar):
-    """Shows the step at hand, and the time that the whole run still takes.
+    """Shows the current step and the remaining time of the whole run.
 
-    On a terminal alone: a file or a pipe gets the messages between the steps.
+    Only on a terminal: a file or a pipe gets the messages between the steps.
 
     Args:
-        stream: Where it is drawn; by default standard error.
+        stream: Where to draw; by default standard error.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
         super().__init__()
         self.clock = RunClock()
-        self.place = ""  # of the task among all, such as `2/3 `
+        self.place = ""  # number of the current task, such as `2/3 `
         self._fitted = TaskSchedule()
         self._stream = stream
         self._bar: Any = None
@@ -164,7 +164,7 @@ class RunProgressBar(ProgressBar):
             self._bar.update(count)
 
     def _note(self, note: str = "", refresh: bool = False) -> None:
-        """Show the time left, and a note behind it."""
+        """Show the remaining time, followed by a note."""
         if self._bar is not None and not self._bar.disable:
             left = self.clock.seconds_left()
             run = "" if left is None else f"run: {in_words(left)} left"
@@ -177,7 +177,7 @@ class RunProgressBar(ProgressBar):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         schedule, callbacks = self._schedule(pl_module), trainer.callbacks  # type: ignore[attr-defined]
-        evaluation = next((one for one in callbacks if isinstance(one, EvaluationCallback)), None)
+        evaluation = next((c for c in callbacks if isinstance(c, EvaluationCallback)), None)
         inspector: Any = pl_module.inspector
         scored = inspector.score.all_have_banks
         self.clock = RunClock(work_of(schedule, data_of(trainer), evaluation, scored))
@@ -194,7 +194,7 @@ class RunProgressBar(ProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # of a GPU, a number is waited for: not where nobody sees it
+        # reading a number waits for the GPU: only if the bar is shown
         drawn = self._bar is not None and not self._bar.disable
         nll = trainer.callback_metrics.get("nll_per_dim") if drawn else None
         note = "" if nll is None else f"NLL {float(nll):.3f}"
@@ -212,7 +212,7 @@ class RunProgressBar(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
-        if self._bar is None:  # not before others had their say
+        if self._bar is None:  # only now, so that other messages come first
             self._open("test", int(sum(trainer.num_test_batches)))
         name = self._schedule(pl_module).tasks[int(batch["task"][0])].name
         self._bar.set_description_str(f"test of {printable(name)}", refresh=False)
@@ -248,6 +248,6 @@ class RunProgressBar(ProgressBar):
         return module.schedule
 
     def _mark(self) -> None:
-        """Keep which of all tasks is learned now."""
+        """Remember the number of the current task."""
         current = self._fitted.current
         self.place = "" if current is None else f"{current + 1}/{len(self._fitted.tasks)} "

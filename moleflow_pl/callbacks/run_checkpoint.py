@@ -1,4 +1,4 @@
-"""`<run>/last.ckpt`, from the first step on and after every epoch."""
+"""Writes `<run>/last.ckpt` at the start of a fit and after every epoch."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from moleflow_pl.module import MoLEFlow
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """Keeps `last.ckpt` in the run folder, always under that name."""
+    """Writes `last.ckpt` in the run folder, always under that name."""
 
     def __init__(self) -> None:
         super().__init__(
             filename=Path(LAST).stem, save_on_train_epoch_end=True, enable_version_counter=False
         )
-        self._lock = RunLock(Path())  # of the folder that `setup` hears of
+        self._lock = RunLock(Path())  # replaced in `setup`, which knows the folder
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write to the run folder itself, whatever the logger says."""
+        """Write to the run folder itself, not to the logger's."""
         self.dirpath = trainer.default_root_dir
         self._lock = RunLock(Path(self.dirpath))
         if stage == "fit" and trainer.is_global_zero and not is_trial(trainer):
@@ -39,24 +39,24 @@ class RunCheckpoint(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let others write to the run folder."""
+        """Release the run folder."""
         self._lock.release()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Let others write to the run folder; the newest checkpoint stays as it is."""
+        """Release the run folder; the newest checkpoint stays as it is."""
         self._lock.release()
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing to keep: there is one file, always of the same name."""
+        """Save no state: there is one file, always with the same name."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Leave what another file says alone: Lightning would delete the path it calls its own."""
+        """Ignore the saved state: Lightning would delete the file that it names."""
 
     def on_train_start(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
-        """Write where the run begins: from now on there is always something to go on from."""
+        """Write a first checkpoint, so that a fit can always be resumed."""
         super().on_train_start(trainer, pl_module)
         if trainer.ckpt_path is not None:
             for optimizer in trainer.optimizers:
@@ -68,20 +68,20 @@ class RunCheckpoint(ModelCheckpoint):
             trainer.save_checkpoint(path, weights_only=False)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the epoch before where a limit cut this one: it is repeated when the fit goes on."""
+        """Keep the last checkpoint if a limit cut this epoch, which a resumed fit repeats."""
         if not epoch_was_cut(trainer):
             super().on_train_epoch_end(trainer, pl_module)
 
 
 def check_optimizer(optimizer: Optimizer, build: OptimizerCallable) -> None:
-    """Refuse what a checkpoint put into an optimizer that could not have been in one.
+    """Raise an error for an optimizer state in a checkpoint that no optimizer could have.
 
     Args:
-        optimizer: The optimizer, with what the checkpoint holds.
-        build: Makes one like it, whose first step shows what such a state looks like.
+        optimizer: The optimizer, with the state of the checkpoint.
+        build: Builds a similar optimizer, whose first step shows what a valid state looks like.
 
     Raises:
-        CheckpointError: a setting of another kind, or a state that is not of its parameter.
+        CheckpointError: a setting has the wrong type, or a state does not fit its parameter.
     """
     own = [p for group in optimizer.param_groups for p in group["params"]]
     clones = [torch.zeros_like(parameter, requires_grad=True) for parameter in own]
@@ -98,28 +98,29 @@ def check_optimizer(optimizer: Optimizer, build: OptimizerCallable) -> None:
     for parameter, state in optimizer.state.items():
         if parameter not in known or not same_parts(state, known[parameter]):
             raise CheckpointError(
-                "the checkpoint's optimizer is damaged: its state is not of its task"
+                "the checkpoint's optimizer is damaged: its state does not fit its task; use an "
+                "earlier checkpoint"
             )
 
 
 def same_parts(state: Any, usual: Mapping[str, Any]) -> bool:
-    """Whether a parameter's state has the parts of another, each finite and of its shape."""
+    """Whether a parameter's state has the same entries as another, finite and of equal shape."""
     if not isinstance(state, dict) or not set(usual) <= set(state):
         return False
     for key, part in usual.items():
-        found = state[key]
+        value = state[key]
         if isinstance(part, Tensor):
-            if not isinstance(found, Tensor) or found.shape != part.shape:
+            if not isinstance(value, Tensor) or value.shape != part.shape:
                 return False
-            if not found.isfinite().all() or (found.ndim == 0 and found < 0):
+            if not value.isfinite().all() or (value.ndim == 0 and value < 0):
                 return False
-        elif not same_kind(found, part):
+        elif not same_kind(value, part):
             return False
     return True
 
 
 def same_kind(value: Any, usual: Any) -> bool:
-    """Whether a setting of an optimizer is of the kind of its default.
+    """Whether a setting of an optimizer has the type of its default.
 
     Example:
         >>> same_kind(0.1, 1e-3), same_kind((0.9, 0.99), (0.9, 0.999)), same_kind("x", 1e-3)

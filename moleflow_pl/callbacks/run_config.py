@@ -1,4 +1,4 @@
-"""The folder a run writes to: kept from a new run, and described by its `config.yaml`."""
+"""Writes the arguments of a fit to `<run>/config.yaml`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from moleflow_pl._internal.files import write_text
 
 
 class RunConfig(SaveConfigCallback):
-    """Tells the model all arguments of the command, and writes those of a fit to `config.yaml`."""
+    """Stores the command's arguments in the model, and writes those of a fit to a file."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Only a fit leaves a file; its checkpoints and every report say what was asked for."""
+        """Store the arguments for checkpoints and reports; only a fit also writes a file."""
         # None is a value too (no clipping, no limit); jsonargparse has renamed the argument
         skip_none = False
         pl_module.run_config = self.parser.dump(self.config, "parser_mode", skip_none)
@@ -26,6 +26,6 @@ class RunConfig(SaveConfigCallback):
             super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write the file, whatever the logger's folder is."""
+        """Write the file to the run folder, not to the logger's."""
         path = Path(trainer.default_root_dir) / self.config_filename
         write_text(path, str(pl_module.run_config))

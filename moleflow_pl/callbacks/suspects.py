@@ -1,4 +1,4 @@
-"""Looks at the images of a task that look defective, though they were taken for good."""
+"""Finds good images of a task that look defective."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from moleflow_pl.report.gallery import SuspectImage
 from moleflow_pl.tasks.calibration import Suspect
 from moleflow_pl.tasks.schedule import Task
 
-MOST = 6  # images of a task that are named or shown
+MOST = 6  # images of a task to name or show
 
 
 def look_at_suspects(module: MoLEFlow, data: ContinualDataModule, task: int) -> list[SuspectImage]:
     """The suspects of a task that are still on disk, calibration images before training images.
 
-    Training images are among them as long as the process runs that has learned the task: how each
-    scores without its own patches in the memory banks is not saved.
+    Training images are included only in the process that has learned the task, since their
+    leave-one-out patch scores are not saved.
     """
     calibration = module.schedule.tasks[task].calibration
     suspects = [] if calibration is None else calibration.suspects[:MOST]
     if calibration is None or not suspects:
         return []
-    training, found = calibration.training, []
-    # not strict: names may be unknown of one kind of images
+    training, images = calibration.training, []
+    # not strict: the names of one kind of images may be unknown
     products = dict(zip(calibration.images, calibration.products, strict=False))
     products |= dict(zip(training.images, training.products, strict=False))
     shown = chain(
@@ -38,8 +38,8 @@ def look_at_suspects(module: MoLEFlow, data: ContinualDataModule, task: int) -> 
     )
     for path, (name, score), patch_scores in shown:
         limits = calibration.of(products[name]).limits()
-        found.append(SuspectImage(path, name, products[name], score, limits, patch_scores))
-    return found
+        images.append(SuspectImage(path, name, products[name], score, limits, patch_scores))
+    return images
 
 
 def calibration_maps(
@@ -63,7 +63,7 @@ def calibration_maps(
 def training_maps(
     module: MoLEFlow, task: int, suspects: list[Suspect]
 ) -> Iterator[tuple[str, Suspect, Tensor]]:
-    """The same of the suspects among the training images."""
+    """Path and patch scores (h, w) of each suspect among the training images."""
     maps = module.learner.highest_training.get(task, {})
     for suspect in suspects:
         if (path := named(suspect.image, maps)) is not None:
@@ -71,7 +71,7 @@ def training_maps(
 
 
 def named(name: str, paths: Iterable[str]) -> str | None:
-    """The first of some paths that ends with the name of an image, if there is one.
+    """The first path that ends with the name of an image; None without one.
 
     Example:
         >>> named("good/1.png", ["/data/bad/1.png", "/data/good/1.png"])
@@ -80,12 +80,12 @@ def named(name: str, paths: Iterable[str]) -> str | None:
     return next((path for path in paths if Path(path).as_posix().endswith(f"/{name}")), None)
 
 
-def suspects_told(task: Task, place: str) -> str | None:
-    """A sentence about a task's suspects, if it has any.
+def suspects_warning(task: Task, run: str) -> str | None:
+    """A warning about a task's suspects; None without any.
 
     Args:
         task: The task.
-        place: Its run folder.
+        run: Its run folder.
     """
     suspects = [] if task.calibration is None else task.calibration.suspects
     if task.calibration is None or not suspects:
@@ -95,8 +95,8 @@ def suspects_told(task: Task, place: str) -> str | None:
     more = f" and {len(suspects) - MOST} more" if len(suspects) > MOST else ""
     return (
         f"{printable(task.name)}: {len(suspects)} of {len(good)} good images look defective: "
-        f"{names}{more}. Look at them in {place}/report/report.html. The threshold was fitted "
-        f"without them; moleflow calibrate {place} --exclude FILE leaves those out that FILE "
-        "names. A defective training image has taught the expert too: remove its file, and learn "
-        "the product again by moleflow experts update"
+        f"{names}{more}. Look at them in {run}/report/report.html. The threshold was fitted "
+        f"without them; moleflow calibrate {run} --exclude FILE permanently leaves out those that "
+        "FILE lists. The expert has also learned from a defective training image: remove it, and "
+        "learn the product again with moleflow experts update"
     )

@@ -1,4 +1,4 @@
-"""Lightning's Trainer as the command builds it, and products learned with it from Python."""
+"""Build Lightning's Trainer as the command does, and add products from Python."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def make_trainer(
         epochs_per_task: Epochs of each new task.
         false_alarm_rate: Share of good images that a threshold may call defective.
         callbacks: Further callbacks.
-        options: Of the Trainer; they replace what the command sets.
+        options: Arguments of the Trainer; they replace those of the command.
 
     Example:
         `make_trainer("runs/mine").fit(model, data)`
@@ -68,24 +68,24 @@ def add_product(
     data: dict[str, Any] | None = None,
     **options: Any,
 ) -> Task:
-    """Let a model learn one more product; all that it knows already stays as it is.
+    """Let a model learn one more product; what it has learned before does not change.
 
     Args:
         model: The model, new or with products that it has learned.
         name: Name of the product.
-        folder: Its good images; or `train/good`, `test` and the rest of MVTec AD's tree, with which
-            it is evaluated too.
+        folder: Folder of its good images, or of `train/good`, `test` and so on as in MVTec AD, with
+            which it is also evaluated.
         run: The run folder, where checkpoints and the report go.
         data: Further arguments of `ContinualDataModule`, such as `batch_size` or `roi`.
-        options: Of `make_trainer`, such as `epochs_per_task`, and of Lightning's Trainer.
+        options: Arguments of `make_trainer`, such as `epochs_per_task`, and of the Trainer.
 
     Returns:
         The learned task, with its calibration.
 
     Raises:
-        ConfigError: an argument has a value it cannot have.
-        DataError: the model knows the product, or the folder holds no images, or some that cannot
-            be used.
+        ConfigError: an argument has an invalid value.
+        DataError: the model already knows the product, or the folder holds no images or unusable
+            ones.
 
     Example:
         `add_product(model, "screw", "data/screw")`
@@ -93,7 +93,7 @@ def add_product(
     check_name(name)
     layout = "mvtec" if (Path(folder).expanduser() / "train").is_dir() else "folder"
     schedule = model.schedule
-    # a plan that came to nothing is forgotten
+    # tasks that were planned but never started are dropped
     schedule.tasks = [task for task in schedule.tasks if task.epochs_done]
     tasks: list[Any] = [list(task.products) for task in schedule.tasks]
     module = ContinualDataModule(

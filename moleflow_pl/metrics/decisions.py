@@ -1,4 +1,4 @@
-"""What the decisions about a product's test images come to, and how sure their shares are."""
+"""Counts of decisions about a product's test images, and shares with confidence intervals."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any, TypedDict
 from moleflow_pl.tasks.calibration import Calibration
 from moleflow_pl.tasks.thresholds import RATES
 
-CONFIDENCE = 0.95  # level of the interval of a share of test images
+CONFIDENCE = 0.95  # level of the confidence interval of a share
 TARGET_RECALL = 0.95
 NORMAL, ANOMALOUS, UNKNOWN = "normal", "anomalous", "unknown_product"
-# what a decision adds to a row of scores, None where the product has no calibration
+# what a decision adds to a row of scores; None if the product has no calibration
 DECISION_COLUMNS = ("threshold", "label", "normalised_score", "novelty_ratio", "alarm_rate")
 
 
 class Share(TypedDict):
-    """A number of images out of some, with the 95 % Wilson interval of their share.
+    """A count out of a number of images, with the 95 % Wilson interval of the share.
 
-    The share and its interval are None out of none.
+    Share and interval are None for a share of no images.
     """
 
     count: int
@@ -30,14 +30,14 @@ class Share(TypedDict):
 
 
 class ProductDecisions(TypedDict):
-    """How many of a product's test images got which label; those without a label are left out.
+    """Number of a product's test images with each label; images without a label are left out.
 
-    A defective image that is labelled `unknown_product` is neither found nor missed.
+    A defective image labelled `unknown_product` counts as neither found nor missed.
 
     Attributes:
-        threshold: The product's threshold; None, with all that follows from it, without one.
-        false_alarm_rate: The rate that was asked for.
-        calibration_images: Images that the threshold follows from.
+        threshold: The product's threshold; None without a calibration.
+        false_alarm_rate: The target false-alarm rate; None without a calibration.
+        calibration_images: Number of calibration images; None without a calibration.
         good: Good images.
         defective: Defective images.
         false_alarms: Good images labelled `anomalous`.
@@ -46,8 +46,8 @@ class ProductDecisions(TypedDict):
         unknown_good: Good images labelled `unknown_product`.
         unknown_defective: Defective images labelled `unknown_product`.
         target_recall: The recall that `target_rate` reaches.
-        target_rate: The lowest false-alarm rate to ask for that finds so many of these defects;
-            None where none does.
+        target_rate: The lowest target false-alarm rate that reaches this recall on these images;
+            None if no rate does.
         target_false_alarms: Good images labelled `anomalous` at that rate.
     """
 
@@ -67,7 +67,7 @@ class ProductDecisions(TypedDict):
 
 
 class Shares(TypedDict):
-    """What a line has to know of a product, or of all; unknown products are good and defective."""
+    """Shares of a product's images, or of all; `unknown` counts good and defective images."""
 
     false_alarms: Share
     missed: Share
@@ -82,11 +82,11 @@ def share(count: int, of: int) -> Share:
     References: Wilson 1927, doi:10.1080/01621459.1927.10502953.
 
     Example:
-        >>> found = share(1, 294)
-        >>> [round(found[key], 4) for key in ("share", "low", "high")]
+        >>> false_alarms = share(1, 294)
+        >>> [round(false_alarms[key], 4) for key in ("share", "low", "high")]
         [0.0034, 0.0006, 0.019]
     """
-    from scipy.stats import binomtest  # takes a second, and who inspects needs no shares
+    from scipy.stats import binomtest  # a slow import that inspection does not need
 
     if not of:
         return Share(count=count, of=of, share=None, low=None, high=None)
@@ -105,7 +105,7 @@ def count_decisions(
 
     Args:
         rows: Its images, see `TaskScores.rows`.
-        calibration: What the threshold of its own task follows from; None if it has none.
+        calibration: The calibration of its own task; None if it has none.
         target_recall: Share of the defective images to find.
     """
     good, defective = ([r for r in rows if r["gt_label"] == label] for label in (0, 1))
@@ -133,14 +133,14 @@ def count_decisions(
 
 
 def alarms_at(rows: Sequence[Mapping[str, Any]], rate: float) -> int:
-    """How many images would be labelled `anomalous` at a false-alarm rate."""
+    """Number of images that would be labelled `anomalous` at a false-alarm rate."""
     return sum(row["alarm_rate"] <= rate for row in known(rows))
 
 
 def shares_by_rate(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """Shares of missed defects and of false alarms at each of `RATES`, by their names.
+    """Shares of missed defects and of false alarms at each of `RATES`, by name.
 
-    A name is missing where there is no image of its kind with a label.
+    A share without labelled images of its kind is left out.
     """
     good, defective = (
         [r for r in rows if r["gt_label"] == label and r["label"] is not None] for label in (0, 1)
@@ -156,7 +156,7 @@ def shares_by_rate(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
 
 
 def known(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The images with a label that the rate decides: not of an unknown product."""
+    """The images whose label depends on the rate: those not labelled unknown."""
     return [row for row in rows if row["label"] in (NORMAL, ANOMALOUS)]
 
 
@@ -179,12 +179,12 @@ def rate_of_recall(defective: Sequence[Mapping[str, Any]], recall: float) -> flo
 
 def shares_of(counts: Mapping[str, Any]) -> Shares:
     """The shares of `ProductDecisions`, or of their sums."""
-    alarms, found = counts["false_alarms"], counts["found"]
+    alarms, hits = counts["false_alarms"], counts["found"]
     unknown = counts["unknown_good"] + counts["unknown_defective"]
     return Shares(
         false_alarms=share(alarms, counts["good"]),
         missed=share(counts["missed"], counts["defective"]),
-        recall=share(found, counts["defective"]),
-        precision=share(found, found + alarms),
+        recall=share(hits, counts["defective"]),
+        precision=share(hits, hits + alarms),
         unknown=share(unknown, counts["good"] + counts["defective"]),
     )

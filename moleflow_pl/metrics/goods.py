@@ -1,4 +1,4 @@
-"""What good images alone tell of a product: where they are routed, and whether they change."""
+"""Statistics of good images alone: where they are routed, and whether they change."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from torch import Tensor
 
 from moleflow_pl._internal.seeding import derive_generator
 
-SHUFFLES = 999  # random divisions that the two halves are compared with
-ROUNDING = 1e-6  # spread of a channel that counts as none, relative to its values
-FEWEST = 4  # images that have two halves with a spread
+SHUFFLES = 999  # random splits for the permutation test
+ROUNDING = 1e-6  # relative spread up to which a channel counts as constant
+FEWEST = 4  # images for two halves with a spread
 
 
 class Halves(TypedDict):
-    """How far the first and the second half of a product's images are apart.
+    """Difference between the first and the second half of a product's images.
 
     Attributes:
-        distance: Between the halves' mean features, in standard deviations of the images, averaged
-            over channels.
-        by_chance: The same between random halves of these images, on average.
-        p: Share of random halves that are as far apart or farther; low where the images changed.
+        distance: Distance between the halves' mean features, in standard deviations of the images,
+            averaged over channels.
+        by_chance: Mean distance between random halves of these images.
+        p: Share of random halves at least as far apart; low if the images changed.
     """
 
     distance: float
@@ -32,13 +32,13 @@ class Halves(TypedDict):
 
 
 class GoodImages(TypedDict):
-    """What is known of a task that has no test images.
+    """Statistics of a task without test images.
 
     Attributes:
         training: Number of its training images.
         calibration: Number of its calibration images.
         routed: Number of its calibration images routed to each task.
-        halves: How its first images differ from its last; None with fewer than four.
+        halves: Comparison of its first and last images; None for fewer than four.
     """
 
     training: int
@@ -55,7 +55,7 @@ def compare_halves(features: Tensor, products: Sequence[str]) -> Halves | None:
         products: Product of each image, N.
 
     Returns:
-        None for fewer than four images.
+        The comparison; None for fewer than four images.
 
     References: a permutation test, Phipson & Smyth 2010, doi:10.2202/1544-6115.1585.
     """
@@ -67,7 +67,7 @@ def compare_halves(features: Tensor, products: Sequence[str]) -> Halves | None:
         of_product = torch.tensor([name == product for name in products])
         values[of_product] -= values[of_product].mean(0)
     spread = values.std(0)
-    # a channel that is constant but for rounding says nothing
+    # ignore channels that are constant up to rounding
     values /= torch.where(spread > ROUNDING * features.abs().amax(0), spread, torch.inf)
     generator = derive_generator(0, "halves")
     orders = [torch.randperm(len(later), generator=generator) for _ in range(SHUFFLES)]
@@ -83,7 +83,7 @@ def compare_halves(features: Tensor, products: Sequence[str]) -> Halves | None:
 
 
 def second_halves(products: Sequence[str]) -> Tensor:
-    """Which images are in the second half of their product's (N,), bool.
+    """Whether each image (N,) is in the second half of its product's images, bool.
 
     Example:
         >>> second_halves(["a", "a", "b", "b", "b"]).tolist()

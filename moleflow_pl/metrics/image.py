@@ -14,8 +14,8 @@ Row = Sequence[float | None]
 def roc(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """False- and true-positive rates of raw scores, by descending threshold.
 
-    torchmetrics' AUROC and AP pass scores outside [0, 1] through a sigmoid, which makes large
-    scores equal; its curves can leave that out.
+    torchmetrics' AUROC and AP apply a sigmoid to scores outside [0, 1], which makes large scores
+    equal; its curves can leave that out.
     """
     curve = BinaryROC(normalization=None, validate_args=False)
     false_positive, true_positive, _ = curve(scores, labels)
@@ -66,10 +66,10 @@ def average_precision(scores: Tensor, labels: Tensor) -> float | None:
 
 
 def f1_max(scores: Tensor, labels: Tensor) -> tuple[float, float] | None:
-    """Largest F1 over all thresholds, and the lowest score that its threshold calls anomalous.
+    """Largest F1 over all thresholds, and the lowest score that counts as anomalous there.
 
-    The threshold is chosen by the labels of the same images: an upper bound for any threshold, not
-    one to use. None if a class is missing.
+    The labels of the same images choose the threshold, so this is an upper bound and not a
+    threshold to use. None if a class is missing.
 
     Shape: scores and labels (N,), as in `auroc`.
 

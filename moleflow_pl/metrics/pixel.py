@@ -1,10 +1,10 @@
 """Pixel metrics in bounded memory: three histograms over bins of score.
 
-The test images of a product at 1024 x 1024 have 10^8 pixels, too many to sort. Maps are made one by
-one instead, and each pixel is counted in the bin of its score. The edges of the bins are the scores
-of a sample of the pixels, so that no bin holds many, and the error of the binning is bounded
-(`PixelHistogram.error_bounds`). If there are no more pixels than the sample has, each score has its
-own bin and the metrics are exact.
+The test images of a product at 1024 x 1024 have 10^8 pixels, too many to sort. Instead, maps are
+computed one by one, and each pixel is counted in the bin of its score. The bin edges are the scores
+of a sample of the pixels, so that no bin holds many, and the error of binning is bounded
+(`PixelHistogram.error_bounds`). If the sample covers all pixels, each score has its own bin and the
+metrics are exact.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def bin_edges(pixels: Maps, counts: tuple[int, int]) -> Tensor:
     """Distinct scores of an evenly spread sample of all pixels and of the defective ones.
 
     Args:
-        pixels: Returns maps (H, W) and masks (H, W), bool, one after another; called once.
+        pixels: Yields maps (H, W) and masks (H, W), bool; called once.
         counts: Number of pixels, and of defective pixels.
 
     Shape: (bins,), ascending.
@@ -39,7 +39,7 @@ def bin_edges(pixels: Maps, counts: tuple[int, int]) -> Tensor:
     samples = []
     for scores, mask in pixels():
         for i, group in enumerate((scores.flatten(), scores[mask])):
-            # a copy: a view would hold the whole map in memory
+            # a copy: a view would keep the whole map in memory
             samples.append(group[offsets[i] :: strides[i]].clone())
             # continue with the same stride in the next map
             offsets[i] = (offsets[i] - len(group)) % strides[i]

@@ -26,16 +26,16 @@ def matrix_row(
     Args:
         scores: Scores of the first `tasks` tasks, except those whose images are gone.
         tasks: Number of tasks the model has learned.
-        settings: What the numbers depend on besides the weights; only rows with equal settings are
-            compared.
-        calibrations: Of each task, if it has one.
-        target_recall: Recall whose false-alarm rate is looked for.
-        goods: What is known of tasks that have no test images.
+        settings: What the numbers depend on besides the weights; rows are comparable only with
+            equal settings.
+        calibrations: Calibration of each task, if it has one.
+        target_recall: Recall whose false-alarm rate to find.
+        goods: Statistics of tasks without test images.
 
     Returns:
         `metrics[name][mode]` and `f1_threshold[mode]` for each routing mode; `confusion`,
         `routed_tasks` and `decisions` by product, lists over tasks with None for a task without
-        test images; `goods`, with None for a task with some; `routing`, `settings` and
+        test images; `goods`, with None for a task with test images; `routing`, `settings` and
         `pixel_error_bound`.
     """
     by_task = {task_scores.task: task_scores for task_scores in scores if task_scores.rows}
@@ -83,7 +83,7 @@ def routing_accuracy(by_task: Mapping[int, TaskScores], tasks: int) -> dict[str,
     """Routing accuracy of all images and of the defective ones, overall and for each task.
 
     Args:
-        by_task: Scores by task; a task whose images are gone is missing and gets None.
+        by_task: Scores by task; a task without test images is missing here and gets None.
         tasks: Number of tasks the model has learned.
     """
     rows = [(row, task) for task, scores in by_task.items() for row in scores.rows]
@@ -114,7 +114,7 @@ def routing_accuracy(by_task: Mapping[int, TaskScores], tasks: int) -> dict[str,
 
 
 def zero_shot(scores: TaskScores) -> dict[str, float | None]:
-    """Metrics of a task that is not learned yet, by the experts of the tasks before it."""
+    """Metrics of a task before it is learned, with the experts of the tasks before it."""
     return {metric: modes["routed"] for metric, modes in scores.metrics()["values"].items()}
 
 
@@ -125,8 +125,8 @@ def decisions_changed(rows: Sequence[Mapping[str, Any] | None]) -> list[int | No
         rows: A `matrix_row` for each task; None where there was no evaluation.
 
     Returns:
-        One number for each task; None for the first, and where a row cannot be compared with the
-        one before it.
+        One number for each task; None for the first, and if a row is not comparable with the one
+        before it.
 
     Example:
         >>> decisions_changed([{"routed_tasks": [[0, 0]]}, {"routed_tasks": [[0, 1], [1]]}])
@@ -183,7 +183,7 @@ def forward_transfer(before: Row) -> float | None:
     before it, minus one half. Only an AUROC has the same chance level for all data.
 
     Args:
-        before: AUROC of task j before it was learned; None where it was not measured.
+        before: AUROC of task j before it was learned; None if it was not measured.
 
     References: Lopez-Paz & Ranzato 2017, arXiv:1706.08840, eq. 4.
 
@@ -196,7 +196,7 @@ def forward_transfer(before: Row) -> float | None:
 
 
 def backward_transfer(matrix: Sequence[Row]) -> float | None:
-    """Mean change of each earlier task through learning the later ones.
+    """Mean change of each earlier task by learning the later ones.
 
     Mean over j < T-1 of `M[T-1][j] - M[j][j]`.
 

@@ -28,7 +28,7 @@ Values = dict[str, float | None]
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """How score maps are made for the pixel metrics.
+    """How score maps are computed for the pixel metrics.
 
     Attributes:
         map_size: Side of the square map that patch scores are resized to.
@@ -62,12 +62,12 @@ class EvaluationOptions:
 class TaskScores:
     """Scores of one task's test images.
 
-    An image takes little memory: its patch scores and a mask of one bit a pixel. Maps are made
-    whenever they are needed.
+    For each image, this stores patch scores and a mask with one bit for each pixel. Maps are
+    computed when they are needed.
 
     Attributes:
         task: Number of the task.
-        options: How maps are made.
+        options: How maps are computed.
         rows: One entry for each image: labels, routing, scores and decision.
     """
 
@@ -90,8 +90,8 @@ class TaskScores:
         Args:
             batch: The batch.
             output: The output of `MoLEFlow.test_step` for it.
-            decisions: What was decided about each image, by `DECISION_COLUMNS`; empty for an image
-                that no calibration decides about.
+            decisions: The decision about each image, by `DECISION_COLUMNS`; empty for an image
+                without a calibration.
         """
         columns = {
             "path": batch["path"],
@@ -124,7 +124,7 @@ class TaskScores:
         )
 
     def maps(self, images: Sequence[int], mode: str = "routed") -> Iterator[tuple[Tensor, Tensor]]:
-        """Maps and masks (H, W) of some images; a missing mask is all normal."""
+        """Maps and masks (H, W) of images by index; without a mask, all pixels count as normal."""
         size = max(CHUNK_PIXELS // self.options.map_size**2, 1)
         for start in range(0, len(images), size):
             chunk = images[start : start + size]
@@ -143,7 +143,7 @@ class TaskScores:
         return torch.from_numpy(bits).bool().reshape(self.options.shape)
 
     def has_mask(self, image: int) -> bool:
-        """Whether it is known which pixels of an image are defective."""
+        """Whether an image has a mask."""
         return self._masks[image] is not None
 
     def _packed(self, mask: Tensor | None) -> np.ndarray | None:

@@ -37,7 +37,7 @@ def test_products_whose_images_are_gone_are_named(on_disk: list[int], named: str
         task.tested = OwnScores([1.0], [2.0])
     schedule.tasks[3].replaced = True
     first = fit_ending(RunFolder(Path("r")), schedule, on_disk, {})[0]
-    expected = "report: " if named is None else "not tested again, for their images are gone: "
+    expected = "report: " if named is None else "not tested again, because their images are gone: "
     assert first.startswith(expected)
     assert named is None or first == f"{expected}{named}"
 

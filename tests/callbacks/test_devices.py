@@ -15,7 +15,7 @@ def test_ddp_by_script_is_taken() -> None:
 
 
 def test_other_ways_to_use_several_devices_are_refused() -> None:
-    with pytest.raises(ConfigError, match="2 devices work with trainer.strategy ddp alone"):
+    with pytest.raises(ConfigError, match="2 devices need trainer.strategy ddp"):
         check_devices(trainer(devices=2, strategy="ddp_spawn", use_distributed_sampler=False))
     with pytest.raises(ConfigError, match="use_distributed_sampler to false"):
         check_devices(trainer(devices=2, strategy="ddp"))

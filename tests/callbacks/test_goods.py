@@ -105,4 +105,4 @@ def test_fit_says_which_products_have_too_few_images_and_how_many_would_do(
     with caplog.at_level(logging.WARNING, "moleflow_pl"):
         fit(tmp_path, alone[0].parent / "data", ["a"], epochs=1, data=GOODS)
     (said,) = [record.message for record in caplog.records if "too few" in record.message]
-    assert "'a' has 4; 99 would do, of 248 good images (data.val_fraction 0.4)" in said
+    assert "'a' has 4; 99 are enough, of 248 good images (data.val_fraction 0.4)" in said

@@ -5,7 +5,12 @@ from pathlib import Path
 import pytest
 
 from moleflow_pl._internal.schema import SCHEMA
-from moleflow_pl.callbacks.prediction_state import Earlier, look_at, make_room, write_state
+from moleflow_pl.callbacks.prediction_state import (
+    EarlierPredictions,
+    make_room,
+    read_earlier,
+    write_state,
+)
 from moleflow_pl.errors import OutputError
 
 REQUEST = {"model": "abc", "images": "/in", "boxes": False}
@@ -26,16 +31,16 @@ def write(path: Path, *rows: list) -> None:
 
 
 def test_stopped_predictions_go_on_after_their_last_whole_row(tmp_path: Path) -> None:
-    earlier = look_at(predictions(tmp_path / "predictions", complete=False), REQUEST)
+    earlier = read_earlier(predictions(tmp_path / "predictions", complete=False), REQUEST)
     assert earlier.rows == {"/a.png": ["a.png", "1"], "/b.png": ["b.png", "2"]}
     assert earlier.images["/b.png"] == ("/b.png", 5, 7, "x")
     assert earlier.reason is None
-    assert look_at(tmp_path / "nothing", REQUEST).rows == {}
+    assert read_earlier(tmp_path / "nothing", REQUEST).rows == {}
 
 
 def test_finished_predictions_are_never_overwritten(tmp_path: Path) -> None:
     folder = predictions(tmp_path / "predictions", complete=True)
-    earlier = look_at(folder, REQUEST)
+    earlier = read_earlier(folder, REQUEST)
     assert earlier.rows == {}
     make_room(folder, earlier)
     assert not folder.exists()
@@ -45,9 +50,9 @@ def test_finished_predictions_are_never_overwritten(tmp_path: Path) -> None:
 @pytest.mark.parametrize("other", [{"model": "x"}, {"images": "/other"}, {"boxes": True}])
 def test_predictions_of_another_request_are_moved_aside(other: dict, tmp_path: Path) -> None:
     folder = predictions(tmp_path / "predictions", complete=False)
-    make_room(folder, look_at(folder, REQUEST))
+    make_room(folder, read_earlier(folder, REQUEST))
     assert folder.exists()
-    make_room(folder, look_at(folder, {**REQUEST, **other}))
+    make_room(folder, read_earlier(folder, {**REQUEST, **other}))
     assert not folder.exists()
 
 
@@ -73,7 +78,7 @@ def test_a_damaged_file_makes_room_in_one_sentence(
     caplog.set_level("INFO", "moleflow_pl")
     folder = predictions(tmp_path / "predictions", complete=False)
     (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
-    earlier = look_at(folder, REQUEST)
+    earlier = read_earlier(folder, REQUEST)
     assert earlier.rows == {}
     make_room(folder, earlier)
     (message,) = caplog.messages
@@ -85,14 +90,14 @@ def test_a_damaged_file_makes_room_in_one_sentence(
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(OutputError, match="holds no predictions: choose another"):
-        look_at(tmp_path, REQUEST)
+    with pytest.raises(OutputError, match="holds other files than predictions: choose another"):
+        read_earlier(tmp_path, REQUEST)
 
 
 def test_what_a_stop_left_before_the_first_table_is_no_obstacle(tmp_path: Path) -> None:
     for name in ("run.json.part", "images.csv", ".lock"):
         (tmp_path / name).touch()
-    assert look_at(tmp_path, REQUEST) == Earlier()
+    assert read_earlier(tmp_path, REQUEST) == EarlierPredictions()
 
 
 def test_state_carries_its_schema(tmp_path: Path) -> None:

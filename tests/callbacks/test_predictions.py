@@ -135,7 +135,7 @@ def test_a_stopped_predict_goes_on_and_ends_the_same(
     with table.open("a") as file:
         file.write("torn row, with")
     predict(tmp_path / "stopped", model, images, boxes=True)
-    assert "going on after 4 images" in caplog.text
+    assert "resuming after 4 images" in caplog.text
     for name in ("predictions.csv", "boxes.csv"):
         expected = rows(tmp_path / "straight" / "predictions" / name)
         assert rows(table.with_name(name)) == expected
@@ -156,7 +156,7 @@ def test_what_is_no_image_is_skipped_and_said(
     (folder / "torn2.png").write_bytes(b"")
     (folder / "notes.txt").write_text("x")
     predict(tmp_path, model, folder)
-    assert "skipped 3 files that are no images" in caplog.text
+    assert "skipped 3 files that are not images" in caplog.text
     (row,) = rows(tmp_path / "predictions" / "predictions.csv")
     assert row["path"].endswith("fine.png")
     skipped = {
@@ -194,7 +194,7 @@ def test_a_run_without_a_limit_on_novelty_calls_nothing_unknown_and_says_so(
     predict(tmp_path, model, tmp_path / "noise.png")
     (row,) = rows(tmp_path / "predictions" / "predictions.csv")
     assert (row["label"], float(row["novelty_ratio"])) == ("anomalous", 0)
-    assert "no image is called unknown: novelty has no limit" in caplog.text
+    assert "no image is called unknown: there is no novelty limit" in caplog.text
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the kernel's own count")

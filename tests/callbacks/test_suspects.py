@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from moleflow_pl import ContinualDataModule, MoLEFlow
-from moleflow_pl.callbacks.suspects import look_at_suspects, suspects_told
+from moleflow_pl.callbacks.suspects import look_at_suspects, suspects_warning
 from moleflow_pl.tasks.calibration import Calibration
 from moleflow_pl.tasks.schedule import Task
 from tests.helpers.models import fit
@@ -93,11 +93,11 @@ def test_defective_training_image_is_named_and_shown_without_its_own_patches(
 
 def test_clean_calibration_is_not_told_of() -> None:
     task = Task(["a"], 1, calibration=Calibration(scores=[1.0, 2.0], images=["1.png", "2.png"]))
-    assert suspects_told(task, "run") is None
+    assert suspects_warning(task, "run") is None
     scores = [*range(70), *range(1000, 1007)]
     images = [f"{i}.png" for i in range(77)]
     task.calibration = Calibration(scores=list(map(float, scores)), images=images)
-    told = suspects_told(task, "run")
+    told = suspects_warning(task, "run")
     assert told is not None
     assert told.startswith("a: 7 of 77 good images look defective")
     assert "76.png, 75.png, 74.png, 73.png, 72.png, 71.png and 1 more" in told

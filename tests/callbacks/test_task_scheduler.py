@@ -12,7 +12,7 @@ from moleflow_pl.callbacks import EvaluationCallback
 from moleflow_pl.callbacks.task_scheduler import (
     TaskSchedulerCallback,
     counts_table,
-    lost_region,
+    lost_region_warning,
     note_images,
 )
 from moleflow_pl.checkpoints.run_folder import LOCK
@@ -82,7 +82,7 @@ def test_images_that_changed_while_a_task_was_half_learned_are_named(
         assert len(caplog.messages) == count
         assert schedule.tasks[0].split == "new"
         assert [task.images for task in schedule.tasks] == [5, 7]
-        expected = "the images of 'a' are not those of its first 2 epochs"
+        expected = "the images of 'a' have changed since its first 2 epochs"
         assert all(expected in message for message in caplog.messages)
 
 
@@ -95,7 +95,7 @@ def test_evaluation_before_the_scheduler_is_refused_by_name(
         enable_progress_bar=False, callbacks=[evaluation, scheduler],
     )  # fmt: skip
     data = ContinualDataModule(str(data_root), ["b"], num_workers=0)
-    with pytest.raises(ConfigError, match="EvaluationCallback stands before TaskScheduler"):
+    with pytest.raises(ConfigError, match="EvaluationCallback comes before TaskScheduler"):
         trainer.fit(MoLEFlow(**TINY_MODEL), data)
 
 
@@ -226,10 +226,10 @@ def test_new_version_that_loses_the_region_of_interest_is_told_of() -> None:
         module.inspector.interest.set(task, inside)
     inside[0] = False
     module.inspector.interest.set(0, inside)
-    assert lost_region(module, 1) is None  # another product's
+    assert lost_region_warning(module, 1) is None  # another product's
     module.schedule.tasks[0].replaced = True
-    told = lost_region(module, 1)
+    told = lost_region_warning(module, 1)
     assert told is not None
-    assert "put roi.png beside its images, or name a mask by --data.roi" in told
+    assert "put roi.png beside its images, or set --data.roi" in told
     module.inspector.interest.set(1, inside)
-    assert lost_region(module, 1) is None
+    assert lost_region_warning(module, 1) is None

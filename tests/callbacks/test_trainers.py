@@ -79,7 +79,7 @@ def test_a_predictor_takes_the_model_itself_and_its_thresholds(
     assert (found.label, found.threshold, found.normalised_score) == ("normal", found.score, 0.5)
     with pytest.raises(ConfigError, match=r"no product 'x': the model knows \['01', 'nuts'\]"):
         Predictor(model, thresholds={"x": 1.0})
-    with pytest.raises(ConfigError, match="a threshold is a finite number, got"):
+    with pytest.raises(ConfigError, match="a threshold must be a finite number, got"):
         Predictor(model, thresholds={"01": float("nan")})
 
 
