@@ -1,5 +1,5 @@
 """The command `moleflow`: `main` looks up the verb's module and imports only that one.
 
 Add a verb: a module with `main(args)`, where `args` follow the verb, and a line in `main.VERBS`.
-Everything here is private.
+Everything else here is private.
 """

@@ -1,4 +1,4 @@
-"""The command line as a list of words: read, replace or remove options before it is parsed.
+"""Read, replace or remove options in a list of command-line words before it is parsed.
 
 An option is written `--name value` or `--name=value`, and may occur more than once.
 """

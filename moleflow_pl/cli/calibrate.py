@@ -29,7 +29,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--exclude": {
         "type": Path,
         "metavar": "FILE",
-        "help": "leave calibration images out: a text file with a name or path in each line",
+        "help": "leave calibration images out: a text file with a name or path on each line",
     },
     "--product": {"metavar": "NAME", "help": "change only this product; default: all"},
 }
@@ -69,10 +69,10 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def read_names(path: Path) -> list[str]:
-    """Names of images, one in each line of a text file; blank lines do not count.
+    """Read names of images from the lines of a text file; blank lines are skipped.
 
     Raises:
-        ConfigError: the file cannot be read, or names none.
+        ConfigError: the file cannot be read, or is empty.
     """
     from moleflow_pl._internal.files import regular
     from moleflow_pl.errors import ConfigError
@@ -81,10 +81,12 @@ def read_names(path: Path) -> list[str]:
         lines = regular(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ConfigError(f"cannot read --exclude {path}: {reason}") from error
+        raise ConfigError(
+            f"cannot read --exclude {path}: {reason}; give a text file in UTF-8"
+        ) from error
     names = [line.strip() for line in lines if line.strip()]
     if not names:
-        raise ConfigError(f"--exclude {path} names no image: write a name or path in each line")
+        raise ConfigError(f"--exclude {path} names no image: write a name or path on each line")
     return names
 
 
@@ -94,7 +96,7 @@ def calibrate(
     """Set a false-alarm rate in a checkpoint unless it is None, and leave images out.
 
     Returns:
-        The tasks of the checkpoint, with their thresholds before and now.
+        The tasks of the checkpoint before and after.
     """
     from moleflow_pl.checkpoints.io import read_checkpoint
     from moleflow_pl.checkpoints.run_folder import RunFolder
@@ -122,7 +124,7 @@ def threshold_table(schedule: TaskSchedule, before: TaskSchedule | None = None) 
 
     Args:
         schedule: The tasks.
-        before: The same tasks before their rates were changed; their thresholds are shown too.
+        before: The same tasks before the change, to show both thresholds.
     """
     from moleflow_pl._internal.console import NamesTable
 
@@ -149,14 +151,14 @@ def table_rows(task: Task) -> Iterator[list[str]]:
     if calibration is None or not calibration.scores:
         yield [task.name, "0", "-", "-", "-", "no calibration images"]
         return
-    # the group's own threshold is for images whose product is unknown
+    # the group's own threshold applies to images of an unspecified product
     products = dict.fromkeys(calibration.products) if len(task.products) > 1 else {}
     for name in [task.name, *products]:
         yield [name, *threshold_row(calibration.of(name).score_threshold)]
 
 
 def threshold_row(threshold: Threshold) -> list[str]:
-    """Return a threshold's cells of the table, the product's name left out."""
+    """Return the cells of a threshold's row, without the product's name."""
     return [
         str(threshold.images),
         f"{threshold.value:.4g}",
@@ -167,7 +169,7 @@ def threshold_row(threshold: Threshold) -> list[str]:
 
 
 def note(threshold: Threshold) -> str:
-    """Return what to know before a threshold is trusted."""
+    """Return a caveat about a threshold; empty without one."""
     if threshold.suspects:
         return f"{threshold.suspects} suspects left out"
     return "extrapolated" if threshold.extrapolated else ""

@@ -1,4 +1,4 @@
-"""A checkpoint that a verb has changed: it is written, and what is older than it now is named."""
+"""Write a changed checkpoint, and name the exported files that are now out of date."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ HASHES = ".sha256"  # beside an exported file
 
 
 def save_changed(checkpoint: Checkpoint, path: Path) -> None:
-    """Write a changed checkpoint, and say where, and which exported files are of the old model."""
+    """Write a changed checkpoint, and report it; see `report_changed`."""
     # torch takes seconds to import
     from moleflow_pl.checkpoints.io import write_checkpoint
 
     write_checkpoint(checkpoint, path)
-    say_changed(path)
+    report_changed(path)
 
 
-def say_changed(path: Path) -> None:
-    """Say where a changed checkpoint is, and which exported files are of the old model."""
+def report_changed(path: Path) -> None:
+    """Log where a changed checkpoint is, and which exported files hold the old model."""
     from moleflow_pl.checkpoints.run_folder import RunFolder
 
     logger.info(f"saved: {path}")
@@ -32,6 +32,6 @@ def say_changed(path: Path) -> None:
     old = [file.name for file in sorted(run.export.glob("*")) if file.suffix != HASHES]
     if old:
         logger.info(
-            f"{', '.join(old)} in {run.export} still holds the model as it was: moleflow export "
-            f"{run.root} writes it anew"
+            f"{', '.join(old)} in {run.export} still holds the old model: moleflow export "
+            f"{run.root} writes the new one"
         )

@@ -1,7 +1,7 @@
-"""The values of a configuration, before jsonargparse opens or imports what they name.
+"""Checks of configuration values before jsonargparse opens or imports what they name.
 
-It opens a value as a file wherever there is one, and imports a value as a class wherever a class
-can stand. So every word of the command line and every text of a YAML file is looked at first.
+It opens any value that is a file's path, and imports any value that may be a class. So every word
+of the command line and every string of a YAML file is checked first.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from moleflow_pl.errors import ConfigError
 
 SAFE_OPTION = "--safe-config"
 TRUSTED = ("torch", "torchvision", "lightning", "pytorch_lightning", "moleflow_pl")
-ONLY = "only those of torch, torchvision, lightning and moleflow_pl may be named"
+ONLY = "only classes of torch, torchvision, lightning and moleflow_pl are allowed"
 CLASS_PATH = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)+")
 TYPE = re.compile(r"[\w.\[\],| ]+")  # one class path, or several in the expression of a type
 
 
 class RefusedError(BaseException):
-    """A value that is refused: after an `Exception`, jsonargparse would try to read it otherwise.
+    """A refused value. Not an `Exception`, after which jsonargparse would try other readings.
 
     Args:
-        reason: The error to end with.
+        reason: The error to raise in the end.
     """
 
     def __init__(self, reason: ConfigError) -> None:
@@ -41,7 +41,7 @@ class RefusedError(BaseException):
 
 
 class ConfigValues:
-    """Reads the values of one command.
+    """Reads and checks the values of one command.
 
     Args:
         safe: Refuse classes and functions of packages that are not in `TRUSTED`.
@@ -52,10 +52,10 @@ class ConfigValues:
 
     @contextmanager
     def checked(self, words: Sequence[str]) -> Iterator[None]:
-        """Check the words of a command line, and end with one error for a value refused within.
+        """Check the words of a command line, and turn a refusal within the block into an error.
 
         Raises:
-            ConfigError: there is one.
+            ConfigError: a value is refused.
         """
         try:
             self.check(word.partition("=")[2] or word for word in words)
@@ -67,8 +67,8 @@ class ConfigValues:
         """Read YAML for jsonargparse.
 
         Raises:
-            RefusedError: it stands for too much, or names what must not be opened or imported.
-            yaml.YAMLError: it is no YAML.
+            RefusedError: it expands too far, or names what must not be opened or imported.
+            yaml.YAMLError: it is not YAML.
         """
         try:
             value = load_yaml(text)
@@ -81,7 +81,7 @@ class ConfigValues:
         """Check some values.
 
         Raises:
-            RefusedError: one names what must not be opened or imported.
+            RefusedError: a value names what must not be opened or imported.
         """
         for value in values:
             if is_pipe(os.path.expanduser(value)):
@@ -91,10 +91,10 @@ class ConfigValues:
                 self.check_classes(CLASS_PATH.findall(value))
 
     def check_classes(self, paths: Iterable[str]) -> None:
-        """Check what may be paths of classes and functions.
+        """Check possible paths of classes and functions.
 
         Raises:
-            RefusedError: one is of another package.
+            RefusedError: one belongs to a package that is not trusted.
         """
         for path in paths:
             home = home_of(path)
@@ -103,17 +103,17 @@ class ConfigValues:
                 raise RefusedError(ConfigError(f"{SAFE_OPTION}: {path} is {where}, and {ONLY}"))
 
     def check_parsed(self, config: Mapping[str, Any]) -> None:
-        """Check the classes of a parsed configuration: one may be named without its package.
+        """Check the classes of a parsed configuration, where names without a package are resolved.
 
         Raises:
-            RefusedError: one is of another package.
+            RefusedError: one belongs to a package that is not trusted.
         """
         if self.safe:
             self.check_classes(class_paths_in(config))
 
 
 def texts_in(value: Any) -> Iterator[str]:
-    """All texts in plain data, but for the keys.
+    """All strings in plain data, except keys.
 
     Example:
         >>> list(texts_in({"a": ["b", 1, {"c": "d"}]}))
@@ -143,7 +143,7 @@ def class_paths_in(value: Any) -> Iterator[str]:
 
 
 def is_pipe(path: str) -> bool:
-    """Whether a path is that of a pipe or a device, which would be waited for.
+    """Whether a path is a pipe or a device, on which reading would block.
 
     Example:
         >>> is_pipe("/dev/null"), is_pipe("/"), is_pipe("tail")
@@ -157,10 +157,10 @@ def is_pipe(path: str) -> bool:
 
 
 def home_of(path: str) -> str | None:
-    """The package that a class or function is defined in; None for a path of nothing.
+    """The package that defines a class or function; None if the path names nothing.
 
-    What is not of a trusted package is not imported. A trusted one may show what is not its own:
-    `torch.os.system` is from `posix`.
+    Only trusted packages are imported. They may expose names of others: `torch.os.system` is
+    defined in `posix`.
 
     Example:
         >>> home_of("torch.optim.SGD"), home_of("torch.os.system"), home_of("cell.png")
@@ -168,23 +168,23 @@ def home_of(path: str) -> str | None:
     """
     root, *names = path.split(".")
     if root not in TRUSTED:
-        there = root in sys.modules or importlib.util.find_spec(root) is not None
-        return root if there else None
+        exists = root in sys.modules or importlib.util.find_spec(root) is not None
+        return root if exists else None
     try:
-        found: Any = import_module(root)
+        part: Any = import_module(root)
         for name in names:
-            found = getattr(found, name, None) or import_module(f"{found.__name__}.{name}")
-            if inspect.ismodule(found) and package_of(found.__name__) not in TRUSTED:
+            part = getattr(part, name, None) or import_module(f"{part.__name__}.{name}")
+            if inspect.ismodule(part) and package_of(part.__name__) not in TRUSTED:
                 break
     except (ImportError, AttributeError):
         return None
-    return package_of(found.__name__ if inspect.ismodule(found) else defined_in(found))
+    return package_of(part.__name__ if inspect.ismodule(part) else module_of(part))
 
 
-def defined_in(thing: Any) -> str:
-    """The module of a class or function, or of the class of anything else."""
-    own = inspect.isclass(thing) or inspect.isroutine(thing)
-    return str(getattr(thing if own else type(thing), "__module__", None))
+def module_of(value: Any) -> str:
+    """The module of a class or function, or of any other object's class."""
+    own = inspect.isclass(value) or inspect.isroutine(value)
+    return str(getattr(value if own else type(value), "__module__", None))
 
 
 def package_of(module: str) -> str:

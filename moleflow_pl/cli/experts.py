@@ -35,8 +35,8 @@ COLUMNS = (
     "name", "learned\n(UTC)", "images", "threshold", "image\nAUROC", "recall", "versions",
 )  # fmt: skip
 CAPTION = (
-    "images: to learn from + for calibration; AUROC and recall: of its own test images, when they "
-    "were last there, by its own expert; versions: saved ones, for rollback"
+    "images: for training + for calibration; AUROC and recall: on its own test images, by its own "
+    "expert, in the last evaluation that had them; versions: saved ones, for rollback"
 )
 LONGEST_NAME = 30
 OUTPUT_HELP = "default: experts/NAME.safetensors in the run folder"
@@ -56,7 +56,7 @@ ACTIONS: dict[str, tuple[str, tuple[str, ...], dict[str, dict[str, Any]]]] = {
     "remove": ("remove an expert; a copy is saved in the run's experts/", ("name",), {}),
     "rename": ("rename a product", ("name", "new_name"), {}),
     "update": (
-        "learn a product again on the same base and save the old version; takes the options of "
+        "learn a product again on the same base and save the old version; accepts the options of "
         "moleflow fit",
         ("name",),
         {},
@@ -64,7 +64,7 @@ ACTIONS: dict[str, tuple[str, tuple[str, ...], dict[str, dict[str, Any]]]] = {
     "rollback": (
         "restore an earlier version of an expert",
         ("name",),
-        {"--version": {"type": int, "help": "its number, see list; default: the newest saved"}},
+        {"--version": {"type": int, "help": "its number, see list; default: the newest saved one"}},
     ),
 }
 
@@ -73,7 +73,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the verb's arguments."""
     parser = VerbParser(
         prog="moleflow experts",
-        description="Manage the experts of a trained model. All others stay equal bit for bit.",
+        description="Manage the experts of a trained model. Other experts stay equal bit for bit.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -86,7 +86,7 @@ def make_parser() -> argparse.ArgumentParser:
             action.add_argument(positional)
         action.add_argument(CHECKPOINT, **SETTINGS)
         action.set_defaults(parser=action)
-        if name != "update":  # a fit has the option
+        if name != "update":  # which takes the option from fit
             moved_weights.add_option(action, saved=True)
         for option, settings in options.items():
             action.add_argument(option, **settings)
@@ -108,7 +108,7 @@ def main(args: Sequence[str]) -> None:
             update(options.ckpt_path, options.name, fit_options)
         with restoring(options.ckpt_path):
             table = run_action(options)
-    # outside: a failure to print is none of the checkpoint
+    # outside the block: a failure to print is not the checkpoint's fault
     if table is not None:
         from moleflow_pl._internal.console import print_table
 
@@ -116,7 +116,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def lock_of(options: argparse.Namespace) -> AbstractContextManager[Any]:
-    """Return what an action holds while it reads, changes and writes in the run folder."""
+    """Return the lock that an action holds while it changes files in the run folder."""
     from moleflow_pl.checkpoints.run_folder import RunFolder
     from moleflow_pl.checkpoints.run_lock import locked_for
 
@@ -129,7 +129,7 @@ def lock_of(options: argparse.Namespace) -> AbstractContextManager[Any]:
 
 
 def run_action(options: argparse.Namespace) -> Any:
-    """Run an action; of an update, nothing but the list at its end, which is returned."""
+    """Run an action, and return the table of experts, if it shows one."""
     from moleflow_pl.checkpoints.io import read_checkpoint
     from moleflow_pl.checkpoints.run_folder import RunFolder
 
@@ -141,13 +141,13 @@ def run_action(options: argparse.Namespace) -> Any:
     if options.action not in ("list", "update"):
         change(checkpoint, run, options)
         save_changed(checkpoint, options.ckpt_path)
-        if options.action == "rename":  # after: a change that fails leaves them where they are
+        if options.action == "rename":  # last: after a failed change they stay where they are
             keep_versions(run, options.name, options.new_name, checkpoint)
     return experts_table(checkpoint, run)
 
 
 def change(checkpoint: Checkpoint, run: RunFolder, options: argparse.Namespace) -> None:
-    """Import, remove, rename or roll back an expert in memory; say what was done."""
+    """Import, remove, rename or roll back an expert in memory, and log it."""
     from moleflow_pl.checkpoints.expert_edits import add, extract, learned_schedule, remove, rename
     from moleflow_pl.checkpoints.expert_versions import roll_back, save_version
     from moleflow_pl.checkpoints.experts import Expert, taking_over
@@ -162,14 +162,14 @@ def change(checkpoint: Checkpoint, run: RunFolder, options: argparse.Namespace) 
     elif options.action == "remove":
         saved = save_version(extract(checkpoint, options.name), run)
         remove(checkpoint, options.name)
-        back = shlex.join(["moleflow", "experts", "import", str(run.root), str(saved)])
-        logger.info(f"removed {options.name}; to bring it back: {back}")
+        restore = shlex.join(["moleflow", "experts", "import", str(run.root), str(saved)])
+        logger.info(f"removed {options.name}; to restore it: {restore}")
     else:
         roll_back(checkpoint, options.name, options.version, run)
 
 
 def keep_versions(run: RunFolder, old: str, new: str, checkpoint: Checkpoint) -> None:
-    """Let the saved versions of an expert follow when one of its products is renamed.
+    """Rename the saved versions of an expert when one of its products is renamed.
 
     Args:
         run: The run.
@@ -198,7 +198,7 @@ def export(checkpoint: Checkpoint, name: str, path: Path) -> None:
 
 
 def update(path: Path, name: str, fit_options: Sequence[str]) -> None:
-    """Learn a product again beside its old expert, then put the new one in its place."""
+    """Learn a product again beside its old expert, then replace the old one."""
     from moleflow_pl.checkpoints.expert_edits import extract
     from moleflow_pl.checkpoints.expert_versions import free_version, replace
     from moleflow_pl.checkpoints.io import read_checkpoint
@@ -213,7 +213,7 @@ def update(path: Path, name: str, fit_options: Sequence[str]) -> None:
     try:
         lightning.main(["fit", "--ckpt_path", str(work), tasks, *fit_options])
     except StoppedError as error:
-        # the same update goes on by itself
+        # the same command resumes the update
         raise StoppedError(f"the update of {name} is stopped", error.signum) from error
     expert = extract(read_checkpoint(work), name)
     checkpoint = read_checkpoint(path)
@@ -246,7 +246,7 @@ def can_resume(folder: Path, fit_options: Sequence[str]) -> bool:
 
     state = {**stamp(), "options": list(fit_options)}
     file, text = folder / OPTIONS_FILE, json.dumps(state)
-    # as bytes: a damaged file may be no text, and has other options in any case
+    # compare bytes: a damaged file may not be text
     if file.is_file() and regular(file).read_bytes() == text.encode():
         return (folder / LAST).exists()
     if folder.exists():
@@ -263,7 +263,7 @@ def experts_table(checkpoint: Checkpoint, run: RunFolder) -> Any:
 
     schedule = learned_schedule(checkpoint)
     table = NamesTable(title=f"experts on base {base_hash(checkpoint)[:12]}", caption=CAPTION)
-    # a name is in one piece, unless it takes the whole screen
+    # names are not wrapped unless they would fill the screen
     width = min(max((len(task.name) for task in schedule.tasks), default=0), LONGEST_NAME)
     for column in COLUMNS:
         table.add_column(column, min_width=width if column == COLUMNS[0] else None)
@@ -273,7 +273,7 @@ def experts_table(checkpoint: Checkpoint, run: RunFolder) -> Any:
 
 
 def table_row(task: Task, run: RunFolder) -> list[str]:
-    """Return an expert's cells of the table."""
+    """Return the cells of an expert's row."""
     from moleflow_pl.checkpoints.expert_versions import versions_of
 
     calibration = task.calibration
@@ -288,7 +288,7 @@ def table_row(task: Task, run: RunFolder) -> list[str]:
 
 
 def test_cells(task: Task) -> list[str]:
-    """Return AUROC and recall of an expert's own test images, where there were some."""
+    """Return AUROC and recall on an expert's own test images, or dashes without any."""
     import torch
 
     from moleflow_pl.metrics.image import auroc
@@ -301,5 +301,5 @@ def test_cells(task: Task) -> list[str]:
     count, cells = len(tested.defective), ["-" if area is None else f"{area:.3f}"]
     if task.calibration is None:
         return [*cells, "-"]
-    found = tested.found(task.calibration.score_threshold.value)
-    return [*cells, f"{found / count:.0%} ({found} of {count})"]
+    hits = tested.found(task.calibration.score_threshold.value)
+    return [*cells, f"{hits / count:.0%} ({hits} of {count})"]

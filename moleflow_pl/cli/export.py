@@ -33,7 +33,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--product": {"metavar": "NAME", "help": "export only this product's expert"},
     "--images": {
         "metavar": "IN",
-        "help": "file, folder or pattern of images to check with (some of the run's)",
+        "help": "file, folder or pattern of images to check with (images of the run)",
     },
     "--tolerance": {
         "type": float,

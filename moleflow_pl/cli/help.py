@@ -1,7 +1,7 @@
-"""`moleflow VERB --help` for LightningCLI's verbs: one screen a group, read from the sources.
+"""`moleflow VERB --help` for LightningCLI's verbs: one screen for each group of options.
 
-jsonargparse's help would have to import Lightning, and Lightning's import alone takes seconds;
-this one imports nothing heavy, and leaves out the options of the Trainer that nobody needs here.
+jsonargparse's help would import Lightning, which takes seconds. This one reads the sources instead,
+and leaves out the Trainer's options that are not needed here.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ TRAINER = {
     "deterministic": ("null", "true: refuse operations whose result varies between runs."),
     "enable_progress_bar": ("true", "Show the progress of each epoch."),
     "logger": ("metrics.csv", "Another Lightning logger for the curves, or false."),
-    "profiler": ("null", "`simple` or `advanced`: where the time goes."),
+    "profiler": ("null", "`simple` or `advanced`: report where the time is spent."),
 }
 ALL_GROUPS = " | ".join((*GROUPS, "trainer"))
 VERBS = {
@@ -56,10 +56,10 @@ Learn products one after another, evaluate after each, and write RUN/report.
 
   --config NAME|FILE            a preset, or options in a YAML file; may be given more than once.
 {presets}
-  --safe-config                 a FILE builds any class that it names: allow those of torch,
-                                torchvision, lightning and moleflow_pl alone
+  --safe-config                 a FILE can build any class that it names: allow only those of
+                                torch, torchvision, lightning and moleflow_pl
   --ckpt_path RUN|FILE          resume from a run's checkpoint, which holds its options
-  --data.root FOLDER            the images; --data.layout tells how they are arranged
+  --data.root FOLDER            the images, arranged as --data.layout says
   --data.tasks '[a, [b, c]]'    products in the order of learning; an inner list is one task
   --trainer.default_root_dir D  the run folder
   --seed_everything N           the run's seed (0)
@@ -74,8 +74,8 @@ examples:
     "validate": """\
 usage: moleflow validate RUN [options]
 
-Compute NLL and routing accuracy on the calibration images (--data.val_fraction) of the tasks
-learned.
+Compute NLL and routing accuracy on the calibration images (--data.val_fraction) of all learned
+tasks.
 
   RUN                           the folder of a fit, or a checkpoint in it (--ckpt_path)
 
@@ -85,7 +85,7 @@ example:
     "test": """\
 usage: moleflow test RUN [options]
 
-Score the test images of all tasks learned, and write RUN/report. The checkpoint holds its run's
+Score the test images of all learned tasks, and write RUN/report. The checkpoint holds its run's
 options; options on the command line override them.
 
   RUN                           the folder of a fit, or a checkpoint in it (--ckpt_path)
@@ -97,7 +97,7 @@ examples:
     "predict": """\
 usage: moleflow predict RUN IN [options]
 
-Decide about the images of a file, a folder or a pattern; one row each in
+Decide about the images of a file, a folder or a pattern, and write one row for each to
 RUN/predictions/predictions.csv.
 
   RUN                           the folder of a fit, or a checkpoint in it (--ckpt_path)
@@ -123,7 +123,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def verb_help(verb: str) -> str:
-    """Return what a verb does, its most common options, and where the others are shown."""
+    """Return the help of a verb with its most common options, and how to list the others."""
     names = indented(f"Presets: {', '.join(preset_names())}.", 32)
     text = VERBS[verb].replace("{presets}", names)
     return f"{text}\nall options, by group:\n  moleflow {verb} --help {ALL_GROUPS}"
@@ -144,13 +144,13 @@ def group_help(verb: str, group: str) -> str:
 
 
 def option_help(option: str, text: str) -> str:
-    """Return an option with its description beside it, or below it where there is no room."""
+    """Return an option with its description beside it, or below it if it is too long."""
     head, body = f"  {option}", indented(text, INDENT)
     return f"{head}\n{body}" if len(head) >= INDENT else head + body[len(head) :]
 
 
 def indented(text: str, indent: int) -> str:
-    """Return a text as lines of at most `WIDTH` characters."""
+    """Return a text wrapped to `WIDTH` characters, with an indent."""
     space = " " * indent
     return textwrap.fill(text, WIDTH, initial_indent=space, subsequent_indent=space)
 
@@ -163,9 +163,11 @@ def options(module: str, kind: str) -> Iterator[tuple[str, str, str]]:
         ('epochs_per_task', '10')
     """
     body = source(module)
-    (found,) = [node for node in body if isinstance(node, ast.ClassDef) and node.name == kind]
-    (init,) = [n for n in found.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
-    texts = descriptions(ast.get_docstring(found) or "")
+    (definition,) = [n for n in body if isinstance(n, ast.ClassDef) and n.name == kind]
+    (init,) = [
+        n for n in definition.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"
+    ]
+    texts = descriptions(ast.get_docstring(definition) or "")
     names = [argument.arg for argument in init.args.args[1:]]
     for name, default in zip(names, init.args.defaults, strict=True):
         yield name, as_yaml(default, body), texts[name]
@@ -179,11 +181,11 @@ def source(module: str) -> list[ast.stmt]:
 
 
 def as_yaml(default: ast.expr, body: Sequence[ast.stmt] = ()) -> str:
-    """Return a default as a user types it; a named constant by its value.
+    """Return a default as a user types it; a named constant becomes its value.
 
     Args:
         default: The expression in the signature.
-        body: The statements of the module that defines its names.
+        body: Statements of the module in which its names are defined.
 
     Example:
         >>> [as_yaml(ast.parse(text, mode="eval").body) for text in ("None", "(8, 9)", "adamw")]
@@ -197,7 +199,7 @@ def as_yaml(default: ast.expr, body: Sequence[ast.stmt] = ()) -> str:
 
 
 def constant(name: str, body: Sequence[ast.stmt]) -> ast.expr | None:
-    """Find the expression assigned to a name, in a module or the one it is imported from."""
+    """Find the expression assigned to a name, in a module or in the one that it imports it from."""
     for node in body:
         if isinstance(node, ast.Assign) and name in map(ast.unparse, node.targets):
             return node.value

@@ -1,4 +1,4 @@
-"""`moleflow fit`, `validate`, `test` and `predict`: LightningCLI."""
+"""`moleflow fit`, `validate`, `test` and `predict`, by LightningCLI."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ from moleflow_pl.tasks.schedule import TaskSchedule
 logger = logging.getLogger(__name__)
 
 IGNORED_WARNINGS = (
-    r"Found \d+ module\(s\) in eval mode",  # the frozen backbone is meant to be
+    r"Found \d+ module\(s\) in eval mode",  # intended for the frozen backbone
     r"Checkpoint directory .* exists and is not empty",  # `prepare_run` has cleared the way
-    r"Experiment logs directory .* exists and is not empty",  # the lock; old curves are aside
-    r"It is recommended to use .*sync_dist=True",  # every rank logs the mean of all already
-    r".*LeafSpec.* is deprecated",  # between Lightning and torch
+    r"Experiment logs directory .* exists and is not empty",  # has the lock file
+    r"It is recommended to use .*sync_dist=True",  # every rank already logs the mean over all
+    r".*LeafSpec.* is deprecated",  # a matter between Lightning and torch
 )
-# the command says it itself, in one line; or it is of no use to who inspects images
+# the command reports this itself in one line, or it does not help to inspect images
 IGNORED_MESSAGES = re.compile(
     r"\s*Detected KeyboardInterrupt|(\[rank: \d+\] )?Received SIGTERM|.*Tip: |Seed set to|"
     r"TPU available|`Trainer\.\w+` stopped|Restor(ing|ed) |Loaded model weights"
@@ -70,13 +70,13 @@ DESCRIPTION = "Learn to inspect one product after another, and inspect images wi
 
 
 class Parser(LightningArgumentParser):
-    """A parser that hands on what it has to say, instead of showing all options and exiting."""
+    """A parser that raises its errors, instead of printing all options and exiting."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Refuse the command.
+        """Raise the error.
 
         Raises:
-            Mistake: it is of the command itself, not of a class that an option names.
+            Mistake: the command line is wrong, not an argument of a class that it names.
         """
         if not self.exit_on_error:
             super().error(message, ex)
@@ -84,7 +84,7 @@ class Parser(LightningArgumentParser):
 
 
 class MoLEFlowCLI(CheckpointFirstCLI):
-    """LightningCLI for the one model and the one data module, with the run folder looked after."""
+    """LightningCLI for this model and data module, which also manages the run folder."""
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         return super().init_parser(**{"allow_abbrev": False, **kwargs})
@@ -102,8 +102,8 @@ class MoLEFlowCLI(CheckpointFirstCLI):
         args = presets.resolve(expand_product(quote_tasks(args)))
         path = option(args, "--ckpt_path")
         self.missing: Path | None = None
-        self.content: dict[str, Any] | None = None  # of the checkpoint, which is read once
-        self.state: State | None = None  # of its file
+        self.content: dict[str, Any] | None = None  # contents of the checkpoint, read once
+        self.state: State | None = None  # of the checkpoint's file
         if path is not None and args[0] in self.subcommands():
             if args[0] == "fit" and never_written(Path(path)):
                 args, self.missing = without(args, "--ckpt_path"), Path(path)
@@ -117,8 +117,8 @@ class MoLEFlowCLI(CheckpointFirstCLI):
                 values.check_parsed(self.config.as_dict())
         except Mistake as error:
             known = options_of(self.verb_parser(args[0]).format_usage())
-            said = explain(str(error), f"moleflow {args[0]}", known, f" {ALL_GROUPS}")
-            raise ConfigError(said) from error
+            message = explain(str(error), f"moleflow {args[0]}", known, f" {ALL_GROUPS}")
+            raise ConfigError(message) from error
 
     def before_instantiate_classes(self) -> None:
         trainer = self._get(self.config, "trainer")
@@ -128,14 +128,14 @@ class MoLEFlowCLI(CheckpointFirstCLI):
         limit = trainer.max_epochs
         if limit not in (None, -1):
             raise ConfigError(
-                f"trainer.max_epochs {limit}: leave it out, and set schedule.epochs_per_task"
+                f"trainer.max_epochs {limit}: leave it out and set schedule.epochs_per_task instead"
             )
 
     def instantiate_classes(self) -> None:
         """Build model, data module and Trainer.
 
         Raises:
-            ConfigError: an option of the Trainer that cannot be, or a package that is missing.
+            ConfigError: an option of the Trainer is invalid, or a package is missing.
         """
         try:
             super().instantiate_classes()
@@ -143,39 +143,41 @@ class MoLEFlowCLI(CheckpointFirstCLI):
             missing = missing_package(error)
             if missing is None:
                 raise
-            raise ConfigError(f"a class of this command needs a package: {missing}") from error
+            raise ConfigError(
+                f"a class of this command needs a package: {missing}; install it"
+            ) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer = self._get(self.config_init, "trainer")
         if trainer.logger is None:
-            # only a fit has curves; a logger of `test` would erase them
+            # only a fit writes curves; a logger in `test` would erase them
             fit = self.subcommand == "fit"
             kwargs["logger"] = RunCurves(trainer.default_root_dir) if fit else False
         kwargs["callbacks"] = self.callbacks_with_bar(trainer)
         try:
             built = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ValueError, TypeError) as error:
-            raise ConfigError(f"the Trainer's options do not fit: {error}") from error
-        check_devices(built)  # before Lightning starts a process for each
+            raise ConfigError(f"the Trainer's options are invalid: {error}") from error
+        check_devices(built)  # before Lightning starts a process for each device
         check_precision(built)
         if self.subcommand == "fit":
             check_companions(built)
         return built
 
     def callbacks_with_bar(self, trainer: Any) -> list[Any]:
-        """The callbacks asked for, and the bar of the run unless another or none was asked for."""
-        asked = trainer.callbacks or []
-        callbacks = list(asked) if isinstance(asked, (list, tuple)) else [asked]
+        """The requested callbacks, and the run's bar unless another or none is requested."""
+        given = trainer.callbacks or []
+        callbacks = list(given) if isinstance(given, (list, tuple)) else [given]
         self.show: Show = with_own_bar
         if trainer.enable_progress_bar is False:
             self.show = unseen
-        elif not any(isinstance(one, ProgressBar) for one in callbacks):
+        elif not any(isinstance(callback, ProgressBar) for callback in callbacks):
             callbacks.append(RunProgressBar())
             self.show = callbacks[-1].step
         return callbacks
 
     def run_subcommand(self, subcommand: str) -> None:
-        """Run a verb, alone in the folder it writes to; say how far a fit came that is stopped."""
+        """Run a verb as the only writer of its folder; report the progress of a stopped fit."""
         self.lock = RunLock(self.folder_to_write())
         try:
             if subcommand in ("test", "predict") and self.writes:
@@ -186,41 +188,43 @@ class MoLEFlowCLI(CheckpointFirstCLI):
             stopped = stopped_by(error, progress(self.model.schedule))
             if stopped is None or subcommand != "fit":
                 raise
-            stopped.changes = self.changes_to_go_on()
+            stopped.changes = self.changes_to_resume()
             raise stopped from error
         finally:
             self.lock.release()
 
     def folder_to_write(self) -> Path:
-        """The run folder, or the one that `predict` was given."""
+        """The run folder, or the output folder given to `predict`."""
         options = self._get(self.config, "predictions")
         given = getattr(options, "folder", None) if self.subcommand == "predict" else None
         return Path(given or self.trainer.default_root_dir).expanduser()
 
     @property
     def writes(self) -> bool:
-        """Whether this process writes results: the first of several, and not in a trial."""
+        """Whether this process writes results: only the first of several, and not in a trial."""
         return self.trainer.is_global_zero and not is_trial(self.trainer)
 
     def after_validate(self) -> None:
-        """Show what Lightning's own table would cut short."""
+        """Print the results in place of Lightning's table, which would truncate names."""
         if self.trainer.is_global_zero:
             print_table(validation_table(self.model.schedule, self.trainer.callback_metrics))
 
     def after_fit(self) -> None:
-        """Let a fit that a limit ended fail.
+        """Raise an error for a fit that a limit ended.
 
         Raises:
             StoppedError: not all tasks are learned.
         """
         schedule = self.model.schedule
         if is_trial(self.trainer):
-            raise StoppedError("a trial, nothing was saved", changes=self.changes_to_go_on())
+            raise StoppedError(
+                "this was a trial, nothing was saved", changes=self.changes_to_resume()
+            )
         if schedule.todo:
-            raise StoppedError(progress(schedule), changes=self.changes_to_go_on())
+            raise StoppedError(progress(schedule), changes=self.changes_to_resume())
 
-    def changes_to_go_on(self) -> dict[str, str]:
-        """Options with which a stopped fit goes on where it was."""
+    def changes_to_resume(self) -> dict[str, str]:
+        """Options with which a stopped fit resumes."""
         changes = blocking_limits(self.trainer)
         if not is_trial(self.trainer):
             last = RunFolder(Path(self.trainer.default_root_dir)).last
@@ -246,8 +250,8 @@ class MoLEFlowCLI(CheckpointFirstCLI):
             self.begin_run(folder)
 
     def begin_run(self, folder: Path) -> None:
-        """Make room for a fit and hold the folder, so that no other command moves or writes it."""
-        # what is there may be moved: no note of this command goes with it
+        """Clear and lock the run folder, so that no other command moves it or writes to it."""
+        # the folder may be moved: without a file that names this command as the holder
         with RunLock(folder, noted=False) if folder.exists() else nullcontext():
             if self.missing is None:
                 devices = self.trainer.world_size
@@ -263,40 +267,36 @@ class MoLEFlowCLI(CheckpointFirstCLI):
             kwargs["ckpt_path"] = self.checkpoint
         path = kwargs.get("ckpt_path")
         if path is not None:
-            handed_on = WholeCheckpoints(Path(path), self.content, self.state)
-            self.trainer.strategy.checkpoint_io, self.content = handed_on, None
+            checkpoints = WholeCheckpoints(Path(path), self.content, self.state)
+            self.trainer.strategy.checkpoint_io, self.content = checkpoints, None
         if subcommand == "validate":
             kwargs["verbose"] = False
         if subcommand == "predict":
-            # PredictionWriter writes each batch; a list of all would fill the memory
+            # PredictionWriter writes each batch; a list of all needs too much memory
             kwargs["return_predictions"] = False
         return kwargs
 
 
 def missing_package(error: BaseException) -> str | None:
-    """Why an import failed behind an error; the parser wraps it in errors of its own."""
+    """The message of a failed import behind an error, which the parser wraps in its own."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ImportError):
         cause = cause.__cause__ or cause.__context__
     if cause is not None:
         return str(cause)
-    # of all types that a value may have, jsonargparse before 4.49 chains only the first one's error
-    told = re.search(r"(Requirement '|No module named |Neither `).*", str(error))
-    return told and told[0]
+    # for a value of several types, jsonargparse before 4.49 chains only the first one's error
+    match = re.search(r"(Requirement '|No module named |Neither `).*", str(error))
+    return match and match[0]
 
 
 def require_checkpoints(trainer: Any) -> None:
-    """Refuse options that switch off what a run consists of.
-
-    Raises:
-        ConfigError: there is one.
-    """
+    """Raise ConfigError for options that disable checkpoints."""
     off = "trainer.enable_checkpointing false" if trainer.enable_checkpointing is False else ""
     off = "trainer.barebones true" if trainer.barebones else off
     if off:
         raise ConfigError(
-            f"{off}: a run is its checkpoints, and without them nothing of it would be left. Leave "
-            "it out, or try a few batches with --trainer.fast_dev_run true"
+            f"{off}: without checkpoints nothing of a run would be saved. Leave it out, or try a "
+            "few batches with --trainer.fast_dev_run true"
         )
 
 
@@ -312,7 +312,9 @@ def begin_anew(checkpoint: Path, folder: Path) -> None:
         CheckpointError: the missing checkpoint belongs to another run folder.
     """
     if RunFolder.of(checkpoint).root.resolve() != folder.resolve():
-        raise CheckpointError(f"no checkpoint at {checkpoint}")
+        raise CheckpointError(
+            f"no checkpoint at {checkpoint}: give the run folder {folder}, or a .ckpt file in it"
+        )
     logger.info(f"no checkpoint at {checkpoint} yet: the run starts from the beginning")
 
 
@@ -335,8 +337,8 @@ def build(args: list[str] | None = None, kind: type[MoLEFlowCLI] = MoLEFlowCLI) 
     )
 
 
-def quieten() -> None:
-    """Drop what Lightning says of signals and of other products."""
+def silence_lightning() -> None:
+    """Suppress Lightning's messages about signals and about other products."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         for handler in logging.getLogger(name).handlers:
             handler.filters = [lambda record: not IGNORED_MESSAGES.match(record.getMessage())]
@@ -350,7 +352,7 @@ def main(args: Sequence[str]) -> None:
     """
     for message in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
-    quieten()
+    silence_lightning()
     try:
         build(list(args))
     except Exception as error:

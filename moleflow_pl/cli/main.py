@@ -28,14 +28,14 @@ VERBS = {
     "export": ("moleflow_pl.cli.export", "write a model as one file: ONNX or torch.export"),
     "serve": (
         "moleflow_pl.cli.serve",
-        "inspect what clients, folders and cameras send, and keep it",
+        "inspect images from clients, folders and cameras, and record them",
     ),
     "calibrate": ("moleflow_pl.cli.calibrate", "show or change the thresholds, without training"),
     "experts": (
         "moleflow_pl.cli.experts",
         "list, export, import, remove, rename, update or roll back experts",
     ),
-    "review": ("moleflow_pl.cli.review", "let what people said of decisions change a model"),
+    "review": ("moleflow_pl.cli.review", "improve a model by reviews of its decisions"),
     "report": ("moleflow_pl.cli.report", "compare several runs"),
 }
 HELP = """\
@@ -47,8 +47,8 @@ which product a new image shows.
 verbs:
 {verbs}
 
-moleflow VERB --help shows a verb's options, with examples. With --key-file FILE, every verb signs
-the models that it writes; with --require-signature as well, it reads none that are not signed.
+moleflow VERB --help shows a verb's options with examples. With --key-file FILE, every verb signs
+the models that it writes; with --require-signature as well, it reads only signed ones.
 
 examples:
   moleflow fit --config demo
@@ -56,7 +56,7 @@ examples:
   moleflow test runs/demo
   moleflow predict runs/demo 'new/*.png'
   moleflow export runs/demo"""
-# errors of the system that a user can fix, raised by any verb
+# system errors that a user can fix
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 NO_MEMORY = (
     "there is not enough memory: close other programs, or reduce data.batch_size or "
@@ -83,7 +83,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     if args is None:
         use_utf8()
-    escape_what_cannot_be_shown()
+    escape_unencodable()
     args = list(sys.argv[1:] if args is None else args)
     verb = args[0] if args else "--help"
     if verb in ("-h", "--help", "help"):
@@ -91,7 +91,7 @@ def main(args: Sequence[str] | None = None) -> None:
     elif verb == "--version":
         print(f"moleflow {__version__}")
     elif verb not in VERBS:
-        close = "".join(f", did you mean {one}?" for one in get_close_matches(verb, VERBS, n=1))
+        close = "".join(f", did you mean {v}?" for v in get_close_matches(verb, VERBS, n=1))
         names = ", ".join(VERBS)
         sys.exit(f"moleflow: no verb {verb!r}{close or ';'} the verbs are {names}: moleflow --help")
     else:
@@ -99,18 +99,18 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def use_utf8() -> None:
-    """Start the command again in Python's UTF-8 mode where the locale lacks letters of names.
+    """Restart the command in Python's UTF-8 mode if the locale has another encoding.
 
-    Libraries open files, and Python names them, in the encoding that the process began with.
+    Libraries use the encoding that the process started with, for files and for their names.
     """
     if os.name != "posix" or "utf8" in sys._xoptions or sys.getfilesystemencoding() == "utf-8":
         return
-    os.environ["PYTHONUTF8"] = "1"  # of processes that this one starts
+    os.environ["PYTHONUTF8"] = "1"  # for child processes
     os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
-def escape_what_cannot_be_shown() -> None:
-    """Let no name end the command that the terminal's encoding lacks."""
+def escape_unencodable() -> None:
+    """Escape characters that the terminal's encoding lacks, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -135,13 +135,13 @@ def run(verb: str, args: Sequence[str]) -> None:
 
 @contextmanager
 def exit_on_known_errors(args: Sequence[str]) -> Iterator[None]:
-    """End the process with one line for an error that the user can fix, without a traceback.
+    """Exit with one line, without a traceback, for an error that the user can fix.
 
     Args:
-        args: All words of the command, for the line on how to go on.
+        args: All words of the command, for the line on how to resume.
     """
     try:
-        with stops_told():
+        with stops_as_errors():
             yield
     except StoppedError as error:
         exit_stopped(error, args)
@@ -158,15 +158,15 @@ def exit_on_known_errors(args: Sequence[str]) -> Iterator[None]:
 
 
 @contextmanager
-def stops_told() -> Iterator[None]:
-    """Turn what a signal or a closed pipe raises into one error.
+def stops_as_errors() -> Iterator[None]:
+    """Turn exceptions from a signal or a closed pipe into a `StoppedError`.
 
     Raises:
-        StoppedError: there was one.
+        StoppedError: a signal came, or the pipe was closed.
     """
     try:
         yield
-        sys.stdout.flush()  # what a pipe did not take must not come out after the end
+        sys.stdout.flush()  # so that a closed pipe is noticed now, not at exit
     except (KeyboardInterrupt, SystemExit, BrokenPipeError) as error:
         stopped = stopped_by(error)
         if stopped is None:

@@ -1,4 +1,4 @@
-"""What a command line gets wrong, in a few lines: what, what was meant, where all options are."""
+"""Usage errors in a few lines: what is wrong, what was probably meant, where all options are."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from moleflow_pl.errors import ConfigError
 UNKNOWN_WORDS = "unrecognized arguments: "
 UNKNOWN_KEY = re.compile(r"does not accept (?:option|nested key) '(.+?)'")
 OPTION = re.compile(r"(?<![\w-])--[\w.-]+")
-CLOSE = 0.7  # least similarity of an option that is offered
-LONGEST = 300  # characters of what a library says
-# types of Python, as users write their values
+CLOSE = 0.7  # least similarity of a suggested option
+LONGEST = 300  # characters of a library's message
+# Python types, as users write their values
 TYPES = {"NoneType": "null", "bool": "true or false", "Sequence": "list", "str": "text"}
 
 
-class Mistake(Exception):  # noqa: N818 - no ValueError, which parsers catch
-    """What a parser says of a command line."""
+class Mistake(Exception):  # noqa: N818 - not a ValueError, which parsers catch
+    """The message of a parser about a wrong command line."""
 
 
 class VerbParser(argparse.ArgumentParser):
-    """The parser of a verb without a Trainer: options in full, mistakes in a few lines."""
+    """The parser of a verb without a Trainer: options in full, usage errors in a few lines."""
 
     def __init__(self, **settings: object) -> None:
         super().__init__(**{"allow_abbrev": False, **settings})  # type: ignore[arg-type]
 
     def error(self, message: str) -> NoReturn:
-        """Refuse the command.
+        """Raise a ConfigError with a short explanation.
 
         Raises:
             ConfigError: always.
@@ -40,7 +40,7 @@ class VerbParser(argparse.ArgumentParser):
 
 
 def options_of(usage: str) -> list[str]:
-    """Return the options that a usage shows.
+    """Return the options in a usage text.
 
     Example:
         >>> options_of("usage: moleflow x [-h] --run RUN [--data.root ROOT]")
@@ -50,13 +50,13 @@ def options_of(usage: str) -> list[str]:
 
 
 def explain(message: str, command: str, known: Iterable[str], groups: str = "") -> str:
-    """Return what a parser's message means, what was meant, and where all options are.
+    """Explain a parser's message, with a suggestion and where all options are.
 
     Args:
-        message: What argparse or jsonargparse says.
-        command: The command as far as its verb.
+        message: Message of argparse or jsonargparse.
+        command: The command up to its verb.
         known: All options.
-        groups: What shows options by group after `--help`.
+        groups: Groups of options that `--help` accepts.
     """
     unknown = unknown_option(message)
     if unknown is None:
@@ -69,7 +69,7 @@ def explain(message: str, command: str, known: Iterable[str], groups: str = "") 
 
 
 def unknown_option(message: str) -> str | None:
-    """Return the first option that a parser does not know; None if it complains of another thing.
+    """Return the unknown option that a parser's message names first; None for another message.
 
     Example:
         >>> unknown_option("unrecognized arguments: --modle.rank=3 --x"), unknown_option("else")
@@ -79,17 +79,17 @@ def unknown_option(message: str) -> str | None:
     """
     if (key := UNKNOWN_KEY.search(message)) is not None:
         return f"--{key[1]}"
-    found = re.search(rf"(?i)\b{UNKNOWN_WORDS}(.*)", message)  # older jsonargparse: a capital
-    words = [] if found is None else found[1].split()
+    match = re.search(rf"(?i)\b{UNKNOWN_WORDS}(.*)", message)  # capitalised in older jsonargparse
+    words = [] if match is None else match[1].split()
     return next((word.partition("=")[0] for word in words if word.startswith("-")), None)
 
 
 def closest(unknown: str, known: list[str]) -> str | None:
-    """Return the option that was meant, if one is alike: also one of a group that was left out.
+    """Return the most similar option, also if its group was left out; None without one.
 
     Example:
         >>> known = ["--data.root", "--model.lora_rank", "--schedule.epochs_per_task"]
-        >>> [closest(one, known) for one in ("--lora_rank", "--epochs", "--dta.root", "--qq")]
+        >>> [closest(name, known) for name in ("--lora_rank", "--epochs", "--dta.root", "--qq")]
         ['--model.lora_rank', '--schedule.epochs_per_task', '--data.root', None]
     """
     last = unknown.lstrip("-").rpartition(".")[2]
@@ -103,7 +103,7 @@ def closest(unknown: str, known: list[str]) -> str | None:
 
 
 def wrong_value(message: str) -> str:
-    r"""Return in one line which option has which wrong value, and what it takes.
+    r"""Return in one line the option, its wrong value, and the values that it takes.
 
     Example:
         >>> wrong_value('Parser key "a.b":\n  Expected a <class \'int\'>. Got value: x')
@@ -120,7 +120,7 @@ def wrong_value(message: str) -> str:
 
 
 def as_typed(kind: str) -> str:
-    """Return a type of Python as its values are written.
+    """Return a Python type as users write its values.
 
     Example:
         >>> as_typed("<class 'NoneType'>"), as_typed("typing.Literal['npy', 'tiff']")

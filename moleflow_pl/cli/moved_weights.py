@@ -1,4 +1,4 @@
-"""`--model.backbone_weights` for verbs without LightningCLI: where the weights are now."""
+"""The option `--model.backbone_weights` for verbs without LightningCLI."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 OPTION = "--model.backbone_weights"
-HELP = "where the backbone's weights are now, if they have moved"
+HELP = "the new place of the backbone's weights, if they have moved"
 
 
 def add_option(parser: argparse.ArgumentParser, saved: bool = False) -> None:
@@ -15,20 +15,20 @@ def add_option(parser: argparse.ArgumentParser, saved: bool = False) -> None:
 
     Args:
         parser: The verb's parser.
-        saved: Whether the verb writes the place into the checkpoint.
+        saved: Whether the verb stores the new place in the checkpoint.
     """
     text = f"{HELP}; the checkpoint keeps the new place" if saved else HELP
     parser.add_argument(OPTION, dest="backbone_weights", metavar="WEIGHTS", help=text)
 
 
 def overrides(options: argparse.Namespace) -> dict[str, Any]:
-    """What the option changes of a model's arguments."""
+    """Arguments of the model that the option replaces."""
     given = options.backbone_weights
     return {} if given is None else {"backbone_weights": given}
 
 
 def save_place(path: Path, weights: str) -> None:
-    """Write the place into a checkpoint, where later commands look for it.
+    """Store the new place in a checkpoint, for later commands.
 
     Raises:
         ConfigError: there are no weights at that place.

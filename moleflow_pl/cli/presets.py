@@ -1,4 +1,4 @@
-"""The names of presets after `--config`."""
+"""Resolves the names of presets after `--config`."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def resolve(args: Sequence[str]) -> list[str]:
     """Replace the name of a preset after `--config` by its path; a file of that name comes first.
 
     Raises:
-        ConfigError: a value is neither a file, nor a preset, nor YAML options themselves.
+        ConfigError: a value is neither a file, nor a preset, nor YAML with options.
     """
     return replace_values(args, "--config", config_path)
 
 
 def config_path(value: str) -> str:
-    """Return what LightningCLI can read: a path, or the YAML text itself.
+    """Return a value that LightningCLI can read: a path, or YAML text.
 
-    It reads files in the system's encoding, and they are UTF-8: it gets the text where that
-    matters.
+    It reads files in the system's encoding, but they are UTF-8: if they are not ASCII, it gets the
+    text.
 
     Raises:
         ConfigError: the file cannot be read, or is not UTF-8.
@@ -45,42 +45,44 @@ def config_path(value: str) -> str:
     try:
         text = regular(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"--config {value} is not UTF-8: {error}") from error
+        raise ConfigError(f"--config {value} is not UTF-8: {error}; save it as UTF-8") from error
     except OSError as error:
-        raise ConfigError(f"cannot read --config {value}: {error.strerror}") from error
+        raise ConfigError(
+            f"cannot read --config {value}: {error.strerror}; give a YAML file or a preset"
+        ) from error
     check_groups(text, f"--config {value}")
     return path if text.isascii() else text
 
 
 def check_groups(text: str, where: str) -> None:
-    """Check that YAML has options in each of its groups: LightningCLI passes over anything else.
+    """Check that each group in YAML holds options: LightningCLI ignores any other value.
 
     Raises:
-        ConfigError: it has a single value in place of one.
+        ConfigError: a group is a single value.
     """
     try:
         options = load_yaml(text)
     except yaml.YAMLError:
-        return  # LightningCLI says what is wrong with it
+        return  # LightningCLI reports the error
     groups = (*GROUPS, "trainer")
-    found = options.items() if isinstance(options, dict) else ()
-    for name, value in found:
+    entries = options.items() if isinstance(options, dict) else ()
+    for name, value in entries:
         if name in groups and not isinstance(value, (dict, str, type(None))):
             raise ConfigError(
-                f"{where}: {name} is a group of options, got {printable(str(value))}: write "
+                f"{where}: {name} must be a group of options, got {printable(str(value))}: write "
                 f"{name}: {{OPTION: VALUE}}; moleflow fit --help {name} lists them"
             )
 
 
 def is_text(value: str) -> bool:
-    """Return whether a value holds options itself, as YAML, and names no file.
+    """Return whether a value is YAML with options, not the name of a file.
 
     Example:
         >>> is_text("{seed_everything: 1}"), is_text("demo")
         (True, False)
 
     Raises:
-        ConfigError: it stands for more than a configuration holds.
+        ConfigError: it exceeds the limits of `plain_yaml`.
     """
     try:
         return isinstance(load_yaml(value), dict)

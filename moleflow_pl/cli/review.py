@@ -1,4 +1,4 @@
-"""`moleflow review`: apply, preview or export what people said of decisions."""
+"""`moleflow review`: apply, preview or export reviews of decisions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moleflow_pl.cli import moved_weights
-from moleflow_pl.cli.changed_model import say_changed
+from moleflow_pl.cli.changed_model import report_changed
 from moleflow_pl.cli.mistakes import VerbParser
 from moleflow_pl.cli.run_argument import CHECKPOINT, SETTINGS
 
@@ -28,13 +28,18 @@ examples:
 A file of reviews has the columns path, product and label, as predictions.csv has them, and verdict:
 right, false_alarm, missed_defect or other_product."""
 REVIEWS: dict[str, Any] = {"type": Path, "required": True, "metavar": "FILE", "help": "a CSV file"}
-PRODUCT = {"metavar": "NAME", "help": "of this product alone; default: all that are reviewed"}
+PRODUCT = {"metavar": "NAME", "help": "only this product; default: all reviewed ones"}
 PAST: dict[str, Any] = {
     "type": Path,
     "metavar": "FILE",
-    "help": "past decisions to compare with; default: predictions.csv of the run's predict",
+    "help": "past decisions to compare with; default: the run's predictions/predictions.csv",
 }
-OUTPUT: dict[str, Any] = {"type": Path, "required": True, "metavar": "FOLDER", "help": "new images"}
+OUTPUT: dict[str, Any] = {
+    "type": Path,
+    "required": True,
+    "metavar": "FOLDER",
+    "help": "output folder",
+}
 MODEL = {CHECKPOINT: SETTINGS, "--reviews": REVIEWS, "--product": PRODUCT}
 # action: (what it does, its options with their settings)
 ACTIONS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
@@ -52,14 +57,14 @@ ACTIONS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
         {"--reviews": REVIEWS, "--output": OUTPUT},
     ),
 }
-SHOWN = 20  # changed decisions that are listed
+SHOWN = 20  # changed decisions to list
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the verb's arguments."""
     parser = VerbParser(
         prog="moleflow review",
-        description="Let what people said of decisions change a model, and no other expert in it.",
+        description="Improve the experts of a model by reviews of their decisions.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -92,7 +97,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def apply(options: argparse.Namespace, reviews: Sequence[Review]) -> None:
-    """Put a new version of each reviewed product's expert in its place, and say so."""
+    """Replace each reviewed product's expert by a new version, and log it."""
     from moleflow_pl.checkpoints.run_folder import RunFolder
     from moleflow_pl.inference import reviews as library
 
@@ -107,7 +112,7 @@ def apply(options: argparse.Namespace, reviews: Sequence[Review]) -> None:
             f"{task.name}: threshold {threshold.value:.4g}, by {threshold.images} calibration "
             f"images; to restore the old one: {shlex.join(words)}"
         )
-    say_changed(path)
+    report_changed(path)
 
 
 def preview_of(options: argparse.Namespace, reviews: Sequence[Review]) -> Preview:
@@ -127,10 +132,10 @@ def preview_of(options: argparse.Namespace, reviews: Sequence[Review]) -> Previe
 
 
 def past_decisions(options: argparse.Namespace) -> list[PastDecision]:
-    """Return the decisions of a table of predictions; none where the run has no such table.
+    """Return the decisions of a table of predictions; none if the run has no such table.
 
     Raises:
-        DataError: the table that was named cannot be read.
+        DataError: the given table cannot be read.
     """
     import csv
 
@@ -147,30 +152,34 @@ def past_decisions(options: argparse.Namespace) -> list[PastDecision]:
         rows = list(csv.DictReader(regular(table).read_text(encoding="utf-8").splitlines()))
         return [PastDecision(Path(row["path"]), row["product"], row["label"]) for row in rows]
     except (OSError, UnicodeDecodeError, KeyError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no table of predictions"
-        raise DataError(f"cannot read the past decisions {table}: {reason}") from error
+        reason = (
+            error.strerror if isinstance(error, OSError) else "it is not a table of predictions"
+        )
+        raise DataError(
+            f"cannot read the past decisions {table}: {reason}; give a predictions.csv"
+        ) from error
 
 
-def show(found: Preview) -> None:
+def show(changes: Preview) -> None:
     """Print a preview."""
     from moleflow_pl._internal.console import NamesTable, print_table
 
     table = NamesTable(title="what applying the reviews would change")
-    for column in ("product", "good images added", "threshold before", "threshold then"):
+    for column in ("product", "good images added", "threshold before", "threshold after"):
         table.add_column(column, justify="left" if column == "product" else "right")
-    for product, (before, then) in found.thresholds.items():
-        table.add_row(product, str(found.images[product]), f"{before:.4g}", f"{then:.4g}")
+    for product, (before, after) in changes.thresholds.items():
+        table.add_row(product, str(changes.images[product]), f"{before:.4g}", f"{after:.4g}")
     print_table(table)
-    gone = f"; the images of {found.gone} more are gone" if found.gone else ""
-    logger.info(f"{len(found.changes)} of {found.compared} past decisions would change{gone}")
-    for change in found.changes[:SHOWN]:
+    gone = f"; the images of {changes.gone} more are gone" if changes.gone else ""
+    logger.info(f"{len(changes.changes)} of {changes.compared} past decisions would change{gone}")
+    for change in changes.changes[:SHOWN]:
         past = change.past
         product = "" if change.product == past.product else f" ({change.product})"
         logger.info(f"  {past.path}: {past.label} -> {change.label}{product}")
-    if len(found.changes) > SHOWN:
-        logger.info(f"  and {len(found.changes) - SHOWN} more")
-    if found.defects:
+    if len(changes.changes) > SHOWN:
+        logger.info(f"  and {len(changes.changes) - SHOWN} more")
+    if changes.defects:
         logger.info(
-            f"of the last {found.defects} confirmed defects {found.found} would be found, and "
-            f"{found.found_before} were"
+            f"of the last {changes.defects} confirmed defects, {changes.found} would be found, and "
+            f"{changes.found_before} were"
         )

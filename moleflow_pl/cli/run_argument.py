@@ -1,6 +1,6 @@
-"""Words without an option, and `--ckpt_path`: a run folder or a checkpoint, found at once.
+"""Positional arguments, and `--ckpt_path` as a run folder or a checkpoint.
 
-All of it happens before anything heavy is imported, so that a command without a model ends at once.
+This runs before heavy imports, so that a command without a model fails at once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from moleflow_pl.errors import CheckpointError, ConfigError
 
 CHECKPOINT = "--ckpt_path"
 IMAGES = "--data.predict_path"
-# verb: the options that its words without one stand for, in their order
+# verb: the options that its positional arguments stand for, in order
 PLACES: dict[str, tuple[str, ...]] = {
     "fit": (),
     "test": (CHECKPOINT,),
@@ -31,12 +31,12 @@ ACTIONS: dict[str, tuple[str, ...]] = {
     "review": ("apply", "preview"),
 }
 NAMES = {CHECKPOINT: "RUN", IMAGES: "IN"}
-# what a word too many was meant as, most likely
+# the likely intention behind an extra argument
 HINTS = {
     "fit": "; a preset or a file of options follows --config, and a list is quoted: '[a, b]'",
     "predict": "; a pattern is quoted: 'new/*.png'",
 }
-# of the option in a verb that has a parser of its own
+# settings of the option in verbs with their own parser
 SETTINGS: dict[str, Any] = {
     "type": Path,
     "required": True,
@@ -47,7 +47,7 @@ WITHOUT_VALUE = ("--print_config", "-h", "--help")
 
 
 def with_options(args: Sequence[str]) -> list[str]:
-    """Write a command's words in full: each as its option, a run folder as its last checkpoint.
+    """Expand positional arguments to options, and a run folder to its last checkpoint.
 
     Example:
         >>> with_options(["predict", "none/last.ckpt", "new", "--print_config"])[2:]
@@ -55,7 +55,7 @@ def with_options(args: Sequence[str]) -> list[str]:
 
     Raises:
         CheckpointError: there is no such model.
-        ConfigError: a verb has no model, or a word too many.
+        ConfigError: a verb lacks a model, or has an extra argument.
     """
     verb, *rest = args
     if verb in PLACES:
@@ -70,10 +70,10 @@ def with_options(args: Sequence[str]) -> list[str]:
 
 
 def named(verb: str, words: Sequence[str]) -> list[str]:
-    """Put the options of a verb before the words that stand for their values.
+    """Insert the options of a verb before its positional arguments.
 
     Raises:
-        ConfigError: there is a word too many, or an option beside its word.
+        ConfigError: there is an extra argument, or an option is given twice.
     """
     places, result = list(PLACES[verb]), []
     usage = usage_of(verb)
@@ -83,11 +83,11 @@ def named(verb: str, words: Sequence[str]) -> list[str]:
             continue
         if not places:
             raise ConfigError(
-                f"{word!r} is a word too many: {usage} [options]{HINTS.get(verb, '')}"
+                f"unexpected argument {word!r}: {usage} [options]{HINTS.get(verb, '')}"
             )
         place = places.pop(0)
         if option(words, place) is not None:
-            raise ConfigError(f"{word!r} and {place} both name one thing: leave one of them out")
+            raise ConfigError(f"{word!r} and {place} mean the same: leave one of them out")
         result += [place, word]
     return result
 
@@ -118,7 +118,7 @@ def with_run(words: Sequence[str]) -> list[str]:
 
 
 def usage_of(verb: str) -> str:
-    """Return a verb with the names of its words.
+    """Return a verb with the names of its positional arguments.
 
     Example:
         >>> usage_of("predict")
@@ -128,7 +128,7 @@ def usage_of(verb: str) -> str:
 
 
 def checkpoint_at(value: str) -> str:
-    """Return the checkpoint that a value names: the last one of a run folder, or itself.
+    """Return the checkpoint that a value names: the last one of a run folder, or the file itself.
 
     Example:
         >>> checkpoint_at("runs/x/last.ckpt")
@@ -142,8 +142,8 @@ def require_model(verb: str, path: str | None) -> None:
     """Check that a verb has a model to work with.
 
     Raises:
-        CheckpointError: there is none where it should be, nor an earlier one of its run.
-        ConfigError: none is named.
+        CheckpointError: the checkpoint is missing, and its run has no earlier one.
+        ConfigError: no model is given.
     """
     if path is None:
         raise ConfigError(
@@ -151,7 +151,7 @@ def require_model(verb: str, path: str | None) -> None:
             "such as runs/demo, or a .ckpt file in it"
         )
     file = Path(path).expanduser()
-    # of a file that was lost, whoever reads it offers the one before
+    # if only this file is lost, its reader suggests the one before
     if not file.exists() and not any(RunFolder.of(file).tasks.glob("*.ckpt")):
         raise CheckpointError(
             f"no checkpoint at {path}: give the folder of a fit, such as runs/demo, or a .ckpt "

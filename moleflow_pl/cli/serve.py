@@ -1,4 +1,4 @@
-"""`moleflow serve`: a service at the line, until a signal ends it."""
+"""`moleflow serve`: an inspection service that runs until a signal ends it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from moleflow_pl.cli.run_argument import CHECKPOINT, SETTINGS
 from moleflow_pl.errors import ConfigError
 
 DESCRIPTION = """\
-Inspect images as they come: by HTTP, from watched folders, from cameras. Each inspection is in the
-database before it is answered. The service listens on this machine alone, unless --host and the
-variable MOLEFLOW_TOKEN say otherwise.
+Inspect images by HTTP, from watched folders and from cameras. Each inspection is in the database
+before it is answered. The service is reachable from this machine alone, unless --host and the
+variable MOLEFLOW_TOKEN are set.
 """
 EXAMPLES = """\
 examples:
@@ -27,9 +27,9 @@ examples:
 PARTS = ("fastapi", "uvicorn", "sqlalchemy", "python_multipart", "prometheus_client",
          "watchfiles", "httpx", "paho")  # fmt: skip
 NUMBER, WHOLE = {"type": float, "metavar": "N"}, {"type": int, "metavar": "N"}
-# option: (the name in `Settings`, what the parser is told); defaults are those of `Settings`
+# option: (its name in `Settings`, settings of the parser); defaults are those of `Settings`
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
-    "--host": ("host", {"help": "address to listen at (127.0.0.1)"}),
+    "--host": ("host", {"help": "address to listen on (127.0.0.1)"}),
     "--port": ("port", {**WHOLE, "help": "port; 0 is a free one (8420)"}),
     "--database": (
         "database",
@@ -41,7 +41,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
         {
             "action": "append",
             "metavar": "KIND:ADDRESS",
-            "help": "what brings images: folder:PATH, camera:NUMBER or camera:rtsp://…; repeatable",
+            "help": "source of images: folder:PATH, camera:NUMBER or camera:rtsp://…; repeatable",
         },
     ),
     "--move-judged": (
@@ -54,22 +54,25 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
         {
             "action": "append",
             "metavar": "KIND:ADDRESS",
-            "help": "who is told: webhook:https://…, mqtt:mqtt://HOST/TOPIC, csv:FILE; repeatable",
+            "help": "receiver: webhook:https://…, mqtt:mqtt://HOST/TOPIC or csv:FILE; repeatable",
         },
     ),
-    "--batch": ("batch_size", {**WHOLE, "help": "images inspected at once, at most (16)"}),
+    "--batch": ("batch_size", {**WHOLE, "help": "most images in a batch (16)"}),
     "--batch-wait": (
         "batch_wait",
-        {**NUMBER, "help": "seconds to wait for company of an image that comes alone (0.002)"},
+        {
+            **NUMBER,
+            "help": "seconds that a single image waits for others to join its batch (0.002)",
+        },
     ),
-    "--queue": ("queue", {**WHOLE, "help": "images that may wait; others get 429 (64)"}),
+    "--queue": ("queue", {**WHOLE, "help": "most waiting images; further requests get 429 (64)"}),
     "--deadline": ("deadline", {**NUMBER, "help": "seconds until a request gets 504 (30)"}),
-    "--rate": ("rate", {**NUMBER, "help": "requests a second that a client may send (500)"}),
+    "--rate": ("rate", {**NUMBER, "help": "most requests per second of a client (500)"}),
     "--max-mb": ("max_mb", {**WHOLE, "help": "largest image file in MiB (32)"}),
     "--max-pixels": ("max_pixels", {**WHOLE, "help": "most pixels of an image (100000000)"}),
     "--no-images": (
         "keep_images",
-        {"action": "store_false", "help": "keep no images: nothing can be reviewed then"},
+        {"action": "store_false", "help": "keep no images; then decisions cannot be reviewed"},
     ),
     "--device": ("device", {"help": "device of the model (auto)"}),
 }
@@ -93,7 +96,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(args: Sequence[str]) -> None:
-    """Serve until a signal comes."""
+    """Serve until a signal ends the process."""
     options = vars(make_parser().parse_args(args))
     require_parts()
     model = Path(options.pop("ckpt_path")).expanduser()

@@ -1,7 +1,7 @@
-"""What ends a command before its work is done: a signal, a closed pipe, a limit.
+"""Signals, closed pipes and limits that end a command before its work is done.
 
-All of them end in one line on standard error, with the command that goes on, and in an exit code
-that is not 0: 128 + signal after a signal, as shells have it.
+Each prints one line on standard error with the command that resumes, and sets a non-zero exit code:
+128 + the signal's number after a signal, as in shells.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ NAMES = {int(signal.SIGINT): "ctrl-C", int(signal.SIGTERM): "SIGTERM", SIGPIPE: 
 
 
 class Terminated(SystemExit):
-    """SIGTERM came while no Trainer looks for it."""
+    """SIGTERM arrived while no Trainer handles it."""
 
 
 @contextmanager
 def signals_raise() -> Iterator[None]:
     """Let SIGTERM raise `Terminated`, so that half-written files are removed."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # Python sends signals to the main thread alone
+        yield  # Python delivers signals to the main thread alone
         return
     before = signal.signal(signal.SIGTERM, raise_terminated)
     try:
@@ -41,13 +41,13 @@ def signals_raise() -> Iterator[None]:
 
 
 def raise_terminated(signum: int, frame: FrameType | None) -> None:
-    """Raise, unless a Trainer has put its handler in front: it stops after the batch at hand."""
+    """Raise, unless a Trainer has its own handler, which stops after the current batch."""
     if signal.getsignal(signum) is raise_terminated:
         raise Terminated
 
 
 def signal_behind(error: BaseException) -> int | None:
-    """The signal that an exception comes from; None for any other.
+    """The signal that caused an exception; None if none did.
 
     Lightning and rich turn some of them into a `SystemExit` of their own.
     """
@@ -56,14 +56,14 @@ def signal_behind(error: BaseException) -> int | None:
         return int(signal.SIGINT)
     if isinstance(shown, BrokenPipeError):
         return SIGPIPE
-    # Lightning's `SIGTERMException`, told by its name: importing it takes seconds
+    # Lightning's `SIGTERMException`, recognised by name: importing it takes seconds
     if isinstance(shown, Terminated) or type(shown).__name__ == "SIGTERMException":
         return int(signal.SIGTERM)
     return None
 
 
 def stopped_by(error: BaseException, status: str = "stopped") -> StoppedError | None:
-    """The error that tells of a signal; None where an exception comes from none.
+    """The `StoppedError` for an exception caused by a signal; None for another.
 
     Args:
         error: What was raised.
@@ -74,7 +74,7 @@ def stopped_by(error: BaseException, status: str = "stopped") -> StoppedError | 
 
 
 def resuming_command(args: Sequence[str], error: StoppedError) -> str:
-    """The command that goes on.
+    """The command that resumes.
 
     Example:
         >>> resuming_command(["fit", "--x=a b"], StoppedError("", None, {"--ckpt_path": "c"}))
@@ -86,7 +86,7 @@ def resuming_command(args: Sequence[str], error: StoppedError) -> str:
 
 
 def exit_stopped(error: StoppedError, args: Sequence[str]) -> None:
-    """Say in one line how far a command came and how to go on, and exit.
+    """Print in one line how far a command came and how to resume it, and exit.
 
     Args:
         error: What stopped it.
@@ -98,7 +98,7 @@ def exit_stopped(error: StoppedError, args: Sequence[str]) -> None:
     if is_first_process():
         with suppress(OSError):  # standard error may be closed too
             print(
-                f"moleflow: {error.status}; go on with: {resuming_command(args, error)}",
+                f"moleflow: {error.status}; resume with: {resuming_command(args, error)}",
                 file=sys.stderr,
                 flush=True,
             )
@@ -108,7 +108,7 @@ def exit_stopped(error: StoppedError, args: Sequence[str]) -> None:
 
 
 def silence_closed_pipes() -> None:
-    """Send what is still to be flushed nowhere: Python would complain of it at its end."""
+    """Discard unflushed output, about which Python would complain at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -1,4 +1,4 @@
-"""The arguments of a checkpoint's run: plain values only, since the file may come from anyone."""
+"""Plain arguments that a command takes from a checkpoint, whose file may be hostile."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from moleflow_pl.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
-# what `test`, `validate` and `predict` take over from the run: the model, which images there are
-# and how they are measured; not what the machine has to do. None stands for a group's every value
+# what `test`, `validate` and `predict` take over from the run: the model, the images and how they
+# are evaluated, but not what concerns the machine. None stands for all values of a group
 IMAGES = ("root", "tasks", "layout", "image_size", "val_fraction", "check_files", "on_error")
 CARRIED: dict[str, tuple[str, ...] | None] = {"model": None, "data": IMAGES, "evaluation": None}
-MODEST = {"batch_size": 16, "num_workers": 2}  # up to the defaults, which any machine bears
-# a fit goes on to the same result: with all that decides it
+MODEST = {"batch_size": 16, "num_workers": 2}  # taken over up to these defaults
+# a resumed fit also needs everything that its result depends on
 TRAINING = (
     "accelerator", "precision", "gradient_clip_val", "gradient_clip_algorithm", "deterministic",
     "benchmark", "accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval",
@@ -34,7 +34,7 @@ RESUMED = {
     "schedule": None,
     "trainer": TRAINING,
 }
-# of the machine it ran on; a fit without them may give another result
+# arguments of the machine with usual values; with others, results may differ
 MACHINE = {"devices": (1, "auto"), "num_nodes": (1,), "strategy": ("auto",)}
 # arguments that name a class to import or a place to write to
 BUILT = {
@@ -48,8 +48,8 @@ SEED = "seed_everything"
 def stored_config(checkpoint: Path, content: Mapping[str, Any], subcommand: str) -> str:
     """The arguments that a command takes over from a checkpoint, as YAML.
 
-    They are on a short list, and none of them names a class of anyone else; the run folder is the
-    one the file lies in.
+    Only listed arguments are taken, and none that names another package's class; the run folder is
+    that of the file.
 
     Args:
         checkpoint: The file.
@@ -71,7 +71,7 @@ def stored_config(checkpoint: Path, content: Mapping[str, Any], subcommand: str)
 
 
 def listed(part: str, names: tuple[str, ...] | None, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a group that are on its list and plain, and warn of what matters.
+    """Return the listed plain arguments of a group, and warn of others that matter.
 
     Example:
         >>> listed("trainer", ("precision",), {"precision": "32-true", "devices": 1})
@@ -86,18 +86,18 @@ def listed(part: str, names: tuple[str, ...] | None, values: Mapping[str, Any]) 
         logger.warning(
             f"ignored arguments of the checkpoint: {', '.join(code)}. They name code, a place to "
             "write to or another machine, and a file may come from anyone. Set them again if you "
-            "trust them"
+            "need them"
         )
     return kept
 
 
 def is_modest(key: str, value: Any) -> bool:
-    """Return whether an argument asks of this machine no more than its default does."""
+    """Return whether an argument needs no more resources than its default."""
     return type(value) is int and 0 <= value <= MODEST[key]
 
 
 def is_missed(part: str, key: str, value: Any, wanted: Mapping[str, Any]) -> bool:
-    """Return whether an argument that is left out may have decided what the run came to."""
+    """Return whether the run's result may depend on an argument that is left out."""
     if value is None:
         return False
     if part == "trainer" and key in MACHINE:

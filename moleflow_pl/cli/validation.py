@@ -1,4 +1,4 @@
-"""What `moleflow validate` shows: NLL and routing accuracy of each task's calibration images."""
+"""The table of `moleflow validate`: NLL and routing accuracy on calibration images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CURVES = ("nll_per_dim", "routing_accuracy")
 
 
 def validation_table(schedule: TaskSchedule, metrics: Mapping[str, Tensor]) -> NamesTable:
-    """A row for each task that was validated.
+    """Build a table with a row for each validated task.
 
     Args:
         schedule: The tasks.

@@ -1,4 +1,4 @@
-"""YAML in which product names stay text: `01`, `1.0` and `no` are names; one is a list of one."""
+"""YAML in which product names stay strings, such as `01`, `1.0` and `no`."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ def mark_names(node: yaml.Node, below_tasks: bool = False) -> None:
 
 
 def listed(key: yaml.Node, value: yaml.Node) -> yaml.Node:
-    """Return a value as a list, where it is one name for the key `tasks`."""
+    """Return a single name for the key `tasks` as a list."""
     if key.value != TASKS or not isinstance(value, yaml.ScalarNode):
         return value
     return yaml.SequenceNode("tag:yaml.org,2002:seq", [value] if value.value else [])
 
 
 def quote_tasks(args: Sequence[str]) -> list[str]:
-    """Quote the names in `--data.tasks`: on the command line, the list comes without its key.
+    """Quote the names in `--data.tasks`, since on the command line the list has no key.
 
     Example:
         >>> quote_tasks(["--data.tasks", "[01, no]", "--data.tasks=washer"])
@@ -74,7 +74,7 @@ def quote_tasks(args: Sequence[str]) -> list[str]:
 
 
 def quote_list(text: str) -> str:
-    """Quote every name of a YAML list, or the one name that it is; return other text unchanged."""
+    """Quote the names of a YAML list or a single name; return other text unchanged."""
     try:
         value = yaml.load(text, Loader=plain_yaml.TextLoader)
     except yaml.YAMLError:

@@ -137,8 +137,8 @@ def test_excluded_images_are_left_out_for_good(
     [
         (None, "cannot read --exclude .*: No such file"),
         (b"\xff\xfe\x00", "it is not UTF-8"),
-        (b"\n \n", "names no image: write a name or path in each line"),
-        (b"x.png\n", "'x.png' is no image that a threshold of"),
+        (b"\n \n", "names no image: write a name or path on each line"),
+        (b"x.png\n", "'x.png' is neither a calibration image nor a training image of"),
     ],
 )
 def test_list_that_names_nothing_to_exclude_changes_nothing(

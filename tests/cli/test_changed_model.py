@@ -23,4 +23,4 @@ def test_a_changed_model_names_its_file_and_the_exports_that_are_older(
     with caplog.at_level(logging.INFO, "moleflow_pl"):
         save_changed(bare_checkpoint(), path)
     assert caplog.messages[1].startswith(f"b.pt2, moleflow.onnx in {tmp_path / 'export'} still")
-    assert caplog.messages[1].endswith(f"moleflow export {tmp_path} writes it anew")
+    assert caplog.messages[1].endswith(f"moleflow export {tmp_path} writes the new one")

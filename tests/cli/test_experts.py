@@ -84,8 +84,8 @@ def test_what_comes_and_goes_is_confirmed(
         main(["remove", "b", *named])
         main(["import", str(saved), "--name=y", *named])
     said = "\n".join(caplog.messages)
-    back = shlex.join(["moleflow", "experts", "import", str(run), str(saved)])
-    assert f"removed b; to bring it back: {back}" in said
+    restore = shlex.join(["moleflow", "experts", "import", str(run), str(saved)])
+    assert f"removed b; to restore it: {restore}" in said
     assert f"imported y from {saved}" in said
 
 
@@ -190,7 +190,7 @@ def test_signed_models_and_experts_are_told_from_others_by_the_command(
     cli.main([*exported])
     cli.main(["experts", "rename", "01", "x", model, key])
     cli.main(["experts", "list", model, *required])
-    with pytest.raises(SystemExit, match="cannot be used: it is signed by another key"):
+    with pytest.raises(SystemExit, match="cannot be used: it is signed with another key"):
         cli.main(["experts", "list", model, f"--key-file={tmp_path / 'b'}"])
     taken = ["experts", "import", str(file), "--name=y", model, *required]
     with pytest.raises(SystemExit, match="the expert file .*b.safetensors is not signed"):

@@ -83,10 +83,10 @@ def test_a_lost_checkpoint_of_a_run_is_left_to_who_offers_the_one_before(run: Pa
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["predict", "run", "a.png", "b.png"], r"'b.png' is a word too many: .* quoted: 'new/\*"),
-        (["fit", "demo"], "'demo' is a word too many: .* a preset .* follows --config"),
-        (["fit", "--data.tasks", "a", "b"], r"'b' is a word too many: .* list is quoted: '\[a, b"),
-        (["test", "run", "--ckpt_path=x"], "'run' and --ckpt_path both name one thing"),
+        (["predict", "run", "a.png", "b.png"], r"unexpected argument 'b.png': .* quoted: 'new/\*"),
+        (["fit", "demo"], "unexpected argument 'demo': .* a preset .* follows --config"),
+        (["fit", "--data.tasks", "a", "b"], r"unexpected argument 'b': .* list is quoted: '\[a, b"),
+        (["test", "run", "--ckpt_path=x"], "'run' and --ckpt_path mean the same"),
     ],
 )
 def test_a_word_that_stands_for_nothing_is_refused_with_a_hint(args: list[str], said: str) -> None:

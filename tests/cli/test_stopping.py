@@ -40,7 +40,7 @@ def test_every_verb_ends_in_one_line_with_the_command_that_goes_on(
     with pytest.raises(SystemExit) as error:
         cli.main(["report", "--run=a b"])
     assert error.value.code == code
-    told = f"moleflow: stopped ({name}); go on with: moleflow report '--run=a b'\n"
+    told = f"moleflow: stopped ({name}); resume with: moleflow report '--run=a b'\n"
     assert capsys.readouterr().err == told
 
 
@@ -95,4 +95,4 @@ def test_a_closed_pipe_ends_a_command_in_one_line(what: str) -> None:
         process.stdout.close()
         told = process.stderr.read()
     assert process.returncode == 141
-    assert told == "moleflow: stopped (a closed pipe); go on with: moleflow report\n"
+    assert told == "moleflow: stopped (a closed pipe); resume with: moleflow report\n"

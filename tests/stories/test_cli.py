@@ -91,7 +91,7 @@ def test_test_and_predict_in_fresh_processes_give_the_numbers_of_fit(story: Stor
     said = moleflow(story.where, "predict", story.run, images).stdout
     (images / "notes.txt").unlink()
     folder = story.run / "predictions"
-    skipped = "skipped 1 files that are no images: notes.txt"
+    skipped = "skipped 1 files that are not images: notes.txt"
     places = f"predictions: {folder / 'predictions.csv'}", f"heatmaps: {folder / 'heatmaps'}"
     for words in ("unknown_product", "│ b ", skipped, *places):
         assert words in said
@@ -152,7 +152,7 @@ def test_product_is_added_to_a_finished_run_without_the_old_folders(
     )  # fmt: skip
     shown = capsys.readouterr().out
     assert " c " in shown
-    assert "not tested again, for their images are gone: 01, b\n" in shown
+    assert "not tested again, because their images are gone: 01, b\n" in shown
     summary = story.summary_of(run)
     assert summary["tasks"] == ["01", "b", "c"]
     assert summary["metrics"]["image_auroc"]["routed"][:2] == [None, None]
@@ -221,7 +221,7 @@ def test_folders_of_good_images_are_learned_and_end_with_what_is_known(
     fit += ["--schedule.epochs_per_task=1", "--trainer.default_root_dir=run"]
     run_here(tmp_path, *fit)
     run, said = tmp_path / "run", capsys.readouterr().out
-    for words in ("too few calibration images", "99 would do", "good images alone", "1 of 1"):
+    for words in ("too few calibration images", "99 are enough", "good images alone", "1 of 1"):
         assert words in said
     assert "image AUROC" not in said
     assert "moleflow predict run IMAGES" in said

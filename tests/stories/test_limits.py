@@ -85,11 +85,11 @@ def test_a_command_says_so_in_one_line(given: str, tmp_path: Path, no_hang: None
 HOSTILE = {
     "5,000 tasks": (
         {"tasks": [{"products": [f"{i}"], "epochs": 1} for i in range(5_000)]},
-        "it has 5000 products, of 4096 at most",
+        "it has 5000 products, and at most 4096 are",
     ),
     "products of one task": (
         {"tasks": [{"products": [f"{i}" for i in range(5000)], "epochs": 1}]},
-        "it has 5000 products, of 4096 at most",
+        "it has 5000 products, and at most 4096 are",
     ),
     "numbers": ({"experts": list(range(20_000))}, r"experts .{,320} do not fit 0 tasks"),
     "kinds of tensors": (
@@ -119,7 +119,7 @@ def test_a_name_of_a_tensor_that_floods_is_refused(tmp_path: Path, no_hang: None
 
 def test_an_expert_file_of_a_long_text_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors", {"task": "[" * 2**24})
-    with pytest.raises(CheckpointError, match="its header has 16.* bytes, of 16777216 at most"):
+    with pytest.raises(CheckpointError, match="header has 16.* bytes, and at most 16777216 are"):
         Expert.load(tmp_path / "a.safetensors")
 
 
@@ -140,7 +140,7 @@ def test_a_configuration_runs_any_code_that_it_names_unless_it_is_told_not_to(
     args = ("fit", "--config=demo", "--config=c.yaml")
     if safe:
         said = failure(tmp_path, *args, "--safe-config")
-        assert f"--safe-config: {path} is of the package of_others_True, and only those" in said
+        assert f"--safe-config: {path} is of the package of_others_True, and only classes" in said
         assert "\n" not in said
     else:
         with pytest.raises(SystemExit):

@@ -89,7 +89,7 @@ def test_predict_decides_as_test_and_the_predictor_do(
     flags = ["--ckpt_path", path, f"--data.predict_path={folder}", "--predictions.maps=npy"]
     run_here(tmp_path, "predict", *flags, "--predictions.boxes=true")
     said = capsys.readouterr().out
-    assert "skipped 2 files that are no images: readme.md, torn.png" in said
+    assert "skipped 2 files that are not images: readme.md, torn.png" in said
     found = rows(run / "predictions" / "predictions.csv")
     tested = {Path(row["path"]).name: row for row in rows(run / "report" / "scores.csv")}
     judged = Predictor.load(line.run)([Path(row["path"]) for row in found])

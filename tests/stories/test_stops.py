@@ -41,7 +41,7 @@ def stop_of(where: Path, capsys: pytest.CaptureFixture[str], *args: object) -> t
 
 def go_on(where: Path, told: str) -> None:
     """Run the command that a line offers."""
-    offered = shlex.split(told.partition("go on with: ")[2])
+    offered = shlex.split(told.partition("resume with: ")[2])
     assert offered[0] == "moleflow"
     run_here(where, *offered[1:])
 
@@ -54,7 +54,9 @@ def test_fit_that_a_limit_ends_fails_and_its_line_leads_to_the_same_end(
     run = tmp_path / "run"
     code, told = stop_of(tmp_path, capsys, *story.fit_into(run), f"--trainer.{limit}")
     assert code == 1
-    assert told.startswith(f"moleflow: {int(limit.endswith('5'))} of 2 tasks learned; go on with: ")
+    assert told.startswith(
+        f"moleflow: {int(limit.endswith('5'))} of 2 tasks learned; resume with: "
+    )
     go_on(tmp_path, told)
     assert_same_end(run, story.moved)
 
@@ -70,7 +72,7 @@ def test_trainer_warns_of_a_fit_that_a_limit_ended(
 ) -> None:
     fit(tmp_path, data_root, ["01", "b"], trainer={"max_steps": 5})
     (warned,) = [text for text in caplog.messages if "tasks learned" in text]
-    assert warned.startswith("1 of 2 tasks learned; go on with trainer.fit")
+    assert warned.startswith("1 of 2 tasks learned; resume with trainer.fit")
     assert str(tmp_path / "last.ckpt") in warned
 
 
@@ -83,7 +85,7 @@ def test_fit_that_a_limit_ends_fails_in_one_line_and_its_table_says_after_which_
     assert error.value.code == 1
     said = capsys.readouterr()
     assert "after task 1 of 2" in said.out
-    assert "moleflow: 1 of 2 tasks learned; go on with: moleflow fit " in said.err
+    assert "moleflow: 1 of 2 tasks learned; resume with: moleflow fit " in said.err
 
 
 def test_trial_leaves_a_run_and_its_folder_as_they_were(
@@ -98,7 +100,7 @@ def test_trial_leaves_a_run_and_its_folder_as_they_were(
     trial, one = "--trainer.fast_dev_run=true", "--schedule.epochs_per_task=1"
     code, told = stop_of(tmp_path, capsys, *story.fit_into(run), trial, one)
     assert code == 1
-    assert "nothing was saved; go on with: " in told
+    assert "nothing was saved; resume with: " in told
     checkpoint = f"--ckpt_path={run / 'last.ckpt'}"
     for verb in ("test", "predict"):
         run_here(tmp_path, verb, checkpoint, trial)
@@ -190,7 +192,7 @@ def test_scoring_that_is_terminated_fails_and_keeps_the_report(
     args = [verb, f"--ckpt_path={run / 'last.ckpt'}", "--data.batch_size=1"]
     code, told = stop_of(tmp_path, capsys, *args)
     assert code == 128 + signal.SIGTERM
-    assert told.startswith(f"moleflow: stopped (SIGTERM); go on with: moleflow {verb} ")
+    assert told.startswith(f"moleflow: stopped (SIGTERM); resume with: moleflow {verb} ")
     assert story.summary_of(run) == story.summary
 
 

@@ -45,7 +45,7 @@ def test_no_command_runs_code_of_a_checkpoint(verb: str, tmp_path: Path) -> None
     touched = tmp_path / "touched"
     for name in ("last.ckpt", "other.ckpt"):
         torch.save({STATE_KEY: {}, CONFIG_KEY: "{}", "x": Bomb(touched)}, tmp_path / name)
-        with pytest.raises(SystemExit, match=f"{name} is damaged or no checkpoint"):
+        with pytest.raises(SystemExit, match=f"{name} is damaged or not a checkpoint"):
             cli.main([verb, f"--ckpt_path={tmp_path / name}"])
     assert not touched.exists()
 
@@ -95,7 +95,7 @@ VERBS = ("fit", "test", "validate", "predict", "calibrate", "experts list", "exp
         (lambda state: state.pop("experts"), "moleflow lacks 'experts'"),
         (lambda state: state["tasks"].append(LEARNED), "learned, but experts has only"),
         (lambda state: state["experts"].append(2), "experts .* do not fit 2 tasks"),
-        (lambda state: state["tasks"][0].update(products=["../../out"]), "not names of products"),
+        (lambda state: state["tasks"][0].update(products=["../../out"]), "not valid names"),
         (lambda state: state["tasks"][0].update(epochs="two"), "epochs: expected a whole number"),
         (lambda state: state["tasks"][1]["calibration"].update(scores=[float("nan")]), "finite"),
     ],

@@ -17,8 +17,8 @@ NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
     ("options", "told"),
     [
         (["precision=64-true"], "trainer.precision 64-true: "),
-        (["enable_checkpointing=false"], "trainer.enable_checkpointing false: a run is its"),
-        (["barebones=true"], "trainer.barebones true: a run is its checkpoints"),
+        (["enable_checkpointing=false"], "trainer.enable_checkpointing false: without checkpoints"),
+        (["barebones=true"], "trainer.barebones true: without checkpoints"),
         pytest.param(["accelerator=gpu"], "No supported gpu backend", marks=NO_GPU),
         (["strategy=foo"], "invalid strategy name"),
         (["devices=foo"], "should be an int > 0"),
