@@ -1,7 +1,7 @@
 """From image to decision as one graph, in which only the batch size is dynamic.
 
-It holds the router and all experts. Each image is scored by the weights of its expert alone, picked
-from a stack: many experts cost as much as one.
+It holds the router and all experts. Each image is scored only with its own expert's weights,
+selected from a stack, so that many experts cost as much as one.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ class InspectionGraph(nn.Module):
         known = model.router.tasks if model.routes else model.router.tasks[:1]
         self.tasks = known if tasks is None else list(tasks)
         if not self.tasks:
-            raise ConfigError("no product has been learned: fit a task to its end first")
+            raise ConfigError("this model has learned no product: finish the fit of a task first")
         self.regions = [model.interest.of(task) for task in self.tasks]
         self.columns = [model.router.tasks.index(task) for task in self.tasks]
         self.extractor, self.position, self.router = model.extractor, model.position, model.router
         self.choice = StackedChoice(model.router, self.columns)
         self.flow = StackedFlow(model.flow, self.tasks)
         limits = [model.schedule.tasks[task].novelty_limit for task in self.tasks]
-        # where training was stopped before the end of a task there are no novelty distances
+        # a task that was stopped before its end has no novelty distances
         finished = model.novelty.tasks == model.router.tasks
         self.novelty = (
             StackedNovelty(model.novelty, self.tasks, limits, self.regions) if finished else None

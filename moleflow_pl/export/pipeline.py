@@ -47,10 +47,10 @@ def export_checkpoint(
         output: The file to write; left as it was where the new one fails verification.
         kind: ONNX, or a program for `torch.export.load`.
         product: The product whose expert is exported; by default all experts and the router.
-        images: File, folder or pattern of images to verify with; by default some of the run's.
+        images: File, folder or pattern of images to verify with; by default images of the run.
         tolerance: Largest relative difference from the model.
         overrides: Arguments of the model that replace those of the checkpoint, such as
-            `backbone_weights` where these have moved.
+            `backbone_weights` if the file has moved.
 
     Raises:
         ExportError: a package is missing, or the file differs from the model.
@@ -103,7 +103,7 @@ def task_of(model: Inspector, product: str) -> int:
         if product in (task.name, *task.products):
             return index
     learned = [name for task in tasks for name in task.products]
-    raise ConfigError(f"no product {product!r} in this model: it has learned {learned}")
+    raise ConfigError(f"no product {product!r} in this model: it knows {learned}")
 
 
 def trial_images(

@@ -27,7 +27,7 @@ from moleflow_pl.tasks.schedule import TaskSchedule
 
 Format = Literal["onnx", "torch"]
 OUTPUTS = ("map", "score", "product", "distance", "novelty")
-MEASURED = ("map", "score", "distance", "novelty", "experts")  # have a tolerance
+MEASURED = ("map", "score", "distance", "novelty", "experts")  # compared with a tolerance
 METADATA = "moleflow"  # key of the file's description, as JSON
 DECISION = (
     "unknown_product unless novelty <= 1, else normal where score <= thresholds[product].score, "
@@ -36,7 +36,7 @@ DECISION = (
 )
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 ROUNDING = 1e-6  # of features, from one runtime's backbone to another's, relative
-EXPLAINED = 10.0  # a difference is that of rounding up to so many times what rounding moves
+EXPLAINED = 10.0  # rounding explains differences up to this multiple of its own effect
 Answers = dict[str, Tensor]
 Runner = Callable[[Tensor], Answers]
 
@@ -58,7 +58,7 @@ def check_packages() -> None:
 def describe(
     graph: InspectionGraph, schedule: TaskSchedule, product: str | None = None
 ) -> dict[str, Any]:
-    """The description in the file: all that a decision needs beside its outputs.
+    """The description in the file: everything that a decision needs besides the outputs.
 
     Args:
         graph: The graph.
@@ -104,7 +104,7 @@ def thresholds_of(calibration: Calibration | None, product: str | None) -> dict[
 
 
 def write(graph: InspectionGraph, path: Path, kind: Format, about: dict[str, Any]) -> None:
-    """Write a graph with a dynamic batch size, as ONNX or for `torch.export.load`, and its sums."""
+    """Write a graph with a dynamic batch size as ONNX or for `torch.export.load`, and checksums."""
     example = torch.zeros(2, 3, *graph.extractor.image_size, dtype=torch.uint8)
     with torch.no_grad():
         # position and router compute and cache tensors on their first call, outside the graph
@@ -112,7 +112,7 @@ def write(graph: InspectionGraph, path: Path, kind: Format, about: dict[str, Any
         sizes = {"image": {0: torch.export.Dim("batch")}}
         program = torch.export.export(graph, (example,), dynamic_shapes=sizes, strict=False)
     if kind == "torch":
-        buffer = io.BytesIO()  # torch's own writer hides errors of the disk
+        buffer = io.BytesIO()  # torch's own writer hides disk errors
         torch.export.save(program, buffer, extra_files={f"{METADATA}.json": json.dumps(about)})
         path.write_bytes(buffer.getbuffer())
     else:
@@ -126,28 +126,30 @@ def write(graph: InspectionGraph, path: Path, kind: Format, about: dict[str, Any
 
 
 def sums_of(path: Path) -> Path:
-    """The file beside an exported one that says its SHA-256, for `sha256sum -c`."""
+    """The checksum file of an exported file, for `sha256sum -c`."""
     return path.with_name(f"{path.name}.sha256")
 
 
 def write_sums(path: Path) -> None:
-    """Write the SHA-256 of an exported file, and of the weights beside it where these are large."""
+    """Write the SHA-256 of an exported file, and of a separate file of large weights."""
     files = [path, *path.parent.glob(f"{glob.escape(path.name)}.data")]
     write_text(sums_of(path), "".join(f"{file_hash(file)}  {file.name}\n" for file in files))
 
 
 def require_sums(path: Path) -> None:
-    """Check an exported file, and those that belong to it, by the sums beside it.
+    """Check an exported file, and its file of weights, against their checksums.
 
     Raises:
-        ExportError: one is not as it was written, or there are no sums.
+        ExportError: a file has changed, or there are no checksums.
     """
     try:
         lines = regular(sums_of(path)).read_text(encoding="utf-8").splitlines()
         sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
         wrong = [name for name in sums if file_hash(path.with_name(name)) != sums[name]]
     except (OSError, ValueError) as error:
-        raise ExportError(f"{path} cannot be checked by {sums_of(path).name}: {error}") from error
+        raise ExportError(
+            f"{path} cannot be checked by {sums_of(path).name} ({error}): export again"
+        ) from error
     if wrong or path.name not in sums:
         raise ExportError(f"{wrong or path} is not what {sums_of(path)} says: export again")
 
@@ -156,7 +158,7 @@ def open_file(path: Path, kind: Format) -> Runner:
     """Open a file in its runtime, onnxruntime or torch, on the CPU.
 
     Raises:
-        ExportError: it is not as it was written.
+        ExportError: it has changed since it was written.
     """
     require_sums(path)
     if kind == "torch":
@@ -180,12 +182,12 @@ def open_file(path: Path, kind: Format) -> Runner:
 
 @torch.no_grad()
 def answers(model: Inspector, images: Tensor, graph: InspectionGraph) -> Answers:
-    """The outputs of a graph, from the model itself."""
+    """The outputs of a graph, computed by the model."""
     return answers_to(model, model.extractor(images), graph)
 
 
 def answers_to(model: Inspector, features: Tensor, graph: InspectionGraph) -> Answers:
-    """The same, from features (B, h, w, W)."""
+    """As `answers`, from features (B, h, w, W)."""
     only = graph.tasks[0] if len(graph.tasks) == 1 else None
     inspection = model.inspect(features, only)
     column = model.router.columns(inspection.task)
@@ -267,14 +269,15 @@ def verify(
     above = {k: v for trial in trials for k, v in trial.items() if not v <= tolerance}
     if above:
         raise ExportError(
-            f"the file differs from the model by {above} (relative), the tolerance is {tolerance}"
+            f"the file differs from the model by {above} (relative), more than --tolerance "
+            f"{tolerance}"
             f"{conditioning(model, features, graph, max(above.values()))}"
         )
     return {key: max(trial.get(key, 0.0) for trial in trials) for key in MEASURED}
 
 
 def conditioning(model: Inspector, features: Tensor, graph: InspectionGraph, differs: float) -> str:
-    """Why a file may differ by so much and be right: the model multiplies what rounding changes.
+    """Explain a large difference that is due to rounding, which a model can amplify.
 
     Args:
         model: The model.
@@ -294,7 +297,7 @@ def conditioning(model: Inspector, features: Tensor, graph: InspectionGraph, dif
     return (
         f". The model is badly conditioned: where features are rounded by {ROUNDING}, the map of "
         f"image {worst + 1} of {len(change)} changes by {change[worst]:.1e}, and its score is "
-        f"{expected['score'][worst]:.1e}, for the flow blows up what is far from its training "
+        f"{expected['score'][worst]:.1e}: the flow amplifies what is far from its training "
         f"images. Lower model.clamp_alpha ({model.flow.flow[0].clamp}) and learn again, or allow "
         f"it: --tolerance {allowed:g}"
     )
@@ -304,7 +307,7 @@ def conditioning(model: Inspector, features: Tensor, graph: InspectionGraph, dif
 def moved_by_rounding(
     model: Inspector, features: Tensor, graph: InspectionGraph, expected: Answers
 ) -> Tensor:
-    """Largest change (B,) of each image's map, relative to its peak, as features are rounded."""
+    """Largest change (B,) of each image's map, relative to its peak, after rounding features."""
     noise = 2 * torch.rand(features.shape, generator=torch.Generator().manual_seed(0)) - 1
     moved = answers_to(model, features * (1 + ROUNDING * noise.to(features)), graph)
     change = (moved["map"] - expected["map"]).abs().amax((1, 2))

@@ -1,6 +1,6 @@
-"""Experts of several tasks stacked in tensors, from which each image gets those of its task.
+"""Stacked experts of several tasks, from which each image selects that of its task.
 
-An exported graph indexes the stack once for each image, so many experts cost as much as one.
+An exported graph indexes the stack once for each image, so that many experts cost as much as one.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class StackedBank(Stack):
 
     def __init__(self, banks: Sequence[Tensor], regions: Sequence[Region | None]) -> None:
         size = max(len(bank) for bank in banks)
-        # a row that fills up a smaller bank is never among the nearest
+        # rows that pad a smaller bank are never among the nearest
         far = torch.finfo(torch.half).max
         super().__init__(bank=[F.pad(b, (0, 0, 0, size - len(b)), value=far) for b in banks])
         self.regions = regions
@@ -233,8 +233,8 @@ class StackedNovelty(Stack):
     Args:
         router: Measures novelty distances.
         tasks: The tasks.
-        limits: The largest novelty distance of a known product, for each task; NaN for a task
-            without one, to which no image is known.
+        limits: The novelty limit of each task; NaN for a task without one, which makes no image
+            known.
         regions: The region of interest of each task; by default all patches count.
 
     Shape: features (B, h, w, D), distances of the router (B, T) -> (B,), above 1 for an image that

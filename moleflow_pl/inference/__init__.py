@@ -1,4 +1,5 @@
-"""From images to decisions: `Predictor`, and where in an image the defect is.
+"""From images to decisions: `Predictor`, and the localisation of defects.
 
-Use `Predictor` from Python; `decisions` turns numbers into labels for it, `predict` and export.
+Use `Predictor` from Python, `drift` to watch a line, and `reviews` to improve a model. `decisions`
+turns scores into labels for `Predictor`, `predict` and the service. Private: `heatmap`.
 """

@@ -1,4 +1,4 @@
-"""From what a model computed to decisions, by the calibration of each product."""
+"""From a model's results to decisions, by the calibration of each product."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ Label = Literal["normal", "anomalous", "unknown_product"]
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Prediction:
-    """What the model says of one image.
+    """The model's decision about one image.
 
     Example:
         >>> Prediction("bottle", 7.25, 1.0, None, torch.zeros(2, 2), (8, 8), "normal", 9.5)
         Prediction('bottle', normal, score 7.25 of 9.5)
 
     Attributes:
-        product: The known product that the router chose, or the one that was asked for.
-        score: Raw anomaly score; compare it within a product.
+        product: The known product that the router chose, or the one that was specified.
+        score: Raw anomaly score; comparable only within a product.
         router_distance: The router's distance to the product.
-        router_margin: Distance to the nearest other product, less that to this one: below 0 where
-            the other is nearer, and the covariance of the two alone decided otherwise. None where
-            there is no other.
-        patch_scores: (h, w).
+        router_margin: Distance to the nearest other product minus the distance to this one:
+            negative if the other is nearer, but the covariance of the two alone decided for this
+            one. None without another product.
+        patch_scores: Patch scores (h, w).
         size: Height and width of the image.
-        label: The decision; it and what follows are None where the product has no calibration.
+        label: The decision; this and the following are None if the product has no calibration.
         threshold: Scores above it are anomalous.
-        normalised_score: The same for every product, in 0..1, 0.5 at the threshold.
-        novelty_ratio: Distance to the good images of the product they are most like, divided by
-            that product's limit; beyond 1 the image is of no known product.
+        normalised_score: Score mapped to 0..1, with 0.5 at the threshold for every product.
+        novelty_ratio: Novelty distance divided by its limit, for the known product with the lowest
+            ratio; above 1 the image shows no known product.
         pixel_threshold: Limit on a pixel's score in an anomalous image.
-        median_patch_score: Score of an ordinary patch of the product, where a heatmap begins.
+        median_patch_score: Median patch score of good images, where the colours of a heatmap begin.
         brightness: Mean grey level of the image as the model sees it, in 0..1.
     """
 
@@ -68,7 +68,7 @@ class Prediction:
 
     @property
     def anomaly_map(self) -> Tensor:
-        """Raw scores of the image's pixels (H, W), computed anew each time: they may be many."""
+        """Raw scores of the image's pixels (H, W), computed on each access to save memory."""
         return pixel_map(self.patch_scores, self.size)
 
     @property
@@ -98,7 +98,7 @@ class Prediction:
         return draw_heatmap(base, self, boxes)
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the map, as plain values for JSON; a number that is infinite or NaN is None."""
+        """Everything except the map, as plain values for JSON; infinity and NaN become None."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         del values["patch_scores"]
         for name, value in values.items():
@@ -113,16 +113,16 @@ class Prediction:
 
 
 class DecisionMaker:
-    """Turns what a model computed into decisions, by the calibration of each product.
+    """Turns a model's results into decisions, by the calibration of each product.
 
     Args:
         schedule: The model's tasks.
         product: The product that all images show; by default the router decides.
-        thresholds: Thresholds of the image score by product or task, in place of the calibrated.
+        thresholds: Thresholds of the image score by product or task, replacing calibrated ones.
 
     Raises:
         CheckpointError: no task is learned yet.
-        ConfigError: there is no such product, or a threshold that cannot be.
+        ConfigError: there is no such product, or a threshold is invalid.
     """
 
     def __init__(
@@ -147,21 +147,22 @@ class DecisionMaker:
             self._set(schedule, name, value)
         # in the order of a model's distances
         self.learned = [i for i in schedule.learned if not schedule.tasks[i].replaced]
-        # a product without a limit makes no image known
+        # with NaN as its limit, a product makes no image known
         self.novelty_limits = torch.tensor(
             [schedule.tasks[index].novelty_limit for index in self.learned], dtype=torch.float32
         )
 
     def _set(self, schedule: TaskSchedule, product: str, value: float) -> None:
-        """Put a threshold in the place of a calibrated one."""
+        """Replace a calibrated threshold."""
         index = schedule.find(product)
         if index not in self.limits:
             raise ConfigError(
                 f"{product!r} has no calibration, and so no label: fit with data.val_fraction "
-                "above 0, then a threshold of your own can take the place of its own"
+                "above "
+                "0 before setting its threshold"
             )
         if not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ConfigError(f"{product!r}: a threshold is a finite number, got {value!r}")
+            raise ConfigError(f"{product!r}: a threshold must be a finite number, got {value!r}")
         self.limits[index] = replace(self.limits[index], score=float(value))
 
     def decide(
@@ -170,9 +171,9 @@ class DecisionMaker:
         """Decide about the images of a batch.
 
         Args:
-            inspection: What the model says of them.
+            inspection: The model's results for them.
             sizes: Their heights and widths.
-            images: The images as the model took them (B, 3, H, W), for their brightness.
+            images: The images as input of the model (B, 3, H, W), for their brightness.
         """
         decisions = self.decisions(inspection.task, inspection.score, inspection.novelty_distance)
         if images is not None:
@@ -183,7 +184,7 @@ class DecisionMaker:
     def decisions(
         self, tasks: Tensor, scores: Tensor, novelty_distances: Tensor
     ) -> list[dict[str, Any]]:
-        """What calibrations add to the numbers of images; nothing where a task has none.
+        """Labels and limits of images, from the calibrations; empty for a task without one.
 
         Args:
             tasks: The task whose expert scored each image (B,).
@@ -198,7 +199,7 @@ class DecisionMaker:
     def alarm_rates(self, tasks: Tensor, scores: Tensor) -> list[float | None]:
         """The lowest false-alarm rate at which each image (B,) would be called defective.
 
-        None where a task has no calibration; see `moleflow_pl.tasks.thresholds.AlarmRates`.
+        None for a task without calibration; see `moleflow_pl.tasks.thresholds.AlarmRates`.
         """
         found: list[float | None] = [None] * len(scores)
         for task in set(tasks.tolist()) & set(self.calibrations):
@@ -227,13 +228,13 @@ class DecisionMaker:
         )
 
     def _decision(self, task: int, score: float, novelty_ratio: float) -> dict[str, Any]:
-        """What a calibration adds to an image's numbers; nothing without one."""
+        """Label and limits of an image, from its task's calibration; empty without one."""
         limits = self.limits.get(task)
         if limits is None:
             return {}
         # a score that is NaN is not normal
         label: Label = "normal" if score <= limits.score else "anomalous"
-        # a given product is known
+        # a specified product is not unknown
         if self.task is None and novelty_ratio > 1:
             label = "unknown_product"
         return {

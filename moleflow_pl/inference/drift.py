@@ -1,10 +1,10 @@
-"""Drift: whether a line's images still look as the calibration images of their product did.
+"""Drift: whether a line's images still look like the calibration images of their product.
 
-Each product has a chart of four channels: the score of its ordinary images, the distance to the
-router's prototype, the novelty ratio, and brightness. A channel's test is
-`moleflow_pl.tasks.change.ChangeTest`; several channels share the rate of false alarms evenly (a
-union bound). A change of light or focus often makes every image anomalous or unknown, so that
-images of any label count, but for the score's channel.
+Each product has a control chart of four channels: the score of its ordinary images, the router
+distance, the novelty ratio, and brightness. Each channel runs a
+`moleflow_pl.tasks.change.ChangeTest`; the channels share the rate of false alarms evenly (a union
+bound). A change of light or focus often makes every image anomalous or unknown, so all channels but
+the score's use images of any label.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from moleflow_pl.tasks.calibration import Calibration
 from moleflow_pl.tasks.change import DIRECTIONS, ChangeTest, Direction
 
 IMAGES_PER_FALSE_ALARM = 1_000_000  # steady images of a product, on average at least
-EARLIER = 100  # a warning comes so many times as often
+EARLIER = 100  # warnings are this many times as frequent as drift
 MOST_IMAGES = 1e12
-# what each channel looks for; images that are more ordinary than before are no trouble
+# directions that each channel tests; images that become more ordinary are not drift
 CHANNELS: dict[str, tuple[Direction, ...]] = {
     "score": DIRECTIONS,
     "router_distance": ("risen",),
@@ -38,7 +38,7 @@ State = Literal["steady", "warning", "drift"]
 
 
 class Decided(Protocol):
-    """What a monitor sees of a decision: a `Prediction`, or a row that holds one."""
+    """A decision as a monitor needs it: a `Prediction`, or a database row."""
 
     @property
     def product(self) -> str:
@@ -51,13 +51,13 @@ class Decided(Protocol):
 
 @dataclass(frozen=True)
 class Change:
-    """What has changed in one channel.
+    """A change in one channel.
 
     Attributes:
         channel: `score`, `router_distance`, `novelty_ratio` or `brightness`.
         direction: `risen`, `fallen`, or `spread` where it varies more.
         since: The image of this product at which it probably began, counted from 1.
-        images: The image at which it was seen.
+        images: The image at which it was detected.
     """
 
     channel: str
@@ -76,10 +76,10 @@ class Drift:
 
     Attributes:
         product: The product.
-        state: `steady`, `warning`, or `drift`, which stays until the chart is started anew.
-        images: Images so far.
-        changes: Where it is not steady, what has changed.
-        evidence: Of each channel, as a share of what is told as drift; below 0 where there is none.
+        state: `steady`, `warning`, or `drift`, which lasts until the chart is restarted.
+        images: Number of images so far.
+        changes: The changes, unless the state is steady.
+        evidence: Evidence of each channel, as a share of that for drift; may be negative.
     """
 
     product: str
@@ -107,21 +107,21 @@ class Chart:
 
     Args:
         product: The product.
-        calibration: That of the product, if it has one.
-        threshold: Of the score; calibration images above it are not ordinary.
+        calibration: The product's calibration, if it has one.
+        threshold: Score threshold; calibration images above it are not ordinary.
     """
 
     def __init__(
         self, product: str, calibration: Calibration | None, threshold: float = math.inf
     ) -> None:
         self.product, self.images = product, 0
-        self.told: dict[str, Change] = {}  # as drift, by channel
+        self.reported: dict[str, Change] = {}  # drift, by channel
         self._reference = {} if calibration is None else reference_of(calibration, threshold)
         self.tests = {channel: self._test(channel) for channel in CHANNELS}
 
     @cached_property
     def key(self) -> str:
-        """Tells the calibration that the chart compares with from any other."""
+        """A hash of the calibration that the chart uses as its reference."""
         return content_hash(self._reference)
 
     def state(self) -> dict[str, Any]:
@@ -129,25 +129,25 @@ class Chart:
         return {
             "key": self.key,
             "images": self.images,
-            "told": [asdict(change) for change in self.told.values()],
+            "reported": [asdict(change) for change in self.reported.values()],
             "tests": {channel: test.state() for channel, test in self.tests.items()},
         }
 
     def go_on(self, state: Mapping[str, Any]) -> None:
-        """Take over the `state` of a chart that compared with the same calibration."""
+        """Restore the `state` of a chart with the same reference."""
         self.images = state["images"]
-        self.told = {change["channel"]: Change(**change) for change in state["told"]}
+        self.reported = {change["channel"]: Change(**change) for change in state["reported"]}
         self.tests = {
             channel: ChangeTest.from_state(test) for channel, test in state["tests"].items()
         }
 
     def forget(self, channel: str) -> None:
-        """Start a channel anew."""
+        """Restart a channel."""
         self.tests[channel] = self._test(channel)
-        self.told.pop(channel, None)
+        self.reported.pop(channel, None)
 
     def add(self, prediction: Decided, least: float) -> None:
-        """Take an image; evidence of at least so many nats is drift."""
+        """Add an image; evidence of at least `least` nats is drift."""
         self.images += 1
         for channel, test in self.tests.items():
             value = getattr(prediction, channel)
@@ -155,18 +155,18 @@ class Chart:
                 continue
             if value is None or not math.isfinite(value):
                 continue
-            if test.add(value, self.images) >= least and channel not in self.told:
-                self.told[channel] = self._change(channel)
+            if test.add(value, self.images) >= least and channel not in self.reported:
+                self.reported[channel] = self._change(channel)
 
     def drift(self, least: float, warning: float) -> Drift:
-        """What the chart says, where so much evidence is drift, and so much a warning."""
+        """The result of the chart, given the evidence that counts as drift and as a warning."""
         evidence = {channel: test.evidence for channel, test in self.tests.items()}
-        state: State = "drift" if self.told else "steady"
-        changes = list(self.told.values())
-        if not self.told:
-            changes = [self._change(one) for one, found in evidence.items() if found >= warning]
+        state: State = "drift" if self.reported else "steady"
+        changes = list(self.reported.values())
+        if not self.reported:
+            changes = [self._change(name) for name, nats in evidence.items() if nats >= warning]
             state = "warning" if changes else "steady"
-        shares = {channel: found / least for channel, found in evidence.items()}
+        shares = {channel: nats / least for channel, nats in evidence.items()}
         return Drift(self.product, state, self.images, changes, shares)
 
     def _test(self, channel: str) -> ChangeTest:
@@ -180,13 +180,13 @@ class Chart:
 def reference_of(calibration: Calibration, threshold: float) -> dict[str, list[float]]:
     """Numbers of a product's calibration images, by channel.
 
-    Router distances are not among them: all products share their covariance, so that they change
-    with every product that is added. Their reference is the first images of the line.
+    Router distances are not included: they change with every added product, since all products
+    share the covariance. Their reference is the first images of the line.
     """
     limit = calibration.novelty_limit
     reference = {
         "score": [score for score in calibration.scores if score <= threshold],
-        "novelty_ratio": [one / limit for one in calibration.novelty_distances if limit],
+        "novelty_ratio": [value / limit for value in calibration.novelty_distances if limit],
         "brightness": calibration.brightness,
     }
     return {
@@ -198,19 +198,18 @@ def reference_of(calibration: Calibration, threshold: float) -> dict[str, list[f
 class DriftMonitor:
     """Watches a stream of predictions for drift of each product.
 
-    Of a steady product, whose images come independently from where its calibration images came,
-    drift is told on average once in `images_per_false_alarm` images at the most; among n images,
-    with a probability of at most n / images_per_false_alarm. Warnings come 100 times as often.
+    For a steady product, whose images are drawn independently like its calibration images, drift is
+    reported at most once in `images_per_false_alarm` images on average; among n images, with a
+    probability of at most n / images_per_false_alarm. Warnings are 100 times as frequent.
 
     Args:
-        decisions: Those that make the predictions.
+        decisions: The decision maker of the predictions.
         images_per_false_alarm: Steady images of a product for each false alarm.
-        state: `state` of an earlier monitor, to go on from. The chart of a product that was
-            calibrated anew starts anew, and so does every router distance if the model has other
-            products now.
+        state: `state` of an earlier monitor to continue. A product with a new calibration starts a
+            new chart, and router distances restart if the model's products have changed.
 
     Raises:
-        ConfigError: a number that cannot be.
+        ConfigError: a number is out of range.
 
     Example:
         `monitor.add(prediction).state`
@@ -231,24 +230,24 @@ class DriftMonitor:
             self._go_on(state)
 
     def add(self, prediction: Decided) -> Drift:
-        """Take the prediction of the next image; what its product's chart says now."""
+        """Add the prediction of the next image, and return the state of its product."""
         chart = self._chart(prediction.product)
         chart.add(prediction, self._drift)
         return chart.drift(self._drift, self._warning)
 
     def watch(self, predictions: Iterable[Decided]) -> list[Drift]:
-        """Take several predictions; what the charts of all products say then."""
+        """Add several predictions, and return the states of all products."""
         for prediction in predictions:
             self._chart(prediction.product).add(prediction, self._drift)
         return self.drifts
 
     @property
     def drifts(self) -> list[Drift]:
-        """What the chart of each product with images says."""
+        """The state of each product with images."""
         return [chart.drift(self._drift, self._warning) for chart in self._charts.values()]
 
     def restart(self, product: str) -> None:
-        """Start a product's chart anew, once the cause of a drift is gone."""
+        """Restart a product's chart after the cause of a drift is fixed."""
         self._charts.pop(product, None)
 
     def state(self) -> dict[str, Any]:

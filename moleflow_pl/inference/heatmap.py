@@ -32,7 +32,7 @@ def draw_heatmap(image: ImageLike, prediction: Prediction, boxes: bool = False) 
 
     Args:
         image: The image, or a copy of another size.
-        prediction: What `Predictor` said of it.
+        prediction: Its prediction.
         boxes: Draw the boxes and the contours.
     """
     rgb = as_rgb(image)
@@ -71,7 +71,9 @@ def draw_boxes(picture: Image.Image, prediction: Prediction) -> None:
 
 def heat_overlay(image: Image.Image, scores: Tensor, low: float, high: float) -> Image.Image:
     """Blend an image with its score map (H, W), coloured between `low` and `high`."""
-    from matplotlib import colormaps  # takes half a second, which nobody waits for before a map
+    from matplotlib import (
+        colormaps,
+    )  # imported here, since it is slow and most commands draw nothing
 
     share = ((scores - low) / max(high - low, 1e-12)).clamp(0, 1)
     coloured = (colormaps[HEAT_MAP](share.numpy())[..., :3] * 255).astype(np.uint8)

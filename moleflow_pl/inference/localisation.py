@@ -49,9 +49,9 @@ def pixel_map(patch_scores: Tensor, size: tuple[int, int]) -> Tensor:
 def defect_mask(scores: Tensor, threshold: float) -> np.ndarray:
     """Pixels (H, W) of the defects in a map, bool.
 
-    A region of connected pixels above the threshold is as wide as the map's patches and the
-    surroundings that they see. So the defect is where the region's score has at least half of its
-    height above the threshold.
+    A region of connected pixels above the threshold is widened by the patches and by their
+    receptive fields. So the defect is the part of a region whose score exceeds the threshold by at
+    least half of the region's peak excess.
 
     Example:
         >>> import torch
@@ -85,7 +85,7 @@ def find_boxes(scores: Tensor, threshold: float) -> list[Box]:
 
 
 def outline(mask: np.ndarray) -> np.ndarray:
-    """The edge of a mask (H, W): its pixels beside others, 255, on 0.
+    """The edge of a mask (H, W) as an image: 255 for its border pixels, otherwise 0.
 
     Example:
         >>> outline(np.ones((3, 3), dtype=bool))[1].tolist()
@@ -96,7 +96,7 @@ def outline(mask: np.ndarray) -> np.ndarray:
 
 
 def save_mask(mask: np.ndarray, target: Path) -> None:
-    """Write a mask (H, W), bool, as PNG: 255 for a defect, else 0."""
+    """Write a mask (H, W), bool, as PNG: 255 for a defect, otherwise 0."""
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(mask.astype(np.uint8) * 255).save(target, format="PNG")

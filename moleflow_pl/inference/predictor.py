@@ -31,7 +31,7 @@ class HasInspector(Protocol):
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """An image as a model takes it.
+    """An image as input of a model.
 
     Attributes:
         tensor: (3, H, W) of the model's size, uint8.
@@ -97,7 +97,7 @@ class Predictor:
 
     @property
     def products(self) -> list[str]:
-        """What the model knows."""
+        """Names of the learned products."""
         schedule = self.inspector.schedule
         return [name for task in schedule.learned for name in schedule.tasks[task].products]
 
@@ -115,7 +115,7 @@ class Predictor:
             A prediction for a single image, a list for several.
 
         Raises:
-            DataError: something is no image.
+            DataError: an item is not an image.
         """
         if are_several(images):
             return list(self.stream(images, BATCH, channels))  # type: ignore[arg-type]
@@ -133,15 +133,18 @@ class Predictor:
             channels: As for a call.
 
         Raises:
-            ConfigError: a number or a name that cannot be.
-            DataError: something is no image, or a single image was given.
+            ConfigError: an argument has an invalid value.
+            DataError: an item is not an image, or a single image was given.
         """
         require_int("batch_size", batch_size, 1, LARGEST_BATCH)
         if channels not in get_args(Channels):
-            raise ConfigError(f"channels is one of {get_args(Channels)}, got {channels!r}")
+            raise ConfigError(f"channels must be one of {get_args(Channels)}, got {channels!r}")
         if not are_several(images):
             name = type(images).__name__
-            raise DataError(f"a stream takes a list or a generator of images, got {name}")
+            raise DataError(
+                f"stream needs a list or a generator of images, got {name}: call the predictor for "
+                "one"
+            )
         source = iter(images)
         while batch := [self.prepare(one, channels) for one in islice(source, batch_size)]:
             yield from self.inspect(batch)
@@ -157,7 +160,7 @@ class Predictor:
         return PreparedImage(tensor, (rgb.height, rgb.width))
 
     def inspect(self, batch: Sequence[PreparedImage]) -> list[Prediction]:
-        """Inspect images at once; another number of them may change the last bits of a score."""
+        """Inspect a batch of images; its size may change the last bits of a score."""
         inspector = self.inspector
         tensors = torch.stack([one.tensor for one in batch]).to(inspector.device)
         with torch.inference_mode():

@@ -1,8 +1,8 @@
-"""Reviewed images become data: a new version of an expert, what it would change, and a data set.
+"""Reviews of decisions: new versions of experts, previews of their effect, and data sets.
 
-A person says of decisions whether they were right. Good images join the calibration images of their
-product; those that were taken for defective join its memory banks too. Confirmed defects tell the
-recall. Nothing else of a model changes.
+A person reviews whether decisions were right. Good images become calibration images of their
+product, and false alarms also extend its memory banks. Confirmed defects measure the recall.
+Nothing else in a model changes.
 """
 
 from __future__ import annotations
@@ -37,20 +37,21 @@ from moleflow_pl.tasks.schedule import Task, minute_in_utc
 
 Verdict = Literal["false_alarm", "missed_defect", "right", "other_product"]
 COLUMNS = ("path", "product", "label", "verdict")
-DEFECTS = 100  # the last confirmed ones, of which the recall is
+DEFECTS = 100  # last confirmed defects to measure the recall on
 DEFECTIVE = "defective"  # folder of confirmed defects in an export
 
 
 @dataclass(frozen=True)
 class Review:
-    """What a person said of one decision.
+    """A person's review of one decision.
 
     Attributes:
         path: The image.
         product: The product that the decision named.
         label: The decision.
-        verdict: `right`; `false_alarm`, of a good image that was no `normal`; `missed_defect`, of a
-            defective one that was; `other_product`, where the image shows another one.
+        verdict: `right`; `false_alarm` for a good image not labelled `normal`; `missed_defect` for
+            a defective image labelled `normal` or unknown; `other_product` for an image of another
+            product.
     """
 
     path: Path
@@ -60,12 +61,12 @@ class Review:
 
     @property
     def good(self) -> bool:
-        """Whether the image is a good one of its product."""
+        """Whether the image is a good image of its product."""
         return self.verdict == "false_alarm" or (self.verdict, self.label) == ("right", "normal")
 
     @property
     def defective(self) -> bool:
-        """Whether the image is a defective one of its product."""
+        """Whether the image is a defective image of its product."""
         alarm = (self.verdict, self.label) == ("right", "anomalous")
         return self.verdict == "missed_defect" or alarm
 
@@ -73,16 +74,18 @@ class Review:
 def read_reviews(table: Path) -> list[Review]:
     """Read reviews from a CSV file with the columns path, product, label and verdict.
 
-    Paths are relative to the folder of the file. Of several rows of one image the last counts.
+    Paths are relative to the folder of the file. Of several rows for an image the last counts.
 
     Raises:
-        DataError: it cannot be read, or a row says what cannot be.
+        DataError: the file cannot be read, or a row is invalid.
     """
     try:
         text = regular(table).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise DataError(f"cannot read the reviews {table}: {reason}") from error
+        raise DataError(
+            f"cannot read the reviews {table}: {reason}; give a CSV file with {list(COLUMNS)}"
+        ) from error
     rows = csv.DictReader(text.splitlines())
     missing = set(COLUMNS) - set(rows.fieldnames or ())
     if missing:
@@ -92,29 +95,31 @@ def read_reviews(table: Path) -> list[Review]:
 
 
 def review_of(row: Mapping[str, str | None], table: Path, line: int) -> Review:
-    """A row of a table as a review.
+    """Parse a row of a table.
 
     Raises:
-        DataError: it says what cannot be.
+        DataError: the row is invalid.
     """
     if not row["path"] or not row["product"]:
         raise DataError(f"{table}, line {line}: path and product are empty or missing")
     for column, allowed in (("label", get_args(Label)), ("verdict", get_args(Verdict))):
         if row[column] not in allowed:
             value = row[column]
-            raise DataError(f"{table}, line {line}: {column} is one of {allowed}, got {value!r}")
-    found = (row["verdict"], row["label"])
-    if found in (("false_alarm", "normal"), ("missed_defect", "anomalous")):
-        raise DataError(f"{table}, line {line}: a decision {found[1]!r} cannot be a {found[0]!r}")
+            raise DataError(
+                f"{table}, line {line}: {column} must be one of {allowed}, got {value!r}"
+            )
+    verdict, label = row["verdict"], row["label"]
+    if (verdict, label) in (("false_alarm", "normal"), ("missed_defect", "anomalous")):
+        raise DataError(f"{table}, line {line}: a decision {label!r} cannot be a {verdict!r}")
     path = table.parent / str(row["path"])
-    return Review(path, str(row["product"]), found[1], found[0])  # type: ignore[arg-type]
+    return Review(path, str(row["product"]), label, verdict)  # type: ignore[arg-type]
 
 
 def reviewed_products(reviews: Sequence[Review], product: str | None = None) -> list[str]:
-    """The products that have good images among reviews: one, or all.
+    """The products with good images among reviews: a given one, or all.
 
     Raises:
-        DataError: there are none: nothing could be learned.
+        DataError: there are none.
     """
     products = list(dict.fromkeys(review.product for review in reviews if review.good))
     if not products or product not in (None, *products):
@@ -131,8 +136,8 @@ def learn(inspector: Inspector, product: str, reviews: Sequence[Review], seed: i
     Args:
         inspector: The model.
         product: The product.
-        reviews: Of any products.
-        seed: Of the run.
+        reviews: Reviews of any products.
+        seed: Seed of the run.
 
     Returns:
         The number of its task.
@@ -163,10 +168,10 @@ def reviewed_expert(
     """The next version of a product's expert, by its reviewed images.
 
     Args:
-        checkpoint: The model as a file holds it; it is left as it is.
-        inspector: The same model, in which the product learns.
+        checkpoint: The checkpoint of the model; not modified.
+        inspector: The same model, which is modified.
         product: The product.
-        reviews: Of any products.
+        reviews: Reviews of any products.
 
     Raises:
         ConfigError: the model does not know the product, or it has no calibration.
@@ -180,7 +185,7 @@ def reviewed_expert(
     for key, tensor in state.items():
         if key.startswith(banks):
             expert.tensors[renamed(checkpoint, key, PLACEHOLDER)] = tensor.cpu()
-    # scores of the version before say nothing of this one
+    # scores of the earlier version do not apply to this one
     expert.task = replace(learned, learned_at=minute_in_utc(), tested=None, evaluation=None)
     expert.metrics = {}
     return expert
@@ -189,25 +194,25 @@ def reviewed_expert(
 def apply(
     path: Path, reviews: Sequence[Review], product: str | None = None, **overrides: Any
 ) -> list[Task]:
-    """Put the next version of each reviewed product's expert in the place of the one there is.
+    """Replace the expert of each reviewed product by its next version.
 
     Args:
-        path: A checkpoint, which is written; the versions before go into `experts/` of its run.
-        reviews: What people said.
-        product: Of this product alone; by default of all.
+        path: A checkpoint to update; earlier versions are saved in `experts/` of its run.
+        reviews: The reviews.
+        product: The only product to update; by default all.
         overrides: Arguments of the model, such as `backbone_weights`.
 
     Returns:
         The tasks of the new versions.
 
     Raises:
-        MoLEFlowError: it cannot be; the checkpoint is as it was.
+        MoLEFlowError: it fails; the checkpoint is unchanged.
     """
     run, products = RunFolder.of(path), reviewed_products(reviews, product)
     with locked_for(path, run.root):
         checkpoint = read_checkpoint(path)
         inspector = inspector_of(checkpoint, path, auto_device(), **overrides)
-        # all are learned before one is written
+        # learn all before writing any
         experts = [reviewed_expert(checkpoint, inspector, one, reviews) for one in products]
         with restoring(path):
             for expert in experts:
@@ -218,12 +223,12 @@ def apply(
 
 @dataclass(frozen=True)
 class PastDecision:
-    """A decision of the line.
+    """An earlier decision of the line.
 
     Attributes:
         path: The image.
         product: The product that it named.
-        label: What it was.
+        label: Its label.
     """
 
     path: Path
@@ -233,12 +238,12 @@ class PastDecision:
 
 @dataclass(frozen=True)
 class ChangedDecision:
-    """A decision of the line that would be another.
+    """An earlier decision that would change.
 
     Attributes:
-        past: What it was.
+        past: The earlier decision.
         product: The product that it would name.
-        label: What it would be.
+        label: Its new label.
     """
 
     past: PastDecision
@@ -248,17 +253,17 @@ class ChangedDecision:
 
 @dataclass
 class Preview:
-    """What a new version of experts would change.
+    """Effect of a new version of experts.
 
     Attributes:
-        thresholds: Of each product with reviews, before and then.
-        images: Good images that join each product's calibration images.
-        changes: Past decisions that would be others.
-        compared: Past decisions whose images are still there.
-        gone: Past decisions whose images are not.
-        defects: Confirmed defects, the last ones.
-        found_before: Of these, found by the decisions of the line.
-        found: Of these, found by the new version.
+        thresholds: Threshold of each product with reviews, before and after.
+        images: Number of good images to add to each product's calibration images.
+        changes: Past decisions that would change.
+        compared: Number of past decisions whose images still exist.
+        gone: Number of past decisions whose images do not.
+        defects: Number of the last confirmed defects.
+        found_before: How many of these the line's decisions found.
+        found: How many of these the new version finds.
     """
 
     thresholds: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -279,15 +284,15 @@ def preview(
     products: Sequence[str] | None = None,
     defects: int = DEFECTS,
 ) -> Preview:
-    """What reviews would change, before they are applied.
+    """Compute what applying reviews would change.
 
     Args:
-        inspector: The model, which learns in memory.
-        reviews: In the order in which they were made.
+        inspector: The model, which is modified in memory.
+        reviews: The reviews, in the order in which they were made.
         past: Decisions of the line to compare with.
-        seed: Of the run.
-        products: Products to learn; by default all with good images.
-        defects: Confirmed defects, the last ones, of which the recall is.
+        seed: Seed of the run.
+        products: Products to update; by default all with good images.
+        defects: Number of last confirmed defects to measure the recall on.
 
     Raises:
         ConfigError: the model does not know a product, or it has no calibration.
@@ -299,40 +304,39 @@ def preview(
         before = threshold_of(task.calibration)
         learn(inspector, product, reviews, seed)
         result.thresholds[product] = (before, threshold_of(task.calibration))
-        result.images[product] = sum(one.good and one.product == product for one in reviews)
+        result.images[product] = sum(r.good and r.product == product for r in reviews)
     predictor = Predictor(inspector)
-    there = [one for one in past if one.path.is_file()]
-    result.compared, result.gone = len(there), len(past) - len(there)
-    found = predictor.stream([one.path for one in there], BATCH)
-    for one, now in zip(there, found, strict=True):
-        if (one.product, one.label) != (now.product, now.label):
-            result.changes.append(ChangedDecision(one, now.product, str(now.label)))
-    last = [one for one in reviews if one.defective and one.path.is_file()][-defects:]
+    present = [decision for decision in past if decision.path.is_file()]
+    result.compared, result.gone = len(present), len(past) - len(present)
+    predictions = predictor.stream([decision.path for decision in present], BATCH)
+    for before, now in zip(present, predictions, strict=True):
+        if (before.product, before.label) != (now.product, now.label):
+            result.changes.append(ChangedDecision(before, now.product, str(now.label)))
+    last = [review for review in reviews if review.defective and review.path.is_file()][-defects:]
     result.defects = len(last)
-    result.found_before = sum(one.label != "normal" for one in last)
-    decided = predictor.stream([one.path for one in last], BATCH)
-    result.found = sum(one.label != "normal" for one in decided)
+    result.found_before = sum(review.label != "normal" for review in last)
+    decided = predictor.stream([review.path for review in last], BATCH)
+    result.found = sum(prediction.label != "normal" for prediction in decided)
     return result
 
 
 def threshold_of(calibration: Any) -> float:
-    """The score threshold of a calibration, NaN without one."""
+    """The score threshold of a calibration; NaN without one."""
     return torch.nan if calibration is None else calibration.score_threshold.value
 
 
 def export_reviews(reviews: Sequence[Review], folder: Path) -> dict[str, int]:
     """Copy reviewed images into a folder, in MVTec AD's layout.
 
-    False alarms go to `<product>/train/good`, to learn from; other good images to
-    `<product>/test/good`, and defective ones to `<product>/test/defective`. What shows another
-    product is left out.
+    False alarms go to `<product>/train/good`, other good images to `<product>/test/good`, and
+    defective ones to `<product>/test/defective`. Images of another product are left out.
 
     Returns:
-        How many images went to each folder.
+        Number of images in each folder.
 
     Raises:
-        DataError: an image is gone, or a product's name is none.
-        OutputError: one cannot be written.
+        DataError: an image is missing, or a product's name is invalid.
+        OutputError: a file cannot be written.
     """
     placed = {review: place for review in reviews if (place := place_of(review)) is not None}
     names = relative_names([str(review.path.absolute()) for review in placed])
@@ -340,13 +344,16 @@ def export_reviews(reviews: Sequence[Review], folder: Path) -> dict[str, int]:
     for (review, place), name in zip(placed.items(), names, strict=True):
         check_name(review.product)
         suffix = review.path.suffix
-        # one folder takes images of many
+        # one output folder collects images of several input folders
         flat = name.removesuffix(suffix).replace("/", "_")
         target = output_file(folder / review.product / place, flat, suffix)
         try:
             source = regular(review.path)
         except OSError as error:
-            raise DataError(f"no reviewed image at {review.path}: {error.strerror}") from error
+            raise DataError(
+                f"no reviewed image at {review.path} ({error.strerror}): paths are relative to the "
+                "table of reviews"
+            ) from error
         with writing(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
@@ -356,7 +363,7 @@ def export_reviews(reviews: Sequence[Review], folder: Path) -> dict[str, int]:
 
 
 def place_of(review: Review) -> str | None:
-    """The folder of a reviewed image in its product's; None where it has none.
+    """The folder of a reviewed image within its product's; None to leave it out.
 
     Example:
         >>> place_of(Review(Path("a.png"), "a", "anomalous", "right"))

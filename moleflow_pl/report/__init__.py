@@ -1,4 +1,5 @@
-"""What a run reports: `summary.json`, tables, pages and pictures.
+"""Reports of a run: `summary.json`, tables, pages and pictures.
 
-A new number goes into `summary.summarise`, its place on the page into `templates/report.html`.
+Put a new number into `summary.summarise`, and its place on the page into `templates/report.html`.
+Private: `figures`, `gallery`, `facts`.
 """

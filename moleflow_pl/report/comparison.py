@@ -37,7 +37,7 @@ class Spread:
     """One number over several runs.
 
     Attributes:
-        values: One value for each run, None where a run does not have it.
+        values: One value for each run; None if a run does not have it.
 
     Example:
         >>> str(Spread([0.5, 0.7])), str(Spread([None]))
@@ -83,7 +83,7 @@ def read_summary(run: Path) -> dict[str, Any]:
         raise DataError(f"{error}: {remedy}") from error
     if summary.get("schema") != SCHEMA:
         raise DataError(
-            f"{path} has schema {summary.get('schema')!r:.20}, this version reads "
+            f"{path} has schema {summary.get('schema')!r:.20}, and this version reads "
             f"{SCHEMA}: {remedy}"
         )
     try:
@@ -94,7 +94,7 @@ def read_summary(run: Path) -> dict[str, Any]:
 
 
 def validate_summary(summary: Mapping[str, Any]) -> None:
-    """Check all of a summary that a comparison reads.
+    """Check the parts of a summary that a comparison reads.
 
     Raises:
         CheckpointError: a part has another form.
@@ -113,7 +113,9 @@ def validate_summary(summary: Mapping[str, Any]) -> None:
             values = summary["metrics"][metric][mode]
             validate(values, list[float | None], f"metrics.{metric}.{mode}")
             if len(values) != len(summary["tasks"]):
-                raise CheckpointError(f"metrics.{metric}.{mode} has not one value for each task")
+                raise CheckpointError(
+                    f"metrics.{metric}.{mode} does not have one value for each task"
+                )
     for key in ("forgetting", "oracle_forgetting", "backward_transfer", "oracle_backward_transfer"):
         validate(summary["metrics"]["image_auroc"][key], float | None, f"image_auroc.{key}")
 
@@ -148,7 +150,7 @@ def tabulate(summaries: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[st
 
 
 def overall(summaries: Sequence[dict[str, Any]]) -> dict[str, dict[str, Spread]]:
-    """Spreads over runs of what is measured over all tasks, by title and routing mode."""
+    """Spreads over runs of the numbers for all tasks together, by title and routing mode."""
     image = [summary["metrics"]["image_auroc"] for summary in summaries]
     routing = [summary["routing"] for summary in summaries]
     keys = {"routed": "", "oracle": "oracle_"}
@@ -167,7 +169,7 @@ def overall(summaries: Sequence[dict[str, Any]]) -> dict[str, dict[str, Spread]]
 
 
 def differing_settings(summaries: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Evaluation settings that differ between runs, with one value for each run.
+    """Evaluation settings that differ between runs, with the value of each run.
 
     Example:
         >>> runs = [{"settings": {"router": "pooled"}}, {"settings": {"router": "none"}}]
@@ -185,7 +187,7 @@ def share_spreads(runs: Sequence[DecidedProduct | None]) -> dict[str, Spread]:
     spreads: dict[str, Spread] = {}
     for name in SHARES:
         columns = [spread_out(name, None if run is None else run[name]) for run in runs]  # type: ignore[literal-required]
-        spreads |= {key: Spread([one[key] for one in columns]) for key in spread_out(name, None)}
+        spreads |= {key: Spread([row[key] for row in columns]) for key in spread_out(name, None)}
     return spreads
 
 
@@ -230,7 +232,7 @@ def compare(runs: Sequence[Path], folder: Path) -> list[Path]:
     files = [folder / f"comparison.{kind}" for kind in ("html", "tex", "csv")]
     for path in files[:2]:
         write_text(path, templates.get_template(path.name).render(content))
-    columns = ["task", "metric", "way", "mean", "deviation", "runs", *map(str, runs)]
+    columns = ["task", "metric", "routing_mode", "mean", "deviation", "runs", *map(str, runs)]
     rows = [
         [name, metric, mode, s.mean, s.deviation, len(s.present), *s.values]
         for name, metrics in {**table, MEAN: table[MEAN] | overall(summaries)}.items()

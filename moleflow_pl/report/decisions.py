@@ -1,4 +1,4 @@
-"""What a line would do: the decisions at each product's threshold, for summary, tables and page."""
+"""Decisions at each product's threshold, for the summary, the tables and the page."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ COUNTS = (
     "good", "defective", "false_alarms", "found", "missed", "unknown_good", "unknown_defective",
 )  # fmt: skip
 CAPTION = (
-    "Out of the images concerned, with the 95 % Wilson interval. A defective image "
-    "that is taken for an unknown product is neither found nor missed."
+    "Shares of the images concerned, with the 95 % Wilson interval. A defective image that is "
+    "labelled an unknown product counts as neither found nor missed."
 )
 
 
 class Target(TypedDict):
-    """What a recall would cost: the lowest rate to ask for, and the false alarms it gave."""
+    """The cost of a target recall: the lowest false-alarm rate to set, and its false alarms."""
 
     recall: float
     false_alarm_rate: float | None
@@ -72,10 +72,10 @@ def summarise_decisions(
         evaluations: After each task, see `moleflow_pl.metrics.task_matrix.matrix_row`.
 
     Returns:
-        `confidence`; `products`, a list with one entry for each product that was tested; `all`,
-        their shares together; `matrix`, for each share one of task j (column) after task i (row).
+        `confidence`; `products`, a list with one entry for each tested product; `all`, their
+        shares together; `matrix`, for each share a matrix of task j (column) after task i (row).
     """
-    found = [
+    entries = [
         (task, product, counts)
         for task, of_task in zip(names, (evaluations[-1] or {})["decisions"], strict=True)
         for product, counts in (of_task or {}).items()
@@ -83,16 +83,16 @@ def summarise_decisions(
     rows = [share_row(len(names), evaluation) for evaluation in evaluations]
     return {
         "confidence": CONFIDENCE,
-        "products": [product_entry(task, product, counts) for task, product, counts in found],
-        "all": shares_of(total(counts for *_, counts in found)),
-        "matrix": {name: [[one and one[name] for one in row] for row in rows] for name in SHARES},
+        "products": [product_entry(task, product, counts) for task, product, counts in entries],
+        "all": shares_of(total(counts for *_, counts in entries)),
+        "matrix": {name: [[s and s[name] for s in row] for row in rows] for name in SHARES},
     }
 
 
 def share_row(tasks: int, evaluation: Mapping[str, Any] | None) -> list[Any]:
-    """The shares of each task in one evaluation; None where it was not tested."""
+    """The shares of each task in one evaluation; None for a task that was not tested."""
     of_tasks = [] if evaluation is None else evaluation["decisions"]
-    shares = [shares_of(total(one.values())) if one else None for one in of_tasks]
+    shares = [shares_of(total(products.values())) if products else None for products in of_tasks]
     return [*shares, *[None] * (tasks - len(shares))]
 
 
@@ -119,44 +119,44 @@ def product_entry(task: str, product: str, counts: ProductDecisions) -> DecidedP
 
 
 def total(parts: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """Counts of several products together."""
+    """Sums of the counts of several products."""
     chosen = list(parts)
     return {key: sum(part[key] for part in chosen) for key in COUNTS}
 
 
-def spread_out(name: str, found: Share | None) -> dict[str, Any]:
-    """A share as columns of a table: itself, its interval and its counts.
+def spread_out(name: str, share: Share | None) -> dict[str, Any]:
+    """A share as columns of a table: the share, its interval and its counts.
 
     Example:
         >>> spread_out("recall", None)["recall_low"] is None
         True
     """
-    part: Mapping[str, Any] = found or {}
+    part: Mapping[str, Any] = share or {}
     keys = {"share": name} | {key: f"{name}_{key}" for key in ("low", "high", "count", "of")}
     return {column: part.get(key) for key, column in keys.items()}
 
 
 def matrix_rows(summary: Mapping[str, Any]) -> Iterator[list[Any]]:
-    """Rows of `matrix.csv`: what there is of each share, after each task, of each task."""
+    """Rows of `matrix.csv` for each share and its interval, after each task, by task."""
     for name, matrix in summary["decisions"]["matrix"].items():
         for column in spread_out(name, None):
             for after, row in zip(summary["tasks"], matrix, strict=True):
-                yield [column, "routed", after, *[spread_out(name, one)[column] for one in row]]
+                yield [column, "routed", after, *[spread_out(name, s)[column] for s in row]]
 
 
 def decisions_of_runs(
     summaries: Sequence[Mapping[str, Any]],
 ) -> dict[str, list[DecidedProduct | None]]:
-    """What each run decided about a product, by its name; None where a run did not test it."""
-    of_runs = [{one["product"]: one for one in s["decisions"]["products"]} for s in summaries]
+    """The decisions of each run, by product; None for a run that did not test it."""
+    of_runs = [{p["product"]: p for p in s["decisions"]["products"]} for s in summaries]
     names = dict.fromkeys(name for of_run in of_runs for name in of_run)
     return {name: [of_run.get(name) for of_run in of_runs] for name in names}
 
 
 def decision_table(summary: Mapping[str, Any]) -> NamesTable | None:
-    """The table on the screen: one row for each tested product; None where none was decided."""
+    """The table on the screen: a row for each tested product; None without thresholds."""
     decisions = summary["decisions"]
-    decided = [one for one in decisions["products"] if one["threshold"] is not None]
+    decided = [p for p in decisions["products"] if p["threshold"] is not None]
     if not decided:
         return None
     title = "decisions about the test images at each product's threshold"
@@ -166,30 +166,30 @@ def decision_table(summary: Mapping[str, Any]) -> NamesTable | None:
     table.add_column("product", overflow="fold")
     for name in SHARES.values():
         table.add_column("\n".join(name.split()), justify="right", no_wrap=True)
-    for one in decided:
-        rate = f"rate {format_rate(one['false_alarm_rate'])}"
-        first = [one["product"], f"> {one['threshold']:.4g}", rate]
-        table.add_row(first, *[in_lines(one[name]) for name in SHARES])
+    for entry in decided:
+        rate = f"rate {format_rate(entry['false_alarm_rate'])}"
+        first = [entry["product"], f"> {entry['threshold']:.4g}", rate]
+        table.add_row(first, *[in_lines(entry[name]) for name in SHARES])
     if len(decided) > 1:
         table.add_row("all", *[in_lines(decisions["all"][name]) for name in SHARES])
     return table
 
 
 def caption(products: Sequence[Mapping[str, Any]]) -> str:
-    """What the numbers of a table are, and what the target recall would cost."""
-    sentences = {printable(one["product"]): target_sentence(one) for one in products}
+    """The caption of the table, with the cost of the target recall for each product."""
+    sentences = {printable(entry["product"]): target_sentence(entry) for entry in products}
     targets = [f"{name}: {sentence}" for name, sentence in sentences.items() if sentence]
     return "\n".join([CAPTION, *targets])
 
 
-def target_sentence(one: Mapping[str, Any]) -> str:
-    """The false-alarm rate to ask for to reach the target recall; empty without defects."""
-    target = one["target"]
-    if not one["defective"]:
+def target_sentence(entry: Mapping[str, Any]) -> str:
+    """The false-alarm rate that reaches the target recall, in words; empty without defects."""
+    target = entry["target"]
+    if not entry["defective"]:
         return ""
     if target["false_alarm_rate"] is None:
         return f"no false-alarm rate finds {format_rate(target['recall'])} of these defects"
-    # nothing was looked for below the lowest rate
+    # lower rates were not tried
     lowest = "at most " if target["false_alarm_rate"] <= LOWEST_RATE else ""
     rate, alarms = format_rate(target["false_alarm_rate"]), format_count(target["false_alarms"])
     return (
@@ -198,40 +198,40 @@ def target_sentence(one: Mapping[str, Any]) -> str:
     )
 
 
-def in_lines(found: Share) -> list[str]:
-    """A share for a narrow column: counts, share, interval; a dash out of none.
+def in_lines(share: Share) -> list[str]:
+    """A share for a narrow column: counts, share, interval; a dash for a share of no images.
 
     Example:
         >>> in_lines(share(1, 4))
         ['1 of 4', '25.0 %', '4.6-69.9']
     """
-    if found["share"] is None or found["low"] is None or found["high"] is None:
+    if share["share"] is None or share["low"] is None or share["high"] is None:
         return ["-"]
-    interval = f"{100 * found['low']:.1f}-{100 * found['high']:.1f}"
-    return [format_count(found), f"{100 * found['share']:.1f} %", interval]
+    interval = f"{100 * share['low']:.1f}-{100 * share['high']:.1f}"
+    return [format_count(share), f"{100 * share['share']:.1f} %", interval]
 
 
-def format_count(found: Share) -> str:
+def format_count(share: Share) -> str:
     """A share's counts.
 
     Example:
         >>> format_count(share(1, 4))
         '1 of 4'
     """
-    return f"{found['count']} of {found['of']}"
+    return f"{share['count']} of {share['of']}"
 
 
-def format_share(found: Share) -> str:
-    """A share and its interval; a dash out of none.
+def format_share(share: Share) -> str:
+    """A share and its interval; a dash for a share of no images.
 
     Example:
         >>> format_share(share(1, 4)), format_share(share(0, 0))
         ('25.0 % (4.6 to 69.9)', '-')
     """
-    if found["share"] is None or found["low"] is None or found["high"] is None:
+    if share["share"] is None or share["low"] is None or share["high"] is None:
         return "-"
-    interval = f"{100 * found['low']:.1f} to {100 * found['high']:.1f}"
-    return f"{100 * found['share']:.1f} % ({interval})"
+    interval = f"{100 * share['low']:.1f} to {100 * share['high']:.1f}"
+    return f"{100 * share['share']:.1f} % ({interval})"
 
 
 def format_rate(rate: float) -> str:

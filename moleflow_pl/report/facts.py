@@ -1,4 +1,4 @@
-"""What a report says beside its numbers: cost, and where the numbers come from."""
+"""Cost and provenance of a report's numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from moleflow_pl.model.inspector import Inspector
 
 
 def cost(inspector: Inspector, tasks: int) -> dict[str, Any]:
-    """Parameters of the shared part and of each of the first tasks, and memory at its peak.
+    """Parameters of the shared part and of each task, and peak memory.
 
     The shared part counts the trained base and the fixed rotations, not the frozen backbone. The
     part of a task counts its expert and its prototypes.
@@ -29,17 +29,17 @@ def cost(inspector: Inspector, tasks: int) -> dict[str, Any]:
 
 
 def prototype_size(inspector: Inspector, task: int) -> int:
-    """Numbers in the prototypes of a task."""
+    """Number of values in the prototypes of a task."""
     routers = (inspector.router, inspector.novelty)
     return sum(b.numel() for router in routers for b in router.prototypes[str(task)].buffers())
 
 
 def about(inspector: Inspector, tasks: int, seed: int, config: str) -> dict[str, Any]:
-    """What a report says of where its numbers come from.
+    """Provenance of a report: facts, hardware, versions and arguments.
 
     Args:
         inspector: The model.
-        tasks: How many tasks the report is about.
+        tasks: Number of tasks in the report.
         seed: Seed of the run.
         config: All arguments of the run, YAML.
     """
@@ -55,7 +55,7 @@ def about(inspector: Inspector, tasks: int, seed: int, config: str) -> dict[str,
 
 
 def peak_memory_mb() -> float | None:
-    """Largest resident memory of this process so far, in MB; None where the system has no count."""
+    """Peak resident memory of this process, in MB; None if the system does not report it."""
     try:
         import resource
     except ModuleNotFoundError:  # on Windows

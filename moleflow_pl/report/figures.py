@@ -1,4 +1,4 @@
-"""Pictures of a report as data URIs, so that its page fetches nothing."""
+"""Pictures of a report as data URIs, so that its page needs no other files."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def histogram_figure(
     label: str,
     limits: Mapping[str, float | None] = NO_LIMITS,
 ) -> str:
-    """Histograms of one or two groups of numbers, with up to two limits by their names."""
+    """Histograms of one or two groups of numbers, with up to two named limits."""
     figure = Figure(figsize=SIZE)
     axis = figure.subplots()
     finite = {name: np.asarray(v)[np.isfinite(v)] for name, v in groups.items()}
@@ -89,7 +89,7 @@ def histogram_figure(
 
 
 def legend_above(axis: Axes) -> None:
-    """A legend above the axes: matplotlib's search for a free place inside is slow, and warns."""
+    """Put the legend above the axes: matplotlib's search for a place inside is slow, and warns."""
     axis.legend(
         loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, ncols=2, columnspacing=1,
         handlelength=1.4, frameon=False, fontsize=FONT,
@@ -99,13 +99,13 @@ def legend_above(axis: Axes) -> None:
 def rates_figure(
     shares: Mapping[str, Sequence[float]], rates: Sequence[float], rate: float, images: int
 ) -> str:
-    """Shares of test images by the false-alarm rate that a threshold is asked for.
+    """Shares of test images by target false-alarm rate.
 
     Args:
         shares: One or two curves by name, missed defects first.
-        rates: Their rates.
-        rate: The rate that is asked for now.
-        images: Number of calibration images; what is extrapolated for want of more is grey.
+        rates: Their target rates.
+        rate: The present target rate.
+        images: Number of calibration images; rates that need more of them are shaded.
     """
     figure = Figure(figsize=SIZE)
     axis = figure.subplots()
@@ -114,13 +114,13 @@ def rates_figure(
         colour, line = styles[name]
         percents = [100 * value for value in values]
         axis.plot(rates, percents, line, color=colour, linewidth=2, label=name)
-    axis.axvline(rate, color="black", linewidth=1.4, label="asked for")
+    axis.axvline(rate, color="black", linewidth=1.4, label="target")
     axis.set(xscale="log", xlim=(LOWEST_SHOWN, 1), ylim=(-2, 102))
     if images and 1 / (images + 1) > LOWEST_SHOWN:
         axis.axvspan(LOWEST_SHOWN, 1 / (images + 1), color=GREY, alpha=0.12, linewidth=0,
                      label="extrapolated")  # fmt: skip
     axis.set_xticks(RATE_TICKS, [f"{100 * tick:g} %" for tick in RATE_TICKS])
-    axis.set_xlabel("false-alarm rate asked for", fontsize=FONT)
+    axis.set_xlabel("target false-alarm rate", fontsize=FONT)
     axis.set_ylabel("% of test images", fontsize=FONT)
     legend_above(axis)
     return svg_uri(figure)

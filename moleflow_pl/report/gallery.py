@@ -1,4 +1,4 @@
-"""The gallery of a report: defects found and missed, false alarms, and unknown products."""
+"""The gallery of a report: found and missed defects, false alarms, and unknown products."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from moleflow_pl.tasks.calibration import Limits
 
 EXAMPLES = 3  # in each group
 SIDE = 220  # longer side of a picture, in pixels
-TOP_QUANTILE = 0.9  # quantile of the images' highest pixel scores where the scale ends
+TOP_QUANTILE = 0.9  # the scale ends at this quantile of the images' highest pixel scores
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Example:
 
     Attributes:
         name: File name.
-        caption: Defect, score, threshold, and the task it was routed to if that is wrong.
+        caption: Defect, score, threshold, and the task it was routed to, if wrong.
         pictures: Data URIs of the `image`, the `heatmap` and, if known, the `mask`.
     """
 
@@ -46,7 +46,7 @@ class GalleryPage:
         product: Name of the product.
         low: Score at the dark end of the scale.
         high: Score at its bright end.
-        groups: Examples by the title of their group, which says how many images it has.
+        groups: Examples by the title of their group, which includes its size.
     """
 
     product: str
@@ -57,7 +57,7 @@ class GalleryPage:
 
 @dataclass
 class SuspectImage:
-    """An image that looks defective, though it was taken for good.
+    """A good image that looks defective.
 
     Attributes:
         path: Its file.
@@ -65,7 +65,7 @@ class SuspectImage:
         product: The product that it shows.
         score: Its score.
         limits: The limits of the product.
-        patch_scores: (h, w).
+        patch_scores: Patch scores (h, w).
     """
 
     path: str
@@ -77,34 +77,35 @@ class SuspectImage:
 
 
 def suspect_examples(suspects: Sequence[SuspectImage]) -> dict[str, list[Example]]:
-    """Examples of images that look defective though they were taken for good, by product."""
-    found: dict[str, list[Example]] = {}
-    for one in suspects:
+    """Examples of good images that look defective, by product."""
+    by_product: dict[str, list[Example]] = {}
+    for suspect in suspects:
         try:
-            picture = shrink(read_rgb(Path(one.path)), SIDE)
+            picture = shrink(read_rgb(Path(suspect.path)), SIDE)
         except DataError:
             continue  # removed or damaged since it was scored
-        limits = one.limits
+        limits = suspect.limits
         scale = colour_ends(limits.median_patch_score, limits.pixel)
-        pictures = with_heat(picture, one.patch_scores, *scale)
-        caption = f"score {one.score:.4g} (threshold {limits.score:.4g})"
-        found.setdefault(one.product, []).append(Example(one.name, caption, pictures))
-    return found
+        pictures = with_heat(picture, suspect.patch_scores, *scale)
+        caption = f"score {suspect.score:.4g} (threshold {limits.score:.4g})"
+        example = Example(suspect.name, caption, pictures)
+        by_product.setdefault(suspect.product, []).append(example)
+    return by_product
 
 
 def with_heat(
     picture: Image.Image, scores: torch.Tensor, low: float, high: float
 ) -> dict[str, str]:
-    """Data URIs of a picture and of its score map over it."""
+    """Data URIs of a picture, and of the picture with its score map."""
     heat = heat_overlay(picture, scores, low, high)
     return {"image": jpeg_uri(picture), "heatmap": jpeg_uri(heat)}
 
 
 def select(rows: Sequence[dict[str, Any]], indices: Sequence[int]) -> dict[str, list[int]]:
-    """Select a product's images to show: by their labels, or by their scores where it has none.
+    """Select a product's images to show: by their labels, or by their scores without labels.
 
     Returns:
-        Indices of the images by the title of their group; none where the group has no image.
+        Indices of the images by the title of their group; an empty group has none.
 
     Example:
         >>> labels = ("normal", "anomalous", "normal")
@@ -125,13 +126,13 @@ def select(rows: Sequence[dict[str, Any]], indices: Sequence[int]) -> dict[str, 
         ("found, labelled anomalous", ANOMALOUS, defective[::-1], "defective "),
         ("missed, labelled normal", NORMAL, defective, "defective "),
         ("false alarms, labelled anomalous", ANOMALOUS, good[::-1], "good "),
-        ("taken for an unknown product", UNKNOWN, ordered[::-1], ""),
+        ("labelled unknown product", UNKNOWN, ordered[::-1], ""),
     )
     chosen = {}
     for title, label, images, kind in groups:
-        found = [i for i in images if rows[i]["label"] == label]
-        title = f"{title}: {len(found) or 'none'} of {len(images)} {kind}images"
-        chosen[title] = found[:EXAMPLES]
+        labelled = [i for i in images if rows[i]["label"] == label]
+        title = f"{title}: {len(labelled) or 'none'} of {len(images)} {kind}images"
+        chosen[title] = labelled[:EXAMPLES]
     return chosen
 
 
@@ -157,7 +158,7 @@ def build_gallery(scores: TaskScores, names: Sequence[str]) -> list[GalleryPage]
 
 
 def _scale(scores: TaskScores, indices: Sequence[int]) -> tuple[float, float]:
-    """One scale for a product: from the median of its good images to the score of clear defects."""
+    """The colour scale of a product, from the median of good images to clear defects."""
     levels = [(m[::8, ::8].median(), m.max()) for m, _ in scores.maps(indices)]
     good = [i for i, image in enumerate(indices) if not scores.rows[image]["gt_label"]]
     low = torch.stack([levels[i][0] for i in good or range(len(levels))]).median().item()

@@ -1,4 +1,4 @@
-"""What can be said without test images: thresholds, routing and change of the good images."""
+"""Report without test images: thresholds, and routing and change of the good images."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from moleflow_pl.report.decisions import format_rate
 from moleflow_pl.tasks.schedule import Task
 from moleflow_pl.tasks.thresholds import images_for
 
-CHANGED = 0.01  # level below which the halves of a product's images differ
+CHANGED = 0.01  # significance level at which the halves of a product's images differ
 GOODS_COLUMNS = (
-    "training +\ncalibration\nimages", "scores of\nthe latter", "threshold,\nfalse alarms",
+    "training +\ncalibration\nimages", "calibration\nscores", "threshold,\nfalse alarms",
     "routed to\nits task", "first and\nlast half",
 )  # fmt: skip
 CAPTION = (
-    "The 99 % interval is that of the true false-alarm rate. There are no test images: how many "
-    "defects these thresholds find is not known."
+    "The 99 % confidence interval is that of the true false-alarm rate. Without test images it is "
+    "unknown how many defects these thresholds find."
 )
 
 
@@ -31,7 +31,7 @@ def summarise_calibration(
 
     Args:
         tasks: The learned tasks.
-        goods: What is known of those without test images, None for the others.
+        goods: Statistics of tasks without test images; None for the others.
     """
     return [
         {"task": task.name, "threshold": threshold_entry(task), "goods": found}
@@ -40,34 +40,34 @@ def summarise_calibration(
 
 
 def threshold_entry(task: Task) -> dict[str, Any] | None:
-    """A task's threshold and what is behind it; None without calibration images."""
+    """A task's threshold with its statistics; None without calibration images."""
     if task.calibration is None:
         return None
-    found = task.calibration.score_threshold
+    threshold = task.calibration.score_threshold
     ordered = sorted(task.calibration.scores)
     return {
-        "value": found.value,
-        "false_alarm_rate": found.rate,
-        "low": found.low,
-        "high": found.high,
-        "extrapolated": found.extrapolated,
-        "images": found.images,
-        "images_needed": images_for(found.rate),
+        "value": threshold.value,
+        "false_alarm_rate": threshold.rate,
+        "low": threshold.low,
+        "high": threshold.high,
+        "extrapolated": threshold.extrapolated,
+        "images": threshold.images,
+        "images_needed": images_for(threshold.rate),
         "median_score": task.calibration.limits().median_score,
         "highest_score": ordered[-1],
-        "suspects": [one._asdict() for one in task.calibration.suspects],
+        "suspects": [suspect._asdict() for suspect in task.calibration.suspects],
     }
 
 
 def is_tested(summary: Mapping[str, Any]) -> bool:
-    """Whether any test image was scored, now or after an earlier task."""
+    """Whether test images were scored, now or after an earlier task."""
     matrices = [metric["matrix"] for metric in summary["metrics"].values()]
     values = [value for matrix in matrices for row in matrix for value in row]
     return bool(summary["decisions"]["products"]) or any(value is not None for value in values)
 
 
 def next_commands(run: RunFolder) -> dict[str, str]:
-    """Commands for a model that was learned from good images alone, by what they are for."""
+    """Next commands for a model that was learned from good images alone, by purpose."""
     folder = shlex.quote(str(run.root))
     return {
         "decide about new images": f"moleflow predict {folder} IMAGES",
@@ -78,8 +78,8 @@ def next_commands(run: RunFolder) -> dict[str, str]:
 
 
 def goods_table(summary: Mapping[str, Any]) -> NamesTable | None:
-    """The table on the screen: a row for each task without test images; None if all have some."""
-    entries = [one for one in summary["calibration"] if one["goods"] is not None]
+    """The table on the screen: a row for each task without test images; None without any."""
+    entries = [entry for entry in summary["calibration"] if entry["goods"] is not None]
     if not entries:
         return None
     table = NamesTable(
@@ -88,20 +88,20 @@ def goods_table(summary: Mapping[str, Any]) -> NamesTable | None:
     table.add_column("task", overflow="fold")
     for column in GOODS_COLUMNS:
         table.add_column(column, no_wrap=True)
-    for one in entries:
-        goods = one["goods"]
+    for entry in entries:
+        goods = entry["goods"]
         table.add_row(
-            one["task"],
+            entry["task"],
             [f"{goods['training']} +", str(goods["calibration"])],
-            *threshold_in_lines(one["threshold"]),
-            routed_in_lines(summary, one),
+            *threshold_in_lines(entry["threshold"]),
+            routed_in_lines(summary, entry),
             halves_in_lines(goods["halves"]),
         )
     return table
 
 
 def threshold_in_lines(threshold: Mapping[str, Any] | None) -> tuple[list[str], list[str]]:
-    """The scores behind a threshold; itself, the rate asked for and the true one's interval."""
+    """Two cells: the calibration scores; the threshold, its target rate and its interval."""
     if threshold is None:
         return ["none"], ["none"]
     scores = [f"median {threshold['median_score']:.4g}", f"most   {threshold['highest_score']:.4g}"]
@@ -111,7 +111,7 @@ def threshold_in_lines(threshold: Mapping[str, Any] | None) -> tuple[list[str], 
 
 
 def routed_in_lines(summary: Mapping[str, Any], entry: Mapping[str, Any]) -> list[str]:
-    """How many calibration images the router sends to their own task, and where it sends others.
+    """How many calibration images were routed to their own task, and where the others went.
 
     Example:
         >>> entry = {"task": "b", "goods": {"routed": [1, 8]}}

@@ -1,4 +1,4 @@
-"""`report.html`: the whole report of a run in one file, pictures included."""
+"""`report.html`: the report of a run in one file, including its pictures."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ MATRIX_FLOOR = 0.5  # value at which a matrix' colours start: the AUROC of chanc
 
 
 def environment() -> Environment:
-    """Jinja environment of the package's templates: names and paths in them are plain text."""
+    """Jinja environment of the templates; names and paths are escaped to plain text."""
     templates = Environment(
         loader=PackageLoader("moleflow_pl.report"),
         autoescape=select_autoescape(["html"]),
         undefined=StrictUndefined,
-        # what is escaped already is of another class
+        # already escaped text has another class
         finalize=lambda value: printable_lines(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     filters = (format_value, format_count, format_rate, format_share)
-    templates.filters |= {one.__name__: one for one in filters}
+    templates.filters |= {function.__name__: function for function in filters}
     templates.globals |= {
         "target_sentence": target_sentence,
         "share_titles": SHARES,
@@ -71,13 +71,13 @@ def score_figures(
     others: Sequence[TaskScores],
     products: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, str]:
-    """What a threshold would do, ROC curves and histograms of one task, by title.
+    """Figures of one task by title: shares by target rate, ROC curves and histograms.
 
     Args:
         scores: Scores of the task's test images.
         limits: Scores to mark in the histogram, by name.
         others: Scores of the other tasks' images.
-        products: What was decided about each of its products, see `summarise_decisions`.
+        products: Decisions about each of its products, see `summarise_decisions`.
     """
     rows = scores.rows
     labels = torch.tensor([row["gt_label"] for row in rows])
@@ -129,8 +129,8 @@ def render_page(
         scores: Scores of the tasks, except those whose images are gone.
         about: `versions`, `hardware`, `facts` and `next`, each a dict of strings, and `config`,
             YAML.
-        calibrations: Of tasks that have one, by name.
-        suspects: Images that look defective, though they were taken for good.
+        calibrations: Calibrations of tasks, by name.
+        suspects: Good images that look defective.
     """
     names = summary["tasks"]
     best = summary["metrics"]["image_f1_max"]["threshold"]["routed"]
@@ -144,14 +144,14 @@ def render_page(
         others = [other for other in scores if other is not of_task]
         name = names[of_task.task]
         entries = summary["decisions"]["products"]
-        products = {one["product"]: one for one in entries if one["task"] == name}
+        products = {entry["product"]: entry for entry in entries if entry["task"] == name}
         limits = {
             "threshold": next(iter(products.values()))["threshold"],
             "best F1 (by the test labels)": best[of_task.task],
         }
         figures[name] = score_figures(of_task, limits, others, products)
-    goods = [one for one in summary["calibration"] if one["goods"] is not None]
-    for name in (one["task"] for one in goods if one["task"] in calibrations):
+    goods = [entry for entry in summary["calibration"] if entry["goods"] is not None]
+    for name in (entry["task"] for entry in goods if entry["task"] in calibrations):
         figures[name] = {"calibration images": calibration_figure(calibrations[name])}
     template = environment().get_template("report.html")
     return template.render(

@@ -34,7 +34,7 @@ SCORE_COLUMNS = (
 
 
 def comparable_evaluations(tasks: Sequence[Task]) -> list[dict[str, Any] | None]:
-    """The evaluation of each task; None where its settings differ from the last task's."""
+    """The evaluation of each task; None if its settings differ from the last task's."""
     last = tasks[-1].evaluation
     settings = None if last is None else last["settings"]
     evaluations = [task.evaluation for task in tasks]
@@ -42,7 +42,7 @@ def comparable_evaluations(tasks: Sequence[Task]) -> list[dict[str, Any] | None]
 
 
 def task_matrix(tasks: Sequence[Task], metric: str, mode: str) -> list[list[float | None]]:
-    """Metric of task j (column) after learning task i (row); None where it was not measured."""
+    """Metric of task j (column) after learning task i (row); None if it was not measured."""
     width = len(tasks)
     matrix: list[list[float | None]] = []
     for evaluation in comparable_evaluations(tasks):
@@ -114,7 +114,7 @@ def write_report(folder: Path, summary: Mapping[str, Any], scores: Sequence[Task
     matrices = {"routed": "matrix", "oracle": "oracle_matrix"}
     write_rows(
         folder / "matrix.csv",
-        ["metric", "way", "after", *names],
+        ["metric", "routing_mode", "after", *names],
         [
             [metric, mode, name, *row]
             for metric in METRICS
@@ -135,7 +135,7 @@ def write_report(folder: Path, summary: Mapping[str, Any], scores: Sequence[Task
             for row in of_task.rows
         ],
     )
-    # last: where there is a summary, the other files are complete
+    # last: a summary shows that the other files are complete
     write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
 
 

@@ -101,7 +101,7 @@ def test_the_graph_leaves_the_model_as_it_was(tiny_model: Build) -> None:
 
 
 def test_a_model_that_learned_nothing_has_no_graph(tiny_model: Build) -> None:
-    with pytest.raises(ConfigError, match="no product has been learned"):
+    with pytest.raises(ConfigError, match="has learned no product"):
         InspectionGraph(tiny_model().inspector)
 
 

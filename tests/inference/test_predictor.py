@@ -203,7 +203,7 @@ def test_what_is_no_image_is_refused_in_one_sentence(predictor: Predictor, tmp_p
 
 @pytest.mark.parametrize("image", [None, "a.png", np.zeros((4, 4, 3), np.uint8), b"x"])
 def test_a_stream_of_a_single_image_is_refused(predictor: Predictor, image: Any) -> None:
-    with pytest.raises(DataError, match="a stream takes a list or a generator of images, got"):
+    with pytest.raises(DataError, match="stream needs a list or a generator of images, got"):
         next(predictor.stream(image))
 
 

@@ -204,8 +204,8 @@ def test_last_verdict_on_an_image_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        (("1.png", "a", "good", "right"), r"r.csv, line 2: label is one of .*got 'good'"),
-        (("1.png", "a", "normal", "wrong"), r"line 2: verdict is one of .*got 'wrong'"),
+        (("1.png", "a", "good", "right"), r"r.csv, line 2: label must be one of .*got 'good'"),
+        (("1.png", "a", "normal", "wrong"), r"line 2: verdict must be one of .*got 'wrong'"),
         (("1.png", "a", "normal", "false_alarm"), "a decision 'normal' cannot be a 'false_alarm'"),
         (("1.png", "a", "anomalous", "missed_defect"), "'anomalous' cannot be a 'missed_defect'"),
         (("", "a", "normal", "right"), "path and product are empty or missing"),

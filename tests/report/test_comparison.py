@@ -38,7 +38,9 @@ def test_files_say_the_same_in_three_forms(tmp_path: Path) -> None:
     with files[2].open() as file:
         rows = list(csv.DictReader(file))
     row = next(
-        r for r in rows if (r["task"], r["metric"], r["way"]) == ("b", "image_auroc", "routed")
+        r
+        for r in rows
+        if (r["task"], r["metric"], r["routing_mode"]) == ("b", "image_auroc", "routed")
     )
     assert float(row["mean"]) == 0.25
     assert (row["runs"], row[str(runs[0])], row[str(runs[1])]) == ("2", "0.0", "0.5")

@@ -31,12 +31,12 @@ def test_groups_are_by_the_label_and_say_where_there_are_none() -> None:
         "found, labelled anomalous: 4 of 6 defective images": [11, 9, 7],
         "missed, labelled normal: 2 of 6 defective images": [1, 3],
         "false alarms, labelled anomalous: 3 of 6 good images": [10, 8, 6],
-        "taken for an unknown product: none of 12 images": [],
+        "labelled unknown product: none of 12 images": [],
     }
     rows[1]["label"], rows[3]["label"] = "anomalous", "unknown_product"
     chosen = select(rows, range(12))
     assert chosen[NONE_MISSED] == []
-    assert chosen["taken for an unknown product: 1 of 12 images"] == [3]
+    assert chosen["labelled unknown product: 1 of 12 images"] == [3]
 
 
 def test_a_group_without_images_keeps_its_title(data_root: Path) -> None:
@@ -46,7 +46,7 @@ def test_a_group_without_images_keeps_its_title(data_root: Path) -> None:
         "found, labelled anomalous: 3 of 3 defective images": 3,
         "missed, labelled normal: none of 3 defective images": 0,
         "false alarms, labelled anomalous: none of 3 good images": 0,
-        "taken for an unknown product: none of 6 images": 0,
+        "labelled unknown product: none of 6 images": 0,
     }
     example = page.groups["found, labelled anomalous: 3 of 3 defective images"][0]
     assert "(threshold 0.5)" in example.caption

@@ -97,7 +97,7 @@ def test_page_of_a_model_whose_images_are_gone_has_dashes() -> None:
     tasks = [Task(["a"], 1, 1)]
     tasks[0].evaluation = matrix_row([], 1, SETTINGS)
     page = render_page(summarise(tasks, COST), [], ABOUT, {})
-    assert "There are no test images any more" in page
+    assert "The test images are gone" in page
     assert not Tags(page).open
 
 
@@ -126,7 +126,7 @@ def test_page_of_good_images_alone_says_what_is_known_and_has_no_dashes() -> Non
         "27",
         "2 of 3",
         "0.90 apart",
-        "extrapolated:<br>99 images would do",
+        "extrapolated:<br>99 images are enough",
         "moleflow predict",
     ):
         assert words in page

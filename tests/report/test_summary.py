@@ -85,7 +85,7 @@ def test_report_files_say_what_the_summary_says(tmp_path: Path) -> None:
     assert len(matrix) == len(METRICS) * 2 * 2 + len(SHARES) * 5 * 2
     assert matrix[0] == {
         "metric": "image_auroc",
-        "way": "routed",
+        "routing_mode": "routed",
         "after": "a",
         "a": "1.0",
         "b": "",
