@@ -1,5 +1,5 @@
-"""At the line: a service that inspects what clients, folders and cameras bring, and keeps a record.
+"""The inspection service: images from clients, folders and cameras, with a record of decisions.
 
-`app` is what uvicorn serves, `engine` inspects requests together, `database` is the record. A new
-source or sink is one file in `sources/` or `sinks/`.
+`app` is the application that uvicorn serves, `engine` inspects requests in batches, `database` is
+the record. Add a source or a sink as a file in `sources/` or `sinks/`; everything else is private.
 """

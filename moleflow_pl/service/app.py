@@ -26,7 +26,7 @@ from moleflow_pl.service.state import Service, service_of
 
 SETTINGS = "MOLEFLOW_SERVE"  # variable of the processes of `--workers`
 TEMPLATES = Path(__file__).parent / "templates"
-# (error, status, seconds after which to try again); the first that fits
+# (error, status, seconds until a retry makes sense); the first match counts
 STATUSES: tuple[tuple[type[Exception], int, int | None], ...] = (
     (QueueFullError, 429, 1),
     (StoppingError, 503, 5),
@@ -69,7 +69,7 @@ def make_app(service: Service) -> FastAPI:
 
 @contextmanager
 def refusing_after_sigterm(service: Service) -> Iterator[None]:
-    """Take nothing more from SIGTERM on, while the server ends what it has begun."""
+    """Refuse new requests after SIGTERM, while the server finishes those it has accepted."""
     if threading.current_thread() is not threading.main_thread():
         yield  # Python sends signals to the main thread alone
         return
@@ -88,7 +88,7 @@ def refusing_after_sigterm(service: Service) -> Iterator[None]:
 
 
 async def answer_error(request: Request, error: Exception) -> Response:
-    """Answer an error that the client can understand."""
+    """Return an error as a JSON response with its status."""
     kind, status, seconds = next(row for row in STATUSES if isinstance(error, row[0]))
     service_of(request).metrics.refused.labels(kind.__name__.removesuffix("Error").lower()).inc()
     headers = {} if seconds is None else {"retry-after": str(seconds)}
@@ -96,7 +96,7 @@ async def answer_error(request: Request, error: Exception) -> Response:
 
 
 async def docs(request: Request) -> HTMLResponse:
-    """All answers for programs, on a page that needs no network."""
+    """The documentation of the HTTP API, on a page that needs no network."""
     text = pages.get_template("api.html").render(api=request.app.openapi())
     return HTMLResponse(text)
 
@@ -108,7 +108,7 @@ async def login_page(request: Request) -> HTMLResponse:
 
 
 async def login(request: Request, token: str = Form(""), form: str = Form("")) -> Response:
-    """Take the token of a person, for whom a cookie stands for it from then on."""
+    """Check the token of a person, and set a cookie that stands for it."""
     service = service_of(request)
     if not service.keys.is_form_token(request, form) or not service.keys.is_token(token):
         client = request.client.host if request.client else ""

@@ -1,4 +1,4 @@
-"""Delivers what is in the outbox: in order, again and again until it is taken."""
+"""Delivers messages from the outbox in order, and retries until they are accepted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from moleflow_pl.service.records import as_json
 from moleflow_pl.service.sinks.base import RefusedError, Sink
 
 AT_ONCE = 100  # rows read from the outbox
-POLL = 0.2  # seconds until the outbox is looked at again
+POLL = 0.2  # seconds between two checks of the outbox
 KEPT = 24 * 3600.0  # seconds for which delivered rows stay
 
 
@@ -24,8 +24,8 @@ class Courier:
     """Brings the rows of the outbox to a sink, at least once each.
 
     Args:
-        database: Where the outbox is.
-        sink: Who takes them.
+        database: The database with the outbox.
+        sink: The receiver.
     """
 
     def __init__(self, database: Database, sink: Sink) -> None:
@@ -41,7 +41,7 @@ class Courier:
             self.sink.close()
 
     def deliver_some(self) -> float:
-        """Deliver what waits, up to the first failure.
+        """Deliver waiting messages, up to the first failure.
 
         Returns:
             Seconds until there may be more to do.
@@ -51,9 +51,9 @@ class Courier:
         try:
             for key, message in messages:
                 done[key] = self._deliver(message)
-        except Exception as error:  # whatever a receiver does
+        except Exception as error:  # a receiver can fail in any way
             self._failures += 1
-            self.sink.health.tell(False, f"{error or type(error).__name__}; it is tried again")
+            self.sink.health.tell(False, f"{error or type(error).__name__}; retrying")
             self._note(done, failed=messages[len(done)][0], reason=str(error))
             return wait_after(self._failures)
         self._failures = 0
@@ -62,7 +62,7 @@ class Courier:
         return 0.0 if len(messages) == AT_ONCE else POLL
 
     def _deliver(self, message: dict[str, Any]) -> str | None:
-        """Deliver one message; why it was refused, if it was."""
+        """Deliver one message; return why the receiver refused it, if it did."""
         try:
             self.sink.deliver(message)
         except RefusedError as error:
@@ -92,13 +92,13 @@ class Courier:
 
 
 def mark(session: Session, keys: Sequence[int], **values: Any) -> None:
-    """Note a try."""
+    """Record a delivery attempt."""
     rows = update(Outbox).where(Outbox.id.in_(keys))
     session.execute(rows.values(tries=Outbox.tries + 1, **values))
 
 
 def message_of(row: Outbox) -> dict[str, Any]:
-    """What a sink is told."""
+    """The message for a sink."""
     if row.inspection is not None:
         return {"event": "inspection", **as_json(row.inspection)}
     return row.payload or {}

@@ -1,7 +1,7 @@
-"""The record of a service: inspections, reviews, who did what, and what is still to be sent.
+"""The database of a service: inspections, reviews, the audit log, and the outbox.
 
-An SQLite file by default, PostgreSQL or whatever SQLAlchemy knows by URL. Times are seconds since
-1970, UTC.
+An SQLite file by default; by URL, PostgreSQL or any database that SQLAlchemy supports. Times are
+seconds since 1970, UTC.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, rela
 from moleflow_pl.errors import ConfigError, OutputError
 
 SCHEMA = "1"
-BUSY_SECONDS = 10  # that a writer waits for another
+BUSY_SECONDS = 10  # that a writer waits for another one
 Verdict = Literal["false_alarm", "missed_defect", "right", "other_product"]
-# SQLite counts up in columns of this type alone
+# SQLite auto-increments only columns of this type
 Id = BigInteger().with_variant(Integer, "sqlite")
 
 
 class Base(DeclarativeBase):
-    """What all tables share."""
+    """Base class of all tables."""
 
     type_annotation_map = {float: Double, str: Text, dict[str, Any]: JSON, list[int]: JSON}  # noqa: RUF012
 
 
 class Inspection(Base):
-    """One image and what the model said of it.
+    """One image and the model's decision about it.
 
     Attributes:
         source: Where the image came from: `http`, or the name of a source.
-        image_name: What the client or the folder calls it.
+        image_name: Its name from the client or the folder.
         product: The product that the prediction names.
         prediction: `Prediction.to_dict()`.
-        brightness: Mean of the image as the model takes it, in 0..1.
+        brightness: Mean grey level of the model's input, in 0..1.
         patch_scores: The map of `Prediction.patch_scores`, float32 in rows; `records.prediction_of`
             reads it, so that heatmaps are drawn when someone looks.
         grid: Its height and width.
@@ -102,12 +102,12 @@ class Inspection(Base):
 
 
 class Review(Base):
-    """What a person said of an inspection; the last one that is not undone counts.
+    """A person's review of an inspection; the last one that is not undone counts.
 
     Attributes:
         verdict: `false_alarm`, `missed_defect`, `right` or `other_product`.
         product: The product that the image shows, with `other_product`.
-        applied_when: When it went into the model; None before.
+        applied_when: When it was applied to the model; None before.
     """
 
     __tablename__ = "reviews"
@@ -126,7 +126,7 @@ class Review(Base):
 
 
 class Audit(Base):
-    """Who did what: reviews, swaps of the model, refused tokens."""
+    """The audit log: reviews, model changes, refused tokens."""
 
     __tablename__ = "audit"
     __table_args__ = ({"sqlite_autoincrement": True},)
@@ -139,9 +139,9 @@ class Audit(Base):
 
 
 class Outbox(Base):
-    """What a sink has still to deliver, in the order of `id`; a delivered row keeps its time.
+    """Messages that a sink has to deliver, in the order of `id`; `delivered` is set afterwards.
 
-    It is an inspection, or an event that `payload` describes.
+    A message is an inspection, or an event in `payload`.
     """
 
     __tablename__ = "outbox"
@@ -162,7 +162,7 @@ class Outbox(Base):
 
 
 class SeenFile(Base):
-    """A file of a watched folder that was judged, or is no image."""
+    """A file of a watched folder that was inspected, or is not an image."""
 
     __tablename__ = "seen_files"
     __table_args__ = (UniqueConstraint("source", "path", "size", "modified"),)
@@ -198,7 +198,7 @@ class Model(Base):
 
 
 class Lease(Base):
-    """Who alone may do something, and until when; see `locks.exclusive`."""
+    """The holder of a lock, and until when; see `locks.exclusive`."""
 
     __tablename__ = "leases"
 
@@ -224,8 +224,8 @@ class Database:
             `postgresql://user@host/moleflow`.
 
     Raises:
-        ConfigError: the URL is none, or of another version of the service.
-        OutputError: it cannot be reached or written.
+        ConfigError: the URL is invalid, or the database has another schema.
+        OutputError: the database cannot be reached or written.
     """
 
     def __init__(self, url: str | Path) -> None:
@@ -260,8 +260,8 @@ class Database:
         schema = self.setting("schema", SCHEMA)
         if schema != SCHEMA:
             raise ConfigError(
-                f"the database {self.shown} is of schema {schema}, this version reads {SCHEMA}: "
-                "choose another by --database"
+                f"the database {self.shown} has schema {schema}, and this version reads {SCHEMA}: "
+                "choose another one with --database"
             )
 
     @property
@@ -284,12 +284,12 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A session that only reads, beside any writer."""
+        """A session that only reads, concurrently with any writer."""
         with Session(self._reading, expire_on_commit=False) as session:
             yield session
 
     def setting(self, name: str, default: str) -> str:
-        """A shared value; the first process that asks stores its default."""
+        """A shared value; the first process that reads it stores its default."""
         with self.reading() as session:
             found = session.get(Setting, name)
         if found is None:
@@ -299,15 +299,15 @@ class Database:
         return found.value
 
     def audit(self, who: str, action: str, **detail: Any) -> None:
-        """Note who did what."""
+        """Add an entry to the audit log."""
         with self.writing() as session:
             session.add(Audit(when=time.time(), who=who, action=action, detail=detail))
 
     def check(self) -> None:
-        """Ask the database for a sign of life.
+        """Check that the database answers.
 
         Raises:
-            SQLAlchemyError: it gives none.
+            SQLAlchemyError: it does not.
         """
         with self.reading() as session:
             session.execute(select(text("1")))
@@ -331,7 +331,7 @@ def full_url(url: str) -> str:
 
 
 def reason_of(error: SQLAlchemyError) -> str:
-    """What the database itself says, on one line."""
+    """The database's own error message, on one line."""
     return " ".join(str(getattr(error, "orig", None) or error).split())
 
 
@@ -345,6 +345,6 @@ def prepare_sqlite(connection: Any, record: object) -> None:
 
 
 def begin_sqlite(connection: Connection) -> None:
-    """Begin a transaction; one that writes takes its lock at once, for none can be upgraded."""
+    """Begin a transaction; a writing one locks at once, since locks cannot be upgraded."""
     reads = connection.get_execution_options().get("reads", False)
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

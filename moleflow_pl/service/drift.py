@@ -1,4 +1,4 @@
-"""Drift at the line: one process follows the record, and keeps the charts in the database."""
+"""Drift at the line: one process reads the record, and keeps the charts in the database."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ logger = logging.getLogger(__name__)
 
 STATES = ("steady", "warning", "drift")
 CHARTS = "drift"  # name of the setting that holds them
-RESTART = "drift restart "  # begin of a setting's name: a product whose chart starts anew
-POLL = 1.0  # seconds between two looks
-SETTLED = 1.0  # seconds after which rows with lower numbers are there too
-MOST = 2000  # inspections in one look
+RESTART = "drift restart "  # prefix of a setting's name: a product whose chart restarts
+POLL = 1.0  # seconds between two checks
+SETTLED = 1.0  # seconds after which all rows with lower numbers are committed
+MOST = 2000  # inspections in one check
 WHO = "service"  # in the audit
 
 
 class DriftFollower:
-    """Takes every inspection of the record once, whichever process made it.
+    """Passes every inspection of all processes to the charts once.
 
     Args:
         database: The record.
-        decisions: Gives those of the model in use, and its digest.
-        sinks: Names of the sinks that are told of each change of state.
+        decisions: Returns the decision maker of the current model, and its digest.
+        sinks: Names of the sinks that receive each change of state.
 
     Attributes:
-        heard: Called with what every chart says, after each look.
+        heard: Called with the state of every chart, after each check.
     """
 
     def __init__(
@@ -50,15 +50,15 @@ class DriftFollower:
         self._monitor: DriftMonitor | None = None
 
     async def run(self) -> None:
-        """Look for ever."""
-        self._monitor = None  # another process may have gone on meanwhile
+        """Check for ever."""
+        self._monitor = None  # another process may have continued meanwhile
         while True:
             more = await asyncio.to_thread(self.look)
             if not more:
                 await asyncio.sleep(POLL)
 
     def look(self) -> bool:
-        """Take the inspections that have come; whether there may be more."""
+        """Process new inspections; return whether there may be more."""
         kept = self._kept()
         monitor, last = self._current(kept), kept.get("last", 0)
         with self.database.reading() as session:
@@ -84,10 +84,10 @@ class DriftFollower:
     def _take(
         self, monitor: DriftMonitor, rows: Sequence[Inspection], before: dict[str, str]
     ) -> list[Drift]:
-        """Let a monitor see inspections; the changes of state."""
+        """Pass inspections to a monitor; return the changes of state."""
         changes = []
         for row in rows:
-            if row.product not in monitor.decisions.names:  # of a model before
+            if row.product not in monitor.decisions.names:  # of an earlier model
                 continue
             drift = monitor.add(row)
             if drift.state != before.get(row.product, "steady"):
@@ -97,7 +97,7 @@ class DriftFollower:
         return changes
 
     def _current(self, kept: dict[str, Any]) -> DriftMonitor:
-        """The monitor of the model in use, which goes on from what was kept."""
+        """The monitor of the current model, which continues from the stored state."""
         decisions, digest = self.decisions()
         if self._monitor is None or digest != self._model:
             self._monitor = DriftMonitor(decisions, state=kept.get("monitor"))
@@ -116,7 +116,7 @@ class DriftFollower:
         restarted: Sequence[str],
         changes: Sequence[Drift],
     ) -> None:
-        """Write the charts, and what the audit and the sinks hear, all or nothing."""
+        """Store charts, audit entries and outgoing messages in one transaction."""
         drifts = [one.to_dict() for one in monitor.drifts]
         value = json.dumps({"last": last, "monitor": monitor.state(), "drifts": drifts})
         names = [f"{RESTART}{product}" for product in restarted]
@@ -131,7 +131,7 @@ class DriftFollower:
 
 
 def drifts(database: Database) -> dict[str, dict[str, Any]]:
-    """What the charts say, by product; each as `Drift.to_dict`."""
+    """The state of each chart by product, as `Drift.to_dict`."""
     with database.reading() as session:
         found = session.get(Setting, CHARTS)
     kept = [] if found is None else json.loads(found.value)["drifts"]
@@ -139,7 +139,7 @@ def drifts(database: Database) -> dict[str, dict[str, Any]]:
 
 
 def ask_restart(database: Database, product: str, who: str) -> None:
-    """Have a product's chart started anew, once the cause of a drift is gone."""
+    """Request a restart of a product's chart, after the cause of a drift is fixed."""
     with database.writing() as session:
         session.merge(Setting(name=f"{RESTART}{product}", value=who))
     database.audit(who, "drift restart", product=product)

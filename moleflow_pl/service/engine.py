@@ -1,8 +1,8 @@
-"""Requests that arrive together are inspected as one batch.
+"""Inspects requests that arrive together as one batch.
 
-One thread owns the model. It takes what waits, up to a batch; whoever comes meanwhile makes up the
-next one. A score of a batch and of a single image agree up to the last bits of floating point, as
-everywhere in this package; images of equal batches agree bit for bit.
+One thread owns the model. It takes the waiting images, up to a batch; those that arrive meanwhile
+form the next one. Scores in batches of different sizes agree up to the last bits of floating point,
+as everywhere in this package; equal batches agree bit for bit.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from moleflow_pl.inference.predictor import Predictor, PreparedImage
 
 
 class QueueFullError(MoLEFlowError):
-    """More images wait than the service takes."""
+    """Too many images are waiting."""
 
 
 class StoppingError(MoLEFlowError):
-    """The service is about to end and takes nothing more."""
+    """The service is stopping and accepts no more requests."""
 
 
 class DeadlineError(MoLEFlowError):
@@ -33,7 +33,7 @@ class DeadlineError(MoLEFlowError):
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model that inspects, and what it is.
+    """A loaded model and its digest.
 
     Attributes:
         predictor: For images of any product.
@@ -48,7 +48,7 @@ class LoadedModel:
         """The predictor for images that all show a product.
 
         Raises:
-            ConfigError: it knows no such product.
+            ConfigError: the model does not know the product.
         """
         if product is None:
             return self.predictor
@@ -59,7 +59,7 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class Job:
-    """An image that waits, the model that it was prepared for, and whoever waits for the answer."""
+    """A waiting image, the model that it was prepared for, and the future of its answer."""
 
     image: PreparedImage
     predictor: Predictor
@@ -71,10 +71,10 @@ class Engine:
     """A queue of images before one model.
 
     Args:
-        model: The model; `swap` exchanges it.
-        batch_size: Images that are inspected at once, at most.
-        wait: Seconds to wait for company of an image that finds nothing waiting.
-        queue: Images that may wait.
+        model: The model; `swap` replaces it.
+        batch_size: Largest batch.
+        wait: Seconds that a single image waits for others to join its batch.
+        queue: Largest number of waiting images.
     """
 
     def __init__(
@@ -99,9 +99,9 @@ class Engine:
         return self._thread.is_alive() and not self._stopping
 
     def swap(self, model: LoadedModel) -> None:
-        """Let another model inspect whatever comes from now on.
+        """Replace the model for new images.
 
-        What waits was prepared for the earlier one, which inspects it: no request fails.
+        The earlier model inspects waiting images, which were prepared for it: no request fails.
         """
         self.model = model
 
@@ -124,13 +124,16 @@ class Engine:
             if self._stopping:
                 raise StoppingError("the service is stopping")
             if len(self._jobs) + len(jobs) > self.queue:
-                raise QueueFullError(f"{len(self._jobs)} images wait, {self.queue} may")
+                raise QueueFullError(
+                    f"{len(self._jobs)} images are waiting, and --queue allows {self.queue}: try "
+                    "again later"
+                )
             self._jobs.extend(jobs)
             self._changed.notify()
         return [job.answer for job in jobs]
 
     def stop(self) -> None:
-        """Inspect what waits, and end."""
+        """Inspect the waiting images, and end the thread."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
@@ -145,7 +148,7 @@ class Engine:
                 answer(jobs)
 
     def _next_batch(self) -> list[Job]:
-        """The jobs that are due; none at the end."""
+        """The next jobs; empty after `stop`."""
         with self._changed:
             self._changed.wait_for(lambda: self._jobs or self._stopping)
             if len(self._jobs) == 1:  # alone so far
@@ -157,7 +160,7 @@ class Engine:
 
 
 def answer(jobs: Sequence[Job]) -> None:
-    """Inspect images of one predictor; whoever has given up or is too late gets nothing."""
+    """Inspect images of one predictor; skip cancelled and late ones."""
     now, due = time.monotonic(), []
     for job in jobs:
         if not job.answer.set_running_or_notify_cancel():
@@ -170,7 +173,7 @@ def answer(jobs: Sequence[Job]) -> None:
         return
     try:
         found = due[0].predictor.inspect([job.image for job in due])
-    except BaseException as error:  # the thread goes on, whatever a batch does
+    except BaseException as error:  # a failed batch must not end the thread
         for job in due:
             job.answer.set_exception(error)
         return

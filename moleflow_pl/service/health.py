@@ -1,4 +1,4 @@
-"""How a source or a sink is, and what keeps it going."""
+"""State of a source or a sink, and the loop that restarts it."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from moleflow_pl.service.locks import BusyError, exclusive
 
 logger = logging.getLogger(__name__)
 
-RETRY_SECONDS = 2.0  # of what another process does at the moment
-LONGEST_WAIT = 60.0  # seconds between two tries
+RETRY_SECONDS = 2.0  # between attempts to take over from another process
+LONGEST_WAIT = 60.0  # seconds between two attempts
 
 
 @dataclass
 class Health:
-    """How a part of the service is; the page and `/readyz` show it.
+    """State of a part of the service, shown by the page and `/readyz`.
 
     Attributes:
         name: The part.
         ok: Whether it works.
-        detail: What it does, or why it does not.
-        since: When that began.
+        detail: What it does, or why it does not work.
+        since: Start of this state.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Health:
     since: float = field(default_factory=time.time)
 
     def tell(self, ok: bool, detail: str) -> None:
-        """Note how it is now; a change goes to the log."""
+        """Set the state, and log a change."""
         if ok != self.ok:
             logger.info("%s: %s", self.name, detail)
             self.since = time.time()
@@ -50,7 +50,7 @@ class Health:
 
 
 def wait_after(failures: int) -> float:
-    """Seconds until the next try, after some that failed in a row.
+    """Seconds until the next attempt, after consecutive failures.
 
     Example:
         >>> [wait_after(n) for n in (1, 2, 3, 20)]
@@ -60,7 +60,7 @@ def wait_after(failures: int) -> float:
 
 
 def without_password(address: str) -> str:
-    """An address as it may be shown.
+    """An address without user name and password, for display.
 
     Example:
         >>> without_password("mqtt://me:secret@broker:1883/line")
@@ -71,14 +71,14 @@ def without_password(address: str) -> str:
 
 
 def lock_name(kind: str, name: str) -> str:
-    """What a process holds while it attends to a source, which is of one machine, or to a sink."""
+    """Name of the lock for a source, which belongs to one machine, or for a sink."""
     return f"{kind} {name} on {socket.gethostname()}" if kind == "source" else f"{kind} {name}"
 
 
 async def attend(
     database: Database, lock: str, health: Health, run: Callable[[], Awaitable[None]]
 ) -> None:
-    """Run something for ever, in one process at a time, and again whatever ends it."""
+    """Run a function for ever, in one process at a time, and restart it after any failure."""
     failures = 0
     while True:
         held = exclusive(database, lock)
@@ -91,7 +91,7 @@ async def attend(
         except BusyError:
             health.tell(True, "another process does it")
             await asyncio.sleep(RETRY_SECONDS)
-        except Exception as error:  # whatever it is, the service goes on
+        except Exception as error:  # any failure: the service continues
             failures += 1
             health.tell(False, str(error) or type(error).__name__)
             await asyncio.sleep(wait_after(failures))

@@ -1,4 +1,4 @@
-"""Images as they come in: checked, decoded, kept under names of the service's own."""
+"""Incoming images: checked, decoded, and stored under names of the service's own."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ class ImageStore:
         self.folder, self.max_pixels, self.keep = folder, max_pixels, keep
 
     def decode(self, content: bytes) -> tuple[Image.Image, str]:
-        """Decode a file; its size is looked at before its pixels are.
+        """Decode a file; its size is checked before its pixels are decoded.
 
         Returns:
             The image, RGB and upright, and the name of its format.
 
         Raises:
-            DataError: it is none, or has too many pixels.
+            DataError: it is not an image, or has too many pixels.
         """
         if not content:
-            raise DataError("this image cannot be used: there are no bytes")
+            raise DataError("this image cannot be used: the file is empty")
 
         def decode() -> tuple[Image.Image, str]:
             with open_content(content) as image:
@@ -52,7 +52,7 @@ class ImageStore:
         return named(decode)
 
     def save(self, content: bytes, form: str) -> str | None:
-        """Keep a file under a new name.
+        """Store a file under a new name.
 
         Args:
             content: Its bytes.
@@ -80,23 +80,23 @@ class ImageStore:
         return place
 
     def discard(self, place: str | None) -> None:
-        """Remove an image that was not inspected in the end."""
+        """Remove a stored image that was not inspected after all."""
         if place is not None:
             (self.folder / place).unlink(missing_ok=True)
 
     def path(self, place: str | None) -> Path | None:
-        """Where a kept image is; None if it was not kept, or is gone."""
+        """Path of a stored image; None if it was not stored, or is gone."""
         path = None if place is None else self.folder / place
         return path if path is not None and path.is_file() else None
 
 
 def client_name(name: str | None) -> str:
-    r"""What a client calls an image: the last part, to be shown and never opened.
+    r"""The last part of a client's name for an image, for display only.
 
     Example:
         >>> client_name("../../etc/passwd"), client_name("C:\\a\\b.png"), client_name(None)
         ('passwd', 'b.png', '')
     """
     last = (name or "").replace("\\", "/").rpartition("/")[2]
-    # a database takes no zero bytes, and no halves of characters
+    # databases accept neither zero bytes nor surrogates
     return last.replace("\0", "").encode("utf-8", "replace").decode("utf-8")[:LONGEST_NAME]

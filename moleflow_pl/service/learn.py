@@ -1,7 +1,7 @@
-"""`python -m moleflow_pl.service.learn`: learn one more product, in a process of its own.
+"""`python -m moleflow_pl.service.learn`: learn one more product in a separate process.
 
-A service starts it, and goes on inspecting meanwhile. It reads a checkpoint, writes one of its own
-into a work folder, and says how far it is in a file.
+The service starts it and continues to inspect. It reads a checkpoint, writes a new one into a work
+folder, and reports its progress in a file.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from moleflow_pl.errors import MoLEFlowError
 from moleflow_pl.module import MoLEFlow
 from moleflow_pl.service.products import PROGRESS
 
-NICENESS = 10  # the line comes first
-FAILED = 3  # exit code where the error is told
+NICENESS = 10  # inspection has priority
+FAILED = 3  # exit code if the progress file holds an error
 
 
 class ProgressFile(Callback):
-    """Writes which share of a task's epochs is done.
+    """Writes the share of a task's epochs that are done.
 
     Args:
-        folder: Where the file goes.
+        folder: Folder of the file.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -44,7 +44,7 @@ class ProgressFile(Callback):
 
 
 def tell(folder: Path, **values: Any) -> None:
-    """Say how far it is, or why it failed."""
+    """Write the progress, or the error."""
     write_text(folder / PROGRESS, json.dumps(values))
 
 

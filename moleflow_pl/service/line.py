@@ -1,4 +1,4 @@
-"""The way of an image: checked, decoded, kept, inspected in a batch, recorded, then answered."""
+"""The path of an image: checked, decoded, stored, inspected in a batch, recorded, then answered."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from moleflow_pl.service.records import inspection_of
 
 @dataclass(frozen=True)
 class Upload:
-    """An image file that someone brings.
+    """An incoming image file.
 
     Attributes:
         content: Its bytes.
-        name: What it is called there.
+        name: Its name at the sender.
         rows: Rows to write in the same transaction, given the inspection.
     """
 
@@ -39,7 +39,7 @@ class Upload:
 
 @dataclass(frozen=True)
 class Received:
-    """An upload after decoding: what the model takes, and where the file is kept."""
+    """An upload after decoding: the model's input, and where the file is stored."""
 
     image: PreparedImage
     place: str | None
@@ -52,7 +52,7 @@ class Line:
         engine: The model and its queue.
         database: The record.
         store: The images.
-        sinks: Names of the sinks that are told of each inspection.
+        sinks: Names of the sinks that receive each inspection.
         deadline: Seconds within which an image is answered.
     """
 
@@ -74,21 +74,23 @@ class Line:
 
     @property
     def taken(self) -> int:
-        """Images that were taken and are not answered yet."""
+        """Number of accepted images that are not answered yet."""
         return self._taken
 
     def check_room(self, count: int = 1) -> None:
-        """Refuse images before they are read.
+        """Check before images are read that they can be accepted.
 
         Raises:
-            QueueFullError: there is no room for so many.
-            StoppingError: the service ends.
+            QueueFullError: too many images are waiting.
+            StoppingError: the service is stopping.
         """
         if self.stopping:
             raise StoppingError("the service is stopping")
         if self._taken + count > self.engine.queue:
             raise QueueFullError(
-                f"{self._taken} images are being inspected, and --queue allows {self.engine.queue}"
+                f"{self._taken} images are waiting, and --queue allows {self.engine.queue}: try "
+                "again "
+                "later"
             )
 
     async def inspect(
@@ -98,13 +100,13 @@ class Line:
 
         Args:
             uploads: The images.
-            source: Who brings them.
-            product: The product that all of them show; by default the router tells.
+            source: Where they come from.
+            product: The product that all of them show; by default the router decides.
 
         Raises:
-            DataError: one is no image; it is named.
-            ConfigError: the model knows no such product.
-            QueueFullError: there is no room.
+            DataError: a file is not an image; the message names it.
+            ConfigError: the model does not know the product.
+            QueueFullError: too many images are waiting.
             DeadlineError: it takes too long.
             OutputError: they cannot be recorded.
         """
@@ -142,7 +144,7 @@ class Line:
             for one in received:
                 self.store.discard(one.place)
             raise
-        # from here on the rows may be written, whatever becomes of the request
+        # from here on the rows may be written, even if the request is cancelled
         try:
             await asyncio.shield(asyncio.wrap_future(self.recorder.add(*every)))
         except OutputError:
@@ -183,7 +185,7 @@ class Line:
         return groups
 
     def stop(self) -> None:
-        """Finish what was taken, and end."""
+        """Finish the accepted images, and end."""
         self.stopping = True
         self.engine.stop()
         self.recorder.stop()

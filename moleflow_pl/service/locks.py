@@ -1,4 +1,4 @@
-"""A lock in the database: of several processes, on one machine or many, one applies reviews."""
+"""A lock in the database for several processes on one or more machines."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from moleflow_pl._internal.files import token
 from moleflow_pl.errors import MoLEFlowError
 from moleflow_pl.service.database import Database, Lease
 
-SECONDS = 60.0  # after which what a killed process of another machine held is free
+SECONDS = 60.0  # after which a lock that was not renewed is free
 RENEWALS = 4  # within that time
 
 
 class BusyError(MoLEFlowError):
-    """Someone else is doing it."""
+    """Another process holds the lock."""
 
 
 _held: set[str] = set()  # by this process
@@ -29,16 +29,17 @@ _held: set[str] = set()  # by this process
 
 @contextmanager
 def exclusive(database: Database, name: str) -> Iterator[None]:
-    """Do something that no other process with this database does meanwhile.
+    """Hold a lock that all processes with this database share.
 
-    It is a row that is renewed while the block runs, so that it outlives no process for long.
+    The lock is a row that is renewed while the block runs, so that it expires soon after its
+    process.
 
     Args:
         database: The database that all of them share.
         name: What is done, such as `reviews`.
 
     Raises:
-        BusyError: someone else does it.
+        BusyError: another process holds it.
     """
     holder, ended = new_holder(), threading.Event()
     _held.add(holder)
@@ -58,10 +59,10 @@ def exclusive(database: Database, name: str) -> Iterator[None]:
 
 
 def take(database: Database, name: str, holder: str) -> None:
-    """Take a lock that is free, whose time has passed, or whose process is gone.
+    """Acquire a lock that is free, expired, or held by a process that is gone.
 
     Raises:
-        BusyError: it is neither.
+        BusyError: another process holds it.
     """
     now = time.time()
     try:
@@ -73,11 +74,13 @@ def take(database: Database, name: str, holder: str) -> None:
             session.expunge_all()
             session.add(Lease(name=name, holder=holder, until=now + SECONDS))
     except IntegrityError as error:
-        raise BusyError(f"{name}: another process is at it; try again when it is done") from error
+        raise BusyError(
+            f"{name}: another process is doing this; try again when it is done"
+        ) from error
 
 
 def new_holder() -> str:
-    """Who takes a lock: machine, process, and a part of its own."""
+    """Name of a new holder: machine, process, and a random part."""
     return f"{socket.gethostname()} {os.getpid()} {token()}"
 
 
@@ -86,7 +89,7 @@ def is_gone(holder: str) -> bool:
     host, number, _ = f"{holder}  ".split(" ", 2)
     if host != socket.gethostname() or not number.isdecimal():
         return False
-    if int(number) == os.getpid():  # a container starts with the same number each time
+    if int(number) == os.getpid():  # in a restarted container, process numbers repeat
         return holder not in _held
     try:
         os.kill(int(number), 0)

@@ -1,4 +1,4 @@
-"""Numbers for Prometheus."""
+"""Metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
 class Metrics:
-    """The numbers of a service.
+    """The metrics of a service.
 
     Attributes:
         decisions: By product and label.
@@ -53,7 +53,7 @@ class Metrics:
         )  # fmt: skip
 
     def tell_drift(self, drift: Drift) -> None:
-        """Note what a product's chart says."""
+        """Set the state of a product's chart."""
         self.drift.labels(drift.product).set(STATES.index(drift.state))
 
     def count(self, inspection: Inspection) -> None:
@@ -63,7 +63,7 @@ class Metrics:
         self.seconds.observe(inspection.seconds)
 
     def text(self) -> bytes:
-        """The numbers of all processes, as Prometheus reads them."""
+        """The metrics of all processes, in the format of Prometheus."""
         if SEVERAL not in os.environ:
             return generate_latest(self.registry)
         together = CollectorRegistry()

@@ -1,4 +1,4 @@
-"""Which model a service uses: the newest row of the database, in every process."""
+"""The model of a service: every process uses the newest row of the database."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def checkpoint_of(path: Path) -> Path:
     return path / LAST if path.is_dir() else path
 
 
-# a model is built from the random numbers of the process, which two threads would draw in turn
+# building a model draws random numbers of the process, which two threads must not interleave
 BUILDING = threading.Lock()
 
 
@@ -39,7 +39,7 @@ def load(
     """Load a model, with the digest of its file.
 
     Raises:
-        CheckpointError: there is none, or it cannot be used.
+        CheckpointError: there is no checkpoint, or it cannot be used.
     """
     file = checkpoint_of(Path(path))
     with BUILDING:
@@ -48,7 +48,7 @@ def load(
 
 
 def newest(session: Session) -> Model | None:
-    """The version that is to be used."""
+    """The version to use."""
     return session.scalars(select(Model).order_by(Model.id.desc()).limit(1)).first()
 
 
@@ -56,16 +56,16 @@ def publish(database: Database, path: str | Path, who: str) -> Model:
     """Let every process of a service use a model; each loads it and swaps between two batches.
 
     Args:
-        database: The service's.
-        path: A run folder or a checkpoint, under which all processes find it.
-        who: Who wishes so, for the audit.
+        database: The service's database.
+        path: A run folder or a checkpoint, at a path that all processes can read.
+        who: Who requests it, for the audit log.
 
     Raises:
         CheckpointError: there is no file.
     """
     file = checkpoint_of(Path(path)).absolute()
     if not file.is_file():
-        raise CheckpointError(f"no checkpoint at {file}")
+        raise CheckpointError(f"no checkpoint at {file}: give a run folder or a .ckpt file")
     digest = file_hash(file)
     with database.writing() as session:
         last = newest(session)
@@ -101,7 +101,7 @@ class ModelWatcher:
         self.health = Health("model", detail="in use")
 
     async def run(self) -> None:
-        """Look for ever; what cannot be loaded leaves the earlier model in use."""
+        """Check for ever; if a model cannot be loaded, the earlier one stays in use."""
         failures = 0
         while True:
             await asyncio.sleep(POLL if not failures else max(POLL, wait_after(failures)))
@@ -113,14 +113,16 @@ class ModelWatcher:
                 self.health.tell(False, f"the earlier one stays in use: {error}")
 
     def look(self) -> bool:
-        """Swap if there is another version; whether there was."""
+        """Swap to a newer version; return whether there was one."""
         with self.database.reading() as session:
             row = newest(session)
         if row is None or row.id == self.current:
             return False
         model = load(row.path, self.device, self.backbone_weights)
         if model.digest != row.digest:
-            raise CheckpointError(f"{row.path} has changed since it was published")
+            raise CheckpointError(
+                f"{row.path} has changed since it was published: publish it again"
+            )
         self.engine.swap(model)
         self.current = row.id
         self.health.tell(True, "in use")

@@ -1,4 +1,4 @@
-"""The page for people: decisions as they come, one of them large, reviews, counts of a shift."""
+"""The web page: the stream of decisions, single inspections, reviews, and counts of a shift."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ ALLOWED: dict[str | None, tuple[str, ...]] = {
 }
 NOBODY = "unnamed"
 LONGEST_WHO = 80  # characters
-LOOK = 0.5  # seconds between two looks for new decisions
-ALIVE = 15.0  # seconds after which a browser hears that the connection lives
+LOOK = 0.5  # seconds between two checks for new decisions
+ALIVE = 15.0  # seconds between two keep-alive messages
 
 pages = Environment(
     loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -62,7 +62,7 @@ router = APIRouter(include_in_schema=False)
 
 
 def rendered(request: Request, name: str, **values: Any) -> HTMLResponse:
-    """A template as an answer."""
+    """Render a template as a response."""
     form = service_of(request).keys.form_token(request)
     return HTMLResponse(pages.get_template(name).render(form=form, **values))
 
@@ -81,7 +81,7 @@ def stream_part(request: Request) -> Response:
 
 
 def shown(request: Request) -> dict[str, Any]:
-    """The decisions that the filters of a request leave."""
+    """The decisions that match the filters of a request."""
     filters = Filters.of(request.query_params)
     found, before = decisions(service_of(request).database, filters)
     older = "" if before is None else filters.query(before)
@@ -90,7 +90,7 @@ def shown(request: Request) -> dict[str, Any]:
 
 @router.get("/events")
 async def events(request: Request) -> Response:
-    """Tell a browser whenever something was recorded, by any process."""
+    """Notify a browser whenever any process has recorded an inspection."""
     database = service_of(request).database
     return StreamingResponse(
         recorded(request, database),
@@ -100,7 +100,7 @@ async def events(request: Request) -> Response:
 
 
 async def recorded(request: Request, database: Database) -> AsyncIterator[str]:
-    """An event for each look that finds something new, until the browser is gone."""
+    """Yield an event after each check with new inspections, until the browser disconnects."""
     last, told = await asyncio.to_thread(last_number, database), time.monotonic()
     yield ": here\n\n"
     while not await request.is_disconnected() and not service_of(request).line.stopping:
@@ -116,7 +116,7 @@ async def recorded(request: Request, database: Database) -> AsyncIterator[str]:
 
 @router.get("/inspections/{number}")
 def inspection(request: Request, number: int) -> Response:
-    """One inspection, large."""
+    """The page of one inspection."""
     database = service_of(request).database
     one = require(database, number)
     newer, older = neighbours(database, number)
@@ -129,7 +129,7 @@ def inspection(request: Request, number: int) -> Response:
 
 
 def reviewing(request: Request, one: Inspection) -> dict[str, Any]:
-    """What the buttons of a review need."""
+    """Values for the review buttons."""
     names = service_of(request).engine.model.predictor.products
     others = [name for name in names if name != one.product]
     return {"one": one, "allowed": ALLOWED[one.label], "others": others}
@@ -149,17 +149,17 @@ def require(database: Database, number: int) -> Inspection:
 
 
 def require_form(request: Request, form: str) -> None:
-    """Refuse a form that no page of this service gave to this visitor.
+    """Check that a form comes from a page that this service gave to this visitor.
 
     Raises:
-        HTTPException: it is one.
+        HTTPException: it does not.
     """
     if not service_of(request).keys.is_form_token(request, form):
-        raise HTTPException(403, "this form is not of this page: load the page again")
+        raise HTTPException(403, "this form is out of date: load the page again")
 
 
 def answered(request: Request, number: int) -> Response:
-    """The reviews of an inspection, alone for a script, else the page that shows them."""
+    """The reviews of an inspection as a fragment for a script, otherwise a redirect to its page."""
     if request.headers.get("hx-request") != "true":
         return RedirectResponse(f"/inspections/{number}", 303)
     one = require(service_of(request).database, number)
@@ -175,7 +175,7 @@ def review(
     product: Annotated[str, Form()] = "",
     form: Annotated[str, Form()] = "",
 ) -> Response:
-    """Take what a person says of a decision."""
+    """Store a person's review of a decision."""
     require_form(request, form)
     database = service_of(request).database
     one = require(database, number)
@@ -202,7 +202,7 @@ def undo(
     who: Annotated[str, Form()] = "",
     form: Annotated[str, Form()] = "",
 ) -> Response:
-    """Take a review back; the one before it counts again."""
+    """Undo a review; the one before it counts again."""
     require_form(request, form)
     database = service_of(request).database
     with database.writing() as session:
@@ -210,7 +210,11 @@ def undo(
         if row is None:
             raise HTTPException(404, f"there is no review {number}")
         if row.applied_when is not None:
-            raise HTTPException(409, "this review is in the model already: roll the expert back")
+            raise HTTPException(
+                409,
+                "this review was already applied: roll the expert back with moleflow experts "
+                "rollback",
+            )
         row.undone_when = row.undone_when or time.time()
         inspection_number = row.inspection_id
     database.audit(name_of(who), "undo", review=number, inspection=inspection_number)
@@ -218,7 +222,7 @@ def undo(
 
 
 def name_of(who: str) -> str:
-    """The reviewer's name as it is kept.
+    """Normalise a reviewer's name for storage.
 
     Example:
         >>> name_of("  Ann "), name_of("")
@@ -245,7 +249,7 @@ def restart_drift(
     who: Annotated[str, Form()] = "",
     form: Annotated[str, Form()] = "",
 ) -> Response:
-    """Start the chart of a product anew."""
+    """Restart the chart of a product."""
     require_form(request, form)
     ask_restart(service_of(request).database, name, name_of(who))
     return RedirectResponse("/products", 303)
@@ -253,7 +257,7 @@ def restart_drift(
 
 @router.get("/reviews")
 def reviews(request: Request) -> Response:
-    """The reviews that are not in the model yet."""
+    """The reviews that are not applied yet."""
     service = service_of(request)
     counted = counts(pending(service.database, service.store))
     return rendered(request, "reviews.html", here="reviews", counted=counted)

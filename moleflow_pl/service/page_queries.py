@@ -1,4 +1,4 @@
-"""What the page asks of the record."""
+"""Database queries of the web page."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Filters:
     """Which decisions are shown.
 
     Attributes:
-        product: Of this product alone.
-        label: With this label alone.
+        product: Only this product.
+        label: Only this label.
         reviewed: `yes` or `no`.
-        since: From this local time on, as a browser writes it.
-        until: Until this local time.
-        before: With a lower `id` than this, for the next page.
+        since: From this local time on, in the format of a browser.
+        until: Before this local time.
+        before: Only with a lower `id`, for the next page.
     """
 
     product: str = ""
@@ -39,7 +39,7 @@ class Filters:
 
     @classmethod
     def of(cls, query: Mapping[str, str]) -> Filters:
-        """The filters in a query; what is none counts for nothing."""
+        """The filters in a query; unknown names are ignored."""
         return cls(**{name: query.get(name, "") for name in cls.__annotations__})
 
     @property
@@ -53,7 +53,7 @@ class Filters:
         return urlencode({name: value for name, value in values.items() if value})
 
     def apply(self, query: Select[Any]) -> Select[Any]:
-        """Let a query give no others."""
+        """Add the filters to a query."""
         if self.product:
             query = query.where(Inspection.product == self.product)
         if self.label:
@@ -87,7 +87,7 @@ def local_time(text: str) -> float | None:
 
 
 def decisions(database: Database, filters: Filters) -> tuple[list[Inspection], int | None]:
-    """Decisions, the newest first, and before which the next page begins; None at the end."""
+    """Decisions, the newest first, and the `id` before which the next page begins, if any."""
     query = filters.apply(select(Inspection)).order_by(Inspection.id.desc()).limit(PAGE + 1)
     with database.reading() as session:
         found: list[Inspection] = list(session.scalars(query))

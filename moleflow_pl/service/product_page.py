@@ -1,4 +1,4 @@
-"""New products: ordered from the page or by a program, and how far each is."""
+"""Requests to learn new products, from the page or by HTTP, and their progress."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ router = APIRouter()
 
 @router.post("/v1/products", tags=["products"], status_code=202)
 async def order_product(request: Request) -> dict[str, Any]:
-    """Have a product learned: a form with `name`, and good images or `folder`; perhaps `epochs`.
+    """Learn a product: a form with `name`, good images or `folder`, and optionally `epochs`.
 
-    The answer comes at once; `GET /v1/products/jobs` says how far it is. The service goes on
-    inspecting, and changes to the new model without losing a request.
+    The answer comes at once; `GET /v1/products/jobs` returns the progress. The service continues to
+    inspect, and switches to the new model without losing a request.
     """
     async with request.form(max_files=MOST_IMAGES) as fields:
         return asdict(await take_order(service_of(request), fields, "http"))
@@ -34,13 +34,13 @@ async def order_product(request: Request) -> dict[str, Any]:
 
 @router.get("/v1/products/jobs", tags=["products"])
 def product_jobs(request: Request) -> dict[str, Any]:
-    """All products that were ordered, the oldest first, and how far each is."""
+    """All requested products with their progress, the oldest first."""
     return {"jobs": [asdict(job) for job in jobs(service_of(request).database)]}
 
 
 @router.post("/products", include_in_schema=False)
 async def order_from_page(request: Request) -> Response:
-    """Have a product learned."""
+    """Learn a product."""
     async with request.form(max_files=MOST_IMAGES) as fields:
         require_form(request, str(fields.get("form", "")))
         await take_order(service_of(request), fields, name_of(str(fields.get("who", ""))))
@@ -51,20 +51,20 @@ async def order_from_page(request: Request) -> Response:
 
 @router.get("/products/jobs", include_in_schema=False)
 def jobs_part(request: Request) -> Response:
-    """How far they are, for the page that is open."""
+    """The progress of all jobs, as a fragment of the page."""
     return rendered(request, "jobs.html", jobs=jobs(service_of(request).database))
 
 
 async def take_order(service: Service, fields: FormData, who: str) -> Job:
-    """Order what a form names.
+    """Create the job that a form describes.
 
     Raises:
-        HTTPException: it names neither images nor a folder, or a number that is none.
+        HTTPException: it has neither images nor a folder, or an invalid number.
         MoLEFlowError: the product cannot be learned.
     """
     name, folder, epochs = (str(fields.get(key, "")) for key in ("name", "folder", "epochs"))
     if epochs and not (epochs.isdecimal() and 0 < int(epochs) <= 10_000):
-        raise HTTPException(422, f"epochs is a number from 1 to 10000, got {epochs!r}")
+        raise HTTPException(422, f"epochs must be a number from 1 to 10000, got {epochs!r}")
     files = [
         value
         for key, value in fields.multi_items()
@@ -83,10 +83,10 @@ async def take_order(service: Service, fields: FormData, who: str) -> Job:
 
 
 def keep_images(service: Service, contents: list[bytes]) -> Path:
-    """Keep uploaded images, each of which can be read.
+    """Store uploaded images, if all of them can be read.
 
     Raises:
-        DataError: one is no image.
+        DataError: a file is not an image.
     """
     endings = [f".{service.store.decode(content)[1].lower()}" for content in contents]
     folder = service.settings.folder / UPLOADS

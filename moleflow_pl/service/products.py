@@ -1,4 +1,4 @@
-"""A new product from the page: learned by a process of its own, then put into the model in use."""
+"""New products: learned in a separate process, then added to the current model."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ from moleflow_pl.service.reviews import LOCK, checkpoint_in_use
 
 logger = logging.getLogger(__name__)
 
-JOB = "job "  # begin of the names of the settings that hold jobs
+JOB = "job "  # prefix of the names of settings that hold jobs
 FEWEST_IMAGES = 2
-LOOK = 1.0  # seconds between two looks at the progress
+LOOK = 1.0  # seconds between two checks of the progress
 LONGEST_TOLD = 500  # characters of an error
 
-PROGRESS = "progress.json"  # in the folder of a job: how far its process is
+PROGRESS = "progress.json"  # progress of a job, in its folder
 State = Literal["waits", "learns", "learned", "failed"]
 
 
 @dataclass
 class Job:
-    """A product that is to be learned.
+    """A product to learn.
 
     Attributes:
-        number: Names the job.
+        number: Identifies the job.
         product: The product.
         images: Folder of its good images.
         epochs: Epochs to learn.
-        who: Who wishes so.
-        when: Since when.
-        state: How far it is.
-        share: Of its epochs that are done.
+        who: Who requested it.
+        when: When it was requested.
+        state: Its state.
+        share: Share of its epochs that are done.
         told: Why it failed.
     """
 
@@ -81,27 +81,27 @@ def keep(database: Database, job: Job) -> None:
 
 
 def order(database: Database, product: str, images: Path, who: str, epochs: int = 10) -> Job:
-    """Have a product learned.
+    """Request that a product is learned.
 
     Args:
         database: The record.
         product: Its name.
         images: Folder of its good images on this machine.
-        who: Who wishes so, for the audit.
+        who: Who requests it, for the audit log.
         epochs: Epochs to learn.
 
     Raises:
-        ConfigError: the model knows the product, or it is being learned.
-        DataError: the name is none, or there is no such folder.
+        ConfigError: the model already knows the product, or is learning it.
+        DataError: the name is invalid, or there is no such folder.
     """
     check_name(product)
     if not images.is_dir():
-        raise DataError(f"no folder of images at {images}")
+        raise DataError(f"no folder of images at {images}: give a folder on the service's machine")
     known = learned_schedule(read_checkpoint(checkpoint_in_use(database)))
     begun = [job.product for job in jobs(database) if job.state in ("waits", "learns")]
     if product in [name for task in known.tasks for name in task.products] + begun:
         raise ConfigError(
-            f"the product {product!r} is known, or being learned: choose another name"
+            f"the product {product!r} is already known or being learned: choose another name"
         )
     job = Job(token(), product, str(images.absolute()), epochs, who, time.time())
     keep(database, job)
@@ -110,18 +110,20 @@ def order(database: Database, product: str, images: Path, who: str, epochs: int 
 
 
 def save_uploads(folder: Path, contents: Sequence[tuple[str, bytes]]) -> Path:
-    """Keep uploaded images in a new folder, under names of our own.
+    """Store uploaded images in a new folder under generated names.
 
     Args:
-        folder: Where such folders are.
-        contents: The ending of each file's name, and its bytes.
+        folder: Parent of such folders.
+        contents: Suffix and bytes of each file.
 
     Raises:
-        DataError: there are too few.
+        DataError: there are too few images.
         OutputError: they cannot be written.
     """
     if len(contents) < FEWEST_IMAGES:
-        raise DataError(f"a product is learned from {FEWEST_IMAGES} good images at least")
+        raise DataError(
+            f"a product needs at least {FEWEST_IMAGES} good images, got {len(contents)}"
+        )
     place = folder / token()
     with writing(place):
         place.mkdir(parents=True)
@@ -131,11 +133,11 @@ def save_uploads(folder: Path, contents: Sequence[tuple[str, bytes]]) -> Path:
 
 
 class Teacher:
-    """Learns what was ordered, one product after another.
+    """Learns requested products one after another.
 
     Args:
         database: The record.
-        folder: Where work folders go.
+        folder: Parent of the work folders.
         backbone_weights: Where the backbone's weights are, if they have moved.
     """
 
@@ -145,7 +147,7 @@ class Teacher:
         self.database, self.folder, self.backbone_weights = database, folder, backbone_weights
 
     async def run(self) -> None:
-        """Look for ever; one process of a service does."""
+        """Check for jobs for ever; only one process of a service does this."""
         while True:
             found = await asyncio.to_thread(jobs, self.database)
             begun = [job for job in found if job.state in ("waits", "learns")]
@@ -155,7 +157,7 @@ class Teacher:
                 await asyncio.sleep(LOOK)
 
     async def learn(self, job: Job) -> None:
-        """Learn a product, and put its expert into the model; the job says how that went."""
+        """Learn a product, add its expert to the model, and record the result in the job."""
         work = self.folder / job.number
         shutil.rmtree(work, ignore_errors=True)  # of a service that was killed
         try:
@@ -166,7 +168,7 @@ class Teacher:
             await self._teach(job, work)
             await asyncio.to_thread(self._take, job, work / LAST)
             job.state, job.share = "learned", 1.0
-        except Exception as error:  # the next job is none the worse for it
+        except Exception as error:  # a failed job must not stop the next one
             job.state, job.told = "failed", (str(error) or type(error).__name__)[:LONGEST_TOLD]
             logger.warning("%s was not learned: %s", job.product, job.told)
         await asyncio.to_thread(keep, self.database, job)
@@ -202,7 +204,7 @@ class Teacher:
             raise DataError(told)
 
     def _take(self, job: Job, file: Path) -> None:
-        """Add the learned expert to the model in use, as it is by now."""
+        """Add the learned expert to the current model."""
         expert = extract(read_checkpoint(file), job.product)
         with waiting_for(self.database, LOCK):
             path = checkpoint_in_use(self.database)
@@ -215,7 +217,7 @@ class Teacher:
 
 @contextmanager
 def waiting_for(database: Database, name: str) -> Iterator[None]:
-    """As `exclusive`, once whoever does it is done."""
+    """As `exclusive`, but wait until the lock is free."""
     with ExitStack() as stack:
         while True:
             try:
@@ -227,7 +229,7 @@ def waiting_for(database: Database, name: str) -> Iterator[None]:
 
 
 def progress_of(work: Path) -> dict[str, Any]:
-    """What the process says; nothing yet where there is no file."""
+    """The progress that the process wrote; empty before it does."""
     try:
         return dict(read_json(work / PROGRESS))
     except (OSError, ValueError, TypeError):

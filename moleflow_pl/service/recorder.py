@@ -1,4 +1,4 @@
-"""Rows are committed before an answer leaves: those of many requests in one transaction."""
+"""Commits rows before requests are answered, those of many requests in one transaction."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ MOST = 256  # entries in a transaction
 
 
 class TakenError(OutputError):
-    """Another process was first: the rows are there already."""
+    """Another process has already written the rows."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Rows that belong together, and whoever waits for them."""
+    """Rows that belong together, and a future for their commit."""
 
     rows: Sequence[Base]
     done: Future[None] = field(default_factory=Future)
 
 
 class Recorder:
-    """A thread that writes rows; who waits for a commit waits for that of all who came meanwhile.
+    """A thread that writes rows; entries that arrive during a commit share the next one.
 
     Args:
         database: Where to write.
@@ -44,15 +44,15 @@ class Recorder:
     def add(self, *rows: Base) -> Future[None]:
         """Write rows, all or none; they have their `id` once the future is done.
 
-        The future raises `TakenError` where a row may not be twice, and `OutputError` where the
-        database cannot be written.
+        The future raises `TakenError` for a row that already exists and must be unique, and
+        `OutputError` if the database cannot be written.
         """
         entry = Entry(rows)
         self._entries.put(entry)
         return entry.done
 
     def stop(self) -> None:
-        """Write what waits, and end."""
+        """Write the waiting rows, and end."""
         self._entries.put(None)
         self._thread.join()
 
@@ -70,7 +70,7 @@ class Recorder:
                 return
 
     def _write(self, entries: Sequence[Entry]) -> None:
-        """Write entries in one transaction; each alone where that fails."""
+        """Write entries in one transaction, or each alone if that fails."""
         try:
             with self.database.writing() as session:
                 session.add_all([row for entry in entries for row in entry.rows])
@@ -81,7 +81,7 @@ class Recorder:
                 return
             for entry in entries:
                 entry.done.set_exception(failure(error))
-        except BaseException as error:  # the thread goes on
+        except BaseException as error:  # a failure must not end the thread
             for entry in entries:
                 entry.done.set_exception(error)
         else:
@@ -90,7 +90,7 @@ class Recorder:
 
 
 def failure(error: SQLAlchemyError) -> OutputError:
-    """What a failed commit means."""
+    """The error for a failed commit."""
     if isinstance(error, IntegrityError):
-        return TakenError(f"it is in the database already: {reason_of(error)}")
+        return TakenError(f"it is already in the database: {reason_of(error)}")
     return OutputError(f"cannot write the database: {reason_of(error)}")

@@ -14,14 +14,14 @@ COLUMNS = (
     "product", "label", "score", "threshold", "normalised_score", "novelty_ratio",
     "router_distance", "router_margin", "brightness",
 )  # fmt: skip
-OURS = ("size", "product", "score", "router_distance")  # that are set apart
+OURS = ("size", "product", "score", "router_distance")  # fields without a default
 
 
 def inspection_of(prediction: Prediction, **values: Any) -> Inspection:
     """A row for a prediction.
 
     Args:
-        prediction: What the model said.
+        prediction: The prediction.
         values: The columns that do not follow from it.
     """
     plain, scores = prediction.to_dict(), prediction.patch_scores.numpy()
@@ -36,7 +36,7 @@ def inspection_of(prediction: Prediction, **values: Any) -> Inspection:
 
 
 def prediction_of(inspection: Inspection) -> Prediction:
-    """The prediction that a row holds; what was NaN or infinite is NaN. The row has its map."""
+    """The prediction of a row with its map; infinite numbers have become NaN."""
     plain = {name: value for name, value in inspection.prediction.items() if name != "boxes"}
     scores = np.frombuffer(inspection.patch_scores, "<f4").reshape(inspection.grid)
     missing = {name: float("nan") for name in OURS if plain[name] is None}
@@ -47,7 +47,7 @@ def prediction_of(inspection: Inspection) -> Prediction:
 
 
 def as_json(inspection: Inspection) -> dict[str, Any]:
-    """A row as the service answers: the prediction, and what is known of the image beside it."""
+    """A row as JSON: the prediction and the facts about the image."""
     review = inspection.review
     return {
         "id": inspection.id,
@@ -62,6 +62,6 @@ def as_json(inspection: Inspection) -> dict[str, Any]:
 
 
 def review_json(review: Review) -> dict[str, Any]:
-    """A review as the service answers."""
+    """A review as JSON."""
     names = ("id", "verdict", "product", "who", "when")
     return {name: getattr(review, name) for name in names}

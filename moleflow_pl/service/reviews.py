@@ -1,4 +1,4 @@
-"""Reviews of the record become data for the model, in one process at a time."""
+"""Applies reviews of the record to the model, in one process at a time."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from moleflow_pl.service.locks import exclusive
 from moleflow_pl.service.models import newest, publish
 
 LOCK = "reviews"
-PAST = 200  # the last decisions that a preview compares with
+PAST = 200  # last decisions that a preview compares with
 
 
 @dataclass(frozen=True)
 class Pending:
-    """A review that is not in the model yet.
+    """A review that is not applied yet.
 
     Attributes:
         number: Its `id`.
-        review: What it says, of an image that was kept.
+        review: The review, of a stored image.
     """
 
     number: int
@@ -41,7 +41,7 @@ class Pending:
 
 
 def pending(database: Database, store: ImageStore) -> list[Pending]:
-    """Reviews that count and are not in the model, of images that are there; the oldest first."""
+    """Valid reviews of stored images that are not applied yet, the oldest first."""
     query = (
         select(Inspection)
         .join(Review)
@@ -78,7 +78,7 @@ def checkpoint_in_use(database: Database) -> Path:
     with database.reading() as session:
         row = newest(session)
     if row is None:
-        raise ConfigError("the service has no model yet")
+        raise ConfigError("the service has no model yet: start it with moleflow serve RUN")
     return Path(row.path)
 
 
@@ -88,14 +88,14 @@ def apply_reviews(database: Database, store: ImageStore, who: str) -> list[str]:
     Args:
         database: The record.
         store: Its images.
-        who: Who wishes so, for the audit.
+        who: Who requests it, for the audit log.
 
     Returns:
         The names of the experts.
 
     Raises:
-        BusyError: another process is at it.
-        MoLEFlowError: it cannot be; the model is as it was.
+        BusyError: another process is applying reviews.
+        MoLEFlowError: it fails; the model is unchanged.
     """
     with exclusive(database, LOCK):
         found, path = pending(database, store), checkpoint_in_use(database)

@@ -1,4 +1,4 @@
-"""The answers for programs: inspect, look up, and how the service is."""
+"""The HTTP API: inspect images, query the record, and check the service."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from moleflow_pl.service.records import as_json, prediction_of
 from moleflow_pl.service.state import Service, service_of
 from moleflow_pl.service.uploads import read_uploads
 
-LONGEST_SIDE = 1024  # of pictures that are looked at
+LONGEST_SIDE = 1024  # pixels of pictures for display
 MOST_ROWS = 500
-LARGEST_ID = 2**63 - 1  # that databases know
+LARGEST_ID = 2**63 - 1  # of databases
 BODY = {
     "requestBody": {
         "description": "one image file, or a form with one or many",
@@ -55,13 +55,13 @@ router = APIRouter()
 
 @router.get("/healthz", tags=["service"])
 async def healthz() -> dict[str, str]:
-    """Whether the process answers at all."""
+    """Whether the process is alive."""
     return {"status": "ok"}
 
 
 @router.get("/readyz", tags=["service"])
 async def readyz(request: Request) -> Response:
-    """Whether images are inspected now; with the token, how each part is."""
+    """Whether the service can inspect images; with the token, also the state of each part."""
     service = service_of(request)
     told = await asyncio.to_thread(database_trouble, service.database)
     ready = told is None and service.engine.alive and not service.line.stopping
@@ -84,7 +84,7 @@ def database_trouble(database: Database) -> str | None:
 
 @router.get("/metrics", tags=["service"])
 async def metrics(request: Request) -> Response:
-    """Numbers for Prometheus."""
+    """Metrics for Prometheus."""
     service = service_of(request)
     service.measure()
     return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
@@ -106,13 +106,13 @@ async def products(request: Request) -> dict[str, Any]:
 @router.post("/v1/inspect", tags=["inspect"], openapi_extra=BODY)
 async def inspect(
     request: Request,
-    product: Annotated[str | None, Query(description="what all images show")] = None,
+    product: Annotated[str | None, Query(description="the product that all images show")] = None,
     heatmap: Annotated[Heatmap, Query(description="as a link, or in the answer")] = "none",
     boxes: Annotated[bool, Query(description="draw the defects' boxes in the heatmap")] = False,
 ) -> dict[str, Any]:
     """Inspect images: an object for an image body, a list of them for a form.
 
-    The answer leaves when the inspection is in the database.
+    The response is sent after the inspection is in the database.
     """
     service = service_of(request)
     line, settings = service.line, service.settings
@@ -138,7 +138,7 @@ def inspections(
     product: str | None = None,
     label: str | None = None,
     since: Annotated[float | None, Query(description="seconds since 1970, UTC")] = None,
-    until: Annotated[float | None, Query(description="likewise; not included")] = None,
+    until: Annotated[float | None, Query(description="seconds since 1970, UTC; exclusive")] = None,
     cursor: Annotated[
         int | None, Query(description="`next` of the page before", ge=1, le=LARGEST_ID)
     ] = None,
@@ -185,21 +185,21 @@ def one_inspection(request: Request, number: Number) -> dict[str, Any]:
 
 @router.get("/v1/inspections/{number}/image", tags=["record"])
 def image(request: Request, number: Number) -> FileResponse:
-    """The image file as it came."""
+    """The original image file."""
     path = require_image(service_of(request), number)[1]
     return FileResponse(path, filename=path.name)
 
 
 @router.get("/v1/inspections/{number}/preview.png", tags=["record"])
 def preview(request: Request, number: Number) -> Response:
-    """The image, small enough for a page."""
+    """The image, shrunk for display."""
     path = require_image(service_of(request), number)[1]
     return Response(as_png(shrink(read_rgb(path), LONGEST_SIDE)), media_type="image/png")
 
 
 @router.get("/v1/inspections/{number}/heatmap.png", tags=["record"])
 def drawn_heatmap(request: Request, number: Number, boxes: bool = False) -> Response:
-    """The image with its map of scores."""
+    """The image with its score map."""
     row, path = require_image(service_of(request), number)
     return Response(draw(row, path, boxes), media_type="image/png")
 
@@ -231,7 +231,7 @@ def require_image(service: Service, number: int) -> tuple[Inspection, Path]:
 
 
 def draw(row: Inspection, image: bytes | Path, boxes: bool) -> bytes:
-    """A heatmap as a PNG, small enough for a page."""
+    """A heatmap as a PNG, shrunk for display."""
     rgb = read_rgb(image) if isinstance(image, Path) else decoded(image)
     return as_png(draw_heatmap(shrink(rgb, LONGEST_SIDE), prediction_of(row), boxes))
 

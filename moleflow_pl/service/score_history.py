@@ -1,4 +1,4 @@
-"""Scores of a product over its last inspections, as a drawing of the server's own."""
+"""Draws the scores of a product's last inspections as SVG."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from moleflow_pl.service.database import Inspection
 
 WIDTH, HEIGHT, MARGIN = 640, 200, 14
 RADIUS = 4
-HEADROOM = 2  # above the threshold, as high as so often what is below it
+HEADROOM = 2  # height above the threshold, relative to the height below it
 WORDS = {
     "normal": "normal",
     "anomalous": "anomalous",
@@ -22,12 +22,12 @@ WORDS = {
 def score_history(inspections: Sequence[Inspection], here: int) -> Markup:
     """Draw scores from left to right, the oldest first, and the threshold of the last.
 
-    A shape and a colour stand for each decision; each point leads to its inspection. Colours come
-    from the page's style sheet, for no style may stand within a page.
+    Each decision has a shape and a colour; each point links to its inspection. Colours come from
+    the style sheet, since the security policy forbids inline styles.
 
     Args:
         inspections: Of one product, the oldest first; at least one.
-        here: The `id` of the one that is looked at.
+        here: The `id` of the current one.
     """
     limit = inspections[-1].threshold
     known = [one.score for one in inspections if one.score is not None]
@@ -42,7 +42,7 @@ def score_history(inspections: Sequence[Inspection], here: int) -> Markup:
         return round(HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * (min(value, high) - low) / span, 1)
 
     step = (WIDTH - 2 * MARGIN) / max(len(inspections) - 1, 1)
-    # a score that is no number passes nothing: it stands at the top
+    # a score that is NaN is drawn at the top
     points = [
         point(one, round(MARGIN + i * step, 1), y(high if one.score is None else one.score), here)
         for i, one in enumerate(inspections)
@@ -60,7 +60,7 @@ def score_history(inspections: Sequence[Inspection], here: int) -> Markup:
 
 
 def point(one: Inspection, x: float, y: float, here: int) -> Markup:
-    """The mark of an inspection: a disc, a triangle or a square; large for the one of `here`."""
+    """The mark of an inspection: a disc, a triangle or a square; larger for the one of `here`."""
     r = 2 * RADIUS if one.id == here else RADIUS
     if one.label == "anomalous":
         mark = f'<path d="M{x} {y - r}L{x + r} {y + r}H{x - r}Z"'
@@ -71,7 +71,7 @@ def point(one: Inspection, x: float, y: float, here: int) -> Markup:
     kind = f"point {one.label or 'none'}{' here' * (one.id == here)}"
     score = "no number" if one.score is None else f"{one.score:.4g}"
     title = escape(f"{score}, {WORDS[one.label]}")
-    # all of it is made of numbers and of words of ours
+    # safe: it consists of numbers and of our own words
     return Markup(
         f'<a href="/inspections/{one.id}">{mark} class="{kind}"><title>{title}</title>'
         f"</{mark[1:].partition(' ')[0]}></a>"

@@ -1,4 +1,4 @@
-"""Who may ask, from where, and how often; what a browser may do with an answer."""
+"""Access control: tokens, hosts, origins, rate limits, and security headers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moleflow_pl.service.metrics import Metrics
 
-OPEN = ("/healthz", "/readyz", "/login")  # to whoever reaches the service
+OPEN = ("/healthz", "/readyz", "/login")  # without a token
 STATIC = "/static/"
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 SESSION, VISIT = "moleflow_session", "moleflow_visit"  # cookies
 OWN_HOSTS = ("127.0.0.1", "localhost", "::1")
-MOST_CLIENTS = 10_000  # whose rates are remembered
+MOST_CLIENTS = 10_000  # clients whose rates are tracked
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -33,11 +33,11 @@ HEADERS = {
 
 
 class Keys:
-    """What is derived from the service's secret, which all its processes share.
+    """Tokens derived from the service's secret, which all its processes share.
 
     Args:
-        secret: Random text that the database keeps.
-        token: The secret that clients send; None where everyone on this machine may ask.
+        secret: Random text that the database stores.
+        token: The secret that clients send; None if all clients on this machine are allowed.
     """
 
     def __init__(self, secret: str, token: str | None) -> None:
@@ -52,7 +52,7 @@ class Keys:
         return self._derived("session", self.token or "")
 
     def may_ask(self, connection: HTTPConnection) -> bool:
-        """Whether a request carries the token or its cookie, where there is a token."""
+        """Whether a request carries the token or its cookie, or no token is set."""
         if self.token is None:
             return True
         scheme, _, value = connection.headers.get("authorization", "").partition(" ")
@@ -62,30 +62,30 @@ class Keys:
         return hmac.compare_digest(cookie.encode(), self.session.encode())
 
     def is_token(self, value: str) -> bool:
-        """Whether a text is the token; how long that takes tells nothing."""
+        """Whether a text is the token, compared in constant time."""
         return hmac.compare_digest(value.strip().encode(), (self.token or "").encode())
 
     def form_token(self, connection: HTTPConnection) -> str:
-        """What a form of this visitor has to carry in its hidden field."""
+        """The value of the hidden field in this visitor's forms."""
         return self._derived("form", visit_of(connection))
 
     def is_form_token(self, connection: HTTPConnection, value: str) -> bool:
-        """Whether a form came from a page of ours that this visitor saw."""
+        """Whether a form comes from a page that this visitor loaded from us."""
         right = self.form_token(connection)
         known = VISIT in connection.cookies
         return known and hmac.compare_digest(value.encode(), right.encode())
 
 
 def visit_of(connection: HTTPConnection) -> str:
-    """The visitor's number: that of the cookie, or the one that the answer will set."""
+    """The visitor's identifier: from the cookie, or the one that the response will set."""
     return connection.cookies.get(VISIT) or connection.scope.get("moleflow.visit", "")
 
 
 class Rates:
-    """How often each client asked lately: a bucket that fills by `rate` a second.
+    """Rate limits by client: token buckets that refill at `rate` per second.
 
     Args:
-        rate: Requests a second; twice as many may come at once.
+        rate: Requests per second; a burst may have twice as many.
     """
 
     def __init__(self, rate: float) -> None:
@@ -93,7 +93,7 @@ class Rates:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, client: str) -> bool:
-        """Count a request; whether it may be answered."""
+        """Count a request; return whether it is allowed."""
         now = time.monotonic()
         left, last = self._buckets.pop(client, (self.burst, now))
         left = min(self.burst, left + (now - last) * self.rate)
@@ -104,12 +104,12 @@ class Rates:
 
 
 class Guard:
-    """Looks at each request before the application does.
+    """Middleware that checks each request before the application.
 
     Args:
         app: The application.
-        keys: The service's.
-        rate: Requests a second of one client.
+        keys: The service's keys.
+        rate: Requests per second of one client.
         metrics: Where refusals are counted.
     """
 
@@ -139,12 +139,12 @@ class Guard:
         await (refusal or self.app)(scope, receive, send_with_headers)
 
     def _refusal(self, connection: HTTPConnection) -> Response | None:
-        """The answer to a request that is not let in."""
+        """The response to a refused request; None if it is allowed."""
         client = connection.client.host if connection.client else ""
         if not self.rates.take(client):
             return self._refuse("rate", 429, "too many requests (--rate)", {"retry-after": "1"})
         if self.keys.token is None and not is_own_host(connection.headers):
-            # a page of another site whose name was made to point here
+            # DNS rebinding: a foreign name that was made to point here
             return self._refuse("host", 421, "the service answers to 127.0.0.1 and localhost alone")
         method, path = connection.scope["method"], connection.scope["path"]
         if method not in SAFE_METHODS and is_foreign(connection.headers):

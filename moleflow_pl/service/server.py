@@ -34,7 +34,7 @@ START_SECONDS = 600
 
 
 def serve(settings: Settings) -> None:
-    """Serve until a signal comes, which is raised again in the end.
+    """Serve until a signal ends it; the signal is raised again at the end.
 
     Raises:
         ConfigError: the port is taken, or a setting cannot be used.
@@ -50,7 +50,7 @@ def serve(settings: Settings) -> None:
 
 
 def configure(app: FastAPI | str, settings: Settings) -> uvicorn.Config:
-    """What uvicorn is told."""
+    """The configuration of uvicorn."""
     return uvicorn.Config(
         app,
         factory=isinstance(app, str),
@@ -66,16 +66,16 @@ def configure(app: FastAPI | str, settings: Settings) -> uvicorn.Config:
 
 @contextmanager
 def listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket that clients can already reach; they wait until the model is loaded.
+    """A socket that clients can reach at once; they wait until the model is loaded.
 
     Raises:
-        ConfigError: the address is taken, or none of this machine.
+        ConfigError: the address is in use, or not of this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         place = socket.create_server((host, port), family=family, backlog=BACKLOG)
         # connections inherit it; asyncio sets it for its own sockets alone. Without it the end of
-        # each answer waits 40 ms for a receipt
+        # each response waits 40 ms for an acknowledgement
         place.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except OSError as error:
         raise ConfigError(
@@ -87,7 +87,7 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
 
 
 def announce(place: socket.socket, settings: Settings) -> None:
-    """Say where the service is, once it answers."""
+    """Log the address of the service once it answers."""
     port = place.getsockname()[1]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
     with suppress(OSError, http.client.HTTPException):
@@ -99,7 +99,7 @@ def announce(place: socket.socket, settings: Settings) -> None:
 
 
 class Workers(Multiprocess):
-    """Uvicorn's supervisor, which starts a process again that dies; it remembers what ended it."""
+    """Uvicorn's supervisor, which restarts dead processes; it records the signal that ended it."""
 
     ended_by: int | None = None
 
@@ -113,12 +113,12 @@ class Workers(Multiprocess):
 
 
 def run_workers(settings: Settings, place: socket.socket) -> None:
-    """Serve by several processes; each loads the model for itself.
+    """Serve with several processes, each with its own copy of the model.
 
     Raises:
         OutputError: they do not start.
     """
-    database = settings.open_database()  # makes the tables before all of them would
+    database = settings.open_database()  # creates the tables before the processes start
     publish(database, settings.model, "start")
     database.close()
     before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}

@@ -1,4 +1,4 @@
-"""What a service is told when it starts."""
+"""The settings of a service."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Settings:
 
     Attributes:
         model: The run folder or the checkpoint.
-        host: The address to listen at.
+        host: The address to listen on.
         port: The port; 0 is a free one.
         database: An SQLite file or a URL; by default a file in the run folder.
         workers: Processes that answer.
-        batch_size: Images that are inspected at once, at most.
-        batch_wait: Seconds to wait for company of an image that comes alone.
-        queue: Images that may wait before others are refused.
+        batch_size: Largest batch.
+        batch_wait: Seconds that a single image waits for others to join its batch.
+        queue: Largest number of waiting images; more are refused.
         deadline: Seconds within which a request is answered.
         max_mb: Largest image file, in MiB.
         max_pixels: Most pixels of an image.
@@ -41,13 +41,13 @@ class Settings:
         keep_images: Whether images are kept; reviews need them.
         backbone_weights: Where the backbone's weights are, if they have moved.
         device: Where the model goes.
-        move_judged: Whether files of a watched folder go to its subfolder `judged` then.
+        move_judged: Whether inspected files of a watched folder move to its subfolder `judged`.
         interval: Seconds between two images of a camera.
-        sources: What brings images, as `KIND:ADDRESS`.
-        sinks: What is told of each inspection, as `KIND:ADDRESS`.
+        sources: Sources of images, as `KIND:ADDRESS`.
+        sinks: Receivers of inspections, as `KIND:ADDRESS`.
 
     Raises:
-        ConfigError: a value cannot be, or a host beyond this machine has no token.
+        ConfigError: a value is invalid, or a host beyond this machine has no token.
     """
 
     model: str
@@ -100,7 +100,7 @@ class Settings:
 
     @property
     def token(self) -> str | None:
-        """The secret that clients send; it is in the environment alone."""
+        """The secret that clients send, from the environment alone."""
         return os.environ.get(TOKEN) or None
 
     @property
@@ -128,8 +128,8 @@ class Settings:
         """Open the database; one in the run folder is created.
 
         Raises:
-            ConfigError: the URL is none.
-            OutputError: it cannot be reached or written.
+            ConfigError: the URL is invalid.
+            OutputError: the database cannot be reached or written.
         """
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -137,7 +137,7 @@ class Settings:
 
     @property
     def max_bytes(self) -> int:
-        """Largest image file."""
+        """Largest image file in bytes."""
         return self.max_mb * MEBIBYTE
 
     def to_json(self) -> str:

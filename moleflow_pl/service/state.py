@@ -1,4 +1,4 @@
-"""All parts of a running service, as its answers find them."""
+"""The parts of a running service."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from moleflow_pl.service.settings import Settings, split
 from moleflow_pl.service.sinks.base import SINKS
 from moleflow_pl.service.sources.base import SOURCES, Handling
 
-MEASURE_SECONDS = 0.5  # between two looks at the queue
+MEASURE_SECONDS = 0.5  # between two measurements of the queue
 
 
 class Service:
-    """A service: the model, the record, who brings images and who is told.
+    """A service: the model, the record, sources and sinks.
 
     Args:
-        settings: What it was told.
+        settings: Its settings.
 
     Raises:
         MoLEFlowError: a model, a database, a source or a sink cannot be used.
@@ -71,7 +71,7 @@ class Service:
 
     @property
     def health(self) -> dict[str, list[Health]]:
-        """How each part is."""
+        """The state of each part."""
         return {
             "versions": [self.watcher.health],
             "sources": [source.health for source in self.sources],
@@ -80,7 +80,7 @@ class Service:
         }
 
     def start(self) -> None:
-        """Let sources, sinks and the watch for new models work."""
+        """Start sources, sinks and background tasks."""
         jobs = [self.watcher.run(), self._measure()]
         for source in self.sources:
             lock = lock_name("source", source.health.name)
@@ -98,12 +98,12 @@ class Service:
             await asyncio.sleep(MEASURE_SECONDS)
 
     def measure(self) -> None:
-        """Bring the numbers of the queue up to date."""
+        """Update the metrics of the queue."""
         self.metrics.waiting.set(self.engine.waiting)
         self.metrics.taken.set(self.line.taken)
 
     async def stop(self) -> None:
-        """Finish what was taken, and end."""
+        """Finish the accepted images, and end."""
         self.line.stopping = True
         for task in self._tasks:
             task.cancel()
@@ -115,5 +115,5 @@ class Service:
 
 
 def service_of(connection: HTTPConnection) -> Service:
-    """The service that a request came to."""
+    """The service of a request."""
     return connection.app.state.service

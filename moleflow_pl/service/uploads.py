@@ -1,4 +1,4 @@
-"""The body of a request: one image, or a form with many, within limits."""
+"""Reads request bodies within limits: one image, or a form with several."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from starlette.types import Message
 from moleflow_pl.service.line import Upload
 
 FORM = "multipart/form-data"
-LARGEST_FORM = 4  # times the limit of an image
-DAMAGED = 400  # of Starlette, for a form
+LARGEST_FORM = 4  # as a multiple of the limit for an image
+DAMAGED = 400  # Starlette's status for an invalid form
 FIELDS = 16  # of a form, beside its files
 
 
@@ -26,8 +26,8 @@ async def read_uploads(
     Args:
         request: The request.
         max_bytes: Largest file.
-        most: Most files.
-        deadline: Seconds within which all of it has to arrive.
+        most: Largest number of files.
+        deadline: Seconds within which the body must arrive.
 
     Returns:
         The images, and whether they came as a form.
@@ -46,7 +46,7 @@ async def read_uploads(
         told = f"the request did not arrive within {deadline:g} s"
         raise HTTPException(408, told) from error
     except ClientDisconnect as error:
-        raise HTTPException(400, "the client went away") from error
+        raise HTTPException(400, "the client disconnected") from error
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
@@ -69,7 +69,7 @@ async def read_form(request: Request, max_bytes: int, most: int) -> list[Upload]
     """Read all files of a form, whatever their fields are called.
 
     Raises:
-        HTTPException: they are too large or too many, there are none, or the form is damaged.
+        HTTPException: there are none or too many, they are too large, or the form is invalid.
     """
     largest = LARGEST_FORM * max_bytes
     check_length(request, largest)
@@ -102,10 +102,10 @@ async def read_form(request: Request, max_bytes: int, most: int) -> list[Upload]
 
 
 def check_length(request: Request, largest: int) -> None:
-    """Refuse a body that says at once that it is too large.
+    """Check the length that a request declares.
 
     Raises:
-        HTTPException: it does.
+        HTTPException: it is too large.
     """
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > largest:
@@ -113,5 +113,5 @@ def check_length(request: Request, largest: int) -> None:
 
 
 def too_large(largest: int) -> HTTPException:
-    """The refusal of a body."""
+    """The error for a body that is too large."""
     return HTTPException(413, f"it is larger than {largest} bytes (--max-mb)")

@@ -150,7 +150,7 @@ def test_reviews_are_previewed_and_applied_and_the_service_swaps(client: TestCli
     client.post(f"/inspections/{number}/review", data={"form": form, "verdict": "right"})
     assert re.search(r"<th scope=\"row\">b</th>", client.get("/reviews").text)
     told = client.get("/reviews/preview").text
-    assert "1 good images more" in told
+    assert "1 more good images" in told
     before = client.get("/v1/products").json()
     answer = client.post("/reviews/apply", data={"form": form, "who": "Ann"}, headers=HTMX)
     assert "Applied: b." in answer.text

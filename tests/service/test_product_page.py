@@ -58,7 +58,7 @@ def test_product_is_ordered_by_uploaded_images_and_by_a_folder(
     [
         ({"name": "x"}, 422, "give good images"),
         ({"name": "x", "folder": "/none"}, 422, "no folder of images at /none"),
-        ({"name": "x", "folder": "/", "epochs": "many"}, 422, "epochs is a number"),
+        ({"name": "x", "folder": "/", "epochs": "many"}, 422, "epochs must be a number"),
         ({"name": "../x", "folder": "/"}, 422, "not a valid product name"),
         ({"name": "b", "folder": "/"}, 422, "is known, or being learned"),
     ],

@@ -140,5 +140,5 @@ def test_uploads_are_kept_under_names_of_our_own(tmp_path: Path) -> None:
     assert {one.name: one.read_bytes() for one in place.iterdir()} == {
         "00000.png": b"1", "00001.jpeg": b"2",
     }  # fmt: skip
-    with pytest.raises(DataError, match="2 good images at least"):
+    with pytest.raises(DataError, match="at least 2 good images"):
         save_uploads(tmp_path / "products", [(".png", b"1")])

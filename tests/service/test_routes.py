@@ -74,7 +74,7 @@ def test_a_heatmap_comes_in_the_answer_or_by_a_link(client: TestClient, data_roo
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "no bytes"),
+        (b"", "file is empty"),
         (b"%PDF-1.4 ...", "cannot identify it as one of"),
         (b"\x89PNG\r\n\x1a\n" + bytes(100), "cannot"),
     ],

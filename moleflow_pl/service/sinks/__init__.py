@@ -1,4 +1,4 @@
-"""What is told of each inspection: one file each.
+"""Receivers of inspections, one file for each kind.
 
 A sink is a class in the registry `SINKS` of `base`; `--sink KIND:ADDRESS` chooses it.
 """

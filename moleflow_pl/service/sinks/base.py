@@ -1,4 +1,4 @@
-"""The form of a sink, and the registry of all."""
+"""The base class of sinks, and their registry."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from moleflow_pl.service.health import Health, without_password
 
 
 class RefusedError(Exception):
-    """The receiver will never take this message: it is noted and passed over."""
+    """The receiver will never accept this message: it is recorded and skipped."""
 
 
 class Sink(ABC):
-    """Something that is told of each inspection, in order and at least once.
+    """A receiver of inspections, in order and at least once.
 
     Args:
         address: What follows the kind in `--sink`.
 
     Raises:
-        ConfigError: the address is none of this kind.
+        ConfigError: the address is invalid for this kind.
     """
 
     name: str  # of the kind
@@ -34,12 +34,12 @@ class Sink(ABC):
         """Deliver a message, in a thread that may wait for it.
 
         Raises:
-            RefusedError: the receiver will never take it.
-            Exception: it was not delivered; it is tried again later.
+            RefusedError: the receiver will never accept it.
+            Exception: it was not delivered; the delivery is retried later.
         """
 
     def close(self) -> None:  # noqa: B027 - most have nothing to close
-        """Let go of connections."""
+        """Close connections."""
 
 
 SINKS: Registry[type[Sink]] = Registry("--sink")

@@ -1,4 +1,4 @@
-"""A CSV file that grows by a row for each inspection."""
+"""A CSV file with a row for each inspection."""
 
 from __future__ import annotations
 

@@ -38,9 +38,9 @@ class MqttSink(Sink):
             sent = client.publish(self.topic, json.dumps(message), qos=AT_LEAST_ONCE)
             sent.wait_for_publish(SECONDS)
             if not sent.is_published():
-                raise OSError("the broker does not acknowledge")
+                raise OSError("the broker did not acknowledge the message")
         except Exception:
-            self.close()  # a client that kept the message would send it once more
+            self.close()  # otherwise the client would send the message again
             raise
 
     def _connected(self) -> mqtt.Client:

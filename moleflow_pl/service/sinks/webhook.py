@@ -10,7 +10,7 @@ from moleflow_pl.errors import ConfigError
 from moleflow_pl.service.sinks.base import SINKS, RefusedError, Sink
 
 SECONDS = 10.0  # for an answer
-# the receiver understood who asks and where, and takes no message like this one
+# statuses with which a receiver will never accept this message
 REFUSALS = (400, 413, 415, 422)
 
 

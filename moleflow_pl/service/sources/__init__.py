@@ -1,4 +1,4 @@
-"""What brings images to a service by itself: one file each.
+"""Sources of images, one file for each kind.
 
 A source is a class in the registry `SOURCES` of `base`; `--source KIND:ADDRESS` chooses it.
 """

@@ -1,4 +1,4 @@
-"""The form of a source, and the registry of all."""
+"""The base class of sources, and their registry."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Handling:
-    """How sources treat what they bring.
+    """How sources handle images.
 
     Attributes:
-        move: Whether files that were judged go to a subfolder `judged`.
+        move: Whether inspected files are moved to a subfolder `judged`.
         interval: Seconds between two images of a camera.
     """
 
@@ -27,15 +27,15 @@ class Handling:
 
 
 class Source(ABC):
-    """Something that brings images.
+    """A source of images.
 
     Args:
         address: What follows the kind in `--source`.
-        line: Where images go.
-        handling: How to treat them.
+        line: Inspects the images.
+        handling: How to handle them.
 
     Raises:
-        ConfigError: the address is none of this kind.
+        ConfigError: the address is invalid for this kind.
     """
 
     name: str  # of the kind
@@ -46,7 +46,7 @@ class Source(ABC):
 
     @abstractmethod
     async def run(self) -> None:
-        """Bring images until it is cancelled; an error that is raised starts it again later."""
+        """Bring images until it is cancelled; after an error it is restarted."""
 
 
 SOURCES: Registry[type[Source]] = Registry("--source")

@@ -1,4 +1,4 @@
-"""A camera by OpenCV: USB by its number, RTSP by its address."""
+"""Cameras through OpenCV: USB by number, RTSP by address."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from moleflow_pl.service.sources.base import SOURCES, Handling, Source
 
 @SOURCES.add("camera")
 class CameraSource(Source):
-    """Inspects an image of a camera every few seconds; those between are dropped."""
+    """Inspects an image from a camera at regular intervals; other frames are dropped."""
 
     def __init__(self, address: str, line: Line, handling: Handling) -> None:
         super().__init__(address, line, handling)
@@ -27,13 +27,13 @@ class CameraSource(Source):
         self._cv2: Any = cv2
 
     async def run(self) -> None:
-        """Look."""
+        """Read frames, and inspect one after each interval."""
         place = int(self.address) if self.address.isdecimal() else self.address
         capture = await asyncio.to_thread(self._cv2.VideoCapture, place)
         try:
             due = time.monotonic()
             while True:
-                # older frames wait in the driver
+                # read all frames: the driver buffers old ones
                 frame = await asyncio.to_thread(self._read, capture)
                 if time.monotonic() < due:
                     continue
@@ -45,7 +45,7 @@ class CameraSource(Source):
     def _read(self, capture: Any) -> Any:
         read, frame = capture.read()
         if not read:
-            raise OSError("the camera gives no image")
+            raise OSError("the camera returned no image")
         return frame
 
     async def _inspect(self, frame: Any) -> None:
@@ -54,6 +54,6 @@ class CameraSource(Source):
         try:
             await self.line.inspect([Upload(bytes(content), name)], source=self.health.name)
         except QueueFullError:
-            self.health.tell(False, "the queue is full: images of the camera are left out")
+            self.health.tell(False, "the queue is full: frames are dropped")
         else:
             self.health.tell(True, "looking")

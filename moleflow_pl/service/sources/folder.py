@@ -1,4 +1,4 @@
-"""A watched folder: whatever a camera or a program writes into it is inspected once."""
+"""A watched folder: every file written into it is inspected once."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from moleflow_pl.service.line import Line, Upload
 from moleflow_pl.service.recorder import TakenError
 from moleflow_pl.service.sources.base import SOURCES, Handling, Source
 
-SETTLED = 0.3  # seconds for which a file has not changed before it is read
-PATIENCE = 10.0  # seconds for which a file that cannot be decoded may still be in the making
+SETTLED = 0.3  # seconds without a change before a file is read
+PATIENCE = 10.0  # seconds after which a file that cannot be decoded counts as complete
 TICK = 0.1
-SCAN_SECONDS = 30.0  # some disks do not tell of new files
+SCAN_SECONDS = 30.0  # between scans, since some disks do not report new files
 JUDGED = "judged"
 PARTIAL = (".part", ".partial", ".tmp", ".filepart", ".crdownload")
 
 
 @dataclass(frozen=True)
 class FileState:
-    """A file as it is at one moment: the same path with another state is another image."""
+    """A file at one moment; after a change it counts as another image."""
 
     path: Path
     size: int
@@ -49,7 +49,7 @@ class FileState:
 
     @property
     def text(self) -> str:
-        """Its path for the database, which takes text alone."""
+        """Its path as text for the database."""
         return os.fsencode(self.path).decode("utf-8", "backslashreplace")
 
     @property
@@ -60,9 +60,9 @@ class FileState:
 
 @SOURCES.add("folder")
 class FolderSource(Source):
-    """Inspects every file in a folder once, also after a restart; half-written ones are waited for.
+    """Inspects every file in a folder once, also across restarts; waits for incomplete files.
 
-    What was judged is noted in the transaction that records the inspection.
+    Inspected files are recorded in the transaction of their inspection.
     """
 
     def __init__(self, address: str, line: Line, handling: Handling) -> None:
@@ -70,7 +70,9 @@ class FolderSource(Source):
         self.folder = Path(address).expanduser().absolute()
         if not self.folder.is_dir():
             raise ConfigError(f"--source folder:{address}: there is no such folder")
-        self._waiting: dict[Path, tuple[FileState, float]] = {}  # and since when it is so
+        self._waiting: dict[
+            Path, tuple[FileState, float]
+        ] = {}  # and when that state was first seen
         self._seen: set[tuple[str, int, int]] = set()
 
     async def run(self) -> None:
@@ -80,7 +82,7 @@ class FolderSource(Source):
         self.health.tell(True, "watching")
         watcher = asyncio.create_task(self._watch())
         try:
-            # what came before the watch began is looked for once more, soon
+            # scan again soon for files that arrived before the watch began
             scanned = time.monotonic() - SCAN_SECONDS + 1
             while not watcher.done():
                 await self._inspect_settled()
@@ -108,7 +110,7 @@ class FolderSource(Source):
                 self._look(path)
 
     def _look(self, path: Path) -> None:
-        """Note a file's state now; one that was judged or is gone waits no longer."""
+        """Update a file's state; inspected and missing files stop waiting."""
         state = FileState.of(path)
         if state is None:
             self._waiting.pop(path, None)
@@ -126,7 +128,7 @@ class FolderSource(Source):
         await asyncio.gather(*map(self._inspect, settled[:most]))
 
     async def _inspect(self, state: FileState) -> None:
-        """Inspect a file; leave it for later where that fails for no fault of its own."""
+        """Inspect a file; retry later if the failure is not its fault."""
         try:
             file = await asyncio.to_thread(ImageFile.read, state.path)
             if FileState.of(state.path) != state:
@@ -136,7 +138,7 @@ class FolderSource(Source):
             )
             await self.line.inspect([upload], source=self.health.name)
         except DataError as error:
-            if state.age < PATIENCE:  # perhaps its writer pauses
+            if state.age < PATIENCE:  # it may be incomplete
                 self._waiting[state.path] = (state, time.monotonic())
                 return
             await asyncio.wrap_future(
@@ -147,7 +149,7 @@ class FolderSource(Source):
             await asyncio.sleep(wait_after(1))
             return
         except TakenError:
-            pass  # another process, or this one before it was stopped
+            pass  # inspected by another process, or before a restart
         else:
             self.health.tell(True, f"watching; last was {state.path.name}")
         self._seen.add((state.text, state.size, state.modified))
@@ -163,7 +165,7 @@ class FolderSource(Source):
         )  # fmt: skip
 
     def _put_away(self, state: FileState) -> None:
-        """Move a judged file where that is wished."""
+        """Move an inspected file, if the settings say so."""
         if not self.handling.move or FileState.of(state.path) != state:
             return
         target = self.folder / JUDGED / state.path.name

@@ -9,7 +9,7 @@ document.addEventListener("input", (event) => {
   if (target) document.getElementById(target).style.opacity = event.target.value / 100;
 });
 
-// a key presses what names it; j and k go through the decisions
+// a key activates the element with that data-key; j and k move through the decisions
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea")) return;
   const named = document.querySelector(`[data-key="${CSS.escape(event.key)}"]`);
@@ -20,7 +20,7 @@ document.addEventListener("keydown", (event) => {
   if (cards[next]) cards[next].focus();
 });
 
-// new decisions are shown as they come, but for whoever is looking at one of the list
+// show new decisions as they arrive, unless the user has focused one in the list
 const stream = document.querySelector("[data-events]");
 if (stream) {
   const events = new EventSource(stream.dataset.events);
@@ -36,7 +36,7 @@ document.body.addEventListener("htmx:responseError", (event) => {
   try { told = JSON.parse(told).detail; } catch { /* it is plain text */ }
   said.textContent = typeof told === "string" && told ? told : "The service refused that.";
 });
-// what was said stands until the next try
+// keep the message until the next request
 document.body.addEventListener("htmx:beforeRequest", (event) => {
   if (event.detail.requestConfig.verb !== "get") said.textContent = "";
 });

@@ -45,7 +45,7 @@ def test_a_camera_is_looked_at_until_it_gives_nothing_and_that_is_told(
         wait_until(lambda: count(service.database, Inspection) == 3)
         wait_until(lambda: not service.sources[0].health.ok)
         told = client.get("/readyz").json()["sources"][0]
-        assert told["detail"] == "the camera gives no image"
+        assert told["detail"] == "the camera returned no image"
 
 
 def test_a_camera_without_opencv_says_what_to_install(
