@@ -1,5 +1,5 @@
-"""Measurements behind the project's figures, each a script: `python -m benchmarks.NAME --help`.
+"""Scripts that measure the project's figures: `python -m benchmarks.NAME --help`.
 
-`harness/` holds what scripts share; a script imports no other script. `literal.py` is the method
-written down literally, the reference of tests and timings.
+`harness/` holds what scripts share; no script imports another. `literal.py` is the literal
+implementation of the method, the reference of tests and timings.
 """

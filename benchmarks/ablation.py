@@ -1,15 +1,15 @@
-"""What each default is worth: one setting changed at a time, on the products of `accuracy`.
+"""The value of each default: one setting changed at a time, on the products of `accuracy`.
 
     python -m benchmarks.ablation defaults --root DATA --weights WEIGHTS
     python -m benchmarks.ablation patch-fraction --root DATA
     python -m benchmarks.ablation resolution --root DATA --weights WEIGHTS
 
-`defaults` changes how an expert learns, which features it sees and how patches and images are
-scored, most of them back to `configs/seed.yaml`. `patch-fraction` trains with a quarter of the
-patches and with fewer epochs; it exits with 1 where a quarter costs more than 0.005 in as many
-epochs. `resolution` compares a ViT at 224 and 392 pixels on the last product, learned first; it
-exits with 1 where pixel AP is too close to a memory bank's. Figures are oracle results, means over
-seeds. A stopped run continues.
+`defaults` changes how an expert learns, its features, and how patches and images are scored, mostly
+back to `configs/seed.yaml`. `patch-fraction` trains with a quarter of the patches and with fewer
+epochs; it exits with 1 if a quarter costs more than 0.005 in equally many epochs. `resolution`
+compares a ViT at 224 and 392 pixels on the last product, learned first; it exits with 1 if pixel AP
+is too close to a memory bank's. Figures are oracle results, means over seeds. A stopped run
+resumes.
 """
 
 from __future__ import annotations
@@ -87,14 +87,14 @@ class AveragedNll(PatchScore):
 
 @dataclass
 class Change:
-    """A setting changed, and how the result is read.
+    """A changed setting, and how its result is computed.
 
     Attributes:
-        what: The change.
-        study: Runs on the features it needs.
+        what: The change, in words.
+        study: The study with the features it needs.
         recipe: How its model is trained.
-        score: A patch score of the recipe, or another that the trained model is asked for.
-        image: How images are scored, unless as the backbone says.
+        score: A patch score of the recipe, or another one for the trained model.
+        image: The image score, if it is not the backbone's.
     """
 
     what: str
@@ -108,26 +108,27 @@ class Change:
         order = self.study.products
         run = self.study.run(self.recipe, seed, order)
         if isinstance(self.score, str) and self.image is None:
-            return {name: found[f"{self.score}, oracle"] for name, found in run.products.items()}
+            column = f"{self.score}, oracle"
+            return {name: results[column] for name, results in run.products.items()}
         name = self.score if isinstance(self.score, str) else self.score.name
         key = f"{self.study.run_key(self.recipe, seed, order)}-{name}-by-image-score"
-        found = self.study.cached(key, partial(self._score_again, seed))
-        return found[(self.image or self.study.image_score).key]
+        results = self.study.cached(key, partial(self._score_again, seed))
+        return results[(self.image or self.study.image_score).key]
 
     def _score_again(self, seed: int) -> Result:
-        """Results by every image score: patches are scored once for all of them."""
+        """Results by image score; patches are scored once for all of them."""
         order = self.study.products
         model = self.study.load(self.recipe, seed, order)
         score = self.score
         scores = scores_named(score) if isinstance(score, str) else [score]
         model.inspector.set_patch_scores(scores)
         images = {*IMAGE_SCORES.values(), self.study.image_score}
-        found: Result = {image.key: {} for image in images}
+        results: Result = {image.key: {} for image in images}
         for task, product in enumerate(map(self.study.features, order)):
             patches = product.scores(partial(model.inspector.patch_scores, task=task))
             for image in images:
-                found[image.key][product.name] = product.result(patches, image)
-        return found
+                results[image.key][product.name] = product.result(patches, image)
+        return results
 
 
 def image_changes(study: Study, recipe: Recipe, score: str) -> list[Change]:
@@ -179,7 +180,7 @@ def cnn_defaults(report: Report, seeds: Sequence[int], study_of: StudyOf) -> Non
 
 
 def vit_defaults(report: Report, seeds: Sequence[int], study_of: StudyOf) -> None:
-    """Which features are used, and at which depths of the flow latents are compared."""
+    """Choice of features, and of the depths of the flow that memory banks hold."""
     study, method = study_of(VIT), VIT.method
     last = study_of(VIT.with_features("blocks 8 to 11", layers=FEATURES["layers"]))
     averaged = study_of(VIT.with_features("averaged", smooth=3))
@@ -221,15 +222,15 @@ def fraction_recipe(share: float, epochs: int) -> Recipe:
 
 def fraction_figures(study: Study, recipe: Recipe, seeds: Sequence[int]) -> dict[str, list[float]]:
     """Every metric over seeds, and the seconds of the later products."""
-    found: dict[str, list[float]] = {}
+    figures: dict[str, list[float]] = {}
     for run in [study.run(recipe, seed, study.products) for seed in seeds]:
         for product, results in run.products.items():
             for column in FRACTION_COLUMNS:
                 for metric in METRICS:
                     if (value := results[column][metric]) is not None:
-                        found.setdefault(f"{metric} of {product}, {column}", []).append(value)
-        found.setdefault("seconds", []).extend(run.facts["fit_seconds"][1:])
-    return found
+                        figures.setdefault(f"{metric} of {product}, {column}", []).append(value)
+        figures.setdefault("seconds", []).extend(run.facts["fit_seconds"][1:])
+    return figures
 
 
 def patch_fraction(report: Report, seeds: Sequence[int], study_of: StudyOf) -> None:
@@ -269,7 +270,7 @@ def resolution(report: Report, seeds: Sequence[int], study_of: StudyOf) -> None:
             for seed in seeds
         ]
         for metric in METRICS:
-            bank = statistics.mean(found[study.image_score.key][metric] for found in banks)
+            bank = statistics.mean(run[study.image_score.key][metric] for run in banks)
             name = study.backbone.name
             report.add(Row(f"{name}: {RANDOM_BANK}, {metric}", bank, ""))
             for what, column in RESOLUTION_COLUMNS.items():

@@ -4,8 +4,8 @@
 
 DATA holds `magnetic_tile`, or the products that `--products` names, in the layout of MVTec AD; the
 solar cells come from a package. The method routes every image; its baselines know the product. A
-full run takes hours on a CPU, and continues where it was stopped (`--folder`). Writes the tables to
-docs/accuracy.md; exits with 1 where a figure misses its limit.
+full run takes hours on a CPU, and a stopped run resumes (`--folder`). Writes the tables to
+docs/accuracy.md; exits with 1 if a figure misses its limit.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ ORACLE = ", oracle"
 WITHOUT = "without memory bank, "  # before figures of the method
 MORE_IMAGES = 400  # of the product that is timed
 LEAST_ABOVE_RAW, LEAST_ABOVE_STRONG = -0.003, -0.005  # of a product's image AUROC to the banks'
-MOST_SPREAD, LEAST_CHANGE = 0.01, -0.01  # over orders; learned later against first
+MOST_SPREAD, LEAST_CHANGE = 0.01, -0.01  # over orders; learned later minus learned first
 MOST_SECONDS, MOST_MB, MOST_MB_WITHOUT_BANK = 180, 8.0, 4.0
 
 
@@ -118,7 +118,7 @@ class Judge:
         self.report.add(row)
 
     def means(self) -> None:
-        """Mean image AUROC above the baselines', whose images are scored alike."""
+        """Mean image AUROC above the baselines', with the same image score."""
         least = {CORESET_BANK: self.limits.raw, STRONG_BANK: self.limits.strong}
         for name, line in self.rivals.items():
             above = self.bank.overall() - line.overall()

@@ -1,4 +1,4 @@
-"""Sets a finished run beside the usual baselines, on the same features.
+"""Compares a finished run with the usual baselines, on the same features.
 
     python -m benchmarks.baselines runs/demo/last.ckpt
 
@@ -6,8 +6,8 @@
 * a flow for each product, trained from scratch, oracle (upper bound);
 * a memory bank of patches for each product, random subsampling, oracle.
 
-The run itself is routed: its numbers are those of its `report/summary.json`. All score images
-alike. Prints image AUROC and pixel AP as a table, and one line of JSON last.
+The run itself is routed: its numbers come from its `report/summary.json`. All use the same image
+score. Prints image AUROC and pixel AP as a table, and finally a line of JSON.
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ def compare(
     return {
         name: [
             product.metrics(product.scores(scorer), model.inspector.image_score)
-            for product, scorer in zip(products, found, strict=True)
+            for product, scorer in zip(products, of_products, strict=True)
         ]
-        for name, found in scorers.items()
+        for name, of_products in scorers.items()
     }
 
 
@@ -90,7 +90,7 @@ def main() -> None:
     path = parser.parse_args().checkpoint
     model, config = load_run(path)
     summary = json.loads((path.parent / "report" / "summary.json").read_text())
-    # one by one, also the products of a group: a baseline knows no groups
+    # each product by itself, also in a group: baselines have no groups
     names = [(name, i) for i, task in enumerate(model.schedule.tasks) for name in task.products]
     layout = LAYOUTS[config["layout"]](config["root"])
     products = [

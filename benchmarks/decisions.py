@@ -1,20 +1,20 @@
-"""Thresholds and unknown products: how a finished run decides, and what contamination costs.
+"""Thresholds and unknown products: decisions of a finished run, and the cost of contamination.
 
     python -m benchmarks.decisions run runs/demo/last.ckpt
     python -m benchmarks.decisions contamination --config demo --share 0 --share 0.1
 
 `run` counts, for each product by its oracle scores, the good test images above the threshold; the
-limits are the 99 % interval of that number if the rate asked for is the true one (beta-binomial, by
-the images behind the threshold). Then, for every set of known products, it measures which share of
-each product's images is called unknown. The limit of novelty belongs to a product, so that nothing
-is learned again. Exits with 1 where a figure misses its limit; the note gives a reason if the
-backbone cannot separate the products.
+limits are the 99 % interval of that count if the target rate is the true one (beta-binomial, by the
+number of calibration images). Then, for every set of known products, it measures the share of each
+product's images that is called unknown. The novelty limit belongs to a product, so nothing is
+learned again. Exits with 1 if a figure misses its limit; a note says if the backbone cannot
+separate the products.
 
-`contamination` learns the products of a preset or configuration file once for each share, that
-share of the training and calibration images being defective ones, which are then left out of the
-test. It prints oracle image AUROC and how many test images exceed the calibrated threshold.
+`contamination` learns the products of a preset or configuration file once for each share of
+defective images among training and calibration images; these are left out of the test. It prints
+oracle image AUROC and how many test images exceed the calibrated threshold.
 
-Both print a table, and one line of JSON last.
+Both print a table, and finally a line of JSON.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ from moleflow_pl.tasks.calibration import Calibration
 
 RATES = (0.05, 0.01, 0.001)
 TAIL = 0.005  # probability on each side of an interval
-UNKNOWN = 95.0  # least % of a product's images that are called unknown if it is
-KNOWN_GOOD, KNOWN_DEFECTIVE = 1.0, 2.0  # most % of them if it is known
+UNKNOWN = 95.0  # least % of an unknown product's images that are called unknown
+KNOWN_GOOD, KNOWN_DEFECTIVE = 1.0, 2.0  # most % of a known product's images
 SHARES = (0.0, 0.01, 0.05, 0.1)
 
 
@@ -124,7 +124,7 @@ def false_alarms(model: MoLEFlow, answers: Sequence[Answers]) -> Iterator[Row]:
 
 
 def unknown_products(names: Sequence[str], answers: Sequence[Answers]) -> Iterator[Row]:
-    """Which share is called unknown: rows for each set of known products and each product."""
+    """Shares of images called unknown: rows for each set of known products and each product."""
     for size in range(1, len(names) + 1):
         for known in combinations(range(len(names)), size):
             columns = list(known)
@@ -152,9 +152,9 @@ def lowest_limit(novelty: Tensor, most: float) -> float:
 
 
 def inseparable(unknown: Answers, known: Sequence[Answers], columns: Sequence[int]) -> str:
-    """The reason why no limit makes a product unknown; empty if one does.
+    """Why no novelty limit makes a product unknown; empty if one does.
 
-    Tries the lowest limits, chosen on the test images, that leave the known products known.
+    Tries the lowest limits, chosen on the test images, with which the known products stay known.
     """
     lowest = [
         max(
@@ -231,7 +231,7 @@ def contaminated_layout(name: str, share: float) -> str:
 
 
 def learn(config: dict[str, Any], share: float, run: Path) -> MoLEFlow:
-    """One fit with a share of defective training images."""
+    """Fit once with a share of defective training images."""
     torch.manual_seed(config["seed_everything"])
     layout = contaminated_layout(config["data"].get("layout", "mvtec"), share)
     data = ContinualDataModule(**{**config["data"], "layout": layout})

@@ -1,11 +1,11 @@
-"""Drift of a line: false alarms while nothing changes, and images until a change is seen.
+"""Drift of a line: false alarms while nothing changes, and images until a change is detected.
 
     python -m benchmarks.drift --root DATA --weights vit_small_patch14_dinov2.safetensors
 
-Learns the products of `benchmarks.accuracy` with a fifth of their images for calibration. Good
-images that were not trained on are then drawn again and again: 10,000 as they are, which shall
-raise no alarm; and, after 200 of these, in other light, blurred, or from a camera that has moved,
-until drift is told. Prints a table, and one line of JSON last.
+Learns the products of `benchmarks.accuracy` with a fifth of their images for calibration. Then good
+images that were not trained on are sampled with replacement: 10,000 unchanged ones, which must not
+raise an alarm; and 200 unchanged ones followed by images in other light, blurred, or from a moved
+camera, until drift is reported. Prints a table, and finally a line of JSON.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from moleflow_pl.inference.decisions import DecisionMaker
 from moleflow_pl.inference.drift import DriftMonitor
 
 VAL_FRACTION = 0.2
-GOOD_IMAGES = 200  # of a product, at most, of which the line's images are drawn
+GOOD_IMAGES = 200  # of a product, at most, to sample the line's images from
 STEADY = 10_000
 BEFORE = 200  # steady images before a change
 LONGEST = 2000  # images after a change
@@ -72,26 +72,26 @@ def good_images(source: ProductSource, size: tuple[int, int]) -> list[Tensor]:
 def predictions(
     model: MoLEFlow, batches: Sequence[Tensor], change: Change | None = None
 ) -> list[Prediction]:
-    """What a model says of batches of images, changed or as they are."""
-    decisions, inspector, found = DecisionMaker(model.schedule), model.inspector, []
+    """Predictions for batches of images, changed or unchanged."""
+    decisions, inspector, result = DecisionMaker(model.schedule), model.inspector, []
     with torch.inference_mode():
         for images in batches:
             seen = images if change is None else change(images)
             inspection = inspector.inspect(inspector.extractor(seen))
             size = (seen.shape[2], seen.shape[3])
-            found += decisions.decide(inspection, [size] * len(seen), seen)
-    return found
+            result += decisions.decide(inspection, [size] * len(seen), seen)
+    return result
 
 
 def drawn(
     pool: Sequence[Prediction], count: int, generator: np.random.Generator
 ) -> Iterator[Prediction]:
-    """So many predictions of a pool, drawn with replacement."""
+    """Predictions sampled from a pool with replacement."""
     return (pool[i] for i in generator.integers(len(pool), size=count))
 
 
 def false_alarms(model: MoLEFlow, pool: Sequence[Prediction]) -> tuple[int, int]:
-    """How often drift is told while nothing changes, and at how many images there is a warning."""
+    """Number of drift reports without a change, and number of images with a warning."""
     monitor, drifts, warnings = DriftMonitor(DecisionMaker(model.schedule)), 0, 0
     for prediction in drawn(pool, STEADY, np.random.default_rng(0)):
         state = monitor.add(prediction).state
@@ -105,7 +105,7 @@ def false_alarms(model: MoLEFlow, pool: Sequence[Prediction]) -> tuple[int, int]
 def images_until_seen(
     model: MoLEFlow, steady: Sequence[Prediction], changed: Sequence[Prediction], seed: int
 ) -> tuple[int, str]:
-    """Changed images until drift is told after a steady beginning, and the channel that told it."""
+    """Changed images until drift is reported after a steady start, and the reporting channel."""
     generator, monitor = np.random.default_rng(seed), DriftMonitor(DecisionMaker(model.schedule))
     monitor.watch(drawn(steady, BEFORE, generator))
     for count, prediction in enumerate(drawn(changed, LONGEST, generator), start=1):
@@ -119,13 +119,13 @@ def rows_of(name: str, model: MoLEFlow, batches: Sequence[Tensor]) -> Iterator[R
     """All figures of one product."""
     steady = predictions(model, batches)
     drifts, warnings = false_alarms(model, steady)
-    note = f"{STEADY} images drawn from {len(steady)}; a warning stood at {warnings}"
-    yield Row(f"{name}, steady: drift told", drifts, "times", most=0, note=note)
+    note = f"{STEADY} images sampled from {len(steady)}; a warning at {warnings} of them"
+    yield Row(f"{name}, steady: drift reported", drifts, "times", most=0, note=note)
     for what, change in CHANGES.items():
         changed = predictions(model, batches, change)
         runs = [images_until_seen(model, steady, changed, seed) for seed in range(REPEATS)]
         median = statistics.median(count for count, _ in runs)
-        note = f"median of {REPEATS}, told by {', '.join(dict.fromkeys(by for _, by in runs))}"
+        note = f"median of {REPEATS}, reported by {', '.join(dict.fromkeys(by for _, by in runs))}"
         yield Row(f"{name}, {what}: images until drift", median, "images", note=note)
 
 

@@ -1,14 +1,14 @@
-"""All that a GPU has to do, in eight minutes: exactness, waits, speed, memory, exported files.
+"""Checks on a GPU in eight minutes: exactness, waits, speed, memory, exported files.
 
     python -m benchmarks.gpu --weights vit_small_patch14_dinov2.safetensors
 
-It needs no network and no data. Fits of two drawn products in three precisions are compared, with
-random weights and with those of `--weights`; a resumed fit with a straight one; two processes by
-NCCL with one, where there are two GPUs. Training steps are profiled for waits and for copies of
-memory that is not pinned. Then come images in a second for learning and inspecting, with their
-share of what the card multiplies at best, and the exported file by the providers of ONNX Runtime.
-A part that fails is recorded, and the rest goes on. Writes one JSON file and prints a table; exits
-with 1 where a figure misses its limit or a part fails. `--small` runs to its end on a CPU.
+It needs no network and no data. It compares fits of two synthetic products in three precisions,
+with random weights and with `--weights`; a resumed fit with an uninterrupted one; and two processes
+with NCCL with one, if there are two GPUs. It profiles training steps for waits and for copies of
+unpinned memory. Then it measures the throughput of learning and inspecting, with its share of the
+card's peak matrix throughput, and the exported file in the providers of ONNX Runtime. A failed part
+is recorded, and the others run. Writes a JSON file and prints a table; exits with 1 if a figure
+misses its limit or a part fails. `--small` also runs on a CPU.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def parse() -> argparse.Namespace:
 
 
 def measure(session: Session, card: Card, weights: str | None) -> None:
-    """All parts, what has to be right before what has to be fast."""
+    """Run all parts: correctness before speed."""
     session.run("precisions", partial(precisions, session, card, weights))
     session.run("resuming", partial(resuming, session, card))
     session.run("waits", partial(waits, session, card))

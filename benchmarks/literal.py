@@ -1,8 +1,9 @@
-"""MoLE-Flow as its description has it, written down plainly: the oracle of tests and benchmarks.
+"""A literal implementation of MoLE-Flow as described: the reference of tests and benchmarks.
 
-Nothing here is fast or safe. One image batch at a time, the active task is global state, the flow
-is FrEIA's `AllInOneBlock`, statistics are gathered row by row and the schedule is torch's. The only
-departures are those that the change of variables asks for: the log-determinant is kept per patch.
+It is neither fast nor safe. It takes one batch at a time, the active task is global state, the flow
+is FrEIA's `AllInOneBlock`, statistics are accumulated row by row, and the learning-rate schedule is
+torch's. The only deviation follows from the change of variables: the log-determinant is kept per
+patch.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 REFERENCE_BLEND = 0.9
-# what it looks at: a ViT's last blocks, with position
+# its features: a ViT's last blocks, with position
 FEATURES: dict[str, Any] = {"layers": [8, 9, 10, 11], "use_position": True}
 
 
 def position_code(channels: int, height: int, width: int) -> Tensor:
-    """Code of every place, (height, width, channels), by its definition, one number at a time."""
+    """Position code (height, width, channels) by its definition, one number at a time."""
     code = torch.zeros(height, width, channels, dtype=torch.float64)
     half = channels // 2
     for row in range(height):
@@ -36,7 +37,7 @@ def position_code(channels: int, height: int, width: int) -> Tensor:
 
 
 class Linear(nn.Module):
-    """A shared linear layer; the expert of the active task is added where there is one."""
+    """A shared linear layer, to which the expert of the active task is added, if it has one."""
 
     def __init__(self, width_in: int, width_out: int, rank: int, alpha: float) -> None:
         super().__init__()
@@ -155,7 +156,7 @@ class LiteralFlow(nn.Module):
         self.activate(task)
 
     def activate(self, task: int) -> None:
-        """Say which task answers from now on."""
+        """Set the active task."""
         self.active = task
         for subnet in self.subnets:
             subnet.layer1.active = subnet.layer2.active = str(task)
@@ -188,12 +189,12 @@ class LiteralFlow(nn.Module):
 
 
 def nll_loss(latent: Tensor, log_det: Tensor) -> Tensor:
-    """The training loss: mean over patches, the normal's constant left out."""
+    """The training loss: mean NLL over patches, without the constant of the normal density."""
     return -(-0.5 * (latent**2).sum(-1).mean() + log_det.mean())
 
 
 def learning_rates(epochs: int, first_task: bool, lr: float = 1e-4) -> list[float]:
-    """Learning rate of every epoch, as torch's own scheduler makes it."""
+    """Learning rate of every epoch, from torch's scheduler."""
     optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=lr)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(
         optimizer, T_max=epochs, eta_min=lr * 0.01
@@ -251,7 +252,7 @@ def infer(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Maps, image scores and tasks of images; the backbone runs once to route and once to score.
 
-    The position code is made anew unless it is given.
+    The position code is computed unless it is given.
     """
     with torch.no_grad():
         pooled = extractor(images).mean((1, 2))
@@ -265,9 +266,9 @@ def infer(
             features = extractor(images[rows])
             if code is None:
                 code = position_code(features.shape[-1], *features.shape[1:3])
-            one_maps, one_scores = flow.anomaly_scores(features + code.to(features))
-            maps = torch.zeros(len(images), *one_maps.shape[1:]) if maps is None else maps
-            maps[rows], scores[rows] = one_maps, one_scores
+            task_maps, task_scores = flow.anomaly_scores(features + code.to(features))
+            maps = torch.zeros(len(images), *task_maps.shape[1:]) if maps is None else maps
+            maps[rows], scores[rows] = task_maps, task_scores
     return maps, scores, tasks
 
 

@@ -1,13 +1,13 @@
-"""Memory of learning and of `predict`: peak of the one, growth of the other.
+"""Peak memory of learning, and growth of memory in `predict`.
 
     python -m benchmarks.memory fit
     python -m benchmarks.memory predict
 
-`fit` learns a product whose features take 4.2 GB on disk, in a fresh process, after one batch
-through the real backbone; the other features are random, because the backbone would take hours.
-`predict` writes scores and heatmaps of 10,000 image files by a small model, which it learns from
-random images first: memory grows with the images or not, whatever the model. Prints a table, and
-one line of JSON last; exits with 1 where a figure misses its limit.
+`fit` learns a product with large features on disk, in a fresh process, after one batch through the
+real backbone; the other features are random, because the backbone would take hours. `predict`
+writes scores and heatmaps of 10,000 images with a small model that it first learns from random
+images: whether memory grows with the number of images does not depend on the model. Prints a table,
+and finally a line of JSON; exits with 1 if a figure misses its limit.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ TINY: dict[str, Any] = {
     "coupling_layers": 2, "lora_rank": 4,
 }  # fmt: skip
 MOST_FIT_GB = 4.0
-WARM = 0.1  # share of the images after which nothing new is loaded
-MOST_PREDICT_MB = 20.0  # a heatmap that is not freed takes 12 kB, 9,000 of them 108 MB
+WARM = 0.1  # share of the images after which everything is loaded
+MOST_PREDICT_MB = 20.0  # leaked heatmaps would take more: 12 kB each
 
 
 class RandomFeatures(PatchExtractor):

@@ -1,15 +1,16 @@
-"""What one would pick instead, beside this project: anomalib's models on the same images.
+"""Compares this project with its alternatives: anomalib's models on the same images.
 
     pip install -e '.[demo,peers]'      # in an environment of its own: it pins anomalib
     python -m benchmarks.peers --root DATA --weights vit_small_patch14_dinov2.safetensors
 
 DATA holds `magnetic_tile`, or the products that `--products` names, in the layout of MVTec AD.
-Peers have their documented defaults; where they take our backbone, they get its weights, and other
-backbones are random, for there is no network: of those, times and sizes count, not accuracies.
-EfficientAD is missing: its teacher and ImageNette have to be downloaded. All thresholds come from
-the same good images, a fifth of those there are, which nobody learns from. Models take turns: each
-learns once and is timed once in every round, and the table shows medians over `--rounds`. Each step
-runs in a fresh process and leaves a JSON file in `--folder`: a stopped run goes on. Prints a table.
+Peers use their documented defaults. Those with our backbone get its weights; other backbones are
+random without a network, so that only their times and sizes count, not their accuracies.
+EfficientAD is missing: it needs downloads of its teacher and of ImageNette. All thresholds come
+from the same calibration images, a fifth of the good images, which no peer learns from. Models take
+turns: each learns once and is timed once in every round, and the table shows medians over
+`--rounds`. Each step runs in a fresh process and writes a JSON file to `--folder`, so that a
+stopped run resumes. Prints a table.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from moleflow_pl.metrics.image import auroc
 from moleflow_pl.metrics.task_scores import EvaluationOptions, TaskScores
 from moleflow_pl.tasks.thresholds import limit
 
-HELD_BACK = 0.2  # share of the good images, for the threshold
+CALIBRATION_SHARE = 0.2  # of the good images, for the threshold
 RATE = 0.01  # of false alarms
 BATCH = 16
 ALONE = 20  # images that are timed alone, and batches
@@ -59,11 +60,11 @@ Makers = Mapping[str, Callable[[], Rival]]
 
 
 def divided(source: ProductSource) -> tuple[list[ImageRecord], list[ImageRecord]]:
-    """Good images to learn from, and those that are held back for the threshold."""
+    """Training images and calibration images."""
     records = source.train()
-    held = evenly(records, max(round(HELD_BACK * len(records)), 1))
-    paths = {record.path for record in held}
-    return [record for record in records if record.path not in paths], held
+    calibration = evenly(records, max(round(CALIBRATION_SHARE * len(records)), 1))
+    paths = {record.path for record in calibration}
+    return [record for record in records if record.path not in paths], calibration
 
 
 def learn(rival: Rival, sources: Sequence[ProductSource], folder: Path) -> Facts:
@@ -82,8 +83,8 @@ def inspect(rival: Rival, source: ProductSource, folder: Path) -> Facts:
     """Accuracy on the test images."""
     with PeakMemory() as memory:
         rival.load(folder, source.name)
-        held = divided(source)[1]
-        bound = limit([rival.score([record.path])[0][0] for record in held], RATE)
+        calibration = divided(source)[1]
+        bound = limit([rival.score([record.path])[0][0] for record in calibration], RATE)
         accuracy = accuracies(rival, source.test(), bound)
     return {**accuracy, "peak_mb": memory.peak_mb}
 
@@ -111,19 +112,19 @@ def median_ms(batches: Sequence[Sequence[Path]], rival: Rival) -> float:
 
 
 def accuracies(rival: Rival, test: Sequence[ImageRecord], bound: float) -> Facts:
-    """Image AUROC, pixel AP, and what a threshold finds and cries wolf at."""
+    """Image AUROC, pixel AP, and recall and false alarms at a threshold."""
     gathered = TaskScores(0, EvaluationOptions(map_size=MAP[0], blur_sigma=0.0))
     masks = ImageDataset(test, 0, (8, 8), masks=True)  # images are read small: only masks count
     scores: list[float] = []
     for batch in DataLoader(masks, BATCH, collate_fn=masks.collate):
-        found, maps = rival.score([Path(path) for path in batch["path"]])
-        zeros, values = torch.zeros(len(found)), torch.tensor(found)
+        batch_scores, maps = rival.score([Path(path) for path in batch["path"]])
+        zeros, values = torch.zeros(len(batch_scores)), torch.tensor(batch_scores)
         output = {
             "routed_task": zeros.long(), "router_distance": zeros, "distances": zeros[:, None],
             "routed_score": values, "oracle_score": values, "routed_map": maps, "oracle_map": maps,
         }  # fmt: skip
         gathered.update(batch, output)
-        scores += found
+        scores += batch_scores
     labels = torch.tensor([int(record.gt_label) for record in test])
     above = torch.tensor(scores, dtype=torch.float64) > bound
     good, defective = above[labels == 0], above[labels == 1]
@@ -151,14 +152,14 @@ def run_step(
 
 
 def write_facts(path: Path, facts: Facts) -> None:
-    """Write facts whole or not at all: a stopped run goes on from them."""
+    """Write facts atomically: a stopped run resumes from them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, "w") as file:
         file.write(json.dumps(facts))
 
 
 def cell_of(folder: Path, name: str, sources: Sequence[ProductSource], settings: Facts) -> Path:
-    """The folder of a cell, named by all that it depends on."""
+    """The folder of a cell, named by everything that it depends on."""
     about = json.dumps([name, [vars(source) for source in sources], settings], sort_keys=True)
     digest = hashlib.sha256(about.encode()).hexdigest()[:12]
     words = "".join(c if c.isalnum() else "-" for c in name)
@@ -169,8 +170,8 @@ def steps_of(rounds: int, alone: bool) -> Iterator[str]:
     """The steps of a cell, in the order in which all models take them.
 
     Args:
-        rounds: Of learning and timing.
-        alone: Whether one product is learned; several at once are not inspected again.
+        rounds: Number of rounds of learning and timing.
+        alone: Whether the cell has one product; only then it is inspected and timed.
     """
     yield from (f"learn-{i}" for i in range(rounds))
     if alone:
@@ -179,7 +180,7 @@ def steps_of(rounds: int, alone: bool) -> Iterator[str]:
 
 
 def take(cell: Path, step: str, launch: Callable[[], object]) -> str:
-    """Take a step that has left no file yet; why it failed, or nothing."""
+    """Run a step unless its file exists; return why it failed, or an empty text."""
     if (cell / f"{step}.json").exists():
         return ""
     try:
@@ -189,32 +190,32 @@ def take(cell: Path, step: str, launch: Callable[[], object]) -> str:
     return ""
 
 
-def found_in(cell: Path) -> Facts:
+def facts_of(cell: Path) -> Facts:
     """The facts of a cell: medians over the rounds, and the largest peak of the memory."""
-    found: dict[str, list[Any]] = {}
+    values_by_key: dict[str, list[Any]] = {}
     for path in sorted(cell.glob("*.json")):
         for key, value in json.loads(path.read_text()).items():
-            found.setdefault(key, []).append(value)
-    result = {key: values[0] for key, values in found.items()}
+            values_by_key.setdefault(key, []).append(value)
+    result = {key: values[0] for key, values in values_by_key.items()}
     for key in ("seconds", "first_s", "ms_alone", "ms_batch"):
-        if key in found:
-            result[key] = statistics.median(found[key])
-    return {**result, "peak_mb": max(found["peak_mb"])}
+        if key in values_by_key:
+            result[key] = statistics.median(values_by_key[key])
+    return {**result, "peak_mb": max(values_by_key["peak_mb"])}
 
 
-def row(name: str, product: str, found: Facts | str) -> list[str]:
+def row(name: str, product: str, facts: Facts | str) -> list[str]:
     """A line of the table."""
-    if isinstance(found, str):
-        return [name, product, found, *[""] * (len(COLUMNS) - 3)]
-    accuracies = [found.get(key) for key in ("image_auroc", "pixel_ap", "recall")]
-    times = [found.get("ms_alone"), found.get("ms_batch")]
-    size = statistics.mean(found["bytes"].values()) / 1e6
-    first = found.get("first_s")
+    if isinstance(facts, str):
+        return [name, product, facts, *[""] * (len(COLUMNS) - 3)]
+    accuracies = [facts.get(key) for key in ("image_auroc", "pixel_ap", "recall")]
+    times = [facts.get("ms_alone"), facts.get("ms_batch")]
+    size = statistics.mean(facts["bytes"].values()) / 1e6
+    first = facts.get("first_s")
     return [
-        name, product, found["weights"], f"{found['seconds']:.1f}",
+        name, product, facts["weights"], f"{facts['seconds']:.1f}",
         *("" if value is None else f"{value:.3f}" for value in accuracies),
         *("" if value is None else f"{value:.1f}" for value in times),
-        f"{found['peak_mb']:.0f}", f"{size:.2f}", "" if first is None else f"{first:.1f}",
+        f"{facts['peak_mb']:.0f}", f"{size:.2f}", "" if first is None else f"{first:.1f}",
     ]  # fmt: skip
 
 
@@ -277,7 +278,7 @@ def measured(
             reason = take(cells[name], step, partial(launch, step, name))
             failed |= {name: reason} if reason else {}
     product = "+".join(source.name for source in sources)
-    return [row(name, product, failed.get(name) or found_in(cells[name])) for name in names]
+    return [row(name, product, failed.get(name) or facts_of(cells[name])) for name in names]
 
 
 def words_of(given: argparse.Namespace, sources: Sequence[ProductSource]) -> list[str]:

@@ -1,12 +1,12 @@
-"""Routing accuracy by what the router compares, where two products are twins.
+"""Routing accuracy by kind of prototype, with two very similar products.
 
     python -m benchmarks.routing --root DATA --weights vit_small_patch14_dinov2.safetensors
 
 Prototypes of the products of `benchmarks.accuracy`, on its images and backbones: of each kind that
-`MoLEFlow` knows, of regions of several sizes, and the nearest of the default regions, as published.
-They are chosen by good images beyond the training images (of the test images, where all others were
-trained on): whole, damaged and in other light. Defective test images confirm the choice. No expert
-is trained. Prints a table, and one line of JSON last.
+`MoLEFlow` has, of regions of several sizes, and the nearest of the default regions, as published.
+The kind is chosen on good images that were not trained on (test images, if there are no others):
+whole, damaged and in other light. Defective test images confirm the choice. No expert is trained.
+Prints a table, and finally a line of JSON.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from moleflow_pl.routing.region_router import RegionRouter
 from moleflow_pl.routing.router import PrototypeRouter
 
 GOOD_IMAGES = 120  # of a product beyond the training images, at most
-WHOLE = ("mean", "median")  # kinds that see an image as a whole
+WHOLE = ("mean", "median")  # kinds without regions
 SIDES = (1, 2, 4, 8, 16)  # regions along each side of an image
 LIGHTS = {
     "0.7 of the light": 0.7,
@@ -53,8 +53,8 @@ class Kind:
     Attributes:
         name: Its name.
         router: An empty router.
-        summary: What of features (B, h, w, D) the router compares.
-        regions: Number of regions; None where an image is seen as a whole.
+        summary: Reduces features (B, h, w, D) to the router's input.
+        regions: Number of regions; None without regions.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Kind:
 
 
 def kinds_of(study: Study) -> list[Kind]:
-    """All kinds, each with a router that knows nothing."""
+    """All kinds, each with an empty router."""
     kinds = []
     for whole in WHOLE:
         kinds.append(Kind(whole, PrototypeRouter("pooled"), IMAGE_FEATURES[whole]()))
@@ -115,12 +115,12 @@ def accuracies(kind: Kind, study: Study, queries: Queries) -> dict[tuple[str, st
         for part in study.features(name).train.split(BATCH):
             prototype.update(kind.summary(study.plain_model.inspector.joined(part)))
         kind.router.add_prototype(task, prototype)
-    found = {}
+    result = {}
     for task, name in enumerate(study.products):
         for condition, features in queries[name].items():
             parts = [kind.router.route(kind.summary(part)) for part in features.split(BATCH)]
-            found[name, condition] = (torch.cat(parts) == task).double().mean().item()
-    return found
+            result[name, condition] = (torch.cat(parts) == task).double().mean().item()
+    return result
 
 
 def measure(report: Report, study: Study) -> None:

@@ -1,9 +1,9 @@
-"""What grows with the number of products and images, and what must not.
+"""How time, memory and disk space grow with the number of products and images.
 
     python -m benchmarks.scaling
 
-Weights and images are random: neither time nor memory depends on them. Prints a table, and one line
-of JSON last; exits with 1 where a figure misses its limit.
+Weights and images are random: neither time nor memory depends on them. Prints a table, and finally
+a line of JSON; exits with 1 if a figure misses its limit.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MOST_HELP_SECONDS, MOST_HELP_RATIO = 1.5, 1.3
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much there is of everything.
+    """Sizes of the measurements.
 
     Attributes:
         model: Arguments of `MoLEFlow`.
@@ -52,7 +52,7 @@ class Sizes:
         experts: Experts of the model whose throughput is measured.
         products: Products among which an image is routed.
         sealed: Experts in the checkpoint whose hash is timed.
-        images: Numbers of images that are scored; memory is measured with the last.
+        images: Numbers of images to score; memory is measured with the last.
         rounds: Rounds in which alternatives are timed.
     """
 
@@ -137,7 +137,7 @@ def throughput(report: Report, sizes: Sizes) -> None:
 
 
 def routing(report: Report, sizes: Sizes) -> None:
-    """Finding the nearest of many products, or that it is none, in the time of an image."""
+    """Time to find the nearest of many products, or none, relative to the time of an image."""
     knowing, single = (untrained_model(sizes.model, tasks) for tasks in (0, 1))
     for task in range(sizes.products):
         draw_prototypes(knowing, task)
@@ -153,7 +153,7 @@ def routing(report: Report, sizes: Sizes) -> None:
     seconds = alternate({"route": route, "image": one}, rounds=sizes.rounds)
     note = (
         f"{1000 * seconds['route']:.2f} ms of {1000 * seconds['image']:.0f} ms, "
-        f"D = {single.inspector.extractor.dim}; the two nearest were compared before"
+        f"D = {single.inspector.extractor.dim}; the pair of nearest products was cached"
     )
     share = 100 * seconds["route"] / seconds["image"]
     what = f"routing among {sizes.products:,} products"
@@ -161,7 +161,7 @@ def routing(report: Report, sizes: Sizes) -> None:
 
 
 def disk(report: Report, sizes: Sizes) -> None:
-    """An expert as the file that sites exchange, with prototypes and calibration."""
+    """Size of an expert file with prototypes and calibration."""
     model = untrained_model(sizes.disk_model, 0)
     model.schedule.extend([["product"]], epochs=1)
     batches: list[Batch] = [{"image": random_images(model, 8)}]
@@ -209,7 +209,7 @@ def hashing(report: Report, sizes: Sizes) -> None:
 
 
 def many_images(report: Report, sizes: Sizes) -> None:
-    """The time of each of many images, and the memory of all."""
+    """Time for each of many images, and growth of memory over all of them."""
     model = untrained_model(sizes.model, 3)
     seconds, grown = {}, 0.0
     for count in sizes.images:
@@ -232,7 +232,7 @@ def stream(model: MoLEFlow, count: int) -> None:
 
 
 def startup(report: Report, sizes: Sizes) -> None:
-    """The command's help, and that of a verb against the bare import that it needs."""
+    """Time of the command's help, and of a verb's help relative to importing LightningCLI."""
 
     def python(code: str, *arguments: str) -> Any:
         command = [sys.executable, "-c", code, *arguments]

@@ -2,11 +2,11 @@
 
     python -m benchmarks.serve runs/demo IMAGES
 
-Starts the service in a process of its own and sends it the images of a folder by 1, 8 and 64
-clients at once: images a second, and the latency that 50, 95 and 99 % of the requests stay under.
-The loop is that of another fresh process: one image at a time for the latency, batches for the
-rate. Also the time of the start against that of loading, and memory over many requests. Prints a
-table, and one line of JSON last; exits with 1 where a figure misses its limit.
+Starts the service in a separate process and sends it the images of a folder with 1, 8 and 64
+concurrent clients, to measure throughput and the 50, 95 and 99 % quantiles of the latency. The loop
+runs in another fresh process: one image at a time for the latency, batches for the throughput. Also
+measures the start-up time relative to loading the model, and memory over many requests. Prints a
+table, and finally a line of JSON; exits with 1 if a figure misses its limit.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ print(json.dumps({"load": loaded, "single": single, "batch": len(files) / timed(
 
 @dataclass(frozen=True)
 class Load:
-    """What is sent.
+    """The requests to send.
 
     Attributes:
         run: The run folder.
         files: The images.
-        requests: How many, for each number of clients.
-        long: How many for the memory.
+        requests: Number of requests, for each number of clients.
+        long: Number of requests for the memory.
     """
 
     run: Path
@@ -138,12 +138,12 @@ def send(
 
     began = time.perf_counter()
     with ThreadPoolExecutor(clients) as pool:
-        every = [one for part in pool.map(client, range(clients)) for one in part]
-    return requests / (time.perf_counter() - began), every
+        latencies = [s for part in pool.map(client, range(clients)) for s in part]
+    return requests / (time.perf_counter() - began), latencies
 
 
 def rows(clients: int, rate: float, seconds: Sequence[float], alone: dict[str, float]) -> list[Row]:
-    """The figures of some clients, judged by those of the loop."""
+    """The figures of a number of clients, with limits from those of the loop."""
     most = alone["single"] * 1000 + MOST_EXTRA_MS if clients == 1 else None
     least = LEAST_SHARE if clients == max(CLIENTS) else None
     name = f"{clients} client{'s' * (clients > 1)}"
@@ -158,7 +158,7 @@ def rows(clients: int, rate: float, seconds: Sequence[float], alone: dict[str, f
 
 
 def time_service(report: Report, load: Load) -> None:
-    """Measure all of it."""
+    """Measure everything."""
     alone, contents = loop(load), [path.read_bytes() for path in load.files]
     with served(load.run) as service:
         most = alone["load"] + MOST_EXTRA_START

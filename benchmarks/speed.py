@@ -3,12 +3,12 @@
     python -m benchmarks.speed fit
     python -m benchmarks.speed inference
 
-`fit` times all of `trainer.fit` from a checkpoint that knows one product: 40 epochs on another,
-features, statistics and checkpoints included. The literal side would take hours; its backbone pass
+`fit` times all of `trainer.fit` from a checkpoint with one product: 40 epochs on another one,
+including features, statistics and checkpoints. The literal side would take hours; its backbone pass
 and its training step are timed on a few images and multiplied by images and epochs. `inference`
-times routing and scoring; the literal side is `benchmarks/literal.py` as it stands, backbone run
-twice, with its position code computed beforehand. Weights and images are random: times do not
-depend on them. Prints a table, and one line of JSON last; exits with 1 where a ratio misses its
+times routing and scoring; the literal side is `benchmarks/literal.py` as it is, with two backbone
+passes, and with its position code computed beforehand. Weights and images are random: times do not
+depend on them. Prints a table, and finally a line of JSON; exits with 1 if a ratio misses its
 limit.
 """
 
@@ -87,7 +87,7 @@ SMALL_FLOWS = [(16, 64)]
 def literal_flow(dim: int, tasks: int, use_task_adapter: bool = True) -> LiteralFlow:
     """The literal flow with experts."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # FrEIA warns that its rotations take long
+        warnings.simplefilter("ignore")  # FrEIA warns of slow rotations
         flow = LiteralFlow(dim, use_task_adapter=use_task_adapter)
     for task in range(tasks):
         flow.add_task(task)

@@ -1,5 +1,5 @@
-"""What the benchmarks share: products, fits, studies, baselines, timing, memory, tables.
+"""Shared parts of the benchmarks: products, fits, studies, baselines, timing, memory, tables.
 
-A new baseline goes into `baselines.BASELINES`, a new backbone or setting into `plans`. Products,
-orders, seeds and scores are data of a script's plan. Nothing here imports a script.
+Put a new baseline into `baselines.BASELINES`, a new backbone or setting into `plans`. Products,
+orders, seeds and scores are data of a script. Nothing here imports a script.
 """

@@ -1,8 +1,8 @@
-"""What the method is compared with, on the same features: memory banks, a Gaussian, plain flows.
+"""Baselines on the same features as the method: memory banks, a Gaussian, plain flows.
 
 A baseline learns one product from its training features and scores patches of that product: it
-knows the product of every image. It sees what the flow sees, but for the strong bank, which
-compares each group of layers apart.
+knows the product of every image. Its features are those of the flow, except for the strong bank,
+which uses each group of layers separately.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from moleflow_pl.scoring.memory_bank import coreset, projection_distance
 from moleflow_pl.tasks.schedule import lr_factor
 
 BANK = 8000  # patches in the memory bank of a product
-CORESET = 4000  # in half precision as many MB as the method's banks
-STRONG = 2000  # of each group of layers
+CORESET = 4000  # patches; in half precision as large as the method's banks
+STRONG = 2000  # patches of each group of layers
 MOST_CANDIDATES = 2**18  # patches that a coreset is chosen from
 CHUNK = 2048  # patches whose distances are computed at once
 CLIP = 0.5  # norm that gradients are clipped to
@@ -69,7 +69,7 @@ def whitening_of(features: Tensor) -> WhiteningAdapter:
 
 
 def random_bank(train: Tensor, seed: int, groups: FeatureGroups) -> Scorer:
-    """Distance to the nearest of randomly drawn training patches."""
+    """Distance to the nearest patch of a random subsample of the training patches."""
     nearest = nearest_in(sample_patches(groups.joined(train), seed))
     return lambda features: nearest(groups.joined(features))
 
@@ -99,7 +99,7 @@ def strong_bank(train: Tensor, seed: int, groups: FeatureGroups) -> Scorer:
 
 
 def whitened_bank(train: Tensor, seed: int, groups: FeatureGroups) -> Scorer:
-    """Distance to the nearest of randomly drawn patches, all of them whitened."""
+    """Distance to the nearest patch of a random subsample, after whitening."""
     train = groups.joined(train)
     adapter = whitening_of(train)
     nearest = nearest_in(adapter(sample_patches(train, seed)))
@@ -141,7 +141,7 @@ def train_flow(
         features: Features (N, h, w, D), position added.
         epochs: Passes over all images.
         patches: Patches of each image in a step.
-        title: Text of the progress bar, and what random numbers are derived from.
+        title: Text of the progress bar; random numbers are derived from it.
     """
     flow.requires_grad_(True)
     optimizer = adamw(flow.base_parameters())

@@ -1,4 +1,4 @@
-"""Inspecting on a device: speed, share of the card's limit, memory, layout, exported files."""
+"""Inspecting on a device: speed, share of the card's peak, memory, layout, exported files."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from moleflow_pl.export.pipeline import export_checkpoint
 from moleflow_pl.features.extractor import has_bfloat16
 
 PROVIDERS = ("CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider")
-MOST_SCORE = 1e-2  # of a provider's scores from the CPU's, relative: TensorRT multiplies in TF32
+MOST_SCORE = 1e-2  # relative difference of scores from the CPU's: TensorRT multiplies in TF32
 LEAST_CHANNELS_LAST = 0.95
 
 
 def learned(card: Card, side: int, products: int = 2) -> MoLEFlow:
-    """A model that has learned products of noise, without training."""
+    """A model with products learned from noise, without training."""
     model = card.model(side).to(card.device)
     model.schedule.extend([[f"product {i}"] for i in range(products)], epochs=1)
     for task in range(products):
@@ -34,23 +34,23 @@ def learned(card: Card, side: int, products: int = 2) -> MoLEFlow:
 
 
 def inspecting(session: Session, card: Card) -> None:
-    """Images in a second, of two products, that the router tells apart."""
+    """Throughput of routing and scoring images of two products."""
     for side in card.sizes.sides:
-        made: list[MoLEFlow] = []
-        if not session.run(f"a model at {side}", lambda: made.append(learned(card, side))):  # noqa: B023
+        models: list[MoLEFlow] = []
+        if not session.run(f"a model at {side}", lambda: models.append(learned(card, side))):  # noqa: B023
             continue
         for precision in ("float32", "bfloat16"):
             if precision == "bfloat16" and not has_bfloat16(card.device):
                 continue
-            made[0].inspector.extractor.precision = precision
+            models[0].inspector.extractor.precision = precision
             for batch in card.sizes.batches:
                 name = f"inspecting at {side}, {precision}, {batch} at once"
-                session.run(name, partial(one_speed, session, card, made[0], name, batch))
+                session.run(name, partial(one_speed, session, card, models[0], name, batch))
 
 
 @torch.inference_mode()
 def one_speed(session: Session, card: Card, model: MoLEFlow, name: str, batch: int) -> None:
-    """One size of batches: speed, memory, and the share of the card's limit."""
+    """One batch size: speed, memory, and the share of the card's peak."""
     inspector = model.inspector
     images = noise(card, batch, inspector.extractor.image_size[0])
 
@@ -70,7 +70,7 @@ def one_speed(session: Session, card: Card, model: MoLEFlow, name: str, batch: i
 
 @torch.inference_mode()
 def channels_last(session: Session, card: Card) -> None:
-    """Convolutional nets keep their channels last on the device, and that pays."""
+    """Check that convolutional nets use the channels-last layout, and that it is faster."""
     side, batch = card.sizes.sides[0], card.sizes.batches[-1]
     extractor = PatchExtractor(card.sizes.cnn, [2, 3], side, "random").to(card.device)
     kernels = [p for p in extractor.backbone.parameters() if p.ndim == 4]
@@ -106,7 +106,7 @@ def exported(session: Session, card: Card, run: Path) -> None:
 def one_provider(
     session: Session, card: Card, path: Path, provider: str, images: Any, expected: list[Any]
 ) -> None:
-    """Speed of one provider, and how far its scores are from the CPU's."""
+    """Speed of one provider, and difference of its scores from the CPU's."""
     import onnxruntime
 
     opened = onnxruntime.InferenceSession(path, providers=[provider, PROVIDERS[0]])

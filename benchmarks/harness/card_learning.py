@@ -23,7 +23,7 @@ from moleflow_pl.checkpoints.io import read_checkpoint
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 MOST_AUROC = 0.005  # between precisions
-MOST_WAITS = 1.0  # in a step: that a loss or gradient is no number is seen before the next
+MOST_WAITS = 1.0  # in a step: one, to check loss and gradient before the next step
 SYNCHRONISING = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 UNPINNED = "Pageable -> Device"
 RANKS = 2
@@ -34,7 +34,7 @@ class StoppedError(Exception):
 
 
 class StopAt(Callback):
-    """Stops a fit when an epoch begins: the checkpoint of the one before is written."""
+    """Stops a fit at the start of an epoch, after the checkpoint of the one before."""
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
@@ -46,7 +46,7 @@ class StopAt(Callback):
 
 
 class Profile(Callback):
-    """Profiles the steps of the second epoch, from its first to its last.
+    """Profiles the steps of the second epoch.
 
     Attributes:
         events: How often each operation was seen.
@@ -73,7 +73,7 @@ class Profile(Callback):
             self.steps += 1
             if batch_idx + 1 == trainer.num_training_batches:
                 self._profile.__exit__(None, None, None)
-                self.events = {one.key: one.count for one in self._profile.key_averages()}
+                self.events = {e.key: e.count for e in self._profile.key_averages()}
                 self._profile = None
 
 
@@ -81,7 +81,7 @@ def learn(
     card: Card, run: Path, *callbacks: Callback, checkpoint: Path | None = None,
     weights: str | None = None, **options: Any,
 ) -> MoLEFlow:  # fmt: skip
-    """Learn the drawn products."""
+    """Learn the synthetic products."""
     root = card.folder / "data"
     if not root.exists():
         draw_products(root, card)
@@ -101,7 +101,7 @@ def scores_of(card: Card, run: Path, weights: str | None = None) -> dict[str, li
     root = card.folder / "data"
     places = {"good": "*/test/good/*.png", "defective": "*/test/square/*.png"}
     return {
-        kind: [one.score for one in predictor(sorted(root.glob(place)))]
+        kind: [prediction.score for prediction in predictor(sorted(root.glob(place)))]
         for kind, place in places.items()
     }
 
@@ -112,15 +112,15 @@ def precisions(session: Session, card: Card, weights: str | None) -> None:
         if name == "given" and file is None:
             session.add("given weights", None, note="give them by --weights")
             continue
-        found: dict[str, float] = {}
+        aurocs: dict[str, float] = {}
         for precision in PRECISIONS:
             what = f"{name} weights, {precision}"
-            session.run(what, partial(one_precision, session, card, what, precision, file, found))
+            session.run(what, partial(one_precision, session, card, what, precision, file, aurocs))
 
 
 def one_precision(
     session: Session, card: Card, what: str, precision: str, weights: str | None,
-    found: dict[str, float],
+    aurocs: dict[str, float],
 ) -> None:  # fmt: skip
     """One fit: its numbers are finite, and its AUROC is that of float32."""
     run = card.folder / what.replace(" ", "-").replace(",", "")
@@ -130,14 +130,14 @@ def one_precision(
     broken = sum(not value.isfinite().all() for value in values)
     broken += sum(not torch.tensor(part).isfinite().all() for part in scores.values())
     session.add(f"{what}: tensors that are not finite", broken, most=0)
-    found[precision] = auroc_of(scores)
-    apart = abs(found[precision] - found.get(PRECISIONS[0], float("nan")))
-    note = f"image AUROC {found[precision]:.4f}"
+    aurocs[precision] = auroc_of(scores)
+    apart = abs(aurocs[precision] - aurocs.get(PRECISIONS[0], float("nan")))
+    note = f"image AUROC {aurocs[precision]:.4f}"
     session.add(f"{what}: AUROC from that of float32", apart, most=MOST_AUROC, note=note)
 
 
 def resuming(session: Session, card: Card) -> None:
-    """A stopped fit goes on to the same numbers, bit for bit."""
+    """A resumed fit gives equal numbers, bit for bit."""
     straight, stopped = card.folder / "straight", card.folder / "stopped"
     learn(card, straight)
     try:
@@ -149,12 +149,12 @@ def resuming(session: Session, card: Card) -> None:
 
 def differing(*runs: Path) -> int:
     """How many tensors of two runs are not equal bit for bit."""
-    one, other = (read_checkpoint(run / "last.ckpt")["state_dict"] for run in runs)
-    return sum(not torch.equal(one[key], other[key]) for key in one)
+    first, second = (read_checkpoint(run / "last.ckpt")["state_dict"] for run in runs)
+    return sum(not torch.equal(first[key], second[key]) for key in first)
 
 
 def ranks(session: Session, card: Card, command: list[str]) -> None:
-    """Two processes by NCCL learn what one learns."""
+    """Two processes with NCCL learn the same as one."""
     what = "two processes by NCCL: scores from those of one"
     count = torch.cuda.device_count() if card.is_cuda else 0
     if count < RANKS:
@@ -165,8 +165,8 @@ def ranks(session: Session, card: Card, command: list[str]) -> None:
     sizes = ["--small"] if card.sizes is SMALL else []
     arguments = [sys.executable, *command, str(card.folder), *sizes]
     subprocess.run(arguments, check=True, timeout=limit)
-    one, two = (scores_of(card, card.folder / run) for run in ("one-process", "two-processes"))
-    a, b = (torch.tensor([*part["good"], *part["defective"]]) for part in (one, two))
+    parts = [scores_of(card, card.folder / run) for run in ("one-process", "two-processes")]
+    a, b = (torch.tensor([*part["good"], *part["defective"]]) for part in parts)
     session.add(what, ((a - b).abs().max() / a.abs().max()).item(), most=0.02)
 
 
@@ -213,7 +213,7 @@ def pinned(session: Session, card: Card) -> None:
 
 
 def learning(session: Session, card: Card) -> None:
-    """Images in a second that a training step learns, from stored features."""
+    """Throughput of training steps on stored features."""
     for side in card.sizes.sides:
         for batch in card.sizes.batches:
             name = f"learning at {side}, {batch} at once"

@@ -17,23 +17,23 @@ from torch.utils.flop_counter import FlopCounterMode
 from moleflow_pl import MoLEFlow
 from moleflow_pl.metrics.image import auroc
 
-STRIPES, DEFECT = 8, 6  # sides in pixels: of what products are drawn of, as a share of 64
+STRIPES, DEFECT = 8, 6  # width of stripes and side of defects, in pixels of an image of 64
 LIMIT_ROUNDS = 5
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a run takes.
+    """Sizes of a run.
 
     Attributes:
         model: Arguments of `MoLEFlow`, but the size of the images.
         cnn: A convolutional backbone of timm.
         sides: Sides of the images in pixels.
         batches: Images at once.
-        images: Images to learn of each product, and to test with of each kind.
+        images: Training images of each product, and test images of each kind.
         epochs: Epochs of a product.
-        seconds: Time to measure a speed for.
-        matrix: Side of the matrices whose product tells the card's limit.
+        seconds: Duration of a speed measurement.
+        matrix: Side of the matrices whose product measures the card's peak.
     """
 
     model: Mapping[str, Any]
@@ -70,9 +70,9 @@ class Card:
 
     Attributes:
         device: The device.
-        sizes: What a run takes.
-        folder: Where runs and images go.
-        products: Names of the products that are drawn.
+        sizes: Sizes of a run.
+        folder: Folder for runs and images.
+        products: Names of the synthetic products.
     """
 
     device: torch.device
@@ -115,7 +115,7 @@ class Card:
         return count / (time.perf_counter() - started)
 
     def peak_mb(self, work: Callable[[], Any]) -> float | None:
-        """The most memory of the GPU that a piece of work takes, in MiB."""
+        """Peak GPU memory of a piece of work, in MiB; None on a CPU."""
         if not self.is_cuda:
             work()
             return None
@@ -125,7 +125,7 @@ class Card:
         return torch.cuda.max_memory_allocated() / 2**20
 
     def limit(self, dtype: torch.dtype) -> float:
-        """Operations in a second of a large matrix product: what the card gives at best."""
+        """Peak operations per second, measured by a large matrix product."""
         if dtype not in self._limits:
             side = self.sizes.matrix
             a, b = (torch.randn(side, side, device=self.device, dtype=dtype) for _ in range(2))
@@ -142,7 +142,7 @@ def operations(work: Callable[[], Any]) -> int:
 
 
 def draw_products(root: Path, card: Card, side: int = 64) -> None:
-    """Write stripes with noise; defects are squares, faint ones and clear ones."""
+    """Write images of noisy stripes; defects are squares of increasing contrast."""
     generator, count = np.random.default_rng(0), card.sizes.images
     edge = side * DEFECT // 64
 
@@ -172,6 +172,6 @@ def auroc_of(scores: Mapping[str, Sequence[float]]) -> float:
     """Image AUROC of scores of `good` and of `defective` images."""
     values = torch.tensor([*scores["good"], *scores["defective"]], dtype=torch.float64)
     labels = torch.tensor([0] * len(scores["good"]) + [1] * len(scores["defective"]))
-    found = auroc(values, labels)
-    assert found is not None
-    return found
+    area = auroc(values, labels)
+    assert area is not None
+    return area

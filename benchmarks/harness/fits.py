@@ -20,7 +20,7 @@ PRESETS = Path(__file__).parents[2] / "configs"
 
 
 def read_preset(name: str | Path) -> dict[str, Any]:
-    """A configuration: the file of that path, or else the preset of that name.
+    """A configuration: the file at a path, or else the preset of that name.
 
     Example:
         >>> read_preset("demo")["data"]["layout"]
@@ -33,13 +33,13 @@ def read_preset(name: str | Path) -> dict[str, Any]:
 def new_trainer(
     run: Path, epochs: int, callbacks: Sequence[Callback] = (), **options: Any
 ) -> Trainer:
-    """A trainer that learns every task for `epochs` on the CPU and evaluates nothing.
+    """A Trainer that learns every task for `epochs` on the CPU without evaluation.
 
     Args:
         run: The run folder.
         epochs: Epochs of each task.
         callbacks: More callbacks.
-        options: Options of the trainer that replace these.
+        options: Arguments of the Trainer that replace these.
     """
     chosen: dict[str, Any] = {
         "accelerator": "cpu", "devices": 1, "logger": False, "max_epochs": -1,
@@ -62,7 +62,7 @@ def load_model(checkpoint: Path) -> MoLEFlow:
 
 
 def draw_noise(root: Path, side: int, products: Mapping[str, int]) -> None:
-    """Write images of noise in the layout of MVTec AD: so many to learn, one to test with."""
+    """Write images of noise in the layout of MVTec AD: training images, and one test image."""
     generator = np.random.default_rng(0)
     for product, count in products.items():
         for folder, images in (("train/good", count), ("test/good", 1)):

@@ -1,4 +1,4 @@
-"""Parts of a benchmark that may fail one by one, within a limit of time."""
+"""Runs parts of a benchmark within a time limit; a failed part does not stop the others."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ FAILED = float("nan")  # misses every limit
 
 
 class Session:
-    """Runs parts one after another; one that fails is recorded, and the rest goes on.
+    """Runs parts one after another; a failure is recorded, and the next part runs.
 
     Args:
-        report: Where figures go.
-        seconds: Time for all parts; what would begin later is left out.
-        now: Gives the time in seconds.
+        report: Receives the figures.
+        seconds: Time for all parts; parts that would begin later are left out.
+        now: Returns the time in seconds.
 
     Attributes:
         failures: What failed, by part, with its traceback.
@@ -38,7 +38,7 @@ class Session:
 
     @property
     def seconds_left(self) -> float:
-        """Time that is left."""
+        """Remaining time."""
         return self._end - self._now()
 
     def add(self, what: str, value: float | None, unit: str = "", **options: Any) -> None:
@@ -46,13 +46,13 @@ class Session:
         self.report.add(Row(what, value, unit, **options))
 
     def run(self, name: str, part: Callable[[], object]) -> bool:
-        """Run a part, and say whether it ended."""
+        """Run a part; return whether it finished."""
         if self.seconds_left <= 0:
             self.add(name, None, note="left out: no time left")
             return False
         try:
             part()
-        except Exception as error:  # whatever it is, the next part may go
+        except Exception as error:  # any failure: the next part may work
             if is_out_of_memory(error):
                 self.add(name, None, note="out of memory")
                 return False

@@ -22,8 +22,8 @@ class Line:
     Attributes:
         runs: The runs.
         column: Which results: a patch score with `routed` or `oracle`, or an image score's key.
-        first_only: Of each product take only the runs that learned it first, when the whole flow
-            was trained on it and not an expert alone: an upper bound.
+        first_only: Use only the runs that learned a product first, when the whole flow is trained
+            on it and not an expert alone: an upper bound.
     """
 
     runs: Sequence[Run]
@@ -42,8 +42,9 @@ class Line:
 
     def values(self, product: str, metric: str = "image_auroc") -> list[float]:
         """A metric of a product by run; empty where the product has none."""
-        found = [run.products[product][self.column][metric] for run in self.runs_of(product)]
-        return [value for value in found if value is not None]
+        runs = self.runs_of(product)
+        by_run = [run.products[product][self.column][metric] for run in runs]
+        return [value for value in by_run if value is not None]
 
     def mean(self, product: str, metric: str = "image_auroc") -> float:
         """Mean over orders and seeds."""
@@ -65,8 +66,8 @@ class Line:
 
     def scores(self, product: str) -> np.ndarray:
         """Image scores (runs, N)."""
-        found = [run.products[product][self.column]["scores"] for run in self.runs_of(product)]
-        return np.array(found)
+        runs = self.runs_of(product)
+        return np.array([run.products[product][self.column]["scores"] for run in runs])
 
     def cells(self, products: Sequence[str]) -> Iterator[str]:
         """Mean and spread of image AUROC by product, its mean, and the mean pixel AP."""

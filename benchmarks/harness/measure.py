@@ -1,4 +1,4 @@
-"""Time of alternatives run in turn, and memory of this process or of a fresh one."""
+"""Time of alternatives in alternating runs, and memory of this process or of a fresh one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 ROUNDS = 5
 STATUS = Path("/proc/self/status")
-INTERVAL = 0.01  # seconds between two looks at the memory
+INTERVAL = 0.01  # seconds between two memory samples
 
 
 def alternate(
@@ -91,7 +91,7 @@ class PeakMemory:
 def in_fresh_process(function: Callable[..., float], **arguments: object) -> float:
     """The number that a module's function returns in a new Python process.
 
-    So nothing that this process did before has raised its peak of memory.
+    Its peak memory is then independent of what this process did before.
 
     Args:
         function: A function of a module that can be imported.

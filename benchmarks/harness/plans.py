@@ -1,4 +1,4 @@
-"""What studies measure, as data: backbones, recipes, limits; and the arguments of a study."""
+"""Plans of studies as data (backbones, recipes, limits), and their command-line arguments."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Recipe:
         name: Its name in results.
         model: Arguments of `MoLEFlow` beside those of the backbone.
         epochs: Epochs for each task.
-        scores: Patch scores that the trained model is asked for.
+        scores: Patch scores to evaluate on the trained model.
         lr: Learning rate; None for the default.
         val_fraction: Share of the training images that serves as calibration images.
     """
@@ -45,7 +45,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Limits:
-    """What the figures of one backbone have to reach.
+    """Limits on the figures of one backbone.
 
     Attributes:
         raw: Mean image AUROC above that of a coreset of raw features.
@@ -62,14 +62,14 @@ class Limits:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A backbone with the settings that the method has on it.
+    """A backbone with the method's settings on it.
 
     Attributes:
         key: Its name on the command line.
         name: Its name in reports and results.
         arguments: Arguments of `MoLEFlow` that define the features and the image score.
         method: How the method is trained on it.
-        limits: What its figures have to reach.
+        limits: Limits on its figures.
     """
 
     key: str
@@ -79,12 +79,12 @@ class Backbone:
     limits: Limits
 
     def with_features(self, what: str, **arguments: Any) -> Backbone:
-        """The same with other arguments."""
+        """A copy with other arguments."""
         name = f"{self.name}, {what}"
         return replace(self, name=name, arguments={**self.arguments, **arguments})
 
     def with_weights(self, weights: str) -> Backbone:
-        """The same with weights, unless it has its own."""
+        """A copy with weights, unless it has its own."""
         return replace(self, arguments={"backbone_weights": weights, **self.arguments})
 
 
@@ -115,9 +115,9 @@ BACKBONES = {backbone.key: backbone for backbone in (CNN, VIT)}
 
 
 def seed_recipe() -> Recipe:
-    """The method as first written down, on the features that its baselines have.
+    """The method as first described, on the features of the baselines.
 
-    A step sees a quarter of the patches: the expected gradient is the same.
+    A step uses a quarter of the patches, which leaves the expected gradient unchanged.
     """
     model = read_preset("seed")["model"]
     arguments = {name: model[name] for name in METHOD_ARGUMENTS}
@@ -158,10 +158,10 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", default="pretrained", help="of DINOv2's ViT-S/14")
     parser.add_argument(
         "--folder", type=Path, default=Path("runs/accuracy"),
-        help="features, runs and results of one version; a stopped study continues (%(default)s)",
+        help="features, runs and results of one version; a stopped study resumes (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--small", action="store_true", help="few images, one epoch: to see that it runs"
+        "--small", action="store_true", help="few images, one epoch: only to see that it runs"
     )
 
 

@@ -22,7 +22,7 @@ from moleflow_pl.scoring.functional import IMAGE_SCORES, TAIL_QUANTILE
 
 BATCH = 16
 METRICS = ("image_auroc", "pixel_ap")
-IN_PACKAGE = ("solar_mono", "solar_poly")  # of the package elpv-dataset, whatever the data's folder
+IN_PACKAGE = ("solar_mono", "solar_poly")  # from the package elpv-dataset, not from a folder
 
 Scorer = Callable[[Tensor], Tensor]
 Values = dict[str, float | None]
@@ -36,9 +36,9 @@ class ProductSource:
     Attributes:
         name: The product.
         root: Folder of the data set; None for the products of a package.
-        layout: How that folder is laid out.
-        train_images: Good images to learn from, at most, evenly spread over all.
-        test_images: Images to test with, at most, evenly spread; None for all.
+        layout: Layout of that folder.
+        train_images: Largest number of training images, evenly spaced.
+        test_images: Largest number of test images, evenly spaced; None for all.
     """
 
     name: str
@@ -131,7 +131,7 @@ class ProductFeatures:
         extractor: The frozen backbone.
         train: Good images to learn from.
         test: Images to score.
-        folder: Folder that shares features with other runs; without it they stay in memory.
+        folder: Folder of features shared with other runs; without it they stay in memory.
 
     Attributes:
         train: Features (N, h, w, D).

@@ -41,7 +41,7 @@ class Row:
 
     @property
     def holds(self) -> bool:
-        """Whether the figure is within its limits. A figure that is not measured here holds."""
+        """Whether the figure is within its limits; a figure that was not measured is."""
         if self.value is None:
             return True
         # written so that NaN fails

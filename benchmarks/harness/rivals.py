@@ -1,4 +1,4 @@
-"""Products that learn and inspect images side by side: this one, and those of anomalib."""
+"""One interface to MoLE-Flow and to models of anomalib, to compare them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from moleflow_pl.data.layouts.base import ImageRecord
 from moleflow_pl.features.backbone import load_in_order, weights_file
 from moleflow_pl.scoring.functional import anomaly_map
 
-MAP = (256, 256)  # of every map, as in the pixel metrics
+MAP = (256, 256)  # size of every map, as in the pixel metrics
 TRAIN_BATCH = 32  # anomalib's default
 SEED = 0
 LITE0 = "tf_efficientnet_lite0"
@@ -37,13 +37,13 @@ Scores = tuple[list[float], Tensor]  # of images, and their maps (B, 256, 256)
 
 
 class Rival(Protocol):
-    """Something that learns products from good images, and scores images of one of them."""
+    """A model that learns products from good images, and scores images of one of them."""
 
-    weights: str  # that its backbone has, in words
-    continual: bool  # one model learns all products
+    weights: str  # the weights of its backbone, in words
+    continual: bool  # whether one model learns all products
 
     def start(self) -> None:
-        """Import what it needs, which is no part of learning."""
+        """Import its libraries, which is not part of learning."""
 
     def learn(self, products: Mapping[str, Sequence[ImageRecord]], folder: Path) -> None:
         """Learn one product, or several if `continual`, and write the model into a folder."""
@@ -55,7 +55,7 @@ class Rival(Protocol):
         """Score image files, all at once."""
 
     def size(self, folder: Path, product: str) -> int:
-        """Bytes that a product takes on disk beside what all products share."""
+        """Bytes that a product takes on disk besides the shared part."""
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Ours:
     _predictor: Predictor | None = None
 
     def start(self) -> None:
-        """It is imported already."""
+        """Nothing to import."""
 
     def learn(self, products: Mapping[str, Sequence[ImageRecord]], folder: Path) -> None:
         """One fit of all products."""
@@ -78,7 +78,7 @@ class Ours:
             link_images(records, root / name)
         torch.manual_seed(SEED)
         arguments = {**self.backbone.arguments, **method.model}
-        # what is held back for the threshold is the same for all, and no part of the images
+        # the calibration images are the same for all rivals, and not among these images
         data = ContinualDataModule(
             str(root), list(products), layout="folder", num_workers=0, val_fraction=0.0
         )
@@ -90,11 +90,11 @@ class Ours:
         self._predictor = Predictor.load(folder)
 
     def score(self, paths: Sequence[Path]) -> Scores:
-        """Routed scores, and maps as evaluations have them."""
+        """Routed scores, and maps as in evaluations."""
         assert self._predictor is not None
-        found = list(self._predictor.stream(list(paths), len(paths)))
-        maps = anomaly_map(torch.stack([one.patch_scores for one in found]), MAP)
-        return [one.score for one in found], maps
+        predictions = list(self._predictor.stream(list(paths), len(paths)))
+        maps = anomaly_map(torch.stack([p.patch_scores for p in predictions]), MAP)
+        return [p.score for p in predictions], maps
 
     def size(self, folder: Path, product: str) -> int:
         """The expert's file, as sites exchange it."""
@@ -106,9 +106,9 @@ class Ours:
 
 @dataclass
 class Anomalib:
-    """A model of anomalib: its own network and preprocessing, and a plain loop around them.
+    """A model of anomalib: its own network and preprocessing in a plain loop.
 
-    Its trainer, loaders, metrics and pictures are left out, which favours it.
+    Its trainer, loaders, metrics and pictures are left out, which makes it faster.
 
     Attributes:
         kind: Class in `anomalib.models`.
@@ -141,7 +141,7 @@ class Anomalib:
         (records,) = products.values()
         self._module = module = self.build()
         module.model.train()
-        paths, generator = [one.path for one in records], torch.Generator().manual_seed(SEED)
+        paths, generator = [r.path for r in records], torch.Generator().manual_seed(SEED)
         optimizer = module.configure_optimizers()
         for _ in range(self.epochs):
             order = torch.randperm(len(paths), generator=generator).split(TRAIN_BATCH)
@@ -184,9 +184,9 @@ class Anomalib:
     def score(self, paths: Sequence[Path]) -> Scores:
         """Its score and its map."""
         with torch.inference_mode():
-            found = self._module.model(self.prepare(paths))
-        maps = found.anomaly_map.reshape(len(paths), 1, *found.anomaly_map.shape[-2:])
-        scores = found.pred_score.flatten().double().tolist()
+            output = self._module.model(self.prepare(paths))
+        maps = output.anomaly_map.reshape(len(paths), 1, *output.anomaly_map.shape[-2:])
+        scores = output.pred_score.flatten().double().tolist()
         return scores, F.interpolate(maps, MAP, mode="bilinear", align_corners=False)[:, 0]
 
     def size(self, folder: Path, product: str) -> int:
@@ -196,7 +196,7 @@ class Anomalib:
 
 @contextmanager
 def offline(files: Mapping[str, str]) -> Iterator[None]:
-    """Let timm take weights from files, and random ones where there is none: no network.
+    """Within the block, timm loads weights from files, or random ones, without a network.
 
     Args:
         files: By the name of a model.
@@ -235,7 +235,7 @@ def rivals(weights: str, folder: Path, epochs: int) -> dict[str, Callable[[], Ri
     Args:
         weights: A file of DINOv2's ViT-S/14, or `random`.
         folder: Where the small CNN's weights go.
-        epochs: Of FastFlow, whose own end is a metric of the test images.
+        epochs: Epochs of FastFlow, whose default stops by a metric on the test images.
     """
     dino = {} if weights == "random" else {DINO: weights}
     same, lite = "as ours", {"backbone": LITE0, "layers": [2, 3]}

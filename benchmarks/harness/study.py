@@ -1,8 +1,8 @@
-"""Fits and baselines on one backbone: cached, so that a stopped study continues.
+"""Fits and baselines on one backbone: cached, so that a stopped study resumes.
 
-A result is a small JSON file named by a hash of all it depends on, a fit is a run folder with its
-checkpoints, and features are shared on disk. With the base given, an expert depends on seed and
-product alone: orders that begin with the same product give the same figures.
+A result is a small JSON file named by a hash of everything it depends on, a fit is a run folder
+with its checkpoints, and features are shared on disk. On a given base, an expert depends only on
+seed and product, so orders that begin with the same product give the same figures.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Run:
         seed: Its seed.
         order: Products in the order in which they were learned; empty for a baseline.
         products: Results by product and by column: metrics and image scores.
-        facts: What concerns the run as a whole.
+        facts: Results of the run as a whole.
     """
 
     seed: int
@@ -57,7 +57,7 @@ class Run:
 
 
 def scores_named(name: str) -> list[PatchScore]:
-    """Patch scores by the name of a column: those of a sum have `+` between them."""
+    """Patch scores from the name of a column; `+` separates the parts of a sum."""
     return build_scores(name.split("+"))
 
 
@@ -66,9 +66,9 @@ class Study:
 
     Args:
         backbone: The backbone and its settings.
-        products: The products there are.
-        folder: Where features, runs and results are.
-        most_epochs: Upper limit of a recipe's epochs, for a small run.
+        products: The products.
+        folder: Folder of features, runs and results.
+        most_epochs: Upper limit on a recipe's epochs, for a small run.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Study:
 
     @cached_property
     def plain_model(self) -> MoLEFlow:
-        """A model that has learned nothing: for its extractor and its settings."""
+        """An untrained model, for its extractor and its settings."""
         return MoLEFlow(**self.backbone.arguments)
 
     @cached_property
@@ -105,7 +105,7 @@ class Study:
         return ProductFeatures(product, extractor, source.train(), source.test(), folder)
 
     def cached(self, key: str, compute: Callable[[], Result]) -> Result:
-        """The result of that key, computed unless its file is there."""
+        """The result of a key, computed unless its file exists."""
         path = self.folder / "results" / f"{key}.json"
         if not path.exists():
             text = json.dumps(compute())
@@ -139,7 +139,7 @@ class Study:
         return load_model(self.run_folder(recipe, seed, order) / "last.ckpt")
 
     def run(self, recipe: Recipe, seed: int, order: Sequence[str]) -> Run:
-        """Learn products in that order, and evaluate each with all of them known."""
+        """Learn products in an order, and evaluate each of them at the end."""
         key = self.run_key(recipe, seed, order)
         facts = self.cached(f"{key}-facts", partial(self._fit, recipe, seed, order))
         model = cache(partial(self.load, recipe, seed, order))  # loaded only if a result is missing
@@ -150,7 +150,7 @@ class Study:
         return Run(seed, tuple(order), products, facts)
 
     def _fit(self, recipe: Recipe, seed: int, order: Sequence[str]) -> Result:
-        """Learn products, from the last checkpoint on if there is one."""
+        """Learn products, from the last checkpoint if there is one."""
         run, recipe = self.run_folder(recipe, seed, order), self.limited(recipe)
         options = dict(recipe.model)
         if recipe.lr is not None:
@@ -190,7 +190,7 @@ class Study:
 
     def _evaluate(self, model: MoLEFlow, recipe: Recipe, name: str, task: int) -> Result:
         """Routed and oracle results of a product by every score of the recipe."""
-        product, inspector, found = self.features(name), model.inspector, Result()
+        product, inspector, results = self.features(name), model.inspector, Result()
         images = product.scores(lambda part: inspector.image_features(inspector.joined(part)))
         tasks = inspector.router.route(images)
         misrouted = (tasks != task).nonzero()[:, 0]
@@ -199,17 +199,17 @@ class Study:
             chosen = iter(tasks.split(BATCH))
             patches = product.scores(lambda part: inspector.patch_scores(part, next(chosen)))  # noqa: B023
             routed = product.result(patches, inspector.image_score)
-            found[f"{score}, routed"] = found[f"{score}, oracle"] = routed
+            results[f"{score}, routed"] = results[f"{score}, oracle"] = routed
             if len(misrouted):
                 with torch.inference_mode():
                     patches[misrouted] = inspector.patch_scores(product.test[misrouted], task)
-                found[f"{score}, oracle"] = product.result(patches, inspector.image_score)
+                results[f"{score}, oracle"] = product.result(patches, inspector.image_score)
         right = (tasks == task).double()
-        found["routing"] = {
+        results["routing"] = {
             "good": right[~product.defective].mean().item(),
             "defective": right[product.defective].mean().item(),
         }
-        return found
+        return results
 
     def baseline(self, name: str, seed: int, images: Sequence[ImageScore]) -> Run:
         """A baseline on every product; a column of its results is the key of an image score.

@@ -1,4 +1,4 @@
-"""Where the host waits for the device: numbers that are read back from tensors."""
+"""Finds where the host waits for the device: values that are read back from tensors."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from lightning.pytorch import Callback
 from torch.utils._python_dispatch import TorchDispatchMode
 
 READS = ("aten::_local_scalar_dense", "aten::is_nonzero", "aten::nonzero")
-# on a GPU, these look at counts that are on the host
+# on a GPU, these read counts that are on the host
 ON_HOST = ("torch/optim", "torch/amp")
 NOT_THE_CAUSE = ("site-packages/torch/", "benchmarks/harness/waits.py")
 
 
 class HostReads(TorchDispatchMode):
-    """Counts the numbers that are read back from tensors within.
+    """Counts the values that are read back from tensors within the block.
 
     Attributes:
-        places: How often each place in the code does, `file:line`.
+        places: Number of reads by place in the code, `file:line`.
 
     Example:
         >>> import torch
@@ -49,7 +49,7 @@ class HostReads(TorchDispatchMode):
 
 
 def place_of(stack: Sequence[traceback.FrameSummary]) -> str | None:
-    """The innermost place outside torch; None where torch looks at what is on the host."""
+    """The innermost place outside torch; None if torch reads a value on the host."""
     inner: list[str] = []
     for frame in reversed(stack):
         if not any(part in frame.filename for part in NOT_THE_CAUSE):
@@ -60,10 +60,10 @@ def place_of(stack: Sequence[traceback.FrameSummary]) -> str | None:
 
 
 class StepReads(Callback):
-    """Counts the numbers that training steps read back.
+    """Counts the values that training steps read back.
 
     Attributes:
-        places: How often each place in the code does.
+        places: Number of reads by place in the code.
         steps: Number of steps.
     """
 
@@ -74,7 +74,7 @@ class StepReads(Callback):
 
     @property
     def per_step(self) -> float:
-        """Numbers read back in a step, on average."""
+        """Values read back in a step, on average."""
         return sum(self.places.values()) / max(self.steps, 1)
 
     def on_train_batch_start(self, *args: Any) -> None:

@@ -112,7 +112,7 @@ def test_a_figure_is_the_median_over_the_rounds(tmp_path: Path) -> None:
     for i, seconds in enumerate((1.0, 9.0, 2.0)):
         facts = {"seconds": seconds, "peak_mb": seconds, "bytes": {"01": 5}}
         peers.write_facts(tmp_path / f"learn-{i}.json", facts)
-    assert peers.found_in(tmp_path) == {"seconds": 2.0, "peak_mb": 9.0, "bytes": {"01": 5}}
+    assert peers.facts_of(tmp_path) == {"seconds": 2.0, "peak_mb": 9.0, "bytes": {"01": 5}}
 
 
 def test_a_rival_that_does_not_run_is_told_and_the_others_go_on(
