@@ -27,6 +27,7 @@ from moleflow_pl.report.goods import summarise_calibration
 from moleflow_pl.tasks.schedule import Task
 
 TABLE_METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
+NOTHING = "-"  # in place of a value
 SCORE_COLUMNS = (
     "path", "task", "product", "defect", "gt_label", "routed_task", "router_distance", "score",
     "oracle_score", *DECISION_COLUMNS,
@@ -140,7 +141,7 @@ def write_report(folder: Path, summary: Mapping[str, Any], scores: Sequence[Task
 
 
 def summary_table(summary: Mapping[str, Any], planned: int | None = None) -> NamesTable:
-    """The table on the screen: one row for each task, routed (in brackets: oracle).
+    """The table on the screen: one row for each tested task, routed (in brackets: oracle).
 
     Args:
         summary: The content of `summary.json`.
@@ -161,7 +162,9 @@ def summary_table(summary: Mapping[str, Any], planned: int | None = None) -> Nam
             format_pair(metrics[metric]["routed"][i], metrics[metric]["oracle"][i])
             for metric in TABLE_METRICS
         ]
-        table.add_row(name, *values, *[format_value(column[i]) for column in routing])
+        cells = [*values, *[format_value(column[i]) for column in routing]]
+        if set(cells) != {NOTHING}:  # of a version that an update replaces, nothing is measured
+            table.add_row(name, *cells)
     if len(summary["tasks"]) > 1:
         means = [
             format_pair(metrics[metric]["average"], metrics[metric]["oracle_average"])
@@ -180,9 +183,9 @@ def format_value(value: float | None) -> str:
         >>> format_value(0.98765), format_value(None)
         ('0.988', '-')
     """
-    return "-" if value is None else f"{value:.3f}"
+    return NOTHING if value is None else f"{value:.3f}"
 
 
 def format_pair(routed: float | None, oracle: float | None) -> str:
     """Format a routed value with the oracle value in brackets."""
-    return "-" if routed is None else f"{format_value(routed)} ({format_value(oracle)})"
+    return NOTHING if routed is None else f"{format_value(routed)} ({format_value(oracle)})"

@@ -100,6 +100,16 @@ def test_table_shows_routed_and_oracle_of_every_task() -> None:
         assert word in text
 
 
+def test_table_has_no_row_for_a_task_of_which_nothing_was_measured() -> None:
+    summary = summarise(learned_tasks(), COST)
+    for metric in summary["metrics"].values():
+        metric["routed"][0] = metric["oracle"][0] = None
+    for values in summary["routing"]["per_task"].values():
+        values[0] = None
+    table = summary_table({**summary, "tasks": ["gone", "b"]})
+    assert list(table.columns[0].cells) == ["b", "all"]
+
+
 def test_brackets_in_a_name_are_no_markup_of_the_table() -> None:
     tasks = learned_tasks()
     tasks[0].products = ["[red]screw"]
