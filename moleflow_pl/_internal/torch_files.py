@@ -19,7 +19,7 @@ from torch import Tensor
 from moleflow_pl._internal.files import regular
 from moleflow_pl.errors import CheckpointError
 
-MOST_PLAIN = 2**24  # bytes of plain data, in which a calibration image takes 45
+MOST_PLAIN = 2**26  # bytes of plain data: 45 of a calibration image, 10,000 of a product's names
 PLAIN = "/data.pkl"  # the member of plain data
 DEEPEST = 64  # lists and dictionaries within one another
 RATIO = 4  # bytes of tensors for each byte of their file: some share their numbers
