@@ -127,7 +127,8 @@ def smallest(distances: Tensor, count: int) -> tuple[Tensor, Tensor]:
     size = distances.shape[1]
     width = size // GROUP
     if width <= count:
-        return distances.topk(count, largest=False)
+        values, columns = distances.topk(count, largest=False)
+        return values, columns
     groups = distances[:, : GROUP * width].unflatten(1, (GROUP, width)).amin(1)
     chosen = groups.topk(count, largest=False, sorted=False).indices
     members = width * torch.arange(GROUP, device=distances.device)
