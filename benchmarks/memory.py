@@ -1,13 +1,16 @@
-"""Peak memory of learning, and growth of memory in `predict`.
+"""Memory of learning, of `predict`, and of many products in one process.
 
     python -m benchmarks.memory fit
     python -m benchmarks.memory predict
+    python -m benchmarks.memory products
 
 `fit` learns a product with large features on disk, in a fresh process, after one batch through the
 real backbone; the other features are random, because the backbone would take hours. `predict`
 writes scores and heatmaps of 10,000 images with a small model that it first learns from random
-images: whether memory grows with the number of images does not depend on the model. Prints a table,
-and finally a line of JSON; exits with 1 if a figure misses its limit.
+images: whether memory grows with the number of images does not depend on the model. `products`
+loads a checkpoint of 1,000 products with random tensors (5 GB on disk), inspects batches of random
+products, and compares the throughput with that of a model of one product. Prints a table, and
+finally a line of JSON; exits with 1 if a figure misses its limit.
 """
 
 from __future__ import annotations
@@ -29,10 +32,17 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.harness.fits import draw_noise, new_trainer
-from benchmarks.harness.measure import PeakMemory, anonymous_mb, in_fresh_process
+from benchmarks.harness.many_products import write_products
+from benchmarks.harness.measure import (
+    PeakMemory,
+    alternate,
+    anonymous_mb,
+    in_fresh_process,
+    resident_mb,
+)
 from benchmarks.harness.report import Report, Row, benchmark
 from benchmarks.literal import FEATURES
-from moleflow_pl import ContinualDataModule, MoLEFlow, PatchExtractor
+from moleflow_pl import ContinualDataModule, MoLEFlow, PatchExtractor, Predictor
 from moleflow_pl.callbacks import PredictionWriter
 from moleflow_pl.cli.lightning import TRAINER_DEFAULTS
 
@@ -50,6 +60,12 @@ TINY: dict[str, Any] = {
 MOST_FIT_GB = 4.0
 WARM = 0.1  # share of the images after which everything is loaded
 MOST_PREDICT_MB = 20.0  # leaked heatmaps would take more: 12 kB each
+PRODUCTS, VECTORS = 1000, 4000  # vectors in the bank of a product
+MANY: dict[str, Any] = {
+    **LARGE, "backbone": "vit_small_patch14_dinov2", "image_size": 224, "score": "bank",
+}  # fmt: skip
+MOST_PRODUCTS_GB, LEAST_THROUGHPUT = 2.0, 95
+PRODUCT_BATCH, PRODUCT_ROUNDS = 16, 21
 
 
 class RandomFeatures(PatchExtractor):
@@ -155,17 +171,72 @@ def predict_folder(run: Path, images: Path, log: MemoryLog) -> None:
     trainer.predict(model, data, return_predictions=False)
 
 
+def products_gb(path: str, count: int, small: bool) -> float:
+    """Write a checkpoint of many products; its size in GB."""
+    write_products(Path(path), count, {**(TINY if small else MANY), "score": "bank"}, VECTORS)
+    return Path(path).stat().st_size / 1e9
+
+
+def products(report: Report, count: int, small: bool, rounds: int = PRODUCT_ROUNDS) -> None:
+    """Memory of a process that knows many products, and its time against that of one."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = {number: Path(folder) / f"{number}.ckpt" for number in (1, count)}
+        sizes = [
+            in_fresh_process(products_gb, path=str(file), count=number, small=small)
+            for number, file in files.items()
+        ]
+        with PeakMemory() as memory:
+            loading = time.perf_counter()
+            many = Predictor.load(files[count], device="cpu")
+            loading = time.perf_counter() - loading
+            generator = torch.Generator().manual_seed(0)
+            for task in range(count):
+                many.inspector.novelty.root(task)  # computed once for a product
+            draw = partial(torch.randint, count, (PRODUCT_BATCH,), generator=generator)
+            images = torch.randint(0, 256, (PRODUCT_BATCH, 3, *many.inspector.extractor.image_size))
+            images = images.to(torch.uint8)
+            one = Predictor.load(files[1], device="cpu")
+            sides = {
+                "one": partial(inspect, one, images, torch.zeros(PRODUCT_BATCH, dtype=torch.long)),
+                "many": lambda: inspect(many, images, draw()),
+            }
+            seconds = alternate(sides, rounds=rounds)
+    note = f"{sizes[-1]:.1f} GB on disk, loaded in {loading:.0f} s; {resident_mb():,.0f} MiB with "
+    note += "what of the file is in memory"
+    what = f"peak anonymous memory, {count:,} products"
+    peak = memory.peak_mb * 2**20 / 1e9
+    report.add(Row(what, peak, "GB", most=MOST_PRODUCTS_GB, note=note))
+    each = 1000 * seconds["one"] / PRODUCT_BATCH
+    note = f"{PRODUCT_BATCH} images of random products at once; one product {each:.0f} ms an image"
+    what, ratio = f"throughput, {count:,} products against 1", seconds["one"] / seconds["many"]
+    report.add(Row(what, 100 * ratio, "%", least=LEAST_THROUGHPUT, note=note))
+
+
+def inspect(predictor: Predictor, images: Tensor, tasks: Tensor) -> Tensor:
+    """Route images and score them by given experts: the prototypes are random."""
+    inspector = predictor.inspector
+    with torch.inference_mode():
+        features = inspector.extractor(images)
+        joined = inspector.joined(features)
+        distances = inspector.see(joined)[1]
+        inspector.novelty_distances(joined, distances, tasks)
+        return inspector.patch_scores(features, tasks)
+
+
 def main() -> int:
     """Measure, print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("subject", choices=["fit", "predict"])
+    parser.add_argument("subject", choices=["fit", "predict", "products"])
     parser.add_argument("--images", type=int, help="images to learn from or to predict")
-    parser.add_argument("--small", action="store_true", help="`fit` with a tiny backbone")
+    parser.add_argument("--products", type=int, default=PRODUCTS, help="of `products`")
+    parser.add_argument("--small", action="store_true", help="with a tiny backbone")
     given = parser.parse_args()
     if given.subject == "fit":
         part = partial(fit, images=given.images or FIT_IMAGES, small=given.small)
+    elif given.subject == "products":
+        part = partial(products, count=given.products, small=given.small)
     else:
         part = partial(predict, images=given.images or PREDICTED_IMAGES)
     return benchmark(f"memory {given.subject}", part)

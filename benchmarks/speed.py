@@ -2,14 +2,15 @@
 
     python -m benchmarks.speed fit
     python -m benchmarks.speed inference
+    python -m benchmarks.speed bank
 
 `fit` times all of `trainer.fit` from a checkpoint with one product: 40 epochs on another one,
 including features, statistics and checkpoints. The literal side would take hours; its backbone pass
 and its training step are timed on a few images and multiplied by images and epochs. `inference`
 times routing and scoring; the literal side is `benchmarks/literal.py` as it is, with two backbone
-passes, and with its position code computed beforehand. Weights and images are random: times do not
-depend on them. Prints a table, and finally a line of JSON; exits with 1 if a ratio misses its
-limit.
+passes, and with its position code computed beforehand. `bank` compares the search of memory banks
+with its matrix product alone. Weights, images and banks are random: times do not depend on them.
+Prints a table, and finally a line of JSON; exits with 1 if a ratio misses its limit.
 """
 
 from __future__ import annotations
@@ -33,11 +34,13 @@ from benchmarks.harness.report import Report, Row, benchmark
 from benchmarks.literal import FEATURES, LiteralFlow, infer, nll_loss, position_code
 from moleflow_pl import ContinualDataModule, MoLEFlow, MoLESpatialAwareNF, PatchExtractor
 from moleflow_pl.features.extractor import Precision, has_bfloat16
+from moleflow_pl.scoring.bank_search import BankVectors, projection_distance
 
 PRODUCTS = 3  # in a mixed batch
 FLOW_ROUNDS = 15
 LEAST_FIT, LEAST_INFERENCE, LEAST_BFLOAT16 = 10, 1.8, 4
 MOST_FLOW, MOST_FLOW_MATRIX_UNITS = 1.15, 1.6
+MOST_BANK = 1.6
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,9 @@ SETTINGS = [
 SMALL_SETTINGS = [Setting("tiny ViT", "test_vit", 64, 4, 2, 3, layers=(0, 1), epochs=2, workers=0)]
 FLOWS = [(384, 4096), (768, 5476)]  # channels, patches
 SMALL_FLOWS = [(16, 64)]
+# images at once, patches of each, channels, vectors in the bank
+BANKS = [(1, 256, 384, 4000), (16, 256, 384, 4000), (1, 1369, 768, 4000), (16, 1369, 768, 4000)]
+SMALL_BANKS = [(2, 9, 16, 40)]
 
 
 def literal_flow(dim: int, tasks: int, use_task_adapter: bool = True) -> LiteralFlow:
@@ -278,12 +284,37 @@ def time_flow(report: Report, flows: Sequence[tuple[int, int]]) -> None:
         report.add(Row(f"flow alone, D = {dim}", ratio, "x", most=most, note=note))
 
 
+def time_bank(report: Report, banks: Sequence[tuple[int, int, int, int]]) -> None:
+    """Time the search of a memory bank against its matrix product, in one piece for an image."""
+    for images, patches, channels, vectors in banks:
+        torch.manual_seed(0)
+        values = torch.randint(-127, 128, (vectors, channels), dtype=torch.int8)
+        bank = BankVectors(values, torch.full((vectors, 1), 0.02))
+        whole, latents = bank[:].T, torch.randn(images, patches, 1, channels)
+        sides = {
+            "search": partial(projection_distance, latents, bank),
+            "product": partial(multiply_each, latents.flatten(1, 2), whole),
+        }
+        with torch.no_grad():
+            seconds = alternate(sides, rounds=FLOW_ROUNDS if images * patches < 9999 else 3)
+        ratio, each = seconds["search"] / seconds["product"], 1000 * seconds["search"] / images
+        note = f"{each:.1f} ms an image of {patches} patches; {vectors:,} vectors"
+        what = f"bank search, D = {channels}, images at once: {images}"
+        report.add(Row(what, ratio, "x", most=MOST_BANK, note=note))
+
+
+def multiply_each(images: Tensor, matrix: Tensor) -> None:
+    """Multiply the rows of each image by a matrix, and keep nothing."""
+    for rows in images:
+        _ = rows @ matrix
+
+
 def main() -> int:
     """Time, print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("subject", choices=["fit", "inference"])
+    parser.add_argument("subject", choices=["fit", "inference", "bank"])
     parser.add_argument(
         "--small", action="store_true", help="tiny sizes, to see that it runs: ratios mean nothing"
     )
@@ -291,6 +322,9 @@ def main() -> int:
     settings = SMALL_SETTINGS if given.small else SETTINGS
     if given.subject == "fit":
         return benchmark("speed fit", partial(time_fit, settings=settings))
+    if given.subject == "bank":
+        banks = SMALL_BANKS if given.small else BANKS
+        return benchmark("speed bank", partial(time_bank, banks=banks))
     flow = partial(time_flow, flows=SMALL_FLOWS if given.small else FLOWS)
     return benchmark("speed inference", flow, partial(time_mixed_batch, settings=settings))
 

@@ -21,8 +21,9 @@ from moleflow_pl.features.groups import FeatureGroups
 from moleflow_pl.features.statistics import FeatureStatistics
 from moleflow_pl.flow.whitening import WhiteningAdapter
 from moleflow_pl.module import adamw
+from moleflow_pl.scoring.bank_search import BankVectors, projection_distance
 from moleflow_pl.scoring.functional import patch_nll
-from moleflow_pl.scoring.memory_bank import coreset, projection_distance
+from moleflow_pl.scoring.memory_bank import coreset
 from moleflow_pl.tasks.schedule import lr_factor
 
 BANK = 8000  # patches in the memory bank of a product
@@ -89,7 +90,7 @@ def coreset_of(features: Tensor, seed: int, count: int) -> Tensor:
 
 def strong_bank(train: Tensor, seed: int, groups: FeatureGroups) -> Scorer:
     """Sum over the groups of layers of the distances to soft projections on coresets."""
-    banks = [coreset_of(part, seed, STRONG) for part in groups.apart(train)]
+    banks = [BankVectors(coreset_of(part, seed, STRONG)) for part in groups.apart(train)]
 
     def score(features: Tensor) -> Tensor:
         pairs = zip(groups.apart(features), banks, strict=True)

@@ -44,10 +44,24 @@ def anonymous_mb() -> float:
     Raises:
         RuntimeError: The system is not Linux.
     """
+    return status_mb("RssAnon")
+
+
+def resident_mb() -> float:
+    """All resident memory of this process (VmRSS) in MiB, with what it has mapped of files."""
+    return status_mb("VmRSS")
+
+
+def status_mb(field: str) -> float:
+    """A field of this process's status in MiB.
+
+    Raises:
+        RuntimeError: The system is not Linux.
+    """
     for line in STATUS.read_text().splitlines():
-        if line.startswith("RssAnon:"):
+        if line.startswith(f"{field}:"):
             return int(line.split()[1]) / 1024
-    raise RuntimeError(f"{STATUS} has no RssAnon: memory is measured on Linux only")
+    raise RuntimeError(f"{STATUS} has no {field}: memory is measured on Linux only")
 
 
 class PeakMemory:

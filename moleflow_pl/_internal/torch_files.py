@@ -19,7 +19,7 @@ from torch import Tensor
 from moleflow_pl._internal.files import regular
 from moleflow_pl.errors import CheckpointError
 
-MOST_PLAIN = 2**24  # bytes of plain data; a calibration image takes 45
+MOST_PLAIN = 2**26  # bytes of plain data: 45 for a calibration image, 10,000 for a product's names
 PLAIN = "/data.pkl"  # the archive member with the plain data
 DEEPEST = 64  # nested lists and dictionaries
 RATIO = 4  # bytes of tensors for each byte of the file: some tensors share storage

@@ -21,7 +21,13 @@ from moleflow_pl.model.inspector import Inspector
 from moleflow_pl.routing.novelty import ordinary_quantile, sample_patches, sampled_places
 from moleflow_pl.routing.region_router import bounded_total
 from moleflow_pl.routing.router import NEAREST, PrototypeRouter
-from moleflow_pl.scoring.memory_bank import NEIGHBOURS, soft_projection_distance, temperature_of
+from moleflow_pl.scoring.bank_search import (
+    NEIGHBOURS,
+    BankVectors,
+    soft_projection_distance,
+    temperature_of,
+)
+from moleflow_pl.scoring.memory_bank import to_half_clamped
 
 
 class StackedLinear(Stack):
@@ -112,17 +118,18 @@ class StackedBank(Stack):
     """The memory banks of several tasks.
 
     Args:
-        banks: The bank of each task (M, C), expanded as its score does; M may differ.
+        banks: The bank of each task; they may differ in size.
         regions: The region of interest of each task.
 
     Shape: latent (B, h, w, C), index (B,) -> distance to the soft projection on the bank (B, h, w).
     """
 
-    def __init__(self, banks: Sequence[Tensor], regions: Sequence[Region | None]) -> None:
+    def __init__(self, banks: Sequence[BankVectors], regions: Sequence[Region | None]) -> None:
         size = max(len(bank) for bank in banks)
         # rows that pad a smaller bank are never among the nearest
         far = torch.finfo(torch.half).max
-        super().__init__(bank=[F.pad(b, (0, 0, 0, size - len(b)), value=far) for b in banks])
+        vectors = [to_half_clamped(bank[:]) for bank in banks]
+        super().__init__(bank=[F.pad(b, (0, 0, 0, size - len(b)), value=far) for b in vectors])
         self.regions = regions
         self.neighbours = min(NEIGHBOURS, *(len(bank) for bank in banks))
 

@@ -33,8 +33,7 @@ def random_rotation(channels: int) -> Tensor:
         True
     """
     rotation = nn.init.orthogonal_(torch.empty(channels, channels, dtype=torch.float64))
-    if torch.linalg.det(rotation) < 0:
-        rotation[:, 0].neg_()
+    rotation[:, 0] *= torch.linalg.det(rotation).sign()
     return rotation.to(torch.get_default_dtype())
 
 

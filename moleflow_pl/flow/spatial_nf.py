@@ -105,12 +105,15 @@ class MoLESpatialAwareNF(nn.Module):
         """
         if task in self.tasks:
             raise ValueError(f"task {task} already has an expert: the flow has {self.tasks}")
+        # all others are frozen already, and those of a thousand tasks are many
+        trained = [p for last in self.tasks[-1:] for p in self.expert_parameters(last)]
         for block in self.flow:
             block.subnet.add_task(task)
         if self.use_task_adapter:
             self.input_adapters[str(task)] = self._new_adapter(task).to(self.reference_mean)
         self.tasks.append(task)
-        self.requires_grad_(False)
+        for parameter in self.base_parameters() + trained:
+            parameter.requires_grad_(False)
         for parameter in self.parameters_for(task):
             parameter.requires_grad_(True)
 

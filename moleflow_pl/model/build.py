@@ -45,6 +45,24 @@ def plain_tensors() -> Iterator[None]:
             torch.set_default_dtype(default)
 
 
+@contextmanager
+def without_values() -> Iterator[None]:
+    """Build modules whose tensors a checkpoint brings: they take no memory and no random numbers.
+
+    The backbone has its values even so, for no checkpoint holds them.
+    """
+    with torch.device("meta"):
+        yield
+
+
+@contextmanager
+def with_values() -> Iterator[None]:
+    """Build modules in full, also within `without_values`."""
+    device = torch.get_default_device()
+    with torch.device("cpu" if device.type == "meta" else device):
+        yield
+
+
 @plain_tensors()
 def build_inspector(
     *,
@@ -92,10 +110,12 @@ def build_inspector(
     extractor_class: Any = PatchExtractor
     if tile is not None:
         extractor_class = partial(TiledExtractor, tile=tile, overlap=tile_overlap)
-    extractor: PatchExtractor = extractor_class(
-        backbone, layers, image_size, backbone_weights, target_embed_dim, smooth, grid, precision,
-        flow_groups, group_norm,
-    )  # fmt: skip
+    with with_values():
+        extractor: PatchExtractor = extractor_class(
+            backbone, layers, image_size, backbone_weights, target_embed_dim, smooth, grid,
+            precision, flow_groups, group_norm,
+        )  # fmt: skip
+        position = PositionalGrid() if use_position else NoPosition()
     if use_position:
         check_channels(extractor.dim)
     flow = MoLESpatialAwareNF(
@@ -108,7 +128,7 @@ def build_inspector(
         chosen_router(image_features.regions),
         patch_scores,
         partial(image_scorer, quantile=image_quantile),
-        PositionalGrid() if use_position else NoPosition(),
+        position,
         image_features,
         bank_mb,
         routes=router != NO_ROUTER,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -21,12 +21,13 @@ from moleflow_pl.routing.novelty import ordinary_quantile, sample_patches
 from moleflow_pl.routing.prototypes import TaskPrototype
 from moleflow_pl.routing.router import NEAREST, PrototypeRouter
 from moleflow_pl.routing.seen import see
-from moleflow_pl.scoring.memory_bank import MemoryBank, projection_distance
-from moleflow_pl.scoring.patch_scores import PatchFeatures, PatchScore
+from moleflow_pl.scoring.bank_search import BankVectors, projection_distance
+from moleflow_pl.scoring.memory_bank import MemoryBank, to_half_clamped
+from moleflow_pl.scoring.patch_scores import BankScore, PatchFeatures, PatchScore
 from moleflow_pl.scoring.score_parts import PartMemory, PartSearch, ScoreParts
 from moleflow_pl.tasks.schedule import TaskSchedule
 
-CACHED_BANKS = 64  # tasks whose expanded banks are cached: 8 MB each at 384 channels
+CACHED_BANKS = 64  # tasks for which the vectors that banks do not store are cached
 
 
 @dataclass
@@ -236,22 +237,26 @@ class Inspector(nn.Module):
         }
         self.banks[str(task)] = nn.ModuleDict(parts).to(self.device)
 
-    def search_banks(self, task: int) -> dict[str, list[Tensor]]:
-        """The vectors (M, C) to search for a task's patches, by part of the score.
+    def search_banks(self, task: int) -> dict[str, list[BankVectors]]:
+        """The vectors to search for a task's patches, by part of the score.
 
-        Cached; recomputed when a bank or the expert has changed.
+        What the banks do not store is cached; it is recomputed when a bank or the expert has
+        changed.
         """
         expert = self.flow.base_parameters() + self.flow.expert_parameters(task)
         return self._search_banks.get(task, [*self.banks[str(task)].buffers(), *expert])
 
-    def _search_bank(self, task: int) -> dict[str, list[Tensor]]:
-        memory, expanded = self.memory(task), {}
-        # autocast cannot concatenate half precision
-        with torch.autocast(self.device.type, enabled=False):
-            for name, score in self.score.with_banks.items():
-                banks = cast(Iterable[MemoryBank], memory[name])
-                expanded[name] = [score.expand(self.flow, bank.vectors, task) for bank in banks]
-        return expanded
+    def _search_bank(self, task: int) -> dict[str, list[BankVectors]]:
+        memory = self.memory(task)
+        return {
+            name: [self._vectors(score, bank, task) for bank in cast(Any, memory[name])]
+            for name, score in self.score.with_banks.items()
+        }
+
+    def _vectors(self, score: BankScore, bank: MemoryBank, task: int) -> BankVectors:
+        further = score.further(self.flow, bank.vectors, task)
+        further = None if further is None else to_half_clamped(further)
+        return BankVectors(bank.values, bank.factors, further)
 
     def _bank_distance(self, name: str, vectors: Tensor, task: int | Tensor, bank: int) -> Tensor:
         if not isinstance(task, Tensor):

@@ -15,7 +15,7 @@ from torch import Tensor
 from moleflow_pl._internal.distributed import rank_and_world
 from moleflow_pl.data.batches import Batch
 from moleflow_pl.model.inspector import Inspector
-from moleflow_pl.scoring.memory_bank import projection_distance
+from moleflow_pl.scoring.bank_search import projection_distance
 
 # by part of the score: for each of its banks, the training image of every vector (M,)
 Origins = dict[str, list[Tensor]]
@@ -43,7 +43,7 @@ class OthersSearch:
         """Distances (B, h, w) of vectors (B, h, w, C), as a `PartSearch`."""
         stored, origins = self.banks[name][bank], self.origins[name][bank].to(vectors.device)
         distances = [
-            projection_distance(vectors[i : i + 1], stored[origins != image], self.counted)
+            projection_distance(vectors[i : i + 1], stored.only(origins != image), self.counted)
             for i, image in enumerate(self.images)
         ]
         return torch.cat(distances)

@@ -18,7 +18,7 @@ from moleflow_pl.errors import ConfigError
 from moleflow_pl.model.inspector import Inspector
 from moleflow_pl.model.learner import calibration_of
 from moleflow_pl.model.task_statistics import TaskStatistics
-from moleflow_pl.scoring.memory_bank import MemoryBank, bank_size
+from moleflow_pl.scoring.memory_bank import MemoryBank, bank_size, to_half_clamped
 
 FOLDS = 5  # folds of the images for a bank; each is scored without itself in the bank
 NEW_SHARE = 8  # new patches for each vector that is added to a bank
@@ -79,12 +79,12 @@ def with_features(inspector: Inspector, batch: Batch) -> Batch:
 
 
 def banks_of(inspector: Inspector, task: int) -> Banks:
-    """The vectors of a task's memory banks, by the part of the score."""
+    """The vectors of a task's memory banks, in half precision, by the part of the score."""
     if not inspector.score.with_banks:
         return {}
     memory = inspector.memory(task)
     return {
-        name: [bank.vectors for bank in cast(Iterable[MemoryBank], memory[name])]
+        name: [to_half_clamped(bank.vectors) for bank in cast(Iterable[MemoryBank], memory[name])]
         for name in inspector.score.with_banks
     }
 

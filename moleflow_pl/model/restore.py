@@ -20,13 +20,15 @@ from moleflow_pl.checkpoints.schema import (
 )
 from moleflow_pl.errors import CheckpointError
 from moleflow_pl.features.extractor import PatchExtractor
-from moleflow_pl.model.build import STRUCTURE, build_inspector, plain_tensors
+from moleflow_pl.model.build import STRUCTURE, build_inspector, plain_tensors, without_values
 from moleflow_pl.model.inspector import Inspector
 from moleflow_pl.tasks.schedule import TaskSchedule
 
 PREFIX = "inspector."  # of the inspector's tensors in a checkpoint
 BACKBONE = "extractor.backbone."  # under it; left out of files
 HYPER_PARAMETERS = "hyper_parameters"  # Lightning's key
+# bytes of a checkpoint's tensors; those of a larger one stay on disk
+LARGEST_IN_MEMORY = 2**29
 
 
 def structure(inspector: Inspector) -> dict[str, Any]:
@@ -152,6 +154,9 @@ def backbone_tensors(extractor: PatchExtractor, prefix: str) -> dict[str, Tensor
 def load_inspector(path: Path, device: str | torch.device = "cpu", **overrides: Any) -> Inspector:
     """Build the inspector of a checkpoint; no code that the file names runs.
 
+    On a CPU, the tensors of a large checkpoint stay on disk, and the system brings those in that
+    images ask for. Such a file may be replaced (`os.replace`, `mv`), but not written over.
+
     Args:
         path: The checkpoint.
         device: Device of the inspector.
@@ -172,16 +177,27 @@ def inspector_of(
 ) -> Inspector:
     """As `load_inspector`, from the result of `read_checkpoint`."""
     with restoring(path), plain_tensors():
-        inspector = build_inspector(**{**stored_arguments(checkpoint), **overrides})
+        with without_values():
+            inspector = build_inspector(**{**stored_arguments(checkpoint), **overrides})
         weights = inspector_tensors(checkpoint)
         # valid already, since it was read
         fingerprint = inspector.extractor.fingerprint()
         state = require_match(checkpoint, fingerprint, structure(inspector))
-        make_room(inspector, state, weights)
-        weights |= backbone_tensors(inspector.extractor, BACKBONE)
-        require_tensors(weights, inspector.state_dict())
-        inspector.load_state_dict(weights)
+        with without_values():
+            make_room(inspector, state, weights)
+        backbone, own = backbone_tensors(inspector.extractor, BACKBONE), inspector.state_dict()
+        require_tensors({**weights, **backbone}, own)
+        inspector.load_state_dict({**held(weights, own), **backbone}, assign=True)
     return inspector.to(device).eval()
+
+
+def held(stored: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file as a model has them: in its number formats, in memory or on disk."""
+    copy = sum(tensor.nbytes for tensor in stored.values()) <= LARGEST_IN_MEMORY
+    return {
+        name: tensor.to(own[name].dtype, copy=copy, memory_format=torch.contiguous_format)
+        for name, tensor in stored.items()
+    }
 
 
 def stored_arguments(checkpoint: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from moleflow_pl.errors import CheckpointError
 from moleflow_pl.routing.prototypes import PRECISIONS, TaskPrototype
 
 NEAREST = 4  # tasks whose distances from an image are computed in float64
-CACHED_ROOTS = 256  # tasks whose root is cached: 1.2 MB each at 384 channels
+CACHED_ROOTS = 640 * 2**20  # bytes of the roots that are cached: 1,100 of 384 channels
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class PrototypeRouter(nn.Module):
         self.hidden: frozenset[int] = frozenset()  # tasks to which no image goes
         self._tasks: list[int] = []  # sorted once: every image needs them several times
         self._prepared: PreparedPrototypes | None = None
-        self._roots = TensorCache(self._compute_root, size=CACHED_ROOTS)
+        self._roots = TensorCache(self._compute_root)
         self.register_load_state_dict_post_hook(forget_after_loading)
 
     @property
@@ -149,6 +149,7 @@ class PrototypeRouter(nn.Module):
     def root(self, task: int) -> Tensor:
         """Root L of the precision L L^T of one task, (D, D), in float32."""
         prototype: Any = self.prototypes[str(task)]
+        self._roots.size = max(1, CACHED_ROOTS // prototype.scatter.nbytes)
         return self._roots.get(task, [prototype.mean, prototype.scatter])
 
     def _compute_root(self, task: int) -> Tensor:

@@ -1,14 +1,11 @@
-"""Memory banks: coresets of a task's patches, and distances to their soft projections."""
+"""Memory banks: coresets of a task's patches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-
-from moleflow_pl.scoring.functional import lower_median
 
 CANDIDATE_BYTES = 2**30  # largest size of the vectors that a coreset is chosen from
 LEAST_SIZE = 2000  # vectors in a bank, if the product has as many patches and the limit allows them
@@ -17,7 +14,6 @@ LEVELS = 127  # levels of an 8-bit integer on each side of 0
 SKETCH = 64  # random directions that distances are measured in while a coreset is chosen
 POOL = 256  # farthest rows that may join a coreset before all distances are updated
 ROWS = 4096  # rows whose distances are computed at once
-NEIGHBOURS = 5  # vectors of a bank that a latent is projected on
 
 
 class MemoryBank(nn.Module):
@@ -39,8 +35,8 @@ class MemoryBank(nn.Module):
         >>> bank = MemoryBank(2, size=1)
         >>> bank.fill(torch.zeros(1, 2), torch.Generator())
         tensor([0])
-        >>> projection_distance(torch.tensor([[[[3.0, 4.0]]]]), bank.vectors)
-        tensor([[[5.]]])
+        >>> bank.vectors
+        tensor([[0., 0.]])
     """
 
     def __init__(self, channels: int, size: int) -> None:
@@ -53,8 +49,8 @@ class MemoryBank(nn.Module):
 
     @property
     def vectors(self) -> Tensor:
-        """The vectors (M, C), in half precision."""
-        return to_half_clamped(self.values * self.factors)
+        """The vectors (M, C), in float32."""
+        return self.values * self.factors
 
     def fill(self, vectors: Tensor, generator: torch.Generator) -> Tensor:
         """Store a coreset of vectors (N, C) of a task's training patches, N >= M.
@@ -63,7 +59,8 @@ class MemoryBank(nn.Module):
             Indices (M,) of the chosen vectors.
         """
         order = coreset(vectors, len(self.values), generator)
-        chosen = vectors[order.to(vectors.device)].float()
+        largest = torch.finfo(torch.half).max
+        chosen = vectors[order.to(vectors.device)].float().clamp(-largest, largest)
         factors = (
             chosen.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.half).tiny) / LEVELS
         )
@@ -92,70 +89,6 @@ def to_half_clamped(latents: Tensor) -> Tensor:
     """Latents in half precision, clamped to its range."""
     largest = torch.finfo(torch.half).max
     return latents.clamp(-largest, largest).half()
-
-
-def projection_distance(latents: Tensor, bank: Tensor, counted: Tensor | None = None) -> Tensor:
-    """Distances (B, h, w) of latents (B, h, w, C) to their soft projections on a bank (M, C).
-
-    An image's distances do not depend on the other images of its batch.
-
-    Args:
-        latents: Latents of the patches.
-        bank: Vectors of the bank.
-        counted: Row-major indices of the patches that count; by default all.
-    """
-    images, bank = latents.flatten(1, -2), bank.to(latents.dtype)
-    distances = latents.new_empty(images.shape[:2])
-    with torch.autocast(latents.device.type, enabled=False):
-        places = nearest_places(images.flatten(0, 1), bank).unflatten(0, images.shape[:2])
-        for i, rows in enumerate(images):  # one by one, to save memory
-            distances[i] = soft_projection_distance(
-                rows[None], bank[places[i]][None], partial(temperature_of, counted=counted)
-            )[0]
-    return distances.reshape(latents.shape[:-1])
-
-
-def nearest_places(rows: Tensor, bank: Tensor) -> Tensor:
-    """Indices (N, k) of the vectors of a bank (M, C) nearest to latents (N, C), nearest first."""
-    norms, count = bank.square().sum(1), min(NEIGHBOURS, len(bank))
-    parts = [
-        torch.addmm(norms, part, bank.T, alpha=-2).topk(count, largest=False).indices
-        for part in rows.split(ROWS)
-    ]
-    return torch.cat(parts)
-
-
-def temperature_of(squared: Tensor, counted: Tensor | None = None) -> Tensor:
-    """Median (B,) of the squared distances (B, n, k) of the patches that count."""
-    return lower_median((squared if counted is None else squared[:, counted]).flatten(1))
-
-
-def soft_projection_distance(
-    rows: Tensor, nearest: Tensor, temperature_of: Callable[[Tensor], Tensor] = temperature_of
-) -> Tensor:
-    """Distances of latents to the weighted means of their nearest vectors.
-
-    Weights are softmax(-d^2 / t), with t the median of all d^2 of an image's patches that count.
-    The mean of several neighbours is smoother than a sparse bank: the distance to the nearest
-    vector alone also depends on where the coreset happens to have one.
-
-    Shape: rows (B, n, C), nearest (B, n, k, C) -> (B, n).
-
-    References: ProCon, arXiv:2607.04894, for the projection.
-
-    Example:
-        >>> nearest = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
-        >>> soft_projection_distance(torch.tensor([[[0.0, 3.0]]]), nearest[None, None])
-        tensor([[3.]])
-    """
-    squared = (rows[:, :, None] - nearest).square().sum(-1)
-    temperature = temperature_of(squared)[:, None, None]
-    # all latents of an image may be in the bank
-    temperature = temperature.clamp_min(torch.finfo(squared.dtype).tiny)
-    # subtracting the minimum keeps the weights; a softmax of infinities alone would be NaN
-    excess = squared - squared.amin(-1, keepdim=True)
-    weights = torch.softmax(-excess / temperature, -1)
-    return torch.linalg.vector_norm(rows - (weights[..., None] * nearest).sum(2), dim=-1)
 
 
 def coreset(rows: Tensor, size: int, generator: torch.Generator) -> Tensor:

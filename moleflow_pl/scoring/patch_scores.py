@@ -15,7 +15,6 @@ from torch import Tensor
 
 from moleflow_pl._internal.registry import Registry
 from moleflow_pl.scoring.functional import patch_nll, patch_norm
-from moleflow_pl.scoring.memory_bank import to_half_clamped
 
 # vectors (B, h, w, C), the task, and the number of the bank -> distances (B, h, w)
 BankSearch = Callable[[Tensor, Any, int], Tensor]
@@ -114,7 +113,12 @@ class BankScore(PatchScore):
 
     def expand(self, flow: Flow, vectors: Tensor, task: Any) -> Tensor:
         """Expand stored vectors to those whose distances are measured."""
-        return vectors
+        further = self.further(flow, vectors, task)
+        return vectors if further is None else torch.cat((vectors, further), -1)
+
+    def further(self, flow: Flow, vectors: Tensor, task: Any) -> Tensor | None:
+        """Channels (..., E) that follow from stored vectors, and are compared too."""
+        return None
 
 
 @PATCH_SCORES.add("bank")
@@ -137,11 +141,9 @@ class TwoDepthBankScore(BankScore):
         """Latents after the first half of the flow."""
         return [flow.encode_half(features.joined, task)]
 
-    def expand(self, flow: Flow, vectors: Tensor, task: Any) -> Tensor:
-        """Latents at both depths (..., 2 D), in the precision of `vectors`."""
-        end = flow.finish(vectors, task)
-        half = vectors.dtype == torch.half
-        return torch.cat((vectors, to_half_clamped(end) if half else end), -1)
+    def further(self, flow: Flow, vectors: Tensor, task: Any) -> Tensor:
+        """Latents at the end of the flow."""
+        return flow.finish(vectors, task)
 
 
 @PATCH_SCORES.add("groups")

@@ -45,3 +45,21 @@ def test_peak_of_learning_is_judged_by_its_limit(
     assert run_script(memory.main, monkeypatch, "fit", "--small", "--images=20") == code
     (row,) = last_rows(capsys).values()
     assert 0.05 < row["value"] < 4
+
+
+@pytest.mark.parametrize(("peak", "least", "code"), [(4.0, 0, 0), (0.001, 1e6, 1)])
+def test_memory_and_time_of_many_products_are_judged_by_their_limits(
+    peak: float,
+    least: float,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(memory, "MOST_PRODUCTS_GB", peak)
+    monkeypatch.setattr(memory, "LEAST_THROUGHPUT", least)
+    monkeypatch.setattr(memory, "VECTORS", 20)
+    monkeypatch.setattr(memory, "in_fresh_process", lambda function, **given: function(**given))
+    assert run_script(memory.main, monkeypatch, "products", "--small", "--products=3") == code
+    rows = last_rows(capsys)
+    assert [row["holds"] for row in rows.values()] == [not code, not code]
+    assert list(rows) == ["peak anonymous memory, 3 products", "throughput, 3 products against 1"]

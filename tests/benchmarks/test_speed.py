@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -62,3 +63,17 @@ def test_bfloat16_has_a_limit_where_there_are_matrix_units(
     assert row.holds == holds
     assert f"{value:.2f} x" in row.note or row.value == value
     assert bfloat16_row("x", {"literal": 1.0}).note == "no bfloat16"
+
+
+@pytest.mark.parametrize(("search", "code"), [(1.6, 0), (1.7, 1)])
+def test_a_bank_is_timed_against_its_matrix_product(
+    search: float, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def alternate(sides: dict[str, Callable[[], None]], **_: object) -> dict[str, float]:
+        for side in sides.values():
+            side()
+        return {"search": search, "product": 1.0}
+
+    monkeypatch.setattr(speed, "alternate", alternate)
+    assert run_script(speed.main, monkeypatch, "bank", "--small") == code
+    assert list(last_rows(capsys)) == ["bank search, D = 16, images at once: 2"]

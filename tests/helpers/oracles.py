@@ -6,7 +6,7 @@ import numpy as np
 from scipy import ndimage
 from sklearn.neighbors import NearestNeighbors
 
-from moleflow_pl.scoring.memory_bank import NEIGHBOURS
+from moleflow_pl.scoring.bank_search import NEIGHBOURS
 
 
 def literal_aupro(maps: np.ndarray, masks: np.ndarray, limit: float = 0.3) -> float:

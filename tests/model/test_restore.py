@@ -1,16 +1,168 @@
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from moleflow_pl import MoLEFlow, MoLESpatialAwareNF
 from moleflow_pl.checkpoints.expert_edits import set_aside
 from moleflow_pl.checkpoints.io import read_checkpoint, write_checkpoint
 from moleflow_pl.errors import CheckpointError
 from moleflow_pl.inference.decisions import DecisionMaker
+from moleflow_pl.model import restore
+from moleflow_pl.model.inspector import Inspector
 from moleflow_pl.model.restore import inspector_state, load_inspector
+from moleflow_pl.routing import router
 from tests.helpers.checkpoints import save_sealed
+from tests.helpers.models import some_tasks
 from tests.helpers.products import SIZE
+
+PRODUCTS = 5
+
+
+@pytest.fixture
+def of_five(tiny_model: Callable[..., MoLEFlow], tmp_path: Path) -> Path:
+    """A checkpoint of five products with memory banks."""
+    module = some_tasks(tiny_model(score=["depths", "groups"], layers=[[0], [1]]), PRODUCTS)
+    checkpoint = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
+    module.on_save_checkpoint(checkpoint)
+    write_checkpoint(checkpoint, tmp_path / "five.ckpt")
+    return tmp_path / "five.ckpt"
+
+
+@pytest.fixture
+def from_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Inspector]:
+    """Loads an inspector whose tensors stay on disk, and of which two tasks are ready at a time."""
+
+    def load(path: Path) -> Inspector:
+        with monkeypatch.context() as patch:
+            patch.setattr(restore, "LARGEST_IN_MEMORY", 0)
+            inspector = load_inspector(path)
+        inspector.flow._merged.size = inspector._search_banks.size = 2
+        monkeypatch.setattr(router, "CACHED_ROOTS", 2 * 4 * inspector.extractor.dim**2)
+        return inspector
+
+    return load
+
+
+def answers(inspector: Inspector, features: Tensor, tasks: Tensor) -> list[Tensor]:
+    """All that an inspector says of a batch of several products."""
+    with torch.inference_mode():
+        joined = inspector.joined(features)
+        distances = inspector.see(joined)[1]
+        novelty = inspector.novelty_distances(joined, distances, tasks)
+        return [inspector.patch_scores(features, tasks), distances, novelty]
+
+
+def batches(inspector: Inspector, count: int = 12) -> list[tuple[Tensor, Tensor]]:
+    """Features and tasks of mixed batches."""
+    generator = torch.Generator().manual_seed(0)
+    shape = inspector.extractor.shape
+    return [
+        (
+            torch.randn(4, *shape, generator=generator),
+            torch.randint(PRODUCTS, (4,), generator=generator),
+        )
+        for _ in range(count)
+    ]
+
+
+def equal(one: list[Tensor], other: list[Tensor]) -> bool:
+    """Whether two answers are the same to the bit."""
+    return all(torch.equal(*pair) for pair in zip(one, other, strict=True))
+
+
+def test_products_on_disk_answer_as_those_in_memory_to_the_bit(
+    of_five: Path, from_disk: Callable[[Path], Inspector]
+) -> None:
+    held, stored = load_inspector(of_five), from_disk(of_five)
+    assert held.flow._merged.size > PRODUCTS > stored.flow._merged.size
+    given = batches(held)
+    assert all(len(tasks.unique()) > 1 for _, tasks in given)
+    expected = [answers(held, *batch) for batch in given]
+    assert all(map(equal, expected, [answers(stored, *batch) for batch in given]))
+    assert len(stored.flow._merged._entries) == len(stored._search_banks._entries) == 2
+
+
+def test_threads_share_a_cache_of_two_products(
+    of_five: Path, from_disk: Callable[[Path], Inspector]
+) -> None:
+    stored = from_disk(of_five)
+    given = batches(stored)
+    expected = [answers(stored, *batch) for batch in given]
+    with ThreadPoolExecutor(4) as pool:
+        found = pool.map(lambda batch: answers(stored, *batch), 3 * given)
+        assert all(map(equal, 3 * expected, found))
+
+
+def test_products_stay_on_disk_where_they_are_many(
+    of_five: Path, from_disk: Callable[[Path], Inspector]
+) -> None:
+    mapped = Path("/proc/self/maps")
+    if not mapped.exists():
+        pytest.skip("only Linux tells what is mapped")
+
+    def ranges() -> list[range]:
+        lines = [line.split() for line in mapped.read_text().splitlines()]
+        ends = [line[0].split("-") for line in lines if line[-1] == str(of_five)]
+        return [range(*(int(end, 16) for end in pair)) for pair in ends]
+
+    def mapped_names(inspector: Inspector) -> set[str]:
+        places = ranges()
+        tensors = inspector.state_dict()
+        return {k for k, t in tensors.items() if any(t.data_ptr() in place for place in places)}
+
+    assert mapped_names(load_inspector(of_five)) == set()
+    found = mapped_names(stored := from_disk(of_five))
+    assert found == {key for key in stored.state_dict() if not key.startswith(restore.BACKBONE)}
+
+
+def test_a_file_that_is_replaced_leaves_the_loaded_model_as_it_was(
+    of_five: Path, from_disk: Callable[[Path], Inspector], learned: tuple[Path, MoLEFlow]
+) -> None:
+    stored = from_disk(of_five)
+    batch = batches(stored)[0]
+    shutil.copy(learned[0] / "last.ckpt", of_five.with_suffix(".new"))
+    expected = answers(load_inspector(of_five), *batch)
+    os.replace(of_five.with_suffix(".new"), of_five)
+    assert equal(answers(stored, *batch), expected)
+
+
+def test_a_change_of_the_model_does_not_reach_the_file(
+    of_five: Path, from_disk: Callable[[Path], Inspector]
+) -> None:
+    stored = from_disk(of_five)
+    before = of_five.read_bytes()
+    with torch.no_grad():
+        for tensor in stored.flow.parameters():
+            tensor.add_(1)
+    assert of_five.read_bytes() == before
+
+
+def test_loading_draws_no_random_numbers_and_leaves_no_tensor_without_values(
+    of_five: Path, from_disk: Callable[[Path], Inspector]
+) -> None:
+    state = torch.random.get_rng_state()
+    for inspector in (load_inspector(of_five), from_disk(of_five)):
+        assert not any(t.is_meta for t in [*inspector.parameters(), *inspector.buffers()])
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_tensors_come_in_the_number_formats_of_the_model(of_five: Path, tmp_path: Path) -> None:
+    checkpoint = read_checkpoint(of_five)
+    weights = checkpoint["state_dict"]
+    name = next(name for name in weights if name.endswith("whitening"))
+    weights[name] = weights[name].double().T.contiguous().T
+    save_sealed(checkpoint, tmp_path / "x.ckpt")
+    inspector = load_inspector(tmp_path / "x.ckpt")
+    held = inspector.state_dict()[name.removeprefix("inspector.")]
+    assert held.dtype == torch.float32
+    assert held.is_contiguous()
+    assert torch.equal(held, weights[name].float())
 
 
 def test_inspector_of_a_checkpoint_answers_as_the_model(learned: tuple[Path, MoLEFlow]) -> None:

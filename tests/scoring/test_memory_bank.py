@@ -1,54 +1,9 @@
-import numpy as np
 import pytest
 import torch
 
 from moleflow_pl.scoring import memory_bank
-from moleflow_pl.scoring.memory_bank import MemoryBank, bank_size, coreset, projection_distance
-from tests.helpers.oracles import literal_distances
-
-
-@pytest.mark.parametrize("size", [3, 20])
-def test_distance_is_that_to_the_literal_projection(
-    size: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(memory_bank, "ROWS", 7)  # an image has more rows than go at once
-    bank = MemoryBank(8, size)
-    bank.fill(torch.randn(50, 8), torch.Generator().manual_seed(0))
-    images = torch.randn(2, 5, 6, 8)
-    expected = [
-        literal_distances(image.flatten(0, 1).double().numpy(), bank.vectors.double().numpy())
-        for image in images
-    ]
-    found = projection_distance(images, bank.vectors)
-    np.testing.assert_allclose(found.flatten(1), expected, rtol=1e-4)
-
-
-def test_distance_does_not_depend_on_the_batch() -> None:
-    bank, images = torch.randn(20, 8).half(), torch.randn(3, 4, 4, 8)
-    together = projection_distance(images, bank)
-    for image, distances in zip(images, together, strict=True):
-        assert torch.equal(projection_distance(image[None], bank)[0], distances)
-
-
-def test_latents_in_the_bank_have_a_finite_distance() -> None:
-    rows = torch.randn(6, 8).half()
-    distances = projection_distance(rows.float().reshape(1, 2, 3, 8), rows)
-    assert distances.isfinite().all()
-    same = projection_distance(torch.ones(1, 2, 2, 3), torch.ones(9, 3).half())
-    assert same.abs().max() < 1e-5
-
-
-def test_a_defect_in_an_image_that_is_in_the_bank_keeps_its_distance() -> None:
-    # most squared distances are 0, and so is their median
-    image = torch.zeros(1, 4, 4, 3)
-    image[0, 0, 0] = torch.tensor([3.0, 4.0, 0.0])
-    distances = projection_distance(image, torch.zeros(9, 3).half())
-    assert distances[0, 0, 0].item() == 5.0
-    assert distances.sum().item() == 5.0
-
-
-def test_no_image_has_no_distances() -> None:
-    assert projection_distance(torch.empty(0, 4, 5, 8), torch.randn(9, 8)).shape == (0, 4, 5)
+from moleflow_pl.scoring.bank_search import BankVectors, projection_distance
+from moleflow_pl.scoring.memory_bank import MemoryBank, bank_size, coreset
 
 
 @pytest.mark.parametrize("channels", [8, 200])
@@ -97,7 +52,7 @@ def test_size_of_a_bank_follows_the_patches_within_its_limits() -> None:
 def test_a_vector_beyond_half_precision_leaves_the_others_their_distances() -> None:
     bank = MemoryBank(2, size=2)
     bank.fill(torch.tensor([[0.0, 0.0], [1e6, 0.0]]), torch.Generator())
-    distance = projection_distance(torch.tensor([[[[3.0, 4.0]]]]), bank.vectors)
+    distance = projection_distance(torch.tensor([[[[3.0, 4.0]]]]), BankVectors(bank.vectors))
     assert distance.item() == 5.0
 
 
@@ -123,6 +78,8 @@ def test_few_vectors_are_all_in_the_bank() -> None:
 
 
 def test_a_bank_that_is_not_filled_is_far_from_every_latent() -> None:
-    distances = projection_distance(torch.randn(1, 1, 5, 4), MemoryBank(4, size=3).vectors)
+    bank = MemoryBank(4, size=3)
+    found = BankVectors(bank.values, bank.factors)
+    distances = projection_distance(torch.randn(1, 1, 5, 4), found)
     assert distances.isfinite().all()
     assert distances.min() > 1e5

@@ -55,11 +55,9 @@ def test_score_is_what_it_says(name: str, expected: float) -> None:
     torch.testing.assert_close(found, torch.full((2, 1, 3), expected))
 
 
-def test_expanded_latents_have_the_precision_of_those_in_the_bank() -> None:
+def test_what_is_compared_beyond_the_bank_follows_from_it() -> None:
     rows = torch.tensor([[1.0, -40000.0]])
+    assert LatentBankScore().further(Doubling(), rows, 0) is None
     assert torch.equal(LatentBankScore().expand(Doubling(), rows, 0), rows)
-    both = TwoDepthBankScore().expand(Doubling(), rows.half(), 0)
-    assert both.dtype == torch.half
-    largest = torch.finfo(torch.half).max  # beyond which an outlier lies
-    assert both.tolist() == [[1, -40000, 2, -largest]]
+    assert TwoDepthBankScore().further(Doubling(), rows, 0).tolist() == [[2, -80000]]
     assert TwoDepthBankScore().expand(Doubling(), rows, 0).tolist() == [[1, -40000, 2, -80000]]

@@ -1,0 +1,173 @@
+"""Search of memory banks: distances of latents to their soft projections on a bank.
+
+The nearest vectors are found exactly, by the distances to all. Over a few thousand vectors of some
+hundred channels no bound spares a comparison (docs/speed.md), so that the time is that of one
+matrix product. Memory is spared instead: a bank is searched in the bytes that it is stored in, and
+a part of it is widened at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from moleflow_pl.scoring.functional import lower_median
+
+NEIGHBOURS = 5  # vectors of a bank that a latent is projected on
+CPU_ROWS, CPU_VECTORS = 512, 1024  # compared at once on a CPU: the distances stay in its caches
+GPU_ROWS = 8192
+GROUP = 16  # distances whose smallest stands for all of them while the smallest of all are found
+
+
+class BankVectors:
+    """The vectors that latents are compared with, in the bytes that a bank stores.
+
+    Args:
+        values: The vectors (M, C), or integers to be multiplied.
+        factors: What the values are multiplied by, (M, 1).
+        further: Further channels of the vectors (M, E).
+
+    Attributes:
+        squares: Squared lengths of the vectors (M,).
+
+    Example:
+        >>> bank = BankVectors(torch.tensor([[1, 2], [3, 4]]), torch.tensor([[0.5], [1.0]]))
+        >>> bank[torch.tensor([1, 0])]
+        tensor([[3.0000, 4.0000],
+                [0.5000, 1.0000]])
+    """
+
+    def __init__(
+        self, values: Tensor, factors: Tensor | None = None, further: Tensor | None = None
+    ) -> None:
+        self.values, self.factors, self.further = values, factors, further
+        parts = [self[start : start + CPU_VECTORS] for start in range(0, len(self), CPU_VECTORS)]
+        self.squares = torch.cat([part.square().sum(1) for part in parts])
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, places: slice | Tensor) -> Tensor:
+        """Some of the vectors (..., C + E), in float32."""
+        vectors = self.values[places]
+        vectors = (vectors if self.factors is None else vectors * self.factors[places]).float()
+        if self.further is None:
+            return vectors
+        return torch.cat((vectors, self.further[places].to(vectors)), -1)
+
+    def only(self, places: Tensor) -> BankVectors:
+        """A bank of some of the vectors.
+
+        Args:
+            places: Their indices, or which they are (M,), bool.
+        """
+        factors = None if self.factors is None else self.factors[places]
+        further = None if self.further is None else self.further[places]
+        return BankVectors(self.values[places], factors, further)
+
+
+def projection_distance(
+    latents: Tensor, bank: BankVectors, counted: Tensor | None = None
+) -> Tensor:
+    """Distances (B, h, w) of latents (B, h, w, C) to their soft projections on a bank.
+
+    An image's distances do not depend on the other images of its batch.
+
+    Args:
+        latents: Of the patches.
+        bank: The vectors.
+        counted: Row-major indices of the patches that count; by default all.
+
+    Example:
+        >>> bank = BankVectors(torch.zeros(1, 2))
+        >>> projection_distance(torch.tensor([[[[3.0, 4.0]]]]), bank)
+        tensor([[[5.]]])
+    """
+    images = latents.flatten(1, -2)
+    distances = latents.new_empty(images.shape[:2])
+    with torch.autocast(latents.device.type, enabled=False):
+        places = nearest_places(images.flatten(0, 1), bank).unflatten(0, images.shape[:2])
+        for i, rows in enumerate(images):  # the vectors nearest to all would fill the memory
+            distances[i] = soft_projection_distance(
+                rows[None], bank[places[i]][None], partial(temperature_of, counted=counted)
+            )[0]
+    return distances.reshape(latents.shape[:-1])
+
+
+def nearest_places(rows: Tensor, bank: BankVectors) -> Tensor:
+    """Indices (N, k) of the vectors of a bank nearest to latents (N, C), nearest first."""
+    on_cpu, count = rows.device.type == "cpu", min(NEIGHBOURS, len(bank))
+    step = CPU_VECTORS if on_cpu else len(bank)
+    parts = rows.split(CPU_ROWS if on_cpu else GPU_ROWS)
+    found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in parts]
+    for start in range(0, len(bank), step):
+        vectors, squares = bank[start : start + step], bank.squares[start : start + step]
+        for best, part in zip(found, parts, strict=True):
+            distances = torch.addmm(squares, part, vectors.T, alpha=-2)
+            values, places = smallest(distances, min(count, len(vectors)))
+            best.append((values, places + start))
+    joined = [[torch.cat(parts, 1) for parts in zip(*best, strict=True)] for best in found]
+    order = [values.topk(count, largest=False).indices for values, _ in joined]
+    return torch.cat([places.gather(1, o) for (_, places), o in zip(joined, order, strict=True)])
+
+
+def smallest(distances: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` smallest distances of each row (N, M), in any order, and their columns.
+
+    They are in the `count` groups of columns whose own smallest are the smallest, so that only
+    those are sorted.
+
+    Example:
+        >>> smallest(torch.tensor([[4.0, 2.0, 9.0]]), 1)
+        (tensor([[2.]]), tensor([[1]]))
+    """
+    size = distances.shape[1]
+    width = size // GROUP
+    if width <= count:
+        values, columns = distances.topk(count, largest=False)
+        return values, columns
+    groups = distances[:, : GROUP * width].unflatten(1, (GROUP, width)).amin(1)
+    chosen = groups.topk(count, largest=False, sorted=False).indices
+    members = width * torch.arange(GROUP, device=distances.device)
+    columns = (chosen[:, None] + members[:, None]).flatten(1)
+    rest = torch.arange(GROUP * width, size, device=distances.device)
+    columns = torch.cat((columns, rest.expand(len(columns), -1)), 1)
+    values, order = distances.gather(1, columns).topk(count, largest=False, sorted=False)
+    return values, columns.gather(1, order)
+
+
+def temperature_of(squared: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Median (B,) of the squared distances (B, n, k) of the patches that count."""
+    return lower_median((squared if counted is None else squared[:, counted]).flatten(1))
+
+
+def soft_projection_distance(
+    rows: Tensor, nearest: Tensor, temperature_of: Callable[[Tensor], Tensor] = temperature_of
+) -> Tensor:
+    """Distances of latents to the weighted means of their nearest vectors.
+
+    Weights are softmax(-d^2 / t), with t the median of all d^2 of an image's patches that count.
+    The mean of several neighbours is less rough than a sparse bank is: the distance to the nearest
+    vector alone also depends on where the coreset happens to have one.
+
+    Shape: rows (B, n, C), nearest (B, n, k, C) -> (B, n).
+
+    References: ProCon, arXiv:2607.04894, for the projection.
+
+    Example:
+        >>> nearest = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
+        >>> soft_projection_distance(torch.tensor([[[0.0, 3.0]]]), nearest[None, None])
+        tensor([[3.]])
+    """
+    apart = nearest - rows[:, :, None]
+    squared = torch.linalg.vector_norm(apart, dim=-1).square()
+    temperature = temperature_of(squared)[:, None, None]
+    # all latents of an image may be in the bank
+    temperature = temperature.clamp_min(torch.finfo(squared.dtype).tiny)
+    # the excess gives the same weights, and never only infinite ones, whose softmax is NaN
+    excess = squared - squared.amin(-1, keepdim=True)
+    weights = torch.softmax(-excess / temperature, -1)
+    return torch.linalg.vector_norm((weights[..., None, :] @ apart)[..., 0, :], dim=-1)

@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+import torch
+
+from moleflow_pl.scoring import bank_search
+from moleflow_pl.scoring.bank_search import (
+    BankVectors,
+    nearest_places,
+    projection_distance,
+    smallest,
+)
+from moleflow_pl.scoring.memory_bank import MemoryBank
+from tests.helpers.oracles import literal_distances
+
+
+def filled(size: int, channels: int = 8) -> MemoryBank:
+    """A bank of random vectors."""
+    bank = MemoryBank(channels, size)
+    bank.fill(torch.randn(2 * size, channels), torch.Generator().manual_seed(0))
+    return bank
+
+
+def searched(bank: MemoryBank) -> BankVectors:
+    """What latents are compared with in a bank."""
+    return BankVectors(bank.values, bank.factors)
+
+
+@pytest.mark.parametrize("size", [3, 20])
+def test_distance_is_that_to_the_literal_projection(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bank_search, "CPU_ROWS", 7)  # an image has more rows than go at once
+    bank, images = filled(size), torch.randn(2, 5, 6, 8)
+    expected = [
+        literal_distances(image.flatten(0, 1).double().numpy(), bank.vectors.double().numpy())
+        for image in images
+    ]
+    found = projection_distance(images, searched(bank))
+    np.testing.assert_allclose(found.flatten(1), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("vectors", [3, 64, 100, 1024])
+@pytest.mark.parametrize("size", [1, 4, 5, 63, 200, 333])
+def test_the_nearest_are_exactly_those_of_all_distances(
+    size: int, vectors: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bank_search, "CPU_ROWS", 7)
+    monkeypatch.setattr(bank_search, "CPU_VECTORS", vectors)
+    monkeypatch.setattr(bank_search, "GROUP", 4)
+    bank, rows = torch.randn(size, 8), torch.randn(30, 8)
+    expected = torch.cdist(rows.double(), bank.double()).topk(min(5, size), largest=False).indices
+    assert torch.equal(nearest_places(rows, BankVectors(bank)), expected)
+
+
+def test_the_smallest_may_all_lie_in_one_group() -> None:
+    distances = torch.arange(320.0).flip(0)[None]  # a group is every 20th column
+    distances[0, 7::20] = torch.arange(16.0) - 100
+    values, columns = smallest(distances, 5)
+    assert sorted(values[0].tolist()) == [-100, -99, -98, -97, -96]
+    assert sorted(columns[0].tolist()) == [7, 27, 47, 67, 87]
+
+
+def test_a_bank_is_searched_in_the_bytes_that_it_stores() -> None:
+    bank = filled(9)
+    found = searched(bank)
+    assert found.values is bank.values
+    assert sum(tensor.nbytes for tensor in vars(found).values() if tensor is not None) == 9 * 16
+    latents = torch.randn(2, 3, 3, 8)
+    plain = projection_distance(latents, BankVectors(bank.vectors))
+    assert torch.equal(projection_distance(latents, found), plain)
+
+
+def test_further_channels_count_as_the_others() -> None:
+    bank, further = filled(9), torch.randn(9, 3).half()
+    found = BankVectors(bank.values, bank.factors, further)
+    whole = torch.cat((bank.vectors, further.float()), 1)
+    assert torch.equal(found[:], whole)
+    latents = torch.randn(2, 3, 3, 11)
+    plain = projection_distance(latents, BankVectors(whole))
+    assert torch.equal(projection_distance(latents, found), plain)
+
+
+def test_a_bank_of_some_vectors_holds_those() -> None:
+    bank = filled(9)
+    found = BankVectors(bank.values, bank.factors, torch.randn(9, 3).half())
+    some = torch.arange(9) % 2 == 0
+    assert torch.equal(found.only(some)[:], found[:][some])
+    assert torch.equal(found.only(some).squares, found.squares[some])
+
+
+def test_distance_does_not_depend_on_the_batch() -> None:
+    bank, images = BankVectors(torch.randn(20, 8)), torch.randn(3, 4, 4, 8)
+    together = projection_distance(images, bank)
+    for image, distances in zip(images, together, strict=True):
+        assert torch.equal(projection_distance(image[None], bank)[0], distances)
+
+
+def test_latents_in_the_bank_have_a_finite_distance() -> None:
+    rows = torch.randn(6, 8)
+    distances = projection_distance(rows.reshape(1, 2, 3, 8), BankVectors(rows))
+    assert distances.isfinite().all()
+    same = projection_distance(torch.ones(1, 2, 2, 3), BankVectors(torch.ones(9, 3)))
+    assert same.abs().max() < 1e-5
+
+
+def test_a_defect_in_an_image_that_is_in_the_bank_keeps_its_distance() -> None:
+    # most squared distances are 0, and so is their median
+    image = torch.zeros(1, 4, 4, 3)
+    image[0, 0, 0] = torch.tensor([3.0, 4.0, 0.0])
+    distances = projection_distance(image, BankVectors(torch.zeros(9, 3)))
+    assert distances[0, 0, 0].item() == 5.0
+    assert distances.sum().item() == 5.0
+
+
+def test_no_image_has_no_distances() -> None:
+    bank = BankVectors(torch.randn(9, 8))
+    assert projection_distance(torch.empty(0, 4, 5, 8), bank).shape == (0, 4, 5)
