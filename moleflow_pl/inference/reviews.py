@@ -213,7 +213,7 @@ def apply(
         checkpoint = read_checkpoint(path)
         inspector = inspector_of(checkpoint, path, auto_device(), **overrides)
         # learn all before writing any
-        experts = [reviewed_expert(checkpoint, inspector, one, reviews) for one in products]
+        experts = [reviewed_expert(checkpoint, inspector, name, reviews) for name in products]
         with restoring(path):
             for expert in experts:
                 put_in_place(checkpoint, expert, run)
