@@ -145,7 +145,7 @@ def main() -> int:
     given = study_parser(__doc__).parse_args()
     backbones = [BACKBONES[key].with_weights(given.weights) for key in given.backbones]
     limit = 1 if given.small else None
-    studies = [Study(one, sources_of(given), given.folder, limit) for one in backbones]
+    studies = [Study(backbone, sources_of(given), given.folder, limit) for backbone in backbones]
     return benchmark("drift", *(partial(measure, study=study) for study in studies))
 
 

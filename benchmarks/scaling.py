@@ -149,8 +149,8 @@ def routing(report: Report, sizes: Sizes) -> None:
         distances = many.router.distances(seen)
         many.novelty_distances(features, distances, many.router.choose(distances, seen))
 
-    one = partial(score, single, image, torch.zeros(1, dtype=torch.long))
-    seconds = alternate({"route": route, "image": one}, rounds=sizes.rounds)
+    score_one = partial(score, single, image, torch.zeros(1, dtype=torch.long))
+    seconds = alternate({"route": route, "image": score_one}, rounds=sizes.rounds)
     note = (
         f"{1000 * seconds['route']:.2f} ms of {1000 * seconds['image']:.0f} ms, "
         f"D = {single.inspector.extractor.dim}; the pair of nearest products was cached"

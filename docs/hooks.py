@@ -40,7 +40,10 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     config.mdx_configs.setdefault("pymdownx.superfences", {})["custom_fences"] = [fence]
     (reference,) = [part["Reference"] for part in config.nav or () if "Reference" in part]
     (python,) = [entry for entry in reference if "Python" in entry]
-    python["Python"] = [python["Python"], *(f"reference/python/{one}.md" for one in modules())]
+    python["Python"] = [
+        python["Python"],
+        *(f"reference/python/{module}.md" for module in modules()),
+    ]
     return config
 
 

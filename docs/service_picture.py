@@ -42,8 +42,8 @@ def take(run: Path, picture: Path) -> None:
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as service:
             try:
                 assert service.stdout is not None
-                said = service.stdout.readline()
-                address = re.findall(r"http://\S+", said)[0]
+                line = service.stdout.readline()
+                address = re.findall(r"http://\S+", line)[0]
                 for path in examples(run):
                     content, url = path.read_bytes(), f"{address}/v1/inspect"
                     answer = httpx.post(

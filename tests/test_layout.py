@@ -1,7 +1,9 @@
-"""How the files lie: what a package may import, how long a file may be, where its tests are."""
+"""Rules for the files: imports of packages, lengths, places of tests, and words of texts."""
 
 import ast
+import io
 import re
+import tokenize
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -21,6 +23,20 @@ LONGEST_FILE = 400  # lines
 MOST_PACKAGES = 16  # that a reader meets in `moleflow_pl`
 # names of what read the files of versions that were never released, written so as not to be found
 LEGACY = "|".join(("UNS" + "AID", "SAID" + "_LATER"))
+
+# one word for one concept, in messages, comments, pages and docs: what is not said, and what is
+WORDS = {
+    r"(?<![.{])told(?!:)|nobody tells": "oracle, reported, given",
+    r"(?:routed|sent) right|go(?:es)? astray": "routed correctly, routing accuracy",
+    r"(?:kept|stored) latents|drawn freely": "memory bank, random subsampling",
+    r"(?:held|hold|holds|holding) (?:out|back)": "calibration images, calibration set",
+    r"promise[ds]?": "confidence interval, guarantee",
+    r"(?:distance|novelty distance) limits?": "novelty limit",
+    r"numbers stored|parameter numbers": "parameters",
+    r"reckon(?:ed|s|ing)?": "compute",
+    r"mend(?:ed|s|ing)?": "fix",
+    r"thr(?:ow|ows|ew|own|owing) away": "discard",
+}  # fmt: skip
 
 
 def name_of(path: Path) -> str:
@@ -172,3 +188,27 @@ def test_the_command_alone_prints() -> None:
         ]
         names = {call.func.id for call in calls if isinstance(call.func, ast.Name)}
         assert "print" not in names or name_of(path) == "cli", path
+
+
+def texts_of(path: Path) -> Iterator[tuple[int, str]]:
+    """The texts of a file with their first lines: of Python, the strings and comments."""
+    if path.suffix != ".py":
+        yield 1, path.read_text(encoding="utf-8")
+        return
+    for token in tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline):
+        if tokenize.tok_name[token.type] in ("STRING", "FSTRING_MIDDLE", "COMMENT"):
+            yield token.start[0], token.string
+
+
+def test_a_concept_has_one_word() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *PACKAGE.rglob("*.html")]
+    files = [*pages, *tracked("moleflow_pl", "benchmarks", "docs")]
+    texts = [(path, *text) for path in files for text in texts_of(path)]
+    wrong = []
+    for words, right in WORDS.items():
+        pattern = re.compile(rf"(?i)\b(?:{words})\b".replace(" ", r"\s+"))
+        for path, first, text in texts:
+            for match in pattern.finditer(text):
+                line = first + text[: match.start()].count("\n")
+                wrong.append(f"{path.relative_to(ROOT)}, line {line}: {match[0]!r}; say {right}")
+    assert not wrong, "\n".join(wrong)

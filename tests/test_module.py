@@ -48,7 +48,7 @@ def test_training_follows_the_literal_loop(tiny_model: Build) -> None:
             )
 
 
-def test_score_that_needs_a_bank_is_refused_where_none_was_kept(
+def test_score_that_needs_a_bank_is_refused_without_one(
     learned: tuple[Path, MoLEFlow],
 ) -> None:
     with pytest.raises(CheckpointError, match="score"):

@@ -101,10 +101,10 @@ strict = Predictor(model, thresholds={"solar_poly": 0.0})
 
 # %%
 paths = sorted((DATA / "solar_poly" / "test").rglob("*.png"))[:4]
-for path, found in zip(paths, inspect.stream(paths), strict=True):
-    print(path.parent.name, found, f"{len(found.boxes)} boxes")
-found = inspect(paths[0])
-found.plot(paths[0]).save(WORK / "defect.png")
-print(json.dumps(found.to_dict(), indent=1))
+for path, prediction in zip(paths, inspect.stream(paths), strict=True):
+    print(path.parent.name, prediction, f"{len(prediction.boxes)} boxes")
+prediction = inspect(paths[0])
+prediction.plot(paths[0]).save(WORK / "defect.png")
+print(json.dumps(prediction.to_dict(), indent=1))
 assert strict(paths[0]).label != "normal"
 print(f"\nDone. Open {RUN / 'report' / 'report.html'}.")

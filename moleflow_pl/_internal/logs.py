@@ -42,7 +42,7 @@ def configure() -> None:
     May be called more than once. Of several processes, only the first shows messages.
     """
     logger = logging.getLogger(NAME)
-    for handler in [one for one in logger.handlers if one.name == NAME]:
+    for handler in [h for h in logger.handlers if h.name == NAME]:
         logger.removeHandler(handler)
     handler = terminal_handler() if sys.stdout.isatty() else PlainHandler()
     handler.name = NAME

@@ -91,7 +91,7 @@ def validate(value: Any, form: Any, where: str) -> None:
     """
     if form is Any or (value is None and NoneType in get_args(form)):
         return
-    optional = [one for one in get_args(form) if one is not NoneType]
+    optional = [part for part in get_args(form) if part is not NoneType]
     if NoneType in get_args(form):
         validate(value, optional[0], where)
     elif get_origin(form) is list:

@@ -95,7 +95,9 @@ def require_stored(file: Path | str | IO[bytes]) -> None:
         total, size = sum(member.file_size for member in members), read.seek(0, os.SEEK_END)
     if total > size:
         raise CheckpointError(f"its members claim {total} bytes, and the file has {size}")
-    plain = max((one.file_size for one in members if one.filename.endswith(PLAIN)), default=0)
+    plain = max(
+        (member.file_size for member in members if member.filename.endswith(PLAIN)), default=0
+    )
     if plain > MOST_PLAIN:
         raise CheckpointError(
             f"it has {plain} bytes of plain data: at most {MOST_PLAIN} are allowed"

@@ -249,9 +249,9 @@ def print_tables(summary: Mapping[str, Any], planned: int | None = None) -> None
 def decisions(maker: DecisionMaker, output: Mapping[str, Tensor]) -> list[dict[str, Any]]:
     """Decisions about the images of a test batch, for `TaskScores.update`."""
     tasks, scores = output["routed_task"].cpu(), output["routed_score"].cpu()
-    made = maker.decisions(tasks, scores, output["novelty_distance"])
+    decided = maker.decisions(tasks, scores, output["novelty_distance"])
     rates = maker.alarm_rates(tasks, scores)
-    rows = [decision | {"alarm_rate": r} for decision, r in zip(made, rates, strict=True)]
+    rows = [decision | {"alarm_rate": r} for decision, r in zip(decided, rates, strict=True)]
     return [{key: row[key] for key in DECISION_COLUMNS if key in row} for row in rows]
 
 

@@ -138,9 +138,9 @@ class StackedBank(Stack):
         bank = self.select("bank", index).to(latent.dtype)
         rows = latent.flatten(1, 2)
         distances = bank.square().sum(-1)[:, None] - 2 * (rows @ bank.transpose(1, 2))
-        found = distances.topk(self.neighbours, largest=False).indices
-        places = found.flatten(1)[..., None].expand(-1, -1, bank.shape[-1])
-        nearest = bank.gather(1, places).reshape(*found.shape, bank.shape[-1])
+        indices = distances.topk(self.neighbours, largest=False).indices
+        places = indices.flatten(1)[..., None].expand(-1, -1, bank.shape[-1])
+        nearest = bank.gather(1, places).reshape(*indices.shape, bank.shape[-1])
 
         def temperature(squared: Tensor) -> Tensor:
             def of(region: Region | None) -> Tensor:
@@ -231,7 +231,9 @@ def stacked_places(regions: Sequence[Region | None]) -> dict[str, list[Tensor]]:
     if known is None:
         return {}
     whole = sampled_places((known.inside.shape[0], known.inside.shape[1])).to(known.inside.device)
-    return {"places": [whole if one is None else one.spread(len(whole)) for one in regions]}
+    return {
+        "places": [whole if region is None else region.spread(len(whole)) for region in regions]
+    }
 
 
 class StackedNovelty(Stack):

@@ -118,13 +118,13 @@ class RegionsOfInterest(nn.Module):
     def _find(self) -> dict[int, Region]:
         """Regions that are not the whole image; equal ones are the same object."""
         shared: dict[bytes, Region] = {}
-        found = {}
+        regions = {}
         for key, task in self.tasks.items():
             inside = cast(Any, task).inside
             if not inside.all():
                 known = inside.cpu().numpy().tobytes()
-                found[int(key)] = shared.setdefault(known, Region.of(inside))
-        return found
+                regions[int(key)] = shared.setdefault(known, Region.of(inside))
+        return regions
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         self.forget()  # the masks move to another device

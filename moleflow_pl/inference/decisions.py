@@ -201,15 +201,15 @@ class DecisionMaker:
 
         None for a task without calibration; see `moleflow_pl.tasks.thresholds.AlarmRates`.
         """
-        found: list[float | None] = [None] * len(scores)
+        result: list[float | None] = [None] * len(scores)
         for task in set(tasks.tolist()) & set(self.calibrations):
             if task not in self._alarm_rates:
                 self._alarm_rates[task] = AlarmRates(self.calibrations[task].scores)
             places = (tasks == task).nonzero()[:, 0].tolist()
             rates = self._alarm_rates[task](scores[places].tolist())
             for place, rate in zip(places, rates, strict=True):
-                found[place] = rate
-        return found
+                result[place] = rate
+        return result
 
     def _decide(
         self, inspection: Inspection, i: int, size: tuple[int, int], decision: dict[str, Any]

@@ -146,7 +146,7 @@ class Predictor:
                 "one"
             )
         source = iter(images)
-        while batch := [self.prepare(one, channels) for one in islice(source, batch_size)]:
+        while batch := [self.prepare(image, channels) for image in islice(source, batch_size)]:
             yield from self.inspect(batch)
 
     def prepare(self, image: ImageLike, channels: Channels = "rgb") -> PreparedImage:
@@ -162,10 +162,10 @@ class Predictor:
     def inspect(self, batch: Sequence[PreparedImage]) -> list[Prediction]:
         """Inspect a batch of images; its size may change the last bits of a score."""
         inspector = self.inspector
-        tensors = torch.stack([one.tensor for one in batch]).to(inspector.device)
+        tensors = torch.stack([prepared.tensor for prepared in batch]).to(inspector.device)
         with torch.inference_mode():
             inspection = inspector.inspect(inspector.extractor(tensors), self.decisions.task)
-        return self.decisions.decide(inspection, [one.size for one in batch], tensors)
+        return self.decisions.decide(inspection, [prepared.size for prepared in batch], tensors)
 
 
 def auto_device() -> torch.device:

@@ -213,7 +213,7 @@ def apply(
         checkpoint = read_checkpoint(path)
         inspector = inspector_of(checkpoint, path, auto_device(), **overrides)
         # learn all before writing any
-        experts = [reviewed_expert(checkpoint, inspector, one, reviews) for one in products]
+        experts = [reviewed_expert(checkpoint, inspector, name, reviews) for name in products]
         with restoring(path):
             for expert in experts:
                 put_in_place(checkpoint, expert, run)
@@ -301,9 +301,9 @@ def preview(
     result = Preview()
     for product in reviewed_products(reviews) if products is None else products:
         task = inspector.schedule.tasks[inspector.schedule.find(product)]
-        before = threshold_of(task.calibration)
+        old_threshold = threshold_of(task.calibration)
         learn(inspector, product, reviews, seed)
-        result.thresholds[product] = (before, threshold_of(task.calibration))
+        result.thresholds[product] = (old_threshold, threshold_of(task.calibration))
         result.images[product] = sum(r.good and r.product == product for r in reviews)
     predictor = Predictor(inspector)
     present = [decision for decision in past if decision.path.is_file()]

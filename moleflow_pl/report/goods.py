@@ -34,8 +34,8 @@ def summarise_calibration(
         goods: Statistics of tasks without test images; None for the others.
     """
     return [
-        {"task": task.name, "threshold": threshold_entry(task), "goods": found}
-        for task, found in zip(tasks, [*goods, *[None] * len(tasks)], strict=False)
+        {"task": task.name, "threshold": threshold_entry(task), "goods": statistics}
+        for task, statistics in zip(tasks, [*goods, *[None] * len(tasks)], strict=False)
     ]
 
 

@@ -62,7 +62,7 @@ def test_unequal_shares_of_three_processes_add_up_to_those_of_one(tmp_path: Path
         np.testing.assert_allclose(covariance, np.cov(ROWS.double().numpy().T))
 
 
-def test_one_process_tells_itself() -> None:
+def test_one_process_gathers_its_own_value() -> None:
     assert (rank_and_world(), is_first(), gather(1)) == ((0, 1), True, [1])
     assert all_gather_rows(ROWS) is ROWS
     assert average(ROWS.mean()) == ROWS.mean()

@@ -15,7 +15,7 @@ def test_files_are_replaced_whole(tmp_path: Path) -> None:
     assert (tmp_path / "new" / "x.json").read_text() == "new"
 
 
-def test_a_writer_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_temporary_file(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     write_text(path, "old")
 
@@ -34,7 +34,7 @@ def test_a_writer_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path:
 @pytest.mark.parametrize(
     ("number", "remedy"), [(errno.ENOSPC, "make room"), (errno.EACCES, "allow writing")]
 )
-def test_full_and_closed_disks_are_told_and_leave_the_old_file(
+def test_full_or_read_only_disk_is_an_error_and_leaves_the_old_file(
     call: str, number: int, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "x.json"

@@ -25,7 +25,7 @@ def test_hash_tells_values_names_shapes_and_types_apart_but_not_order() -> None:
     assert expected not in {content_hash(other) for other in others}
 
 
-def test_no_two_contents_read_alike() -> None:
+def test_different_contents_have_different_hashes() -> None:
     contents = [
         None, "", "None", 0, 1, True, 1.0, -0.0, 0.0, "1", [], {}, [[]], [1], [1.0], [1.0, None],
         [1.0, 2.0], [[1.0], 2.0], ["ab"], ["a", "b"], ["a", "b", "c"], ["a", ["b", "c"]],
@@ -73,7 +73,7 @@ def test_file_is_hashed_again_once_it_changed_and_not_before(
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes with names")
-def test_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x")
     with pytest.raises(OSError, match="not a file but a pipe or a device") as error:
         file_hash(tmp_path / "x")

@@ -35,7 +35,7 @@ def is_imported(name: str) -> bool:
     return module is not None and not isinstance(module, libraries.StandIn)
 
 
-def test_what_is_taken_within_is_imported_when_it_is_used(heavy: str) -> None:
+def test_lazy_attribute_is_imported_on_first_use(heavy: str) -> None:
     with without(heavy, "rotations"):
         from heavy_module import rotations
     assert heavy not in sys.modules
@@ -45,7 +45,7 @@ def test_what_is_taken_within_is_imported_when_it_is_used(heavy: str) -> None:
     assert is_imported(heavy)
 
 
-def test_it_can_be_used_within_too(heavy: str) -> None:
+def test_lazy_attribute_can_be_used_inside_the_module(heavy: str) -> None:
     with without(heavy, "rotations"):
         from heavy_module import rotations
 
@@ -105,7 +105,7 @@ def test_a_function_is_disabled_for_the_compiler_once_there_is_one(
     assert late_disable(mark)(plain, recursive=False)(2) == ("disabled", {"recursive": False}, 2)
 
 
-def test_torch_has_its_own_again_afterwards() -> None:
+def test_torch_gets_its_own_function_back() -> None:
     own = torch.compiler.disable
     with without_compiler():
         assert torch.compiler.disable is not own
@@ -113,7 +113,7 @@ def test_torch_has_its_own_again_afterwards() -> None:
 
 
 @pytest.mark.slow  # imports the compiler
-def test_the_compiler_leaves_such_a_function_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_compiler_skips_a_disabled_function(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libraries, "COMPILER", "no_such_compiler")
 
     @late_disable(torch.compiler.disable)

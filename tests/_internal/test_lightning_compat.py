@@ -56,7 +56,7 @@ class Broken(BoringModel):
 
 
 @pytest.mark.parametrize("restoring", [True, False])
-def test_errors_of_restoring_are_told_from_others(restoring: bool, tmp_path: Path) -> None:
+def test_errors_of_restoring_are_distinguished_from_others(restoring: bool, tmp_path: Path) -> None:
     source = trainer(default_root_dir=tmp_path, enable_checkpointing=False)
     source.fit(BoringModel())
     source.save_checkpoint(tmp_path / "x.ckpt")

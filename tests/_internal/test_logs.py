@@ -30,7 +30,7 @@ def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     logger.setLevel(level)
 
 
-def test_messages_go_plain_to_what_standard_output_is_now(
+def test_messages_go_to_the_current_standard_output(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     logs.configure()
@@ -42,14 +42,16 @@ def test_messages_go_plain_to_what_standard_output_is_now(
     assert capsys.readouterr() == ("[red]one[/red] 1\ntwo\n", "")
 
 
-def test_a_name_in_a_message_commands_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_control_characters_of_a_name_do_not_reach_the_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     logs.configure()
     logging.getLogger("moleflow_pl.somewhere").info("one\n\x1b[2J\x07two\r")
     assert capsys.readouterr().out == "one\n\\x1b[2J\\x07two\\r\n"
 
 
 @pytest.mark.parametrize("variable", logs.RANKS)
-def test_of_several_processes_only_the_first_speaks(
+def test_only_the_first_of_several_processes_logs(
     variable: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logs.configure()  # before the process learns its rank, as under Lightning's launcher
@@ -60,7 +62,7 @@ def test_of_several_processes_only_the_first_speaks(
     assert capsys.readouterr().out == "rank 0\n"
 
 
-def test_the_library_is_silent_until_somebody_listens() -> None:
+def test_the_library_logs_nothing_by_default() -> None:
     code = "import logging, moleflow_pl; logging.getLogger('moleflow_pl.x').warning('heard')"
     for listen, heard in (("", ""), (";logging.basicConfig();", "heard")):
         parts = code.split(";")

@@ -31,7 +31,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_text_that_stands_for_too_much_is_refused_in_one_sentence(name: str) -> None:
+def test_yaml_that_expands_too_far_is_refused_in_one_sentence(name: str) -> None:
     text, reason = HOSTILE[name]
     with pytest.raises(ConfigError, match=reason) as error:
         load_yaml(text)

@@ -46,7 +46,7 @@ def test_a_number_stays_a_number(value: object) -> None:
 
 
 @pytest.mark.parametrize("outlet", ["csv.writer(", "Console(", " = Table(", "class NamesTable("])
-def test_names_leave_by_one_place_of_each_kind(outlet: str) -> None:
+def test_names_are_printed_by_one_function_of_each_kind(outlet: str) -> None:
     package = Path(__file__).parents[2] / "moleflow_pl"
     places = [p for p in package.rglob("*.py") if outlet in p.read_text("utf-8")]
     own = [p.name for p in places if p.parent.name == "_internal"]

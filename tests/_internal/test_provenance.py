@@ -16,7 +16,7 @@ def test_versions_are_those_the_packages_give_themselves() -> None:
     assert found["numpy"] == np.__version__
 
 
-def test_package_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_is_recorded_as_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provenance, "PACKAGES", ("torch", "no-such-package"))
     assert versions()["no-such-package"] == "not installed"
 

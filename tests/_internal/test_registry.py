@@ -23,7 +23,7 @@ def test_unknown_name_is_answered_with_the_argument_the_names_and_the_closest() 
 
 
 @pytest.mark.parametrize("name", ["hexahedron", None, 3])
-def test_a_name_like_no_other_gets_no_hint(name: object) -> None:
+def test_a_name_unlike_any_other_gets_no_hint(name: object) -> None:
     with pytest.raises(
         ConfigError, match="shape has to be one of 'circle', 'square', got .*$"
     ) as e:

@@ -62,7 +62,7 @@ def test_other_data_is_refused_by_its_place(value: object, form: object, said: s
         validate(value, form, "x")
 
 
-def test_content_that_is_not_what_was_sealed_is_refused_by_name() -> None:
+def test_content_with_another_hash_is_refused_by_name() -> None:
     content = {"a": [1, 2.5]}
     require_seal(content_hash(content), content_hash(content), "x.json")
     with pytest.raises(CheckpointError, match="x.json is damaged: its contents have the SHA-256"):

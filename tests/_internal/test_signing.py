@@ -51,7 +51,7 @@ def test_unsigned_file_is_refused_where_a_signature_is_required(
 
 
 @pytest.mark.parametrize("content", [None, "", "short"])
-def test_file_that_is_no_key_is_refused_by_name(
+def test_invalid_key_file_is_refused_by_name(
     content: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if content is not None:

@@ -27,7 +27,7 @@ def test_a_step_has_no_bar_of_its_own_while_rich_draws(
     assert "test of a" not in screen.getvalue() + capsys.readouterr().err
 
 
-def test_a_step_is_shown_by_who_was_asked_to_and_only_then(
+def test_a_step_is_shown_only_by_the_registered_display(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     seen: list[object] = []

@@ -19,7 +19,7 @@ def test_cache_keeps_the_experts_used_last() -> None:
     assert built == [0, 1, 2, 1]
 
 
-def test_another_tensor_that_lies_where_one_was_is_another_tensor() -> None:
+def test_a_new_tensor_at_a_reused_address_is_not_cached() -> None:
     built: list[int] = []
     cache = TensorCache(built.append)
     one = torch.zeros(3)

@@ -12,7 +12,7 @@ def test_whole_number_within_its_limits_is_taken(value: int) -> None:
 
 
 @pytest.mark.parametrize("value", [0, 10, -3, 10**400, 2.0, "2", None, True, NAN, [2]])
-def test_other_value_is_no_whole_number(value: object) -> None:
+def test_other_values_are_refused_as_whole_numbers(value: object) -> None:
     with pytest.raises(ConfigError, match="rank must be an integer from 1 to 9, got "):
         require_int("rank", value, 1, 9)
 
@@ -23,7 +23,7 @@ def test_number_within_its_limits_is_taken(value: float) -> None:
 
 
 @pytest.mark.parametrize("value", [-1e-9, 1.01, 10**400, "0.5", None, False, NAN, INF, -INF, []])
-def test_other_value_is_no_number(value: object) -> None:
+def test_other_values_are_refused_as_numbers(value: object) -> None:
     with pytest.raises(ConfigError, match="share must be a number of at least 0, up to 1, got "):
         require_number("share", value, 0, 1)
 

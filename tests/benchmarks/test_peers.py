@@ -115,7 +115,7 @@ def test_a_figure_is_the_median_over_the_rounds(tmp_path: Path) -> None:
     assert peers.facts_of(tmp_path) == {"seconds": 2.0, "peak_mb": 9.0, "bytes": {"01": 5}}
 
 
-def test_a_rival_that_does_not_run_is_told_and_the_others_go_on(
+def test_a_rival_that_fails_is_reported_and_the_others_go_on(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     data_root: Path,

@@ -16,7 +16,7 @@ def test_curves_go_to_the_run_folder(tmp_path: Path) -> None:
     assert (tmp_path / "metrics.csv").read_text().splitlines()[0] == "a,step"
 
 
-def test_closed_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_only_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     curves = RunCurves(tmp_path)
     curves.log_metrics({"a": 1.0}, step=0)
 

@@ -27,7 +27,7 @@ def test_weights_in_half_precision_are_refused(precision: str) -> None:
         check_precision(trainer(devices=1, precision=precision))
 
 
-def test_half_precision_that_a_processor_lacks_is_told_and_becomes_bfloat16() -> None:
+def test_unsupported_half_precision_is_replaced_by_bfloat16_with_a_warning() -> None:
     with pytest.warns(UserWarning, match="AMP with fp16 is not supported on CPU"):
         made = trainer(devices=1, precision="16-mixed")
     assert made.precision == "bf16-mixed"

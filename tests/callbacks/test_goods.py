@@ -99,7 +99,7 @@ def test_without_calibration_images_there_is_nothing_to_route(
     assert entry["goods"] == {"training": 12, "calibration": 0, "routed": [0], "halves": None}
 
 
-def test_fit_says_which_products_have_too_few_images_and_how_many_would_do(
+def test_fit_warns_of_products_with_too_few_images_and_names_the_number_needed(
     tmp_path: Path, alone: tuple[Path, MoLEFlow, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "moleflow_pl"):

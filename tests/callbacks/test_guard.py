@@ -32,7 +32,7 @@ class Spoil(Callback):
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_number_that_is_none_stops_the_task_and_leaves_the_last_checkpoint(
+def test_nan_stops_the_task_and_keeps_the_last_checkpoint(
     what: str, value: float, tmp_path: Path, data_root: Path
 ) -> None:
     spoil = Spoil(what, value)

@@ -144,7 +144,7 @@ def test_a_stopped_predict_goes_on_and_ends_the_same(
     assert mark["complete"]
 
 
-def test_what_is_no_image_is_skipped_and_said(
+def test_other_files_are_skipped_with_a_message(
     model: MoLEFlow, tmp_path: Path, data_root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "moleflow_pl")

@@ -37,7 +37,7 @@ def test_limits_that_would_stop_the_next_fit_at_once_are_taken_back(
         ([0], range(3), False),
     ],
 )
-def test_a_part_of_the_batches_is_told_from_all(
+def test_limited_batches_are_distinguished_from_all(
     batches: list, loaders: Sequence, expected: bool
 ) -> None:
     assert saw_all(batches, loaders) == expected

@@ -55,7 +55,7 @@ def test_more_images_than_were_planned_take_no_time_back() -> None:
     ("seconds", "words"),
     [(0.2, "0 s"), (59.4, "59 s"), (61, "1 min"), (3540, "59 min"), (3600, "1 h 00 min")],
 )
-def test_a_duration_is_told_as_exactly_as_it_is_known(seconds: float, words: str) -> None:
+def test_a_duration_is_printed_as_precisely_as_it_is_known(seconds: float, words: str) -> None:
     assert in_words(seconds) == words
 
 

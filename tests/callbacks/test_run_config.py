@@ -23,7 +23,7 @@ def set_up(folder: Path, stage: str) -> SimpleNamespace:
     return module
 
 
-def test_fit_leaves_all_its_arguments_and_tells_the_model(tmp_path: Path) -> None:
+def test_fit_writes_all_its_arguments_and_gives_them_to_the_model(tmp_path: Path) -> None:
     module = set_up(tmp_path, "fit")
     assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == EXPECTED
     assert yaml.safe_load(module.run_config) == EXPECTED

@@ -31,7 +31,7 @@ def contaminated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, MoLEFl
     return root, model
 
 
-def test_defective_calibration_image_is_named_shown_and_does_not_count(
+def test_suspect_calibration_image_is_named_shown_and_left_out(
     contaminated: tuple[Path, MoLEFlow],
 ) -> None:
     root, model = contaminated
@@ -91,7 +91,7 @@ def test_defective_training_image_is_named_and_shown_without_its_own_patches(
     assert neighbour not in [one.name for one in look_at_suspects(model, data, 0)]
 
 
-def test_clean_calibration_is_not_told_of() -> None:
+def test_clean_calibration_gives_no_warning() -> None:
     task = Task(["a"], 1, calibration=Calibration(scores=[1.0, 2.0], images=["1.png", "2.png"]))
     assert suspects_warning(task, "run") is None
     scores = [*range(70), *range(1000, 1007)]

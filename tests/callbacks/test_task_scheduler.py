@@ -174,7 +174,7 @@ def test_groups_are_one_task(tmp_path: Path, data_root: Path) -> None:
     assert [sum(row) for row in confusion] == [12, 6]
 
 
-def test_validation_runs_on_held_out_images_of_the_current_task(
+def test_validation_runs_on_calibration_images_of_the_current_task(
     tmp_path: Path, data_root: Path
 ) -> None:
     seen: list[float] = []
@@ -219,7 +219,7 @@ def test_time_of_a_task_holds_that_of_its_features(
     assert first + second < whole
 
 
-def test_new_version_that_loses_the_region_of_interest_is_told_of() -> None:
+def test_new_version_without_its_region_of_interest_gives_a_warning() -> None:
     module = some_tasks(MoLEFlow(**TINY_MODEL), 2)
     inside = torch.ones(module.inspector.extractor.shape[:2], dtype=torch.bool)
     for task in (0, 1):

@@ -64,9 +64,7 @@ def through_a_file(expert: Expert, path: Path) -> Expert:
     return Expert.load(path)
 
 
-def test_expert_of_a_run_that_held_nothing_out_is_read_back(
-    three: Checkpoint, tmp_path: Path
-) -> None:
+def test_expert_without_calibration_is_read_back(three: Checkpoint, tmp_path: Path) -> None:
     expert = extract(three, "b")
     expert.task.calibration = None
     expert.task.products = ["[b"]
@@ -198,7 +196,7 @@ def test_a_product_of_a_group_keeps_its_threshold_under_another_name() -> None:
     assert task.calibration == Calibration([1.0, 2.0], products=["b", "a"])
 
 
-def test_names_that_cannot_be_are_refused(three: Checkpoint) -> None:
+def test_invalid_names_are_refused(three: Checkpoint) -> None:
     changed = copy.deepcopy(three)
     for old, new, message in (
         ("b", "c", r"knows \['c'\] already"),

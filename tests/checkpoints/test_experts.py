@@ -151,7 +151,7 @@ def test_parameter_of_an_expert_that_is_not_finite_is_refused_by_name(
         ({"scores": [float("inf"), 1.0]}, "expected a finite number"),
     ],
 )
-def test_file_that_would_switch_decisions_off_is_refused_by_name(
+def test_file_with_invalid_thresholds_is_refused_by_name(
     change: dict, said: str, learned: tuple[Path, MoLEFlow], tmp_path: Path
 ) -> None:
     expert = expert_of(learned, "b")
@@ -172,6 +172,6 @@ def test_what_an_experts_file_breaks_names_it(error: Exception, tmp_path: Path) 
         raise error
 
 
-def test_what_is_no_fault_of_an_experts_file_is_left_alone(tmp_path: Path) -> None:
+def test_errors_not_caused_by_an_expert_file_pass_through(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="^known$"), taking_over(tmp_path / "b.safetensors"):
         raise ConfigError("known")

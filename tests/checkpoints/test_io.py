@@ -208,7 +208,7 @@ def test_what_breaks_a_restored_model_names_the_file(error: Exception, tmp_path:
     "error",
     [CheckpointError("said"), OSError("disk"), MemoryError("said"), RuntimeError("allocate said")],
 )
-def test_what_is_no_fault_of_the_checkpoint_is_left_alone(error: Exception) -> None:
+def test_errors_not_caused_by_the_checkpoint_pass_through(error: Exception) -> None:
     with pytest.raises(type(error), match="said|disk"), restoring("c.ckpt"):
         raise error
 
@@ -225,7 +225,7 @@ def test_size_that_no_memory_holds_is_damage_of_a_file(
         read_checkpoint(tmp_path / "last.ckpt")
 
 
-def test_differences_are_told_in_words() -> None:
+def test_differences_are_described_in_words() -> None:
     assert differences({"a": 1}, {"a": 1}) == ""
     assert differences({"a": 1}, {"b": 2}) == "a: file 1, model None; b: file None, model 2"
 

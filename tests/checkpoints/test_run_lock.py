@@ -104,7 +104,7 @@ def test_file_elsewhere_needs_no_lock(tmp_path: Path) -> None:
             pass
 
 
-def test_folder_that_cannot_be_locked_is_told(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_locked_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"cannot write .*file"):
         RunLock(tmp_path / "file").acquire()

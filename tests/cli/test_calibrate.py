@@ -92,7 +92,7 @@ def test_one_product_can_have_a_rate_of_its_own() -> None:
         (0.1, "p1", "'p1' has no calibration images"),
     ],
 )
-def test_what_cannot_be_is_refused(rate: float, product: str | None, message: str) -> None:
+def test_invalid_values_are_refused(rate: float, product: str | None, message: str) -> None:
     schedule = schedule_with(Calibration(scores=[1.0]), None)
     before = copy.deepcopy(schedule)
     with pytest.raises(ConfigError, match=message):
@@ -153,12 +153,12 @@ def test_list_that_names_nothing_to_exclude_changes_nothing(
     assert path.read_bytes() == before
 
 
-def test_suspects_are_told_of_in_the_table() -> None:
+def test_table_counts_the_suspects_left_out() -> None:
     scores = [*map(float, range(60)), 5000.0, 6000.0]
     assert "2 suspects left out" in shown(schedule_with(Calibration(scores)))
 
 
-def test_looking_changes_nothing(
+def test_a_preview_changes_nothing(
     learned: tuple[Path, MoLEFlow], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = learned[0] / "last.ckpt"

@@ -175,7 +175,7 @@ def test_file_that_cannot_be_taken_over_is_named_and_the_model_stays(
         file.write_bytes(damaged)
 
 
-def test_signed_models_and_experts_are_told_from_others_by_the_command(
+def test_the_command_distinguishes_signed_models_and_experts(
     learned: tuple[Path, MoLEFlow], tmp_path: Path
 ) -> None:
     run = shutil.copytree(learned[0], tmp_path / "run")

@@ -88,7 +88,7 @@ def test_an_unknown_preset_ends_before_anything_is_built() -> None:
         ("--model.lora_rank=x", "--model.lora_rank x: it takes int"),
     ],
 )
-def test_a_mistake_is_told_in_three_lines(flag: str, said: str) -> None:
+def test_a_usage_error_is_explained_in_three_lines(flag: str, said: str) -> None:
     with pytest.raises(ConfigError) as error:
         parse("fit", "--config=demo", flag)
     lines = str(error.value).splitlines()

@@ -37,7 +37,7 @@ def test_images_are_found_in_what_loaders_give(wrap: Callable) -> None:
 
 
 @pytest.mark.parametrize("batch", [torch.rand(2, 1, 4, 4), torch.rand(3), ["a"], [], {}, {"x": 0}])
-def test_batch_without_images_is_told_from_one_with_them(batch: object) -> None:
+def test_batches_with_and_without_images_are_distinguished(batch: object) -> None:
     with pytest.raises(DataError, match=r"must be a tensor of images .*, got a "):
         images_of(batch)
 

@@ -103,7 +103,7 @@ def test_features_of_a_task_are_shared_by_its_epochs_and_freed_with_the_next_tas
     assert features() is None
 
 
-def test_held_out_images_are_spread_and_not_learned_from(data_root: Path) -> None:
+def test_calibration_images_are_spread_and_not_learned_from(data_root: Path) -> None:
     data = data_for(data_root, ["b"], val_fraction=0.34)
     train = {path for batch in data.train_loader_in_order(0) for path in batch["path"]}
     val = {path for batch in data.val_dataloader()[0] for path in batch["path"]}
@@ -220,7 +220,7 @@ def test_images_used_twice_and_files_not_used_are_named_once(
     assert text.count("1 files of a are not used: 1 without an image suffix") == 1
 
 
-def test_a_share_is_held_out_unless_told_otherwise(data_root: Path) -> None:
+def test_a_share_is_for_calibration_by_default(data_root: Path) -> None:
     data = data_for(data_root, ["b"])
     loader = data.calibration_loader(0)
     assert loader is not None
@@ -249,7 +249,7 @@ def spoil(root: Path, *parts: str) -> Path:
     return path
 
 
-def test_bad_images_of_all_parts_are_told_at_once(tmp_path: Path) -> None:
+def test_bad_images_of_all_parts_are_reported_at_once(tmp_path: Path) -> None:
     draw_product(tmp_path, "a", 0)
     bad = spoil(tmp_path, "a", "train", "good", "003.png")
     worse = spoil(tmp_path, "a", "ground_truth", "square", "001_mask.png")

@@ -51,7 +51,7 @@ def test_batch_of_no_image_has_the_shapes_of_one(data_root: Path) -> None:
     assert images["gt_mask"] == images["path"] == []
 
 
-def test_batch_of_no_image_has_the_shape_of_drawn_patches(data_root: Path) -> None:
+def test_empty_batch_has_the_shape_of_sampled_patches(data_root: Path) -> None:
     records = MVTecLayout(data_root).test("b")
     draw = PatchDraw(grid=(3, 3), wanted=4, seed=0, purpose=("b", 0))
     images = ImageDataset(records, 1, (32, 32))

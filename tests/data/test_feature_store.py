@@ -190,7 +190,7 @@ def test_interrupted_extraction_leaves_no_half_file(
     assert not list((tmp_path / "x").iterdir())
 
 
-def test_full_disk_is_said_before_the_backbone_runs(
+def test_full_disk_is_reported_before_the_backbone_runs(
     tmp_path: Path, data_root: Path, extractor: PatchExtractor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:

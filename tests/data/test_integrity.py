@@ -36,7 +36,7 @@ def test_what_can_be_read_is_read_right(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
-def test_what_cannot_be_read_is_told_with_its_reason(name: str, tmp_path: Path) -> None:
+def test_unreadable_files_are_reported_with_the_reason(name: str, tmp_path: Path) -> None:
     make, reason = UNREADABLE[name]
     path = tmp_path / name
     make(path)
@@ -91,7 +91,7 @@ def test_mask_is_compared_with_the_image_as_it_is_turned(tmp_path: Path) -> None
     assert "has 12 x 8 pixels, the image 8 x 12" in flaw
 
 
-def test_missing_and_broken_masks_are_told(tmp_path: Path) -> None:
+def test_missing_and_broken_masks_are_reported(tmp_path: Path) -> None:
     assert "its mask is missing: " in str(flaw_of(record_with_mask(tmp_path, None)))
     record = record_with_mask(tmp_path, flat("L"))
     assert record.mask is not None
@@ -125,7 +125,7 @@ def records_of(folder: Path) -> list[ImageRecord]:
     return [ImageRecord(path, "p") for path in sorted(folder.iterdir())]
 
 
-def test_all_flaws_are_told_at_once(tmp_path: Path) -> None:
+def test_all_flaws_are_reported_at_once(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="2 of 3 images cannot be used") as error:
         ImageCheck("stop").check(records_of(tmp_path))
     lines = str(error.value).splitlines()
@@ -133,7 +133,7 @@ def test_all_flaws_are_told_at_once(tmp_path: Path) -> None:
     assert lines[2].startswith(f"  {tmp_path / 'worse.png'}: cannot identify")
 
 
-def test_skipped_images_are_told_counted_and_looked_at_once(
+def test_skipped_images_are_reported_counted_and_checked_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     records, check = records_of(tmp_path), ImageCheck("skip")

@@ -37,7 +37,7 @@ def test_a_quarter_is_one_of_every_four_neighbours() -> None:
     assert torch.equal(blocks.sort(1).values, torch.arange(24).expand(IMAGES, -1))
 
 
-def test_a_mean_over_drawn_patches_varies_less_than_over_patches_drawn_freely() -> None:
+def test_a_mean_over_balanced_patches_varies_less_than_over_random_patches() -> None:
     shade = torch.linspace(0, 1, 16)[:, None] + torch.linspace(0, 2, 16)
     free = torch.stack([torch.randperm(256)[:64] for _ in range(IMAGES)])
     spread, scattered = (shade.flatten()[places].mean(1) for places in (drawn((16, 16), 64), free))

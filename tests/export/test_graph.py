@@ -115,7 +115,7 @@ def ruled(novelty: float, score: float, limit: float) -> str:
 @pytest.mark.parametrize("options", [{}, SEED_METHOD, {"score": "bank"}])
 @pytest.mark.parametrize("what", ["score", "novelty"])
 @torch.no_grad()
-def test_a_number_that_is_none_is_never_normal(what: str, options: dict, tiny_model: Build) -> None:
+def test_a_score_of_nan_is_never_normal(what: str, options: dict, tiny_model: Build) -> None:
     model = some_tasks(tiny_model(**options), 1)
     (task,) = model.schedule.tasks
     task.calibration = Calibration(*[[1e9, 1e9]] * 5)  # all would be normal

@@ -279,7 +279,7 @@ def test_a_smaller_clamp_conditions_what_few_images_and_epochs_leave(tmp_path: P
     assert change[1.9] > 5 * change[0.5]
 
 
-def test_values_that_are_no_numbers_do_not_pass() -> None:
+def test_nan_values_do_not_pass() -> None:
     one = {
         "map": torch.ones(1, 2, 2), "score": torch.ones(1), "distance": torch.ones(1),
         "product": torch.zeros(1, dtype=torch.long), "novelty": torch.ones(1),

@@ -12,7 +12,7 @@ from moleflow_pl.tasks.schedule import TaskSchedule
 from moleflow_pl.tasks.thresholds import threshold
 
 
-def test_a_product_of_a_group_has_its_own_threshold_where_it_is_told() -> None:
+def test_a_product_of_a_group_has_its_own_threshold_where_it_is_given() -> None:
     numbers = [1.0, 2.0, 30.0, 40.0]
     products = ["a", "b", "b", "a"]
     schedule = TaskSchedule()
@@ -28,7 +28,7 @@ def test_a_product_of_a_group_has_its_own_threshold_where_it_is_told() -> None:
         assert limits.median_score == np.median(scores)
 
 
-def test_a_score_that_is_no_number_passes_nothing() -> None:
+def test_a_score_of_nan_is_never_normal() -> None:
     """Damaged weights, or an image beyond all numbers."""
     numbers = [1.0, 2.0, 30.0, 40.0]
     schedule = TaskSchedule()

@@ -83,7 +83,7 @@ def test_steady_products_stay_steady(
         ({"novelty_ratio": 0.4}, "novelty ratio has risen since image "),
     ],
 )
-def test_change_is_a_warning_and_then_drift_told_in_words(
+def test_change_is_a_warning_and_then_drift_described_in_words(
     changes: dict[str, float],
     words: str,
     generator: np.random.Generator,
@@ -201,6 +201,6 @@ def test_images_above_the_threshold_are_no_reference_for_ordinary_ones() -> None
     assert found == {"score": [1.0, 2.0], "novelty_ratio": [0.0] * 3, "brightness": []}
 
 
-def test_rate_that_cannot_be_is_refused(decisions: DecisionMaker) -> None:
+def test_invalid_rate_is_refused(decisions: DecisionMaker) -> None:
     with pytest.raises(ConfigError, match="images_per_false_alarm must be a number of at least"):
         DriftMonitor(decisions, images_per_false_alarm=10)

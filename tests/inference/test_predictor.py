@@ -179,7 +179,7 @@ def test_a_product_can_be_forced(learned: tuple[Path, MoLEFlow], paths: list[Pat
         Predictor.load(learned[0], product="1")
 
 
-def test_where_there_is_no_model_is_said(tmp_path: Path) -> None:
+def test_missing_model_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="give a run folder or a .ckpt file"):
         Predictor.load(tmp_path)
 

@@ -92,7 +92,7 @@ def test_false_alarms_score_lower_in_the_new_version(
     assert all(now.score < then.score for now, then in zip(after, before, strict=True))
 
 
-def test_preview_tells_what_would_change_and_writes_nothing(
+def test_preview_lists_what_would_change_and_writes_nothing(
     path: Path, reviews: list[Review], data_root: Path
 ) -> None:
     content = path.read_bytes()
@@ -212,14 +212,12 @@ def test_last_verdict_on_an_image_counts(tmp_path: Path) -> None:
         (("1.png",), "path and product are empty or missing"),
     ],
 )
-def test_row_that_says_what_cannot_be_is_refused(
-    row: tuple[str, ...], said: str, tmp_path: Path
-) -> None:
+def test_contradictory_row_is_refused(row: tuple[str, ...], said: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=said):
         read_reviews(write_reviews(tmp_path / "r.csv", [row]))
 
 
-def test_table_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_invalid_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot read the reviews .*: No such file"):
         read_reviews(tmp_path / "r.csv")
     (tmp_path / "r.csv").write_text("a,b\n1,2\n")

@@ -38,7 +38,7 @@ def test_one_class_alone_has_no_metric(metric: object) -> None:
         assert metric(torch.rand(len(labels)), labels.long()) is None  # type: ignore[operator]
 
 
-def test_constant_scores_tell_nothing() -> None:
+def test_constant_scores_have_chance_metrics() -> None:
     scores, labels = torch.full((4,), 120.0), torch.tensor([0, 1, 0, 1])
     assert auroc(scores, labels) == 0.5
     assert average_precision(scores, labels) == 0.5

@@ -16,7 +16,7 @@ from tests.helpers.oracles import literal_aupro, sorted_aupro
 from tests.helpers.scores import scored, scored_at_1024
 
 
-def test_image_auroc_is_sklearns_for_both_ways() -> None:
+def test_image_auroc_is_sklearns_in_both_routing_modes() -> None:
     labels, scores = [0, 1, 0, 1, 1], [120.0, 119.5, 118.0, 121.0, 118.0]
     metrics = scored(0, labels, [0] * 5, scores).metrics()["values"]["image_auroc"]
     oracle = [s + label for s, label in zip(scores, labels, strict=True)]
@@ -92,7 +92,7 @@ def test_mask_smaller_than_a_pixel_of_the_map_is_no_region() -> None:
     assert values["image_auroc"]["routed"] == 1.0
 
 
-def test_what_cannot_be_had_is_none() -> None:
+def test_metrics_that_do_not_exist_are_none() -> None:
     without_masks = scored(0, [0, 1], [0, 0], [1.0, 2.0], masks=False).metrics()["values"]
     assert without_masks["pixel_auroc"] == {"routed": None, "oracle": None}
     all_good = scored(0, [0, 0], [0, 0], [1.0, 2.0]).metrics()["values"]

@@ -58,7 +58,7 @@ def test_median_prototype_is_the_median_over_patches_without_position(tiny_model
     assert torch.equal(module(images).distances, module.inspector.router.distances(medians))
 
 
-def test_router_is_told_the_mean_over_patches_without_position(tiny_model: Build) -> None:
+def test_router_gets_the_mean_over_patches_without_position(tiny_model: Build) -> None:
     module = with_tasks(tiny_model(prototype="mean"))
     images = torch.rand(2, 3, SIZE, SIZE)
     expected = module.inspector.router.distances(module.inspector.extractor(images).mean((1, 2)))
@@ -107,7 +107,7 @@ def test_another_score_does_not_find_what_the_last_one_compared(tiny_model: Buil
 
 
 @torch.no_grad()
-def test_kept_latents_of_many_products_stay_ready(tiny_model: Build) -> None:
+def test_expanded_banks_of_many_products_stay_cached(tiny_model: Build) -> None:
     module = with_tasks(tiny_model(score="depths", bank_mb=BANK_MB), CACHED_BANKS)
     first = [module.inspector.search_banks(task) for task in range(CACHED_BANKS)]
     assert all(module.inspector.search_banks(task) is one for task, one in enumerate(first))
@@ -123,7 +123,7 @@ def test_an_outlier_beyond_half_precision_leaves_a_bank_finite(tiny_model: Build
 
 
 @torch.no_grad()
-def test_what_kept_latents_become_follows_the_bank_and_the_expert(tiny_model: Build) -> None:
+def test_expanded_bank_follows_the_bank_and_the_expert(tiny_model: Build) -> None:
     module = with_tasks(tiny_model(score="depths", bank_mb=BANK_MB))
     inspector = module.inspector
     first = inspector.search_banks(0)["depths"][0]

@@ -126,7 +126,7 @@ def test_pooled_prototypes_hold_with_fewer_images_than_channels() -> None:
 
 
 @pytest.mark.parametrize("name", list(ROUTERS))
-def test_no_image_goes_to_a_hidden_task_and_others_are_told_apart_as_without_it(name: str) -> None:
+def test_no_image_goes_to_a_hidden_task_and_others_are_routed_as_without_it(name: str) -> None:
     groups = groups_of()
     router, without = (ROUTERS[name](None) for _ in range(2))
     for task, features in enumerate(groups):

@@ -43,7 +43,7 @@ def as_list(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-def test_there_are_the_promised_presets() -> None:
+def test_all_documented_presets_exist() -> None:
     assert set(PRESETS) >= {
         "demo", "mvtec", "mvtec_pilot", "mvtec_14_1", "mvtec_10_5", "mvtec_3x5", "seed", "visa",
     }  # fmt: skip

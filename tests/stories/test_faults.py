@@ -237,7 +237,9 @@ def test_closed_folder_stops_a_fit_before_it_begins(
     assert (run / "last.ckpt").read_bytes() == (story.moved / "last.ckpt").read_bytes()
 
 
-def test_folder_that_takes_no_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_that_takes_no_file_is_an_error_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def closed(*args: object, **options: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 

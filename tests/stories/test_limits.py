@@ -130,7 +130,7 @@ def test_brackets_in_an_expert_file_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("safe", [True, False])
-def test_a_configuration_runs_any_code_that_it_names_unless_it_is_told_not_to(
+def test_a_configuration_runs_any_code_that_it_names_without_safe_config(
     safe: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)

@@ -55,7 +55,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, cells: Path) -> Path:
     return run
 
 
-def test_decisions_about_real_cells_are_as_promised(run: Path, cells: Path) -> None:
+def test_decisions_about_real_cells_are_within_their_intervals(run: Path, cells: Path) -> None:
     """False alarms in their interval, known products known; no limit tells the twins apart."""
     model, report = MoLEFlow.load_from_checkpoint(run / "last.ckpt").eval(), Report("decisions")
     decisions.judge_run(report, model, {"layout": "mvtec", "root": str(cells)})

@@ -149,7 +149,7 @@ class Stopper:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_fit_that_a_signal_stops_says_how_far_it_came_and_goes_on_to_the_same_end(
+def test_fit_that_a_signal_stops_says_how_far_it_came_and_resumes_to_the_same_end(
     signum: int, story: Story, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -208,7 +208,7 @@ HALF = r"has learned no task yet \(1 of 2 epochs of '01' are done\): finish its 
 
 
 @pytest.mark.parametrize("verb", ["predict", "test", "validate", "export"])
-def test_half_learned_model_is_told_in_a_sentence(
+def test_half_learned_model_is_an_error_in_a_sentence(
     verb: str, half_learned: Path, data_root: Path, tmp_path: Path
 ) -> None:
     args = [verb, f"--ckpt_path={half_learned}"]
@@ -222,6 +222,6 @@ def test_half_learned_model_is_told_in_a_sentence(
         run_here(tmp_path, *args)
 
 
-def test_predictor_of_a_half_learned_model_is_told_in_a_sentence(half_learned: Path) -> None:
+def test_predictor_of_a_half_learned_model_is_an_error_in_a_sentence(half_learned: Path) -> None:
     with pytest.raises(CheckpointError, match=HALF):
         Predictor.load(half_learned)

@@ -27,7 +27,7 @@ NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_option_of_the_trainer_that_does_not_fit_is_told_in_one_line(
+def test_invalid_option_of_the_trainer_is_an_error_in_one_line(
     options: list[str], told: str, data_root: Path, tmp_path: Path
 ) -> None:
     args = [f"--data.root={data_root}", "--data.tasks=[b]", *MODEL]

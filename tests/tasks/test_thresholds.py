@@ -18,7 +18,7 @@ from moleflow_pl.tasks.thresholds import (
 
 
 @pytest.mark.parametrize(("images", "rate"), [(199, 0.01), (99, 0.01), (60, 0.05), (500, 0.002)])
-def test_false_alarms_are_distributed_as_promised_whatever_the_scores(
+def test_false_alarms_follow_the_stated_distribution_for_any_scores(
     images: int, rate: float
 ) -> None:
     """Simulated: how often new good images exceed the limit, over many calibrations."""
@@ -74,7 +74,7 @@ def test_an_extrapolated_rate_is_hardly_above_the_one_asked_for(images: int) -> 
 
 
 @pytest.mark.parametrize("images", [1, 2, 5])
-def test_a_handful_of_images_promises_little(images: int) -> None:
+def test_a_handful_of_images_gives_a_wide_interval(images: int) -> None:
     found = threshold([3.0] * images, 0.01)
     assert found.value == 3.0
     assert found.extrapolated
@@ -158,7 +158,7 @@ def test_rate_above_the_tail_takes_every_image_for_good() -> None:
 
 
 @pytest.mark.parametrize("rate", [0.0, 1e-300, 1e-7, 1.0, -0.1, math.nan])
-def test_what_is_no_rate_is_refused(rate: float) -> None:
+def test_invalid_rate_is_refused(rate: float) -> None:
     with pytest.raises(ConfigError, match="lies between 1e-06 and 1"):
         threshold([1.0], rate)
 

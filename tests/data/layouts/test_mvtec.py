@@ -46,7 +46,7 @@ def test_product_without_masks_has_none(data_root: Path) -> None:
     assert not any(record.has_masks or record.mask for record in MVTecLayout(data_root).test("c"))
 
 
-def test_one_missing_mask_is_told_of_and_no_error_yet(tmp_path: Path) -> None:
+def test_one_missing_mask_is_a_warning_and_no_error(tmp_path: Path) -> None:
     draw_product(tmp_path, "a", 0)
     (tmp_path / "a" / "ground_truth" / "square" / "001_mask.png").unlink()
     test = MVTecLayout(tmp_path).test("a")

@@ -54,12 +54,12 @@ def test_odd_names_of_folders_are_names_of_products(name: str) -> None:
 
 
 @pytest.mark.parametrize("tasks", ["aa", "01", {"a": 1}, 5, None])
-def test_task_list_that_is_none_is_told(tasks: object) -> None:
+def test_invalid_task_list_is_an_error(tasks: object) -> None:
     with pytest.raises(DataError, match="data.tasks must be a list of names such as"):
         task_groups(tasks)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", [None, 1.5, b"a", ["b"], True])
-def test_name_that_is_none_is_told(name: object) -> None:
+def test_invalid_name_is_an_error(name: object) -> None:
     with pytest.raises(DataError, match="must hold names and lists of names, got"):
         task_groups([["a", name]])  # type: ignore[list-item]

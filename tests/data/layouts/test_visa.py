@@ -62,7 +62,7 @@ def test_visa_says_what_is_missing(visa: Path) -> None:
         VisALayout(visa)
 
 
-def test_a_missing_mask_of_visa_is_told_of_and_no_error_yet(visa: Path) -> None:
+def test_a_missing_mask_of_visa_is_a_warning_and_no_error(visa: Path) -> None:
     path = visa / "split_csv" / "1cls.csv"
     mask = visa / "candle/Data/Masks/Anomaly/000.png"
     mask.unlink()
