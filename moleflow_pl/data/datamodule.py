@@ -58,31 +58,24 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
     Args:
         root: Folder of the data set, or a folder for each product by its name; none for a layout
             that reads a package.
-        tasks: Products in the order of learning; an inner list is a group of products that is
-            learned at once.
+        tasks: Products in the order of learning; an inner list is a group, learned at once.
         layout: Arrangement of the data set: `mvtec`, `mvtec2`, `visa`, `btad`, `mpdd`, `elpv`,
             `folder` (good images alone, one folder for each product), or a name registered in
             `LAYOUTS`.
         image_size: Side of the images, or height and width; by default what the model takes.
         batch_size: Images in a batch, of each device.
         num_workers: Processes that read images; 0 reads in the main process.
-        val_fraction: Share of each product's good images used for calibration: thresholds follow
-            from them, and `validate` uses them. With 0 there are no decisions.
-        cache_features: Keep the current task's features instead of running the backbone in every
-            epoch.
+        val_fraction: Share of each product's good images for calibration; 0 for no decisions.
+        cache_features: Keep a task's features instead of running the backbone in every epoch.
         check_files: Read every image and mask once before the first epoch, and name unusable ones.
-        on_error: What to do with unusable images: `stop` lists them and ends, `skip` lists them and
-            leaves them out.
-        feature_memory_gb: Size up to which features are held in memory; larger ones are mapped
-            from a file.
-        feature_store: Folder that keeps features for other runs on the same images; by default
-            they are discarded.
+        on_error: What to do with unusable images: `stop` lists them and ends, `skip` goes on.
+        feature_memory_gb: Largest features held in memory; larger ones are mapped from a file.
+        feature_store: Folder that keeps features for other runs; by default they are discarded.
         roi: Mask of the region of interest, 0 outside: a file for all products, or a file by
             product; by default `roi.png` in a product's folder.
-        augmentation: Random transform of every training image (3, H, W) uint8, such as one of
-            torchvision; features are then computed again in every epoch.
-        predict_path: Images for `predict`: a file, a folder (searched through) or a pattern; by
-            default the test images.
+        augmentation: Random transform of training images (3, H, W) uint8, such as one of
+            torchvision; features are then computed in every epoch.
+        predict_path: Images for `predict`: a file, folder or pattern; by default the test images.
 
     Raises:
         ConfigError: a number is out of range, or a name is unknown.
