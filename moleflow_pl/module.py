@@ -73,14 +73,14 @@ class MoLEFlow(LightningModule):
             an installed package, or `random`.
         target_embed_dim: Width of a fixed random projection; none by default.
         smooth: Side of the window that features are averaged over, odd.
-        grid: Side of the grid of features, or height and width; none by default.
+        grid: Side of the grid of features, or height and width.
         tile: Side of the tiles, or height and width, in which the backbone sees large images;
             by default it sees an image at once.
         tile_overlap: Least overlap of neighbouring tiles, in pixels.
         precision: Number format of the backbone: `float32`, `bfloat16`, or `auto`: bfloat16 where
             the hardware has instructions for it.
-        flow_groups: How many groups the flow and the router see, counted from the first.
-        group_norm: Normalisation in the score `groups`: `l2`, `layer_norm` or `none`.
+        flow_groups: How many of the first groups the flow and the router see.
+        group_norm: Norm in the score `groups`: `l2`, `layer_norm` or `none`.
         use_position: Add a sine-cosine position code, with values up to 1.
         coupling_layers: Coupling blocks of the flow.
         clamp_alpha: Largest log-scale of one coupling.
