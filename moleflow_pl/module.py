@@ -73,14 +73,14 @@ class MoLEFlow(LightningModule):
             an installed package, or `random`.
         target_embed_dim: Width of a fixed random projection; none by default.
         smooth: Side of the window that features are averaged over, odd.
-        grid: Side of the grid of features, or height and width; none by default.
+        grid: Side of the grid of features, or height and width.
         tile: Side of the tiles, or height and width, in which the backbone sees large images;
             by default it sees an image at once.
         tile_overlap: Least overlap of neighbouring tiles, in pixels.
         precision: Number format of the backbone: `float32`, `bfloat16`, or `auto`: bfloat16 where
             the hardware has instructions for it.
-        flow_groups: How many groups the flow and the router see, counted from the first.
-        group_norm: Normalisation in the score `groups`: `l2`, `layer_norm` or `none`.
+        flow_groups: How many of the first groups the flow and the router see.
+        group_norm: Norm in the score `groups`: `l2`, `layer_norm` or `none`.
         use_position: Add a sine-cosine position code, with values up to 1.
         coupling_layers: Coupling blocks of the flow.
         clamp_alpha: Largest log-scale of one coupling.
@@ -90,20 +90,20 @@ class MoLEFlow(LightningModule):
         use_task_adapter: Experts have an input adapter.
         use_task_bias: Experts have bias shifts.
         adapter: Kind of the input adapters: `whitening`, which the likelihood counts, or `film`, as
-            the method was published.
-        loss: Loss of a step: the `mean` NLL of its patches, or with most weight their `tail`.
+            in the original method.
+        loss: Loss of a step: the `mean` NLL of its patches, or the `tail`, the worst weighted most.
         score: Anomaly score of a patch: the latent's `norm`, its `nll`, or the distance to a
             memory bank at the flow's end (`bank`), also half-way (`depths`), or in each group of
-            layers (`groups`). Of several, the sum of each by its median on good images.
+            layers (`groups`). Several are added, each divided by its median on good images.
         bank_mb: Largest size of a task's memory banks together, in MB.
         router: Distance to a task's prototype: `pooled`, `mahalanobis` or `euclidean`; with
             `none`, all images go to the first task.
         prototype: What the router sees of an image: the mean of each of 16 `regions`, or the
             `mean` or `median` of all patches.
-        patch_fraction: Share of an image's patches in a step, drawn anew each epoch.
+        patch_fraction: Share of an image's patches in a step, drawn again each epoch.
         image_score: Score of an image from its patches: their `tail`, the mean beyond a quantile,
             or the `quantile` itself.
-        image_quantile: Quantile of the image score; published: `quantile` at 0.99.
+        image_quantile: Quantile of the image score; originally `quantile` at 0.99.
         optimizer: Builds an optimizer from a list of parameters.
 
     Attributes:
