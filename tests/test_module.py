@@ -156,7 +156,7 @@ def test_loading_needs_the_same_backbone_and_structure(learned: tuple[Path, MoLE
         MoLEFlow.load_from_checkpoint(path, lora_rank=3)
     for argument in ({"score": "nll"}, {"image_score": "quantile"}, {"image_quantile": 0.9}):
         (name,) = argument
-        with pytest.raises(CheckpointError, match=f"{name}: file .*thresholds hold"):
+        with pytest.raises(CheckpointError, match=f"{name}: file .*thresholds are valid only"):
             MoLEFlow.load_from_checkpoint(path, **argument)
 
 

@@ -77,6 +77,6 @@ def test_command_has_a_line_for_each_change_of_each_product(
     )  # fmt: skip
     rows = last_rows(capsys)
     for product in ("01", "b"):
-        assert f"{TINY.name}: {product}, steady: drift told" in rows
+        assert f"{TINY.name}: {product}, steady: drift reported" in rows
         for change in CHANGES:
             assert f"{TINY.name}: {product}, {change}: images until drift" in rows

@@ -23,7 +23,7 @@ def test_other_ways_to_use_several_devices_are_refused() -> None:
 
 @pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
 def test_weights_in_half_precision_are_refused(precision: str) -> None:
-    with pytest.raises(ConfigError, match="use bf16-mixed"):
+    with pytest.raises(ConfigError, match="or bf16-mixed"):
         check_precision(trainer(devices=1, precision=precision))
 
 

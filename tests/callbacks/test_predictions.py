@@ -80,7 +80,7 @@ def test_a_wrong_name_lists_the_right_ones_and_changes_nothing(
 ) -> None:
     predict(tmp_path, model, data_root / "b" / "test" / "good")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ConfigError, match=r"no product 'x': the model knows \['01', 'b'\]"):
+    with pytest.raises(ConfigError, match=r"no product 'x' in this model: it knows \['01', 'b'\]"):
         predict(tmp_path, model, data_root / "b" / "test", product="x")
     assert sorted(tmp_path.rglob("*")) == before
 

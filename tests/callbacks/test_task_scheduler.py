@@ -156,7 +156,7 @@ def test_nothing_left_to_learn_is_no_error(
 def test_another_order_than_the_checkpoints_is_refused(
     learned: tuple[Path, MoLEFlow], tmp_path: Path, data_root: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="may add to them at its end"):
+    with pytest.raises(ConfigError, match="a task list may only append"):
         fit(tmp_path, data_root, ["b", "01"], ckpt_path=learned[0] / "last.ckpt")
 
 

@@ -77,7 +77,9 @@ def test_a_predictor_takes_the_model_itself_and_its_thresholds(
     assert found.threshold == model.schedule.tasks[0].calibration.score_threshold.value  # type: ignore[union-attr]
     found = Predictor(model, thresholds={"01": found.score})(image)
     assert (found.label, found.threshold, found.normalised_score) == ("normal", found.score, 0.5)
-    with pytest.raises(ConfigError, match=r"no product 'x': the model knows \['01', 'nuts'\]"):
+    with pytest.raises(
+        ConfigError, match=r"no product 'x' in this model: it knows \['01', 'nuts'\]"
+    ):
         Predictor(model, thresholds={"x": 1.0})
     with pytest.raises(ConfigError, match="a threshold must be a finite number, got"):
         Predictor(model, thresholds={"01": float("nan")})

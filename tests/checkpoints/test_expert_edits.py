@@ -200,7 +200,7 @@ def test_invalid_names_are_refused(three: Checkpoint) -> None:
     changed = copy.deepcopy(three)
     for old, new, message in (
         ("b", "c", r"knows \['c'\] already"),
-        ("x", "y", r"no product 'x': the model knows \['01', 'b', 'c'\]"),
+        ("x", "y", r"no product 'x' in this model: it knows \['01', 'b', 'c'\]"),
         ("b", "a/b", "must be a valid folder name"),
         ("b", " ", "must be a valid folder name"),
     ):

@@ -87,8 +87,8 @@ def test_one_product_can_have_a_rate_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("rate", "product", "message"),
     [
-        (2.0, None, "lies between 1e-06 and 1, got 2.0"),
-        (0.1, "x", r"no product 'x': the model knows \['p0', 'p1'\]"),
+        (2.0, None, "must be a number from 1e-06 to below 1, got 2.0"),
+        (0.1, "x", r"no product 'x' in this model: it knows \['p0', 'p1'\]"),
         (0.1, "p1", "'p1' has no calibration images"),
     ],
 )

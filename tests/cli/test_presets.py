@@ -45,7 +45,7 @@ def test_a_single_value_in_the_place_of_a_group_is_refused(
     path = tmp_path / "own.yaml"
     path.write_text(json.dumps({group: value}))
     for given in (str(path), path.read_text()):
-        with pytest.raises(ConfigError, match=f"{group} is a group of options, got") as error:
+        with pytest.raises(ConfigError, match=f"{group} must be a group of options, got") as error:
             resolve(["fit", "--config", given])
         assert "\x1b" not in str(error.value)
     path.write_text(f"{group}:\n")

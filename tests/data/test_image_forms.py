@@ -59,8 +59,8 @@ def test_every_form_of_an_image_gives_its_pixels(image: ImageLike) -> None:
         (np.full((4, 4), None), "got object"),
         (np.zeros((4, 4), complex), "got complex128"),
         (torch.zeros(3, 4, 4, device="meta"), "this image cannot be used"),
-        (Path(__file__).parent, "is a folder, give the images in it"),
-        (str(Path(__file__).parent), "is a folder, give the images in it"),
+        (Path(__file__).parent, "is a folder; give the images in it"),
+        (str(Path(__file__).parent), "is a folder; give the images in it"),
         (Path("/no/such.png"), "No such file"),
     ],
 )

@@ -164,7 +164,9 @@ def test_backbone_of_which_this_timm_has_no_maps_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delattr(type(vit().backbone), "forward_intermediates")
-    with pytest.raises(ConfigError, match=r"no feature maps of test_vit .*take a newer timm, or"):
+    with pytest.raises(
+        ConfigError, match=r"no feature maps of test_vit .*install a newer timm, or"
+    ):
         vit()
 
 

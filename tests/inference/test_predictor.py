@@ -175,7 +175,7 @@ def test_a_product_can_be_forced(learned: tuple[Path, MoLEFlow], paths: list[Pat
     found = Predictor.load(learned[0] / "last.ckpt", product="01")(paths[0])
     assert found.product == "01"
     assert found.label in ("normal", "anomalous")
-    with pytest.raises(ConfigError, match=r"no product '1': the model knows \['01', 'b'\]"):
+    with pytest.raises(ConfigError, match=r"no product '1' in this model: it knows \['01', 'b'\]"):
         Predictor.load(learned[0], product="1")
 
 

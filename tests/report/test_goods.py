@@ -29,7 +29,7 @@ def test_summary_says_what_is_behind_each_threshold() -> None:
 def test_table_of_good_images_fits_a_terminal_and_says_what_is_known() -> None:
     text = on_screen(goods_table(summarise(untested_tasks(), COST)))
     assert max(map(len, text.splitlines())) <= 80
-    for words in ("27 +", "2 of 3", "1 to b", "differ", "p = 0.004", "alike", "is not known"):
+    for words in ("27 +", "2 of 3", "1 to b", "differ", "p = 0.004", "alike", "unknown"):
         assert words in text
     assert f"> {THRESHOLD:.4g}" in text
     assert not re.search(r"[│┃] +- +[│┃]", text)

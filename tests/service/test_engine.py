@@ -74,7 +74,7 @@ def test_a_full_queue_takes_all_of_a_request_or_nothing() -> None:
     submit(engine, 0)
     wait_until(lambda: engine.waiting == 0)
     submit(engine, 1, 2)
-    with pytest.raises(QueueFullError, match="2 images wait, 3 may"):
+    with pytest.raises(QueueFullError, match="2 images are waiting, and --queue allows 3"):
         submit(engine, 3, 4)
     submit(engine, 5)
     model.open.set()

@@ -158,7 +158,7 @@ def test_reviews_are_previewed_and_applied_and_the_service_swaps(client: TestCli
     service.watcher.look()
     after = client.get("/v1/products").json()
     assert after["model"] != before["model"]
-    assert "No review waits" in client.get("/reviews").text
+    assert "There are no reviews to apply" in client.get("/reviews").text
     assert client.get("/reviews/preview").status_code == 422
     undo = re.search(r'action="(/reviews/\d+/undo)"', client.get(f"/inspections/{number}").text)
     assert undo

@@ -60,7 +60,7 @@ def test_product_is_ordered_by_uploaded_images_and_by_a_folder(
         ({"name": "x", "folder": "/none"}, 422, "no folder of images at /none"),
         ({"name": "x", "folder": "/", "epochs": "many"}, 422, "epochs must be a number"),
         ({"name": "../x", "folder": "/"}, 422, "not a valid product name"),
-        ({"name": "b", "folder": "/"}, 422, "is known, or being learned"),
+        ({"name": "b", "folder": "/"}, 422, "is already known or being learned"),
     ],
 )
 def test_order_that_cannot_be_is_refused(

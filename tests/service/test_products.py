@@ -119,10 +119,10 @@ def test_orders_that_cannot_be_are_refused(
         order(database, "../c", images(data_root), "Ann")
     with pytest.raises(DataError, match="no folder of images at"):
         order(database, "c", tmp_path / "none", "Ann")
-    with pytest.raises(ConfigError, match="'b' is known, or being learned"):
+    with pytest.raises(ConfigError, match="'b' is already known or being learned"):
         order(database, "b", images(data_root), "Ann")
     order(database, "c", images(data_root), "Ann")
-    with pytest.raises(ConfigError, match="'c' is known, or being learned"):
+    with pytest.raises(ConfigError, match="'c' is already known or being learned"):
         order(database, "c", images(data_root), "Ann")
     assert [job.product for job in jobs(database)] == ["c"]
 

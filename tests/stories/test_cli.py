@@ -245,8 +245,11 @@ def test_folders_of_good_images_are_learned_and_end_with_what_is_known(
         (["--trainer.max_epochs=3", "--data.tasks=[b]"], "set schedule.epochs_per_task"),
         (["--ckpt_path=no.ckpt", "--data.tasks=[b]"], "no checkpoint at no.ckpt"),
         (["--ckpt_path=other/last.ckpt", "--data.tasks=[b]"], "no checkpoint at other/last.ckpt"),
-        (["--trainer.devices=2", "--trainer.strategy=ddp_spawn", "--data.tasks=[b]"], "ddp alone"),
-        (["--trainer.precision=16-true", "--data.tasks=[b]"], "use bf16-mixed"),
+        (
+            ["--trainer.devices=2", "--trainer.strategy=ddp_spawn", "--data.tasks=[b]"],
+            "need trainer.strategy ddp",
+        ),
+        (["--trainer.precision=16-true", "--data.tasks=[b]"], "or bf16-mixed"),
     ],
 )
 def test_bad_input_ends_in_one_clear_message(

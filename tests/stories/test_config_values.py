@@ -93,7 +93,7 @@ def refused_by_name(error: ConfigError, name: str, value: object) -> None:
     assert name in said or (name == "false_alarm_rate" and "false-alarm rate" in said)
     assert any(repr(part) in said for part in (value if isinstance(value, list) else [value])), said
     assert len(said.splitlines()) == 1
-    limits = "must be|has to be|lies between|multiple|at most|odd|takes images|levels"
+    limits = "must be|has to be|multiple|at most|odd|takes images|levels"
     assert re.search(limits, said), said
 
 

@@ -120,16 +120,19 @@ def test_predict_by_a_forced_product_and_a_wrong_name(line: Line, tmp_path: Path
     (score,) = own_scores(line.path, [image], "solar_poly")
     assert float(row["score"]) == pytest.approx(score, rel=1e-5)
     said = failure(tmp_path, *options, "--product=solar")
-    assert "no product 'solar': the model knows ['solar_mono', 'solar_poly']" in said
+    assert "no product 'solar' in this model: it knows ['solar_mono', 'solar_poly']" in said
     said = failure(tmp_path, *options, "--model.score=nll")
-    assert "score: file 'norm', model 'nll'), and its tensors and thresholds hold" in said
+    assert (
+        "score: file 'norm', model 'nll'), and its tensors and thresholds are valid only for those"
+        in said
+    )
 
 
 @pytest.mark.slow
 def test_a_wrong_name_shows_no_traceback_in_a_fresh_process(line: Line, tmp_path: Path) -> None:
     options = ["--ckpt_path", line.path, f"--data.predict_path={images_of(line)[0]}"]
     said = moleflow(tmp_path, "predict", *options, "--product=solar", fails=True)
-    assert "no product 'solar': the model knows ['solar_mono', 'solar_poly']" in said.stderr
+    assert "no product 'solar' in this model: it knows ['solar_mono', 'solar_poly']" in said.stderr
     assert "Traceback" not in said.stderr
 
 
@@ -177,7 +180,7 @@ def test_experts_travel_and_all_others_stay_equal_to_the_bit(
     # a second import, of the copy that `remove` kept, under a name that is there
     kept = path.parent / "experts" / "solar_poly~1.safetensors"
     said = failure(tmp_path, "experts", "import", kept, *options, "--name", "mono")
-    assert "the model knows ['mono'] already" in said
+    assert "the model already knows ['mono']" in said
 
 
 def test_an_update_learns_again_beside_the_old_version_and_rolls_back(

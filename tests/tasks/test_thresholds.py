@@ -159,7 +159,7 @@ def test_rate_above_the_tail_takes_every_image_for_good() -> None:
 
 @pytest.mark.parametrize("rate", [0.0, 1e-300, 1e-7, 1.0, -0.1, math.nan])
 def test_invalid_rate_is_refused(rate: float) -> None:
-    with pytest.raises(ConfigError, match="lies between 1e-06 and 1"):
+    with pytest.raises(ConfigError, match="must be a number from 1e-06 to below 1"):
         threshold([1.0], rate)
 
 

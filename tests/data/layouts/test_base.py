@@ -46,7 +46,7 @@ def test_each_product_may_be_in_a_folder_of_its_own(layout: type, tmp_path: Path
     (first, _) = found.train("b")
     assert first.path == tmp_path / "two/deep/y/train/good/000.png"
     assert first.product == "b"
-    with pytest.raises(DataError, match=r"no product 'c' .* there are \['a', 'b'\]"):
+    with pytest.raises(DataError, match=r"no product 'c' .* it has \['a', 'b'\]"):
         found.train("c")
     with pytest.raises(DataError, match="nowhere is not a folder"):
         layout({**root, "c": str(tmp_path / "nowhere")})

@@ -36,7 +36,7 @@ def test_solar_cells_are_split_by_rule_and_doubtful_ones_left_out(elpv: ELPVLayo
 
 
 def test_unknown_kind_of_cell_lists_those_there_are(elpv: ELPVLayout) -> None:
-    with pytest.raises(DataError, match=r"there are \['solar_mono', 'solar_poly'\]"):
+    with pytest.raises(DataError, match=r"it has \['solar_mono', 'solar_poly'\]"):
         elpv.train("mono")
 
 

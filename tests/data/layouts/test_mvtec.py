@@ -71,7 +71,7 @@ def test_missing_root_shows_the_tree_and_where_the_data_is_had(root: str | None)
 
 
 def test_unknown_product_lists_those_there_are(data_root: Path) -> None:
-    with pytest.raises(DataError, match=r"no product 'x' in .*there are \['01', 'b', 'c'\]"):
+    with pytest.raises(DataError, match=r"no product 'x' in .*it has \['01', 'b', 'c'\]"):
         MVTecLayout(data_root).train("x")
 
 
@@ -205,7 +205,7 @@ def test_mpdd_has_mvtecs_tree(tmp_path: Path) -> None:
 def test_a_wrong_product_or_root_is_answered_with_what_there_is(
     kind: type[MVTecLayout], tmp_path: Path
 ) -> None:
-    with pytest.raises(DataError, match=rf"(?s)no product 'x'.*there are \[\].*{'<root>'}"):
+    with pytest.raises(DataError, match=rf"(?s)no product 'x'.*it has \[\].*{'<root>'}"):
         kind(tmp_path).train("x")
     with pytest.raises(DataError, match=f"layout '{kind.name}' needs a folder as data.root"):
         kind(None)

@@ -27,7 +27,7 @@ def test_task_list_may_hold_groups_and_numbers() -> None:
         (["line\nbreak"], "not a valid product name"),
         (["x" * 300], "at most 200 bytes"),
         ([["x" * 150, "y" * 150]], "longer than 200 bytes together"),
-        (["a+b", ["a", "b"]], "one name"),
+        (["a+b", ["a", "b"]], "same name"),
     ],
 )
 def test_bad_task_lists_are_refused(tasks: list, message: str) -> None:

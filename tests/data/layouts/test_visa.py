@@ -47,7 +47,7 @@ def test_a_defective_image_in_the_training_part_is_not_learned_from(visa: Path) 
 
 
 def test_visa_says_what_is_missing(visa: Path) -> None:
-    with pytest.raises(DataError, match=r"no product 'pcb9'.*there are \['candle', 'pcb1'\]"):
+    with pytest.raises(DataError, match=r"no product 'pcb9'.*it has \['candle', 'pcb1'\]"):
         VisALayout(visa).train("pcb9")
     (visa / "candle/Data/Masks/Anomaly/000.png").unlink()
     (visa / "candle/Data/Images/Normal/0451.JPG").unlink()
