@@ -19,7 +19,6 @@ from moleflow_pl.scoring.functional import lower_median
 NEIGHBOURS = 5  # vectors of a bank that a latent is projected on
 CPU_ROWS, CPU_VECTORS = 512, 1024  # compared at once on a CPU: the distances stay in its caches
 GPU_ROWS = 8192
-GROUP = 16  # distances whose smallest stands for all of them while the smallest of all are found
 
 
 class BankVectors:
@@ -107,36 +106,11 @@ def nearest_places(rows: Tensor, bank: BankVectors) -> Tensor:
         vectors, squares = bank[start : start + step], bank.squares[start : start + step]
         for best, part in zip(found, parts, strict=True):
             distances = torch.addmm(squares, part, vectors.T, alpha=-2)
-            values, places = smallest(distances, min(count, len(vectors)))
+            values, places = distances.topk(min(count, len(vectors)), largest=False, sorted=False)
             best.append((values, places + start))
     joined = [[torch.cat(parts, 1) for parts in zip(*best, strict=True)] for best in found]
     order = [values.topk(count, largest=False).indices for values, _ in joined]
     return torch.cat([places.gather(1, o) for (_, places), o in zip(joined, order, strict=True)])
-
-
-def smallest(distances: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` smallest distances of each row (N, M), in any order, and their columns.
-
-    They are in the `count` groups of columns whose own smallest are the smallest, so that only
-    those are sorted.
-
-    Example:
-        >>> smallest(torch.tensor([[4.0, 2.0, 9.0]]), 1)
-        (tensor([[2.]]), tensor([[1]]))
-    """
-    size = distances.shape[1]
-    width = size // GROUP
-    if width <= count:
-        values, columns = distances.topk(count, largest=False)
-        return values, columns
-    groups = distances[:, : GROUP * width].unflatten(1, (GROUP, width)).amin(1)
-    chosen = groups.topk(count, largest=False, sorted=False).indices
-    members = width * torch.arange(GROUP, device=distances.device)
-    columns = (chosen[:, None] + members[:, None]).flatten(1)
-    rest = torch.arange(GROUP * width, size, device=distances.device)
-    columns = torch.cat((columns, rest.expand(len(columns), -1)), 1)
-    values, order = distances.gather(1, columns).topk(count, largest=False, sorted=False)
-    return values, columns.gather(1, order)
 
 
 def temperature_of(squared: Tensor, counted: Tensor | None = None) -> Tensor:

@@ -3,12 +3,7 @@ import pytest
 import torch
 
 from moleflow_pl.scoring import bank_search
-from moleflow_pl.scoring.bank_search import (
-    BankVectors,
-    nearest_places,
-    projection_distance,
-    smallest,
-)
+from moleflow_pl.scoring.bank_search import BankVectors, nearest_places, projection_distance
 from moleflow_pl.scoring.memory_bank import MemoryBank
 from tests.helpers.oracles import literal_distances
 
@@ -46,18 +41,9 @@ def test_the_nearest_are_exactly_those_of_all_distances(
 ) -> None:
     monkeypatch.setattr(bank_search, "CPU_ROWS", 7)
     monkeypatch.setattr(bank_search, "CPU_VECTORS", vectors)
-    monkeypatch.setattr(bank_search, "GROUP", 4)
     bank, rows = torch.randn(size, 8), torch.randn(30, 8)
     expected = torch.cdist(rows.double(), bank.double()).topk(min(5, size), largest=False).indices
     assert torch.equal(nearest_places(rows, BankVectors(bank)), expected)
-
-
-def test_the_smallest_may_all_lie_in_one_group() -> None:
-    distances = torch.arange(320.0).flip(0)[None]  # a group is every 20th column
-    distances[0, 7::20] = torch.arange(16.0) - 100
-    values, columns = smallest(distances, 5)
-    assert sorted(values[0].tolist()) == [-100, -99, -98, -97, -96]
-    assert sorted(columns[0].tolist()) == [7, 27, 47, 67, 87]
 
 
 def test_a_bank_is_searched_in_the_bytes_that_it_stores() -> None:
