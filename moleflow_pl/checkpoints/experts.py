@@ -17,7 +17,6 @@ from moleflow_pl._internal.files import regular, replacing
 from moleflow_pl._internal.hashing import content_hash
 from moleflow_pl._internal.schema import SEAL, require_schema, require_seal, stamp, validate
 from moleflow_pl._internal.signing import SIGNATURE, require_signature, sign
-from moleflow_pl._internal.torch_files import MOST_PLAIN
 from moleflow_pl.checkpoints.schema import one_line, require_finite, validate_tasks
 from moleflow_pl.errors import CheckpointError, MoLEFlowError, raise_if_out_of_memory
 from moleflow_pl.tasks.schedule import Task, TaskSchedule
@@ -25,6 +24,7 @@ from moleflow_pl.tasks.schedule import Task, TaskSchedule
 PLACEHOLDER = "*"  # in place of the task's number in an expert file
 LONGEST_NUMBER = 10  # digits of a schema number
 HEADER = 8  # bytes at the start that hold the length of the metadata
+MOST_HEADER = 2**24  # bytes of the metadata, in which a calibration image takes 45
 TASK_LISTS = ("experts", "prototypes")  # of task numbers, in a checkpoint's state
 
 
@@ -122,9 +122,9 @@ def require_short_header(path: Path) -> None:
     """
     with regular(path).open("rb") as file:
         length = int.from_bytes(file.read(HEADER), "little")
-    if length > MOST_PLAIN:
+    if length > MOST_HEADER:
         raise CheckpointError(
-            f"its header has {length} bytes, and at most {MOST_PLAIN} are allowed"
+            f"its header has {length} bytes, and at most {MOST_HEADER} are allowed"
         )
 
 

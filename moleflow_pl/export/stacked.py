@@ -27,7 +27,7 @@ from moleflow_pl.scoring.bank_search import (
     soft_projection_distance,
     temperature_of,
 )
-from moleflow_pl.scoring.memory_bank import to_half_clamped
+from moleflow_pl.scoring.memory_bank import LEVELS
 
 
 class StackedLinear(Stack):
@@ -128,14 +128,26 @@ class StackedBank(Stack):
         size = max(len(bank) for bank in banks)
         # rows that pad a smaller bank are never among the nearest
         far = torch.finfo(torch.half).max
-        vectors = [to_half_clamped(bank[:]) for bank in banks]
-        super().__init__(bank=[F.pad(b, (0, 0, 0, size - len(b)), value=far) for b in vectors])
+        padding = {"values": LEVELS, "factors": far / LEVELS, "further": far}
+        parts = {
+            name: [
+                F.pad(part, (0, 0, 0, size - len(part)), value=value)
+                for bank in banks
+                if (part := getattr(bank, name)) is not None
+            ]
+            for name, value in padding.items()
+        }
+        super().__init__(**{name: part for name, part in parts.items() if part})
+        self.stored = [name for name in parts if parts[name]]
         self.regions = regions
         self.neighbours = min(NEIGHBOURS, *(len(bank) for bank in banks))
 
     def forward(self, latent: Tensor, index: Tensor) -> Tensor:
         """Search for each image the bank of its task."""
-        bank = self.select("bank", index).to(latent.dtype)
+        stored = {name: self.select(name, index).to(latent.dtype) for name in self.stored}
+        bank = stored["values"] * stored["factors"]
+        if "further" in stored:
+            bank = torch.cat((bank, stored["further"]), -1)
         rows = latent.flatten(1, 2)
         distances = bank.square().sum(-1)[:, None] - 2 * (rows @ bank.transpose(1, 2))
         indices = distances.topk(self.neighbours, largest=False).indices

@@ -32,8 +32,10 @@ def random_rotation(channels: int) -> Tensor:
         >>> torch.allclose(w @ w.T, torch.eye(6), atol=1e-6)
         True
     """
-    rotation = nn.init.orthogonal_(torch.empty(channels, channels, dtype=torch.float64))
-    rotation[:, 0] *= torch.linalg.det(rotation).sign()
+    rotation = torch.empty(channels, channels, dtype=torch.float64)
+    if not rotation.is_meta:  # a checkpoint brings the values of one on the meta device
+        nn.init.orthogonal_(rotation)
+        rotation[:, 0] *= torch.linalg.det(rotation).sign()
     return rotation.to(torch.get_default_dtype())
 
 

@@ -46,7 +46,8 @@ class WhiteningAdapter(InputAdapter):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("whitening", torch.eye(channels))
+        # not eye, which on the meta device imports the compiler
+        self.register_buffer("whitening", torch.zeros(channels, channels).fill_diagonal_(1))
         self.register_buffer("whitening_log_det", torch.zeros(()))
         self.mean: Tensor
         self.whitening: Tensor

@@ -13,7 +13,7 @@ from moleflow_pl.callbacks.task_scheduler import (
     TaskSchedulerCallback,
     counts_table,
     lost_region_warning,
-    note_images,
+    record_images,
 )
 from moleflow_pl.checkpoints.run_folder import LOCK
 from moleflow_pl.data.feature_store import extract_features
@@ -78,7 +78,7 @@ def test_images_that_changed_while_a_task_was_half_learned_are_named(
     for split, done, count in (("old", 2, 1), ("new", 2, 0), ("old", 0, 0)):
         schedule.tasks[0].split, schedule.tasks[0].epochs_done = split, done
         caplog.clear()
-        note_images(schedule, data, {"a": {"train": 5}, "b": {"train": 7}})
+        record_images(schedule, data, {"a": {"train": 5}, "b": {"train": 7}})
         assert len(caplog.messages) == count
         assert schedule.tasks[0].split == "new"
         assert [task.images for task in schedule.tasks] == [5, 7]

@@ -89,7 +89,7 @@ def test_what_cannot_be_added_is_said_in_a_sentence(
     grown: tuple[Path, MoLEFlow], data_root: Path, tmp_path: Path
 ) -> None:
     model = new_model()
-    with pytest.raises(DataError, match="no folder"):
+    with pytest.raises(DataError, match="is not a folder"):
         add_product(model, "x", tmp_path / "none", tmp_path, DATA, **QUIET)
     with pytest.raises(DataError, match="no product 'x'|no image to learn"):
         add_product(model, "x", tmp_path, tmp_path, DATA, **QUIET)

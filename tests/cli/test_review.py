@@ -55,7 +55,7 @@ def test_preview_names_the_decisions_that_would_change(
     said = "\n".join(caplog.messages)
     assert "1 of 1 past decisions would change" in said
     assert f"  {image}: normal -> " in said
-    assert "of the last 3 confirmed defects " in said
+    assert "of the last 3 confirmed defects, 3 would be found" in said
     assert "good images added" in capsys.readouterr().out
     assert (tmp_path / "run" / "last.ckpt").read_bytes() == content
 

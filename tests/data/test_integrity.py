@@ -143,7 +143,7 @@ def test_skipped_images_are_reported_counted_and_checked_once(
         looks.append(len(records))
         return check_all(records)
 
-    monkeypatch.setattr("moleflow_pl.data.integrity.find", counting)
+    monkeypatch.setattr("moleflow_pl.data.integrity.check_all", counting)
     assert check.check(records)
     assert not check.check([*records, ImageRecord(tmp_path / "good.png", "p")])
     assert looks == [3]

@@ -43,9 +43,7 @@ def test_a_file_that_differs_is_not_kept(learned: Run, tmp_path: Path) -> None:
 def test_products_go_by_their_own_name_or_their_tasks(learned: Run) -> None:
     model = learned[1].inspector
     assert [task_of(model, name) for name in ("01", "b")] == [0, 1]
-    with pytest.raises(
-        ConfigError, match=r"no product 'x' in this model: it has learned \['01', 'b'\]"
-    ):
+    with pytest.raises(ConfigError, match=r"no product 'x' in this model: it knows \['01', 'b'\]"):
         task_of(model, "x")
 
 

@@ -172,7 +172,7 @@ def test_exported_images_of_one_name_do_not_replace_each_other(tmp_path: Path) -
 
 def test_image_that_is_gone_is_named(tmp_path: Path) -> None:
     gone = Review(tmp_path / "x.png", "a", "normal", "right")
-    with pytest.raises(DataError, match=r"no reviewed image at .*x.png: No such file"):
+    with pytest.raises(DataError, match=r"no reviewed image at .*x.png \(No such file"):
         export_reviews([gone], tmp_path / "out")
 
 

@@ -83,8 +83,10 @@ def test_drawn_patches_get_the_position_of_their_place(tiny_model: Build) -> Non
     draw = PatchDraw(grid=(3, 5), wanted=4, seed=0, purpose=("a", 0))
     stored = FeatureDataset(features, [ImageRecord(Path("x"), "a")] * 2, 0)
     stored.draw = draw
-    from_store = module.learner._drawn(stored.__getitems__([1, 0]), 0)
-    from_fresh = module.learner._drawn({"features": features[[1, 0]], "patches": draw([1, 0])}, 0)
+    from_store = module.learner._step_features(stored.__getitems__([1, 0]), 0)
+    from_fresh = module.learner._step_features(
+        {"features": features[[1, 0]], "patches": draw([1, 0])}, 0
+    )
     whole = module.inspector.position(features)[[1, 0]].flatten(1, 2)
     expected = torch.stack([w[p] for w, p in zip(whole, draw([1, 0]), strict=True)])[:, None]
     assert torch.equal(from_store, expected)

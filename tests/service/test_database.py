@@ -127,5 +127,5 @@ def test_a_database_of_another_schema_is_refused(
 ) -> None:
     Database(tmp_path / "line.sqlite").close()
     monkeypatch.setattr(module, "SCHEMA", "2")
-    with pytest.raises(ConfigError, match="schema 1, this version reads 2"):
+    with pytest.raises(ConfigError, match="schema 1, and this version reads 2"):
         Database(tmp_path / "line.sqlite")

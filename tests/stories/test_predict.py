@@ -76,7 +76,7 @@ def test_the_runs_own_pictures_and_hidden_files_are_left_out_and_said(
     predict(tmp_path, model, tmp_path)
     predict(tmp_path, model, tmp_path)
     assert len(rows(tmp_path / "predictions" / "predictions.csv")) == 6
-    assert f"left out 1 hidden files and what `predict` wrote in {tmp_path}" in caplog.text
+    assert f"left out 1 hidden files and output of `predict` in {tmp_path}" in caplog.text
 
 
 @pytest.mark.parametrize("workers", [0, 2])
