@@ -21,6 +21,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -196,7 +197,7 @@ def products(report: Report, count: int, small: bool, rounds: int = PRODUCT_ROUN
             images = torch.randint(0, 256, (PRODUCT_BATCH, 3, *many.inspector.extractor.image_size))
             images = images.to(torch.uint8)
             one = Predictor.load(files[1], device="cpu")
-            sides = {
+            sides: dict[str, Callable[[], Any]] = {
                 "one": partial(inspect, one, images, torch.zeros(PRODUCT_BATCH, dtype=torch.long)),
                 "many": lambda: inspect(many, images, draw()),
             }

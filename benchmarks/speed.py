@@ -291,7 +291,7 @@ def time_bank(report: Report, banks: Sequence[tuple[int, int, int, int]]) -> Non
         values = torch.randint(-127, 128, (vectors, channels), dtype=torch.int8)
         bank = BankVectors(values, torch.full((vectors, 1), 0.02))
         whole, latents = bank[:].T, torch.randn(images, patches, 1, channels)
-        sides = {
+        sides: dict[str, Callable[[], Any]] = {
             "search": partial(projection_distance, latents, bank),
             "product": partial(multiply_each, latents.flatten(1, 2), whole),
         }

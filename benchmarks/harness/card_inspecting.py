@@ -93,7 +93,7 @@ def exported(session: Session, card: Card, run: Path) -> None:
     path = card.folder / "model.onnx"
     export_checkpoint(run / "last.ckpt", path)
     batch, side = card.sizes.batches[-1], card.sizes.sides[0]
-    images = noise(card, batch, side).cpu().numpy()
+    images = noise(card, batch, side).permute(0, 2, 3, 1).contiguous().cpu().numpy()
     expected: list[Any] = []
     for provider in PROVIDERS:
         if provider not in onnxruntime.get_available_providers():

@@ -1,6 +1,6 @@
 # %% [markdown]
 # # Deploy with onnxruntime
-# An exported file needs neither torch nor this package: Pillow, numpy and onnxruntime are enough.
+# An exported file needs neither torch nor this package: onnxruntime and a decoder are enough.
 # Use the run of the [quickstart](quickstart.md), or any other:
 # `python docs/notebooks/deploy.py --run runs/demo --images new`.
 
@@ -26,7 +26,7 @@ subprocess.run(["moleflow", "export", str(given.run)], check=True)
 
 # %% [markdown]
 # ## 2. Load
-# The file holds its own description: image size, products and thresholds.
+# The file holds its own description: products, labels and thresholds.
 
 # %%
 import json
@@ -35,49 +35,29 @@ import onnxruntime
 
 session = onnxruntime.InferenceSession(given.run / "export" / "moleflow.onnx")
 about = json.loads(session.get_modelmeta().custom_metadata_map["moleflow"])
-print(about["image_size"], about["products"])
+print(about["products"], about["labels"])
 
 # %% [markdown]
-# ## 3. Read an image
-# The graph takes RGB images that are resized with Pillow's bicubic filter, as in training.
+# ## 3. Decide
+# The graph takes RGB images of any size and resizes them as Pillow does.
 
 # %%
 import numpy as np
 from PIL import Image
 
-
-def read(path: Path) -> np.ndarray:
-    """An image (3, height, width), uint8."""
-    height, width = about["image_size"]
-    with Image.open(path) as image:
-        resized = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
-    return np.asarray(resized).transpose(2, 0, 1)
-
-
-# %% [markdown]
-# ## 4. Decide
-# The rules are in this order so that a score that is not a number is never `normal`.
-
-
-# %%
-def decide(score: float, product: int, novelty: float) -> str:
-    """The label of an image."""
-    if not novelty <= 1:
-        return "unknown_product"
-    return "normal" if score <= about["thresholds"][product]["score"] else "anomalous"
-
-
 for path in sorted(given.images.rglob("*.png"))[:8]:
-    answers = session.run(["score", "product", "novelty"], {"image": read(path)[None]})
-    score, product, novelty = (answer[0] for answer in answers)
-    label = decide(score, product, novelty)
-    print(f"{path.parent.name}/{path.name}: {about['products'][product]}, {score:.2f}, {label}")
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB"))[None]
+    answers = session.run(["score", "product", "label"], {"image": pixels})
+    score, product, label = (answer[0] for answer in answers)
+    decision = f"{about['products'][product]}, {score:.2f}, {about['labels'][label]}"
+    print(f"{path.parent.name}/{path.name}: {decision}")
 
 # %% [markdown]
-# ## 5. Where the defect is
+# ## 4. Where the defect is
 # The map holds raw scores. The threshold for pixels is stored next to that for images.
 
 # %%
-(map_,) = session.run(["map"], {"image": read(path)[None]})
+(map_,) = session.run(["map"], {"image": pixels})
 row, column = np.unravel_index(map_[0].argmax(), map_[0].shape)
 print(f"{path.name}: highest at row {row}, column {column} of {map_[0].shape}")

@@ -20,7 +20,7 @@ from moleflow_pl._internal.files import regular
 from moleflow_pl._internal.printable import printable
 from moleflow_pl.errors import DataError
 
-READER = 1  # increased by a change that alters pixels, so that stored features are not reused
+READER = 2  # increased by a change that alters pixels, so that stored features are not reused
 # supported formats: Pillow has others, one of which starts a program (ghostscript)
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "AVIF", "HEIF")
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis")
@@ -235,7 +235,10 @@ def deep_to_bytes(values: np.ndarray) -> np.ndarray:
 def to_tensor(rgb: Image.Image, size: tuple[int, int]) -> Tensor:
     """Convert an RGB image to a uint8 tensor (3, *size), resized by a bicubic filter."""
     height, width = size
-    resized = rgb.resize((width, height), Image.Resampling.BICUBIC)
+    # along the width first, whatever Pillow's version: from 13 on its own order depends on the
+    # image's form, which moves edges by up to 30 grey levels
+    narrowed = rgb.resize((width, rgb.height), Image.Resampling.BICUBIC)
+    resized = narrowed.resize((width, height), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
 
 

@@ -1,4 +1,4 @@
-"""From image to decision as one graph, in which only the batch size is dynamic.
+"""From image to decision as one graph, for any number and size of images.
 
 It holds the router and all experts. Each image is scored only with its own expert's weights,
 selected from a stack, so that many experts cost as much as one.
@@ -14,12 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from moleflow_pl.errors import ConfigError
+from moleflow_pl.export.resizing import Resizing
 from moleflow_pl.export.stacked import StackedChoice, StackedFlow, StackedMemory, StackedNovelty
 from moleflow_pl.features.region_of_interest import scores_inside
 from moleflow_pl.model.inspector import Inspector
 from moleflow_pl.routing.seen import see
 from moleflow_pl.scoring.functional import Upsampling, anomaly_map
 from moleflow_pl.scoring.patch_scores import PatchFeatures
+
+LABELS = ("normal", "anomalous", "unknown_product", "no_threshold")
 
 
 class InspectionGraph(nn.Module):
@@ -98,3 +101,36 @@ class InspectionGraph(nn.Module):
         given = PatchFeatures(self.position(joined), partial(self.extractor.groups.apart, features))
         parts = self.score.each(self.flow, given, index, self.memory)
         return self.score.total(parts, lambda name: self.memory.scale(name, index))
+
+
+class ImageGraph(nn.Module):
+    """What a file holds: from images of any size to labels.
+
+    Args:
+        graph: Inspects images of the model's size.
+        thresholds: Of the score, for each of the graph's tasks; NaN where there is none.
+
+    Shape: image (B, H, W, 3), uint8 RGB -> what `graph` gives, and label (B,), an index into
+    `LABELS`.
+    """
+
+    def __init__(self, graph: InspectionGraph, thresholds: Sequence[float]) -> None:
+        super().__init__()
+        self.resizing, self.inspection = Resizing(graph.extractor.image_size), graph
+        # as they were calibrated: rounded to float32, one could lie on the other side of a score
+        self.register_buffer("thresholds", torch.tensor(thresholds, dtype=torch.float64))
+        self.thresholds: Tensor
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Map, score, product, distance, novelty and label of each image."""
+        outputs = self.inspection(self.resizing(image))
+        _, score, product, _, novelty = outputs
+        threshold = self.thresholds[product]
+        places = range(len(LABELS))
+        normal, anomalous, unknown, missing = (
+            torch.full((), i, device=score.device) for i in places
+        )
+        # by `<=`, so that a number that is NaN is never normal
+        label = torch.where(score.double() <= threshold, normal, anomalous)
+        label = torch.where(threshold.isnan(), missing, label)
+        return *outputs, torch.where(novelty <= 1, label, unknown)

@@ -9,20 +9,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from PIL import Image
 
 from moleflow_pl._internal.files import PARTIAL, writing
 from moleflow_pl._internal.steps import step
 from moleflow_pl._internal.validation import require_number
 from moleflow_pl.checkpoints.io import read_checkpoint
 from moleflow_pl.checkpoints.schema import run_arguments
-from moleflow_pl.data.images import read_image
+from moleflow_pl.data.images import read_rgb
 from moleflow_pl.data.layouts.registry import LAYOUTS
 from moleflow_pl.data.predict_dataset import find_files
 from moleflow_pl.errors import ConfigError, DataError
 from moleflow_pl.export.graph import InspectionGraph
-from moleflow_pl.export.runtimes import Format, check_packages, describe, open_file, verify, write
+from moleflow_pl.export.runtimes import Format, check_packages, describe, open_file, write
+from moleflow_pl.export.verification import verify
 from moleflow_pl.model.inspector import Inspector
 from moleflow_pl.model.restore import inspector_of
 
@@ -108,11 +109,11 @@ def task_of(model: Inspector, product: str) -> int:
 
 def trial_images(
     model: Inspector, tasks: Sequence[int], data: Mapping[str, Any], where: str | None
-) -> tuple[Tensor, str]:
-    """Images (N, 3, H, W) to verify with: those of `where`, those of the run, or noise.
+) -> tuple[list[Image.Image], str]:
+    """Images to verify with: those of `where`, those of the run, or noise.
 
     Args:
-        model: The model, which determines their size.
+        model: The model.
         tasks: Tasks whose images of the run are used.
         data: The run's arguments of the data module.
         where: File, folder or pattern; None for images of the run.
@@ -120,19 +121,19 @@ def trial_images(
     Returns:
         The images, and their source in words.
     """
-    size = model.extractor.image_size
     if where is not None:
         paths, source = [Path(path) for path in find_files(where).images], f"images of {where}"
     else:
         products = [name for task in tasks for name in model.schedule.tasks[task].products]
         paths, source = run_images(data, products), "images of the run"
     if paths:
-        return torch.stack([read_image(path, size) for path in spread(paths, MAX_IMAGES)]), source
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randint(
-        0, 256, (IMAGES_PER_PRODUCT, 3, *size), generator=generator, dtype=torch.uint8
-    )
-    return noise, "images of noise (no image of the run was found: give others with --images)"
+        return [read_rgb(path) for path in spread(paths, MAX_IMAGES)], source
+    height, width = model.extractor.image_size
+    # of another size than the model's
+    shape = (IMAGES_PER_PRODUCT, height + height // 2, width + width // 3, 3)
+    noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    source = "images of noise (no image of the run was found: give others with --images)"
+    return [Image.fromarray(image) for image in noise], source
 
 
 def run_images(data: Mapping[str, Any], products: Sequence[str]) -> list[Path]:

@@ -22,9 +22,7 @@ def test_versions_are_numbered_and_found(tmp_path: Path) -> None:
     assert [free_version(run, name) for name in ("a", "b", "c")] == [11, 2, 1]
     assert version_number(run, "a", None) == 10
     assert version_number(run, "a", 2) == 2
-    with pytest.raises(
-        ConfigError, match=r"no version 3 of 'a' in .*: the saved .* \[1, 2, 10\]"
-    ):
+    with pytest.raises(ConfigError, match=r"no version 3 of 'a' in .*: the saved .* \[1, 2, 10\]"):
         version_number(run, "a", 3)
     with pytest.raises(ConfigError, match=r"no version  ?of 'c'"):
         version_number(run, "c", None)

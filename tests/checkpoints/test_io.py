@@ -143,9 +143,7 @@ def test_file_that_does_not_say_what_was_written_is_refused(
     read_checkpoint(path)
     change(content)
     torch.save(content, path)
-    with pytest.raises(
-        CheckpointError, match="last.ckpt cannot be used: it .*undamaged copy"
-    ):
+    with pytest.raises(CheckpointError, match="last.ckpt cannot be used: it .*undamaged copy"):
         read_checkpoint(path)
     with pytest.raises(CheckpointError, match="use an undamaged copy"), path.open("rb") as file:
         verify(file)

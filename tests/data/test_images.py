@@ -35,6 +35,17 @@ def test_image_comes_as_bytes_at_the_size_asked_for(tmp_path: Path) -> None:
     assert read_image(tmp_path / "a.png", (10, 40)).shape == (3, 10, 40)
 
 
+@pytest.mark.parametrize("shape", [(90, 20, 3), (20, 90, 3)])
+def test_image_is_resized_along_its_width_first_whatever_its_form(
+    shape: tuple[int, int, int], tmp_path: Path
+) -> None:
+    array = np.random.default_rng(0).integers(0, 2, shape, dtype=np.uint8) * 255
+    image = read_image(save(tmp_path / "a.png", array), (30, 30))
+    narrow = Image.fromarray(array).resize((30, shape[0]), Image.Resampling.BICUBIC)
+    expected = np.array(narrow.resize((30, 30), Image.Resampling.BICUBIC))
+    assert torch.equal(image, torch.from_numpy(expected).permute(2, 0, 1))
+
+
 def test_grey_sixteen_bit_is_scaled_not_clipped(tmp_path: Path) -> None:
     array = np.array([[0, 257 * 100], [257 * 200, 65535]], dtype=np.uint16)
     image = read_image(save(tmp_path / "a.png", array), (2, 2))

@@ -1,11 +1,14 @@
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from moleflow_pl import MoLEFlow
 from moleflow_pl.errors import ConfigError
-from moleflow_pl.export.graph import InspectionGraph
+from moleflow_pl.export.graph import LABELS, ImageGraph, InspectionGraph
 from moleflow_pl.inference.decisions import DecisionMaker
 from moleflow_pl.scoring.functional import anomaly_map
 from moleflow_pl.tasks.calibration import Calibration
@@ -105,10 +108,12 @@ def test_a_model_that_learned_nothing_has_no_graph(tiny_model: Build) -> None:
         InspectionGraph(tiny_model().inspector)
 
 
-def ruled(novelty: float, score: float, limit: float) -> str:
+def ruled(novelty: float, score: float, limit: float | None) -> str:
     """The decision as the exported file states it."""
     if not novelty <= 1:
         return "unknown_product"
+    if limit is None:
+        return "no_threshold"
     return "normal" if score <= limit else "anomalous"
 
 
@@ -134,3 +139,41 @@ def test_a_score_of_nan_is_never_normal(what: str, options: dict, tiny_model: Bu
     assert "normal" not in labels
     decided = DecisionMaker(model.schedule).decide(model(images), sizes)
     assert [one.label for one in decided] == labels
+
+
+class Given(nn.Module):
+    """A graph that says of each image what its pixels are."""
+
+    extractor = SimpleNamespace(image_size=(1, 3))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        score, product, novelty = images[:, 0, 0].float().unbind(1)
+        score = torch.where(score == 255, torch.nan, score)
+        novelty = torch.where(novelty == 255, torch.nan, novelty)
+        return images, score, product.long(), score, novelty
+
+
+@pytest.mark.parametrize(
+    ("score", "product", "novelty", "label"),
+    [
+        (5, 0, 1, "normal"), (6, 0, 1, "anomalous"), (9, 1, 1, "normal"),
+        (5, 0, 2, "unknown_product"), (5, 2, 1, "no_threshold"), (5, 2, 2, "unknown_product"),
+        (255, 0, 1, "anomalous"), (5, 0, 255, "unknown_product"),
+    ],
+)  # fmt: skip
+def test_a_label_is_by_the_threshold_of_the_product(
+    score: int, product: int, novelty: int, label: str
+) -> None:
+    graph: Any = Given()
+    image = torch.tensor([score, product, novelty], dtype=torch.uint8)
+    whole = ImageGraph(graph, [5.0, 9.0, float("nan")])
+    found = whole(image.expand(3, -1).T.reshape(1, 1, 3, 3).contiguous())
+    assert LABELS[found[-1].item()] == label
+    assert ruled(float("nan") if novelty == 255 else novelty, score, [5, 9, None][product]) == label
+
+
+def test_a_threshold_is_not_rounded() -> None:
+    graph: Any = Given()
+    image = torch.tensor([5, 0, 1], dtype=torch.uint8)[:, None].expand(-1, 3)[None, None]
+    labels = [ImageGraph(graph, [5 + by])(image)[-1].item() for by in (-1e-12, 0.0, 1e-12)]
+    assert [LABELS[label] for label in labels] == ["anomalous", "normal", "normal"]

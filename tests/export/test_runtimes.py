@@ -1,4 +1,3 @@
-import copy
 import json
 import shutil
 import subprocess
@@ -11,73 +10,28 @@ import onnx
 import openvino
 import pytest
 import torch
-from torch import Tensor
 
-from moleflow_pl import MoLEFlow
 from moleflow_pl._internal.schema import SCHEMA
-from moleflow_pl.data.images import read_image
 from moleflow_pl.errors import ExportError
-from moleflow_pl.export.graph import InspectionGraph
+from moleflow_pl.export.graph import LABELS, InspectionGraph
 from moleflow_pl.export.runtimes import (
     OUTPUTS,
     Answers,
-    answers,
     check_packages,
     describe,
-    difference,
-    moved_by_rounding,
     open_file,
     require_sums,
     sums_of,
-    verify,
     write,
     write_sums,
 )
-from tests.helpers.models import TINY_MODEL, fit, images_between, look_right, some_tasks
-from tests.helpers.products import draw_product
-from tests.helpers.shared import built_once
-
-MODELS = {
-    "vit": {"layers": [0, 1], "image_size": [48, 64]},
-    "vit with registers": {
-        "backbone": "vit_small_patch14_reg4_dinov2", "layers": [0, 1], "image_size": [28, 42],
-    },
-    "vit, latents kept": {
-        "layers": [[0], [1]], "image_size": [48, 112], "score": ["depths", "groups"],
-    },
-    "tiled cnn": {
-        "backbone": "test_efficientnet", "layers": [1, 2], "image_size": [64, 96], "smooth": 3,
-        "grid": 4, "tile": 64, "tile_overlap": 32, "router": "mahalanobis",
-        "adapter": "film", "score": "bank", "prototype": "mean",
-        "image_score": "quantile", "image_quantile": 0.99,
-    },
-}  # fmt: skip
-REGIONS = {"vit": (1,), "tiled cnn": (0, 2)}  # tasks that have a region of interest
-TOLERANCE = 1e-4
-
-
-class Exported:
-    """A model, its graph and what was made of it."""
-
-    def __init__(self, where: Path, kind: str) -> None:
-        torch.manual_seed(0)
-        model = some_tasks(MoLEFlow(**{**TINY_MODEL, **MODELS[kind]}), 3)
-        look_right(model, *REGIONS.get(kind, ()))
-        self.images, self.model = images_between(model), model.inspector
-        self.graph = InspectionGraph(self.model, map_size=48)
-        self.expected = answers(self.model, self.images, self.graph)
-        self.onnx, self.program = where / "m.onnx", where / "m.pt2"
-        self.about = describe(self.graph, self.model.schedule)
-        if not self.onnx.exists():
-            write(self.graph, self.onnx, "onnx", self.about)
+from tests.helpers.exporting import MODELS, TOLERANCE, Exported, exported_once, pixels_of
 
 
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
     """Each of `MODELS`, exported once."""
-    return cache(
-        lambda kind: built_once(tmp_path_factory, f"export {kind}", partial(Exported, kind=kind))
-    )
+    return cache(partial(exported_once, tmp_path_factory))
 
 
 @pytest.fixture(
@@ -109,14 +63,14 @@ def test_onnxruntime_says_what_torch_says_for_any_batch(exported: Exported) -> N
     run = open_file(exported.onnx, "onnx")
     for rows in (slice(None), slice(0, 1), slice(5, 8)):
         part = {key: value[rows] for key, value in exported.expected.items()}
-        check(run(exported.images[rows]), part)
+        check(run(pixels_of(exported.images[rows])), part)
 
 
 def test_openvino_reads_the_same_file_and_says_the_same(exported: Exported) -> None:
     hint = {"INFERENCE_PRECISION_HINT": "f32"}  # its own choice is bfloat16 where a CPU has it
     compiled = openvino.Core().compile_model(exported.onnx, "CPU", hint)
     for rows in (slice(None), slice(5, 8)):
-        results = compiled(exported.images[rows].numpy())
+        results = compiled(pixels_of(exported.images[rows]).numpy())
         found = {name: torch.from_numpy(np.array(results[name])) for name in OUTPUTS}
         part = {key: value[rows] for key, value in exported.expected.items()}
         check(found, part)
@@ -131,7 +85,7 @@ def test_torch_export_says_the_same_and_says_what_it_is(
     run = open_file(exported.program, "torch")
     for rows in (slice(None), slice(0, 1)):
         part = {key: value[rows] for key, value in exported.expected.items()}
-        check(run(exported.images[rows]), part)
+        check(run(pixels_of(exported.images[rows])), part)
     extra = {"moleflow.json": ""}
     torch.export.load(exported.program, extra_files=extra)
     assert json.loads(extra["moleflow.json"]) == exported.about
@@ -143,6 +97,9 @@ def test_an_onnx_file_says_what_it_is(vit: Exported) -> None:
     about = json.loads({p.key: p.value for p in model.metadata_props}["moleflow"])
     assert about["schema"] == SCHEMA
     assert about["products"] == ["p0", "p1", "p2"]
+    plain = {p.key: p.value for p in model.metadata_props}
+    assert plain["moleflow.products"] == "p0\np1\np2"
+    assert plain["moleflow.labels"].splitlines() == list(LABELS) == about["labels"]
     found = vit.model.schedule.tasks[1].calibration
     assert found is not None
     assert about["thresholds"][1] == {
@@ -158,7 +115,7 @@ def test_an_onnx_file_says_what_it_is(vit: Exported) -> None:
     image = model.graph.input[0]
     assert (image.name, image.type.tensor_type.elem_type) == ("image", onnx.TensorProto.UINT8)
     sides = [side.dim_value for side in image.type.tensor_type.shape.dim]
-    assert sides == [0, 3, 48, 64]
+    assert sides == [0, 0, 0, 3]
     assert tuple(output.name for output in model.graph.output) == OUTPUTS
 
 
@@ -204,88 +161,6 @@ def test_sums_are_those_that_sha256sum_checks(tmp_path: Path) -> None:
     assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
     flip(tmp_path / "model.onnx")
     assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 1
-
-
-def test_a_file_that_agrees_is_verified_with_its_differences(vit: Exported) -> None:
-    found = verify(open_file(vit.onnx, "onnx"), vit.model, vit.graph, vit.images, TOLERANCE)
-    assert set(found) == {"map", "score", "distance", "novelty", "experts"}
-    assert all(0 <= value <= TOLERANCE for value in found.values())
-    with pytest.raises(ExportError, match=r"differs from the model by .*more than --tolerance 0"):
-        verify(open_file(vit.onnx, "onnx"), vit.model, vit.graph, vit.images, 0.0)
-
-
-def test_a_file_of_another_model_is_found_out(vit: Exported) -> None:
-    run = open_file(vit.onnx, "onnx")
-
-    def broken(change: str) -> str:
-        def run_broken(images: Tensor) -> Answers:
-            found = run(images)
-            value = 1 - found[change] if change == "product" else found[change] * 1.001
-            return {**found, change: value}
-
-        with pytest.raises(ExportError) as error:
-            verify(run_broken, vit.model, vit.graph, vit.images, TOLERANCE)
-        assert "badly conditioned" not in str(error.value)
-        return str(error.value)
-
-    for name in ("map", "score", "distance", "novelty"):
-        assert f"'{name}': 0.001" in broken(name) or f"'{name}': 0.000" in broken(name)
-    assert "are assigned to another product" in broken("product")
-    # no image of the trial goes to the third expert, and yet it is looked at
-    spoilt = copy.deepcopy(vit.graph)
-    spoilt.flow.flow[0].subnet.layer2.bias[2] += 0.1
-    with pytest.raises(ExportError, match=r"\{'experts': "):
-        verify(run, vit.model, spoilt, vit.images, TOLERANCE)
-
-
-def test_a_model_that_blows_rounding_up_is_refused_with_the_cause_and_the_options() -> None:
-    torch.manual_seed(0)
-    built = some_tasks(MoLEFlow(**{**TINY_MODEL, "coupling_layers": 8}), 2)
-    images, model = images_between(built), built.inspector
-    for task in (0, 1):  # all patches are far from what was learned
-        model.flow.adapter_of(task).whitening.mul_(10)
-    graph = InspectionGraph(model, map_size=48)
-
-    def rounded(images: Tensor) -> Answers:
-        found = answers(model, images, graph)
-        return {**found, "score": found["score"] * 1.0002}
-
-    with pytest.raises(ExportError) as error:
-        verify(rounded, model, graph, images, TOLERANCE)
-    said = str(error.value)
-    assert "'score': 0.0002" in said or "'score': 0.0001" in said
-    assert "The model is badly conditioned: where features are rounded by 1e-06" in said
-    assert "Lower model.clamp_alpha (1.9) and learn again" in said
-    assert said.endswith("or allow it: --tolerance 0.001")
-    assert verify(rounded, model, graph, images, 1e-3)["score"] < 1e-3
-
-
-@pytest.mark.slow  # the fast one beside it has the same cause by another way
-def test_a_smaller_clamp_conditions_what_few_images_and_epochs_leave(tmp_path: Path) -> None:
-    for seed, name in enumerate(("01", "b")):
-        draw_product(tmp_path / "data", name, seed, train=12)
-    paths = sorted((tmp_path / "data").glob("*/test/*/*.png"))
-    images = torch.stack([read_image(path, (48, 48)) for path in paths])
-    change = {}
-    for clamp in (1.9, 0.5):
-        options = {"coupling_layers": 8, "lora_rank": 4, "clamp_alpha": clamp}
-        run = tmp_path / f"run {clamp}"
-        model = fit(run, tmp_path / "data", ["01", "b"], model=options, callbacks=[]).inspector
-        graph = InspectionGraph(model.eval())
-        expected = answers(model, images, graph)
-        found = moved_by_rounding(model, model.extractor(images), graph, expected)
-        change[clamp] = found.max().item()
-    assert change[0.5] < 1e-5
-    assert change[1.9] > 5 * change[0.5]
-
-
-def test_nan_values_do_not_pass() -> None:
-    one = {
-        "map": torch.ones(1, 2, 2), "score": torch.ones(1), "distance": torch.ones(1),
-        "product": torch.zeros(1, dtype=torch.long), "novelty": torch.ones(1),
-    }  # fmt: skip
-    found = difference({**one, "score": torch.tensor([float("nan")])}, one)
-    assert not found["score"] <= TOLERANCE
 
 
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,7 @@ from moleflow_pl.export.pipeline import export_checkpoint
 from moleflow_pl.export.runtimes import open_file
 from moleflow_pl.features.extractor import PatchExtractor
 from moleflow_pl.model.restore import load_inspector
+from tests.helpers.exporting import pixels_of
 from tests.helpers.products import draw_product
 
 KEPT = Path(__file__).parents[1] / "formats" / "schema1"
@@ -238,7 +239,7 @@ def export(folder: Path) -> Kind:
     draw_product(images, "a", 0, train=2)
     path = folder / "model.pt2"
     export_checkpoint(KEPT / "last.ckpt", path, "torch", images=str(images / "a" / "train"))
-    return Kind("exported file", path, lambda path: open_file(path, "torch")(probe()))
+    return Kind("exported file", path, lambda path: open_file(path, "torch")(pixels_of(probe())))
 
 
 KINDS = {"checkpoint": checkpoint, "expert": expert, "features": features, "export": export}

@@ -23,6 +23,7 @@ from docs.hooks import ABOVE, modules, pages
 from moleflow_pl.cli.main import VERBS
 from moleflow_pl.data.images import read_image
 from tests.helpers.commands import ROOT, environment
+from tests.helpers.exporting import pixels_of
 from tests.helpers.shared import built_once
 from tests.helpers.story import Story
 
@@ -101,12 +102,13 @@ def test_the_onnx_file_says_of_real_images_what_the_test_says(quickstart: Quicks
     session = onnxruntime.InferenceSession(file)
     about = json.loads(session.get_modelmeta().custom_metadata_map["moleflow"])
     where = quickstart.where
-    images = torch.stack([read_image(where / r["path"], about["image_size"]) for r in tested])
+    small = torch.stack([read_image(where / r["path"], about["image_size"]) for r in tested])
+    images = pixels_of(small).numpy()
     hint = {"INFERENCE_PRECISION_HINT": "f32"}
     compiled = openvino.Core().compile_model(file, "CPU", hint)
     for answers in (
-        session.run(["score", "product", "distance"], {"image": images.numpy()}),
-        [np.array(compiled(images.numpy())[name]) for name in ("score", "product", "distance")],
+        session.run(["score", "product", "distance"], {"image": images}),
+        [np.array(compiled(images)[name]) for name in ("score", "product", "distance")],
     ):
         score, product, distance = answers
         assert [about["products"][place] for place in product] == [r["routed_task"] for r in tested]
