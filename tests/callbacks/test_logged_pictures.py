@@ -126,6 +126,7 @@ def wandb(folder: Path) -> tuple[Logger, Callable[[], Arrived]]:
     return WandbLogger(save_dir=folder, offline=True), arrived
 
 
+@pytest.mark.slow  # what each logger is handed, the first test tells
 @pytest.mark.parametrize("make", [tensorboard, mlflow_folder, mlflow_sqlite, wandb])
 def test_curves_and_pictures_of_a_fit_arrive_without_a_network(
     make: Callable[[Path], tuple[Logger, Callable[[], Arrived]]],
