@@ -1,6 +1,8 @@
 """Thresholds and unknown products: decisions of a finished run, and the cost of contamination.
 
     python -m benchmarks.decisions run runs/demo/last.ckpt
+    python -m benchmarks.decisions thresholds runs/demo runs/mvtec
+    python -m benchmarks.decisions folds --root DATA --products solar_mono mvtec_pill
     python -m benchmarks.decisions contamination --config demo --share 0 --share 0.1
 
 `run` counts, for each product by its oracle scores, the good test images above the threshold; the
@@ -10,11 +12,18 @@ product's images that is called unknown. The novelty limit belongs to a product,
 learned again. Exits with 1 if a figure misses its limit; a note says if the backbone cannot
 separate the products.
 
+`thresholds` prints the thresholds of finished runs by the formula that takes every calibration
+image for good, beside the robust one. Exits with 1 if false alarms leave that interval.
+
+`folds` compares two thresholds: by a tenth of the good images, from which no expert learns, and by
+all of them, where each of five experts scores the fifth that it did not see. It continues a stopped
+measurement.
+
 `contamination` learns the products of a preset or configuration file once for each share of
 defective images among training and calibration images; these are left out of the test. It prints
 oracle image AUROC and how many test images exceed the calibrated threshold.
 
-Both print a table, and finally a line of JSON.
+All print a table, and finally a line of JSON.
 """
 
 from __future__ import annotations
@@ -23,7 +32,7 @@ import argparse
 import csv
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -32,13 +41,16 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from scipy.stats import betabinom
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from benchmarks.harness.fits import load_run, read_preset
+from benchmarks.harness.folds import compare
+from benchmarks.harness.plans import BACKBONES, add_study_arguments, sources_of
 from benchmarks.harness.products import BATCH
 from benchmarks.harness.report import Report, Row, benchmark
+from benchmarks.harness.study import Study
+from benchmarks.harness.thresholds import alarms_by_chance, side_by_side
 from moleflow_pl import ContinualDataModule, MoLEFlow
 from moleflow_pl.callbacks import EvaluationCallback, TaskSchedulerCallback
 from moleflow_pl.cli.lightning import TRAINER_DEFAULTS
@@ -48,7 +60,6 @@ from moleflow_pl.data.layouts.registry import LAYOUTS
 from moleflow_pl.tasks.calibration import Calibration
 
 RATES = (0.05, 0.01, 0.001)
-TAIL = 0.005  # probability on each side of an interval
 UNKNOWN = 95.0  # least % of an unknown product's images that are called unknown
 KNOWN_GOOD, KNOWN_DEFECTIVE = 1.0, 2.0  # most % of a known product's images
 SHARES = (0.0, 0.01, 0.05, 0.1)
@@ -109,14 +120,13 @@ def false_alarms(model: MoLEFlow, answers: Sequence[Answers]) -> Iterator[Row]:
             threshold = calibration.score_threshold
             above = found.scores > threshold.value
             good = int((~found.defective).sum())
-            expected = (threshold.images + 1) * rate
-            count = betabinom(good, expected, threshold.images + 1 - expected)
+            least, most = alarms_by_chance(good, threshold.images, rate)
             yield Row(
                 f"{model.schedule.names[task]}, {rate:.1%} asked: false alarms",
                 float(above[~found.defective].sum()),
                 f"of {good}",
-                least=float(count.ppf(TAIL)),
-                most=float(count.ppf(1 - TAIL)),
+                least=least,
+                most=most,
                 note=f"{threshold.images} calibration images"
                 f"{', extrapolated' * threshold.extrapolated}; "
                 f"{above[found.defective].float().mean():.1%} of the defective ones found",
@@ -179,10 +189,13 @@ def judge_run(report: Report, model: MoLEFlow, data: Mapping[str, Any]) -> None:
     """
     tasks = range(len(model.schedule.tasks))
     answers = [scores_of(model, data, task) for task in tasks]
-    for row in (
-        *false_alarms(model, answers),
-        *unknown_products(model.schedule.names, answers),
-    ):
+    add_rows(report, false_alarms(model, answers))
+    add_rows(report, unknown_products(model.schedule.names, answers))
+
+
+def add_rows(report: Report, rows: Iterable[Row]) -> None:
+    """Add figures as they come."""
+    for row in rows:
         report.add(row)
 
 
@@ -275,10 +288,21 @@ def parse() -> argparse.Namespace:
     )
     subjects = parser.add_subparsers(dest="subject", required=True)
     subjects.add_parser("run").add_argument("checkpoint", type=Path)
+    subjects.add_parser("thresholds").add_argument("run", type=Path, nargs="+")
+    add_study_arguments(subjects.add_parser("folds"))
     contamination = subjects.add_parser("contamination")
     contamination.add_argument("--config", default="demo", help="preset or file (%(default)s)")
     contamination.add_argument("--share", type=float, action="append", help=f"default: {SHARES}")
     return parser.parse_args()
+
+
+def folds_parts(given: argparse.Namespace) -> Iterator[Callable[[Report], None]]:
+    """The parts of `folds`: one for each backbone and seed."""
+    for key in given.backbones:
+        backbone = BACKBONES[key].with_weights(given.weights)
+        study = Study(backbone, sources_of(given), given.folder, 1 if given.small else None)
+        for seed in given.seeds or (0,):
+            yield partial(add_rows, rows=compare(study, seed))
 
 
 def main() -> int:
@@ -287,6 +311,11 @@ def main() -> int:
     if given.subject == "run":
         model, data = load_run(given.checkpoint)
         return benchmark("decisions run", partial(judge_run, model=model, data=data))
+    if given.subject == "thresholds":
+        runs = (partial(add_rows, rows=side_by_side(run)) for run in given.run)
+        return benchmark("decisions thresholds", *runs)
+    if given.subject == "folds":
+        return benchmark("decisions folds", *folds_parts(given))
     config = read_preset(given.config)
     shares = given.share or SHARES
     parts = [partial(contaminated, config=config, share=share) for share in shares]

@@ -16,7 +16,7 @@ from torch import Tensor
 from moleflow_pl.data.image_forms import ImageLike
 from moleflow_pl.data.images import brightness_of
 from moleflow_pl.errors import ConfigError
-from moleflow_pl.inference.localisation import Box, defect_mask, find_boxes, pixel_map
+from moleflow_pl.inference.localisation import Box, defect_mask, find_boxes, guides_of, pixel_map
 from moleflow_pl.model.inspector import Inspection
 from moleflow_pl.tasks.calibration import Calibration, Limits
 from moleflow_pl.tasks.schedule import TaskSchedule
@@ -50,6 +50,7 @@ class Prediction:
         pixel_threshold: Limit on a pixel's score in an anomalous image.
         median_patch_score: Median patch score of good images, where the colours of a heatmap begin.
         brightness: Mean grey level of the image as the model sees it, in 0..1.
+        guide: The image, small (3, *), uint8, whose edges the map follows; None for a plain map.
     """
 
     product: str
@@ -65,11 +66,12 @@ class Prediction:
     pixel_threshold: float | None = None
     median_patch_score: float | None = None
     brightness: float | None = None
+    guide: Tensor | None = None
 
     @property
     def anomaly_map(self) -> Tensor:
         """Raw scores of the image's pixels (H, W), computed on each access to save memory."""
-        return pixel_map(self.patch_scores, self.size)
+        return pixel_map(self.patch_scores, self.size, self.guide)
 
     @property
     def mask(self) -> np.ndarray:
@@ -100,7 +102,7 @@ class Prediction:
     def to_dict(self) -> dict[str, Any]:
         """Everything except the map, as plain values for JSON; infinity and NaN become None."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        del values["patch_scores"]
+        del values["patch_scores"], values["guide"]
         for name, value in values.items():
             if isinstance(value, float) and not math.isfinite(value):
                 values[name] = None
@@ -173,12 +175,16 @@ class DecisionMaker:
         Args:
             inspection: The model's results for them.
             sizes: Their heights and widths.
-            images: The images as input of the model (B, 3, H, W), for their brightness.
+            images: The images as input of the model (B, 3, H, W), for their brightness and for maps
+                that follow them.
         """
         decisions = self.decisions(inspection.task, inspection.score, inspection.novelty_distance)
         if images is not None:
-            for decision, value in zip(decisions, brightness_of(images).tolist(), strict=True):
-                decision["brightness"] = value
+            _, height, width = inspection.patch_scores.shape
+            guides = guides_of(images, (height, width)).cpu()
+            seen = zip(decisions, brightness_of(images).tolist(), guides, strict=True)
+            for decision, brightness, guide in seen:
+                decision |= {"brightness": brightness, "guide": guide}
         return [self._decide(inspection, i, size, decisions[i]) for i, size in enumerate(sizes)]
 
     def decisions(

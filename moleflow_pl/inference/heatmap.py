@@ -36,7 +36,7 @@ def draw_heatmap(image: ImageLike, prediction: Prediction, boxes: bool = False) 
         boxes: Draw the boxes and the contours.
     """
     rgb = as_rgb(image)
-    scores = pixel_map(prediction.patch_scores, (rgb.height, rgb.width))
+    scores = pixel_map(prediction.patch_scores, (rgb.height, rgb.width), prediction.guide)
     picture = heat_overlay(rgb, scores, *scale_of(prediction))
     if boxes and prediction.boxes:
         assert prediction.pixel_threshold is not None

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from PIL import Image
 from scipy import ndimage
 from torch import Tensor
@@ -16,6 +19,9 @@ from moleflow_pl.scoring.functional import anomaly_map
 
 MapFormat = Literal["npy", "tiff"]
 PictureFormat = Literal["jpg", "png"]
+GUIDE_PIXELS = (8, 4)  # a side of what a map follows, for each patch, where it is not too long
+LONGEST_GUIDE = 512  # pixels a side of what a map follows; with more patches, it is plain
+LEAST_VARIANCE = 1e-3  # of colours in 0..1 in a window, below which a map is smoothed instead
 CONNECTED = np.ones((3, 3), dtype=int)  # pixels that touch at a corner are one defect
 
 
@@ -38,12 +44,81 @@ class Box:
     peak: float
 
 
-def pixel_map(patch_scores: Tensor, size: tuple[int, int]) -> Tensor:
-    """Upsample an image's patch scores (h, w) to a raw map (H, W) of its pixels, bilinearly.
+def guides_of(images: Tensor, grid: tuple[int, int]) -> Tensor:
+    """What maps on a grid (h, w) of patches follow: images (B, 3, H, W), uint8 or float in [0, 1].
 
-    No pixel exceeds the highest patch, so a threshold on patches holds for pixels too.
+    Shape: (B, 3, n h, n w), uint8, with n = 8 or, where patches are many, 4 or 1.
+
+    Example:
+        >>> guides_of(torch.full((1, 3, 32, 32), 51, dtype=torch.uint8), (2, 2))[0, 0, 0, :3]
+        tensor([51, 51, 51], dtype=torch.uint8)
     """
+    values = images * 255 if images.is_floating_point() else images.float()
+    each = next((n for n in GUIDE_PIXELS if n * max(grid) <= LONGEST_GUIDE), 1)
+    size = (grid[0] * each, grid[1] * each)
+    small = F.interpolate(values, size, mode="bilinear", align_corners=False, antialias=True)
+    return small.round().clamp(0, 255).byte()
+
+
+def pixel_map(patch_scores: Tensor, size: tuple[int, int], guide: Tensor | None = None) -> Tensor:
+    """Upsample an image's patch scores (h, w) to a raw map (H, W) of its pixels.
+
+    No pixel leaves the range of the patches around it, so a threshold on patches holds for pixels.
+
+    Args:
+        patch_scores: (h, w).
+        size: Height and width of the map.
+        guide: What the map follows, as of `guides_of`; without it, the map is bilinear.
+    """
+    if guide is not None and patch_scores.isfinite().all():
+        patch_scores = follow(patch_scores, guide)
     return anomaly_map(patch_scores[None], size, sigma=0)[0]
+
+
+def follow(patch_scores: Tensor, guide: Tensor) -> Tensor:
+    """Upsample finite patch scores (h, w) so that they follow an image (3, n h, n w).
+
+    A guided filter: within a window of two patches, the map is the linear function of the colours
+    that is closest to the bilinear map, so that it ends where the defect does and not where a patch
+    does.
+
+    Shape: (n h, n w).
+
+    References: He, Sun & Tang 2013, doi:10.1109/TPAMI.2012.213.
+    """
+    colours, scores = guide.numpy() / 255, patch_scores.double()
+    height, width = colours.shape[1:]
+    each = height // len(scores)  # pixels of a patch's side
+    window_mean = partial(mean_around, side=2 * each + 1)
+    plain = anomaly_map(scores[None], (height, width), sigma=0)[0].numpy()
+    mean_colours, mean_plain = window_mean(colours), window_mean(plain)
+    covariances = window_mean(colours[:, None] * colours) - mean_colours[:, None] * mean_colours
+    with_plain = window_mean(colours * plain) - mean_colours * mean_plain
+    slopes = solve_symmetric(covariances + LEAST_VARIANCE * np.eye(3)[..., None, None], with_plain)
+    offsets = window_mean(mean_plain - (slopes * mean_colours).sum(0))
+    followed = (window_mean(slopes) * colours).sum(0) + offsets
+    own = scores.numpy().repeat(each, 0).repeat(each, 1)
+    lowest, highest = (
+        bound(own, size=max(each - 1, 1))  # the patches that a bilinear map mixes there
+        for bound in (ndimage.minimum_filter, ndimage.maximum_filter)
+    )
+    return torch.from_numpy(followed.clip(lowest, highest)).to(patch_scores.dtype)
+
+
+def mean_around(values: np.ndarray, side: int) -> np.ndarray:
+    """Means over a square window around each pixel (..., H, W)."""
+    return ndimage.uniform_filter(values, (1,) * (values.ndim - 2) + (side, side))
+
+
+def solve_symmetric(matrices: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Solve A x = b at each pixel, for symmetric A (3, 3, H, W) and b (3, H, W).
+
+    By cross products, since there are as many systems as pixels.
+    """
+    first, second, third = matrices
+    pairs = ((second, third), (third, first), (first, second))
+    adjugate = np.stack([np.cross(a, b, axis=0) for a, b in pairs])
+    return (adjugate * values).sum(1) / (first * adjugate[0]).sum(0)
 
 
 def defect_mask(scores: Tensor, threshold: float) -> np.ndarray:

@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
+from moleflow_pl.data.images import to_tensor
 from moleflow_pl.inference.decisions import Prediction
+from moleflow_pl.inference.localisation import guides_of
 from moleflow_pl.service.database import Inspection, Review
 
 COLUMNS = (
@@ -35,14 +38,26 @@ def inspection_of(prediction: Prediction, **values: Any) -> Inspection:
     )
 
 
-def prediction_of(inspection: Inspection) -> Prediction:
-    """The prediction of a row with its map; infinite numbers have become NaN."""
+def prediction_of(inspection: Inspection, image: Image.Image | None = None) -> Prediction:
+    """The prediction of a row with its map; infinite numbers have become NaN.
+
+    Args:
+        inspection: The row.
+        image: Its image at any size, which the map then follows.
+    """
     plain = {name: value for name, value in inspection.prediction.items() if name != "boxes"}
     scores = np.frombuffer(inspection.patch_scores, "<f4").reshape(inspection.grid)
     missing = {name: float("nan") for name in OURS if plain[name] is None}
     size = tuple(plain.pop("size"))
+    guide, (height, width) = None, inspection.grid
+    if image is not None:
+        pixels = to_tensor(image, (image.height, image.width))
+        guide = guides_of(pixels[None], (height, width))[0]
     return Prediction(
-        **{**plain, **missing}, patch_scores=torch.from_numpy(scores.astype(np.float32)), size=size
+        **{**plain, **missing},
+        patch_scores=torch.from_numpy(scores.astype(np.float32)),
+        size=size,
+        guide=guide,
     )
 
 

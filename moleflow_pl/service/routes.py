@@ -232,8 +232,8 @@ def require_image(service: Service, number: int) -> tuple[Inspection, Path]:
 
 def draw(row: Inspection, image: bytes | Path, boxes: bool) -> bytes:
     """A heatmap as a PNG, shrunk for display."""
-    rgb = read_rgb(image) if isinstance(image, Path) else decoded(image)
-    return as_png(draw_heatmap(shrink(rgb, LONGEST_SIDE), prediction_of(row), boxes))
+    rgb = shrink(read_rgb(image) if isinstance(image, Path) else decoded(image), LONGEST_SIDE)
+    return as_png(draw_heatmap(rgb, prediction_of(row, rgb), boxes))
 
 
 def as_png(picture: Any) -> bytes:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from moleflow_pl.inference.decisions import DecisionMaker, Prediction
+from moleflow_pl.inference.localisation import guides_of, pixel_map
 from moleflow_pl.model.inspector import Inspection
 from moleflow_pl.tasks.calibration import Calibration
 from moleflow_pl.tasks.schedule import TaskSchedule
@@ -51,6 +52,24 @@ def test_a_prediction_keeps_no_map_of_all_pixels() -> None:
     kept = [value for value in vars(found).values() if isinstance(value, torch.Tensor)]
     assert [value.shape for value in kept] == [(4, 4)]
     assert found.boxes is found.boxes
+
+
+def test_a_prediction_made_with_its_image_has_a_map_that_follows_it() -> None:
+    schedule = TaskSchedule()
+    schedule.extend([["a"]], epochs=1)
+    schedule.tasks[0].epochs_done = 1
+    zeros, patches = torch.zeros(2), torch.rand(2, 3, 4)
+    found = Inspection(zeros, patches, zeros.long(), zeros[:, None], zeros[:, None])
+    images = torch.randint(0, 256, (2, 3, 30, 40), dtype=torch.uint8)
+    with_images, without = (
+        DecisionMaker(schedule).decide(found, [(60, 80)] * 2, given) for given in (images, None)
+    )
+    guides = guides_of(images, (3, 4))
+    for i, prediction in enumerate(with_images):
+        expected = pixel_map(patches[i], (60, 80), guides[i])
+        assert torch.equal(prediction.anomaly_map, expected)
+        assert "guide" not in prediction.to_dict()
+    assert torch.equal(without[1].anomaly_map, pixel_map(patches[1], (60, 80)))
 
 
 def test_a_prediction_is_plain_values_for_json() -> None:

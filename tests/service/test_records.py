@@ -1,6 +1,7 @@
 """From predictions to rows, and back."""
 
 import torch
+from PIL import Image
 
 from moleflow_pl.inference.decisions import Prediction
 from moleflow_pl.service.records import as_json, inspection_of, prediction_of
@@ -17,6 +18,16 @@ def test_a_row_gives_the_prediction_back() -> None:
     assert again.to_dict() == prediction.to_dict()
     assert again.boxes
     assert torch.equal(again.patch_scores, prediction.patch_scores)
+
+
+def test_the_map_of_a_row_follows_its_image() -> None:
+    image = Image.effect_noise((60, 40), 90).convert("RGB")
+    row = inspection_of(a_prediction())
+    followed, plain = prediction_of(row, image), prediction_of(row)
+    assert followed.guide is not None
+    assert followed.guide.shape == (3, 16, 24)
+    assert not torch.equal(followed.anomaly_map, plain.anomaly_map)
+    assert followed.anomaly_map.shape == plain.anomaly_map.shape == (8, 12)
 
 
 def test_a_score_that_is_no_number_is_kept_as_none() -> None:

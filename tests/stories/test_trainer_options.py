@@ -9,7 +9,7 @@ import torch
 
 from tests.helpers.commands import MODEL, failure
 
-MISSING = pytest.mark.skipif(find_spec("mlflow") is not None, reason="the package is installed")
+MISSING = pytest.mark.skipif(find_spec("comet_ml") is not None, reason="the package is installed")
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
 
@@ -22,7 +22,7 @@ NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
         pytest.param(["accelerator=gpu"], "No supported gpu backend", marks=NO_GPU),
         (["strategy=foo"], "invalid strategy name"),
         (["devices=foo"], "should be an int > 0"),
-        pytest.param(["logger=MLFlowLogger"], "needs a package: .*mlflow", marks=MISSING),
+        pytest.param(["logger=CometLogger"], "needs a package: .*comet", marks=MISSING),
         (["callbacks+=EarlyStopping", "callbacks.monitor=x"], "trainer.callbacks: EarlyStopping "),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
