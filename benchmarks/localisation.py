@@ -74,7 +74,7 @@ class Defect:
     def followed(self) -> Tensor:
         """The map that is in use (H, W)."""
         guide = guides_of(self.image, self.patch_scores.shape)[0]  # type: ignore[arg-type]
-        return pixel_map(self.patch_scores, self.truth.shape, guide)  # type: ignore[arg-type]
+        return pixel_map(self.patch_scores, self.truth.shape, guide)
 
     def small(self) -> tuple[Tensor, Tensor]:
         """The map (1, 1, *) and the image (1, 3, *) in 0..1, both at the size of a guide."""
