@@ -1,19 +1,31 @@
-"""Drift of a line: false alarms while nothing changes, and images until a change is detected.
+"""Drift of a line: how soon it is reported, and what it does to decisions that nobody adapts.
 
-    python -m benchmarks.drift --root DATA --weights vit_small_patch14_dinov2.safetensors
+    python -m benchmarks.drift monitor --root DATA --weights vit_small_patch14_dinov2.safetensors
+    python -m benchmarks.drift protocol --root DATA --weights WEIGHTS
 
-Learns the products of `benchmarks.accuracy` with a fifth of their images for calibration. Then good
-images that were not trained on are sampled with replacement: 10,000 unchanged ones, which must not
-raise an alarm; and 200 unchanged ones followed by images in other light, blurred, or from a moved
-camera, until drift is reported. Prints a table, and finally a line of JSON.
+Learns the products of `benchmarks.accuracy` with a fifth of their images for calibration.
+
+`monitor` samples good images that were not trained on with replacement: 10,000 unchanged ones, which
+must not raise an alarm; and 200 unchanged ones followed by images in other light, blurred, or from
+a moved camera, until drift is reported.
+
+`protocol` changes test images step by step, after the drifting tiles of DINOSaur (Rethinking
+Continual Anomaly Detection on the Edge, arXiv:2605.24251): their colour, their sharpness, their
+geometry; the strengths are this script's own. Nothing is learned from changed images. It shows
+image AUROC, routing accuracy, and false alarms at the threshold of 1 %, beside memory banks that
+know the product and have thresholds by the same rule and images. `--judged` shows only some of the
+products.
+
+Both print a table, and finally a line of JSON.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -22,7 +34,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import functional
 
-from benchmarks.harness.plans import BACKBONES, sources_of, study_parser
+from benchmarks.harness.baselines import BASELINES, CORESET_BANK, STRONG_BANK
+from benchmarks.harness.plans import (
+    BACKBONES,
+    add_judged_argument,
+    add_study_arguments,
+    calibrated,
+    sources_of,
+)
 from benchmarks.harness.products import BATCH, ProductSource, evenly
 from benchmarks.harness.report import Report, Row, benchmark
 from benchmarks.harness.study import Study
@@ -30,13 +49,21 @@ from moleflow_pl import MoLEFlow, Prediction
 from moleflow_pl.data.datasets import ImageDataset
 from moleflow_pl.inference.decisions import DecisionMaker
 from moleflow_pl.inference.drift import DriftMonitor
+from moleflow_pl.metrics.image import auroc
+from moleflow_pl.tasks.thresholds import limit
 
-VAL_FRACTION = 0.2
 GOOD_IMAGES = 200  # of a product, at most, to sample the line's images from
 STEADY = 10_000
 BEFORE = 200  # steady images before a change
 LONGEST = 2000  # images after a change
 REPEATS = 5
+TESTED = 30  # good test images of a product under the protocol, and as many defective ones
+STEPS = 3  # of each drift; the last has its full strength
+TINT = 0.3  # by which red grows and blue falls
+SIGMA = 2.0  # of the blur, in pixels of the image that the model sees
+DEGREES, ZOOM = 12.0, 0.1
+OURS = "the method, routed"
+RIVALS = (CORESET_BANK, STRONG_BANK)
 
 Change = Callable[[Tensor], Tensor]
 
@@ -57,6 +84,35 @@ CHANGES: dict[str, Change] = {
     },
     "blur": partial(functional.gaussian_blur, kernel_size=[9, 9], sigma=[1.5, 1.5]),
     "camera shifted by 5 %": shifted,
+}
+
+
+def tinted(images: Tensor, strength: float) -> Tensor:
+    """Images (B, 3, H, W) uint8 under a lamp that has become warmer."""
+    gains = torch.tensor([1 + TINT * strength, 1.0, 1 - TINT * strength])[:, None, None]
+    return (images * gains).round().clamp(0, 255).to(torch.uint8)
+
+
+def blurred(images: Tensor, strength: float) -> Tensor:
+    """Images (B, 3, H, W) of a lens that is out of focus."""
+    return functional.gaussian_blur(images, [13, 13], [SIGMA * strength] * 2)
+
+
+def turned(images: Tensor, strength: float) -> Tensor:
+    """Images (B, 3, H, W) of a camera that has turned and come closer."""
+    height, width = images.shape[2:]
+    # what comes into sight is what lies inside, mirrored
+    wide = functional.pad(images, [width // 2, height // 2], padding_mode="reflect")
+    bilinear = functional.InterpolationMode.BILINEAR
+    angle, scale = DEGREES * strength, 1 + ZOOM * strength
+    moved = functional.affine(wide, angle, [0, 0], scale, [0.0], interpolation=bilinear)
+    return functional.center_crop(moved, [height, width])
+
+
+DRIFTS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "colour": tinted,
+    "blur": blurred,
+    "geometry": turned,
 }
 
 
@@ -129,24 +185,135 @@ def rows_of(name: str, model: MoLEFlow, batches: Sequence[Tensor]) -> Iterator[R
         yield Row(f"{name}, {what}: images until drift", median, "images", note=note)
 
 
-def measure(report: Report, study: Study) -> None:
-    """All products on one backbone."""
-    recipe = replace(study.backbone.method, val_fraction=VAL_FRACTION)
-    study.run(recipe, 0, study.products)
-    model = study.load(recipe, 0, study.products)
-    for name, source in study.sources.items():
-        batches = good_images(source, model.inspector.extractor.image_size)
+@dataclass(frozen=True)
+class Judgements:
+    """What something says of images.
+
+    Attributes:
+        scores: Image scores (N,).
+        alarms: Which images it does not call normal (N,), bool.
+        right: Which images it takes for the right product (N,), bool.
+    """
+
+    scores: Tensor
+    alarms: Tensor
+    right: Tensor
+
+
+Judge = Callable[[Tensor], Judgements]  # of features (N, h, w, W)
+
+
+def judge_by_model(model: MoLEFlow, task: int) -> Judge:
+    """The model, which routes the images."""
+    decisions = DecisionMaker(model.schedule)
+
+    def judge(features: Tensor) -> Judgements:
+        found = model.inspector.inspect(features)
+        decided = decisions.decisions(found.task, found.score, found.novelty_distance)
+        alarms = torch.tensor([decision["label"] != "normal" for decision in decided])
+        return Judgements(found.score, alarms, found.task == task)
+
+    return judge
+
+
+def judge_by_bank(study: Study, name: str, product: str) -> Judge:
+    """A memory bank of the product, with a threshold by the same rule."""
+    train, good = study.split(calibrated(study.backbone.method), product)
+    groups = study.plain_model.inspector.extractor.groups
+    scorer, image_score = BASELINES[name](train, 0, groups), study.image_score
+    threshold = limit(image_score(scorer(good)).tolist())
+
+    def judge(features: Tensor) -> Judgements:
+        scores = image_score(scorer(features))
+        return Judgements(scores, scores > threshold, torch.ones(len(scores), dtype=torch.bool))
+
+    return judge
+
+
+def protocol_images(source: ProductSource, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Test images (N, 3, H, W), good ones and then defective ones, and which are defective."""
+    records = source.test()
+    kinds = ([record for record in records if bool(record.gt_label) == bad] for bad in (0, 1))
+    chosen = [record for kind in kinds for record in evenly(kind, TESTED)]
+    images = ImageDataset(chosen, 0, size)
+    loader = DataLoader(images, BATCH, collate_fn=images.collate)
+    defective = torch.tensor([bool(record.gt_label) for record in chosen])
+    return torch.cat([batch["image"] for batch in loader]), defective
+
+
+def drifted(images: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Images as they are, and after each step of each drift, with a name."""
+    yield "no drift", images
+    for what, drift in DRIFTS.items():
+        for step in range(1, STEPS + 1):
+            yield f"{what} {step} of {STEPS}", drift(images, step / STEPS)
+
+
+def protocol_rows(study: Study, model: MoLEFlow, product: str) -> Iterator[Row]:
+    """All figures of one product under the protocol."""
+    judges = {OURS: judge_by_model(model, study.products.index(product))}
+    judges |= {name: judge_by_bank(study, name, product) for name in RIVALS}
+    extractor = model.inspector.extractor
+    images, defective = protocol_images(study.sources[product], extractor.image_size)
+    for what, changed in drifted(images):
+        features = torch.cat([extractor(part) for part in changed.split(BATCH)])
+        for name, judge in judges.items():
+            found = judge(features)
+            yield Row(
+                f"{product}, {what}, {name}: image_auroc", auroc(found.scores, defective.long()), ""
+            )
+            alarms = found.alarms[~defective].double().mean().item()
+            note = f"{found.alarms[defective].double().mean():.0%} of the defective images found"
+            yield Row(f"{product}, {what}, {name}: false alarms", 100 * alarms, "%", note=note)
+            if name == OURS:
+                right = found.right.double().mean().item()
+                yield Row(f"{product}, {what}, {name}: routing accuracy", right, "")
+
+
+def learned(study: Study) -> MoLEFlow:
+    """A model of all products, with calibration images."""
+    recipe = calibrated(study.backbone.method)
+    study.learn(recipe, 0, study.products)
+    return study.load(recipe, 0, study.products)
+
+
+def monitor(report: Report, study: Study, judged: Sequence[str]) -> None:
+    """How soon drift is reported, on one backbone."""
+    model = learned(study)
+    for name in judged:
+        batches = good_images(study.sources[name], model.inspector.extractor.image_size)
         for row in rows_of(name, model, batches):
             report.add(replace(row, what=f"{study.backbone.name}: {row.what}"))
 
 
+def protocol(report: Report, study: Study, judged: Sequence[str]) -> None:
+    """What drift does to decisions, on one backbone."""
+    model = learned(study)
+    with torch.inference_mode():
+        for name in judged:
+            for row in protocol_rows(study, model, name):
+                report.add(replace(row, what=f"{study.backbone.name}: {row.what}"))
+
+
+SUBJECTS: dict[str, Callable[..., None]] = {"monitor": monitor, "protocol": protocol}
+
+
 def main() -> int:
     """Learn, watch, print."""
-    given = study_parser(__doc__).parse_args()
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("subject", choices=list(SUBJECTS))
+    add_study_arguments(parser)
+    add_judged_argument(parser)
+    given = parser.parse_args()
     backbones = [BACKBONES[key].with_weights(given.weights) for key in given.backbones]
-    limit = 1 if given.small else None
-    studies = [Study(backbone, sources_of(given), given.folder, limit) for backbone in backbones]
-    return benchmark("drift", *(partial(measure, study=study) for study in studies))
+    most_epochs = 1 if given.small else None
+    studies = [Study(one, sources_of(given), given.folder, most_epochs) for one in backbones]
+    part = partial(SUBJECTS[given.subject], judged=given.judged or given.products)
+    return benchmark(f"drift {given.subject}", *(partial(part, study=one) for one in studies))
 
 
 if __name__ == "__main__":

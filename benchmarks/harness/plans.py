@@ -14,6 +14,7 @@ from benchmarks.harness.products import IN_PACKAGE, ProductSource, product_sourc
 TILE = "magnetic_tile"
 PRODUCTS = (*IN_PACKAGE, TILE)
 BANKS = "depths+groups"  # score of the presets on a ViT: parts that are added
+CALIBRATION = 0.2  # share of a product's images in studies of thresholds and of image scores
 SMALL = {"train_images": 24, "test_images": 24}
 # arguments of the seed that describe the method; the others describe the features
 METHOD_ARGUMENTS = (
@@ -114,6 +115,11 @@ VIT = Backbone(
 BACKBONES = {backbone.key: backbone for backbone in (CNN, VIT)}
 
 
+def calibrated(recipe: Recipe) -> Recipe:
+    """A recipe with calibration images, which its model has not learned from."""
+    return replace(recipe, val_fraction=CALIBRATION)
+
+
 def seed_recipe() -> Recipe:
     """The method as first described, on the features of the baselines.
 
@@ -163,6 +169,14 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--small", action="store_true", help="few images, one epoch: only to see that it runs"
     )
+
+
+def add_judged_argument(parser: argparse.ArgumentParser) -> None:
+    """Which of the products that a model learns have their figures shown."""
+    parser.add_argument(
+        "--judged", nargs="+", metavar="PRODUCT",
+        help="products whose figures are shown, of those that are learned (all)",
+    )  # fmt: skip
 
 
 def sources_of(given: argparse.Namespace) -> list[ProductSource]:

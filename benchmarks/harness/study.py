@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
 
 from benchmarks.harness.baselines import BASELINES
 from benchmarks.harness.fits import load_model, new_trainer
@@ -31,6 +33,8 @@ from benchmarks.harness.products import (
 from moleflow_pl import ContinualDataModule, MoLEFlow
 from moleflow_pl._internal.files import replacing
 from moleflow_pl.checkpoints.run_folder import TASKS
+from moleflow_pl.data.integrity import ImageCheck
+from moleflow_pl.data.splits import ProductSplits
 from moleflow_pl.model.build import build_scores
 from moleflow_pl.scoring.patch_scores import PatchScore
 
@@ -113,6 +117,17 @@ class Study:
                 file.write(text)
         return json.loads(path.read_text())
 
+    def cached_tensors(
+        self, key: str, compute: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """The tensors of that key, computed unless their file is there."""
+        path = self.folder / "results" / f"{key}.safetensors"
+        if not path.exists():
+            content = save(compute())
+            with replacing(path, "wb") as file:
+                file.write(content)
+        return load_file(path)
+
     def key(self, *names: object, products: Sequence[str], **facts: object) -> str:
         """A readable name with a hash of the backbone, some products and other facts."""
         facts["backbone"] = dict(self.backbone.arguments)
@@ -138,10 +153,14 @@ class Study:
         """The model of a fit that `run` has finished."""
         return load_model(self.run_folder(recipe, seed, order) / "last.ckpt")
 
+    def learn(self, recipe: Recipe, seed: int, order: Sequence[str]) -> Result:
+        """Learn products in that order, unless that was done before; facts of the fit."""
+        key = self.run_key(recipe, seed, order)
+        return self.cached(f"{key}-facts", partial(self._fit, recipe, seed, order))
+
     def run(self, recipe: Recipe, seed: int, order: Sequence[str]) -> Run:
         """Learn products in an order, and evaluate each of them at the end."""
-        key = self.run_key(recipe, seed, order)
-        facts = self.cached(f"{key}-facts", partial(self._fit, recipe, seed, order))
+        key, facts = self.run_key(recipe, seed, order), self.learn(recipe, seed, order)
         model = cache(partial(self.load, recipe, seed, order))  # loaded only if a result is missing
         products = {
             name: self.cached(f"{key}-{name}", lambda: self._evaluate(model(), recipe, name, task))  # noqa: B023
@@ -170,6 +189,17 @@ class Study:
             "drift": [task.drift for task in tasks],
             "fit_seconds": [task.fit_seconds for task in tasks],
         }
+
+    def split(self, recipe: Recipe, product: str) -> tuple[Tensor, Tensor]:
+        """Features of the images that a recipe learns a product from, and that calibrate it."""
+        root = str(self._image_tree())
+        splits = ProductSplits("folder", root, recipe.val_fraction, ImageCheck())
+        places = [
+            [int(record.path.stem) for record in splits.records(product, part)]
+            for part in ("train", "val")
+        ]
+        features = self.features(product).train
+        return features[places[0]], features[places[1]]
 
     def _image_tree(self) -> Path:
         """A data set of links to the training images."""
