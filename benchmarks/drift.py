@@ -5,9 +5,9 @@
 
 Learns the products of `benchmarks.accuracy` with a fifth of their images for calibration.
 
-`monitor` samples good images that were not trained on with replacement: 10,000 unchanged ones, which
-must not raise an alarm; and 200 unchanged ones followed by images in other light, blurred, or from
-a moved camera, until drift is reported.
+`monitor` samples good images that were not trained on with replacement: 10,000 unchanged ones,
+which must not raise an alarm; and 200 unchanged ones followed by images in other light, blurred, or
+from a moved camera, until drift is reported.
 
 `protocol` changes test images step by step, after the drifting tiles of DINOSaur (Rethinking
 Continual Anomaly Detection on the Edge, arXiv:2605.24251): their colour, their sharpness, their
