@@ -90,6 +90,7 @@ def by_openvino(path: Path) -> Run:
     return lambda image: np.array(compiled(image[None])[0][0])
 
 
+@pytest.mark.slow  # `test_verification.py` gives a whole file an image of another size
 # OpenVINO has no float64
 @pytest.mark.parametrize(("runtime", "most"), [(by_onnxruntime, 0), (by_openvino, 1)])
 def test_runtimes_resize_as_pillow(
