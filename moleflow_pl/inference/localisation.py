@@ -70,7 +70,8 @@ def pixel_map(patch_scores: Tensor, size: tuple[int, int], guide: Tensor | None 
         size: Height and width of the map.
         guide: What the map follows, as of `guides_of`; without it, the map is bilinear.
     """
-    if guide is not None and patch_scores.isfinite().all():
+    finer = guide is not None and guide.shape[1] > len(patch_scores)
+    if guide is not None and finer and patch_scores.isfinite().all():
         patch_scores = follow(patch_scores, guide)
     return anomaly_map(patch_scores[None], size, sigma=0)[0]
 
@@ -98,7 +99,7 @@ def follow(patch_scores: Tensor, guide: Tensor) -> Tensor:
     offsets = window_mean(mean_plain - (slopes * mean_colours).sum(0))
     followed = (window_mean(slopes) * colours).sum(0) + offsets
     own = scores.numpy().repeat(each, 0).repeat(each, 1)
-    highest = ndimage.maximum_filter(own, max(each - 1, 1))  # patches that a bilinear map mixes
+    highest = ndimage.maximum_filter(own, each - 1)  # patches that a bilinear map mixes
     return torch.from_numpy(followed.clip(own.min(), highest)).to(patch_scores.dtype)
 
 

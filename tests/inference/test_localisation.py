@@ -83,6 +83,7 @@ def test_a_guide_of_many_patches_stays_small(patches: int, side: int) -> None:
     scores = torch.rand(patches, 2)
     found = pixel_map(scores, (70, 30), guide)
     assert scores.min() <= found.min() < found.max() <= scores.max()
+    assert torch.equal(found, pixel_map(scores, (70, 30))) == (side == patches)
 
 
 def test_a_colour_separates_where_grey_does_not() -> None:
