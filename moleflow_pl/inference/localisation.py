@@ -63,14 +63,15 @@ def guides_of(images: Tensor, grid: tuple[int, int]) -> Tensor:
 def pixel_map(patch_scores: Tensor, size: tuple[int, int], guide: Tensor | None = None) -> Tensor:
     """Upsample an image's patch scores (h, w) to a raw map (H, W) of its pixels.
 
-    No pixel leaves the range of the patches around it, so a threshold on patches holds for pixels.
+    No pixel exceeds the patches around it, so a threshold on patches holds for pixels.
 
     Args:
         patch_scores: (h, w).
         size: Height and width of the map.
         guide: What the map follows, as of `guides_of`; without it, the map is bilinear.
     """
-    if guide is not None and patch_scores.isfinite().all():
+    finer = guide is not None and guide.shape[1] > len(patch_scores)
+    if guide is not None and finer and patch_scores.isfinite().all():
         patch_scores = follow(patch_scores, guide)
     return anomaly_map(patch_scores[None], size, sigma=0)[0]
 
@@ -98,11 +99,8 @@ def follow(patch_scores: Tensor, guide: Tensor) -> Tensor:
     offsets = window_mean(mean_plain - (slopes * mean_colours).sum(0))
     followed = (window_mean(slopes) * colours).sum(0) + offsets
     own = scores.numpy().repeat(each, 0).repeat(each, 1)
-    lowest, highest = (
-        bound(own, size=max(each - 1, 1))  # the patches that a bilinear map mixes there
-        for bound in (ndimage.minimum_filter, ndimage.maximum_filter)
-    )
-    return torch.from_numpy(followed.clip(lowest, highest)).to(patch_scores.dtype)
+    highest = ndimage.maximum_filter(own, each - 1)  # patches that a bilinear map mixes
+    return torch.from_numpy(followed.clip(own.min(), highest)).to(patch_scores.dtype)
 
 
 def mean_around(values: np.ndarray, side: int) -> np.ndarray:

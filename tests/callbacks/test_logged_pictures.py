@@ -113,8 +113,10 @@ def mlflow_sqlite(folder: Path) -> tuple[Logger, Callable[[], Arrived]]:
 
 def wandb(folder: Path) -> tuple[Logger, Callable[[], Arrived]]:
     pytest.importorskip("wandb")
+    logger = WandbLogger(save_dir=folder, offline=True)
 
     def arrived() -> Arrived:
+        logger.experiment.finish()  # it is written by a process of its own
         (record,) = folder.rglob("*.wandb")
         content = record.read_bytes()
         root = next(folder.rglob("media/images"))
@@ -123,7 +125,7 @@ def wandb(folder: Path) -> tuple[Logger, Callable[[], Arrived]]:
         places = {re.sub(r"_\d+_[0-9a-f]+$", "", name) for name in pictures}
         return {CURVE} if CURVE.encode() in content else set(), places
 
-    return WandbLogger(save_dir=folder, offline=True), arrived
+    return logger, arrived
 
 
 @pytest.mark.slow  # what each logger is handed, the first test tells
