@@ -1,8 +1,7 @@
 """Search of memory banks: distances of latents to their soft projections on a bank.
 
-The nearest vectors are found exactly, by the distances to all. Over a few thousand vectors of some
-hundred channels no bound spares a comparison (docs/speed.md), so that the time is that of one
-matrix product. Memory is spared instead: a bank is searched in the bytes that it is stored in, and
+The nearest vectors are found exactly, by the distances to all: the time is that of one matrix
+product (docs/speed.md). Memory is spared: a bank is searched in the bytes that it is stored in, and
 a part of it is widened at a time.
 """
 
