@@ -21,6 +21,7 @@ from moleflow_pl._internal.files import regular
 from moleflow_pl._internal.hashing import content_hash
 from moleflow_pl._internal.libraries import timm
 from moleflow_pl._internal.torch_files import load_weights
+from moleflow_pl._internal.undrawn import WithoutDrawing
 from moleflow_pl.errors import ConfigError, is_out_of_memory, raise_if_out_of_memory
 
 PRETRAINED = "pretrained"
@@ -85,7 +86,8 @@ def build_with_weights(
     try:
         if file is None:
             require_network(name)
-        return build(name, size, pretrained=True, **source, **options)
+        with WithoutDrawing():
+            return build(name, size, pretrained=True, **source, **options)
     except ConfigError:
         raise
     except Exception as error:  # a download can fail in any way

@@ -71,7 +71,9 @@ def test_local_weights_are_loaded(tmp_path: Path, suffix: str) -> None:
         torch.save(source, path)
     else:
         save_file(source, path)
+    state = torch.random.get_rng_state()
     extractor = vit(image_size=160, weights=str(path))
+    assert torch.equal(torch.random.get_rng_state(), state)  # nothing is drawn to be replaced
     for key, tensor in extractor.backbone.state_dict().items():
         assert torch.equal(tensor, source[key])
 

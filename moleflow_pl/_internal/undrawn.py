@@ -1,0 +1,40 @@
+"""Modules built without their random numbers, because weights of a file replace them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.nn import init
+from torch.overrides import TorchFunctionMode
+
+# `erfinv_` makes a normal distribution of a uniform one, and takes most of the time
+DRAWING: set[Callable[..., Any]] = {Tensor.normal_, Tensor.uniform_, Tensor.erfinv_}
+DRAWING |= {init.normal_, init.uniform_, init.kaiming_uniform_}  # those that come as a whole
+
+
+class WithoutDrawing(TorchFunctionMode):
+    """Leave tensors unset where random numbers would fill them.
+
+    Example:
+        >>> import torch
+        >>> state = torch.random.get_rng_state()
+        >>> with WithoutDrawing():
+        ...     layer = torch.nn.Linear(3, 3)
+        >>> torch.equal(torch.random.get_rng_state(), state)
+        True
+    """
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Call a function, unless it draws."""
+        options = kwargs or {}
+        if function in DRAWING:
+            return args[0] if args else options["tensor"]
+        return function(*args, **options)
