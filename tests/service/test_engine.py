@@ -56,8 +56,9 @@ def soon() -> float:
     return time.monotonic() + 10
 
 
-def submit(engine: Engine, *numbers: Any) -> list:
-    return engine.submit([Number(n) for n in numbers], engine.model.predictor, soon())  # type: ignore[misc]
+def submit(engine: Engine, *numbers: int) -> list:
+    orders: list[Any] = [Number(number) for number in numbers]
+    return engine.submit(orders, engine.model.predictor, soon())
 
 
 def test_what_waits_together_is_one_batch_and_each_gets_its_own_answer() -> None:
