@@ -4,15 +4,19 @@
 
 Starts the service in a separate process and sends it the images of a folder with 1, 8 and 64
 concurrent clients, to measure throughput and the 50, 95 and 99 % quantiles of the latency. The loop
-runs in another fresh process: one image at a time for the latency, batches for the throughput. Also
-measures the start-up time relative to loading the model, and memory over many requests. Prints a
-table, and finally a line of JSON; exits with 1 if a figure misses its limit.
+runs in another fresh process: one image at a time for the latency, batches for the throughput. The
+clients are threads on open connections and share the machine with the service: their processor time
+is printed beside that of the service and of the loop. Also measures the start-up time relative to
+loading the model, and memory over many requests. Prints a table, and finally a line of JSON; exits
+with 1 if a figure misses its limit.
 """
 
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
+import os
 import re
 import subprocess
 import sys
@@ -26,7 +30,6 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 
-import httpx
 import numpy as np
 
 from benchmarks.harness.report import Report, Row, benchmark
@@ -49,7 +52,10 @@ def timed(images):
     return time.perf_counter() - began
 timed(files[:16])
 single = sorted(timed(one) for one in files)[len(files) // 2]
-print(json.dumps({"load": loaded, "single": single, "batch": len(files) / timed(files)}))
+many, cpu = files * 3, time.process_time()
+rate = len(many) / timed(many)
+cpu = (time.process_time() - cpu) / len(many)
+print(json.dumps({"load": loaded, "single": single, "batch": rate, "cpu": cpu}))
 """
 
 
@@ -85,6 +91,12 @@ class Served:
     seconds: float
 
     @property
+    def cpu_seconds(self) -> float:
+        """Processor time that it has taken, of all its threads."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    @property
     def memory_mb(self) -> float:
         """Its anonymous memory, in MiB."""
         status = Path(f"/proc/{self.pid}/status").read_text()
@@ -118,43 +130,70 @@ def loop(load: Load) -> dict[str, float]:
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def send(
-    url: str, contents: Sequence[bytes], clients: int, requests: int
-) -> tuple[float, list[float]]:
-    """Send images by some clients at once; images a second, and the seconds of each request."""
+@dataclass(frozen=True)
+class Sent:
+    """What some clients found.
+
+    Attributes:
+        rate: Images a second.
+        seconds: Of each request.
+        cpu: Processor time of the clients for an image, in seconds.
+        service_cpu: That of the service.
+    """
+
+    rate: float
+    seconds: Sequence[float]
+    cpu: float
+    service_cpu: float
+
+
+def send(service: Served, contents: Sequence[bytes], clients: int, requests: int) -> Sent:
+    """Send images by some clients at once, each on a connection of its own."""
     left, lock = iter(islice(cycle(contents), requests)), threading.Lock()
+    place = service.url.removeprefix("http://")
 
     def client(_: int) -> list[float]:
         seconds: list[float] = []
-        with httpx.Client(timeout=60) as connection:
-            while True:
-                with lock:
-                    content = next(left, None)
-                if content is None:
-                    return seconds
-                began = time.perf_counter()
-                connection.post(f"{url}/v1/inspect", content=content).raise_for_status()
-                seconds.append(time.perf_counter() - began)
+        connection = http.client.HTTPConnection(place, timeout=60)
+        while True:
+            with lock:
+                content = next(left, None)
+            if content is None:
+                connection.close()
+                return seconds
+            began = time.perf_counter()
+            connection.request("POST", "/v1/inspect", content)
+            answer = connection.getresponse()
+            body = answer.read()
+            seconds.append(time.perf_counter() - began)
+            if answer.status != http.client.OK:
+                raise OSError(f"{answer.status}: {body.decode()}")
 
-    began = time.perf_counter()
+    began, own, its = time.perf_counter(), time.process_time(), service.cpu_seconds
     with ThreadPoolExecutor(clients) as pool:
         latencies = [s for part in pool.map(client, range(clients)) for s in part]
-    return requests / (time.perf_counter() - began), latencies
+    rate = requests / (time.perf_counter() - began)
+    own, its = time.process_time() - own, service.cpu_seconds - its
+    return Sent(rate, latencies, own / requests, its / requests)
 
 
-def rows(clients: int, rate: float, seconds: Sequence[float], alone: dict[str, float]) -> list[Row]:
+def rows(clients: int, sent: Sent, alone: dict[str, float]) -> list[Row]:
     """The figures of a number of clients, with limits from those of the loop."""
     most = alone["single"] * 1000 + MOST_EXTRA_MS if clients == 1 else None
     least = LEAST_SHARE if clients == max(CLIENTS) else None
     name = f"{clients} client{'s' * (clients > 1)}"
-    times = np.percentile(np.array(seconds) * 1000, PERCENTILES)
+    times = np.percentile(np.array(sent.seconds) * 1000, PERCENTILES)
     latencies = [
         Row(f"{name}, p{p}", float(value), "ms", most=most if p == PERCENTILES[0] else None)
         for p, value in zip(PERCENTILES, times, strict=True)
     ]
-    note = f"{rate:.1f} images/s, {alone['batch']:.1f} in a loop"
-    return [Row(f"{name}, rate / that of batches", rate / alone["batch"], "x", least, None, note),
-            *latencies]  # fmt: skip
+    told = f"{sent.rate:.1f} images/s, {alone['batch']:.1f} in a loop"
+    share = Row(
+        f"{name}, rate / that of batches", sent.rate / alone["batch"], "x", least, None, told
+    )
+    told = f"loop {alone['cpu'] * 1000:.1f} ms; the clients beside it {sent.cpu * 1000:.1f} ms"
+    cpu = Row(f"{name}, processor time of an image", sent.service_cpu * 1000, "ms", note=told)
+    return [share, *latencies, cpu]
 
 
 def time_service(report: Report, load: Load) -> None:
@@ -165,12 +204,12 @@ def time_service(report: Report, load: Load) -> None:
         report.add(
             Row("start", service.seconds, "s", most=most, note=f"load {alone['load']:.1f} s")
         )
-        send(service.url, contents, 8, max(16, load.requests // 10))  # warm
         for clients in CLIENTS:
-            for row in rows(clients, *send(service.url, contents, clients, load.requests), alone):
+            send(service, contents, clients, max(2 * clients, load.requests // 4))  # warm
+            for row in rows(clients, send(service, contents, clients, load.requests), alone):
                 report.add(row)
         before = service.memory_mb
-        send(service.url, contents, 8, load.long)
+        send(service, contents, 8, load.long)
         grown = service.memory_mb - before
         note = f"over {load.long} requests, {before:.0f} MiB before"
         report.add(Row("memory gained", grown, "MiB", most=MOST_GROWTH_MB, note=note))

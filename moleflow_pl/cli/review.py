@@ -13,6 +13,8 @@ from moleflow_pl.cli import moved_weights
 from moleflow_pl.cli.changed_model import report_changed
 from moleflow_pl.cli.mistakes import VerbParser
 from moleflow_pl.cli.run_argument import CHECKPOINT, SETTINGS
+from moleflow_pl.cli.serve import require_parts
+from moleflow_pl.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from moleflow_pl.inference.reviews import PastDecision, Preview, Review
@@ -24,6 +26,7 @@ examples:
   moleflow review preview runs/demo --reviews reviews.csv
   moleflow review apply runs/demo --reviews reviews.csv
   moleflow review export --reviews reviews.csv --output reviewed
+  moleflow review export --service runs/demo --output reviewed
 
 A file of reviews has the columns path, product and label, as predictions.csv has them, and verdict:
 right, false_alarm, missed_defect or other_product."""
@@ -40,6 +43,12 @@ OUTPUT: dict[str, Any] = {
     "metavar": "FOLDER",
     "help": "output folder",
 }
+SERVICE: dict[str, Any] = {
+    "type": Path,
+    "metavar": "RUN",
+    "help": "reviews of the service of this run, instead of a CSV file",
+}
+DATABASE = {"metavar": "URL", "help": "the service's --database, if it has one"}
 MODEL = {CHECKPOINT: SETTINGS, "--reviews": REVIEWS, "--product": PRODUCT}
 # action: (what it does, its options with their settings)
 ACTIONS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
@@ -54,7 +63,12 @@ ACTIONS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
     ),
     "export": (
         "copy reviewed images into MVTec's layout",
-        {"--reviews": REVIEWS, "--output": OUTPUT},
+        {
+            "--reviews": {**REVIEWS, "required": False},
+            "--service": SERVICE,
+            "--database": DATABASE,
+            "--output": OUTPUT,
+        },
     ),
 }
 SHOWN = 20  # changed decisions to list
@@ -84,16 +98,53 @@ def main(args: Sequence[str]) -> None:
     """Run one action."""
     options = make_parser().parse_args(args)
     # after parsing: torch takes seconds to import
-    from moleflow_pl.inference.reviews import export_reviews, read_reviews
+    from moleflow_pl.inference.reviews import read_reviews
 
-    reviews = read_reviews(options.reviews)
     if options.action == "export":
-        for place, count in export_reviews(reviews, options.output).items():
-            logger.info(f"{options.output / place}: {count} images")
-    elif options.action == "preview":
+        export(options)
+        return
+    reviews = read_reviews(options.reviews)
+    if options.action == "preview":
         show(preview_of(options, reviews))
     else:
         apply(options, reviews)
+
+
+def export(options: argparse.Namespace) -> None:
+    """Copy reviewed images into a folder, and say how many.
+
+    Raises:
+        ConfigError: there is no one source of reviews.
+    """
+    from moleflow_pl.inference.reviews import export_reviews, read_reviews
+
+    if (options.reviews is None) == (options.service is None):
+        raise ConfigError("give the reviews: --reviews FILE, or --service RUN")
+    if options.service is None:
+        counts = export_reviews(read_reviews(options.reviews), options.output)
+    else:
+        counts = export_of_service(options)
+    for place, count in counts.items():
+        logger.info(f"{options.output / place}: {count} images")
+
+
+def export_of_service(options: argparse.Namespace) -> dict[str, int]:
+    """Copy the reviewed images of a service; how many went to each folder.
+
+    Raises:
+        DataError: there is no record of one.
+    """
+    require_parts()
+    from moleflow_pl.service.reviews import export_reviews
+    from moleflow_pl.service.settings import Settings
+
+    settings = Settings(str(options.service.expanduser()), database=options.database)
+    if options.database is None and not Path(settings.database_url).is_file():
+        raise DataError(
+            f"no record of a service at {settings.database_url}: give its run, or --database"
+        )
+    database = settings.open_database()
+    return export_reviews(database, settings.open_store(database), options.output)
 
 
 def apply(options: argparse.Namespace, reviews: Sequence[Review]) -> None:
@@ -142,7 +193,6 @@ def past_decisions(options: argparse.Namespace) -> list[PastDecision]:
     from moleflow_pl._internal.files import regular
     from moleflow_pl.checkpoints.run_folder import RunFolder
     from moleflow_pl.data.predict_dataset import TABLE_FILE
-    from moleflow_pl.errors import DataError
     from moleflow_pl.inference.reviews import PastDecision
 
     table = options.past or RunFolder.of(options.ckpt_path).predictions / TABLE_FILE

@@ -60,10 +60,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "--batch": ("batch_size", {**WHOLE, "help": "most images in a batch (16)"}),
     "--batch-wait": (
         "batch_wait",
-        {
-            **NUMBER,
-            "help": "seconds that a single image waits for others to join its batch (0.002)",
-        },
+        {**NUMBER, "help": "seconds that a single image waits for others to join its batch (0)"},
     ),
     "--queue": ("queue", {**WHOLE, "help": "most waiting images; further requests get 429 (64)"}),
     "--deadline": ("deadline", {**NUMBER, "help": "seconds until a request gets 504 (30)"}),
@@ -74,6 +71,11 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
         "keep_images",
         {"action": "store_false", "help": "keep no images; then decisions cannot be reviewed"},
     ),
+    "--keep-days": (
+        "keep_days",
+        {**NUMBER, "help": "days until an image without a review is removed (90)"},
+    ),
+    "--keep-gb": ("keep_gb", {**NUMBER, "help": "GiB of images; then the oldest go (50)"}),
     "--device": ("device", {"help": "device of the model (auto)"}),
 }
 

@@ -239,7 +239,8 @@ def to_tensor(rgb: Image.Image, size: tuple[int, int]) -> Tensor:
     # image's form, which moves edges by up to 30 grey levels
     narrowed = rgb.resize((width, rgb.height), Image.Resampling.BICUBIC)
     resized = narrowed.resize((width, height), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
+    # by numpy: torch would wake its threads, which may be busy with a batch
+    return torch.from_numpy(np.array(np.asarray(resized).transpose(2, 0, 1), order="C"))
 
 
 def brightness_of(images: Tensor) -> Tensor:

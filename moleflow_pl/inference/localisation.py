@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ PictureFormat = Literal["jpg", "png"]
 GUIDE_PIXELS = (8, 4)  # a side of what a map follows, for each patch, where it is not too long
 LONGEST_GUIDE = 512  # pixels a side of what a map follows; with more patches, it is plain
 LEAST_VARIANCE = 1e-3  # of colours in 0..1 in a window, below which a map is smoothed instead
+Place = tuple[slice, slice]
 CONNECTED = np.ones((3, 3), dtype=int)  # pixels that touch at a corner are one defect
 
 
@@ -131,11 +133,31 @@ def defect_mask(scores: Tensor, threshold: float) -> np.ndarray:
         >>> defect_mask(torch.tensor([[0.0, 2.0, 4.0, 9.0, 4.0, 0.0, 2.0]]), 1.0).astype(int)
         array([[0, 0, 0, 1, 0, 0, 1]])
     """
-    values = scores.cpu().numpy()
-    labels, count = ndimage.label(values > threshold, structure=CONNECTED)
-    peaks = ndimage.maximum(values, labels, np.arange(count + 1))
-    levels = (threshold + np.asarray(peaks)) / 2
-    return (labels > 0) & (values >= levels[labels])
+    mask = np.zeros(scores.shape, dtype=bool)
+    for place, defect in defects(scores.cpu().numpy(), threshold):
+        mask[place] |= defect
+    return mask
+
+
+def defects(values: np.ndarray, threshold: float) -> Iterator[tuple[Place, np.ndarray]]:
+    """Each region of pixels above the threshold: where it is, and which of its pixels are defects.
+
+    Most of a map is none, so that only what surrounds all of them is looked at.
+    """
+    above = values > threshold
+    rows, columns = np.flatnonzero(above.any(1)), np.flatnonzero(above.any(0))
+    if not rows.size:
+        return
+    top, left = int(rows[0]), int(columns[0])
+    labels, _ = ndimage.label(above[top : rows[-1] + 1, left : columns[-1] + 1], CONNECTED)
+    for number, (down, right) in enumerate(ndimage.find_objects(labels), start=1):
+        place = (
+            slice(top + down.start, top + down.stop),
+            slice(left + right.start, left + right.stop),
+        )
+        part, inside = values[place], labels[down, right] == number
+        level = (threshold + part[inside].max(keepdims=True)) / 2
+        yield place, inside & (part >= level)
 
 
 def find_boxes(scores: Tensor, threshold: float) -> list[Box]:
@@ -146,14 +168,15 @@ def find_boxes(scores: Tensor, threshold: float) -> list[Box]:
         >>> find_boxes(torch.eye(3) * torch.tensor([1.8, 2.0, 0.0]), 0.5)
         [Box(left=0, top=0, width=2, height=2, peak=2.0)]
     """
-    values = scores.cpu().numpy()
-    labels, _ = ndimage.label(defect_mask(scores, threshold), structure=CONNECTED)
-    boxes = []
-    for number, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
-        inside = labels[rows, columns] == number
-        peak = float(values[rows, columns][inside].max())
-        size = (columns.stop - columns.start, rows.stop - rows.start)
-        boxes.append(Box(columns.start, rows.start, *size, peak))
+    values, boxes = scores.cpu().numpy(), []
+    for (rows, columns), defect in defects(values, threshold):
+        labels, _ = ndimage.label(defect, structure=CONNECTED)  # one region may have several peaks
+        for number, (down, right) in enumerate(ndimage.find_objects(labels), start=1):
+            top, left = rows.start + down.start, columns.start + right.start
+            size = (right.stop - right.start, down.stop - down.start)
+            inside = labels[down, right] == number
+            peak = float(values[rows, columns][down, right][inside].max())
+            boxes.append(Box(left, top, *size, peak))
     return sorted(boxes, key=lambda box: -box.peak)
 
 

@@ -33,7 +33,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, rela
 
 from moleflow_pl.errors import ConfigError, OutputError
 
-SCHEMA = "1"
+SCHEMA = "2"
 BUSY_SECONDS = 10  # that a writer waits for another one
 Verdict = Literal["false_alarm", "missed_defect", "right", "other_product"]
 # SQLite auto-increments only columns of this type
@@ -108,6 +108,7 @@ class Review(Base):
         verdict: `false_alarm`, `missed_defect`, `right` or `other_product`.
         product: The product that the image shows, with `other_product`.
         applied_when: When it was applied to the model; None before.
+        exported_when: When its image was last exported; None before.
     """
 
     __tablename__ = "reviews"
@@ -121,6 +122,7 @@ class Review(Base):
     when: Mapped[float]
     undone_when: Mapped[float | None]
     applied_when: Mapped[float | None]
+    exported_when: Mapped[float | None]
 
     inspection: Mapped[Inspection] = relationship(back_populates="reviews")
 

@@ -1,8 +1,10 @@
 """Inspects requests that arrive together as one batch.
 
-One thread owns the model. It takes the waiting images, up to a batch; those that arrive meanwhile
-form the next one. Scores in batches of different sizes agree up to the last bits of floating point,
-as everywhere in this package; equal batches agree bit for bit.
+Each lane is a thread that takes waiting images, decodes them, inspects them as one batch and
+finishes the answers, so that no image changes threads. Two lanes work side by side, each with half
+of the cores, because one thread of torch makes better use of a core than two that wait for each
+other. A batch uses all cores if no other image waits. Scores in batches of different sizes agree
+up to the last bits of floating point, as everywhere in this package.
 """
 
 from __future__ import annotations
@@ -13,10 +15,16 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
 
 from moleflow_pl.errors import MoLEFlowError
 from moleflow_pl.inference.decisions import Prediction
 from moleflow_pl.inference.predictor import Predictor, PreparedImage
+
+LANES = 2
+LONGEST_GATHER = 0.5  # seconds of decoding after which a batch is full enough
 
 
 class QueueFullError(MoLEFlowError):
@@ -29,6 +37,16 @@ class StoppingError(MoLEFlowError):
 
 class DeadlineError(MoLEFlowError):
     """The answer would come too late."""
+
+
+class Order(Protocol):
+    """An image to inspect; a lane calls both methods, in this order."""
+
+    def prepare(self) -> PreparedImage:
+        """Decode it."""
+
+    def finish(self, prediction: Prediction) -> Any:
+        """Make the answer from the prediction."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +77,28 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class Job:
-    """A waiting image, the model that it was prepared for, and the future of its answer."""
+    """A waiting image, the model that will inspect it, and the future of its answer."""
 
-    image: PreparedImage
+    order: Order
     predictor: Predictor
     deadline: float
-    answer: Future[Prediction] = field(default_factory=Future)
+    answer: Future[Any] = field(default_factory=Future)
+
+    def prepared(self) -> PreparedImage | None:
+        """The decoded image; None if it is cancelled, late or cannot be decoded."""
+        if not self.answer.set_running_or_notify_cancel():
+            return None
+        if self.deadline < time.monotonic():
+            self.answer.set_exception(DeadlineError("the image waited too long"))
+            return None
+        try:
+            return self.order.prepare()
+        except BaseException as error:  # an image must not end the lane
+            self.answer.set_exception(error)
+            return None
+
+
+Ready = list[tuple[Job, PreparedImage]]
 
 
 class Engine:
@@ -75,18 +109,31 @@ class Engine:
         batch_size: Largest batch.
         wait: Seconds that a single image waits for others to join its batch.
         queue: Largest number of waiting images.
+        lanes: Batches that are inspected at the same time; by default two, or one on a single core.
     """
 
     def __init__(
-        self, model: LoadedModel, batch_size: int = 16, wait: float = 0.002, queue: int = 64
+        self,
+        model: LoadedModel,
+        batch_size: int = 16,
+        wait: float = 0.0,
+        queue: int = 64,
+        lanes: int | None = None,
     ) -> None:
         self.model = model
         self.batch_size, self.wait, self.queue = batch_size, wait, queue
+        self._cores = torch.get_num_threads()
+        self.lanes = min(LANES, self._cores) if lanes is None else lanes
         self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
+        self._busy: set[int] = set()  # lanes
         self._stopping = False
-        self._thread = threading.Thread(target=self._work, name="inspect", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._work, args=(lane,), name=f"lane {lane}", daemon=True)
+            for lane in range(self.lanes)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def waiting(self) -> int:
@@ -95,31 +142,34 @@ class Engine:
 
     @property
     def alive(self) -> bool:
-        """Whether the thread of the model works."""
-        return self._thread.is_alive() and not self._stopping
+        """Whether images are inspected."""
+        return all(thread.is_alive() for thread in self._threads) and not self._stopping
 
     def swap(self, model: LoadedModel) -> None:
         """Replace the model for new images.
 
-        The earlier model inspects waiting images, which were prepared for it: no request fails.
+        The earlier model inspects the images that are waiting for it: no request fails.
         """
         self.model = model
 
     def submit(
-        self, images: Sequence[PreparedImage], predictor: Predictor, deadline: float
-    ) -> list[Future[Prediction]]:
-        """Queue images that one predictor has prepared: all of them or none.
+        self, orders: Sequence[Order], predictor: Predictor, deadline: float
+    ) -> list[Future[Any]]:
+        """Queue images for one predictor: all of them or none.
 
         Args:
-            images: The images.
+            orders: The images.
             predictor: From `model.of`.
             deadline: Of `time.monotonic`; an image that is still waiting then is not inspected.
+
+        Returns:
+            What `Order.finish` will return for each.
 
         Raises:
             QueueFullError: there is no room.
             StoppingError: `stop` was called.
         """
-        jobs = [Job(image, predictor, deadline) for image in images]
+        jobs = [Job(order, predictor, deadline) for order in orders]
         with self._changed:
             if self._stopping:
                 raise StoppingError("the service is stopping")
@@ -129,53 +179,91 @@ class Engine:
                     "again later"
                 )
             self._jobs.extend(jobs)
-            self._changed.notify()
+            self._changed.notify_all()
         return [job.answer for job in jobs]
 
     def stop(self) -> None:
         """Inspect the waiting images, and end the thread."""
         with self._changed:
             self._stopping = True
-            self._changed.notify()
-        self._thread.join()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
 
-    def _work(self) -> None:
-        while batch := self._next_batch():
-            by_predictor: dict[int, list[Job]] = {}
-            for job in batch:
-                by_predictor.setdefault(id(job.predictor), []).append(job)
-            for jobs in by_predictor.values():
+    def _work(self, lane: int) -> None:
+        while self._begin(lane):
+            batch = self._gather()
+            torch.set_num_threads(self._share())  # of this thread alone
+            for jobs in by_predictor(batch):
                 answer(jobs)
+            with self._changed:
+                self._busy.discard(lane)
+                self._changed.notify_all()
 
-    def _next_batch(self) -> list[Job]:
-        """The next jobs; empty after `stop`."""
+    def _begin(self, lane: int) -> bool:
+        """Wait for images; False after `stop`. A lane works only while all lanes before it do."""
         with self._changed:
-            self._changed.wait_for(lambda: self._jobs or self._stopping)
-            if len(self._jobs) == 1:  # alone so far
-                self._changed.wait_for(
-                    lambda: len(self._jobs) >= self.batch_size or self._stopping, self.wait
+            self._changed.wait_for(
+                lambda: (
+                    (self._jobs and len(self._busy) >= lane) or (self._stopping and not self._jobs)
                 )
-            count = min(self.batch_size, len(self._jobs))
-            return [self._jobs.popleft() for _ in range(count)]
+            )
+            if not self._jobs:
+                return False
+            self._busy.add(lane)
+            return True
+
+    def _gather(self) -> Ready:
+        """Take and decode waiting images, up to a batch; other lanes may take some of them."""
+        batch: Ready = []
+        began = time.monotonic()
+        while len(batch) < self.batch_size and time.monotonic() - began < LONGEST_GATHER:
+            job = self._next(self.wait - (time.monotonic() - began) if len(batch) == 1 else 0.0)
+            if job is None:
+                break
+            image = job.prepared()
+            if image is not None:
+                batch.append((job, image))
+        return batch
+
+    def _next(self, wait: float) -> Job | None:
+        """The next job; None if none comes within some seconds."""
+        with self._changed:
+            if wait > 0:
+                self._changed.wait_for(lambda: self._jobs or self._stopping, wait)
+            return self._jobs.popleft() if self._jobs else None
+
+    def _share(self) -> int:
+        """The cores for a batch: all of them if there is no other."""
+        alone = len(self._busy) <= 1 and not self._jobs
+        return self._cores if alone else max(1, self._cores // self.lanes)
 
 
-def answer(jobs: Sequence[Job]) -> None:
-    """Inspect images of one predictor; skip cancelled and late ones."""
-    now, due = time.monotonic(), []
-    for job in jobs:
-        if not job.answer.set_running_or_notify_cancel():
-            continue
-        if job.deadline < now:
-            job.answer.set_exception(DeadlineError("the image waited too long"))
-        else:
-            due.append(job)
-    if not due:
-        return
+def by_predictor(batch: Ready) -> list[Ready]:
+    """The images of each predictor."""
+    parts: dict[int, Ready] = {}
+    for job, image in batch:
+        parts.setdefault(id(job.predictor), []).append((job, image))
+    return [*parts.values()]
+
+
+def answer(batch: Ready) -> None:
+    """Inspect images of one predictor, and finish each."""
     try:
-        found = due[0].predictor.inspect([job.image for job in due])
-    except BaseException as error:  # a failed batch must not end the thread
-        for job in due:
+        found = batch[0][0].predictor.inspect([image for _, image in batch])
+    except BaseException as error:  # a failed batch must not end the lane
+        for job, _ in batch:
             job.answer.set_exception(error)
         return
-    for job, prediction in zip(due, found, strict=True):
-        job.answer.set_result(prediction)
+    # finish all before the first is answered: answers of one moment are one transaction
+    ended: list[tuple[Any, BaseException | None]] = []
+    for (job, _), prediction in zip(batch, found, strict=True):
+        try:
+            ended.append((job.order.finish(prediction), None))
+        except BaseException as error:
+            ended.append((None, error))
+    for (job, _), (result, failure) in zip(batch, ended, strict=True):
+        if failure is None:
+            job.answer.set_result(result)
+        else:
+            job.answer.set_exception(failure)

@@ -71,8 +71,9 @@ def without_password(address: str) -> str:
 
 
 def lock_name(kind: str, name: str) -> str:
-    """Name of the lock for a source, which belongs to one machine, or for a sink."""
-    return f"{kind} {name} on {socket.gethostname()}" if kind == "source" else f"{kind} {name}"
+    """Name of a lock; sources and images belong to one machine, sinks to all."""
+    local = kind in ("source", "images")
+    return f"{kind} {name} on {socket.gethostname()}" if local else f"{kind} {name}"
 
 
 async def attend(

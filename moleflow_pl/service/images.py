@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from moleflow_pl.data.images import open_content, upright_rgb
 from moleflow_pl.errors import DataError
 
 LONGEST_NAME = 255  # characters of a client's name that are kept
+# of a folder and of a file in it
+DAY, KEPT_NAME = re.compile(r"\d{4}-\d\d-\d\d"), re.compile(r"\d+\.\d{6}-[0-9a-f]+\.\w+")
 
 
 class ImageStore:

@@ -1,20 +1,17 @@
-"""The path of an image: checked, decoded, stored, inspected in a batch, recorded, then answered."""
+"""The path of an image: checked, decoded, inspected in a batch, stored, recorded, then answered."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image
-
 from moleflow_pl.errors import DataError, OutputError
 from moleflow_pl.inference.decisions import Prediction
-from moleflow_pl.inference.predictor import PreparedImage
+from moleflow_pl.inference.predictor import Predictor, PreparedImage
 from moleflow_pl.service.database import Base, Database, Inspection, Outbox
 from moleflow_pl.service.engine import DeadlineError, Engine, QueueFullError, StoppingError
 from moleflow_pl.service.images import ImageStore, client_name
@@ -37,12 +34,64 @@ class Upload:
     rows: Callable[[Inspection], Iterable[Base]] = lambda inspection: ()
 
 
-@dataclass(frozen=True)
-class Received:
-    """An upload after decoding: the model's input, and where the file is stored."""
+class Arrived:
+    """An upload on its way through a lane.
 
-    image: PreparedImage
-    place: str | None
+    Args:
+        upload: What someone brings.
+        predictor: Who inspects it.
+        store: Where it is kept.
+        columns: Of its row, as far as they are known.
+        sinks: Names of the sinks that are told.
+    """
+
+    def __init__(
+        self,
+        upload: Upload,
+        predictor: Predictor,
+        store: ImageStore,
+        columns: dict[str, Any],
+        sinks: Sequence[str],
+    ) -> None:
+        self.upload, self.predictor, self.store = upload, predictor, store
+        self.columns, self.sinks = columns, sinks
+        self.name, self._began = client_name(upload.name), time.perf_counter()
+        self._form = ""  # of the image
+        self._place: str | None = None
+
+    def prepare(self) -> PreparedImage:
+        """Decode it.
+
+        Raises:
+            DataError: it is no image; it is named.
+        """
+        try:
+            image, self._form = self.store.decode(self.upload.content)
+        except DataError as error:
+            raise DataError(f"{self.name}: {error}" if self.name else str(error)) from error
+        return self.predictor.prepare(image)
+
+    def finish(self, prediction: Prediction) -> list[Base]:
+        """Keep the image; the rows that record it, the inspection first.
+
+        Raises:
+            OutputError: it cannot be kept.
+        """
+        self._place = self.store.save(self.upload.content, self._form)
+        inspection = inspection_of(
+            prediction,
+            image_name=self.name,
+            image_path=self._place,
+            time=time.time(),
+            seconds=time.perf_counter() - self._began,
+            **self.columns,
+        )
+        told = [Outbox(sink=sink, inspection=inspection) for sink in self.sinks]
+        return [inspection, *told, *self.upload.rows(inspection)]
+
+    def discard(self, ended: object = None) -> None:
+        """Keep the image no longer."""
+        self.store.discard(self._place)
 
 
 class Line:
@@ -69,7 +118,6 @@ class Line:
         self.recorder = Recorder(database)
         self.recorded: list[Callable[[Inspection], None]] = []  # called for each, after its commit
         self.stopping = False
-        self._decoders = ThreadPoolExecutor(os.cpu_count(), "decode")
         self._taken = 0
 
     @property
@@ -123,70 +171,37 @@ class Line:
     async def _inspect(
         self, uploads: Sequence[Upload], source: str, product: str | None
     ) -> list[Inspection]:
-        began, loop, model = time.perf_counter(), asyncio.get_running_loop(), self.engine.model
-        predictor, due = model.of(product), time.monotonic() + self.deadline
-        received: list[Received] = []
+        model, due = self.engine.model, time.monotonic() + self.deadline
+        predictor, columns = model.of(product), {"source": source, "model": model.digest}
+        arrived = [Arrived(one, predictor, self.store, columns, self.sinks) for one in uploads]
+        futures = self.engine.submit(arrived, predictor, due)
         try:
-            for upload in uploads:
-                prepare = predictor.prepare
-                received.append(
-                    await loop.run_in_executor(self._decoders, self._receive, upload, prepare)
-                )
-            futures = self.engine.submit([one.image for one in received], predictor, due)
-            predictions = await asyncio.gather(*map(asyncio.wrap_future, futures))
-            columns = {"time": time.time(), "source": source, "model": model.digest}
-            rows = await loop.run_in_executor(
-                self._decoders, self._rows, uploads, received, predictions,
-                {**columns, "seconds": time.perf_counter() - began},
-            )  # fmt: skip
-            every = [row for group in rows for row in group]
+            groups = await asyncio.gather(*map(asyncio.wrap_future, futures))
         except BaseException:
-            for one in received:
-                self.store.discard(one.place)
+            discard(arrived, futures)
             raise
         # from here on the rows may be written, even if the request is cancelled
+        every = [row for rows in groups for row in rows]
         try:
             await asyncio.shield(asyncio.wrap_future(self.recorder.add(*every)))
         except OutputError:
-            for one in received:
-                self.store.discard(one.place)
+            discard(arrived, futures)
             raise
-        inspections = [row for row in every if isinstance(row, Inspection)]
+        inspections = [rows[0] for rows in groups]
         for inspection in inspections:
             for tell in self.recorded:
                 tell(inspection)
         return inspections
-
-    def _receive(self, upload: Upload, prepare: Callable[[Image.Image], PreparedImage]) -> Received:
-        try:
-            image, form = self.store.decode(upload.content)
-        except DataError as error:
-            name = f"{client_name(upload.name)}: " if upload.name else ""
-            raise DataError(f"{name}{error}") from error
-        return Received(prepare(image), self.store.save(upload.content, form))
-
-    def _rows(
-        self,
-        uploads: Sequence[Upload],
-        received: Sequence[Received],
-        predictions: Sequence[Prediction],
-        columns: dict[str, Any],
-    ) -> list[list[Base]]:
-        groups: list[list[Base]] = []
-        for upload, one, prediction in zip(uploads, received, predictions, strict=True):
-            inspection = inspection_of(
-                prediction,
-                image_name=client_name(upload.name),
-                image_path=one.place,
-                **columns,
-            )
-            told = [Outbox(sink=sink, inspection=inspection) for sink in self.sinks]
-            groups.append([inspection, *told, *upload.rows(inspection)])
-        return groups
 
     def stop(self) -> None:
         """Finish the accepted images, and end."""
         self.stopping = True
         self.engine.stop()
         self.recorder.stop()
-        self._decoders.shutdown()
+
+
+def discard(arrived: Sequence[Arrived], futures: Sequence[Future[Any]]) -> None:
+    """Keep none of some images: those that a lane is busy with, once it is done with them."""
+    for one, future in zip(arrived, futures, strict=True):
+        future.cancel()
+        future.add_done_callback(one.discard)

@@ -52,13 +52,14 @@ def newest(session: Session) -> Model | None:
     return session.scalars(select(Model).order_by(Model.id.desc()).limit(1)).first()
 
 
-def publish(database: Database, path: str | Path, who: str) -> Model:
+def publish(database: Database, path: str | Path, who: str, digest: str | None = None) -> Model:
     """Let every process of a service use a model; each loads it and swaps between two batches.
 
     Args:
         database: The service's database.
         path: A run folder or a checkpoint, at a path that all processes can read.
         who: Who requests it, for the audit log.
+        digest: Of the file, if it is known.
 
     Raises:
         CheckpointError: there is no file.
@@ -66,7 +67,7 @@ def publish(database: Database, path: str | Path, who: str) -> Model:
     file = checkpoint_of(Path(path)).absolute()
     if not file.is_file():
         raise CheckpointError(f"no checkpoint at {file}: give a run folder or a .ckpt file")
-    digest = file_hash(file)
+    digest = digest or file_hash(file)
     with database.writing() as session:
         last = newest(session)
         if last is not None and (last.digest, last.path) == (digest, str(file)):

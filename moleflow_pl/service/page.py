@@ -28,6 +28,7 @@ from moleflow_pl.service.products import jobs
 from moleflow_pl.service.reviews import apply_reviews, counts, pending, preview_reviews
 from moleflow_pl.service.score_history import WORDS, score_history
 from moleflow_pl.service.state import service_of
+from moleflow_pl.service.uploads import read_uploads
 
 TEMPLATES = Path(__file__).with_name("templates")
 STATIC = Path(__file__).with_name("static")
@@ -44,6 +45,7 @@ ALLOWED: dict[str | None, tuple[str, ...]] = {
     "unknown_product": ("right", "false_alarm", "missed_defect", "other_product"),
     None: ("other_product",),
 }
+PAGE = "page"  # source of the images that people bring
 NOBODY = "unnamed"
 LONGEST_WHO = 80  # characters
 LOOK = 0.5  # seconds between two checks for new decisions
@@ -114,6 +116,21 @@ async def recorded(request: Request, database: Database) -> AsyncIterator[str]:
             yield ": still here\n\n"
 
 
+@router.post("/inspect")
+async def inspect(request: Request) -> Response:
+    """Inspect images that a person brings; the page that is open shows them as they come."""
+    service = service_of(request)
+    line, settings = service.line, service.settings
+    line.check_room()
+    arrived = await read_uploads(request, settings.max_bytes, settings.queue, settings.deadline)
+    uploads, fields = arrived
+    require_form(request, (fields or {}).get("form", ""))
+    if not any(one.content for one in uploads):  # what a browser sends where none was chosen
+        raise HTTPException(422, "choose images to inspect")
+    await line.inspect(uploads, PAGE)
+    return Response(status_code=204) if is_script(request) else RedirectResponse("/", 303)
+
+
 @router.get("/inspections/{number}")
 def inspection(request: Request, number: int) -> Response:
     """The page of one inspection."""
@@ -158,9 +175,14 @@ def require_form(request: Request, form: str) -> None:
         raise HTTPException(403, "this form is out of date: load the page again")
 
 
+def is_script(request: Request) -> bool:
+    """Whether the script of our page asks, which puts an answer into the page that is open."""
+    return request.headers.get("hx-request") == "true"
+
+
 def answered(request: Request, number: int) -> Response:
     """The reviews of an inspection as a fragment for a script, otherwise a redirect to its page."""
-    if request.headers.get("hx-request") != "true":
+    if not is_script(request):
         return RedirectResponse(f"/inspections/{number}", 303)
     one = require(service_of(request).database, number)
     return rendered(request, "review.html", **reviewing(request, one))
@@ -279,6 +301,6 @@ def apply(
     require_form(request, form)
     service = service_of(request)
     names = apply_reviews(service.database, service.store, name_of(who))
-    if request.headers.get("hx-request") != "true":
+    if not is_script(request):
         return RedirectResponse("/reviews", 303)
     return rendered(request, "preview.html", applied=names)

@@ -11,12 +11,11 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
 from starlette.datastructures import FormData, UploadFile
 
-from moleflow_pl.service.page import name_of, rendered, require_form
-from moleflow_pl.service.products import Job, jobs, order, save_uploads
+from moleflow_pl.service.page import is_script, name_of, rendered, require_form
+from moleflow_pl.service.products import UPLOADS, Job, jobs, order, save_uploads
 from moleflow_pl.service.state import Service, service_of
 
 MOST_IMAGES = 5000  # of a product, in one form
-UPLOADS = "products"  # folder of uploaded images, in the service's
 
 router = APIRouter()
 
@@ -44,7 +43,7 @@ async def order_from_page(request: Request) -> Response:
     async with request.form(max_files=MOST_IMAGES) as fields:
         require_form(request, str(fields.get("form", "")))
         await take_order(service_of(request), fields, name_of(str(fields.get("who", ""))))
-    if request.headers.get("hx-request") != "true":
+    if not is_script(request):
         return RedirectResponse("/products", 303)
     return await asyncio.to_thread(jobs_part, request)
 

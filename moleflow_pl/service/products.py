@@ -31,6 +31,7 @@ from moleflow_pl.service.reviews import LOCK, checkpoint_in_use
 logger = logging.getLogger(__name__)
 
 JOB = "job "  # prefix of the names of settings that hold jobs
+UPLOADS = "products"  # folder of uploaded images, in that of the service
 FEWEST_IMAGES = 2
 LOOK = 1.0  # seconds between two checks of the progress
 LONGEST_TOLD = 500  # characters of an error
@@ -137,7 +138,7 @@ class Teacher:
 
     Args:
         database: The record.
-        folder: Parent of the work folders.
+        folder: Parent of the work folders, beside the folder of uploaded images.
         backbone_weights: Where the backbone's weights are, if they have moved.
     """
 
@@ -173,6 +174,8 @@ class Teacher:
             logger.warning("%s was not learned: %s", job.product, job.told)
         await asyncio.to_thread(keep, self.database, job)
         shutil.rmtree(work, ignore_errors=True)
+        if Path(job.images).is_relative_to((self.folder.parent / UPLOADS).absolute()):
+            shutil.rmtree(job.images, ignore_errors=True)  # ours, and never needed again
 
     async def _teach(self, job: Job, work: Path) -> None:
         """Run the process, and follow its progress.

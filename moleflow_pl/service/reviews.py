@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, select, update
 
 from moleflow_pl.checkpoints.io import read_checkpoint
 from moleflow_pl.checkpoints.schema import STATE_KEY
@@ -42,18 +42,19 @@ class Pending:
 
 def pending(database: Database, store: ImageStore) -> list[Pending]:
     """Valid reviews of stored images that are not applied yet, the oldest first."""
-    query = (
-        select(Inspection)
-        .join(Review)
-        .where(Review.undone_when.is_(None), Review.applied_when.is_(None))
-        .distinct()
-    )
+    return counting(database, store, Review.applied_when.is_(None))
+
+
+def counting(database: Database, store: ImageStore, *where: ColumnElement[bool]) -> list[Pending]:
+    """Valid reviews of stored images, the oldest first."""
+    query = select(Inspection).join(Review).where(Review.undone_when.is_(None), *where).distinct()
     with database.reading() as session:
         rows = session.scalars(query).all()
+        fitting = set(session.scalars(select(Review.id).where(*where)))
     found: list[tuple[float, Pending]] = []
     for row in rows:
         review, path = row.review, store.path(row.image_path)
-        if review is None or review.applied_when is not None or path is None or row.label is None:
+        if review is None or review.id not in fitting or path is None or row.label is None:
             continue
         verdict = cast(library.Verdict, review.verdict)
         said = library.Review(path, row.product, cast(Label, row.label), verdict)
@@ -107,6 +108,24 @@ def apply_reviews(database: Database, store: ImageStore, who: str) -> list[str]:
         database.audit(who, "apply reviews", experts=names, reviews=numbers)
         publish(database, path, who)
     return names
+
+
+def export_reviews(database: Database, store: ImageStore, folder: Path) -> dict[str, int]:
+    """Copy all reviewed images that are there into a folder, in MVTec's layout, and note it.
+
+    Returns:
+        How many images went to each folder.
+
+    Raises:
+        MoLEFlowError: one cannot be copied.
+    """
+    found = counting(database, store)
+    placed = library.export_reviews([one.review for one in found], folder)
+    with database.writing() as session:
+        for one in found:  # they may be more than a database takes in one query
+            used = update(Review).where(Review.id == one.number)
+            session.execute(used.values(exported_when=time.time()))
+    return placed
 
 
 def preview_reviews(database: Database, store: ImageStore) -> Preview:

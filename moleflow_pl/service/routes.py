@@ -109,7 +109,7 @@ async def inspect(
     product: Annotated[str | None, Query(description="the product that all images show")] = None,
     heatmap: Annotated[Heatmap, Query(description="as a link, or in the answer")] = "none",
     boxes: Annotated[bool, Query(description="draw the defects' boxes in the heatmap")] = False,
-) -> dict[str, Any]:
+) -> JSONResponse:
     """Inspect images: an object for an image body, a list of them for a form.
 
     The response is sent after the inspection is in the database.
@@ -118,7 +118,7 @@ async def inspect(
     line, settings = service.line, service.settings
     line.check_room()
     arrived = await read_uploads(request, settings.max_bytes, settings.queue, settings.deadline)
-    uploads, form = arrived
+    uploads, fields = arrived
     rows = await line.inspect(uploads, "http", product)
     answers = []
     for row, upload in zip(rows, uploads, strict=True):
@@ -129,7 +129,7 @@ async def inspect(
             picture = await asyncio.to_thread(draw, row, upload.content, boxes)
             answer["heatmap"] = base64.b64encode(picture).decode()
         answers.append(answer)
-    return {"inspections": answers} if form else answers[0]
+    return JSONResponse(answers[0] if fields is None else {"inspections": answers})
 
 
 @router.get("/v1/inspections", tags=["record"])

@@ -8,11 +8,12 @@ import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from moleflow_pl._internal.files import writing
+from moleflow_pl._internal.files import token, writing
 from moleflow_pl._internal.validation import require_int, require_number
 from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.service.database import Database
+from moleflow_pl.service.images import ImageStore
 from moleflow_pl.service.sinks.base import SINKS
 from moleflow_pl.service.sources.base import SOURCES
 
@@ -39,6 +40,8 @@ class Settings:
         max_pixels: Most pixels of an image.
         rate: Requests a second that one client may send.
         keep_images: Whether images are kept; reviews need them.
+        keep_days: Days after which an image without a review is removed.
+        keep_gb: GiB of images, beyond which the oldest are removed.
         backbone_weights: Where the backbone's weights are, if they have moved.
         device: Where the model goes.
         move_judged: Whether inspected files of a watched folder move to its subfolder `judged`.
@@ -56,13 +59,15 @@ class Settings:
     database: str | None = None
     workers: int = 1
     batch_size: int = 16
-    batch_wait: float = 0.002
+    batch_wait: float = 0.0
     queue: int = 64
     deadline: float = 30.0
     max_mb: int = 32
     max_pixels: int = 100_000_000
     rate: float = 500.0
     keep_images: bool = True
+    keep_days: float = 90.0
+    keep_gb: float = 50.0
     backbone_weights: str | None = None
     device: str = "auto"
     move_judged: bool = False
@@ -80,6 +85,8 @@ class Settings:
         require_int("--max-mb", self.max_mb, 1, 1024)
         require_int("--max-pixels", self.max_pixels, 1, 10**9)
         require_number("--rate", self.rate, 0, 10**6, above=True)
+        require_number("--keep-days", self.keep_days, 0, 100_000, above=True)
+        require_number("--keep-gb", self.keep_gb, 0, 10**6, above=True)
         require_number("--interval", self.interval, 0, 86400)
         for option, kinds, values in (
             ("--source", SOURCES, self.sources),
@@ -134,6 +141,11 @@ class Settings:
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         return Database(self.database_url)
+
+    def open_store(self, database: Database) -> ImageStore:
+        """The images of a record; those of another record in the same run lie in another folder."""
+        folder = self.images / database.setting("record", token())
+        return ImageStore(folder, self.max_pixels, self.keep_images)
 
     @property
     def max_bytes(self) -> int:

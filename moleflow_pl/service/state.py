@@ -14,11 +14,11 @@ from moleflow_pl.service.courier import Courier
 from moleflow_pl.service.drift import DriftFollower
 from moleflow_pl.service.engine import Engine
 from moleflow_pl.service.health import Health, attend, lock_name
-from moleflow_pl.service.images import ImageStore
 from moleflow_pl.service.line import Line
 from moleflow_pl.service.metrics import Metrics
 from moleflow_pl.service.models import ModelWatcher, load, publish
 from moleflow_pl.service.products import Teacher
+from moleflow_pl.service.retention import DAY_SECONDS, GIBIBYTE, RECORDING, Keeper, Limits
 from moleflow_pl.service.security import Keys
 from moleflow_pl.service.settings import Settings, split
 from moleflow_pl.service.sinks.base import SINKS
@@ -41,10 +41,10 @@ class Service:
         self.settings, self.began = settings, time.time()
         self.database = settings.open_database()
         self.keys = Keys(self.database.setting("secret", secrets.token_hex(32)), settings.token)
-        version = publish(self.database, settings.model, "start")
-        model = load(version.path, settings.device, settings.backbone_weights)
+        model = load(settings.model, settings.device, settings.backbone_weights)
+        version = publish(self.database, settings.model, "start", model.digest)
         self.engine = Engine(model, settings.batch_size, settings.batch_wait, settings.queue)
-        self.store = ImageStore(settings.images, settings.max_pixels, settings.keep_images)
+        self.store = settings.open_store(self.database)
         self.sinks = [SINKS[k](a) for k, a in (split("--sink", s, SINKS) for s in settings.sinks)]
         told = [sink.health.name for sink in self.sinks]
         self.line = Line(self.engine, self.database, self.store, told, settings.deadline)
@@ -63,6 +63,8 @@ class Service:
         self.follower.heard.append(self.metrics.tell_drift)
         work = settings.folder / "learning"
         self.teacher = Teacher(self.database, work, settings.backbone_weights)
+        self.keeper = Keeper(self.database, self.store, limits_of(settings))
+        self.attendants["images"] = self.keeper.health
         self._tasks: list[asyncio.Task[None]] = []
 
     def _decisions(self) -> tuple[DecisionMaker, str]:
@@ -90,6 +92,8 @@ class Service:
             jobs.append(attend(self.database, lock, sink.health, Courier(self.database, sink).run))
         for name, run in (("drift", self.follower.run), ("lessons", self.teacher.run)):
             jobs.append(attend(self.database, name, self.attendants[name], run))
+        lock = lock_name("images", str(self.store.folder))
+        jobs.append(attend(self.database, lock, self.keeper.health, self.keeper.run))
         self._tasks = [asyncio.create_task(job) for job in jobs]
 
     async def _measure(self) -> None:
@@ -112,6 +116,15 @@ class Service:
                 await task
         await asyncio.to_thread(self.line.stop)
         self.database.close()
+
+
+def limits_of(settings: Settings) -> Limits:
+    """How long images are kept."""
+    return Limits(
+        settings.keep_days * DAY_SECONDS,
+        settings.keep_gb * GIBIBYTE,
+        settings.deadline + RECORDING,
+    )
 
 
 def service_of(connection: HTTPConnection) -> Service:

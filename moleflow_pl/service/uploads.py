@@ -20,7 +20,7 @@ FIELDS = 16  # of a form, beside its files
 
 async def read_uploads(
     request: Request, max_bytes: int, most: int, deadline: float
-) -> tuple[list[Upload], bool]:
+) -> tuple[list[Upload], dict[str, str] | None]:
     """Read the images of a request.
 
     Args:
@@ -30,7 +30,7 @@ async def read_uploads(
         deadline: Seconds within which the body must arrive.
 
     Returns:
-        The images, and whether they came as a form.
+        The images, and the other fields of the form that they came as; None without a form.
 
     Raises:
         HTTPException: it is too large, too slow, or damaged.
@@ -39,9 +39,9 @@ async def read_uploads(
     try:
         async with asyncio.timeout(deadline):
             if form:
-                return await read_form(request, max_bytes, most), True
+                return await read_form(request, max_bytes, most)
             name = request.query_params.get("name", "")
-            return [Upload(await read_body(request, max_bytes), name)], False
+            return [Upload(await read_body(request, max_bytes), name)], None
     except TimeoutError as error:
         told = f"the request did not arrive within {deadline:g} s"
         raise HTTPException(408, told) from error
@@ -65,8 +65,10 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     return b"".join(parts)
 
 
-async def read_form(request: Request, max_bytes: int, most: int) -> list[Upload]:
-    """Read all files of a form, whatever their fields are called.
+async def read_form(
+    request: Request, max_bytes: int, most: int
+) -> tuple[list[Upload], dict[str, str]]:
+    """Read all files of a form, whatever their fields are called, and the fields that are none.
 
     Raises:
         HTTPException: there are none or too many, they are too large, or the form is invalid.
@@ -90,6 +92,7 @@ async def read_form(request: Request, max_bytes: int, most: int) -> list[Upload]
             if any((file.size or 0) > max_bytes for file in files):
                 raise too_large(max_bytes)
             uploads = [Upload(await file.read(), file.filename or "") for file in files]
+            texts = {name: value for name, value in fields.items() if isinstance(value, str)}
     except HTTPException as error:  # Starlette has turned its own error into 400
         if error.status_code != DAMAGED:
             raise
@@ -98,7 +101,7 @@ async def read_form(request: Request, max_bytes: int, most: int) -> list[Upload]
         raise HTTPException(422, f"the form cannot be read: {error}") from error
     if not uploads:
         raise HTTPException(422, "the form holds no file: send each image as a file of the form")
-    return uploads
+    return uploads, texts
 
 
 def check_length(request: Request, largest: int) -> None:

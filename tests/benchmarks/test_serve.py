@@ -3,12 +3,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks import serve
-from benchmarks.serve import rows
+from benchmarks.serve import Sent, rows
 from moleflow_pl import MoLEFlow
 from tests.helpers.benchmarks import last_rows, run_script
 from tests.helpers.service import settings_for
 
-ALONE = {"load": 1.0, "single": 0.010, "batch": 100.0}
+ALONE = {"load": 1.0, "single": 0.010, "batch": 100.0, "cpu": 0.02}
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ ALONE = {"load": 1.0, "single": 0.010, "batch": 100.0}
 def test_a_service_is_judged_alone_by_latency_and_in_a_crowd_by_rate(
     clients: int, rate: float, seconds: float, missed: list[str]
 ) -> None:
-    found = rows(clients, rate, [seconds] * 3, ALONE)
+    found = rows(clients, Sent(rate, [seconds] * 3, 0.001, 0.02), ALONE)
     assert [row.what for row in found if not row.holds] == missed
 
 
@@ -40,5 +40,6 @@ def test_a_service_is_timed_to_its_end(
     words = [run, str(data_root / "b" / "test"), "--requests=64", "--long=64"]
     assert run_script(serve.main, monkeypatch, *words) in (0, 1)  # times are the machine's
     found = last_rows(capsys)
-    assert len(found) == 2 + 3 * 4
+    assert len(found) == 2 + 3 * 5
+    assert found["64 clients, processor time of an image"]["value"] > 0
     assert found["memory gained"]["holds"]

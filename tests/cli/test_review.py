@@ -7,8 +7,11 @@ from moleflow_pl.checkpoints.expert_edits import learned_schedule
 from moleflow_pl.checkpoints.io import read_checkpoint
 from moleflow_pl.cli import experts
 from moleflow_pl.cli.review import main
-from moleflow_pl.errors import DataError
+from moleflow_pl.errors import ConfigError, DataError
+from moleflow_pl.service.database import Review
+from moleflow_pl.service.settings import Settings
 from tests.helpers.reviewing import images_of, kept_run, usual_reviews, write_reviews
+from tests.helpers.service import an_inspection
 
 
 @pytest.fixture
@@ -66,6 +69,32 @@ def test_reviewed_images_are_exported_without_a_model(
     with caplog.at_level(logging.INFO, "moleflow_pl"):
         main(["export", *words[2:], "--output", str(tmp_path / "out")])
     assert f"{tmp_path / 'out' / 'b' / 'test' / 'defective'}: 3 images" in caplog.messages
+
+
+def test_reviews_of_a_service_are_exported(
+    tmp_path: Path, data_root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Settings(str(tmp_path / "run"))
+    database = settings.open_database()
+    (image,) = images_of(data_root, "b", "square")[:1]
+    place = settings.open_store(database).save(image.read_bytes(), "PNG")
+    review = Review(verdict="right", who="Ann", when=1.0)
+    with database.writing() as session:
+        session.add(an_inspection(label="anomalous", image_path=place, reviews=[review]))
+    with caplog.at_level(logging.INFO, "moleflow_pl"):
+        main(["export", "--service", str(tmp_path / "run"), "--output", str(tmp_path / "out")])
+    assert f"{tmp_path / 'out' / 'b' / 'test' / 'defective'}: 1 images" in caplog.messages
+    copies = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert [path.read_bytes() for path in copies] == [image.read_bytes()]
+
+
+def test_an_export_needs_one_source_of_reviews_that_is_there(tmp_path: Path) -> None:
+    for words in ([], ["--reviews", "a.csv", "--service", "run"]):
+        with pytest.raises(ConfigError, match="--reviews FILE, or --service RUN"):
+            main(["export", *words, "--output", "out"])
+    with pytest.raises(DataError, match=r"no record of a service at .*line.sqlite"):
+        main(["export", "--service", str(tmp_path), "--output", "out"])
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("more", [["--product", "01"], []])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import ndimage
 
 from moleflow_pl.inference.localisation import (
     Box,
@@ -140,6 +141,28 @@ def test_a_smooth_bump_is_cut_at_half_of_its_height() -> None:
     assert torch.equal(mask, scores >= 5)
     (box,) = find_boxes(scores, 1.0 + 1e-6)
     assert (box.width, box.height) == (23, 23)  # sigma 10: half of the height at 11.8
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_defects_are_those_of_the_definition_on_whole_maps(seed: int) -> None:
+    noise = np.random.default_rng(seed).normal(size=(60, 90))
+    values = ndimage.gaussian_filter(noise, 2 + seed).astype(np.float32)
+    threshold = float(np.quantile(values, 0.8))
+    regions, count = ndimage.label(values > threshold, np.ones((3, 3)))
+    mask = np.zeros(values.shape, dtype=bool)
+    for number in range(1, count + 1):
+        level = (threshold + values[regions == number].max(keepdims=True)) / 2
+        mask |= (regions == number) & (values >= level)
+    assert np.array_equal(defect_mask(torch.from_numpy(values), threshold), mask)
+    parts, _ = ndimage.label(mask, np.ones((3, 3)))
+    expected = set()
+    for number, (rows, columns) in enumerate(ndimage.find_objects(parts), start=1):
+        size = (columns.stop - columns.start, rows.stop - rows.start)
+        peak = float(values[parts == number].max())
+        expected.add(Box(columns.start, rows.start, *size, peak))
+    found = find_boxes(torch.from_numpy(values), threshold)
+    assert set(found) == expected
+    assert [box.peak for box in found] == sorted((box.peak for box in found), reverse=True)
 
 
 def test_a_mask_is_black_and_white(tmp_path: Path) -> None:

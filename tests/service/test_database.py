@@ -126,6 +126,6 @@ def test_a_database_of_another_schema_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Database(tmp_path / "line.sqlite").close()
-    monkeypatch.setattr(module, "SCHEMA", "2")
-    with pytest.raises(ConfigError, match="schema 1, and this version reads 2"):
+    monkeypatch.setattr(module, "SCHEMA", "3")
+    with pytest.raises(ConfigError, match="schema 2, and this version reads 3"):
         Database(tmp_path / "line.sqlite")

@@ -5,7 +5,9 @@ import time
 from typing import Any
 
 import pytest
+import torch
 
+from moleflow_pl.errors import DataError
 from moleflow_pl.service.engine import (
     DeadlineError,
     Engine,
@@ -14,6 +16,21 @@ from moleflow_pl.service.engine import (
     StoppingError,
 )
 from tests.helpers.service import wait_until
+
+
+class Number:
+    """An order that is decoded to a number."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def prepare(self) -> int:
+        if self.number == 404:
+            raise DataError("no number")
+        return self.number
+
+    def finish(self, prediction: int) -> int:
+        return prediction
 
 
 class Doubler:
@@ -32,15 +49,16 @@ class Doubler:
 
 
 def engine_of(predictor: Any, **options: Any) -> Engine:
-    return Engine(LoadedModel(predictor), **{"wait": 0.0, **options})
+    return Engine(LoadedModel(predictor), **{"lanes": 1, **options})
 
 
 def soon() -> float:
     return time.monotonic() + 10
 
 
-def submit(engine: Engine, *numbers: Any) -> list:
-    return engine.submit(numbers, engine.model.predictor, soon())
+def submit(engine: Engine, *numbers: int) -> list:
+    orders: list[Any] = [Number(number) for number in numbers]
+    return engine.submit(orders, engine.model.predictor, soon())
 
 
 def test_what_waits_together_is_one_batch_and_each_gets_its_own_answer() -> None:
@@ -87,7 +105,7 @@ def test_an_image_past_its_deadline_or_given_up_costs_no_inspection() -> None:
     engine = engine_of(model)
     submit(engine, 0)
     wait_until(lambda: engine.waiting == 0)
-    late = engine.submit([1], model, time.monotonic() - 1)[0]  # type: ignore[list-item, arg-type]
+    late = engine.submit([Number(1)], model, time.monotonic() - 1)[0]  # type: ignore[list-item, arg-type]
     given_up = submit(engine, 2)[0]
     given_up.cancel()
     model.open.set()
@@ -106,6 +124,49 @@ def test_a_failing_batch_fails_alone() -> None:
     assert submit(engine, 1)[0].result(5) == 2
     assert engine.alive
     engine.stop()
+
+
+def test_what_is_no_image_fails_alone_and_costs_its_batch_nothing() -> None:
+    model = Doubler()
+    engine = engine_of(model)
+    submit(engine, 0)
+    wait_until(lambda: engine.waiting == 0)
+    futures = submit(engine, 1, 404, 2)
+    model.open.set()
+    with pytest.raises(DataError, match="no number"):
+        futures[1].result(5)
+    assert [futures[0].result(5), futures[2].result(5)] == [2, 4]
+    assert model.batches == [[0], [1, 2]]
+    engine.stop()
+
+
+def test_a_second_lane_works_while_the_first_does_and_each_has_its_share_of_the_cores() -> None:
+    shares: list[int] = []
+
+    class Counter(Doubler):
+        def inspect(self, batch: list[int]) -> list[int]:
+            shares.append(torch.get_num_threads())
+            return super().inspect(batch)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        model = Counter()
+        engine = engine_of(model, batch_size=1, lanes=2)
+        submit(engine, 0)
+        wait_until(lambda: len(shares) == 1)
+        submit(engine, 1)
+        wait_until(lambda: len(shares) == 2)
+        submit(engine, 2)  # waits
+        model.open.set()
+        engine.stop()
+        engine = engine_of(model, lanes=2)
+        submit(engine, 3)[0].result(5)
+        engine.stop()
+    finally:
+        torch.set_num_threads(before)
+    assert shares == [4, 2, 4, 4] or shares == [4, 2, 2, 4]
+    assert sorted(model.batches) == [[0], [1], [2], [3]]
 
 
 def test_a_swap_leaves_what_waits_to_the_model_it_was_prepared_for() -> None:

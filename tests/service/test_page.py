@@ -214,6 +214,26 @@ def test_every_decision_and_every_state_of_drift_has_a_colour_of_its_own() -> No
         assert len({found[1] for found in colours if found}) == len(kinds), kinds
 
 
+def test_a_person_brings_images_that_are_shown_like_all_others(
+    client: TestClient, data_root: Path
+) -> None:  # the last: the others count
+    found = re.search(r'action="/inspect".*?name="form" value="(\w+)"', client.get("/").text, re.S)
+    assert found
+    path = images_of(data_root, "b", "good")[0]
+    image = [("image", ("../brought.png", path.read_bytes(), "image/png"))]
+    send = {"files": image, "headers": HTMX}
+    assert client.post("/inspect", **send).status_code == 403  # no form of ours
+    before = client.get("/").text.count('class="card"')
+    answer = client.post("/inspect", data={"form": found[1]}, **send)
+    assert (answer.status_code, answer.text) == (204, "")
+    assert "brought.png" in client.get("/stream").text
+    assert client.get("/").text.count('class="card"') == before + 1
+    plain = client.post("/inspect", data={"form": found[1]}, files=image, follow_redirects=False)
+    assert (plain.status_code, plain.headers["location"]) == (303, "/")
+    none = client.post("/inspect", data={"form": found[1]}, files=[("image", ("", b"", "x/y"))])
+    assert none.status_code == 422
+
+
 def messages_of(address: str, folder: Path, width: int) -> list[str]:
     """What Chromium says on its console while it shows a page for some seconds."""
     result = subprocess.run(

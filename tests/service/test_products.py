@@ -13,6 +13,7 @@ from moleflow_pl.service.learn import main
 from moleflow_pl.service.models import newest, publish
 from moleflow_pl.service.products import (
     PROGRESS,
+    UPLOADS,
     Job,
     Teacher,
     jobs,
@@ -61,7 +62,9 @@ def test_learned_product_is_put_beside_the_others_which_stay_equal_to_the_bit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     before = read_checkpoint(path)
-    order(database, "c", images(data_root), "Ann", epochs=1)
+    contents = [(".png", one.read_bytes()) for one in images(data_root).iterdir()]
+    uploaded = save_uploads(tmp_path / UPLOADS, contents)
+    order(database, "c", uploaded, "Ann", epochs=1)
 
     async def teach(self: Teacher, job: Job, work: Path) -> None:
         (work / "log.txt").touch()
@@ -72,6 +75,7 @@ def test_learned_product_is_put_beside_the_others_which_stay_equal_to_the_bit(
     monkeypatch.setattr(Teacher, "_teach", teach)
     asyncio.run(Teacher(database, tmp_path / "work").learn(jobs(database)[0]))
     all_is_well(database, path, before, tmp_path / "work")
+    assert not uploaded.exists()
 
 
 @pytest.mark.slow
@@ -97,6 +101,7 @@ def test_product_that_cannot_be_learned_says_why_and_leaves_the_model_alone(
     monkeypatch.setattr(Teacher, "_teach", teach)
     asyncio.run(Teacher(database, tmp_path / "work").learn(jobs(database)[0]))
     (job,) = jobs(database)
+    assert empty.exists()  # a person's
     assert (job.state, job.told) == ("failed", "no images")
     assert path.read_bytes() == content
 

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from moleflow_pl.errors import ConfigError, DataError
 from moleflow_pl.service.database import Database, Inspection, Review
@@ -12,6 +13,7 @@ from moleflow_pl.service.reviews import (
     apply_reviews,
     checkpoint_in_use,
     counts,
+    export_reviews,
     pending,
     preview_reviews,
 )
@@ -42,7 +44,8 @@ def review(database: Database, row: Inspection, verdict: str, **values: float) -
     with database.writing() as session:
         session.add(row)
         session.flush()
-        given = {"when": 1.0, "undone_when": None, "applied_when": None, **values}
+        given = {"when": 1.0, "undone_when": None, "applied_when": None, "exported_when": None}
+        given |= values
         session.add(Review(inspection_id=row.id, verdict=verdict, product=None, who="Ann", **given))
 
 
@@ -78,6 +81,20 @@ def test_applied_reviews_are_used_once_and_every_process_hears_of_the_model(
     assert [one.review.verdict for one in pending(database, store)] == ["right"]
     with pytest.raises(DataError, match="nothing to learn"):
         apply_reviews(database, store, "Ann")
+
+
+def test_all_reviewed_images_are_exported_applied_or_not_and_that_is_noted(
+    database: Database, store: ImageStore, tmp_path: Path
+) -> None:
+    applied, undone = (store.save(b"x", "PNG") for _ in range(2))
+    review(database, an_inspection(image_path=applied), "right", applied_when=1.0)
+    review(database, an_inspection(image_path=undone), "right", undone_when=1.0)
+    counted = export_reviews(database, store, tmp_path / "out")
+    assert counted == {"b/train/good": 2, "b/test/defective": 1, "b/test/good": 1}
+    assert len([path for path in (tmp_path / "out").rglob("*") if path.is_file()]) == 4
+    with database.reading() as session:
+        rows = session.scalars(select(Review)).all()
+    assert [row.exported_when is not None for row in rows] == [True] * 4 + [False]
 
 
 def test_two_do_not_apply_at_once(database: Database, store: ImageStore) -> None:

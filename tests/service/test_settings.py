@@ -16,6 +16,8 @@ from moleflow_pl.service.settings import TOKEN, Settings
         ({"queue": 0}, "--queue"),
         ({"deadline": 0.0}, "--deadline"),
         ({"rate": -1.0}, "--rate"),
+        ({"keep_days": 0.0}, "--keep-days"),
+        ({"keep_gb": -1.0}, "--keep-gb"),
         ({"sources": ["foler:/in"]}, "did you mean 'folder'"),
         ({"sources": ["folder"]}, "write folder:ADDRESS"),
         ({"sinks": ["kafka:x"]}, "--sink has to be one of 'csv', 'mqtt', 'webhook'"),
@@ -55,3 +57,12 @@ def test_the_record_lies_in_the_run_folder_unless_told_otherwise(tmp_path: Path)
     settings.open_database().close()
     assert (tmp_path / "service" / "line.sqlite").is_file()
     assert Settings("x", database="postgresql://db").database_url == "postgresql://db"
+
+
+def test_images_of_another_record_in_a_run_lie_in_another_folder(tmp_path: Path) -> None:
+    folders = []
+    for name in ("a", "b", "a"):
+        settings = Settings(str(tmp_path), database=str(tmp_path / name))
+        folders.append(settings.open_store(settings.open_database()).folder)
+    assert folders[0] == folders[2] != folders[1]
+    assert {folder.parent for folder in folders} == {tmp_path / "service" / "images"}

@@ -46,5 +46,9 @@ def test_drift_is_followed_and_told_in_the_metrics(
         client.post("/v1/inspect", content=picture(data_root))
         wait_until(lambda: 'moleflow_drift{product="b"} 0.0' in client.get("/metrics").text)
         parts = client.get("/readyz").json()["attendants"]
-        assert {one["name"]: one["ok"] for one in parts} == {"drift": True, "lessons": True}
+        assert {one["name"]: one["ok"] for one in parts} == {
+            "drift": True,
+            "lessons": True,
+            "images": True,
+        }
         assert 'class="drift state-steady"' in client.get("/products").text

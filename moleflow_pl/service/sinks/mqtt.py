@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
-
-import paho.mqtt.client as mqtt
-from paho.mqtt.enums import CallbackAPIVersion
 
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.service.sinks.base import SINKS, Sink
+
+if TYPE_CHECKING:
+    import paho.mqtt.client as mqtt
 
 SECONDS = 10.0  # for the broker's acknowledgement
 AT_LEAST_ONCE = 1
@@ -45,6 +45,10 @@ class MqttSink(Sink):
 
     def _connected(self) -> mqtt.Client:
         if self._client is None:
+            # slow to import: for those alone who use it
+            import paho.mqtt.client as mqtt
+            from paho.mqtt.enums import CallbackAPIVersion
+
             client = mqtt.Client(CallbackAPIVersion.VERSION2)
             if self._login[0]:
                 client.username_pw_set(*self._login)

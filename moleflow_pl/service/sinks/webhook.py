@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx
-
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.service.sinks.base import SINKS, RefusedError, Sink
 
@@ -22,6 +20,8 @@ class WebhookSink(Sink):
         super().__init__(address)
         if not address.startswith(("http://", "https://")):
             raise ConfigError(f"--sink webhook:{address}: write webhook:https://HOST/PATH")
+        import httpx  # slow to import: for those alone who use it
+
         self._client = httpx.Client(timeout=SECONDS)
 
     def deliver(self, message: dict[str, Any]) -> None:

@@ -40,4 +40,7 @@ document.body.addEventListener("htmx:responseError", (event) => {
 document.body.addEventListener("htmx:beforeRequest", (event) => {
   if (event.detail.requestConfig.verb !== "get") said.textContent = "";
 });
+document.body.addEventListener("htmx:afterRequest", (event) => {
+  if (event.detail.successful && event.target.matches("[data-reset]")) event.target.reset();
+});
 document.body.addEventListener("htmx:sendError", () => { said.textContent = "The service does not answer."; });
