@@ -90,7 +90,7 @@ class Stage:
     ) -> None:
         """Draw a box: left, top, width, height."""
         left, top, width, height = place
-        style = {
+        style: dict[str, Any] = {
             "facecolor": self.colours[kind],
             "edgecolor": self.colours["ink"],
             "linewidth": 0.6,

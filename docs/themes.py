@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib.pyplot as plt
 
@@ -29,13 +30,13 @@ def styled(theme: str) -> Iterator[None]:
     ink, paper = COLOURS[theme]["ink"], COLOURS[theme]["paper"]
     inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     papered = ("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor")
-    style = {**dict.fromkeys(inked, ink), **dict.fromkeys(papered, paper)}
+    style: dict[Any, str] = {**dict.fromkeys(inked, ink), **dict.fromkeys(papered, paper)}
     with plt.rc_context(style):
         yield
 
 
 def decision_text(prediction: Prediction) -> tuple[str, str]:
-    """The score against its threshold, and the decision; the same for a reader, in two lines."""
+    """A decision in two lines, score and threshold first; and its label."""
     score, threshold = prediction.score, prediction.threshold
     assert threshold is not None
     assert prediction.label is not None
