@@ -31,6 +31,7 @@ ABOVE = {
     "contribute/conduct.md": "CODE_OF_CONDUCT.md",
     "contribute/changes.md": "CHANGELOG.md",
 }
+PICTURE = re.compile(r"<picture>.*?</picture>", re.DOTALL)
 PRIVATE = "moleflow_pl._internal"
 
 
@@ -52,6 +53,18 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path, text in pages():
         files.append(File.generated(config, path, content=text))
     return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Let the site's own switch choose between a picture's two colours, not the system's."""
+    return PICTURE.sub(by_switch, markdown)
+
+
+def by_switch(found: re.Match[str]) -> str:
+    """A picture in each of its two colours, of which the site shows one."""
+    light = re.sub(r"\s*<source[^>]*dark[^>]*>", "", found[0])
+    light = re.sub(r'( src="[^"]*)', r"\1#only-light", light)
+    return light + light.replace("-light", "-dark")
 
 
 def math(source: str, *_: Any, **__: Any) -> str:

@@ -1,69 +1,74 @@
-"""Draws the README's picture: test images of a run with their heatmaps.
+"""Draws images of each product with their heatmaps: `python -m docs.picture RUN IMAGES PICTURE`.
 
-python docs/picture.py runs/demo/last.ckpt docs/demo.png
+RUN knows the products, IMAGES holds them in MVTec's layout. The picture comes in two colours, as
+PICTURE-light.webp and PICTURE-dark.webp.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import torch
+from PIL import Image
 
-from moleflow_pl import MoLEFlow
-from moleflow_pl.data.images import read_image
-from moleflow_pl.scoring.functional import anomaly_map
+from docs.themes import COLOURS, decision_text, styled
+from moleflow_pl import Prediction, Predictor
 
-EXAMPLES = 4  # of a product: two good images, two defective ones
+EXAMPLES = 4  # of a product: a good image, three defective ones
+DPI = 110
 
-
-def examples(report: Path, product: str) -> list[dict[str, str]]:
-    """The good images of median score and the defective ones around the upper quartile."""
-    with (report / "scores.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["product"] == product]
-    rows.sort(key=lambda row: float(row["score"]))
-    good = [row for row in rows if row["gt_label"] == "0"]
-    bad = [row for row in rows if row["gt_label"] == "1"]
-    middle, high = len(good) // 2, 3 * len(bad) // 4
-    return good[middle - 1 : middle + 1] + bad[high - 1 : high + 1]
+Inspected = tuple[Image.Image, Prediction]
 
 
-def draw(checkpoint: Path, picture: Path) -> None:
-    """Score the examples of every product, routed, and draw them."""
-    model = MoLEFlow.load_from_checkpoint(checkpoint, map_location="cpu").eval()
-    size = model.inspector.extractor.image_size
-    names = model.schedule.names
-    figure, axes = plt.subplots(2 * len(names), EXAMPLES, figsize=(8, 4.3 * len(names)))
-    for i, name in enumerate(names):
-        rows = examples(checkpoint.parent / "report", name)
-        images = torch.stack([read_image(Path(row["path"]), size) for row in rows])
-        with torch.no_grad():
-            inspection = model(images)
-        maps = anomaly_map(inspection.patch_scores, size)
-        low, high = maps.quantile(0.5).item(), maps.max().item()
-        for j, row in enumerate(rows):
+def examples(images: Path, product: str) -> list[Path]:
+    """A good image and defective ones, from places evenly spread over all of them."""
+    kinds = sorted(folder for folder in (images / product / "test").iterdir())
+    good = sorted((images / product / "test" / "good").iterdir())
+    bad = [path for kind in kinds if kind.name != "good" for path in sorted(kind.iterdir())]
+    places = [(2 * i + 1) * len(bad) // (2 * (EXAMPLES - 1)) for i in range(EXAMPLES - 1)]
+    return [good[len(good) // 2], *(bad[place] for place in places)]
+
+
+def inspect(predictor: Predictor, paths: Sequence[Path]) -> list[Inspected]:
+    """Images, and what the model says of them."""
+    pictures = [Image.open(path).convert("RGB") for path in paths]
+    return list(zip(pictures, predictor(pictures), strict=True))
+
+
+def draw(rows: Sequence[Sequence[Inspected]], theme: str) -> plt.Figure:
+    """Draw images above their heatmaps, a product in two rows."""
+    figure, axes = plt.subplots(2 * len(rows), EXAMPLES, figsize=(7, 3.95 * len(rows)))
+    for i, row in enumerate(rows):
+        for j, (image, prediction) in enumerate(row):
+            text, label = decision_text(prediction)
             above, below = axes[2 * i, j], axes[2 * i + 1, j]
-            above.imshow(images[j].permute(1, 2, 0))
-            above.set_title(row["defect"], fontsize=9)
-            below.imshow(images[j].permute(1, 2, 0))
-            below.imshow(maps[j], cmap="inferno", alpha=0.6, vmin=low, vmax=high)
-            title = f"{inspection.score[j]:.0f}, routed to\n{names[inspection.task[j]]}"
-            below.set_title(title, fontsize=9)
+            above.imshow(image)
+            above.set_title(prediction.product, fontsize=11)
+            below.imshow(prediction.plot(image, boxes=False))
+            below.set_title(text, fontsize=11, color=COLOURS[theme][label])
     for axis in axes.flat:
         axis.axis("off")
-    figure.tight_layout()
-    figure.savefig(picture, dpi=80)
+    figure.tight_layout(h_pad=0.4)
+    return figure
 
 
 def main() -> None:
     """Draw what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("picture", type=Path)
-    args = parser.parse_args()
-    draw(args.checkpoint, args.picture)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("images", type=Path)
+    parser.add_argument("picture", type=Path, help="file to write, without its ending")
+    given = parser.parse_args()
+    predictor = Predictor.load(given.run)
+    rows = [inspect(predictor, examples(given.images, name)) for name in predictor.products]
+    for theme in COLOURS:
+        with styled(theme):
+            figure = draw(rows, theme)
+            target = given.picture.with_name(f"{given.picture.name}-{theme}.webp")
+            figure.savefig(target, dpi=DPI, pil_kwargs={"quality": 80, "method": 6})
+            plt.close(figure)
 
 
 if __name__ == "__main__":

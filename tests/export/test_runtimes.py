@@ -10,6 +10,7 @@ import onnx
 import openvino
 import pytest
 import torch
+from jsonschema import validate
 
 from moleflow_pl._internal.schema import SCHEMA
 from moleflow_pl.errors import ExportError
@@ -25,6 +26,7 @@ from moleflow_pl.export.runtimes import (
     write,
     write_sums,
 )
+from tests.helpers.commands import ROOT
 from tests.helpers.exporting import MODELS, TOLERANCE, Exported, exported_once, pixels_of
 
 
@@ -95,6 +97,7 @@ def test_an_onnx_file_says_what_it_is(vit: Exported) -> None:
     model = onnx.load(vit.onnx)
     onnx.checker.check_model(model)
     about = json.loads({p.key: p.value for p in model.metadata_props}["moleflow"])
+    validate(about, json.loads((ROOT / "docs" / "reference" / "export.schema.json").read_text()))
     assert about["schema"] == SCHEMA
     assert about["products"] == ["p0", "p1", "p2"]
     plain = {p.key: p.value for p in model.metadata_props}

@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from jsonschema import validate
 
 from moleflow_pl.inference.decisions import DecisionMaker, Prediction
 from moleflow_pl.inference.localisation import guides_of, pixel_map
@@ -11,6 +12,9 @@ from moleflow_pl.model.inspector import Inspection
 from moleflow_pl.tasks.calibration import Calibration
 from moleflow_pl.tasks.schedule import TaskSchedule
 from moleflow_pl.tasks.thresholds import threshold
+from tests.helpers.commands import ROOT
+
+PREDICTION_SCHEMA = ROOT / "docs" / "reference" / "prediction.schema.json"
 
 
 def test_a_product_of_a_group_has_its_own_threshold_where_it_is_given() -> None:
@@ -80,6 +84,7 @@ def test_a_prediction_is_plain_values_for_json() -> None:
     )
     read = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     (box,) = found.boxes
+    validate(read, json.loads(PREDICTION_SCHEMA.read_text()))
     assert read == {
         "product": "a", "score": 1.5, "router_distance": 0.25, "router_margin": None,
         "size": [20, 30], "label": "anomalous", "threshold": 1.0, "normalised_score": 0.75,

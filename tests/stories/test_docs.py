@@ -15,11 +15,12 @@ import onnxruntime
 import openvino
 import pytest
 import torch
+import yaml
 from jsonschema import ValidationError, validate
 from nbclient import NotebookClient
 
 from docs.diagrams import drawings
-from docs.hooks import ABOVE, modules, pages
+from docs.hooks import ABOVE, modules, on_page_markdown, pages
 from moleflow_pl.cli.main import VERBS
 from moleflow_pl.data.images import read_image
 from tests.helpers.commands import ROOT, environment
@@ -201,6 +202,17 @@ def test_diagrams_are_those_that_the_script_draws() -> None:
         assert path.read_text(encoding="utf-8") == text, "run python docs/diagrams.py"
 
 
+def test_the_site_s_switch_chooses_between_a_picture_s_colours() -> None:
+    source = '<source media="(prefers-color-scheme: dark)" srcset="a-dark.svg">'
+    shown = on_page_markdown(
+        f'Words.\n<picture>{source}<img alt="A box" src="a-light.svg"></picture>'
+    )
+    assert shown == (
+        'Words.\n<picture><img alt="A box" src="a-light.svg#only-light"></picture>'
+        '<picture><img alt="A box" src="a-dark.svg#only-dark"></picture>'
+    )
+
+
 def test_systemd_takes_the_unit_of_the_service() -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("there is no systemd")
@@ -211,9 +223,33 @@ def test_systemd_takes_the_unit_of_the_service() -> None:
     assert "moleflow serve" in unit.read_text()
 
 
-def test_the_readme_fits_150_lines_and_its_links_exist() -> None:
+def anchors(path: Path) -> set[str]:
+    """What a link may name after `#` in a Markdown file."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings}
+
+
+def test_links_above_the_site_lead_to_files_and_headings_that_exist() -> None:
     for name in ("README.md", *ABOVE.values()):
         text = (ROOT / name).read_text(encoding="utf-8")
-        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
-            assert (ROOT / link).exists(), f"{name}: {link}"
+        links = re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", text)
+        assert len(links) == len(re.findall(r"\]\((?!http)", text)), name
+        for file, anchor in links:
+            target = ROOT / (file or name)
+            assert target.exists(), f"{name}: {file}"
+            assert not anchor or anchor in anchors(target), f"{name}: {file}#{anchor}"
+
+
+def test_the_readme_fits_150_lines() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+@pytest.mark.parametrize("form", ["bug", "idea", "result"])
+def test_an_issue_form_is_one_that_github_takes(form: str) -> None:
+    path = ROOT / ".github" / "ISSUE_TEMPLATE" / f"{form}.yml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert content.keys() == {"name", "description", "body"}
+    asked = [part for part in content["body"] if part["type"] != "markdown"]
+    assert all(part["type"] == "textarea" and part["attributes"]["label"] for part in asked)
+    assert len({part["id"] for part in asked}) == len(asked)
+    assert any(part.get("validations", {}).get("required") for part in asked)
