@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -67,7 +68,7 @@ def line(generator: np.random.Generator) -> Iterator[Prediction]:
     """Yield the predictions of a line."""
     columns = drawn(generator, STEADY + AGEING)
     for i in range(STEADY + AGEING):
-        values = {name: column[i] for name, column in columns.items()}
+        values: dict[str, Any] = {name: column[i] for name, column in columns.items()}
         values["brightness"] -= LOSS * max(0, i - STEADY)
         yield Prediction(
             product=PRODUCT, router_margin=None, patch_scores=torch.zeros(1, 1), size=(8, 8),

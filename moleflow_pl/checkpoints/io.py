@@ -43,18 +43,59 @@ def read_checkpoint(path: Path, mmap: bool = True) -> dict[str, Any]:
         CheckpointError: there is no such file, or it is not a checkpoint of this project; the
             message offers the one before it in the same run.
     """
+    with reading_checkpoint(path, mmap) as checkpoint:
+        return checkpoint
+
+
+@contextmanager
+def reading_checkpoint(path: Path, mmap: bool = True) -> Iterator[dict[str, Any]]:
+    """Load a checkpoint as `read_checkpoint` does, for work that does not wait for its hash.
+
+    Other threads compute the hash. The result of the block counts only if the block ends without an
+    error.
+
+    Raises:
+        CheckpointError: as `read_checkpoint`. If the file is damaged, it replaces any error of the
+            block, whose cause is the damage.
+    """
+    content = load_content(path, mmap)
+    with refusing(path):
+        todays(content)  # first: a foreign file is not a damaged one
+    bare = without_seal(content)
+    with ThreadPoolExecutor(1) as pool:
+        actual = pool.submit(content_hash, bare)
+        try:
+            with refusing(path):
+                checkpoint = validated(bare)
+            yield checkpoint
+        finally:
+            with refusing(path):
+                require_written(content, actual.result())
+
+
+def load_content(path: Path, mmap: bool) -> Any:
+    """The plain data and tensors of a file.
+
+    Raises:
+        CheckpointError: there is no such file, or it cannot be read.
+    """
     if path.is_dir() or not path.exists():
         hint = offer(path) or ": a run keeps them as RUN/last.ckpt and RUN/tasks/*.ckpt"
         raise CheckpointError(f"no checkpoint at {path}{hint}")
     try:
-        content = load_plain(path, mmap)
+        return load_plain(path, mmap)
     except Exception as error:  # a foreign file can break a reader in any way
         reason = one_line(error).split(". ")[0]  # torch adds advice to run the file's code
         raise CheckpointError(
             f"{path} is damaged or not a checkpoint: {reason}{offer(path)}"
         ) from error
+
+
+@contextmanager
+def refusing(path: Path) -> Iterator[None]:
+    """Name the file that an error is about, and offer the checkpoint before it."""
     try:
-        return open_sealed(content)
+        yield
     except CheckpointError as error:
         raise CheckpointError(f"{path} cannot be used: {error}{offer(path)}") from error
 
@@ -65,17 +106,31 @@ def open_sealed(content: Any) -> dict[str, Any]:
     Raises:
         CheckpointError: it is not this project's, of another schema, damaged, or incomplete.
     """
-    todays(content)  # first: a foreign file is not a damaged one
+    todays(content)
     bare = without_seal(content)
-    seal = content[STATE_KEY].get(SEAL)
-    with ThreadPoolExecutor(1) as pool:  # the hash takes no time while another core is free
-        actual = pool.submit(content_hash, bare)
-        try:
-            checkpoint = validate_checkpoint(bare)
-            require_finite(checkpoint["state_dict"])
-        finally:  # before any other fault: damage is its cause
-            require_seal(seal, actual.result(), "it")
-            require_signature(content[STATE_KEY].get(SIGNATURE), seal, "it")
+    require_written(content, content_hash(bare))
+    return validated(bare)
+
+
+def require_written(content: Mapping[str, Any], actual: str) -> None:
+    """Check that the content of a file has the hash, and the signature, that it was written with.
+
+    Raises:
+        CheckpointError: it has not.
+    """
+    state = content[STATE_KEY]
+    require_seal(state.get(SEAL), actual, "it")
+    require_signature(state.get(SIGNATURE), state.get(SEAL), "it")
+
+
+def validated(bare: Any) -> dict[str, Any]:
+    """A checkpoint whose tensors are all finite, from the content of a file without its seal.
+
+    Raises:
+        CheckpointError: it is incomplete, contradicts itself, or holds NaN or infinity.
+    """
+    checkpoint = validate_checkpoint(bare)
+    require_finite(checkpoint["state_dict"])
     return checkpoint
 
 

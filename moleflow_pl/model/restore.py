@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from moleflow_pl.checkpoints.io import read_checkpoint, restoring, validate_checkpoint
+from moleflow_pl.checkpoints.io import reading_checkpoint, restoring, validate_checkpoint
 from moleflow_pl.checkpoints.schema import (
     CONTAINERS_KEY,
     require_match,
@@ -166,7 +166,8 @@ def load_inspector(path: Path, device: str | torch.device = "cpu", **overrides: 
     Raises:
         CheckpointError: the file cannot be used, or is of another backbone.
     """
-    return inspector_of(read_checkpoint(path), path, device, **overrides)
+    with reading_checkpoint(path) as checkpoint:  # its hash takes as long as the backbone
+        return inspector_of(checkpoint, path, device, **overrides)
 
 
 def inspector_of(

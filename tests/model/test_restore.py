@@ -15,13 +15,14 @@ from moleflow_pl.errors import CheckpointError
 from moleflow_pl.inference.decisions import DecisionMaker
 from moleflow_pl.model import restore
 from moleflow_pl.model.inspector import Inspector
-from moleflow_pl.model.restore import inspector_state, load_inspector
+from moleflow_pl.model.restore import HYPER_PARAMETERS, inspector_state, load_inspector
 from moleflow_pl.routing import router
 from tests.helpers.checkpoints import save_sealed
 from tests.helpers.models import some_tasks
 from tests.helpers.products import SIZE
 
 PRODUCTS = 5
+SCHEMA1 = Path(__file__).parents[1] / "formats" / "schema1" / "last.ckpt"
 
 
 @pytest.fixture
@@ -240,3 +241,12 @@ def test_no_image_goes_to_a_version_that_is_replaced(
     with torch.no_grad():
         found = decisions.decide(inspector(torch.rand(2, 3, SIZE, SIZE)), [(9, 9)] * 2)
     assert [one.product for one in found] == ["01", "01"]
+
+
+@pytest.mark.parametrize("change", [{"backbone": "no_such"}, {"lora_rank": 3}])
+def test_damage_is_named_and_not_what_follows_from_it(change: dict, tmp_path: Path) -> None:
+    content = torch.load(SCHEMA1, weights_only=True)
+    content[HYPER_PARAMETERS].update(change)
+    torch.save(content, tmp_path / "last.ckpt")
+    with pytest.raises(CheckpointError, match="last.ckpt cannot be used: it is damaged"):
+        load_inspector(tmp_path / "last.ckpt")
