@@ -38,11 +38,11 @@ class Arrived:
     """An upload on its way through a lane.
 
     Args:
-        upload: What someone brings.
-        predictor: Who inspects it.
-        store: Where it is kept.
-        columns: Of its row, as far as they are known.
-        sinks: Names of the sinks that are told.
+        upload: The uploaded image.
+        predictor: The predictor that inspects it.
+        store: The store that keeps it.
+        columns: Known columns of its row.
+        sinks: Names of the sinks that receive the inspection.
     """
 
     def __init__(

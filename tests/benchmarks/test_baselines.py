@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from benchmarks import baselines
 from docs import picture
@@ -24,11 +25,12 @@ def test_baselines_stand_beside_a_finished_run(
     assert [product["image_auroc"] for product in lines[baselines.RUN]] == summary
 
 
-def test_the_readmes_picture_can_be_drawn(
-    story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_picture_of_the_products_can_be_drawn(
+    story: Story, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = tmp_path / "p.png"
-    monkeypatch.setattr("sys.argv", ["picture", str(story.moved / "last.ckpt"), str(file)])
+    words = ["picture", str(story.moved / "last.ckpt"), str(data_root), str(tmp_path / "p")]
+    monkeypatch.setattr("sys.argv", words)
     picture.main()
-    assert file.read_bytes().startswith(b"\x89PNG")
-    assert file.stat().st_size > 1000
+    for theme in ("light", "dark"):
+        with Image.open(tmp_path / f"p-{theme}.webp") as drawn:
+            assert min(drawn.size) > 100
