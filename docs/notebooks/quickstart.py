@@ -142,11 +142,11 @@ import onnxruntime
 moleflow("export", str(RUN))
 session = onnxruntime.InferenceSession(RUN / "export" / "moleflow.onnx")
 about = json.loads(session.get_modelmeta().custom_metadata_map["moleflow"])
-_, scores, product_of, _, novelty = session.run(None, {"image": images.numpy()})
-for path, score, place, strange in zip(paths, scores, product_of, novelty, strict=True):
+pixels = images.permute(0, 2, 3, 1).numpy()
+scores, places, labels = session.run(["score", "product", "label"], {"image": pixels})
+for path, score, place, label in zip(paths, scores, places, labels, strict=True):
     limit = about["thresholds"][place]["score"]
-    known = "normal" if score <= limit else "anomalous"
-    label = known if strange <= 1 else "unknown_product"
-    print(f"{path.name}: {about['products'][place]}, score {score:.1f} of {limit:.1f}: {label}")
+    decision = f"score {score:.1f} of {limit:.1f}: {about['labels'][label]}"
+    print(f"{path.name}: {about['products'][place]}, {decision}")
 np.testing.assert_allclose(scores, inspection.score.numpy(), rtol=1e-4)
 print(f"\nDone. Open {RUN / 'report' / 'report.html'}.")

@@ -113,7 +113,9 @@ def test_a_kill_under_load_loses_no_answer_and_judges_no_file_twice(
             threads = [threading.Thread(target=load, args=(server,)) for _ in range(4)]
             for thread in threads:
                 thread.start()
-            time.sleep(draw.uniform(0.3, 1.5))
+            before = len(answered)
+            wait_until(lambda before=before: len(answered) > before, 60)
+            time.sleep(draw.uniform(0, 1))
             server.kill()
             for thread in threads:
                 thread.join()
