@@ -86,7 +86,8 @@ def build_with_weights(
     try:
         if file is None:
             require_network(name)
-        with WithoutDrawing():
+        # older versions of timm also draw by other ways
+        with WithoutDrawing(), torch.random.fork_rng(devices=[]):
             return build(name, size, pretrained=True, **source, **options)
     except ConfigError:
         raise
