@@ -14,7 +14,6 @@ resumes.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -31,8 +30,8 @@ from benchmarks.harness.plans import (
     VIT,
     Backbone,
     Recipe,
-    add_study_arguments,
     sources_of,
+    study_parser,
 )
 from benchmarks.harness.products import AS_DEFAULT, AS_PUBLISHED, METRICS, ImageScore
 from benchmarks.harness.report import Report, Row, benchmark
@@ -282,13 +281,7 @@ def resolution(report: Report, seeds: Sequence[int], study_of: StudyOf) -> None:
 
 def main() -> int:
     """Fit, compare, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("subject", choices=list(SEEDS))
-    add_study_arguments(parser)
+    parser = study_parser(__doc__, SEEDS)
     given = parser.parse_args()
     sources = sources_of(given)
     parts: dict[str, Callable[..., None]] = {

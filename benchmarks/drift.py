@@ -21,7 +21,6 @@ Both print a table, and finally a line of JSON.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -38,9 +37,9 @@ from benchmarks.harness.baselines import BASELINES, CORESET_BANK, STRONG_BANK
 from benchmarks.harness.plans import (
     BACKBONES,
     add_judged_argument,
-    add_study_arguments,
     calibrated,
     sources_of,
+    study_parser,
 )
 from benchmarks.harness.products import BATCH, ProductSource, evenly
 from benchmarks.harness.report import Report, Row, benchmark
@@ -300,13 +299,7 @@ SUBJECTS: dict[str, Callable[..., None]] = {"monitor": monitor, "protocol": prot
 
 def main() -> int:
     """Learn, watch, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("subject", choices=list(SUBJECTS))
-    add_study_arguments(parser)
+    parser = study_parser(__doc__, SUBJECTS)
     add_judged_argument(parser)
     given = parser.parse_args()
     backbones = [BACKBONES[key].with_weights(given.weights) for key in given.backbones]

@@ -15,7 +15,6 @@ last.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -27,9 +26,9 @@ from benchmarks.harness.plans import (
     BANKS,
     VIT,
     add_judged_argument,
-    add_study_arguments,
     calibrated,
     sources_of,
+    study_parser,
 )
 from benchmarks.harness.products import METRICS
 from benchmarks.harness.report import Report, Row, benchmark
@@ -124,13 +123,7 @@ SUBJECTS: dict[str, Callable[..., None]] = {
 
 def main() -> int:
     """Learn, compare, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("subject", choices=list(SUBJECTS))
-    add_study_arguments(parser)
+    parser = study_parser(__doc__, SUBJECTS)
     add_judged_argument(parser)
     given = parser.parse_args()
     backbone, limit = VIT.with_weights(given.weights), 1 if given.small else None

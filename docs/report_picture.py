@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
 from pathlib import Path
 
-from PIL import Image
+from docs.browser import shoot
 
 SIZE = "930,2025"
-COLOURS = 128  # a third of the file
 
 
 def take(run: Path, picture: Path) -> None:
     """Open the report of a run in a browser, and keep what it shows."""
-    page = (run / "report" / "report.html").resolve().as_uri()
-    browser = ["chromium", "--headless", "--no-sandbox", "--hide-scrollbars"]
-    place = [f"--screenshot={picture.resolve()}", f"--window-size={SIZE}"]
-    subprocess.run([*browser, *place, page], check=True, capture_output=True)
-    Image.open(picture).convert("RGB").quantize(COLOURS).save(picture, optimize=True)
+    shoot((run / "report" / "report.html").resolve().as_uri(), picture, SIZE)
 
 
 def main() -> None:

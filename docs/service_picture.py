@@ -1,6 +1,6 @@
 """Takes the picture of the service's page: test images of a run, inspected by a real service.
 
-python docs/service_picture.py runs/demo docs/service.png
+python -m docs.service_picture runs/demo docs/service.png
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import tempfile
 from pathlib import Path
 
 import httpx
-from PIL import Image
+
+from docs.browser import shoot
 
 IMAGES = 12
 SIZE = "1400,860"
-COLOURS = 128  # a third of the file
 
 
 def examples(run: Path) -> list[Path]:
@@ -50,10 +50,7 @@ def take(run: Path, picture: Path) -> None:
                         url, params={"name": path.name}, content=content, timeout=60
                     )
                     answer.raise_for_status()
-                browser = ["chromium", "--headless", "--no-sandbox", "--hide-scrollbars"]
-                target = [f"--screenshot={picture.resolve()}", f"--window-size={SIZE}", address]
-                subprocess.run([*browser, *target], check=True, capture_output=True)
-                Image.open(picture).convert("RGB").quantize(COLOURS).save(picture)
+                shoot(address, picture, SIZE)
             finally:
                 service.terminate()
 

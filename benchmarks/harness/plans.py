@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -141,13 +141,15 @@ def beginning_with(first: str, products: Sequence[str]) -> tuple[str, ...]:
     return (first, *(name for name in products if name != first))
 
 
-def study_parser(description: str | None) -> argparse.ArgumentParser:
-    """The arguments of every study."""
+def study_parser(description: str | None, subjects: Iterable[str] = ()) -> argparse.ArgumentParser:
+    """The arguments of every study; if it has several subjects, the first argument chooses one."""
     parser = argparse.ArgumentParser(
         description=description,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    if subjects:
+        parser.add_argument("subject", choices=list(subjects))
     add_study_arguments(parser)
     return parser
 

@@ -160,8 +160,7 @@ class DecisionMaker:
         if index not in self.limits:
             raise ConfigError(
                 f"{product!r} has no calibration, and so no label: fit with data.val_fraction "
-                "above "
-                "0 before setting its threshold"
+                "above 0 before setting its threshold"
             )
         if not isinstance(value, (int, float)) or not math.isfinite(value):
             raise ConfigError(f"{product!r}: a threshold must be a finite number, got {value!r}")

@@ -183,7 +183,7 @@ class Engine:
         return [job.answer for job in jobs]
 
     def stop(self) -> None:
-        """Inspect the waiting images, and end the thread."""
+        """Inspect the waiting images, and end the threads."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()

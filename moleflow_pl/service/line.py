@@ -86,8 +86,8 @@ class Arrived:
             seconds=time.perf_counter() - self._began,
             **self.columns,
         )
-        told = [Outbox(sink=sink, inspection=inspection) for sink in self.sinks]
-        return [inspection, *told, *self.upload.rows(inspection)]
+        outbox = [Outbox(sink=sink, inspection=inspection) for sink in self.sinks]
+        return [inspection, *outbox, *self.upload.rows(inspection)]
 
     def discard(self, ended: object = None) -> None:
         """Keep the image no longer."""
@@ -137,8 +137,7 @@ class Line:
         if self._taken + count > self.engine.queue:
             raise QueueFullError(
                 f"{self._taken} images are waiting, and --queue allows {self.engine.queue}: try "
-                "again "
-                "later"
+                "again later"
             )
 
     async def inspect(
