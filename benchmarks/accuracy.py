@@ -49,7 +49,7 @@ WITHOUT = "without memory bank, "  # before figures of the method
 MORE_IMAGES = 400  # of the product that is timed
 LEAST_ABOVE_RAW, LEAST_ABOVE_STRONG = -0.003, -0.005  # of a product's image AUROC to the banks'
 MOST_SPREAD, LEAST_CHANGE = 0.01, -0.01  # over orders; learned later minus learned first
-MOST_SECONDS, MOST_MB, MOST_MB_WITHOUT_BANK = 180, 8.0, 4.0
+MOST_SECONDS, MOST_MB_WITHOUT_BANK = 180, 4.0
 
 
 def fit_all(
@@ -172,7 +172,7 @@ class Judge:
         expert = extract(read_checkpoint(folder / "last.ckpt"), run.order[-1])
         with tempfile.TemporaryDirectory() as temporary:
             path = Path(temporary) / "expert.safetensors"
-            for what, most in (("", MOST_MB), (WITHOUT, MOST_MB_WITHOUT_BANK)):
+            for what, most in (("", self.limits.expert_mb), (WITHOUT, MOST_MB_WITHOUT_BANK)):
                 expert.save(path)
                 self.add(f"{what}expert on disk", path.stat().st_size / 1e6, "MB", most=most)
                 expert.tensors = {k: t for k, t in expert.tensors.items() if "banks." not in k}
@@ -231,11 +231,15 @@ def parse() -> argparse.Namespace:
         "--orders", type=int, help="orders, each beginning with another product (all products)"
     )
     parser.add_argument(
-        "--seed-method", nargs="*", choices=list(BACKBONES), default=list(BACKBONES),
-        help="backbones on which the method as first written down is fitted too: 40 epochs",
+        "--seed-method", nargs="*", choices=list(BACKBONES), metavar="BACKBONE",
+        help="backbones on which the method as first written down is fitted too: 40 epochs (those "
+        "of --backbones)",
     )  # fmt: skip
     parser.add_argument("--output", type=Path, default=Path("docs/accuracy.md"))
-    return parser.parse_args()
+    given = parser.parse_args()
+    if given.seed_method is None:
+        given.seed_method = given.backbones
+    return given
 
 
 def measure(report: Report, given: argparse.Namespace, backbone: Backbone) -> list[str]:

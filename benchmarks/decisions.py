@@ -2,6 +2,7 @@
 
     python -m benchmarks.decisions run runs/demo/last.ckpt
     python -m benchmarks.decisions thresholds runs/demo runs/mvtec
+    python -m benchmarks.decisions redrawn runs/demo
     python -m benchmarks.decisions folds --root DATA --products solar_mono mvtec_pill
     python -m benchmarks.decisions contamination --config demo --share 0 --share 0.1
 
@@ -14,6 +15,11 @@ separate the products.
 
 `thresholds` prints the thresholds of finished runs by the formula that takes every calibration
 image for good, beside the robust one. Exits with 1 if false alarms leave that interval.
+
+`redrawn` draws calibration images from the test images of finished runs instead, 200 times, with
+defective ones among them, for products with at least 100 good test images. Exits with 1 if the
+robust threshold then finds less than 0.8 of what it finds without defective ones, or raises more
+than twice the false alarms asked for.
 
 `folds` compares two thresholds: by a tenth of the good images, from which no expert learns, and by
 all of them, where each of five experts scores the fifth that it did not see. It continues a stopped
@@ -50,7 +56,7 @@ from benchmarks.harness.plans import BACKBONES, add_study_arguments, sources_of
 from benchmarks.harness.products import BATCH
 from benchmarks.harness.report import Report, Row, benchmark
 from benchmarks.harness.study import Study
-from benchmarks.harness.thresholds import alarms_by_chance, side_by_side
+from benchmarks.harness.thresholds import alarms_by_chance, redrawn, side_by_side
 from moleflow_pl import ContinualDataModule, MoLEFlow
 from moleflow_pl.callbacks import EvaluationCallback, TaskSchedulerCallback
 from moleflow_pl.cli.lightning import TRAINER_DEFAULTS
@@ -63,6 +69,7 @@ RATES = (0.05, 0.01, 0.001)
 UNKNOWN = 95.0  # least % of an unknown product's images that are called unknown
 KNOWN_GOOD, KNOWN_DEFECTIVE = 1.0, 2.0  # most % of a known product's images
 SHARES = (0.0, 0.01, 0.05, 0.1)
+OF_RUNS = {"thresholds": side_by_side, "redrawn": redrawn}  # subjects about finished runs
 
 
 @dataclass
@@ -288,7 +295,8 @@ def parse() -> argparse.Namespace:
     )
     subjects = parser.add_subparsers(dest="subject", required=True)
     subjects.add_parser("run").add_argument("checkpoint", type=Path)
-    subjects.add_parser("thresholds").add_argument("run", type=Path, nargs="+")
+    for subject in OF_RUNS:
+        subjects.add_parser(subject).add_argument("run", type=Path, nargs="+")
     add_study_arguments(subjects.add_parser("folds"))
     contamination = subjects.add_parser("contamination")
     contamination.add_argument("--config", default="demo", help="preset or file (%(default)s)")
@@ -311,9 +319,9 @@ def main() -> int:
     if given.subject == "run":
         model, data = load_run(given.checkpoint)
         return benchmark("decisions run", partial(judge_run, model=model, data=data))
-    if given.subject == "thresholds":
-        runs = (partial(add_rows, rows=side_by_side(run)) for run in given.run)
-        return benchmark("decisions thresholds", *runs)
+    if rows_of := OF_RUNS.get(given.subject):
+        runs = (partial(add_rows, rows=rows_of(run)) for run in given.run)
+        return benchmark(f"decisions {given.subject}", *runs)
     if given.subject == "folds":
         return benchmark("decisions folds", *folds_parts(given))
     config = read_preset(given.config)

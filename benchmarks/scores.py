@@ -125,7 +125,10 @@ def main() -> int:
     """Learn, compare, print."""
     parser = study_parser(__doc__, SUBJECTS)
     add_judged_argument(parser)
+    parser.set_defaults(backbones=[VIT.key])
     given = parser.parse_args()
+    if given.backbones != [VIT.key]:
+        parser.error(f"--backbones must be {VIT.key}: the other has no groups of levels")
     backbone, limit = VIT.with_weights(given.weights), 1 if given.small else None
     study = Study(backbone, sources_of(given), given.folder, limit)
     part = partial(

@@ -4,11 +4,11 @@
 
 Starts the service in a separate process and sends it the images of a folder with 1, 8 and 64
 concurrent clients, to measure throughput and the 50, 95 and 99 % quantiles of the latency. The loop
-runs in another fresh process: one image at a time for the latency, batches for the throughput. The
-clients are threads on open connections and share the machine with the service: their processor time
-is printed beside that of the service and of the loop. Also measures the start-up time relative to
-loading the model, and memory over many requests. Prints a table, and finally a line of JSON; exits
-with 1 if a figure misses its limit.
+takes turns with them in another process, with memory kept as in the service: one image at a time
+for the latency, batches for the throughput. The clients are threads on open connections and share
+the machine with the service: their processor time is printed beside that of the service and of the
+loop. Also measures the start-up time relative to loading the model, and memory over many
+requests. Prints a table, and finally a line of JSON; exits with 1 if a figure misses its limit.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import http.client
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -33,29 +34,33 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness.report import Report, Row, benchmark
+from moleflow_pl._internal.allocator import ENVIRONMENT
+from moleflow_pl._internal.openmp import TURNS, VARIABLE
 
 CLIENTS = (1, 8, 64)
 PERCENTILES = (50, 95, 99)
 LEAST_SHARE, MOST_EXTRA_MS, MOST_EXTRA_START, MOST_GROWTH_MB = 0.95, 5, 1, 50
 START_SECONDS = 300
+ROUNDS = 3
 LOOP = """\
 import json, sys, time
 from pathlib import Path
 began = time.perf_counter()
 from moleflow_pl import Predictor
 predictor = Predictor.load(sys.argv[1])
-loaded = time.perf_counter() - began
+print(time.perf_counter() - began, flush=True)
 files = [Path(path).read_bytes() for path in json.loads(sys.argv[2])]
 def timed(images):
     began = time.perf_counter()
     predictor(images)
     return time.perf_counter() - began
 timed(files[:16])
-single = sorted(timed(one) for one in files)[len(files) // 2]
-many, cpu = files * 3, time.process_time()
-rate = len(many) / timed(many)
-cpu = (time.process_time() - cpu) / len(many)
-print(json.dumps({"load": loaded, "single": single, "batch": rate, "cpu": cpu}))
+for _ in sys.stdin:
+    single = sorted(timed(one) for one in files)[len(files) // 2]
+    many, cpu = files * 3, time.process_time()
+    rate = len(many) / timed(many)
+    cpu = (time.process_time() - cpu) / len(many)
+    print(json.dumps({"single": single, "batch": rate, "cpu": cpu}), flush=True)
 """
 
 
@@ -66,7 +71,7 @@ class Load:
     Attributes:
         run: The run folder.
         files: The images.
-        requests: Number of requests, for each number of clients.
+        requests: Number of requests, for each number of clients and round.
         long: Number of requests for the memory.
     """
 
@@ -121,13 +126,34 @@ def served(run: Path) -> Iterator[Served]:
             process.wait()
 
 
-def loop(load: Load) -> dict[str, float]:
-    """Seconds of loading and of an image, and images a second in batches, without a service."""
-    words = [str(load.run), json.dumps([str(path) for path in load.files])]
-    result = subprocess.run(
-        [sys.executable, "-c", LOOP, *words], capture_output=True, text=True, check=True
-    )
-    return json.loads(result.stdout.splitlines()[-1])
+class Loop:
+    """A predictor in a process of its own, which inspects when it is asked to.
+
+    Attributes:
+        load_seconds: From its imports to a loaded model.
+    """
+
+    def __init__(self, load: Load) -> None:
+        words = [str(load.run), json.dumps([str(path) for path in load.files])]
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", LOOP, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            text=True, env={**os.environ, **ENVIRONMENT, VARIABLE: TURNS},
+        )  # fmt: skip
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._in, self._out = self._process.stdin, self._process.stdout
+        self.load_seconds = float(self._out.readline())
+
+    def measure(self) -> dict[str, float]:
+        """Seconds of an image, and images a second and processor time of one in batches."""
+        print(file=self._in, flush=True)
+        return json.loads(self._out.readline())
+
+    def __enter__(self) -> Loop:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._process.communicate()
 
 
 @dataclass(frozen=True)
@@ -177,36 +203,61 @@ def send(service: Served, contents: Sequence[bytes], clients: int, requests: int
     return Sent(rate, latencies, own / requests, its / requests)
 
 
-def rows(clients: int, sent: Sent, alone: dict[str, float]) -> list[Row]:
-    """The figures of a number of clients, with limits from those of the loop."""
-    most = alone["single"] * 1000 + MOST_EXTRA_MS if clients == 1 else None
+def rows(clients: int, rounds: Sequence[tuple[Sent, dict[str, float]]]) -> list[Row]:
+    """The figures of a number of clients, with limits from those of the loop in the same rounds."""
+
+    def of_loop(name: str) -> float:
+        return statistics.median(alone[name] for _, alone in rounds)
+
+    most = of_loop("single") * 1000 + MOST_EXTRA_MS if clients == 1 else None
     least = LEAST_SHARE if clients == max(CLIENTS) else None
     name = f"{clients} client{'s' * (clients > 1)}"
-    times = np.percentile(np.array(sent.seconds) * 1000, PERCENTILES)
+    seconds = [second for sent, _ in rounds for second in sent.seconds]
+    times = np.percentile(np.array(seconds) * 1000, PERCENTILES)
     latencies = [
         Row(f"{name}, p{p}", float(value), "ms", most=most if p == PERCENTILES[0] else None)
         for p, value in zip(PERCENTILES, times, strict=True)
     ]
-    told = f"{sent.rate:.1f} images/s, {alone['batch']:.1f} in a loop"
-    share = Row(
-        f"{name}, rate / that of batches", sent.rate / alone["batch"], "x", least, None, told
-    )
-    told = f"loop {alone['cpu'] * 1000:.1f} ms; the clients beside it {sent.cpu * 1000:.1f} ms"
-    cpu = Row(f"{name}, processor time of an image", sent.service_cpu * 1000, "ms", note=told)
-    return [share, *latencies, cpu]
+    rate = statistics.median(sent.rate for sent, _ in rounds)
+    note = f"{rate:.1f} images/s, {of_loop('batch'):.1f} in a loop"
+    share = statistics.median(sent.rate / alone["batch"] for sent, alone in rounds)
+    shared = Row(f"{name}, rate / that of batches", share, "x", least, None, note)
+    its = statistics.median(sent.service_cpu for sent, _ in rounds)
+    own = statistics.median(sent.cpu for sent, _ in rounds)
+    note = f"loop {of_loop('cpu') * 1000:.1f} ms; the clients beside it {own * 1000:.1f} ms"
+    return [
+        shared,
+        *latencies,
+        Row(f"{name}, processor time of an image", its * 1000, "ms", note=note),
+    ]
+
+
+def time_start(report: Report, load: Load) -> None:
+    """The start of a service, beyond that of a program that loads the same model."""
+    starts: list[tuple[float, float]] = []
+    for _ in range(ROUNDS):
+        with Loop(load) as loop:
+            pass
+        with served(load.run) as service:
+            starts.append((service.seconds, loop.load_seconds))
+    own, alone = (statistics.median(seconds) for seconds in zip(*starts, strict=True))
+    beyond = statistics.median(start - loading for start, loading in starts)
+    note = f"start {own:.2f} s, imports and loading alone {alone:.2f} s"
+    report.add(Row("start beyond loading", beyond, "s", most=MOST_EXTRA_START, note=note))
 
 
 def time_service(report: Report, load: Load) -> None:
     """Measure everything."""
-    alone, contents = loop(load), [path.read_bytes() for path in load.files]
-    with served(load.run) as service:
-        most = alone["load"] + MOST_EXTRA_START
-        report.add(
-            Row("start", service.seconds, "s", most=most, note=f"load {alone['load']:.1f} s")
-        )
+    time_start(report, load)
+    contents = [path.read_bytes() for path in load.files]
+    with Loop(load) as loop, served(load.run) as service:
         for clients in CLIENTS:
             send(service, contents, clients, max(2 * clients, load.requests // 4))  # warm
-            for row in rows(clients, send(service, contents, clients, load.requests), alone):
+            rounds = [
+                (send(service, contents, clients, load.requests), loop.measure())
+                for _ in range(ROUNDS)
+            ]
+            for row in rows(clients, rounds):
                 report.add(row)
         before = service.memory_mb
         send(service, contents, 8, load.long)
@@ -222,7 +273,9 @@ def main() -> int:
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a fit")
     parser.add_argument("images", type=Path, metavar="IMAGES", help="a folder of images")
-    parser.add_argument("--requests", type=int, default=640, help="for each number of clients")
+    parser.add_argument(
+        "--requests", type=int, default=320, help="for each number of clients and round"
+    )
     parser.add_argument("--long", type=int, default=20_000, help="requests for the memory")
     options = parser.parse_args()
     files = sorted(path for path in options.images.rglob("*") if path.is_file())[:64]

@@ -3,13 +3,15 @@
     python -m benchmarks.speed fit
     python -m benchmarks.speed inference
     python -m benchmarks.speed bank
+    python -m benchmarks.speed together
 
 `fit` times all of `trainer.fit` from a checkpoint with one product: 40 epochs on another one,
 including features, statistics and checkpoints. The literal side would take hours; its backbone pass
 and its training step are timed on a few images and multiplied by images and epochs. `inference`
 times routing and scoring; the literal side is `benchmarks/literal.py` as it is, with two backbone
 passes, and with its position code computed beforehand. `bank` compares the search of memory banks
-with its matrix product alone. Weights, images and banks are random: times do not depend on them.
+with its matrix product alone. `together` times two processes on the same cores, by how long waiting
+threads keep theirs. Weights, images and banks are random: times do not depend on them.
 Prints a table, and finally a line of JSON; exits with 1 if a ratio misses its limit.
 """
 
@@ -31,8 +33,10 @@ from torch import Tensor, nn
 from benchmarks.harness.fits import draw_noise, new_trainer
 from benchmarks.harness.measure import alternate
 from benchmarks.harness.report import Report, Row, benchmark
+from benchmarks.harness.together import time_together
 from benchmarks.literal import FEATURES, LiteralFlow, infer, nll_loss, position_code
 from moleflow_pl import ContinualDataModule, MoLEFlow, MoLESpatialAwareNF, PatchExtractor
+from moleflow_pl._internal.torch_compat import has_matrix_units
 from moleflow_pl.features.extractor import Precision, has_bfloat16
 from moleflow_pl.scoring.bank_search import BankVectors, projection_distance
 
@@ -220,11 +224,6 @@ class MixedBatch:
         return infer(self.extractor, self.literal, self.seen, self.images, self.code)[1]
 
 
-def has_matrix_units() -> bool:
-    """Whether this CPU has matrix units for bfloat16."""
-    return getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
-
-
 def time_mixed_batch(report: Report, settings: Sequence[Setting]) -> None:
     """Time a batch of several products, routing included."""
     for setting in settings:
@@ -314,7 +313,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("subject", choices=["fit", "inference", "bank"])
+    parser.add_argument("subject", choices=["fit", "inference", "bank", "together"])
     parser.add_argument(
         "--small", action="store_true", help="tiny sizes, to see that it runs: ratios mean nothing"
     )
@@ -325,6 +324,8 @@ def main() -> int:
     if given.subject == "bank":
         banks = SMALL_BANKS if given.small else BANKS
         return benchmark("speed bank", partial(time_bank, banks=banks))
+    if given.subject == "together":
+        return benchmark("speed together", partial(time_together, small=given.small))
     flow = partial(time_flow, flows=SMALL_FLOWS if given.small else FLOWS)
     return benchmark("speed inference", flow, partial(time_mixed_batch, settings=settings))
 

@@ -5,6 +5,15 @@ from moleflow_pl.callbacks import (
     PredictionWriter,
     RunCheckpoint,
     TaskSchedulerCallback,
+    add_product,
+    make_trainer,
 )
 
-__all__ = ["EvaluationCallback", "PredictionWriter", "RunCheckpoint", "TaskSchedulerCallback"]
+__all__ = [
+    "EvaluationCallback",
+    "PredictionWriter",
+    "RunCheckpoint",
+    "TaskSchedulerCallback",
+    "add_product",
+    "make_trainer",
+]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from docs.browser import shoot
 
-SIZE = "930,2025"
+SIZE = "1100,1890"
 
 
 def take(run: Path, picture: Path) -> None:

@@ -1,6 +1,6 @@
-"""Takes the picture of the service's page: test images of a run, inspected by a real service.
+"""Takes the pictures of the service's page: test images of a run, inspected by a real service.
 
-python -m docs.service_picture runs/demo docs/service.png
+python -m docs.service_picture runs/demo
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from pathlib import Path
 import httpx
 
 from docs.browser import shoot
+from docs.diagrams import FOLDER
+from docs.themes import COLOURS
 
 IMAGES = 12
 SIZE = "1400,860"
@@ -34,8 +36,8 @@ def examples(run: Path) -> list[Path]:
     return spread[:IMAGES]
 
 
-def take(run: Path, picture: Path) -> None:
-    """Inspect the examples by a service with a record of its own, and open its page."""
+def take(run: Path) -> None:
+    """Inspect the examples by a service with a record of its own, and open its page twice."""
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(run / "last.ckpt", folder)
         command = [sys.executable, "-m", "moleflow_pl.cli.main", "serve", folder, "--port", "0"]
@@ -50,20 +52,19 @@ def take(run: Path, picture: Path) -> None:
                         url, params={"name": path.name}, content=content, timeout=60
                     )
                     answer.raise_for_status()
-                shoot(address, picture, SIZE)
+                for theme in COLOURS:
+                    shoot(address, FOLDER / f"service-{theme}.png", SIZE, theme == "dark")
             finally:
                 service.terminate()
 
 
 def main() -> None:
-    """Read the arguments, take the picture."""
+    """Read the arguments, take the pictures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", type=Path, help="folder of a fit with test images")
-    parser.add_argument("picture", type=Path, help="PNG to write")
-    given = parser.parse_args()
-    take(given.run, given.picture)
+    take(parser.parse_args().run)
 
 
 if __name__ == "__main__":

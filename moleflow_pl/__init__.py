@@ -1,5 +1,7 @@
 """MoLE-Flow: continual anomaly detection by experts on one normalizing flow.
 
+`__all__` names what users import; modules are private unless they are the home of such a name in
+`HOMES`, or a package's docstring says how to extend it. A new public name goes into both lists.
 Axes everywhere: B images, h w patch grid, H W pixels, D channels of a patch, T tasks.
 """
 

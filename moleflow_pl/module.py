@@ -15,6 +15,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
+from moleflow_pl._internal.devices import usual_device
 from moleflow_pl._internal.lightning_compat import WITHOUT_IMPORTS
 from moleflow_pl._internal.presets import read_preset
 from moleflow_pl._internal.schema import stamp
@@ -43,6 +44,7 @@ from moleflow_pl.model.restore import (
     inspector_tensors,
     make_room,
     validate_state,
+    warn_of_precision,
 )
 from moleflow_pl.scoring.functional import TAIL_QUANTILE, patch_nll
 from moleflow_pl.tasks.schedule import TaskSchedule
@@ -198,7 +200,12 @@ class MoLEFlow(LightningModule):
             data.follow(self.data_plan, run.features)
 
     def on_test_start(self) -> None:
-        """Warn if no callback collects the scores: `test` would have no result."""
+        """Check the products; warn if no callback collects the scores, which are the result.
+
+        Raises:
+            ConfigError: the model knows none of the products.
+        """
+        self.schedule.require_any(getattr(self.trainer.datamodule, "groups", []))  # type: ignore[attr-defined]
         if not self.scores_are_taken:
             logger.warning(
                 "trainer.test gives no result by itself: add "
@@ -312,7 +319,7 @@ class MoLEFlow(LightningModule):
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> MoLEFlow:
         """Build a checkpoint's model from plain values; nothing that the file names is imported."""
-        with restoring(checkpoint_path), plain_tensors():
+        with restoring(checkpoint_path), plain_tensors(), usual_device():
             verify(checkpoint_path)
             options = {**kwargs, **WITHOUT_IMPORTS}
             return super().load_from_checkpoint(checkpoint_path, *args, **options)
@@ -336,6 +343,7 @@ class MoLEFlow(LightningModule):
             CheckpointError: the file is not this project's, or of another backbone or structure.
         """
         state = self.validate_checkpoint(checkpoint)
+        warn_of_precision(self.inspector, checkpoint)
         planned = self.schedule.tasks
         make_room(self.inspector, state, inspector_tensors(checkpoint))
         if planned:

@@ -1,10 +1,13 @@
 import inspect
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from moleflow_pl import errors
+from moleflow_pl import ContinualDataModule, MoLESpatialAwareNF, Predictor, errors
 from moleflow_pl.cli import main as cli
 from moleflow_pl.errors import MoLEFlowError, StoppedError
+from moleflow_pl.report.comparison import read_summary
 
 # one that stopped has an exit code of its own: `tests/cli/test_stopping.py`
 KINDS = [
@@ -54,7 +57,18 @@ def test_error_that_is_a_defect_of_the_code_keeps_its_traceback(
         failing(monkeypatch, error)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_callers_in_python_can_catch_it_as_a_value_error(kind: type[Exception]) -> None:
-    with pytest.raises(ValueError, match="rank has to be"):
-        raise kind(MESSAGE)
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda: MoLESpatialAwareNF(8, lora_rank=0), "lora_rank"),
+        (lambda: ContinualDataModule("nowhere", ["a"], layout="none"), "layout"),
+        (lambda: Predictor.load("nowhere.ckpt"), "nowhere.ckpt"),
+        (lambda: read_summary(Path("nowhere")), "nowhere"),
+    ],
+)
+def test_callers_in_python_can_catch_it_as_a_value_error(
+    call: Callable[[], object], named: str
+) -> None:
+    with pytest.raises(ValueError, match=named) as error:
+        call()
+    assert isinstance(error.value, MoLEFlowError)

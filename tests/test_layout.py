@@ -20,6 +20,7 @@ ORDER = [
 PLACES = {name: place for place, names in enumerate(ORDER) for name in names.split()}
 MODULES = [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
 LONGEST_FILE = 400  # lines
+EXTEND = r"\b(?:Add|Put|subclass|[Nn]ew\s+\w+)\b"  # in the docstring of a package
 MOST_PACKAGES = 16  # that a reader meets in `moleflow_pl`
 # names of what read the files of versions that were never released, written so as not to be found
 LEGACY = "|".join(("UNS" + "AID", "SAID" + "_LATER"))
@@ -100,10 +101,52 @@ def test_nothing_in_the_package_imports_what_is_outside_of_it() -> None:
         assert not {name.split(".")[0] for name in imports(path)} & outside, path
 
 
+def private_names(path: Path) -> Iterator[tuple[str, bool]]:
+    """The private names that a file imports, reads or defines, and whether it defines them."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Attribute):
+            yield node.attr, isinstance(node.ctx, ast.Store)
+        elif isinstance(node, ast.Name):
+            yield node.id, isinstance(node.ctx, ast.Store)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name, True
+    for name in imports(path):
+        if not name.startswith("moleflow_pl."):
+            yield from ((part, False) for part in name.split("."))
+
+
+def test_private_names_of_other_packages_have_one_place() -> None:
+    """A name that no other module defines is one of Lightning, torch or jsonargparse."""
+    places = {"lightning_compat.py", "torch_compat.py"}
+    documented = {"_asdict", "_fields", "_replace", "_xoptions"}  # by Python itself
+    others = [path for path in MODULES if path.name not in places]
+    names = {path: set(private_names(path)) for path in others}
+    defined = {name for found in names.values() for name, defines in found if defines}
+    for path, found in names.items():
+        private = {name for name, _ in found if re.match("_[^_]", name)}
+        assert not private - defined - documented, path
+
+
+def test_names_in_a_run_folder_have_one_place() -> None:
+    owners = [
+        PACKAGE / "_internal" / "result_names.py",
+        PACKAGE / "checkpoints" / "run_folder.py",
+    ]
+    texts = [node for path in owners for node in ast.walk(ast.parse(path.read_text("utf-8")))]
+    owned = {node.value for node in texts if isinstance(node, ast.Constant)}
+    for path in set(MODULES) - set(owners):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+                name = getattr(node.right, "value", None)
+                assert not (isinstance(name, str) and name in owned), (path, node.lineno)
+
+
 def test_every_package_says_what_it_is_for() -> None:
     for path in PACKAGE.rglob("__init__.py"):
         docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
         assert len(docstring.splitlines()) >= 2, path
+        assert re.search(r"\bprivate\b", docstring, re.IGNORECASE), f"{path}: what is private?"
+        assert re.search(EXTEND, docstring), f"{path}: where does one extend it?"
 
 
 def test_no_file_is_too_long() -> None:
@@ -165,12 +208,13 @@ def test_every_file_that_is_read_is_asked_first_whether_it_is_one() -> None:
     # read before, or made just now
     ours = {"file.open()", "self.open()", "np.load(part, mmap_mode='r+')", "path.open('r+b')"}
     loads = ("np.load", "torch.export.load", "onnxruntime.InferenceSession")
-    alone = {"torch.load": "torch_files.py", "safe_open": "experts.py"}  # with limits of their own
+    # with limits and checks of their own
+    alone = {"torch.load": ["torch_files.py"], "safe_open": ["experts.py", "torch_files.py"]}
     for path in MODULES:
         nodes = ast.walk(ast.parse(path.read_text("utf-8")))
         for node in [node for node in nodes if isinstance(node, ast.Call)]:
             function, call = ast.unparse(node.func), ast.unparse(node)
-            assert alone.get(function, path.name) == path.name, (path, node.lineno)
+            assert path.name in alone.get(function, [path.name]), (path, node.lineno)
             read = re.search(r"\.(read_text|read_bytes|open)$", function)
             if call in ours or re.match(r"(Image|os|super\(\))\.open\(", call):
                 continue

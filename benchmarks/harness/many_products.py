@@ -17,6 +17,7 @@ from moleflow_pl.checkpoints.expert_edits import renamed, task_of
 from moleflow_pl.checkpoints.io import with_seal
 from moleflow_pl.checkpoints.schema import STATE_KEY
 from moleflow_pl.features.statistics import FeatureStatistics
+from moleflow_pl.model.inspector import Inspector
 
 ALIGNMENT = 64  # bytes
 
@@ -31,7 +32,7 @@ def first_product(arguments: Mapping[str, Any], vectors: int) -> dict[str, Any]:
     torch.manual_seed(0)
     model = MoLEFlow(**arguments)
     inspector = model.inspector
-    dim, groups = inspector.extractor.dim, inspector.extractor.groups
+    dim = inspector.extractor.dim
     model.schedule.extend([["product 0"]], epochs=1)
     model.schedule.tasks[0].epochs_done = 1
     model.learner.begin_task(0)
@@ -39,10 +40,9 @@ def first_product(arguments: Mapping[str, Any], vectors: int) -> dict[str, Any]:
         statistics = FeatureStatistics(dim, prototype.regions)
         statistics.update(torch.randn(4, *prototype.mean.shape))
         prototype.set(statistics)
-    widths = {"groups": groups.widths}
     banks = {
-        name: [(vectors, width) for width in widths.get(name, [dim])]
-        for name in inspector.score.with_banks
+        name: [(vectors, width) for width in widths]
+        for name, widths in bank_widths(inspector).items()
     }
     inspector.make_memory(0, {name: banks.get(name, []) for name in inspector.score.parts})
     for buffer in inspector.banks.buffers():
@@ -56,6 +56,14 @@ def first_product(arguments: Mapping[str, Any], vectors: int) -> dict[str, Any]:
     checkpoint = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}
     model.on_save_checkpoint(checkpoint)
     return checkpoint
+
+
+def bank_widths(inspector: Inspector) -> dict[str, list[int]]:
+    """Channels of each memory bank, by the part of the score that compares with them."""
+    widths = {"groups": [*inspector.extractor.groups.widths]}
+    return {
+        name: widths.get(name, [inspector.extractor.dim]) for name in inspector.score.with_banks
+    }
 
 
 def variant(tensor: Tensor, task: int) -> Tensor:

@@ -102,13 +102,18 @@ class PeakMemory:
         self.peak_mb = max(self.peak_mb, anonymous_mb())
 
 
-def in_fresh_process(function: Callable[..., float], **arguments: object) -> float:
+def in_fresh_process(
+    function: Callable[..., float],
+    environment: Mapping[str, str] | None = None,
+    **arguments: object,
+) -> float:
     """The number that a module's function returns in a new Python process.
 
     Its peak memory is then independent of what this process did before.
 
     Args:
         function: A function of a module that can be imported.
+        environment: The variables of the process; by default those of this one.
         arguments: Plain values, passed as their `repr`.
     """
     module = sys.modules[function.__module__]
@@ -119,5 +124,5 @@ def in_fresh_process(function: Callable[..., float], **arguments: object) -> flo
         f"print(float(measured(**{arguments!r})))"
     )
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     return float(done.stdout.split()[-1])

@@ -53,12 +53,14 @@ class Limits:
         strong: The same above the strong memory bank's; None for no limit.
         pixel: Mean pixel AP above the strong memory bank's.
         routing: Routing accuracy on the defective images of every product.
+        expert_mb: Disk space of an expert, in MB.
     """
 
     raw: float
     strong: float | None
     pixel: float
     routing: float
+    expert_mb: float = 8.0
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,14 @@ VIT = Backbone(
     Recipe("method", {"score": ["depths", "groups"]}, scores=("norm", "depths", "groups", BANKS)),
     Limits(raw=0.015, strong=0.003, pixel=0.05, routing=0.98),
 )
-BACKBONES = {backbone.key: backbone for backbone in (CNN, VIT)}
+VIT_392 = replace(
+    VIT,
+    key="vit-392",
+    name="DINOv2 ViT-S/14 at 392",
+    arguments={**VIT.arguments, "image_size": 392},
+    limits=replace(VIT.limits, expert_mb=12.0),
+)
+BACKBONES = {backbone.key: backbone for backbone in (CNN, VIT, VIT_392)}
 
 
 def calibrated(recipe: Recipe) -> Recipe:
@@ -162,7 +171,9 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"{', '.join(IN_PACKAGE)} from elpv-dataset, others from --root (%(default)s)",
     )  # fmt: skip
     parser.add_argument("--seeds", type=int, nargs="+", metavar="SEED")
-    parser.add_argument("--backbones", nargs="+", choices=list(BACKBONES), default=list(BACKBONES))
+    parser.add_argument(
+        "--backbones", nargs="+", choices=list(BACKBONES), default=[CNN.key, VIT.key]
+    )
     parser.add_argument("--weights", default="pretrained", help="of DINOv2's ViT-S/14")
     parser.add_argument(
         "--folder", type=Path, default=Path("runs/accuracy"),

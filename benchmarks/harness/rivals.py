@@ -249,6 +249,7 @@ def rivals(weights: str, folder: Path, epochs: int) -> dict[str, Callable[[], Ri
         "ours, Lite0 at 256": lambda: Ours(BACKBONES["cnn"], same),
         "AnomalyDINO, ViT-S at 252": lambda: Anomalib("AnomalyDINO", dino, weights=same),
         "PatchCore, Lite0 at 256": lambda: cnn("Patchcore"),
+        "PatchCore 1 %, Lite0 at 256": lambda: cnn("Patchcore", coreset_sampling_ratio=0.01),
         "PaDiM, Lite0 at 256": lambda: cnn("Padim", n_features=100),
         "PatchCore, Wide ResNet-50": lambda: Anomalib("Patchcore", {}),
         "PaDiM, ResNet-18": lambda: Anomalib("Padim", {}),

@@ -16,6 +16,10 @@ from moleflow_pl.tasks.schedule import TaskSchedule
 from moleflow_pl.tasks.thresholds import FALSE_ALARM_RATE, limit, limit_by_all, threshold
 
 TAIL = 0.005  # probability on each side of an interval
+DRAWS = 200  # of calibration images
+LEAST_GOOD = 100  # good test images of a product whose calibration images are drawn
+SHARES = (0.0, 0.01, 0.05)  # of the drawn images that are defective
+LEAST_RECALL, MOST_ALARMS = 0.8, 2.0  # of that without defective images, of the rate asked for
 # every image taken for good, as before; and without the highest, where they lie too far out
 FORMULAS: Mapping[str, Callable[[Sequence[float], float], float]] = {
     "every calibration image counts": limit_by_all,
@@ -70,8 +74,8 @@ def judged(
     )
 
 
-def side_by_side(run: Path) -> Iterator[Row]:
-    """The thresholds of a finished run, by each formula.
+def scores_in(run: Path) -> Iterator[tuple[str, list[float], OwnScores]]:
+    """The tasks of a finished run: name, scores of the calibration images, and of the test images.
 
     Raises:
         SystemExit: a product of it has no calibration, or no test images.
@@ -80,10 +84,51 @@ def side_by_side(run: Path) -> Iterator[Row]:
     for task in TaskSchedule.from_state(state["tasks"]).tasks:
         if task.calibration is None or task.tested is None:
             raise SystemExit(f"{task.name} of {run} has no calibration images or no test images")
-        scores = task.calibration.scores
+        yield task.name, list(task.calibration.scores), task.tested
+
+
+def side_by_side(run: Path) -> Iterator[Row]:
+    """The thresholds of a finished run, by each formula."""
+    for task, scores, tested in scores_in(run):
         suspects = threshold(scores, FALSE_ALARM_RATE).suspects
         for name, formula in FORMULAS.items():
             value = formula(scores, FALSE_ALARM_RATE)
-            row = judged(f"{task.name}, {name}", value, scores, task.tested)
+            row = judged(f"{task}, {name}", value, scores, tested)
             row.note += f"; {suspects} suspects" if suspects and formula is limit else ""
             yield row
+
+
+def redrawn(run: Path) -> Iterator[Row]:
+    """Thresholds by calibration images that are drawn from a run's test images, some defective.
+
+    A draw has as many images as the run's own calibration, and is judged by all other test images.
+    """
+    for task, scores, tested in scores_in(run):
+        if len(tested.good) < LEAST_GOOD:
+            continue
+        count = min(len(scores), len(tested.good) // 2)
+        for name, formula in FORMULAS.items():
+            means = [drawn_thresholds(tested, count, share, formula) for share in SHARES]
+            least, most = None, None
+            if formula is limit:
+                least = 100 * LEAST_RECALL * means[0][1]
+                most = 100 * MOST_ALARMS * FALSE_ALARM_RATE
+            for share, (alarms, found) in zip(SHARES, means, strict=True):
+                what = f"{task}, {name}, {share:.0%} of {count} calibration images defective"
+                yield Row(f"{what}: defective ones found", 100 * found, "%", least=least)
+                yield Row(f"{what}: false alarms", 100 * alarms, "%", most=most)
+
+
+def drawn_thresholds(
+    tested: OwnScores, count: int, share: float, formula: Callable[[Sequence[float], float], float]
+) -> tuple[float, float]:
+    """Mean shares of false alarms and of defective images found, over draws of `count` images."""
+    good, defective = np.array(tested.good), np.array(tested.defective)
+    generator, results = np.random.default_rng(0), []
+    for _ in range(DRAWS):
+        order, bad = generator.permutation(good), generator.binomial(count, share)
+        drawn = [*order[: count - bad], *generator.choice(defective, bad)]
+        value = formula(drawn, FALSE_ALARM_RATE)
+        results.append(((order[count - bad :] > value).mean(), (defective > value).mean()))
+    alarms, found = np.mean(results, 0).tolist()
+    return alarms, found

@@ -55,7 +55,7 @@ for path in sorted(given.images.rglob("*.png"))[:8]:
 
 # %% [markdown]
 # ## 4. Where the defect is
-# The map holds raw scores. The threshold for pixels is stored next to that for images.
+# The map holds raw scores. The pixel threshold is stored next to the threshold of the image score.
 
 # %%
 (map_,) = session.run(["map"], {"image": pixels})

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Quickstart
 # This notebook learns two real products, from folders of images to a file for the production line.
-# Reading it takes 15 minutes, running it two. Install what it needs with
+# It takes 15 minutes to read and two minutes to run. Install what it needs with
 # `pip install -e '.[demo,export]'`. To run it as a script, use
 # `python docs/notebooks/quickstart.py`. The images are solar cells of the package elpv-dataset, CC
 # BY-NC-SA 4.0: not for commercial use.
@@ -85,8 +85,8 @@ moleflow("fit", f"--ckpt_path={RUN}", f"--data.tasks=[{FIRST}, {SECOND}]")
 # %% [markdown]
 # ## 4. Read the report
 # `report/report.html` shows everything; `summary.json` holds the numbers. Row *i* of the matrix is
-# the evaluation after learning product *i*. The first column does not change, because nothing is
-# forgotten.
+# the evaluation after learning product *i*. The first column of the oracle matrix does not change,
+# because nothing is forgotten.
 
 # %%
 import json
@@ -114,21 +114,16 @@ for row in sorted(rows, key=lambda row: float(row["score"]))[:: max(len(rows) //
 
 # %% [markdown]
 # ## 6. In Python
-# The model takes uint8 images of its own size and returns the score, patch scores and product of
-# each.
+# A `Predictor` takes images of any size, or their paths. For each, it returns the product, the
+# score and the decision.
 
 # %%
-import torch
+from moleflow_pl import Predictor
 
-from moleflow_pl import MoLEFlow
-from moleflow_pl.data.images import read_image
-
-model = MoLEFlow.load_from_checkpoint(RUN / "last.ckpt", map_location="cpu").eval()
 paths = [Path(row["path"]) for row in rows[:4]]
-images = torch.stack([read_image(path, model.inspector.extractor.image_size) for path in paths])
-with torch.no_grad():
-    inspection = model(images)
-print("scores", inspection.score.tolist(), "patches", tuple(inspection.patch_scores.shape))
+predictions = Predictor.load(RUN)(paths)
+for path, prediction in zip(paths, predictions, strict=True):
+    print(f"{path.name}: {prediction.product}, {prediction.score:.1f}, {prediction.label}")
 
 # %% [markdown]
 # ## 7. A file for the line
@@ -138,15 +133,16 @@ print("scores", inspection.score.tolist(), "patches", tuple(inspection.patch_sco
 # %%
 import numpy as np
 import onnxruntime
+from PIL import Image
 
 moleflow("export", str(RUN))
 session = onnxruntime.InferenceSession(RUN / "export" / "moleflow.onnx")
 about = json.loads(session.get_modelmeta().custom_metadata_map["moleflow"])
-pixels = images.permute(0, 2, 3, 1).numpy()
-scores, places, labels = session.run(["score", "product", "label"], {"image": pixels})
-for path, score, place, label in zip(paths, scores, places, labels, strict=True):
+for path, prediction in zip(paths, predictions, strict=True):
+    pixels = np.asarray(Image.open(path).convert("RGB"))[None]  # one image of any size
+    (score,), (place,), (label,) = session.run(["score", "product", "label"], {"image": pixels})
     limit = about["thresholds"][place]["score"]
     decision = f"score {score:.1f} of {limit:.1f}: {about['labels'][label]}"
     print(f"{path.name}: {about['products'][place]}, {decision}")
-np.testing.assert_allclose(scores, inspection.score.numpy(), rtol=1e-4)
+    np.testing.assert_allclose(score, prediction.score, rtol=1e-4)
 print(f"\nDone. Open {RUN / 'report' / 'report.html'}.")

@@ -17,7 +17,7 @@ REPORT = given.run / "report"
 # %% [markdown]
 # ## 1. Metrics of each product
 # *Routed*: the router chose the expert. *Oracle*: the task ID is known, so each image is scored by
-# its own expert.
+# the expert of its own task.
 
 # %%
 import json
@@ -37,8 +37,8 @@ print(metrics.T.to_string(float_format="{:.3f}".format))
 
 # %% [markdown]
 # ## 2. Nothing is forgotten
-# Row *i* is the evaluation after learning product *i*. With the oracle, the values of a column stay
-# the same.
+# Row *i* is the evaluation after learning product *i*. In the oracle matrix, the values of a column
+# stay the same.
 
 # %%
 auroc = summary["metrics"]["image_auroc"]

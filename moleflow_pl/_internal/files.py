@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,10 @@ from typing import IO, Any
 from moleflow_pl.errors import DataError, OutputError
 
 PARTIAL = ".part"  # suffix of a file that is still being written
+PARTIAL_NAME = re.compile(r".+\.[0-9a-f]{8}\.part", re.DOTALL)  # see `partial_of`
+LONGEST_NAME = 255  # bytes of a file name on the usual disks
+FILE, FOLDER = "a file", "a folder"
+BROKEN = "a link to nothing"
 ELSEWHERE = "choose another place (trainer.default_root_dir, or --output)"
 REMEDIES = {
     errno.ENOSPC: f"make room there, or {ELSEWHERE}",
@@ -22,7 +27,8 @@ REMEDIES = {
     errno.EACCES: f"allow writing there, or {ELSEWHERE}",
     errno.EPERM: f"allow writing there, or {ELSEWHERE}",
     errno.EROFS: f"the disk is read-only: {ELSEWHERE}",
-    errno.ENAMETOOLONG: "the name is too long for this disk: shorten the product's name",
+    errno.ENAMETOOLONG: "the name is too long for this disk: shorten it, or the product's name",
+    errno.ELOOP: f"a link in it leads back to itself: correct the link, or {ELSEWHERE}",
 }
 
 
@@ -36,11 +42,16 @@ def writing(path: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        remedy = REMEDIES.get(error.errno or 0, "check the disk")
         raise OutputError(
-            f"cannot write {path}: {error.strerror or error}; {remedy}. Files saved before are "
+            f"{failure(path, error)}. Files saved before are "
             "complete: resume a fit from them with --ckpt_path <run>/last.ckpt"
         ) from error
+
+
+def failure(path: Path | str, error: OSError) -> str:
+    """A failure to write a file, with its remedy, in words."""
+    remedy = REMEDIES.get(error.errno or 0, "check the disk")
+    return f"cannot write {path}: {error.strerror or error}; {remedy}"
 
 
 def regular(path: Path | str) -> Path:
@@ -53,14 +64,100 @@ def regular(path: Path | str) -> Path:
     """
     mode = os.stat(path).st_mode
     if not S_ISREG(mode):
-        kind = "a folder" if S_ISDIR(mode) else "a pipe or a device"
-        raise OSError(errno.EINVAL, f"not a file but {kind}", str(path))
+        raise OSError(errno.EINVAL, f"not a file but {kind_of(mode)}", str(path))
     return Path(path)
+
+
+def kind_of(mode: int) -> str:
+    """What the mode of a path says that it is, in words."""
+    if S_ISREG(mode):
+        return FILE
+    return FOLDER if S_ISDIR(mode) else "a pipe or a device"
+
+
+def kind_at(path: Path) -> str | None:
+    """What is at a path or at the end of its links, in words; None for nothing.
+
+    Raises:
+        OutputError: the path cannot be looked at, so nothing can be written there.
+    """
+    try:
+        return kind_of(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return BROKEN if os.path.islink(path) else None
+    except OSError as error:
+        raise OutputError(failure(path, error)) from error
+
+
+def replaceable(path: Path) -> Path:
+    """Return a path if a file can be written there; every write of a whole file checks it.
+
+    Writing replaces what is at the path, which would destroy a pipe or a device. Commands check
+    their output before any work.
+
+    Raises:
+        OutputError: there is a folder, pipe or device, also behind a link, or the name is too long.
+    """
+    kind = kind_at(path)
+    if kind not in (None, FILE, BROKEN):
+        raise OutputError(
+            f"cannot write {path}: it is not a file but {kind}; move it away, or choose another "
+            "file"
+        )
+    require_folder(path.parent)
+    require_short(partial_of(path))
+    return path
+
+
+def require_folder(folder: Path) -> None:
+    """Check that a folder is there or can be created.
+
+    Raises:
+        OutputError: something else is in its place or in that of a folder above it, or a name is
+            too long.
+    """
+    for place in (folder, *folder.parents):
+        kind = kind_at(place)
+        if kind == FOLDER:
+            return
+        if kind is not None:
+            what = "it" if place == folder else place
+            raise OutputError(
+                f"cannot write to the folder {folder}: {what} is {kind}; move it away, or choose "
+                "another folder"
+            )
+        require_short(place)
+
+
+def require_short(path: Path) -> None:
+    """Check that a name fits the disk.
+
+    Raises:
+        OutputError: it has too many bytes.
+    """
+    if len(os.fsencode(path.name)) > LONGEST_NAME:
+        too_long = OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        raise OutputError(failure(path, too_long))
 
 
 def token() -> str:
     """A random part for a file name, so that no two writers share one."""
     return secrets.token_hex(4)
+
+
+def partial_of(path: Path) -> Path:
+    """A temporary name beside a path, for a file that is still being written."""
+    return path.with_name(f"{path.name}.{token()}{PARTIAL}")
+
+
+def is_partial(path: Path) -> bool:
+    """Whether a name is one of `partial_of`: other programs leave files that end in `.part` too.
+
+    Example:
+        >>> is_partial(Path("last.ckpt.0123abcd.part")), is_partial(Path("film.part"))
+        (True, False)
+    """
+    return PARTIAL_NAME.fullmatch(path.name) is not None
 
 
 @contextmanager
@@ -76,7 +173,7 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """
     # file names may hold bytes that are not text; the csv module writes line ends itself
     text = {} if "b" in mode else {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
-    partial = path.with_name(f"{path.name}.{token()}{PARTIAL}")
+    partial = partial_of(replaceable(path))
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

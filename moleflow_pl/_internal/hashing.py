@@ -17,9 +17,8 @@ from torch import Tensor
 
 from moleflow_pl._internal.files import regular
 
-BLOCK = 2**22  # bytes of a tensor that are hashed at a time
+BLOCK = 2**22  # bytes of small tensors that are hashed together
 STEP = 2 * 10**9  # ns; the coarsest time stamps of file systems
-THREADED = 2**18  # bytes; hashing a smaller block in a thread costs more than it saves
 
 
 def content_hash(content: Any) -> str:
@@ -37,21 +36,17 @@ def content_hash(content: Any) -> str:
     """
     parts: list[bytes | Tensor] = []
     add_parts(content, parts)
-    blocks = [list(blocks_of(part)) for part in parts if isinstance(part, Tensor)]
-    digests = iter(hash_blocks([block for tensor in blocks for block in tensor]))
-    counts = iter(map(len, blocks))
     total = hashlib.sha256()
     for part in parts:
         if isinstance(part, bytes):
             total.update(part)
-        else:
-            for _ in range(next(counts)):
-                total.update(next(digests))
+    for block in joined(part for part in parts if isinstance(part, Tensor)):
+        total.update(block)
     return total.hexdigest()
 
 
 def add_parts(value: Any, parts: list[bytes | Tensor]) -> None:
-    """Append the parts of a value in canonical order: bytes, and tensors whose bytes follow."""
+    """Append the parts of a value in canonical order: bytes, and tensors."""
     if isinstance(value, Tensor):
         parts += [head("tensor", f"{value.dtype} {tuple(value.shape)}".encode()), value]
     elif isinstance(value, Mapping):
@@ -77,28 +72,29 @@ def head(kind: str, data: bytes) -> bytes:
     return b"%b %d:%b" % (kind.encode(), len(data), data)
 
 
-def blocks_of(tensor: Tensor) -> Iterator[memoryview]:
-    """The bytes of a tensor, in blocks."""
-    flat = tensor.detach().cpu().contiguous().flatten()
-    if len(flat):  # NumPy has no view of an empty tensor
-        data = flat.view(torch.uint8).numpy().data
-        for start in range(0, len(data), BLOCK):
-            yield data[start : start + BLOCK]
+def joined(tensors: Iterable[Tensor]) -> Iterator[bytes | memoryview]:
+    """The bytes of tensors one after another, in blocks; only those of small tensors are copied.
+
+    A thread that hashes gives up the GIL for each block, and takes it again when another thread
+    releases it, which may be much later; so few large blocks are faster than many small ones.
+    """
+    waiting: list[memoryview] = []
+    size = 0
+    for data in map(bytes_of, tensors):
+        if size + len(data) > BLOCK:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+        if len(data) > BLOCK:
+            yield data
+        else:
+            waiting.append(data)
+            size += len(data)
+    yield b"".join(waiting)
 
 
-def hash_blocks(blocks: Iterable[memoryview]) -> list[bytes]:
-    """The SHA-256 of each block; large blocks go to threads, since hashing releases the GIL."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = [
-            pool.submit(sha256, block) if len(block) >= THREADED else sha256(block)
-            for block in blocks
-        ]
-        return [result if isinstance(result, bytes) else result.result() for result in results]
-
-
-def sha256(data: memoryview) -> bytes:
-    """The SHA-256 of some bytes."""
-    return hashlib.sha256(data).digest()
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor; those of a contiguous one on the CPU are not copied."""
+    return tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data
 
 
 def file_hashes(paths: Iterable[Path]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Every private attribute of Lightning and torch that the project uses.
+"""Every private attribute of Lightning that the packages use.
 
 Each has a test of its own; setup.cfg pins Lightning below its next minor version.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import traceback
 from typing import Any
 
-import torch
 from fsspec.implementations.local import LocalFileSystem
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -26,11 +25,6 @@ def starts_scripts(trainer: Trainer) -> bool:
 def replaces_samplers(trainer: Trainer) -> bool:
     """Whether Lightning replaces a loader's sampler by a `DistributedSampler`."""
     return trainer._accelerator_connector.use_distributed_sampler
-
-
-def cpu_has_bfloat16() -> bool:
-    """Whether the CPU computes in bfloat16 without emulating it."""
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def while_restoring(error: BaseException) -> bool:
@@ -65,6 +59,14 @@ class CheckpointFirstCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Leave the parsed arguments as they are."""
+
+    def parsed(self, key: str) -> Any:
+        """The value of a top-level argument of the subcommand: a number, text or a namespace."""
+        return self._get(self.config, key)
+
+    def built(self, key: str) -> Any:
+        """The same as `parsed`, with the classes in it already built."""
+        return self._get(self.config_init, key)
 
     def verb_parser(self, subcommand: str) -> LightningArgumentParser:
         """The parser of a subcommand's arguments."""

@@ -6,7 +6,7 @@ import hashlib
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from moleflow_pl.errors import DataError
@@ -46,18 +46,56 @@ def check_name(name: str) -> None:
         )
 
 
-def stems(names: Sequence[str]) -> dict[str, str]:
-    """Names without their suffixes, except where two names would become equal.
+def stems(
+    names: Sequence[str], suffixes: Sequence[str] = (), settled: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Names without their suffixes, except where two outputs would be in each other's way.
+
+    Args:
+        names: Paths of inputs below their root.
+        suffixes: What outputs add to a stem. No output has the name of a folder that others need.
+        settled: Stems of some inputs that have outputs already.
 
     Example:
         >>> stems(["a.png", "b.png", "b.bmp"])
         {'a.png': 'a', 'b.png': 'b.png', 'b.bmp': 'b.bmp'}
+        >>> stems(["x.png", "x.jpg/a.png"], [".jpg"])
+        {'x.png': 'x.png', 'x.jpg/a.png': 'x.jpg/a'}
     """
+    result = dict(settled or {})
     cut = {name: os.path.splitext(name)[0] for name in names}
     times, whole = Counter(cut.values()), set(names)
-    return {
-        name: stem if times[stem] == 1 and stem not in whole else name for name, stem in cut.items()
-    }
+    folders = {folder for name in names for folder in folders_of(name)}
+    used = set(result.values())
+    files = {stem + suffix for stem in used for suffix in suffixes}
+
+    def is_free(stem: str) -> bool:
+        blocked = any(stem + suffix in folders for suffix in suffixes)
+        return not blocked and stem not in used and files.isdisjoint(folders_of(stem))
+
+    for name, stem in cut.items():
+        if name not in result:
+            unique = times[stem] == 1 and stem not in whole
+            choices = (stem, name) if unique else (name,)
+            # a name with a hash is in no other's way
+            marked = f"{os.path.basename(name)}{mark_of(name)}"
+            result[name] = next(filter(is_free, choices), marked)
+    return result
+
+
+def folders_of(name: str) -> list[str]:
+    """The folders above a relative path.
+
+    Example:
+        >>> folders_of("a/b/c.png"), folders_of("c.png")
+        (['a/b', 'a'], [])
+    """
+    return [str(folder) for folder in Path(name).parents][:-1]
+
+
+def mark_of(name: str) -> str:
+    """A short text that differs for every name."""
+    return f"~{hashlib.blake2b(os.fsencode(name), digest_size=8).hexdigest()}"
 
 
 def output_file(folder: Path, name: str, suffix: str) -> Path:
@@ -75,7 +113,7 @@ def output_file(folder: Path, name: str, suffix: str) -> Path:
     fits_path = len(os.fsencode(target.absolute())) < longest_path
     if fits_path and len(os.fsencode(target.name)) <= longest:
         return target
-    mark = f"~{hashlib.blake2b(os.fsencode(name), digest_size=8).hexdigest()}{suffix}"
+    mark = f"{mark_of(name)}{suffix}"
     room = longest - len(mark) if fits_path else 0
     kept = os.fsencode(os.path.basename(name))[:room].decode("utf-8", "ignore")
     place = target.parent if fits_path else folder

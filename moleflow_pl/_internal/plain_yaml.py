@@ -11,16 +11,19 @@ from moleflow_pl.errors import ConfigError
 LONGEST = 2**19  # characters
 MOST_WRITTEN = 4 * LONGEST  # characters of the same values with all aliases expanded
 DEEPEST = 64  # nested lists and mappings
+LONGEST_NUMBER = 100  # characters; Python writes out no integer of more than 4,300 digits
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+SHOWN = 40  # characters of a wrong value
 
 
 class Loader(yaml.SafeLoader):
-    """YAML's safe loader, with limits on length, nesting and the size of expanded aliases.
+    """YAML's safe loader, with limits on length, nesting, numbers and the size of expanded aliases.
 
     Anchors that refer to one another can double the size with every line; deep nesting takes time
     and stack.
 
     Raises:
-        ConfigError: a limit is exceeded.
+        ConfigError: a limit is exceeded, or a value is not what its form says.
     """
 
     def __init__(self, text: str) -> None:
@@ -45,6 +48,24 @@ class Loader(yaml.SafeLoader):
             raise ConfigError("YAML with an anchor that contains itself: write the values out")
         self._require_shallow(self._measures[id(node)][1])
         return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Make the value of a node; Python refuses some that look like a number or a date."""
+        if node.tag in NUMBERS and len(node.value) > LONGEST_NUMBER:
+            raise ConfigError(
+                f"YAML with a number of {len(node.value)} characters, {node.value[:SHOWN]}…: at "
+                f"most {LONGEST_NUMBER} are allowed"
+            )
+        try:
+            return super().construct_object(node, deep)
+        except ConfigError:
+            raise
+        except (ValueError, OverflowError) as error:
+            kind = node.tag.rpartition(":")[2]
+            raise ConfigError(
+                f"YAML with the value {str(node.value)[:SHOWN]!r}, which is no {kind}: correct it, "
+                "or put quotes around a text"
+            ) from error
 
     def _measure(self, node: yaml.Node) -> tuple[int, int]:
         if isinstance(node, yaml.ScalarNode):
@@ -73,7 +94,8 @@ def load_yaml(text: str) -> Any:
     """Read YAML of plain values.
 
     Raises:
-        ConfigError: it is too long or nested too deep, or its aliases expand too far.
+        ConfigError: it is too long or nested too deep, its aliases expand too far, or a value is
+            not what its form says.
         yaml.YAMLError: it is not YAML, or it names a class.
 
     Example:

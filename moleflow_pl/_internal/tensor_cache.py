@@ -8,6 +8,8 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
+from moleflow_pl._internal.torch_compat import write_count
+
 SIZE = 16  # entries
 T = TypeVar("T")
 # a tensor, its data pointer, and the number of writes to it so far
@@ -41,7 +43,7 @@ class TensorCache(Generic[T]):
         entry = self._entries.pop(key, None)
         if entry is None or not same_state(entry[0], tensors):
             # the entry holds the tensors: freed memory could be reused at the same data pointer
-            entry = ([(t, t.data_ptr(), t._version) for t in tensors], self.build(key))
+            entry = ([(t, t.data_ptr(), write_count(t)) for t in tensors], self.build(key))
         self._entries[key] = entry
         while len(self._entries) > self.size:
             self._entries.popitem(last=False)
@@ -51,6 +53,6 @@ class TensorCache(Generic[T]):
 def same_state(versions: Sequence[TensorVersion], tensors: Sequence[Tensor]) -> bool:
     """Whether these are the same tensors as before, unchanged since."""
     return len(versions) == len(tensors) and all(
-        old is tensor and pointer == tensor.data_ptr() and version == tensor._version
+        old is tensor and pointer == tensor.data_ptr() and version == write_count(tensor)
         for (old, pointer, version), tensor in zip(versions, tensors, strict=True)
     )

@@ -14,15 +14,18 @@ from typing import IO, Any
 from zipfile import ZIP_STORED, ZipFile, is_zipfile
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from moleflow_pl._internal.files import regular
-from moleflow_pl.errors import CheckpointError
+from moleflow_pl.errors import CheckpointError, MoLEFlowError, raise_if_out_of_memory
 
 MOST_PLAIN = 2**26  # bytes of plain data: 45 for a calibration image, 10,000 for a product's names
 PLAIN = "/data.pkl"  # the archive member with the plain data
 DEEPEST = 64  # nested lists and dictionaries
 RATIO = 4  # bytes of tensors for each byte of the file: some tensors share storage
+SAFETENSORS = ".safetensors"  # suffix by which timm, too, recognises the format
 SIMPLE = {str, int, float, bool, type(None)}
 
 
@@ -48,15 +51,47 @@ def load_weights(path: Path) -> Any:
     """The weights of a backbone; also from files of old versions of torch, which are not archives.
 
     Raises:
-        CheckpointError: the archive would unpack to more than its size.
+        CheckpointError: it is damaged, its archive would unpack to more than its size, or it holds
+            more than tensors and plain data.
         OSError: it cannot be read.
     """
-    if is_zipfile(regular(path)):
-        try:
+    with undamaged():
+        if regular(path).suffix == SAFETENSORS:
+            return load_file(path)
+        if is_zipfile(path):
             require_stored(path)
-        except CheckpointError as error:
-            raise CheckpointError(f"the weights {path} cannot be used: {error}") from error
-    return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def check_weights(path: Path) -> None:
+    """As `load_weights`, for a file that another library will load: it may not read the tensors.
+
+    Raises:
+        CheckpointError: it cannot be used.
+        OSError: it cannot be read.
+    """
+    if regular(path).suffix != SAFETENSORS:
+        load_weights(path)
+        return
+    with undamaged(), safe_open(path, "pt"):  # its header tells how long the file is
+        pass
+
+
+@contextmanager
+def undamaged() -> Iterator[None]:
+    """Turn a failure to parse a file into an error; the caller names the file.
+
+    Raises:
+        CheckpointError: the file cannot be parsed.
+    """
+    try:
+        yield
+    except (MoLEFlowError, OSError):
+        raise
+    except Exception as error:  # torch, pickle and safetensors fail in many ways
+        raise_if_out_of_memory(error)
+        # without the library's message: torch's recommends to run the code in the file
+        raise CheckpointError("it is damaged, or holds more than weights") from error
 
 
 @contextmanager

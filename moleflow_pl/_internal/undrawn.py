@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
@@ -15,7 +16,7 @@ DRAWING |= {init.normal_, init.uniform_, init.kaiming_uniform_}  # those that co
 
 
 class WithoutDrawing(TorchFunctionMode):
-    """Leave tensors unset where random numbers would fill them.
+    """Fill tensors with NaN where random numbers would be, so that one left over is noticed.
 
     Example:
         >>> import torch
@@ -36,5 +37,7 @@ class WithoutDrawing(TorchFunctionMode):
         """Call a function, unless it draws."""
         options = kwargs or {}
         if function in DRAWING:
-            return args[0] if args else options["tensor"]
+            tensor: Tensor = args[0] if args else options["tensor"]
+            with torch.no_grad():
+                return tensor.fill_(torch.nan)
         return function(*args, **options)

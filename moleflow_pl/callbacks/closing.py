@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from moleflow_pl._internal.console import NamesTable
+from moleflow_pl._internal.result_names import BOXES_FILE, HEATMAPS, MAPS, MASKS, TABLE_FILE
 from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.metrics.decisions import ANOMALOUS, NORMAL, UNKNOWN
 from moleflow_pl.tasks.schedule import TaskSchedule
@@ -74,10 +75,10 @@ def decisions_table(counts: Mapping[tuple[str, str], int]) -> NamesTable:
 def places(folder: Path) -> list[str]:
     """Lines that name the outputs of `predict` in its folder."""
     parts = {
-        "predictions": "predictions.csv",
-        "boxes": "boxes.csv",
-        "heatmaps": "heatmaps",
-        "raw maps": "maps",
-        "masks": "masks",
+        "predictions": TABLE_FILE,
+        "boxes": BOXES_FILE,
+        "heatmaps": HEATMAPS,
+        "raw maps": MAPS,
+        "masks": MASKS,
     }
     return [f"{what}: {folder / name}" for what, name in parts.items() if (folder / name).exists()]

@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from moleflow_pl._internal.files import writing
 from moleflow_pl._internal.lightning_compat import in_utf8
+from moleflow_pl.checkpoints.run_folder import RunFolder
 
 
 class RunCurves(CSVLogger):
@@ -28,5 +29,5 @@ class RunCurves(CSVLogger):
         Raises:
             OutputError: the file cannot be written.
         """
-        with writing(Path(self.log_dir) / "metrics.csv"):
+        with writing(RunFolder(Path(self.log_dir)).curves):
             super().save()

@@ -9,11 +9,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
 
-from moleflow_pl._internal.lightning_compat import (
-    cpu_has_bfloat16,
-    replaces_samplers,
-    starts_scripts,
-)
+from moleflow_pl._internal.lightning_compat import replaces_samplers, starts_scripts
+from moleflow_pl._internal.torch_compat import has_bfloat16_kernels
 from moleflow_pl.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -51,17 +48,15 @@ def check_precision(trainer: Trainer) -> None:
     if precision not in PRECISIONS:
         raise ConfigError(
             f"trainer.precision {precision}: in half precision a likelihood has a larger error "
-            "than "
-            "its spread over patches, and float64 is only slower; use 32-true, or bf16-mixed, "
-            "which "
-            "keeps the flow in float32"
+            "than its spread over patches, and float64 is only slower; use 32-true, or bf16-mixed, "
+            "which keeps the flow in float32"
         )
     if precision != "bf16-mixed":
         return
     device = trainer.strategy.root_device.type
     if device == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise ConfigError("this GPU has no bfloat16: use trainer.precision 16-mixed or 32-true")
-    if device == "cpu" and not cpu_has_bfloat16():
+    if device == "cpu" and not has_bfloat16_kernels():
         logger.warning("this CPU has no bfloat16 and may be far slower: use precision 32-true")
 
 

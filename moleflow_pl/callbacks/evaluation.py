@@ -15,8 +15,9 @@ from torch import Tensor
 
 from moleflow_pl._internal.console import print_table
 from moleflow_pl._internal.distributed import gather
-from moleflow_pl._internal.files import read_json, write_text
+from moleflow_pl._internal.files import read_json, require_folder, write_text
 from moleflow_pl._internal.printable import printable
+from moleflow_pl._internal.result_names import PAGE_FILE, SUMMARY_FILE
 from moleflow_pl._internal.steps import step
 from moleflow_pl._internal.validation import require_number
 from moleflow_pl.callbacks.closing import fit_ending, next_steps
@@ -105,6 +106,8 @@ class EvaluationCallback(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
         """Start without scores."""
+        if trainer.is_global_zero and not is_trial(trainer):
+            require_folder(run_of(trainer).report)
         self._scores, self._maker = {}, DecisionMaker(pl_module.schedule)
         pl_module.scores_are_taken = True
 
@@ -273,13 +276,13 @@ def write_files(
     from moleflow_pl.report.page import render_page
 
     move_other_report_aside(folder, summary)
-    write_text(folder / "report.html", render_page(summary, scores, facts, calibrations, suspects))
+    write_text(folder / PAGE_FILE, render_page(summary, scores, facts, calibrations, suspects))
     write_report(folder, summary, scores)
 
 
 def move_other_report_aside(folder: Path, summary: Mapping[str, Any]) -> None:
     """Move an earlier report aside if it has other tasks or settings than this one."""
-    path = folder / "summary.json"
+    path = folder / SUMMARY_FILE
     if not path.is_file():
         return
     reason = "had other tasks or settings"

@@ -12,30 +12,41 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moleflow_pl._internal.files import read_json, regular, write_text
+from moleflow_pl._internal.files import read_json, regular, require_folder, write_text
 from moleflow_pl._internal.hashing import file_hash
-from moleflow_pl._internal.schema import stamp
+from moleflow_pl._internal.result_names import (
+    BOXES_FILE,
+    HEATMAPS,
+    IMAGES_FILE,
+    MAPS,
+    MASKS,
+    PICTURE_NAMES_FILE,
+    SKIPPED_FILE,
+    STATE_FILE,
+    TABLE_FILE,
+)
+from moleflow_pl._internal.schema import require_schema, stamp
+from moleflow_pl.callbacks.prediction_pictures import read_names
 from moleflow_pl.checkpoints.io import plain
 from moleflow_pl.checkpoints.run_folder import move_aside
 from moleflow_pl.data.batches import Identity
-from moleflow_pl.data.predict_dataset import STATE_FILE, TABLE_FILE
-from moleflow_pl.errors import DataError, OutputError
+from moleflow_pl.errors import CheckpointError, DataError, OutputError
 from moleflow_pl.features.backbone import weights_hash
 from moleflow_pl.module import MoLEFlow
 
 logger = logging.getLogger(__name__)
 
-IMAGES_FILE, BOXES_FILE = "images.csv", "boxes.csv"
 # prefixes of all names that `predict` writes into its folder
 OWN_NAMES = (
     STATE_FILE,
     TABLE_FILE,
     IMAGES_FILE,
     BOXES_FILE,
-    "skipped.csv",
-    "heatmaps",
-    "maps",
-    "masks",
+    PICTURE_NAMES_FILE,
+    SKIPPED_FILE,
+    HEATMAPS,
+    MAPS,
+    MASKS,
     ".",
 )
 
@@ -49,12 +60,14 @@ class EarlierPredictions:
             row is left out, since it may be incomplete.
         images: Identities of the images of these rows.
         boxes: Rows of `boxes.csv`; the last one may be incomplete.
+        names: Names of the pictures of all images that it began with, by the keys of the images.
         reason: Why the folder must be moved aside, in words; None if it need not.
     """
 
     rows: dict[str, list[str]] = field(default_factory=dict)
     images: dict[str, Identity] = field(default_factory=dict)
     boxes: list[list[str]] = field(default_factory=list)
+    names: dict[str, str] = field(default_factory=dict)
     reason: str | None = None
 
 
@@ -72,27 +85,39 @@ def write_state(folder: Path, request: Mapping[str, Any], complete: bool) -> Non
     write_text(folder / STATE_FILE, json.dumps(state))
 
 
+def check_place(folder: Path) -> None:
+    """Check that a folder is free for predictions, or holds some.
+
+    Raises:
+        OutputError: it is not a folder, or holds something else.
+    """
+    require_folder(folder)
+    names = os.listdir(folder) if folder.is_dir() else []
+    known = {STATE_FILE, TABLE_FILE} & set(names)
+    if not known and not all(name.startswith(OWN_NAMES) for name in names):
+        raise OutputError(
+            f"{folder} holds other files than predictions: choose another --predictions.folder"
+        )
+
+
 def read_earlier(folder: Path, request: Mapping[str, Any]) -> EarlierPredictions:
     """Read a folder of predictions, and decide whether `predict` resumes them.
 
     Raises:
         OutputError: the folder holds something else.
     """
-    names = os.listdir(folder) if folder.is_dir() else []
-    if not {STATE_FILE, TABLE_FILE} & set(names):
-        if all(name.startswith(OWN_NAMES) for name in names):
-            return EarlierPredictions()  # it was stopped before it began
-        raise OutputError(
-            f"{folder} holds other files than predictions: choose another --predictions.folder"
-        )
+    check_place(folder)
+    if not any(os.path.lexists(folder / name) for name in (STATE_FILE, TABLE_FILE)):
+        return EarlierPredictions()  # it was stopped before it began
     try:
         state = read_json(folder / STATE_FILE)
+        require_schema(state, STATE_FILE)
         if state.pop("complete", None) is not False:
             return EarlierPredictions(reason="are finished")
         if state != {**stamp(), **request}:
             return EarlierPredictions(reason="had another model, other images or other options")
         return read_stopped(folder)
-    except DataError as error:
+    except (CheckpointError, DataError) as error:
         return EarlierPredictions(reason=f"cannot be used ({error})")
 
 
@@ -108,6 +133,7 @@ def read_stopped(folder: Path) -> EarlierPredictions:
         {image.path: row for image, row in zip(images, rows, strict=False)},
         {image.path: image for image in images},
         rows_of(folder / BOXES_FILE),
+        read_names(folder),
     )
 
 

@@ -21,7 +21,17 @@ from moleflow_pl._internal.distributed import gather, wait_for_all
 from moleflow_pl._internal.files import writing
 from moleflow_pl._internal.names import output_file, stems
 from moleflow_pl._internal.printable import printable, write_cells
+from moleflow_pl._internal.result_names import (
+    BOXES_FILE,
+    HEATMAPS,
+    IMAGES_FILE,
+    MAPS,
+    MASKS,
+    SKIPPED_FILE,
+    TABLE_FILE,
+)
 from moleflow_pl.callbacks.closing import decisions_table, places
+from moleflow_pl.callbacks.prediction_pictures import remove_pictures, write_names
 from moleflow_pl.callbacks.prediction_state import make_room, model_hash, read_earlier, write_state
 from moleflow_pl.callbacks.progress import is_trial, saw_all
 from moleflow_pl.checkpoints.io import plain
@@ -114,11 +124,10 @@ class PredictionWriter(BasePredictionWriter):
         self._decisions = DecisionMaker(pl_module.schedule, self.product)
         pl_module.predicted_task = self._decisions.task
         dataset = trainer.predict_dataloaders.dataset  # type: ignore[union-attr]
-        root = dataset.files.root
-        names = {path: os.path.relpath(path, root) for path in dataset.files.images}
-        short = stems(list(names.values()))
-        self._names = {path: short[name] for path, name in names.items()}
         self._places = {path_key(path): i for i, path in enumerate(dataset.paths)}
+        kept = dataset.unchanged - self._places.keys()
+        self._kept = [key for key in self._earlier.rows if key in kept]
+        self._names = self._choose_names(dataset.files)
         self._shared = trainer.world_size > 1
         if trainer.is_global_zero and not is_trial(trainer):
             warn_of_missing_calibrations(self._decisions, pl_module.schedule, bool(self.heatmaps))
@@ -127,20 +136,37 @@ class PredictionWriter(BasePredictionWriter):
             self._skip([(path, skip_reason(path) or "") for path in dataset.files.others])
         wait_for_all()  # the folder may have been moved aside
 
+    @property
+    def _endings(self) -> dict[str, str]:
+        """Suffix of the pictures of each kind, by the folder of the kind."""
+        chosen = {HEATMAPS: self.heatmaps, MAPS: self.maps, MASKS: self.masks and "png"}
+        return {kind: f".{suffix}" for kind, suffix in chosen.items() if suffix}
+
+    def _choose_names(self, files: FoundFiles) -> dict[str, str]:
+        """Names of the pictures by the paths of their images; earlier pictures keep theirs."""
+        names = {path: os.path.relpath(path, files.root) for path in files.images}
+        earlier, kept = self._earlier.names, set(self._kept)
+        keys = {path_key(path): name for path, name in names.items()}
+        settled = {keys[key]: earlier[key] for key in kept & earlier.keys()}
+        chosen = stems(list(names.values()), list(self._endings.values()), settled)
+        return {path: chosen[name] for path, name in names.items()}
+
     def _begin(self, unchanged: Set[str]) -> None:
-        earlier = self._earlier
+        earlier, kept = self._earlier, self._kept
         make_room(self._folder, earlier)
         write_state(self._folder, self._request, complete=False)
-        kept = [key for key in earlier.rows if key in unchanged and key not in self._places]
+        stale = earlier.names.keys() - set(kept)
+        remove_pictures(self._folder, [earlier.names[key] for key in stale], self._endings)
         rows = [earlier.rows[key] for key in kept]
         self._counts = Counter((row[PRODUCT], row[LABEL]) for row in rows)
         # files that are not images are checked again
-        self._open("predictions", COLUMNS, rows)
-        self._open("images", IMAGE_COLUMNS, [earlier.images[key] for key in kept])
-        self._open("skipped", SKIPPED_COLUMNS, [])
+        self._open(TABLE_FILE, COLUMNS, rows)
+        self._open(IMAGES_FILE, IMAGE_COLUMNS, [earlier.images[key] for key in kept])
+        self._open(SKIPPED_FILE, SKIPPED_COLUMNS, [])
         if self.boxes:
             done = {row[0] for row in rows}
-            self._open("boxes", BOX_COLUMNS, [row for row in earlier.boxes if row[0] in done])
+            self._open(BOXES_FILE, BOX_COLUMNS, [row for row in earlier.boxes if row[0] in done])
+        write_names(self._folder, {path_key(path): name for path, name in self._names.items()})
         if rows:
             logger.info(f"resuming after {len(rows)} images")
         if gone := earlier.rows.keys() - unchanged:
@@ -168,10 +194,10 @@ class PredictionWriter(BasePredictionWriter):
             self._write_pictures(path, result, next(previews, None))
             if self.boxes:
                 boxes = [[path, *vars(b).values(), result.pixel_threshold] for b in result.boxes]
-                self._add("boxes", boxes)
+                self._add(BOXES_FILE, boxes)
         self._counts.update((result.product, result.label or "") for _, result in decided)
-        self._add("predictions", [[path, *row_of(result)] for path, result in decided])
-        self._add("images", batch["identity"])  # last: every image listed here has a row
+        self._add(TABLE_FILE, [[path, *row_of(result)] for path, result in decided])
+        self._add(IMAGES_FILE, batch["identity"])  # last: every image listed here has a row
 
     def on_predict_end(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
         """Close the tables; print the decisions, the outputs, and the skipped files."""
@@ -196,7 +222,7 @@ class PredictionWriter(BasePredictionWriter):
             names = ", ".join(self._skipped[:NAMED]) + ", …" * (len(self._skipped) > NAMED)
             logger.info(
                 f"skipped {len(self._skipped)} files that are not images: {names} "
-                f"(reasons: {self._tables['skipped'].name})"
+                f"(reasons: {self._tables[SKIPPED_FILE].name})"
             )
 
     def _place_of(self, row: Sequence[Any]) -> int:
@@ -205,27 +231,27 @@ class PredictionWriter(BasePredictionWriter):
         return self._places.get(key, -1)
 
     def _write_pictures(self, path: str, result: Prediction, preview: np.ndarray | None) -> None:
-        name = self._names[path]
+        def target(kind: str) -> Path:
+            return output_file(self._folder / kind, self._names[path], self._endings[kind])
+
         if self.maps is not None:
-            target = output_file(self._folder / "maps", name, f".{self.maps}")
-            save_map(result.anomaly_map, target, self.maps)
+            save_map(result.anomaly_map, target(MAPS), self.maps)
         if self.masks and result.pixel_threshold is not None:
-            save_mask(result.mask, output_file(self._folder / "masks", name, ".png"))
+            save_mask(result.mask, target(MASKS))
         if preview is None or not self.heatmaps or result.median_patch_score is None:
             return
         # the drawing library is slow to import
         from moleflow_pl.inference.heatmap import draw_heatmap, save_picture
 
         picture = draw_heatmap(Image.fromarray(preview), result, self.boxes)
-        target = output_file(self._folder / "heatmaps", name, f".{self.heatmaps}")
-        save_picture(picture, target, self.heatmaps)
+        save_picture(picture, target(HEATMAPS), self.heatmaps)
 
     def _skip(self, files: Sequence[tuple[str, str]]) -> None:
         self._skipped += [printable(os.path.basename(path)) for path, _ in files]
-        self._add("skipped", files)
+        self._add(SKIPPED_FILE, files)
 
     def _open(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        path = self._folder / f"{name}.csv"
+        path = self._folder / name
         write_rows(path, columns, rows)
         with writing(path):
             self._tables[name] = path.open("a", newline="", encoding="utf-8")

@@ -7,7 +7,15 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
+from moleflow_pl.errors import ConfigError
 from moleflow_pl.tasks.schedule import TaskSchedule
+
+# verb: the option that limits its batches
+LIMITS = {
+    "validate": "limit_val_batches",
+    "test": "limit_test_batches",
+    "predict": "limit_predict_batches",
+}
 
 
 def progress(schedule: TaskSchedule) -> str:
@@ -45,6 +53,20 @@ def blocking_limits(trainer: Trainer) -> dict[str, str]:
     if trainer.limit_train_batches == 0:
         limits["--trainer.limit_train_batches"] = "1.0"
     return limits
+
+
+def require_batches(trainer: Trainer, verb: str | None) -> None:
+    """Check that a limit leaves a verb a batch to inspect; Lightning would do nothing in silence.
+
+    Raises:
+        ConfigError: it leaves none.
+    """
+    option = LIMITS.get(verb or "")
+    if option is not None and getattr(trainer, option) == 0:
+        raise ConfigError(
+            f"nothing was inspected: trainer.{option} is 0; leave it out, or set it to at least 1 "
+            "batch"
+        )
 
 
 def saw_all(batches: Sequence[int | float], loaders: Any) -> bool:

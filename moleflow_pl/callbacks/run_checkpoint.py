@@ -35,6 +35,7 @@ class RunCheckpoint(ModelCheckpoint):
         self.dirpath = trainer.default_root_dir
         self._lock = RunLock(Path(self.dirpath))
         if stage == "fit" and trainer.is_global_zero and not is_trial(trainer):
+            RunFolder(Path(self.dirpath)).check_folders()
             self._lock.acquire()
         super().setup(trainer, pl_module, stage)
 

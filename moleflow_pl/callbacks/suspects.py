@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from moleflow_pl._internal.printable import printable
+from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.data.datamodule import ContinualDataModule
 from moleflow_pl.module import MoLEFlow
 from moleflow_pl.report.gallery import SuspectImage
@@ -95,7 +96,7 @@ def suspects_warning(task: Task, run: str) -> str | None:
     more = f" and {len(suspects) - MOST} more" if len(suspects) > MOST else ""
     return (
         f"{printable(task.name)}: {len(suspects)} of {len(good)} good images look defective: "
-        f"{names}{more}. Look at them in {run}/report/report.html. The threshold was fitted "
+        f"{names}{more}. Look at them in {RunFolder(Path(run)).page}. The threshold was fitted "
         f"without them; moleflow calibrate {run} --exclude FILE permanently leaves out those that "
         "FILE lists. The expert has also learned from a defective training image: remove it, and "
         "learn the product again with moleflow experts update"

@@ -93,6 +93,8 @@ class TaskSchedulerCallback(Callback):
         """Check the data of the tasks to learn; set the number of epochs."""
         schedule, data = pl_module.schedule, data_of(trainer)
         trainer.fit_loop.max_epochs = schedule.epochs
+        # a `Timer` with no time at all would stop this fit and all resumed ones before an epoch
+        trainer.fit_loop.min_epochs = schedule.epochs_done + 1
         if trainer.ckpt_path is None:
             # another Trainer may have counted epochs of this model
             counter = trainer.fit_loop.epoch_progress.current
@@ -115,12 +117,11 @@ class TaskSchedulerCallback(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
         """Open the current task if it is new, and set the epoch's learning rate."""
-        self._epoch_started = time.monotonic()
+        # features are computed while the epoch's loader is built, before this hook
+        self._epoch_started = time.monotonic() - data_of(trainer).take_feature_seconds()
         # let a time limit end the fit after this epoch: a cut epoch would be repeated for ever
         trainer.fit_loop.min_epochs = trainer.current_epoch + 1
         current, task = current_task(pl_module.schedule)
-        # features are computed while the epoch's loader is built, before this hook
-        task.fit_seconds += data_of(trainer).take_feature_seconds()
         if current not in pl_module.inspector.flow.tasks:
             pl_module.learner.begin_task(current)
             rewrap_ddp(trainer)
@@ -326,8 +327,7 @@ def few_images_warning(
     return (
         f"too few calibration images for a false-alarm rate of {100 * rate:.3g} %, so that "
         f"thresholds are extrapolated: {', '.join(few)}; {needed} are enough, of {good} good "
-        "images "
-        f"(data.val_fraction {val_fraction:g})"
+        f"images (data.val_fraction {val_fraction:g})"
     )
 
 

@@ -20,7 +20,7 @@ from moleflow_pl._internal.hashing import content_hash
 from moleflow_pl._internal.schema import SEAL, require_seal
 from moleflow_pl._internal.signing import SIGNATURE, require_signature, sign
 from moleflow_pl._internal.torch_files import load_plain, require_plain, require_stored
-from moleflow_pl.checkpoints.run_folder import LAST, TASKS
+from moleflow_pl.checkpoints.run_folder import LAST, RunFolder
 from moleflow_pl.checkpoints.schema import (
     STATE_KEY,
     one_line,
@@ -188,8 +188,7 @@ def verify(file: Any) -> None:
 
 def earlier(path: Path) -> Path | None:
     """The newest readable checkpoint of the same run before a given one."""
-    folder = path.parent if path.parent.name == TASKS else path.parent / TASKS
-    files = sorted(folder.glob("*.ckpt"), reverse=True)
+    files = reversed(RunFolder.of(path).written_tasks)
     before = [other for other in files if other != path and (path.name == LAST or other < path)]
     return next((other for other in before if readable(other)), None)
 

@@ -10,7 +10,7 @@ from typing import Any
 from moleflow_pl.checkpoints.io import read_checkpoint
 from moleflow_pl.checkpoints.run_folder import RunFolder, move_aside
 from moleflow_pl.checkpoints.schema import STATE_KEY
-from moleflow_pl.errors import CheckpointError, ConfigError
+from moleflow_pl.errors import CheckpointError, ConfigError, OutputError
 from moleflow_pl.tasks.schedule import TaskSchedule
 
 logger = logging.getLogger(__name__)
@@ -42,6 +42,7 @@ def prepare_run(
 
     A fit from the newest checkpoint of the folder's run continues in it, with a new file for its
     curves. Any other fit, also one from an earlier task of that run, moves the run to `<folder>~1`.
+    A folder without a run may hold anything but files that the fit would overwrite.
 
     Args:
         folder: The run folder.
@@ -55,6 +56,7 @@ def prepare_run(
     Raises:
         ConfigError: the run in the folder cannot be moved, or several processes read the checkpoint
             in it.
+        OutputError: the folder holds no run, but files that the fit would overwrite.
     """
     run = RunFolder(folder)
     inside = checkpoint is not None and RunFolder.of(checkpoint).root.resolve() == folder.resolve()
@@ -62,6 +64,7 @@ def prepare_run(
         run.move_curves_aside()
         return checkpoint
     if not run.holds_run:
+        require_free(run)
         return checkpoint
     if Path.cwd().resolve().is_relative_to(folder.resolve()):
         raise ConfigError(
@@ -79,3 +82,17 @@ def prepare_run(
     if checkpoint is None or not inside:
         return checkpoint
     return aside / checkpoint.resolve().relative_to(root)
+
+
+def require_free(run: RunFolder) -> None:
+    """Check that a folder, unless a fit has begun there, has nothing that a fit would overwrite.
+
+    Raises:
+        OutputError: it has.
+    """
+    if not run.holds_run and (names := run.in_the_way):
+        raise OutputError(
+            f"{run.root} holds no run (neither {run.config.name} nor {run.last.name}), but "
+            f"{', '.join(names)}, which a fit would overwrite: choose another folder "
+            "(--trainer.default_root_dir), or move them away"
+        )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from moleflow_pl._internal.files import write_text, writing
+from moleflow_pl._internal.files import is_partial, require_folder, write_text, writing
+from moleflow_pl._internal.result_names import PAGE_FILE, SUMMARY_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +54,12 @@ class RunFolder:
         return self.tasks / f"{index:02d}-{name}.ckpt"
 
     @property
+    def written_tasks(self) -> list[Path]:
+        """The checkpoints of tasks that are there, in their order."""
+        # os.path: a name that is too long for the disk is not there either
+        return sorted(self.tasks.glob("*.ckpt")) if os.path.isdir(self.tasks) else []
+
+    @property
     def config(self) -> Path:
         """All arguments of the fit, resolved."""
         return self.root / "config.yaml"
@@ -74,12 +82,12 @@ class RunFolder:
     @property
     def page(self) -> Path:
         """The report page."""
-        return self.report / "report.html"
+        return self.report / PAGE_FILE
 
     @property
     def summary(self) -> Path:
         """The evaluation as JSON."""
-        return self.report / "summary.json"
+        return self.report / SUMMARY_FILE
 
     @property
     def predictions(self) -> Path:
@@ -114,6 +122,24 @@ class RunFolder:
         """Whether a fit has begun here."""
         return self.config.exists() or self.last.exists()
 
+    @property
+    def in_the_way(self) -> list[str]:
+        """Names of what a fit would overwrite or mix with its own files.
+
+        Stored features never are: a hash names them, and only files of that form are removed.
+        """
+        named = (self.curves, self.tasks, self.report)
+        return [path.name for path in named if path.exists() and not is_unused(path)]
+
+    def check_folders(self) -> None:
+        """Check before a fit begins that its folders can be created.
+
+        Raises:
+            OutputError: something else is in the place of one of them.
+        """
+        for folder in (self.tasks, self.report, self.features):
+            require_folder(folder)
+
     def move_curves_aside(self) -> None:
         """Move the curves aside, so that a resumed run starts a new file."""
         if self.curves.exists():
@@ -125,9 +151,17 @@ class RunFolder:
         Raises:
             OutputError: they cannot.
         """
+        self.check_folders()
         probe = self.root / ".writable"
+        if os.path.lexists(probe):  # someone else's
+            probe = free_name(probe)
         write_text(probe, "x")
         probe.unlink()
+
+
+def is_unused(path: Path) -> bool:
+    """Whether a path is a folder that is empty but for temporary files of a killed command."""
+    return path.is_dir() and all(map(is_partial, path.iterdir()))
 
 
 def free_name(path: Path) -> Path:

@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from moleflow_pl._internal.files import PARTIAL, regular, write_text, writing
+from moleflow_pl._internal.files import (
+    is_partial,
+    regular,
+    replaceable,
+    require_folder,
+    write_text,
+    writing,
+)
 from moleflow_pl.checkpoints.run_folder import HOLDER, LOCK
 from moleflow_pl.errors import OutputError
 
@@ -47,6 +53,9 @@ class RunLock:
         Raises:
             OutputError: another process holds it, or the folder is not writable.
         """
+        require_folder(self.folder)
+        if self.noted:
+            replaceable(self.folder / HOLDER)
         path = self.folder.resolve() / LOCK
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,13 +116,20 @@ class RunLock:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove the partial files of a writer that was killed."""
-    for pattern in (f"*{PARTIAL}", f"*/*{PARTIAL}"):
-        for path in folder.glob(pattern):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+    """Remove the partial files of a writer that was killed, and nothing of anyone else.
+
+    An export checks its files in a folder with a temporary name, in which they have their own.
+    """
+    for path in filter(is_partial, [*folder.glob("*"), *folder.glob("*/*")]):
+        if path.is_symlink() or not path.is_dir():
+            path.unlink(missing_ok=True)
+            continue
+        exported = path.name.rsplit(".", 2)[0]
+        for file in path.iterdir():
+            if file.name.startswith(exported) and not file.is_dir():
+                file.unlink()
+        with suppress(OSError):  # something else is in it
+            path.rmdir()
 
 
 @contextmanager

@@ -311,8 +311,7 @@ def require_match(
         raise CheckpointError(
             f"the checkpoint was written with other model arguments ({other}), and its tensors and "
             "thresholds are valid only for those: set them as they were, or start a new run "
-            "without "
-            "--ckpt_path"
+            "without --ckpt_path"
         )
     return state
 

@@ -116,7 +116,12 @@ def main(args: Sequence[str]) -> None:
 
 
 def lock_of(options: argparse.Namespace) -> AbstractContextManager[Any]:
-    """Return the lock that an action holds while it changes files in the run folder."""
+    """Return the lock that an action holds while it changes files in the run folder.
+
+    Raises:
+        OutputError: an expert is exported to where no file can be written.
+    """
+    from moleflow_pl._internal.files import replaceable
     from moleflow_pl.checkpoints.run_folder import RunFolder
     from moleflow_pl.checkpoints.run_lock import locked_for
 
@@ -124,7 +129,7 @@ def lock_of(options: argparse.Namespace) -> AbstractContextManager[Any]:
     if options.action == "list":
         return nullcontext()
     if options.action == "export":
-        written = options.output or run.expert(options.name)
+        written = replaceable(options.output or run.expert(options.name))
     return locked_for(written, run.root)
 
 

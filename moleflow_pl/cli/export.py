@@ -63,6 +63,7 @@ def main(args: Sequence[str]) -> None:
     """Write the file, check it against the model, and print what it holds."""
     options = make_parser().parse_args(args)
     # after parsing: torch takes seconds to import
+    from moleflow_pl._internal.files import replaceable
     from moleflow_pl._internal.printable import printable_lines
     from moleflow_pl.checkpoints.run_folder import RunFolder
     from moleflow_pl.checkpoints.run_lock import locked_for
@@ -70,6 +71,7 @@ def main(args: Sequence[str]) -> None:
 
     name = f"{options.product or 'moleflow'}{SUFFIXES[options.format]}"
     path = options.output or RunFolder.of(options.ckpt_path).export / name
+    replaceable(path)
     verify = (options.images, options.tolerance)
     with locked_for(path, RunFolder.of(options.ckpt_path).root):
         done = export_checkpoint(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 import warnings
@@ -20,6 +21,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from moleflow_pl import ContinualDataModule, MoLEFlow
 from moleflow_pl._internal.console import print_table
+from moleflow_pl._internal.files import require_folder
 from moleflow_pl._internal.lightning_compat import CheckpointFirstCLI, while_restoring
 from moleflow_pl._internal.steps import Show, shown_by, unseen, with_own_bar
 from moleflow_pl.callbacks import (
@@ -31,13 +33,14 @@ from moleflow_pl.callbacks import (
 from moleflow_pl.callbacks.companions import check_companions
 from moleflow_pl.callbacks.curves import RunCurves
 from moleflow_pl.callbacks.devices import check_devices, check_precision
-from moleflow_pl.callbacks.progress import blocking_limits, is_trial, progress
+from moleflow_pl.callbacks.prediction_state import check_place
+from moleflow_pl.callbacks.progress import blocking_limits, is_trial, progress, require_batches
 from moleflow_pl.callbacks.run_bar import RunProgressBar
 from moleflow_pl.callbacks.run_config import RunConfig
 from moleflow_pl.callbacks.trainers import TRAINER_DEFAULTS
 from moleflow_pl.checkpoints.io import earlier, read_checkpoint, restoring
 from moleflow_pl.checkpoints.lightning_io import State, WholeCheckpoints, file_state
-from moleflow_pl.checkpoints.resume import prepare_run
+from moleflow_pl.checkpoints.resume import prepare_run, require_free
 from moleflow_pl.checkpoints.run_folder import LAST, RunFolder
 from moleflow_pl.checkpoints.run_lock import RunLock
 from moleflow_pl.cli import presets
@@ -47,6 +50,7 @@ from moleflow_pl.cli.help import ALL_GROUPS
 from moleflow_pl.cli.mistakes import Mistake, explain, options_of
 from moleflow_pl.cli.stopping import stopped_by
 from moleflow_pl.cli.stored_arguments import stored_config
+from moleflow_pl.cli.trainer_options import check_options, refused_value
 from moleflow_pl.cli.validation import validation_table
 from moleflow_pl.cli.yaml_names import quote_tasks
 from moleflow_pl.errors import CheckpointError, ConfigError, StoppedError
@@ -121,15 +125,23 @@ class MoLEFlowCLI(CheckpointFirstCLI):
             raise ConfigError(message) from error
 
     def before_instantiate_classes(self) -> None:
-        trainer = self._get(self.config, "trainer")
+        trainer = self.parsed("trainer")
+        check_options(trainer)
+        self.check_folder(RunFolder(Path(trainer.default_root_dir)))
         if self.missing is not None:
             begin_anew(self.missing, Path(trainer.default_root_dir))
-        require_checkpoints(trainer)
-        limit = trainer.max_epochs
-        if limit not in (None, -1):
-            raise ConfigError(
-                f"trainer.max_epochs {limit}: leave it out and set schedule.epochs_per_task instead"
-            )
+
+    def check_folder(self, run: RunFolder) -> None:
+        """Check the folder that a verb writes to before any work, and before a lock file is in it.
+
+        Raises:
+            OutputError: something else is in its place, or, for predictions, in it.
+        """
+        if self.subcommand == "predict":
+            given = self.parsed("predictions").folder
+            check_place(Path(given).expanduser() if given else run.predictions)
+        elif self.subcommand in ("fit", "test"):
+            require_folder(run.root if self.subcommand == "fit" else run.report)
 
     def instantiate_classes(self) -> None:
         """Build model, data module and Trainer.
@@ -140,7 +152,9 @@ class MoLEFlowCLI(CheckpointFirstCLI):
         try:
             super().instantiate_classes()
         except Exception as error:
-            missing = missing_package(error)
+            missing, refused = missing_package(error), refused_value(error)
+            if missing is None and refused is not None:
+                raise ConfigError(f"a class of this command cannot be built: {refused}") from error
             if missing is None:
                 raise
             raise ConfigError(
@@ -148,7 +162,7 @@ class MoLEFlowCLI(CheckpointFirstCLI):
             ) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        trainer = self._get(self.config_init, "trainer")
+        trainer = self.built("trainer")
         if trainer.logger is None:
             # only a fit writes curves; a logger in `test` would erase them
             fit = self.subcommand == "fit"
@@ -160,6 +174,7 @@ class MoLEFlowCLI(CheckpointFirstCLI):
             raise ConfigError(f"the Trainer's options are invalid: {error}") from error
         check_devices(built)  # before Lightning starts a process for each device
         check_precision(built)
+        require_batches(built, self.subcommand)
         if self.subcommand == "fit":
             check_companions(built)
         return built
@@ -190,12 +205,14 @@ class MoLEFlowCLI(CheckpointFirstCLI):
                 raise
             stopped.changes = self.changes_to_resume()
             raise stopped from error
+        except MisconfigurationException as error:  # such as a share of less than one batch
+            raise ConfigError(f"the Trainer's options are invalid: {error}") from error
         finally:
             self.lock.release()
 
     def folder_to_write(self) -> Path:
         """The run folder, or the output folder given to `predict`."""
-        options = self._get(self.config, "predictions")
+        options = self.parsed("predictions")
         given = getattr(options, "folder", None) if self.subcommand == "predict" else None
         return Path(given or self.trainer.default_root_dir).expanduser()
 
@@ -233,7 +250,7 @@ class MoLEFlowCLI(CheckpointFirstCLI):
 
     def before_fit(self) -> None:
         """Check that the fit can begin before anything is moved or written."""
-        path = self._get(self.config, "ckpt_path")
+        path = self.parsed("ckpt_path")
         self.checkpoint = None if path is None else Path(path)
         schedule = TaskSchedule()
         if self.content is not None:
@@ -257,6 +274,7 @@ class MoLEFlowCLI(CheckpointFirstCLI):
                 devices = self.trainer.world_size
                 self.checkpoint = prepare_run(folder, self.checkpoint, self.content, devices)
             else:
+                require_free(RunFolder(folder))
                 RunFolder(folder).move_curves_aside()
         self.lock.acquire()
         RunFolder(folder).check_writable()
@@ -278,31 +296,22 @@ class MoLEFlowCLI(CheckpointFirstCLI):
 
 
 def missing_package(error: BaseException) -> str | None:
-    """The message of a failed import behind an error, which the parser wraps in its own."""
+    """First line of a failed import's message; the parser wraps it in an error of its own."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ImportError):
         cause = cause.__cause__ or cause.__context__
     if cause is not None:
-        return str(cause)
+        return str(cause).partition("\n")[0]
     # for a value of several types, jsonargparse before 4.49 chains only the first one's error
     match = re.search(r"(Requirement '|No module named |Neither `).*", str(error))
     return match and match[0]
 
 
-def require_checkpoints(trainer: Any) -> None:
-    """Raise ConfigError for options that disable checkpoints."""
-    off = "trainer.enable_checkpointing false" if trainer.enable_checkpointing is False else ""
-    off = "trainer.barebones true" if trainer.barebones else off
-    if off:
-        raise ConfigError(
-            f"{off}: without checkpoints nothing of a run would be saved. Leave it out, or try a "
-            "few batches with --trainer.fast_dev_run true"
-        )
-
-
 def never_written(checkpoint: Path) -> bool:
     """Return whether a run may have been stopped before it wrote its first checkpoint."""
-    return checkpoint.name == LAST and not checkpoint.exists() and earlier(checkpoint) is None
+    # os.path: a name that is too long for the disk is not there either
+    missing = not os.path.exists(checkpoint)
+    return checkpoint.name == LAST and missing and earlier(checkpoint) is None
 
 
 def begin_anew(checkpoint: Path, folder: Path) -> None:
@@ -311,7 +320,8 @@ def begin_anew(checkpoint: Path, folder: Path) -> None:
     Raises:
         CheckpointError: the missing checkpoint belongs to another run folder.
     """
-    if RunFolder.of(checkpoint).root.resolve() != folder.resolve():
+    # os.path: a link that leads back to itself is another folder, not a failure
+    if os.path.realpath(RunFolder.of(checkpoint).root) != os.path.realpath(folder):
         raise CheckpointError(
             f"no checkpoint at {checkpoint}: give the run folder {folder}, or a .ckpt file in it"
         )

@@ -13,6 +13,9 @@ from importlib import import_module
 
 from moleflow_pl import __version__
 from moleflow_pl._internal import logs, signing
+from moleflow_pl._internal.allocator import keep_freed_memory
+from moleflow_pl._internal.garbage import importing
+from moleflow_pl._internal.openmp import wait_briefly
 from moleflow_pl._internal.printable import printable, printable_lines
 from moleflow_pl.cli.run_argument import with_options
 from moleflow_pl.cli.stopping import exit_stopped, signals_raise, stopped_by
@@ -83,13 +86,14 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     if args is None:
         use_utf8()
+        keep_freed_memory()
+        wait_briefly()
     escape_unencodable()
     args = list(sys.argv[1:] if args is None else args)
     verb = args[0] if args else "--help"
-    if verb in ("-h", "--help", "help"):
-        print(help_text())
-    elif verb == "--version":
-        print(f"moleflow {__version__}")
+    if verb in ("-h", "--help", "help", "--version"):
+        with exit_on_known_errors(args):  # such as a closed pipe
+            print(f"moleflow {__version__}" if verb == "--version" else help_text())
     elif verb not in VERBS:
         close = "".join(f", did you mean {v}?" for v in get_close_matches(verb, VERBS, n=1))
         names = ", ".join(VERBS)
@@ -130,7 +134,9 @@ def run(verb: str, args: Sequence[str]) -> None:
             import_module("moleflow_pl.cli.help").main(words)
             return
         words = with_options(words)
-        import_module(VERBS[verb][0]).main(words if by_lightning else words[1:])
+        with importing():
+            module = import_module(VERBS[verb][0])
+        module.main(words if by_lightning else words[1:])
 
 
 @contextmanager

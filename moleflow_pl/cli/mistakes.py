@@ -14,6 +14,10 @@ from moleflow_pl.errors import ConfigError
 UNKNOWN_WORDS = "unrecognized arguments: "
 UNKNOWN_KEY = re.compile(r"does not accept (?:option|nested key) '(.+?)'")
 OPTION = re.compile(r"(?<![\w-])--[\w.-]+")
+# a class without an argument that it needs
+LACKING = re.compile(
+    r"Problem with given class_path '([^']+)':\s+the following arguments are required: (.+)"
+)
 CLOSE = 0.7  # least similarity of a suggested option
 LONGEST = 300  # characters of a library's message
 # Python types, as users write their values
@@ -110,6 +114,10 @@ def wrong_value(message: str) -> str:
         '--a.b x: it takes int'
     """
     key = re.search(r'Parser key "([^"]+)"', message)
+    lacking = LACKING.search(message)
+    if key is not None and lacking is not None:
+        name, lacks = lacking[1].rpartition(".")[2], lacking[2].strip()
+        return f"--{key[1]}: {name} needs {lacks}, such as --{key[1]}.{lacks.split(', ')[0]} VALUE"
     given = re.search(r"(?:Got|Given) value: (.*)", message)
     expected = re.findall(r"Expected an? (.+?)(?:\. Got value.*)?$", message, re.MULTILINE)
     if key is None or given is None or not expected:

@@ -28,10 +28,11 @@ def overrides(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def save_place(path: Path, weights: str) -> None:
-    """Store the new place in a checkpoint, for later commands.
+    """Store the new place in a checkpoint, for later commands, if its weights are there.
 
     Raises:
         ConfigError: there are no weights at that place.
+        CheckpointError: they are damaged, or not those of the checkpoint.
     """
     # torch takes seconds to import
     import yaml
@@ -40,13 +41,11 @@ def save_place(path: Path, weights: str) -> None:
     from moleflow_pl.checkpoints.run_folder import RunFolder
     from moleflow_pl.checkpoints.run_lock import locked_for
     from moleflow_pl.checkpoints.schema import CONFIG_KEY, run_arguments
-    from moleflow_pl.features.backbone import PRETRAINED, RANDOM, weights_file
-    from moleflow_pl.model.restore import HYPER_PARAMETERS
+    from moleflow_pl.model.restore import HYPER_PARAMETERS, inspector_of
 
-    if weights not in (PRETRAINED, RANDOM):
-        weights_file(weights)
     with locked_for(path, RunFolder.of(path).root):
         checkpoint = read_checkpoint(path)
+        inspector_of(checkpoint, path, backbone_weights=weights)  # compares the backbones
         checkpoint[HYPER_PARAMETERS]["backbone_weights"] = weights
         config = run_arguments(checkpoint)
         if "model" in config:

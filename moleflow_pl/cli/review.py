@@ -115,11 +115,14 @@ def export(options: argparse.Namespace) -> None:
 
     Raises:
         ConfigError: there is no one source of reviews.
+        OutputError: the output is not a folder.
     """
+    from moleflow_pl._internal.files import require_folder
     from moleflow_pl.inference.reviews import export_reviews, read_reviews
 
     if (options.reviews is None) == (options.service is None):
         raise ConfigError("give the reviews: --reviews FILE, or --service RUN")
+    require_folder(options.output)
     if options.service is None:
         counts = export_reviews(read_reviews(options.reviews), options.output)
     else:
@@ -191,8 +194,8 @@ def past_decisions(options: argparse.Namespace) -> list[PastDecision]:
     import csv
 
     from moleflow_pl._internal.files import regular
+    from moleflow_pl._internal.result_names import TABLE_FILE
     from moleflow_pl.checkpoints.run_folder import RunFolder
-    from moleflow_pl.data.predict_dataset import TABLE_FILE
     from moleflow_pl.inference.reviews import PastDecision
 
     table = options.past or RunFolder.of(options.ckpt_path).predictions / TABLE_FILE

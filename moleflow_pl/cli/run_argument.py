@@ -5,6 +5,7 @@ This runs before heavy imports, so that a command without a model fails at once.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,8 @@ def checkpoint_at(value: str) -> str:
         'runs/x/last.ckpt'
     """
     path = Path(value).expanduser()
-    return str(RunFolder(path).last) if path.is_dir() else value
+    # os.path: a name that is too long for the disk is no folder either
+    return str(RunFolder(path).last) if os.path.isdir(path) else value
 
 
 def require_model(verb: str, path: str | None) -> None:
@@ -152,7 +154,7 @@ def require_model(verb: str, path: str | None) -> None:
         )
     file = Path(path).expanduser()
     # if only this file is lost, its reader suggests the one before
-    if not file.exists() and not any(RunFolder.of(file).tasks.glob("*.ckpt")):
+    if not os.path.exists(file) and not RunFolder.of(file).written_tasks:
         raise CheckpointError(
             f"no checkpoint at {path}: give the folder of a fit, such as runs/demo, or a .ckpt "
             "file in it"

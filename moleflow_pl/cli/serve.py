@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from moleflow_pl._internal.garbage import importing
 from moleflow_pl.cli import moved_weights
 from moleflow_pl.cli.mistakes import VerbParser
 from moleflow_pl.cli.run_argument import CHECKPOINT, SETTINGS
@@ -102,9 +103,9 @@ def main(args: Sequence[str]) -> None:
     options = vars(make_parser().parse_args(args))
     require_parts()
     model = Path(options.pop("ckpt_path")).expanduser()
-    # after parsing: torch takes seconds to import
-    from moleflow_pl.service.server import serve
-    from moleflow_pl.service.settings import Settings
+    with importing():  # after parsing: torch takes seconds to import
+        from moleflow_pl.service.server import serve
+        from moleflow_pl.service.settings import Settings
 
     serve(Settings(str(model), **options))
 

@@ -18,7 +18,9 @@ logger = logging.getLogger(__name__)
 
 # what `test`, `validate` and `predict` take over from the run: the model, the images and how they
 # are evaluated, but not what concerns the machine. None stands for all values of a group
-IMAGES = ("root", "tasks", "layout", "image_size", "val_fraction", "check_files", "on_error")
+IMAGES = (
+    "root", "tasks", "layout", "image_size", "val_fraction", "lots", "check_files", "on_error",
+)  # fmt: skip
 CARRIED: dict[str, tuple[str, ...] | None] = {"model": None, "data": IMAGES, "evaluation": None}
 MODEST = {"batch_size": 16, "num_workers": 2}  # taken over up to these defaults
 # a resumed fit also needs everything that its result depends on

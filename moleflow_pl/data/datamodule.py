@@ -28,12 +28,12 @@ from moleflow_pl.data.feature_store import FeatureStore
 from moleflow_pl.data.integrity import ImageCheck, OnError
 from moleflow_pl.data.layouts.base import ImageRecord, describe_root
 from moleflow_pl.data.layouts.registry import LAYOUTS, task_groups
-from moleflow_pl.data.overlap import Use, describe_overlaps
+from moleflow_pl.data.overlap import describe_overlaps, uses_of
 from moleflow_pl.data.patch_sampler import draw_of
 from moleflow_pl.data.plan import DataPlan
 from moleflow_pl.data.predict_dataset import FoundFiles, UnsortedImages, find_files
 from moleflow_pl.data.roi import check_roi, read_roi
-from moleflow_pl.data.splits import Part, ProductSplits
+from moleflow_pl.data.splits import Part, ProductSplits, check_calibration_share
 from moleflow_pl.data.task_features import TaskDataset, TaskFeatures
 from moleflow_pl.data.unused import describe_unused
 from moleflow_pl.errors import ConfigError, DataError
@@ -41,7 +41,6 @@ from moleflow_pl.features.extractor import image_shape
 
 logger = logging.getLogger(__name__)
 
-LARGEST_VAL_FRACTION = 0.99
 LARGEST_BATCH = 65536
 MOST_WORKERS = 1024
 MOST_MEMORY = 1e6  # GB
@@ -66,6 +65,8 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
         batch_size: Images in a batch, of each device.
         num_workers: Processes that read images; 0 reads in the main process.
         val_fraction: Share of each product's good images for calibration; 0 for no decisions.
+        lots: What ends the name of a lot (roll, batch) in the names of training images: `_` in
+            roll7_01.png, `/` in roll7/01.png. Calibration images are then whole lots.
         cache_features: Keep a task's features instead of running the backbone in every epoch.
         check_files: Read every image and mask once before the first epoch, and name unusable ones.
         on_error: What to do with unusable images: `stop` lists them and ends, `skip` goes on.
@@ -91,6 +92,7 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
         batch_size: int = 16,
         num_workers: int = 2,
         val_fraction: float = 0.1,
+        lots: str | None = None,
         cache_features: bool = True,
         check_files: bool = True,
         on_error: OnError = "stop",
@@ -104,7 +106,7 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
         self.groups = task_groups(tasks)
         LAYOUTS[layout]  # fails here for an unknown name, not in the middle of a run
         check_roi(roi, self.groups)
-        require_number("val_fraction", val_fraction, 0, LARGEST_VAL_FRACTION)
+        check_calibration_share(val_fraction, lots)
         require_int("batch_size", batch_size, 1, LARGEST_BATCH)
         require_int("num_workers", num_workers, 0, MOST_WORKERS)
         require_number("feature_memory_gb", feature_memory_gb, 0, MOST_MEMORY)
@@ -118,6 +120,7 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.val_fraction = val_fraction
+        self.lots = lots
         self.cache_features = cache_features
         self.check_files = check_files
         self.feature_memory_gb = feature_memory_gb
@@ -182,7 +185,7 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
 
     @property
     def _splits(self) -> ProductSplits:
-        return ProductSplits(self.layout_name, self.root, self.val_fraction, self._check)
+        return ProductSplits(self.layout_name, self.root, self.val_fraction, self._check, self.lots)
 
     def count_images(self, tasks: Sequence[int]) -> dict[str, dict[str, int]]:
         """Count the images of tasks that are to be learned.
@@ -214,9 +217,7 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
         train = [record for name in to_learn for record in layout.train(name)]
         test = [record for name in to_test for record in layout.test(name)]
         if self._check.check([*train, *test]):
-            uses = [Use(r.product, "train", r.path) for r in train]
-            uses += [Use(r.product, "test", r.path) for r in test]
-            for text in describe_overlaps(uses, self._check.digests):
+            for text in describe_overlaps(uses_of(train, test), self._check.digests):
                 logger.warning(text)
 
     def _report_unused(self, products: Iterable[str]) -> None:
@@ -304,9 +305,7 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
         """Images of `predict_path`, or the test images, without those in `predicted`."""
         if self.predict_path is None:
             tasks = self._require_tasks("test")
-            paths = [str(r.path) for task in tasks for r in self._records(task, "test")]
-            root = os.path.commonpath([os.path.dirname(path) for path in paths])
-            files = FoundFiles(root, paths)
+            files = FoundFiles.of([r.path for task in tasks for r in self._records(task, "test")])
         else:
             files = find_files(self.predict_path)
         size = self.plan.extractor.image_size
@@ -316,7 +315,7 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
     def predict_source(self) -> str:
         """Where the images to predict are, independent of the working directory."""
         if self.predict_path is not None:
-            return os.path.abspath(Path(self.predict_path).expanduser())
+            return os.path.abspath(os.path.expanduser(self.predict_path))
         return f"test images, layout {self.layout_name}: {describe_root(self.root)}"
 
     def _require_tasks(self, part: Part) -> list[int]:

@@ -95,8 +95,7 @@ class ImageDataset(Dataset):
         if record.lacks_mask:
             raise DataError(
                 f"{record.path} has no mask {record.expected_mask}: add one for every defective "
-                "image "
-                "of the product, or remove all its masks to measure image metrics alone"
+                "image of the product, or remove all its masks to measure image metrics alone"
             )
         if record.mask is None:
             return torch.zeros(1, 1, dtype=torch.uint8)

@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from moleflow_pl._internal.distributed import gather, is_first, rank_and_world, wait_for_all
-from moleflow_pl._internal.files import regular, write_text, writing
+from moleflow_pl._internal.files import regular, require_folder, write_text, writing
 from moleflow_pl._internal.hashing import content_hash, file_hashes
 from moleflow_pl._internal.schema import SEAL, require_schema, require_seal, stamp
 from moleflow_pl._internal.steps import step
@@ -30,6 +31,9 @@ from moleflow_pl.errors import DataError
 from moleflow_pl.features.extractor import PatchExtractor
 
 logger = logging.getLogger(__name__)
+
+# a feature file, also while it is being written, and its description
+OWN_NAME = re.compile(r"[0-9a-f]{64}\.(npy(\.\d+)?|json)")
 
 
 class FeatureStore:
@@ -80,6 +84,8 @@ class FeatureStore:
 
     def _fill(self, path: Path, extractor: PatchExtractor, loader: DataLoader, title: str) -> None:
         """Write a feature file; each rank computes its share."""
+        if is_first():
+            require_folder(self.folder)
         # under a temporary name until it is complete
         part = path.with_name(f"{path.name}.{gather(os.getpid())[0]}")
         try:
@@ -102,14 +108,15 @@ class FeatureStore:
         wait_for_all()
 
     def clear(self) -> None:
-        """Remove the files, unless `keep` is set."""
+        """Remove the store's files, and no others, unless `keep` is set."""
         if self.keep:
             return
         wait_for_all()
         if not is_first() or not self.folder.is_dir():
             return
-        for path in [*self.folder.glob("*.npy*"), *self.folder.glob("*.json")]:
-            path.unlink()
+        for path in list(self.folder.iterdir()):
+            if OWN_NAME.fullmatch(path.name):
+                path.unlink()
         if not any(self.folder.iterdir()):
             self.folder.rmdir()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
 from glob import has_magic
 from itertools import takewhile
@@ -86,6 +86,16 @@ def base_of(pattern: str) -> Path:
     """
     parts = Path(pattern).parts[:-1]
     return Path(*takewhile(lambda part: not has_magic(part), parts))
+
+
+def common_folder(paths: Iterable[Path]) -> Path:
+    """The deepest folder that holds all of some files.
+
+    Example:
+        >>> common_folder([Path("in/a/1.png"), Path("in/b/1.png")]).as_posix()
+        'in'
+    """
+    return Path(os.path.commonpath([path.parent for path in paths]))
 
 
 def matches_pattern(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -55,8 +56,9 @@ def as_rgb(image: ImageLike, channels: Channels = "rgb") -> Image.Image:
         (5, 4)
     """
     if isinstance(image, (str, Path)):
-        path = Path(image).expanduser()
-        if path.is_dir():
+        # os.path: a name that is too long for the disk, or of an unknown user, is no folder either
+        path = Path(os.path.expanduser(image))
+        if os.path.isdir(path):
             raise DataError(f"not an image: {printable(path)} is a folder; give the images in it")
         return read_rgb(path)
     if isinstance(image, Image.Image):
@@ -125,8 +127,7 @@ def array_as_rgb(array: np.ndarray, image: Any, channels: Channels = "rgb") -> I
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in CHANNELS):
         raise DataError(
             "not an image: an array must be (H, W) or (H, W, C), a tensor (C, H, W), with C one "
-            "of "
-            f"{CHANNELS}, got {type(image).__name__} of shape {tuple(np.shape(image))}"
+            f"of {CHANNELS}, got {type(image).__name__} of shape {tuple(np.shape(image))}"
         )
     if not array.size:
         raise DataError(f"not an image: it has no pixels, its shape is {tuple(np.shape(image))}")

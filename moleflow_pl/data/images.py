@@ -166,8 +166,10 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     """Convert any PIL image to 8-bit RGB, rotated as its EXIF data says.
 
     Raises:
-        ValueError: as for `to_rgb`.
+        ValueError: it has no pixels, or as for `to_rgb`.
     """
+    if 0 in image.size:
+        raise ValueError(f"it has no pixels, its size is {image.width} x {image.height}")
     return to_rgb(upright(image))
 
 

@@ -9,6 +9,7 @@ from itertools import combinations
 from pathlib import Path
 
 from moleflow_pl._internal.printable import printable
+from moleflow_pl.data.layouts.base import ImageRecord
 
 NAMED = 3  # pairs to name
 
@@ -26,6 +27,12 @@ class Use:
     product: str
     part: str
     path: Path
+
+
+def uses_of(train: Iterable[ImageRecord], test: Iterable[ImageRecord]) -> list[Use]:
+    """The uses of images for training and for testing."""
+    parts = {"train": train, "test": test}
+    return [Use(r.product, part, r.path) for part, records in parts.items() for r in records]
 
 
 def describe_overlaps(uses: Iterable[Use], digests: Mapping[Path, str]) -> list[str]:

@@ -15,16 +15,23 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from moleflow_pl._internal.printable import printable
+from moleflow_pl._internal.result_names import STATE_FILE, TABLE_FILE
 from moleflow_pl.data.batches import Identity, PredictBatch
-from moleflow_pl.data.folders import ANY_DEPTH, base_of, files_below, matches_pattern
+from moleflow_pl.data.folders import (
+    ANY_DEPTH,
+    base_of,
+    common_folder,
+    files_below,
+    matches_pattern,
+)
 from moleflow_pl.data.images import ImageFile, shrink, to_tensor
 from moleflow_pl.data.layouts.base import IMAGE_SUFFIXES, ROI
+from moleflow_pl.data.unused import HIDDEN, describe_reasons
 from moleflow_pl.errors import DataError
 
 NO_IMAGE_NAME = "its name has no image suffix"
 IS_ROI = "it is the mask of a region of interest"
-# a folder with these files was written by `predict`
-STATE_FILE, TABLE_FILE = "run.json", "predictions.csv"
+UNNAMED, THAT_IS_ROI = "whose name has no image suffix", "that is the mask of a region of interest"
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,11 @@ class FoundFiles:
     hidden: int = 0
     predictions: list[str] = field(default_factory=list)
 
+    @classmethod
+    def of(cls, images: Sequence[Path]) -> FoundFiles:
+        """These images, named below the folder that they share."""
+        return cls(str(common_folder(images)), [str(path) for path in images])
+
 
 def find_files(where: str) -> FoundFiles:
     """Find the files of a path: a file, all files below a folder, or the matches of a pattern.
@@ -54,20 +66,40 @@ def find_files(where: str) -> FoundFiles:
     Raises:
         DataError: none of them is an image.
     """
-    path = Path(where).expanduser()
-    if path.is_file():
+    # os.path: a name that is too long for the disk is no file either
+    path = Path(os.path.expanduser(where))
+    if os.path.isfile(path):
         return FoundFiles(str(path.parent), [str(path)])
-    root = path if path.is_dir() else base_of(str(path))
+    root = path if os.path.isdir(path) else base_of(str(path))
     predictions: list[str] = []
     candidates = matching_files(path, predictions)
     kept = [p for p in candidates if not is_hidden(p, root)]
     images = [str(p) for p in kept if skip_reason(p) is None]
     if not images:
         raise DataError(
-            f"no image at {printable(where)}: give a file, a folder or a pattern such as 'in/*.png'"
+            f"no image at {printable(where)}{describe_left(candidates, root, predictions)}: give a "
+            "file, a folder or a pattern such as 'in/*.png'"
         )
     others = [str(p) for p in kept if skip_reason(p) is not None]
     return FoundFiles(str(root), images, others, len(candidates) - len(kept), predictions)
+
+
+def describe_left(candidates: Sequence[Path], root: Path, predictions: Sequence[str]) -> str:
+    """Why a path without images holds none, in words; empty if it holds nothing at all.
+
+    Args:
+        candidates: All of its files.
+        root: The folder that names are relative to.
+        predictions: Folders that `predict` wrote.
+    """
+    reasons: dict[str, list[Path]] = {}
+    for path in candidates:
+        named = THAT_IS_ROI if path.name == ROI else UNNAMED
+        reason = HIDDEN if is_hidden(path, root) else named
+        reasons.setdefault(reason, []).append(path.relative_to(root))
+    for folder in predictions:
+        reasons.setdefault("written by `predict`", []).append(Path(folder))
+    return f" (not used: {describe_reasons(reasons)})" if reasons else ""
 
 
 def skip_reason(path: str | Path) -> str | None:
@@ -95,10 +127,10 @@ def matching_files(path: Path, predictions: list[str]) -> list[Path]:
             predictions.append(str(folder))
         return str(folder) in predictions
 
-    if path.is_dir():
+    if os.path.isdir(path):
         return sorted(files_below(path, hidden=True, leave_out=leave_out))
     if ANY_DEPTH not in path.parts:
-        return sorted(p for p in map(Path, glob.glob(str(path))) if not p.is_dir())
+        return sorted(p for p in map(Path, glob.glob(str(path))) if not os.path.isdir(p))
     depth = path.parts.index(ANY_DEPTH)
     tops = [Path(top) for top in glob.glob(str(Path(*path.parts[:depth])) or ".")]
     return sorted(

@@ -44,9 +44,19 @@ def describe_unused(product: str, reasons: Mapping[str, list[Path]]) -> str:
         >>> describe_unused("a", {"hidden": [Path(".b")]})
         '1 files of a are not used: 1 hidden (.b)'
     """
+    total = sum(map(len, reasons.values()))
+    return f"{total} files of {printable(product)} are not used: {describe_reasons(reasons)}"
+
+
+def describe_reasons(reasons: Mapping[str, list[Path]]) -> str:
+    """How many files are not used for each reason, with the names of some.
+
+    Example:
+        >>> describe_reasons({"hidden": [Path(".b"), Path(".c"), Path(".d")]})
+        '3 hidden (.b, .c, …)'
+    """
     parts = []
     for reason, paths in sorted(reasons.items()):
         names = ", ".join(map(printable, paths[:NAMED])) + ", …" * (len(paths) > NAMED)
         parts.append(f"{len(paths)} {reason} ({names})")
-    total = sum(map(len, reasons.values()))
-    return f"{total} files of {printable(product)} are not used: {'; '.join(parts)}"
+    return "; ".join(parts)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from moleflow_pl._internal.files import PARTIAL, writing
+from moleflow_pl._internal.files import partial_of, replaceable, writing
 from moleflow_pl._internal.steps import step
 from moleflow_pl._internal.validation import require_number
 from moleflow_pl.checkpoints.io import read_checkpoint
@@ -22,7 +23,7 @@ from moleflow_pl.data.layouts.registry import LAYOUTS
 from moleflow_pl.data.predict_dataset import find_files
 from moleflow_pl.errors import ConfigError, DataError
 from moleflow_pl.export.graph import InspectionGraph
-from moleflow_pl.export.runtimes import Format, check_packages, describe, open_file, write
+from moleflow_pl.export.runtimes import Format, check_packages, describe, open_file, sums_of, write
 from moleflow_pl.export.verification import verify
 from moleflow_pl.model.inspector import Inspector
 from moleflow_pl.model.restore import inspector_of
@@ -56,8 +57,11 @@ def export_checkpoint(
     Raises:
         ExportError: a package is missing, or the file differs from the model.
         ConfigError: the model does not know the product, or a value is out of range.
+        OutputError: the file cannot be written.
     """
     require_number("tolerance", tolerance, 0, 1, above=True)
+    for file in (output, sums_of(output)):
+        replaceable(file)
     if kind == "onnx":
         check_packages()
     content = read_checkpoint(checkpoint)
@@ -71,26 +75,35 @@ def export_checkpoint(
     graph = InspectionGraph(model, tasks, **options)
     description = describe(graph, model.schedule, product)
     trial, source = trial_images(model, graph.tasks, config.get("data", {}), images)
-    with writing(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        writing(output),
-        TemporaryDirectory(dir=output.parent, suffix=PARTIAL) as folder,
-        warnings.catch_warnings(),
-    ):
+    with writing(output), partial_folder(output) as folder, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="torch")  # on its internals
-        draft = Path(folder) / output.name
+        draft = folder / output.name
         with step(f"writing {output.name}", total=1, unit="file") as advance:
             write(graph, draft, kind, description)
             advance(1)
         differences = verify(open_file(draft, kind), model, graph, trial, tolerance)
-        for file in Path(folder).iterdir():  # large ONNX weights are a second file
-            os.replace(file, output.parent / file.name)
+        targets = {  # large ONNX weights are a second file
+            file: replaceable(output.parent / file.name) for file in folder.iterdir()
+        }
+        for file, target in targets.items():
+            os.replace(file, target)
     measured = ", ".join(f"{key} {value:.1e}" for key, value in differences.items())
     return (
         f"{output}: {output.stat().st_size / 1e6:.1f} MB, products {description['products']}\n"
         f"verified on {len(trial)} {source}: relative differences of at most {measured}"
     )
+
+
+@contextmanager
+def partial_folder(output: Path) -> Iterator[Path]:
+    """A folder with a temporary name beside a file, for its drafts; it is removed at the end."""
+    folder = partial_of(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def task_of(model: Inspector, product: str) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
-from collections.abc import Sequence
-from contextlib import suppress
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -20,9 +21,14 @@ from torch import Tensor, nn
 from moleflow_pl._internal.files import regular
 from moleflow_pl._internal.hashing import content_hash
 from moleflow_pl._internal.libraries import timm
-from moleflow_pl._internal.torch_files import load_weights
+from moleflow_pl._internal.torch_files import check_weights, load_weights
 from moleflow_pl._internal.undrawn import WithoutDrawing
-from moleflow_pl.errors import ConfigError, is_out_of_memory, raise_if_out_of_memory
+from moleflow_pl.errors import (
+    CheckpointError,
+    ConfigError,
+    is_out_of_memory,
+    raise_if_out_of_memory,
+)
 
 PRETRAINED = "pretrained"
 RANDOM = "random"
@@ -31,6 +37,7 @@ NETWORK_TIMEOUT = 5  # seconds
 PACKAGED_PRESETS = ("demo",)  # presets whose weights come in a Python package
 PACKAGE = "package:"
 AS_ARGUMENT = "as --model.backbone_weights, or in Python as backbone_weights"
+LONGEST = 200  # characters of a library's message
 REQUIRED_MEMBERS = ("feature_info", "forward_intermediates")
 FIXED_SEED = 0  # for parts that are never trained: a random backbone, the projections
 
@@ -75,12 +82,14 @@ def build_with_weights(
     """Build a timm model with the weights of a file, or with timm's, downloaded once.
 
     Raises:
-        ConfigError: the download fails, or the model cannot be built.
+        ConfigError: the file is of another model, the download fails, or the model cannot be built.
+        CheckpointError: the file is damaged.
     """
     file = path or cached_weights(name)
-    if file is not None and file.suffix != ".safetensors":
+    if file is not None:
         # some versions of timm run the code that a pickle holds; this refuses such a file
-        load_weights(file)
+        with named(file, cached=path is None):
+            check_weights(file)
     # timm's own loader renames and resamples (position embeddings to another grid) as needed
     source = {} if file is None else {"pretrained_cfg_overlay": {"file": str(file)}}
     try:
@@ -88,18 +97,57 @@ def build_with_weights(
             require_network(name)
         # older versions of timm also draw by other ways
         with WithoutDrawing(), torch.random.fork_rng(devices=[]):
-            return build(name, size, pretrained=True, **source, **options)
+            model = build(name, size, pretrained=True, **source, **options)
+        require_all_loaded(model)  # timm ignores what a file lacks
+        return model
     except ConfigError:
         raise
-    except Exception as error:  # a download can fail in any way
-        if file is not None or is_out_of_memory(error):
+    except Exception as error:  # a download can fail in any way, and so can foreign tensors
+        if is_out_of_memory(error):
             raise
+        if file is not None:
+            raise misfit_error(name, file, error) from error
         reason = str(getattr(error, "reason", error)).strip().partition("\n")[0]
         presets = " or ".join(f"--config {preset}" for preset in PACKAGED_PRESETS)
         raise ConfigError(
             f"the weights of {name} cannot be downloaded ({reason}): give a file {AS_ARGUMENT}, or "
             f"use a preset whose weights come in a package, {presets}"
         ) from error
+
+
+@contextmanager
+def named(file: Path, cached: bool = False) -> Iterator[None]:
+    """Name the file and the remedy in an error about unusable weights.
+
+    Args:
+        file: The weights.
+        cached: Whether they were downloaded.
+
+    Raises:
+        CheckpointError: they cannot be used.
+    """
+    remedy = f"give an undamaged .safetensors or .pth file {AS_ARGUMENT}"
+    remedy = f"delete it to download it again, or {remedy}" if cached else remedy
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"the weights {file} cannot be used: {error}; {remedy}") from error
+
+
+def require_all_loaded(model: nn.Module) -> None:
+    """Raise ValueError for parameters that a file left as `WithoutDrawing` made them: NaN."""
+    unset = [name for name, tensor in model.named_parameters() if tensor.isnan().any()]
+    if unset:
+        raise ValueError(f"{len(unset)} parameters are missing or NaN, such as {unset[0]}")
+
+
+def misfit_error(name: str, file: Path, error: Exception) -> ConfigError:
+    """The error for weights that timm does not load into a model."""
+    reason = textwrap.shorten(str(error) or type(error).__name__, LONGEST, placeholder=" …")
+    return ConfigError(
+        f"the weights {file} do not fit {name} ({reason}): give weights of this backbone "
+        f"{AS_ARGUMENT}, or name theirs as backbone"
+    )
 
 
 def cached_weights(name: str) -> Path | None:
@@ -229,11 +277,14 @@ def load_in_order(model: nn.Module, path: Path) -> None:
 
     Raises:
         ConfigError: the file has too few tensors, or shapes differ.
+        CheckpointError: it is damaged.
     """
-    source = list(load_weights(path).values())
+    with named(path):
+        content = load_weights(path)
+    source = list(content.values()) if isinstance(content, dict) else []
     target = model.state_dict()
     pairs = list(zip(target.values(), source, strict=False))
-    if len(source) < len(target) or any(a.shape != b.shape for a, b in pairs):
+    if len(source) < len(target) or any(a.shape != getattr(b, "shape", None) for a, b in pairs):
         raise ConfigError(
             f"{path.name} does not hold the {len(target)} tensors of this backbone in their order "
             f"and shapes: give weights of the same architecture {AS_ARGUMENT}"

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from moleflow_pl._internal.torch_compat import has_bfloat16_instructions
 from moleflow_pl._internal.validation import WIDEST, require_int, require_sides
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.features.backbone import (
@@ -305,8 +306,4 @@ def has_bfloat16(device: torch.device) -> bool:
     """Whether a device has instructions for bfloat16; without them it is emulated."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type != "cpu":
-        return False
-    # torch exposes this only privately; a missing function counts as False
-    names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
+    return device.type == "cpu" and has_bfloat16_instructions()

@@ -21,6 +21,7 @@ from moleflow_pl.flow.lora import LARGEST_ALPHA, LARGEST_RANK, MoLESubnet
 from moleflow_pl.flow.merged import MergedExpert, SharedAffine
 
 MOST_LAYERS = 256
+CACHED_EXPERTS = 16  # experts whose merged weights are kept
 LARGEST_CLAMP = 80.0  # exp of a larger log-scale overflows float32
 
 
@@ -95,7 +96,7 @@ class MoLESpatialAwareNF(nn.Module):
         self.reference_mean: Tensor
         self.reference_std: Tensor
         self._shared_affines = TensorCache(self._build_shared_affines, size=1)
-        self._merged = TensorCache(self._merge)
+        self._merged = TensorCache(self._merge, size=CACHED_EXPERTS)
 
     def add_task(self, task: int) -> None:
         """Create the expert of `task`, and let only what `task` trains require gradients.

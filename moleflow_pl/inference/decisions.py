@@ -151,7 +151,9 @@ class DecisionMaker:
         self.learned = [i for i in schedule.learned if not schedule.tasks[i].replaced]
         # with NaN as its limit, a product makes no image known
         self.novelty_limits = torch.tensor(
-            [schedule.tasks[index].novelty_limit for index in self.learned], dtype=torch.float32
+            [schedule.tasks[index].novelty_limit for index in self.learned],
+            dtype=torch.float32,
+            device="cpu",
         )
 
     def _set(self, schedule: TaskSchedule, product: str, value: float) -> None:

@@ -23,6 +23,8 @@ PictureFormat = Literal["jpg", "png"]
 GUIDE_PIXELS = (8, 4)  # a side of what a map follows, for each patch, where it is not too long
 LONGEST_GUIDE = 512  # pixels a side of what a map follows; with more patches, it is plain
 LEAST_VARIANCE = 1e-3  # of colours in 0..1 in a window, below which a map is smoothed instead
+PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2), (0, 3), (1, 3), (2, 3))
+VARIANCES = [0, 3, 5]  # among the pairs
 Place = tuple[slice, slice]
 CONNECTED = np.ones((3, 3), dtype=int)  # pixels that touch at a corner are one defect
 
@@ -93,13 +95,16 @@ def follow(patch_scores: Tensor, guide: Tensor) -> Tensor:
     height, width = colours.shape[1:]
     each = height // len(scores)  # pixels of a patch's side
     window_mean = partial(mean_around, side=2 * each + 1)
-    plain = anomaly_map(scores[None], (height, width), sigma=0)[0].numpy()
-    mean_colours, mean_plain = window_mean(colours), window_mean(plain)
-    covariances = window_mean(colours[:, None] * colours) - mean_colours[:, None] * mean_colours
-    with_plain = window_mean(colours * plain) - mean_colours * mean_plain
-    slopes = solve_symmetric(covariances + LEAST_VARIANCE * np.eye(3)[..., None, None], with_plain)
-    offsets = window_mean(mean_plain - (slopes * mean_colours).sum(0))
-    followed = (window_mean(slopes) * colours).sum(0) + offsets
+    plain = anomaly_map(scores[None], (height, width), sigma=0).numpy()
+    channels = np.concatenate([colours, plain])
+    means = window_mean(np.concatenate([channels, products_of(channels)]))
+    mean_colours, mean_plain = means[:3], means[3]
+    covariances = means[4:] - products_of(means[:4])
+    covariances[VARIANCES] += LEAST_VARIANCE
+    slopes = solve_symmetric(covariances[:6], covariances[6:])
+    offsets = mean_plain - (slopes * mean_colours).sum(0)
+    line = window_mean(np.concatenate([slopes, offsets[None]]))
+    followed = (line[:3] * colours).sum(0) + line[3]
     own = scores.numpy().repeat(each, 0).repeat(each, 1)
     highest = ndimage.maximum_filter(own, each - 1)  # patches that a bilinear map mixes
     return torch.from_numpy(followed.clip(own.min(), highest)).to(patch_scores.dtype)
@@ -110,15 +115,32 @@ def mean_around(values: np.ndarray, side: int) -> np.ndarray:
     return ndimage.uniform_filter(values, (1,) * (values.ndim - 2) + (side, side))
 
 
-def solve_symmetric(matrices: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Solve A x = b at each pixel, for symmetric A (3, 3, H, W) and b (3, H, W).
+def products_of(channels: np.ndarray) -> np.ndarray:
+    """Products of three colours with each other (6, H, W), then with a fourth channel (3, H, W)."""
+    return np.stack([channels[i] * channels[j] for i, j in PAIRS])
 
-    By cross products, since there are as many systems as pixels.
+
+def solve_symmetric(matrices: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Solve A x = b at each pixel, for symmetric A and b (3, H, W).
+
+    By the adjugate, since there are as many systems as pixels.
+
+    Args:
+        matrices: The entries of A on and above its diagonal, row by row (6, H, W).
+        values: b.
     """
-    first, second, third = matrices
-    pairs = ((second, third), (third, first), (first, second))
-    adjugate = np.stack([np.cross(a, b, axis=0) for a, b in pairs])
-    return (adjugate * values).sum(1) / (first * adjugate[0]).sum(0)
+    a, b, c, d, e, f = matrices
+    x, y, z = values
+    first, second, third = d * f - e * e, c * e - b * f, b * e - c * d
+    fifth, last = b * c - a * e, a * d - b * b
+    solution = np.stack(
+        [
+            first * x + second * y + third * z,
+            second * x + (a * f - c * c) * y + fifth * z,
+            third * x + fifth * y + last * z,
+        ]
+    )
+    return solution / (a * first + b * second + c * third)
 
 
 def defect_mask(scores: Tensor, threshold: float) -> np.ndarray:

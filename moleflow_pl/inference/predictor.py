@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -11,7 +12,9 @@ from typing import Any, Protocol, get_args
 import torch
 from torch import Tensor
 
+from moleflow_pl._internal.devices import usual_device
 from moleflow_pl._internal.validation import require_int
+from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.data.image_forms import Channels, ImageLike, are_several, as_rgb
 from moleflow_pl.data.images import to_tensor
 from moleflow_pl.errors import CheckpointError, ConfigError, DataError
@@ -61,7 +64,12 @@ class Predictor:
         product: str | None = None,
         thresholds: Mapping[str, float] | None = None,
     ) -> None:
-        inspector = model if isinstance(model, Inspector) else model.inspector
+        inspector = getattr(model, "inspector", model)
+        if not isinstance(inspector, Inspector):
+            raise ConfigError(
+                f"a Predictor needs a MoLEFlow or an Inspector, got {type(model).__name__}; to "
+                "read a file, call Predictor.load"
+            )
         self.inspector = inspector.eval()
         self.decisions = DecisionMaker(inspector.schedule, product, thresholds)
 
@@ -87,9 +95,14 @@ class Predictor:
             CheckpointError: there is none, or it is of another backbone.
             ConfigError: it knows no such product.
         """
-        path = Path(path).expanduser()
-        file = path / "last.ckpt" if path.is_dir() else path
-        if not file.exists():
+        if not isinstance(path, (str, os.PathLike)):
+            raise CheckpointError(
+                f"no checkpoint at {path!r}: give the path of a run folder or of a .ckpt file"
+            )
+        # os.path: a name that is too long for the disk is no file either
+        path = Path(os.path.expanduser(path))
+        file = RunFolder(path).last if os.path.isdir(path) else path
+        if not os.path.exists(file):
             raise CheckpointError(f"no checkpoint at {file}: give a run folder or a .ckpt file")
         moved = {} if backbone_weights is None else {"backbone_weights": str(backbone_weights)}
         place = auto_device() if device == "auto" else device
@@ -163,9 +176,10 @@ class Predictor:
         """Inspect a batch of images; its size may change the last bits of a score."""
         inspector = self.inspector
         tensors = torch.stack([prepared.tensor for prepared in batch]).to(inspector.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), usual_device():
             inspection = inspector.inspect(inspector.extractor(tensors), self.decisions.task)
-        return self.decisions.decide(inspection, [prepared.size for prepared in batch], tensors)
+            sizes = [prepared.size for prepared in batch]
+            return self.decisions.decide(inspection, sizes, tensors)
 
 
 def auto_device() -> torch.device:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchmetrics.classification import BinaryPrecisionRecallCurve, BinaryROC
 
 Row = Sequence[float | None]
 
@@ -17,6 +16,8 @@ def roc(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     torchmetrics' AUROC and AP apply a sigmoid to scores outside [0, 1], which makes large scores
     equal; its curves can leave that out.
     """
+    from torchmetrics.classification import BinaryROC  # slow to import
+
     curve = BinaryROC(normalization=None, validate_args=False)
     false_positive, true_positive, _ = curve(scores, labels)
     return false_positive.double(), true_positive.double()
@@ -24,6 +25,8 @@ def roc(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 def precision_recall(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Precision, recall and their thresholds, ascending, of raw scores as in `roc`."""
+    from torchmetrics.classification import BinaryPrecisionRecallCurve  # slow to import
+
     curve = BinaryPrecisionRecallCurve(normalization=None, validate_args=False)
     precision, recall, thresholds = curve(scores, labels)
     # if all scores are equal, the single threshold comes without a dimension
@@ -32,6 +35,9 @@ def precision_recall(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Te
 
 def auroc(scores: Tensor, labels: Tensor) -> float | None:
     """Area under the ROC curve of raw scores; ties count half.
+
+    The share of pairs of an anomalous and a normal image in which the anomalous one scores higher
+    (the Mann-Whitney statistic).
 
     Args:
         scores: (N,), unbounded; higher is more anomalous.
@@ -46,8 +52,11 @@ def auroc(scores: Tensor, labels: Tensor) -> float | None:
     """
     if not both_classes(labels):
         return None
-    false_positive, true_positive = roc(scores, labels)
-    return torch.trapezoid(true_positive, false_positive).item()
+    from scipy.stats import mannwhitneyu  # quicker to import than torchmetrics
+
+    anomalous, normal = (scores[labels == label].double().cpu().numpy() for label in (1, 0))
+    pairs = mannwhitneyu(anomalous, normal, method="asymptotic").statistic
+    return float(pairs) / (len(anomalous) * len(normal))
 
 
 def average_precision(scores: Tensor, labels: Tensor) -> float | None:

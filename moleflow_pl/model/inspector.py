@@ -125,7 +125,13 @@ class Inspector(nn.Module):
         return self.extractor.groups.joined(features)
 
     def inspect(self, features: Tensor, task: int | None = None) -> Inspection:
-        """Score features (B, h, w, W) with the expert of `task`, or those the router chooses."""
+        """Score features (B, h, w, W) with the expert of `task`, or those the router chooses.
+
+        Raises:
+            CheckpointError: no task is learned yet.
+        """
+        if not self.router.tasks:
+            self.schedule.require_learned()
         joined = self.joined(features)
         seen, distances = self.see(joined)
         if task is not None:

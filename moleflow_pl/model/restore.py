@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from inspect import signature
 from itertools import count, takewhile
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from moleflow_pl._internal.devices import usual_device
 from moleflow_pl.checkpoints.io import reading_checkpoint, restoring, validate_checkpoint
 from moleflow_pl.checkpoints.schema import (
     CONTAINERS_KEY,
@@ -23,6 +25,8 @@ from moleflow_pl.features.extractor import PatchExtractor
 from moleflow_pl.model.build import STRUCTURE, build_inspector, plain_tensors, without_values
 from moleflow_pl.model.inspector import Inspector
 from moleflow_pl.tasks.schedule import TaskSchedule
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "inspector."  # of the inspector's tensors in a checkpoint
 BACKBONE = "extractor.backbone."  # under it; left out of files
@@ -63,6 +67,17 @@ def validate_state(inspector: Inspector, checkpoint: Mapping[str, Any]) -> dict[
     """
     valid = validate_checkpoint(checkpoint)
     return require_match(valid, inspector.extractor.fingerprint(), structure(inspector))
+
+
+def warn_of_precision(inspector: Inspector, checkpoint: Mapping[str, Any]) -> None:
+    """Warn if the backbone computes in another number format than a model was learned with."""
+    learned = (checkpoint.get(HYPER_PARAMETERS) or {}).get("precision")
+    chosen = inspector.extractor.precision
+    if {learned, chosen} == {"float32", "bfloat16"}:
+        logger.warning(
+            f"model.precision {chosen}: the model was learned with {learned}, so scores differ and "
+            "thresholds may not hold; see what moleflow test says before you rely on it"
+        )
 
 
 def make_room(
@@ -177,13 +192,14 @@ def inspector_of(
     **overrides: Any,
 ) -> Inspector:
     """As `load_inspector`, from the result of `read_checkpoint`."""
-    with restoring(path), plain_tensors():
+    with restoring(path), plain_tensors(), usual_device():
         with without_values():
             inspector = build_inspector(**{**stored_arguments(checkpoint), **overrides})
         weights = inspector_tensors(checkpoint)
         # valid already, since it was read
         fingerprint = inspector.extractor.fingerprint()
         state = require_match(checkpoint, fingerprint, structure(inspector))
+        warn_of_precision(inspector, checkpoint)
         with without_values():
             make_room(inspector, state, weights)
         backbone, own = backbone_tensors(inspector.extractor, BACKBONE), inspector.state_dict()

@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import stdev
 from typing import Any
 
-from moleflow_pl._internal.files import read_json, write_text
+from moleflow_pl._internal.files import read_json, require_folder, write_text
 from moleflow_pl._internal.printable import printable
-from moleflow_pl._internal.schema import SCHEMA, validate
+from moleflow_pl._internal.schema import require_schema, validate
 from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.errors import CheckpointError, DataError
 from moleflow_pl.metrics.image import mean_of
@@ -20,6 +20,7 @@ from moleflow_pl.report.decisions import (
     SHARES,
     DecidedProduct,
     decisions_of_runs,
+    require_decisions,
     spread_out,
 )
 from moleflow_pl.report.page import TITLES, environment
@@ -81,11 +82,10 @@ def read_summary(run: Path) -> dict[str, Any]:
         summary = read_json(path)
     except DataError as error:
         raise DataError(f"{error}: {remedy}") from error
-    if summary.get("schema") != SCHEMA:
-        raise DataError(
-            f"{path} has schema {summary.get('schema')!r:.20}, and this version reads "
-            f"{SCHEMA}: {remedy}"
-        )
+    try:
+        require_schema(summary, str(path))
+    except CheckpointError as error:
+        raise DataError(f"{error}, or {remedy}") from error
     try:
         validate_summary(summary)
     except (CheckpointError, KeyError) as error:
@@ -107,6 +107,7 @@ def validate_summary(summary: Mapping[str, Any]) -> None:
         validate(summary["routing"][key], float | None, f"routing.{key}")
     validate(summary["decisions"], dict, "decisions")
     validate(summary["decisions"]["products"], list[DecidedProduct], "decisions.products")
+    require_decisions(summary["decisions"]["products"])
     validate(summary["metrics"], dict[str, dict], "metrics")
     for metric in METRICS:
         for mode in ROUTING_MODES:
@@ -210,7 +211,9 @@ def compare(runs: Sequence[Path], folder: Path) -> list[Path]:
 
     Raises:
         DataError: a run has no report of this schema.
+        OutputError: the files cannot be written.
     """
+    require_folder(folder)
     summaries = [read_summary(run) for run in runs]
     table = tabulate(summaries)
     measured = [m for m in METRICS if any(row[m]["routed"].present for row in table.values())]

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from moleflow_pl._internal.console import NamesTable
 from moleflow_pl._internal.printable import printable
+from moleflow_pl.errors import CheckpointError
 from moleflow_pl.metrics.decisions import (
     CONFIDENCE,
     ProductDecisions,
@@ -142,6 +143,33 @@ def matrix_rows(summary: Mapping[str, Any]) -> Iterator[list[Any]]:
         for column in spread_out(name, None):
             for after, row in zip(summary["tasks"], matrix, strict=True):
                 yield [column, "routed", after, *[spread_out(name, s)[column] for s in row]]
+
+
+def require_decisions(products: Sequence[DecidedProduct]) -> None:
+    """Check that numbers which a product lacks together, such as without a threshold, are so.
+
+    Raises:
+        CheckpointError: only some of them are None.
+    """
+    for index, entry in enumerate(products):
+        where = f"decisions.products[{index}]"
+        require_together(entry, ("threshold", "false_alarm_rate", "calibration_images"), where)
+        target = entry["target"]
+        require_together(target, ("false_alarm_rate", "false_alarms"), f"{where}.target")
+        shares: dict[str, Any] = {**entry, "target.false_alarms": target["false_alarms"]}
+        for name in (*SHARES, "unknown_good", "unknown_defective", "target.false_alarms"):
+            if shares[name] is not None:
+                require_together(shares[name], ("share", "low", "high"), f"{where}.{name}")
+
+
+def require_together(values: Mapping[str, Any], names: Sequence[str], where: str) -> None:
+    """Raise CheckpointError if some of the values are None and others are not."""
+    missing = [name for name in names if values[name] is None]
+    if missing and len(missing) < len(names):
+        present = next(name for name in names if name not in missing)
+        raise CheckpointError(
+            f"{where}.{missing[0]}: expected a number, since {present} is one, found None"
+        )
 
 
 def decisions_of_runs(

@@ -10,6 +10,7 @@ from typing import Any
 from moleflow_pl._internal.console import NamesTable
 from moleflow_pl._internal.files import replacing, write_text
 from moleflow_pl._internal.printable import write_cells
+from moleflow_pl._internal.result_names import MATRIX_FILE, SCORES_FILE, SUMMARY_FILE
 from moleflow_pl._internal.schema import stamp
 from moleflow_pl.metrics.decisions import DECISION_COLUMNS
 from moleflow_pl.metrics.image import Row
@@ -114,7 +115,7 @@ def write_report(folder: Path, summary: Mapping[str, Any], scores: Sequence[Task
     names = summary["tasks"]
     matrices = {"routed": "matrix", "oracle": "oracle_matrix"}
     write_rows(
-        folder / "matrix.csv",
+        folder / MATRIX_FILE,
         ["metric", "routing_mode", "after", *names],
         [
             [metric, mode, name, *row]
@@ -125,7 +126,7 @@ def write_report(folder: Path, summary: Mapping[str, Any], scores: Sequence[Task
         + list(matrix_rows(summary)),
     )
     write_rows(
-        folder / "scores.csv",
+        folder / SCORES_FILE,
         SCORE_COLUMNS,
         [
             [
@@ -137,7 +138,7 @@ def write_report(folder: Path, summary: Mapping[str, Any], scores: Sequence[Task
         ],
     )
     # last: a summary shows that the other files are complete
-    write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+    write_text(folder / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
 
 
 def summary_table(summary: Mapping[str, Any], planned: int | None = None) -> NamesTable:

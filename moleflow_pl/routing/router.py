@@ -102,6 +102,7 @@ class PrototypeRouter(nn.Module):
     def add_prototype(self, task: int, prototype: TaskPrototype) -> None:
         """Add the prototype of `task`, or replace it."""
         self.prototypes[str(task)] = prototype
+        self._roots.size = max(1, CACHED_ROOTS // prototype.scatter.nbytes)
         self.forget()
 
     def hide(self, tasks: Iterable[int]) -> None:
@@ -149,7 +150,6 @@ class PrototypeRouter(nn.Module):
     def root(self, task: int) -> Tensor:
         """Root L of the precision L L^T of one task, (D, D), in float32."""
         prototype: Any = self.prototypes[str(task)]
-        self._roots.size = max(1, CACHED_ROOTS // prototype.scatter.nbytes)
         return self._roots.get(task, [prototype.mean, prototype.scatter])
 
     def _compute_root(self, task: int) -> Tensor:

@@ -31,6 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
+from moleflow_pl import __version__
 from moleflow_pl.errors import ConfigError, OutputError
 
 SCHEMA = "2"
@@ -261,10 +262,14 @@ class Database:
     def _check_schema(self) -> None:
         schema = self.setting("schema", SCHEMA)
         if schema != SCHEMA:
+            with self.reading() as session:
+                version = session.get(Setting, "version")  # earlier versions did not store it
+            use = f"use version {version.value:.40}, which wrote it, or " if version else ""
             raise ConfigError(
-                f"the database {self.shown} has schema {schema}, and this version reads {SCHEMA}: "
-                "choose another one with --database"
+                f"the database {self.shown} has schema {schema:.20}, and MoLE-Flow {__version__} "
+                f"reads schema {SCHEMA}: {use}choose another one with --database"
             )
+        self.setting("version", __version__)
 
     @property
     def is_sqlite(self) -> bool:

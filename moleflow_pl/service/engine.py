@@ -193,7 +193,7 @@ class Engine:
     def _work(self, lane: int) -> None:
         while self._begin(lane):
             batch = self._gather()
-            torch.set_num_threads(self._share())  # of this thread alone
+            torch.set_num_threads(self._share(lane))  # of this thread alone
             for jobs in by_predictor(batch):
                 answer(jobs)
             with self._changed:
@@ -233,9 +233,10 @@ class Engine:
                 self._changed.wait_for(lambda: self._jobs or self._stopping, wait)
             return self._jobs.popleft() if self._jobs else None
 
-    def _share(self) -> int:
-        """The cores for a batch: all of them if there is no other."""
-        alone = len(self._busy) <= 1 and not self._jobs
+    def _share(self, lane: int) -> int:
+        """The cores for a batch: all of them if there is no other, on the first lane."""
+        # with a pool of OpenMP's threads on both lanes, each would sleep at every barrier
+        alone = lane == 0 and len(self._busy) <= 1 and not self._jobs
         return self._cores if alone else max(1, self._cores // self.lanes)
 
 

@@ -6,8 +6,11 @@ import asyncio
 import logging
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -42,9 +45,24 @@ def load(
         CheckpointError: there is no checkpoint, or it cannot be used.
     """
     file = checkpoint_of(Path(path))
-    with BUILDING:
+    with BUILDING, one_thread():
         predictor = Predictor.load(file, device=device, backbone_weights=backbone_weights)
     return LoadedModel(predictor, file_hash(file))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let this thread compute without others.
+
+    Otherwise OpenMP would keep threads for it, more than there are cores, and the threads of the
+    lanes would sleep at every barrier.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def newest(session: Session) -> Model | None:

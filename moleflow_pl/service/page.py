@@ -103,16 +103,16 @@ async def events(request: Request) -> Response:
 
 async def recorded(request: Request, database: Database) -> AsyncIterator[str]:
     """Yield an event after each check with new inspections, until the browser disconnects."""
-    last, told = await asyncio.to_thread(last_number, database), time.monotonic()
+    last, sent = await asyncio.to_thread(last_number, database), time.monotonic()
     yield ": here\n\n"
     while not await request.is_disconnected() and not service_of(request).line.stopping:
         await asyncio.sleep(LOOK)
         number, now = await asyncio.to_thread(last_number, database), time.monotonic()
         if number != last:
-            last, told = number, now
+            last, sent = number, now
             yield f"event: recorded\ndata: {number}\n\n"
-        elif now - told > ALIVE:
-            told = now
+        elif now - sent > ALIVE:
+            sent = now
             yield ": still here\n\n"
 
 
@@ -202,8 +202,8 @@ def review(
     database = service_of(request).database
     one = require(database, number)
     if verdict not in ALLOWED[one.label]:
-        told = f"a decision {WORDS[one.label]!r} can be {', '.join(ALLOWED[one.label])}"
-        raise HTTPException(422, told)
+        message = f"a decision {WORDS[one.label]!r} can be {', '.join(ALLOWED[one.label])}"
+        raise HTTPException(422, message)
     row = Review(
         inspection_id=number,
         verdict=verdict,

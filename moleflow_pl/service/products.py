@@ -34,7 +34,7 @@ JOB = "job "  # prefix of the names of settings that hold jobs
 UPLOADS = "products"  # folder of uploaded images, in that of the service
 FEWEST_IMAGES = 2
 LOOK = 1.0  # seconds between two checks of the progress
-LONGEST_TOLD = 500  # characters of an error
+LONGEST_REASON = 500  # characters of an error
 
 PROGRESS = "progress.json"  # progress of a job, in its folder
 State = Literal["waits", "learns", "learned", "failed"]
@@ -53,7 +53,7 @@ class Job:
         when: When it was requested.
         state: Its state.
         share: Share of its epochs that are done.
-        told: Why it failed.
+        reason: Why it failed.
     """
 
     number: str
@@ -64,7 +64,7 @@ class Job:
     when: float
     state: State = "waits"
     share: float = 0.0
-    told: str = ""
+    reason: str = ""
 
 
 def jobs(database: Database) -> list[Job]:
@@ -170,8 +170,8 @@ class Teacher:
             await asyncio.to_thread(self._take, job, work / LAST)
             job.state, job.share = "learned", 1.0
         except Exception as error:  # a failed job must not stop the next one
-            job.state, job.told = "failed", (str(error) or type(error).__name__)[:LONGEST_TOLD]
-            logger.warning("%s was not learned: %s", job.product, job.told)
+            job.state, job.reason = "failed", (str(error) or type(error).__name__)[:LONGEST_REASON]
+            logger.warning("%s was not learned: %s", job.product, job.reason)
         await asyncio.to_thread(keep, self.database, job)
         shutil.rmtree(work, ignore_errors=True)
         if Path(job.images).is_relative_to((self.folder.parent / UPLOADS).absolute()):
@@ -203,8 +203,8 @@ class Teacher:
                 process.terminate()
                 await ended
         if process.returncode:
-            told = progress_of(work).get("error") or f"it ended with {process.returncode}"
-            raise DataError(told)
+            reason = progress_of(work).get("error") or f"it ended with {process.returncode}"
+            raise DataError(reason)
 
     def _take(self, job: Job, file: Path) -> None:
         """Add the learned expert to the current model."""

@@ -138,10 +138,10 @@ class Keeper:
             if old or total > self.limits.size:
                 due.append(image)
                 total -= image.size
-        told = f"{len(images) - len(due)} images, {total / GIBIBYTE:.2f} GiB"
+        detail = f"{len(images) - len(due)} images, {total / GIBIBYTE:.2f} GiB"
         if total > self.limits.size:
-            told += ": apply or export their reviews, and they may go (--keep-gb)"
-        self.health.tell(total <= self.limits.size, told)
+            detail += ": apply or export their reviews, and they may go (--keep-gb)"
+        self.health.tell(total <= self.limits.size, detail)
         return due
 
     def _reviewed(self) -> dict[str, bool]:

@@ -63,11 +63,11 @@ async def healthz() -> dict[str, str]:
 async def readyz(request: Request) -> Response:
     """Whether the service can inspect images; with the token, also the state of each part."""
     service = service_of(request)
-    told = await asyncio.to_thread(database_trouble, service.database)
-    ready = told is None and service.engine.alive and not service.line.stopping
+    trouble = await asyncio.to_thread(database_trouble, service.database)
+    ready = trouble is None and service.engine.alive and not service.line.stopping
     detail: dict[str, Any] = {"ready": ready}
     if service.keys.may_ask(request):
-        parts = {"database": told or "ok", "model": service.engine.model.digest}
+        parts = {"database": trouble or "ok", "model": service.engine.model.digest}
         healths = {name: [one.as_json() for one in part] for name, part in service.health.items()}
         detail |= {**parts, **healths, "waiting": service.engine.waiting}
     return JSONResponse(detail, 200 if ready else 503)

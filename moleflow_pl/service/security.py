@@ -153,14 +153,14 @@ class Guard:
             return None
         if method == "GET" and "text/html" in connection.headers.get("accept", ""):
             return RedirectResponse("/login", 303)
-        told = "send the token: Authorization: Bearer …"
-        return self._refuse("token", 401, told, {"www-authenticate": "Bearer"})
+        detail = "send the token: Authorization: Bearer …"
+        return self._refuse("token", 401, detail, {"www-authenticate": "Bearer"})
 
     def _refuse(
-        self, reason: str, status: int, told: str, headers: dict[str, str] | None = None
+        self, reason: str, status: int, detail: str, headers: dict[str, str] | None = None
     ) -> Response:
         self.metrics.refused.labels(reason).inc()
-        return JSONResponse({"detail": told}, status, headers)
+        return JSONResponse({"detail": detail}, status, headers)
 
 
 def is_own_host(headers: Headers) -> bool:

@@ -46,8 +46,8 @@ class Service:
         self.engine = Engine(model, settings.batch_size, settings.batch_wait, settings.queue)
         self.store = settings.open_store(self.database)
         self.sinks = [SINKS[k](a) for k, a in (split("--sink", s, SINKS) for s in settings.sinks)]
-        told = [sink.health.name for sink in self.sinks]
-        self.line = Line(self.engine, self.database, self.store, told, settings.deadline)
+        sinks = [sink.health.name for sink in self.sinks]
+        self.line = Line(self.engine, self.database, self.store, sinks, settings.deadline)
         handling = Handling(settings.move_judged, settings.interval)
         self.sources = [
             SOURCES[kind](address, self.line, handling)
@@ -59,7 +59,7 @@ class Service:
         self.metrics = Metrics()
         self.line.recorded.append(self.metrics.count)
         self.attendants = {name: Health(name) for name in ("drift", "lessons")}
-        self.follower = DriftFollower(self.database, self._decisions, told)
+        self.follower = DriftFollower(self.database, self._decisions, sinks)
         self.follower.heard.append(self.metrics.tell_drift)
         work = settings.folder / "learning"
         self.teacher = Teacher(self.database, work, settings.backbone_weights)

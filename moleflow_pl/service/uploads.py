@@ -43,8 +43,8 @@ async def read_uploads(
             name = request.query_params.get("name", "")
             return [Upload(await read_body(request, max_bytes), name)], None
     except TimeoutError as error:
-        told = f"the request did not arrive within {deadline:g} s"
-        raise HTTPException(408, told) from error
+        message = f"the request did not arrive within {deadline:g} s"
+        raise HTTPException(408, message) from error
     except ClientDisconnect as error:
         raise HTTPException(400, "the client disconnected") from error
 

@@ -208,6 +208,20 @@ class TaskSchedule:
             "fit --ckpt_path or trainer.fit(ckpt_path=...)"
         )
 
+    def require_any(self, groups: Sequence[Sequence[str]]) -> None:
+        """Check that one of the given products is learned or planned.
+
+        Raises:
+            ConfigError: there are products, and none of them is.
+        """
+        given = [product for products in groups for product in products]
+        known = [product for task in self.tasks for product in task.products]
+        if given and not set(given) & set(known):
+            raise ConfigError(
+                f"nothing was inspected: data.tasks {given} has no product of this model, which "
+                f"knows {known}; name one of these, or learn the others first"
+            )
+
     def find(self, product: str) -> int:
         """Index of the learned task with this product, or of this name.
 

@@ -1,10 +1,22 @@
 import errno
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
-from moleflow_pl._internal.files import read_json, regular, replacing, write_text, writing
+from moleflow_pl._internal.files import (
+    LONGEST_NAME,
+    is_partial,
+    partial_of,
+    read_json,
+    regular,
+    replaceable,
+    replacing,
+    require_folder,
+    write_text,
+    writing,
+)
 from moleflow_pl.errors import DataError, OutputError
 
 
@@ -86,3 +98,75 @@ def test_only_a_regular_file_is_read(tmp_path: Path) -> None:
         with pytest.raises(OSError, match=reason) as error:
             regular(path)
         assert error.value.filename == str(path)
+
+
+@pytest.mark.parametrize("by_link", [False, True], ids=["itself", "a link to it"])
+@pytest.mark.parametrize("kind", ["pipe", "socket", "folder"])
+def test_only_a_file_is_replaced(kind: str, by_link: bool, tmp_path: Path) -> None:
+    path = tmp_path / kind
+    server = socket.socket(socket.AF_UNIX)
+    if kind == "socket":
+        server.bind(os.path.relpath(path))  # whose paths are short
+    else:
+        os.mkfifo(path) if kind == "pipe" else path.mkdir()
+    before = path.stat()
+    (tmp_path / "link").symlink_to(path)
+    target = tmp_path / "link" if by_link else path
+    what = "a folder" if kind == "folder" else "a pipe or a device"
+    with server, pytest.raises(OutputError, match=f"it is not a file but {what}") as error:
+        write_text(target, "x")
+    assert "\n" not in str(error.value)
+    assert path.stat() == before
+    assert (tmp_path / "link").is_symlink()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_file_or_nothing_or_a_broken_link_can_be_replaced(tmp_path: Path) -> None:
+    (tmp_path / "old").touch()
+    (tmp_path / "broken").symlink_to("nothing")
+    for name in ("old", "new", "broken", "missing/deep/new"):
+        assert replaceable(tmp_path / name) == tmp_path / name
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("file", "it is a file"),
+        ("file/a/b", "file is a file"),
+        ("pipe", "it is a pipe or a device"),
+        ("broken/a", "broken is a link to nothing"),
+        ("loop/a", "a link in it leads back to itself"),
+        (f"{'a' * 300}/a", "the name is too long"),
+        (f"missing/{'a' * 300}/a", "the name is too long"),
+    ],
+)
+def test_place_that_can_be_no_folder_is_named_in_one_sentence(
+    name: str, reason: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    for link, target in (("broken", "nothing"), ("loop", "loop")):
+        (tmp_path / link).symlink_to(target)
+    for check in (require_folder, lambda folder: replaceable(folder / "x")):
+        with pytest.raises(OutputError, match=f"cannot write .*{reason}") as error:
+            check(tmp_path / name)
+        assert "\n" not in str(error.value)
+
+
+def test_folder_that_is_there_or_can_be_made_passes(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    for folder in (tmp_path, tmp_path / "a" / "b", tmp_path / "link" / "a", Path(), Path("a")):
+        require_folder(folder)
+
+
+def test_file_name_with_room_for_a_temporary_name_can_be_written(tmp_path: Path) -> None:
+    longest = LONGEST_NAME - len(partial_of(Path("x")).name) + 1
+    write_text(tmp_path / ("a" * longest), "x")
+    with pytest.raises(OutputError, match="the name is too long"):
+        replaceable(tmp_path / ("a" * (longest + 1)))
+
+
+def test_temporary_names_are_recognised_and_those_of_others_are_not() -> None:
+    assert is_partial(partial_of(Path("a b.csv")))
+    for name in ("a.part", ".0123abcd.part", "a.0123abcd.part.gz", "a.0123abcx.part"):
+        assert not is_partial(Path(name))

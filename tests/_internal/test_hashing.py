@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from moleflow_pl._internal import hashing
-from moleflow_pl._internal.hashing import content_hash, file_hash, file_hashes
+from moleflow_pl._internal.hashing import content_hash, file_hash, file_hashes, joined
 
 
 def test_hash_tells_values_names_shapes_and_types_apart_but_not_order() -> None:
@@ -46,11 +48,19 @@ def test_hash_does_not_depend_on_how_a_tensor_lies_in_memory() -> None:
 @pytest.mark.parametrize("at", [0, 7, 8, 100, -1])
 def test_any_byte_of_a_large_tensor_counts(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hashing, "BLOCK", 8)
-    monkeypatch.setattr(hashing, "THREADED", 8)
     tensor = torch.arange(101, dtype=torch.uint8)
     changed = tensor.clone()
     changed[at] ^= 1
     assert content_hash(changed) != content_hash(tensor)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 20), max_size=20), st.integers(1, 30))
+def test_blocks_are_the_bytes_of_all_tensors_in_their_order(sizes: list[int], block: int) -> None:
+    numbers = torch.arange(sum(sizes), dtype=torch.int16)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hashing, "BLOCK", block)
+        assert b"".join(joined(numbers.split(sizes))) == numbers.numpy().tobytes()
 
 
 def test_file_is_hashed_again_once_it_changed_and_not_before(

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from moleflow_pl._internal.names import (
     LONGEST_NAME,
     check_name,
+    folders_of,
     is_file_name,
     name_limits,
     output_file,
@@ -90,3 +91,17 @@ def test_names_without_endings_stay_different() -> None:
     assert found["b.tar.png"] == "b.tar"
     assert found["none"] == "none"
     assert len(set(found.values())) == len(names)
+
+
+def test_no_output_has_the_name_of_a_folder_or_of_an_output_that_stays() -> None:
+    names = ["x.png", "x.png.jpg/a.png", "x.jpg/a.png", "x.jpg/b.png", "y.jpg/c.png", "z.png"]
+    settled = {"y.png": "y", "q.png": "z"}
+    found = stems(names, [".jpg"], settled)
+    assert found["x.png"].startswith("x.png~")
+    assert found["x.jpg/a.png"] == "x.jpg/a"
+    assert found["y.jpg/c.png"].startswith("c.png~")
+    assert found["z.png"] == "z.png"
+    assert found["y.png"] == "y"
+    outputs = {f"{stem}.jpg" for stem in found.values()}
+    assert len(outputs) == len(found)
+    assert outputs.isdisjoint(folder for stem in found.values() for folder in folders_of(stem))

@@ -56,3 +56,20 @@ def test_scalars_can_be_read_as_text() -> None:
 def test_a_class_is_not_built() -> None:
     with pytest.raises(yaml.YAMLError):
         load_yaml("!!python/object/apply:os.getcwd []")
+
+
+@pytest.mark.parametrize(
+    "value", ["9" * 5000, "0x" + "f" * 5000, "-" + "9" * 101, "1." + "9" * 101, "0b_"]
+)
+def test_a_number_that_python_does_not_take_is_an_error_of_one_sentence(value: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"YAML with .*(at most 100 are|which is no int)"
+    ) as error:
+        load_yaml(f"seed_everything: {value}")
+    assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize("value", ["2026-13-45", "!!int x", "!!float x"])
+def test_a_value_that_is_not_what_it_looks_like_is_an_error_of_one_sentence(value: str) -> None:
+    with pytest.raises(ConfigError, match="YAML with the value '.*', which is no .*: correct it"):
+        load_yaml(f"a: {value}")

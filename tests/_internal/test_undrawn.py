@@ -13,6 +13,7 @@ def test_layers_take_no_random_numbers_and_keep_what_is_fixed() -> None:
         nn.init.xavier_uniform_(layers[0].weight)
         nn.init.kaiming_normal_(layers[0].weight)
     assert torch.equal(torch.random.get_rng_state(), state)
+    assert layers[0].weight.isnan().all()  # so that one that nothing replaces is noticed
     assert torch.equal(layers[1].weight, torch.ones(5))
     nn.init.normal_(layers[0].weight)
     assert not torch.equal(torch.random.get_rng_state(), state)

@@ -40,12 +40,13 @@ def test_callback_that_knows_one_task_only_is_refused_by_name(
     assert not (tmp_path / "last.ckpt").exists()
 
 
+@pytest.mark.parametrize("seconds", [0, 0.001])
 def test_fit_whose_time_is_up_ends_after_an_epoch_and_the_next_has_all_of_its_time(
-    learned: tuple[Path, MoLEFlow], tmp_path: Path, data_root: Path
+    learned: tuple[Path, MoLEFlow], tmp_path: Path, data_root: Path, seconds: float
 ) -> None:
     for done in (1, 2, 3, 4):
         path = tmp_path / "last.ckpt" if done > 1 else None
-        limit = {"max_time": {"seconds": 0.001}}
+        limit = {"max_time": {"seconds": seconds}}
         module = fit(tmp_path, data_root, ["01", "b"], trainer=limit, ckpt_path=path)
         assert module.schedule.epochs_done == done
     expected = learned[1].state_dict()

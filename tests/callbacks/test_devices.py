@@ -36,9 +36,7 @@ def test_unsupported_half_precision_is_replaced_by_bfloat16_with_a_warning() -> 
 def test_precision_the_processor_lacks_is_warned_about(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    import torch
-
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    monkeypatch.setattr("moleflow_pl.callbacks.devices.has_bfloat16_kernels", lambda: False)
     check_precision(trainer(devices=1, precision="bf16-mixed"))
     assert "no bfloat16" in caplog.text
     caplog.clear()

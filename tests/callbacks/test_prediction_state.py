@@ -103,3 +103,21 @@ def test_what_a_stop_left_before_the_first_table_is_no_obstacle(tmp_path: Path) 
 def test_state_carries_its_schema(tmp_path: Path) -> None:
     folder = predictions(tmp_path / "predictions", complete=False)
     assert json.loads((folder / "run.json").read_text("utf-8"))["schema"] == SCHEMA
+
+
+def test_predictions_of_another_schema_are_moved_aside_and_their_version_is_named(
+    tmp_path: Path,
+) -> None:
+    folder = predictions(tmp_path / "predictions", complete=False)
+    state = json.loads((folder / "run.json").read_text("utf-8"))
+    (folder / "run.json").write_text(json.dumps({**state, "schema": 99, "version": "9.9"}), "utf-8")
+    earlier = read_earlier(folder, REQUEST)
+    assert earlier.rows == {}
+    assert "schema 99" in (earlier.reason or "")
+    assert "use version 9.9, which wrote it" in (earlier.reason or "")
+
+
+def test_place_that_is_no_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "predictions").touch()
+    with pytest.raises(OutputError, match="cannot write to the folder .*: it is a file; move it"):
+        read_earlier(tmp_path / "predictions", REQUEST)

@@ -3,7 +3,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from moleflow_pl.callbacks.progress import blocking_limits, saw_all
+from moleflow_pl.callbacks.progress import blocking_limits, require_batches, saw_all
+from moleflow_pl.errors import ConfigError
 
 
 def trainer(**options: object) -> SimpleNamespace:
@@ -41,3 +42,11 @@ def test_limited_batches_are_distinguished_from_all(
     batches: list, loaders: Sequence, expected: bool
 ) -> None:
     assert saw_all(batches, loaders) == expected
+
+
+def test_limit_of_no_batch_is_refused_for_the_verb_that_it_limits() -> None:
+    limited = trainer(limit_test_batches=0, limit_val_batches=0.5, limit_predict_batches=1)
+    for verb in ("fit", "validate", "predict"):
+        require_batches(limited, verb)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="nothing was inspected: trainer.limit_test_batches is 0"):
+        require_batches(limited, "test")  # type: ignore[arg-type]

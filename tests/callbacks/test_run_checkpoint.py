@@ -10,7 +10,7 @@ from torch.optim import LBFGS, SGD, Adafactor, AdamW
 
 from moleflow_pl import MoLEFlow
 from moleflow_pl.callbacks.run_checkpoint import check_optimizer
-from moleflow_pl.errors import CheckpointError
+from moleflow_pl.errors import CheckpointError, OutputError
 from tests.helpers.models import fit
 
 
@@ -83,3 +83,12 @@ def test_state_of_an_optimizer_is_taken(kind: Callable[..., Any]) -> None:
 def test_state_that_no_optimizer_leaves_is_refused(change: Callable[[dict], object]) -> None:
     with pytest.raises(CheckpointError, match="the checkpoint's optimizer is damaged: "):
         check_optimizer(stepped(AdamW, change), AdamW)
+
+
+def test_file_in_the_place_of_a_folder_stops_a_fit_before_it_begins(
+    tmp_path: Path, data_root: Path
+) -> None:
+    (tmp_path / "tasks").touch()
+    with pytest.raises(OutputError, match="tasks: it is a file; move it away"):
+        fit(tmp_path, data_root, ["b"], epochs=1, callbacks=[])
+    assert [path.name for path in tmp_path.iterdir()] == ["tasks"]

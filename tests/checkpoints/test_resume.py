@@ -4,7 +4,7 @@ import pytest
 
 from moleflow_pl.checkpoints.io import read_checkpoint
 from moleflow_pl.checkpoints.resume import prepare_run
-from moleflow_pl.errors import ConfigError
+from moleflow_pl.errors import ConfigError, OutputError
 from tests.helpers.checkpoints import bare_checkpoint, save_sealed
 
 
@@ -70,11 +70,27 @@ def test_fit_from_another_runs_checkpoint_moves_what_is_in_its_way(tmp_path: Pat
     assert (tmp_path / "run~1" / "last.ckpt").exists()
 
 
+@pytest.mark.parametrize("name", ["metrics.csv", "tasks/00-a.ckpt", "report/report.html", "tasks"])
+def test_files_that_a_fit_would_overwrite_are_refused_where_no_run_is(
+    name: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    for content in (None, {}):
+        with pytest.raises(OutputError, match=f"but {Path(name).parts[0]}, which a fit would ov"):
+            prepare_run(tmp_path, content=content)
+    assert (tmp_path / name).read_text() == "mine"
+
+
 def test_folder_that_holds_no_run_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "features").mkdir()
+    (tmp_path / "features" / "kept.npy").touch()  # a store of features may be there
     prepare_run(tmp_path)
     prepare_run(tmp_path / "missing")
     assert (tmp_path / "notes.txt").exists()
+    assert (tmp_path / "features" / "kept.npy").exists()
 
 
 def test_working_folder_is_not_pulled_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,3 +39,16 @@ def test_folder_that_takes_no_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "run").touch()
     with pytest.raises(OutputError, match="cannot write"):
         RunFolder(tmp_path / "run").check_writable()
+
+
+@pytest.mark.parametrize("name", ["tasks", "report", "features"])
+def test_file_in_the_place_of_a_folder_is_an_error_before_a_fit(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(OutputError, match=f"cannot write to the folder .*{name}: it is a file"):
+        RunFolder(tmp_path).check_writable()
+
+
+def test_check_of_a_folder_leaves_the_files_in_it_alone(tmp_path: Path) -> None:
+    (tmp_path / ".writable").write_text("mine")
+    RunFolder(tmp_path).check_writable()
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]

@@ -59,15 +59,45 @@ def test_folder_of_a_writer_that_was_killed_is_free_and_cleared_of_what_it_half_
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     (tmp_path / "report").mkdir()
-    for name in ("last.ckpt.ab12.part", "report/summary.json.ab12.part", "last.ckpt"):
+    for name in ("last.ckpt.0123abcd.part", "report/a.json.0123abcd.part", "last.ckpt"):
         (tmp_path / name).touch()
-    (tmp_path / "report" / "draft.part").mkdir()  # an export checks its file before it is there
-    (tmp_path / "report" / "draft.part" / "moleflow.onnx").touch()
+    # an export checks its file before it is there
+    draft = tmp_path / "report" / "moleflow.onnx.0123abcd.part"
+    draft.mkdir()
+    for name in ("moleflow.onnx", "moleflow.onnx.data", "moleflow.onnx.sha256.0123abcd.part"):
+        (draft / name).touch()
     with caplog.at_level(logging.INFO, "moleflow_pl"), RunLock(tmp_path):
         assert json.loads((tmp_path / HOLDER).read_text())["process"] == os.getpid()
     assert f"process {process.pid} on " in caplog.text
     assert "was killed while writing" in caplog.text
     assert {path.name for path in tmp_path.rglob("*")} - {LOCK} == {"last.ckpt", "report"}
+
+
+def test_partial_files_of_others_stay_where_a_writer_was_killed(tmp_path: Path) -> None:
+    (tmp_path / HOLDER).touch()  # left by the writer
+    theirs = (
+        "film.part", "pictures/film.part", "a.0123ABCD.part", "a.0123abc.part", "models.part/a.txt",
+        "x.onnx.0123abcd.part/a.txt", "y/z.0123abcd.part/z/a.txt", "y/deep/er/a.0123abcd.part",
+    )  # fmt: skip
+    for name in theirs:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("theirs")
+    with RunLock(tmp_path):
+        pass
+    assert {name for name in theirs if (tmp_path / name).is_file()} == set(theirs)
+
+
+def test_note_that_is_a_folder_is_named_in_one_sentence_and_stays(tmp_path: Path) -> None:
+    (tmp_path / HOLDER).mkdir()
+    with pytest.raises(OutputError, match=f"cannot write .*{HOLDER}: it is not a file but a fold"):
+        RunLock(tmp_path).acquire()
+    assert [path.name for path in tmp_path.iterdir()] == [HOLDER]
+
+
+def test_folder_below_a_link_to_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OutputError, match="a link in it leads back to itself"):
+        RunLock(tmp_path / "loop" / "run").acquire()
 
 
 def test_holder_takes_its_lock_again_and_keeps_it_to_the_end(tmp_path: Path) -> None:

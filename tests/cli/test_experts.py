@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import shlex
 import shutil
@@ -16,7 +17,7 @@ from moleflow_pl.checkpoints.io import read_checkpoint, write_checkpoint
 from moleflow_pl.checkpoints.schema import STATE_KEY
 from moleflow_pl.cli import main as cli
 from moleflow_pl.cli.experts import main
-from moleflow_pl.errors import CheckpointError, ConfigError
+from moleflow_pl.errors import CheckpointError, ConfigError, OutputError
 
 
 def cells(shown: str, name: str) -> list[str]:
@@ -198,3 +199,16 @@ def test_the_command_distinguishes_signed_models_and_experts(
     cli.main([*exported, key])
     cli.main(taken)
     cli.main(["experts", "list", model])  # who has no key reads it too
+
+
+@pytest.mark.parametrize("name", ["pipe", "folder", "loop/x", "a" * 300])
+def test_output_that_can_be_no_file_is_refused_before_the_model_is_read(
+    name: str, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError, match="cannot write "):
+        main(["export", "b", f"--ckpt_path={tmp_path / 'no.ckpt'}", f"--output={tmp_path / name}"])
+    assert (tmp_path / "pipe").is_fifo()
+    assert not list((tmp_path / "folder").iterdir())

@@ -1,3 +1,4 @@
+import os
 import shutil
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import pytest
 
 from moleflow_pl import MoLEFlow
 from moleflow_pl.cli.export import main, make_parser
+from moleflow_pl.errors import OutputError
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,3 +60,18 @@ def test_help_has_an_example_and_needs_no_torch() -> None:
     text = make_parser().format_help()
     assert "moleflow export runs/demo" in text
     assert len(text.splitlines()) <= 40
+
+
+@pytest.mark.parametrize("name", ["pipe", "link", "folder", "loop", "a" * 300])
+def test_output_that_can_be_no_file_is_refused_before_the_model_is_read(
+    name: str, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "folder").mkdir()
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(OutputError, match="cannot write "):
+        main([f"--ckpt_path={tmp_path / 'missing.ckpt'}", f"--output={tmp_path / name}"])
+    assert sorted(tmp_path.iterdir()) == before
+    assert (tmp_path / "pipe").is_fifo()

@@ -5,7 +5,7 @@ import pytest
 
 from moleflow_pl.checkpoints.io import write_checkpoint
 from moleflow_pl.cli import lightning as cli
-from moleflow_pl.errors import CheckpointError, ConfigError
+from moleflow_pl.errors import CheckpointError, ConfigError, OutputError
 from tests.helpers.checkpoints import bare_checkpoint
 from tests.helpers.commands import MODEL, failure
 from tests.helpers.parsing import parse
@@ -148,3 +148,44 @@ def test_backbone_without_maps_is_refused_before_a_run_is_moved(
     assert "levit_128s gives no feature maps of images of 50 x 50" in said
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("file", "it is a file"), ("a" * 300, "name is too long"), ("loop/x", "leads back to itself")],
+)
+@pytest.mark.parametrize("resumes", [False, True])
+def test_place_that_can_be_no_run_folder_is_refused_before_any_work(
+    name: str, reason: str, resumes: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    run = tmp_path / name
+    given = [f"--ckpt_path={run / 'last.ckpt'}"] if resumes else []
+    with pytest.raises(OutputError, match=f"cannot write .*{reason}"):
+        parse("fit", "--config=demo", f"--trainer.default_root_dir={run}", *given)
+
+
+def test_missing_checkpoint_below_a_link_to_itself_is_of_another_run(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    path = tmp_path / "loop" / "last.ckpt"
+    with pytest.raises(CheckpointError, match=f"no checkpoint at {path}"):
+        parse("fit", f"--ckpt_path={path}", "--config=demo")
+
+
+def test_refused_folder_of_predictions_stays_as_it_is(tmp_path: Path) -> None:
+    write_checkpoint(bare_checkpoint("{}"), tmp_path / "last.ckpt")
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "1.png").touch()
+    given = [f"--ckpt_path={tmp_path / 'last.ckpt'}", f"--data.predict_path={images}"]
+    with pytest.raises(OutputError, match="holds other files than predictions"):
+        parse("predict", *given, f"--predictions.folder={images}")
+    assert [path.name for path in images.iterdir()] == ["1.png"]
+
+
+def test_file_in_the_place_of_the_report_is_named_before_a_test(tmp_path: Path) -> None:
+    write_checkpoint(bare_checkpoint("{}"), tmp_path / "last.ckpt")
+    (tmp_path / "report").touch()
+    with pytest.raises(OutputError, match="report: it is a file; move it away"):
+        parse("test", f"--ckpt_path={tmp_path / 'last.ckpt'}")

@@ -1,9 +1,10 @@
 """Weights that have moved since a fit, and every command that can be told where they are."""
 
+import re
 from pathlib import Path
 
 import pytest
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from moleflow_pl import MoLEFlow, Predictor
 from moleflow_pl.checkpoints.io import read_checkpoint, write_checkpoint
@@ -12,8 +13,9 @@ from moleflow_pl.cli.experts import main as experts
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.export.pipeline import export_checkpoint
 from moleflow_pl.model.restore import HYPER_PARAMETERS
-from tests.helpers.commands import failure, run_here
+from tests.helpers.commands import MODEL, failure, run_here
 
+FIT = ["--data.root=IMAGES", "--data.tasks=[01, b]", *MODEL]
 HOW = r"as --model.backbone_weights, or in Python as backbone_weights"
 
 
@@ -71,11 +73,41 @@ def test_what_changes_a_checkpoint_keeps_the_place_for_later_commands(
     assert len(Predictor.load(path).products) == 2
 
 
-def test_place_without_weights_is_not_kept(moved: tuple[Path, Path], tmp_path: Path) -> None:
-    path, _ = moved
+UNUSABLE = {
+    "missing.pth": "no weights at .*missing.pth",
+    "junk.safetensors": "junk.safetensors cannot be used: it is damaged",
+    "junk.pth": "junk.pth cannot be used: it is damaged",
+    "other.safetensors": "written with another backbone",
+}
+
+
+@pytest.mark.parametrize("place", UNUSABLE)
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ["calibrate"],
+        ["calibrate", "--false-alarm-rate=0.1"],
+        ["experts", "list"],
+        ["experts", "rename", "b", "x"],
+        ["experts", "update", "b", *MODEL],
+        ["export", "--format=torch"],
+        ["predict", "--data.predict_path=IMAGES", *FIT],
+        ["fit", *FIT],
+    ],
+    ids=lambda words: "-".join(words[:2]),
+)
+def test_unusable_weights_are_refused_before_the_checkpoint_is_touched(
+    verb: list[str], place: str, moved: tuple[Path, Path], tmp_path: Path, data_root: Path
+) -> None:
+    path, weights = moved
+    (tmp_path / "junk.safetensors").write_text("junk\n")
+    (tmp_path / "junk.pth").write_text("junk\n")
+    save_file({k: t + 1 for k, t in load_file(weights).items()}, tmp_path / "other.safetensors")
     before = path.read_bytes()
-    with pytest.raises(ConfigError, match="no weights at"):
-        calibrate(["--ckpt_path", str(path), f"--model.backbone_weights={tmp_path / 'x.pth'}"])
+    words = [word.replace("IMAGES", str(data_root)) for word in verb]
+    words += [f"--ckpt_path={path}", f"--model.backbone_weights={tmp_path / place}"]
+    said = failure(tmp_path, *words)
+    assert re.match(f"moleflow: .*{UNUSABLE[place]}", said)
     assert path.read_bytes() == before
 
 

@@ -7,7 +7,7 @@ from moleflow_pl.checkpoints.expert_edits import learned_schedule
 from moleflow_pl.checkpoints.io import read_checkpoint
 from moleflow_pl.cli import experts
 from moleflow_pl.cli.review import main
-from moleflow_pl.errors import ConfigError, DataError
+from moleflow_pl.errors import ConfigError, DataError, OutputError
 from moleflow_pl.service.database import Review
 from moleflow_pl.service.settings import Settings
 from tests.helpers.reviewing import images_of, kept_run, usual_reviews, write_reviews
@@ -115,3 +115,9 @@ def test_past_decisions_that_are_none_are_named(
         (tmp_path / "past.csv").write_text(text)
     with pytest.raises(DataError, match=r"cannot read the past decisions .*past.csv"):
         main(["preview", *words, "--past", str(tmp_path / "past.csv")])
+
+
+def test_file_in_the_place_of_the_exported_images_is_named(tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(OutputError, match="out: it is a file; move it away"):
+        main(["export", f"--reviews={tmp_path / 'none.csv'}", f"--output={tmp_path / 'out'}"])

@@ -107,3 +107,11 @@ def test_a_command_without_a_model_ends_before_anything_heavy_is_imported() -> N
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.startswith("moleflow: predict needs a trained model: moleflow predict RUN")
     assert len(ended.stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "loop/x"])
+@pytest.mark.parametrize("end", ["", "/last.ckpt"])
+def test_run_whose_name_no_disk_takes_is_not_there(name: str, end: str, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
+        with_options(["test", f"{tmp_path / name}{end}"])

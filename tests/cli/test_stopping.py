@@ -79,6 +79,18 @@ def test_options_that_change_replace_those_of_the_command() -> None:
     assert command == "moleflow fit --c 3 --a=2 '--b=x y'"
 
 
+def with_closed_pipe(program: list[str]) -> tuple[int, str]:
+    """Exit code and errors of a program whose output nobody reads."""
+    with subprocess.Popen(
+        program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        errors = process.stderr.read()
+    return process.returncode, errors
+
+
 @pytest.mark.parametrize("what", ["print('x' * 10**5)", "print('x')", "Console().print('x')"])
 def test_a_closed_pipe_ends_a_command_in_one_line(what: str) -> None:
     code = (
@@ -87,12 +99,16 @@ def test_a_closed_pipe_ends_a_command_in_one_line(what: str) -> None:
         "from moleflow_pl.cli.main import main; main(['report'])"
     )
     program = [sys.executable, "-c", code]
-    with subprocess.Popen(
-        program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.close()
-        told = process.stderr.read()
-    assert process.returncode == 141
-    assert told == "moleflow: stopped (a closed pipe); resume with: moleflow report\n"
+    assert with_closed_pipe(program) == (
+        141,
+        "moleflow: stopped (a closed pipe); resume with: moleflow report\n",
+    )
+
+
+@pytest.mark.parametrize("word", ["--help", "--version"])
+def test_a_closed_pipe_ends_the_help_in_one_line(word: str) -> None:
+    program = [sys.executable, "-m", "moleflow_pl.cli.main", word]
+    assert with_closed_pipe(program) == (
+        141,
+        f"moleflow: stopped (a closed pipe); resume with: moleflow {word}\n",
+    )

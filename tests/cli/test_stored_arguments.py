@@ -13,7 +13,7 @@ from tests.helpers.checkpoints import bare_checkpoint
 CONFIG = {
     "seed_everything": 3,
     "model": {"lora_rank": 4, "optimizer": "moleflow_pl.module.adamw", "image_score": "tail"},
-    "data": {"tasks": ["a"], "val_fraction": 0.2, "batch_size": 4},
+    "data": {"tasks": ["a"], "val_fraction": 0.2, "lots": "_", "batch_size": 4},
     "schedule": {"epochs_per_task": 5},
     "trainer": {"precision": "32-true", "default_root_dir": "/elsewhere", "logger": None},
     "evaluation": {"map_size": 64},

@@ -234,6 +234,7 @@ def test_a_share_is_for_calibration_by_default(data_root: Path) -> None:
     [
         ({"layout": "coco"}, "layout has to be one of 'btad', 'elpv', 'folder', 'mpdd',"),
         ({"val_fraction": 1.0}, "val_fraction must be a number of at least 0, up to 0.99"),
+        ({"lots": ""}, "lots must be what ends the name of a lot in a file's name, such as '_'"),
         ({"tasks": ["a", "a"]}, "more than once"),
         ({"tasks": []}, "at least one product"),
     ],

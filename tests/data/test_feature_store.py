@@ -16,7 +16,7 @@ from moleflow_pl.data import feature_store as features
 from moleflow_pl.data.datasets import ImageDataset
 from moleflow_pl.data.feature_store import FeatureStore, extract_features, features_key
 from moleflow_pl.data.layouts.mvtec import MVTecLayout
-from moleflow_pl.errors import DataError
+from moleflow_pl.errors import DataError, OutputError
 from moleflow_pl.features.extractor import PatchExtractor
 
 
@@ -201,3 +201,21 @@ def test_full_disk_is_reported_before_the_backbone_runs(
     with pytest.raises(DataError, match=r"no room for .* GB .*No space left.*data.feature_store"):
         store.get(extractor, loader_of(data_root), "test")
     assert not list((tmp_path / "x").iterdir())
+
+
+def test_what_is_let_go_is_the_stores_own(tmp_path: Path) -> None:
+    own = [f"{'0a' * 32}.{suffix}" for suffix in ("npy", "npy.123", "json")]
+    theirs = ["x.npy", "x.json", f"{'0a' * 31}.npy", f"x{'0a' * 32}.npy", f"{'0a' * 32}.npy.txt"]
+    for name in own + theirs:
+        (tmp_path / name).touch()
+    FeatureStore(tmp_path).clear()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(theirs)
+
+
+def test_file_in_the_place_of_the_store_is_named(
+    tmp_path: Path, data_root: Path, extractor: PatchExtractor
+) -> None:
+    (tmp_path / "store").touch()
+    store = FeatureStore(tmp_path / "store", memory_limit=0)
+    with pytest.raises(OutputError, match="store: it is a file; move it away"):
+        store.get(extractor, loader_of(data_root), "test")

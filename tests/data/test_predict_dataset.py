@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from moleflow_pl._internal.result_names import STATE_FILE, TABLE_FILE
 from moleflow_pl.data.images import ImageFile, read_image
 from moleflow_pl.data.predict_dataset import (
-    STATE_FILE,
-    TABLE_FILE,
     FoundFiles,
     UnsortedImages,
     find_files,
@@ -49,6 +48,26 @@ def test_files_are_found_by_file_folder_and_pattern_and_sorted_out(
     assert found.hidden == 2
     with pytest.raises(DataError, match="no image at"):
         find_files(str(data_root / "nothing*"))
+
+
+def test_path_without_images_says_what_it_holds_instead(tmp_path: Path) -> None:
+    hidden = touch(tmp_path / "in", ".x/1.png", "..y/2.png", ".3.png")
+    with pytest.raises(DataError, match=r"no image at .*in \(not used: 3 hidden \(\.\.y/2\.png, "):
+        find_files(str(hidden))
+    with pytest.raises(DataError, match=r"in/\*/\*.png: give a file"):
+        find_files(str(hidden / "*" / "*.png"))
+    mixed = touch(tmp_path / "mixed", "a.txt", "roi.png", f"p/{STATE_FILE}", f"p/{TABLE_FILE}")
+    with pytest.raises(DataError) as error:
+        find_files(str(mixed))
+    for said in ("1 whose name has no image suffix (a.txt)", "1 that is the mask of a region",
+                 f"1 written by `predict` ({mixed / 'p'})"):  # fmt: skip
+        assert said in str(error.value)
+
+
+@pytest.mark.parametrize("where", ["a" * 300 + ".png", "a" * 300 + "/**/*.png", "~no such user/a"])
+def test_name_that_no_disk_can_hold_is_no_image(where: str) -> None:
+    with pytest.raises(DataError, match=r"^no image at .*: give a file, a folder or a pattern"):
+        find_files(where)
 
 
 def test_mask_of_a_region_of_interest_is_no_image_to_predict(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -5,10 +6,12 @@ import pytest
 import torch
 
 from moleflow_pl import MoLEFlow
-from moleflow_pl.errors import ConfigError, ExportError
+from moleflow_pl._internal.files import is_partial
+from moleflow_pl.errors import ConfigError, ExportError, OutputError
 from moleflow_pl.export.pipeline import (
     IMAGES_PER_PRODUCT,
     export_checkpoint,
+    partial_folder,
     run_images,
     task_of,
     trial_images,
@@ -63,3 +66,22 @@ def test_noise_stands_in_for_images_that_are_gone(learned: Run) -> None:
     assert [image.size for image in images] == IMAGES_PER_PRODUCT * [(64, 72)]
     assert all(np.asarray(image).std() > 70 for image in images)
     assert "--images" in source
+
+
+@pytest.mark.parametrize("name", ["x.onnx", "x.onnx.sha256"])
+def test_pipe_in_the_place_of_a_file_is_refused_before_the_model_is_read(
+    name: str, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(OutputError, match=f"{name}: it is not a file but a pipe"):
+        export_checkpoint(tmp_path / "missing.ckpt", tmp_path / "x.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).is_fifo()
+
+
+def test_drafts_lie_under_a_temporary_name_and_are_removed(tmp_path: Path) -> None:
+    with partial_folder(tmp_path / "new" / "x.onnx") as folder:
+        (folder / "x.onnx").touch()
+        assert is_partial(folder)
+        assert folder.parent == tmp_path / "new"
+    assert not list((tmp_path / "new").iterdir())

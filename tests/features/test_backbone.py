@@ -8,7 +8,7 @@ import torch
 from packaging.version import Version
 from safetensors.torch import save_file
 
-from moleflow_pl.errors import ConfigError
+from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.features import backbone
 from moleflow_pl.features.backbone import load_in_order
 from moleflow_pl.features.extractor import PatchExtractor
@@ -99,8 +99,49 @@ def test_weights_of_a_package_are_loaded_in_order(
         assert torch.equal(tensor, source[key])
 
 
-def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
-    torch.save({"a": torch.zeros(1)}, tmp_path / "w.pth")
+DAMAGES = {
+    "junk": lambda content: b"junk\n",
+    "empty": lambda content: b"",
+    "truncated": lambda content: content[: len(content) // 2],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize("package", [False, True], ids=["file", "package"])
+def test_damaged_weights_are_an_error_of_one_sentence(
+    package: bool, suffix: str, damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "carrier" / f"w{suffix}"
+    path.parent.mkdir()
+    (path.parent / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    source = timm.create_model("test_vit", pretrained=False).state_dict()
+    (torch.save if suffix == ".pth" else save_file)(source, path)
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    with pytest.raises(CheckpointError) as error:
+        vit(image_size=48, weights="package:carrier" if package else str(path))
+    said = str(error.value)
+    assert said.startswith(f"the weights {path} cannot be used: it is damaged, or holds more than")
+    assert "give an undamaged .safetensors or .pth file as --model.backbone_weights" in said
+    assert len(said.splitlines()) == 1
+
+
+def test_damaged_download_is_to_be_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    monkeypatch.setattr(backbone, "cached_weights", lambda name: tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="model.safetensors .*delete it to download it again"):
+        vit(image_size=48, weights="pretrained")
+
+
+@pytest.mark.parametrize("content", [{"a": torch.zeros(1)}, [torch.zeros(1)], 3, {"a": 3}])
+def test_weights_that_do_not_fit_are_named_with_the_backbone(
+    content: object, tmp_path: Path
+) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(ConfigError, match=r"weights .*w.pth do not fit test_vit \(") as error:
+        vit(image_size=48, weights=str(tmp_path / "w.pth"))
+    assert len(str(error.value).splitlines()) == 1
     with pytest.raises(ConfigError, match="does not hold"):
         load_in_order(timm.create_model("test_vit"), tmp_path / "w.pth")
 
@@ -119,7 +160,7 @@ def test_weights_run_no_code(name: str, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.syspath_prepend(tmp_path)
     for path in (tmp_path / "evil.pth", package / "w.pth"):
         torch.save({"w": Bomb(touched)}, path)
-    with pytest.raises(Exception, match="Weights only load failed|weights_only"):
+    with pytest.raises(CheckpointError, match="cannot be used: it is damaged, or holds more"):
         vit(weights=name if name.startswith("package:") else str(tmp_path / name))
     assert not touched.exists()
 

@@ -41,10 +41,10 @@ def scored(
     labels: list[int],
     routed: list[int],
     scores: list[float],
-    masks: bool = True,
+    masks: bool | Sequence[torch.Tensor] = True,
     decisions: Sequence[dict] = (),
 ) -> TaskScores:
-    """Scores of images of 8 x 8 patches; a mask is the left half of a defective image."""
+    """Scores of images of 8 x 8 patches; by default, masks are the left half of defective ones."""
     count = len(labels)
     maps = torch.rand(count, 8, 8) + torch.tensor(scores)[:, None, None]
     mask = [torch.zeros(16, 32, dtype=torch.uint8) for _ in labels]
@@ -57,7 +57,7 @@ def scored(
             "product": ["ab"[task]] * count,
             "defect": ["good" if not label else "hole" for label in labels],
             "gt_label": torch.tensor(labels),
-            "gt_mask": mask if masks else [None] * count,
+            "gt_mask": (mask if masks else [None] * count) if isinstance(masks, bool) else masks,
         },
         {
             "routed_task": torch.tensor(routed),

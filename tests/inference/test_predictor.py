@@ -184,6 +184,18 @@ def test_missing_model_is_an_error(tmp_path: Path) -> None:
         Predictor.load(tmp_path)
 
 
+@pytest.mark.parametrize("path", [None, 3, b"run", "a" * 300, "~no such user/run", "a\0b"])
+def test_what_names_no_checkpoint_is_refused_in_one_sentence(path: Any) -> None:
+    with pytest.raises(CheckpointError, match="^no checkpoint at .* a run folder or .*.ckpt file$"):
+        Predictor.load(path)
+
+
+@pytest.mark.parametrize("model", [None, "runs/demo", torch.nn.Identity()])
+def test_predictor_of_something_else_than_a_model_is_refused(model: Any) -> None:
+    with pytest.raises(ConfigError, match="needs a MoLEFlow or an Inspector, got"):
+        Predictor(model)
+
+
 def test_files_bytes_and_generators_are_taken(predictor: Predictor, paths: list[Path]) -> None:
     expected = [one.score for one in predictor(paths[:2])]
     contents = [path.read_bytes() for path in paths[:2]]
@@ -195,7 +207,9 @@ def test_files_bytes_and_generators_are_taken(predictor: Predictor, paths: list[
 
 
 def test_what_is_no_image_is_refused_in_one_sentence(predictor: Predictor, tmp_path: Path) -> None:
-    for image in (None, [None], 1, {}, b"", tmp_path, np.zeros((0, 4)), "no such.png"):
+    empty = [Image.new("RGB", (0, 0)), Image.new("L", (0, 4)), np.zeros((0, 4))]
+    names = ["no such.png", "a" * 300 + ".png", "~no such user/a.png"]
+    for image in (None, [None], 1, {}, b"", tmp_path, *empty, *names):
         with pytest.raises(DataError) as error:
             predictor(image)  # type: ignore[arg-type]
         assert "\n" not in str(error.value)
@@ -216,7 +230,18 @@ def float64_by_default() -> Iterator[None]:
         torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, float64_by_default])
+@contextmanager
+def meta_by_default() -> Iterator[None]:
+    torch.set_default_device("meta")
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+
+
+@pytest.mark.parametrize(
+    "mode", [torch.inference_mode, torch.no_grad, float64_by_default, meta_by_default]
+)
 def test_loading_and_scoring_do_not_depend_on_the_callers_modes(
     mode: Callable[[], AbstractContextManager], learned: tuple[Path, MoLEFlow], paths: list[Path],
     predictor: Predictor,

@@ -83,11 +83,10 @@ def test_masks_survive_being_packed() -> None:
 
 
 def test_mask_smaller_than_a_pixel_of_the_map_is_no_region() -> None:
-    one = scored(0, [0, 1], [0, 0], [1.0, 2.0])
     speck = torch.zeros(512, 512, dtype=torch.uint8)
     speck[3, 3] = 1
-    one._masks = [one._packed(torch.zeros(4, 4)), one._packed(speck)]
-    values = one.metrics()["values"]
+    masks = [torch.zeros_like(speck), speck]
+    values = scored(0, [0, 1], [0, 0], [1.0, 2.0], masks).metrics()["values"]
     assert values["pixel_auroc"]["routed"] is None
     assert values["image_auroc"]["routed"] == 1.0
 

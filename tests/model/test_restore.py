@@ -3,6 +3,7 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from weakref import ref
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from moleflow_pl import MoLEFlow, MoLESpatialAwareNF
 from moleflow_pl.checkpoints.expert_edits import set_aside
 from moleflow_pl.checkpoints.io import read_checkpoint, write_checkpoint
 from moleflow_pl.errors import CheckpointError
+from moleflow_pl.flow import spatial_nf
+from moleflow_pl.flow.merged import MergedExpert
 from moleflow_pl.inference.decisions import DecisionMaker
 from moleflow_pl.model import restore
 from moleflow_pl.model.inspector import Inspector
@@ -42,8 +45,9 @@ def from_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Inspector]:
     def load(path: Path) -> Inspector:
         with monkeypatch.context() as patch:
             patch.setattr(restore, "LARGEST_IN_MEMORY", 0)
+            patch.setattr(spatial_nf, "CACHED_EXPERTS", 2)
+            patch.setattr("moleflow_pl.model.inspector.CACHED_BANKS", 2)
             inspector = load_inspector(path)
-        inspector.flow._merged.size = inspector._search_banks.size = 2
         monkeypatch.setattr(router, "CACHED_ROOTS", 2 * 4 * inspector.extractor.dim**2)
         return inspector
 
@@ -81,12 +85,34 @@ def test_products_on_disk_answer_as_those_in_memory_to_the_bit(
     of_five: Path, from_disk: Callable[[Path], Inspector]
 ) -> None:
     held, stored = load_inspector(of_five), from_disk(of_five)
-    assert held.flow._merged.size > PRODUCTS > stored.flow._merged.size
     given = batches(held)
     assert all(len(tasks.unique()) > 1 for _, tasks in given)
     expected = [answers(held, *batch) for batch in given]
     assert all(map(equal, expected, [answers(stored, *batch) for batch in given]))
-    assert len(stored.flow._merged._entries) == len(stored._search_banks._entries) == 2
+
+
+def test_two_products_of_those_on_disk_are_ready_at_a_time(
+    of_five: Path, from_disk: Callable[[Path], Inspector], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merged: list[ref[MergedExpert]] = []
+
+    def merge(blocks: list) -> MergedExpert:
+        expert = MergedExpert(blocks)
+        merged.append(ref(expert))
+        return expert
+
+    monkeypatch.setattr(spatial_nf, "MergedExpert", merge)
+    held, stored = load_inspector(of_five), from_disk(of_five)
+    for inspector, ready in ((held, PRODUCTS), (stored, 2)):
+        merged.clear()
+        banks = [inspector.search_banks(task) for task in range(PRODUCTS)]
+        for batch in batches(inspector):
+            answers(inspector, *batch)
+        assert sum(expert() is not None for expert in merged) == ready
+        again = [inspector.search_banks(task) for task in range(PRODUCTS)]
+        assert [one is other for one, other in zip(banks, again, strict=True)] == (
+            [inspector is held] * PRODUCTS
+        )
 
 
 def test_threads_share_a_cache_of_two_products(
@@ -185,6 +211,16 @@ def test_arguments_can_be_replaced_where_the_tensors_stay_the_same(
     assert load_inspector(learned[0] / "last.ckpt", precision="auto").extractor.precision == "auto"
     with pytest.raises(CheckpointError, match="another backbone"):
         load_inspector(learned[0] / "last.ckpt", layers=[1])
+
+
+def test_another_number_format_than_the_learned_one_is_named(
+    learned: tuple[Path, MoLEFlow], caplog: pytest.LogCaptureFixture
+) -> None:
+    for precision, warned in (("float32", False), ("auto", False), ("bfloat16", True)):
+        caplog.clear()
+        load_inspector(learned[0] / "last.ckpt", precision=precision)
+        found = "precision bfloat16: the model was learned with float32" in caplog.text
+        assert found == warned, precision
 
 
 @pytest.mark.parametrize(("listed", "added"), [("experts", [0]), ("prototypes", [0, 1])])

@@ -5,9 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from moleflow_pl.errors import DataError
+from moleflow_pl.errors import DataError, OutputError
 from moleflow_pl.report.comparison import Spread, compare, overall, read_summary, tabulate, tex
 from tests.helpers.scores import runs_in
+
+
+def first_product(summary: dict) -> dict:
+    return summary["decisions"]["products"][0]
 
 
 def test_tasks_are_matched_by_name_whatever_their_order(tmp_path: Path) -> None:
@@ -82,8 +86,11 @@ def test_run_without_a_report_or_of_another_schema_is_refused(tmp_path: Path) ->
     with pytest.raises(DataError, match="no report/summary.json"):
         read_summary(tmp_path)
     (tmp_path / "report").mkdir()
-    (tmp_path / "report" / "summary.json").write_text('{"schema": 99}')
-    with pytest.raises(DataError, match="schema 99"):
+    (tmp_path / "report" / "summary.json").write_text('{"schema": 99, "version": "9.9"}')
+    with pytest.raises(DataError, match="schema 99, and .* use version 9.9, .* `moleflow test`"):
+        read_summary(tmp_path)
+    (tmp_path / "report" / "summary.json").write_text("{}")
+    with pytest.raises(DataError, match="summary.json has no schema: .* `moleflow test`"):
         read_summary(tmp_path)
 
 
@@ -100,6 +107,11 @@ def test_run_without_a_report_or_of_another_schema_is_refused(tmp_path: Path) ->
         lambda s: s["routing"].update(accuracy="1"),
         lambda s: s.update(settings=[]),
         lambda s: s["metrics"]["image_auroc"].pop("forgetting"),
+        lambda s: first_product(s).update(false_alarm_rate=None),
+        lambda s: first_product(s).update(threshold=None),
+        lambda s: first_product(s).update(calibration_images=None),
+        lambda s: first_product(s)["recall"].update(low=None),
+        lambda s: first_product(s)["target"].update(false_alarm_rate=0.1, false_alarms=None),
     ],
 )
 def test_a_damaged_summary_is_named_in_one_sentence(
@@ -135,3 +147,9 @@ def test_names_in_a_table_of_runs_are_no_formulas(tmp_path: Path) -> None:
 def test_latex_is_escaped() -> None:
     assert tex("a\x1b\nb") == r"a\textbackslash{}x1b\textbackslash{}nb"
     assert tex("a_b^c\\") == r"a\_b\textasciicircum{}c\textbackslash{}"
+
+
+def test_file_in_the_place_of_the_output_is_named_before_a_run_is_read(tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(OutputError, match="out: it is a file; move it away"):
+        compare([tmp_path / "missing"], tmp_path / "out")

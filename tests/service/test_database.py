@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
+from moleflow_pl import __version__
 from moleflow_pl.errors import ConfigError, OutputError
 from moleflow_pl.service import database as module
 from moleflow_pl.service.database import Audit, Database, Inspection, Review
@@ -127,5 +128,6 @@ def test_a_database_of_another_schema_is_refused(
 ) -> None:
     Database(tmp_path / "line.sqlite").close()
     monkeypatch.setattr(module, "SCHEMA", "3")
-    with pytest.raises(ConfigError, match="schema 2, and this version reads 3"):
+    match = f"schema 2, and .* reads schema 3: use version {__version__}, which wrote it, or"
+    with pytest.raises(ConfigError, match=match):
         Database(tmp_path / "line.sqlite")

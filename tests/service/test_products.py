@@ -43,7 +43,7 @@ def images(data_root: Path) -> Path:
 def all_is_well(database: Database, path: Path, before: dict, work: Path) -> None:
     """The ordered product is in the model, and the others are equal to the bit."""
     (job,) = jobs(database)
-    assert (job.state, job.share, job.told) == ("learned", 1.0, "")
+    assert (job.state, job.share, job.reason) == ("learned", 1.0, "")
     after = read_checkpoint(path)
     assert learned_schedule(after).names == ["01", "b", "c"]
     for name in ("01", "b"):
@@ -102,7 +102,7 @@ def test_product_that_cannot_be_learned_says_why_and_leaves_the_model_alone(
     asyncio.run(Teacher(database, tmp_path / "work").learn(jobs(database)[0]))
     (job,) = jobs(database)
     assert empty.exists()  # a person's
-    assert (job.state, job.told) == ("failed", "no images")
+    assert (job.state, job.reason) == ("failed", "no images")
     assert path.read_bytes() == content
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from importlib.metadata import version
 from pathlib import Path
@@ -107,6 +108,23 @@ def agrees_with_test(run: Path, count: int) -> None:
     assert len(predicted) == count
     for row in predicted:
         assert float(row["score"]) == pytest.approx(tested[row["path"]], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("images", "told"),
+    [
+        (f"{'a' * 300}.png", ": give a file"),
+        ("in", r" \(not used: 1 hidden \(\.x/1\.png\)\): give"),
+    ],
+)
+def test_predict_of_a_path_without_images_ends_in_one_line(
+    images: str, told: str, story: Story, tmp_path: Path
+) -> None:
+    (tmp_path / "in" / ".x").mkdir(parents=True)
+    (tmp_path / "in" / ".x" / "1.png").touch()
+    said = failure(tmp_path, "predict", story.copy_to(tmp_path), images)
+    assert re.match(f"moleflow: no image at {images}{told}", said)
+    assert "\n" not in said
 
 
 def test_test_and_predict_work_twice_where_a_run_was_moved_to(story: Story, tmp_path: Path) -> None:

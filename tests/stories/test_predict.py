@@ -1,6 +1,7 @@
 """Which images `predict` takes and keeps, whatever happens to their files."""
 
 import csv
+import json
 import shutil
 import weakref
 from pathlib import Path
@@ -34,6 +35,54 @@ def test_a_stopped_predict_keeps_no_row_of_an_image_that_was_replaced_or_is_gone
     found = rows(tmp_path / "predictions" / "predictions.csv")
     assert [Path(row["path"]).name for row in found] == [f"{i}.png" for i in range(1, 6)]
     assert {row["label"] for row in found} <= {"anomalous", "unknown_product"}
+
+
+def test_pictures_go_with_the_rows_of_their_images_and_no_other_file_does(
+    model: MoLEFlow, tmp_path: Path, data_root: Path
+) -> None:
+    folder, written = tmp_path / "in", tmp_path / "predictions"
+    copied(data_root, folder)
+    copied(data_root, folder / "a")
+    given = {"maps": "npy", "masks": True}
+    with pytest.raises(PowerFailedError):
+        predict(tmp_path, model, folder, stop_after=9, **given)
+    (written / "heatmaps" / "a" / "mine.jpg").touch()
+    assert (written / "masks" / "a" / "2.png").exists()
+    # with a row, with the last row, with pictures alone, with nothing yet
+    for name in ("0.png", "a/1.png", "a/2.png", "a/5.png"):
+        (folder / name).unlink()
+    predict(tmp_path, model, folder, **given)
+    names = [*map(str, range(1, 6)), "a/0", "a/3", "a/4"]
+    for kind, suffix, mine in (("heatmaps", "jpg", ["a/mine.jpg"]), ("maps", "npy", []),
+                               ("masks", "png", [])):  # fmt: skip
+        found = {str(p.relative_to(written / kind)) for p in (written / kind).rglob("*.*")}
+        assert found == {*(f"{name}.{suffix}" for name in names), *mine}
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_an_image_beside_a_folder_with_the_name_of_its_picture_gets_another_name(
+    first: int, model: MoLEFlow, tmp_path: Path, data_root: Path
+) -> None:
+    image = data_root / "b" / "test" / "good" / "000.png"
+    folder, written = tmp_path / "in", tmp_path / "predictions"
+    parts = [["x.png/a.png", "x.tiff/a.png", "x.tiff/b.png"], ["x.bmp", "z.bmp"]]
+    # the second time, what was written the first time is in the way
+    for names in (parts[first], parts[1 - first]):
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(image, folder / name)
+        predict(tmp_path, model, folder, heatmaps="png", maps="tiff", masks=True)
+        unfinished(written)
+    assert len(rows(written / "predictions.csv")) == 5
+    assert not (tmp_path / "predictions~1").exists()
+    for kind in ("heatmaps", "maps", "masks"):
+        assert sum(path.is_file() for path in (written / kind).rglob("*")) == 5
+
+
+def unfinished(folder: Path) -> None:
+    """Make a predict one that was stopped."""
+    state = json.loads((folder / "run.json").read_text("utf-8"))
+    (folder / "run.json").write_text(json.dumps({**state, "complete": False}), "utf-8")
 
 
 def test_a_predict_goes_on_from_another_working_directory(

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from moleflow_pl import ContinualDataModule, MoLEFlow
 from moleflow_pl.callbacks import EvaluationCallback, TaskSchedulerCallback
-from moleflow_pl.errors import DataError, MoLEFlowError
+from moleflow_pl.errors import CheckpointError, ConfigError, DataError, MoLEFlowError
 from tests.helpers.models import with_tasks
 from tests.helpers.products import SIZE
 
@@ -40,6 +40,32 @@ def test_predict_takes_loaders_of_images(dataset: object, tiny_model: Callable) 
     with torch.no_grad():
         expected = torch.cat([model(half).score for half in IMAGES.split(2)])
     assert torch.equal(torch.cat([one.score for one in found]), expected)
+
+
+USES: dict[str, Callable[[MoLEFlow], object]] = {
+    "call": lambda model: model(IMAGES),
+    "test": lambda model: model.test_step({"image": IMAGES, "task": torch.zeros(4).long()}, 0),
+    "predict": lambda model: trainer().predict(model, DataLoader(IMAGES, batch_size=2)),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+def test_a_model_that_has_learned_nothing_says_so(
+    use: Callable[[MoLEFlow], object], tiny_model: Callable
+) -> None:
+    model = tiny_model()
+    with pytest.raises(CheckpointError, match="this model has learned no task yet"):
+        use(model)
+
+
+@pytest.mark.parametrize("callbacks", [[], [EvaluationCallback(map_size=48)]])
+def test_test_of_products_that_the_model_does_not_know_is_refused(
+    callbacks: list, learned: tuple[Path, MoLEFlow], data_root: Path, tmp_path: Path
+) -> None:
+    model = MoLEFlow.load_from_checkpoint(learned[0] / "last.ckpt")
+    data = ContinualDataModule(str(data_root), ["c"], num_workers=0)
+    with pytest.raises(ConfigError, match=r"data.tasks \['c'\] has no product of this model"):
+        trainer(callbacks=callbacks, default_root_dir=tmp_path).test(model, data)
 
 
 @pytest.mark.parametrize("verb", ["fit", "validate", "test"])

@@ -4,7 +4,6 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from lightning.pytorch import Callback
 
 import moleflow_pl.cli.lightning as cli
 from moleflow_pl import MoLEFlow
+from moleflow_pl import cli as verbs
 from moleflow_pl.cli.main import VERBS, main
 from moleflow_pl.data.layouts.registry import LAYOUTS
 from moleflow_pl.errors import ConfigError
@@ -25,13 +25,16 @@ from tests.helpers.products import SIZE, draw_product
 Build = Callable[..., MoLEFlow]
 
 
-def walk(index: int, **names: object) -> dict[str, Any]:
-    """What the code of a walk in CONTRIBUTING.md defines; it is run as it stands there."""
+def code_of(index: int) -> str:
+    """The code of a walk in CONTRIBUTING.md."""
     text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
-    code = re.findall(r"```python\n(.*?)```", text.partition("## Where to add what")[2], re.DOTALL)
-    namespace: dict[str, Any] = {"torch": torch, **names}
-    exec(code[index], namespace)
-    return namespace
+    walks = re.findall(r"```python\n(.*?)```", text.partition("## Where to add what")[2], re.DOTALL)
+    return walks[index]
+
+
+def walk(index: int) -> None:
+    """Run the code of a walk as it stands there."""
+    exec(code_of(index), {"torch": torch})
 
 
 @pytest.fixture
@@ -56,14 +59,16 @@ def toy_router() -> Iterator[None]:
 
 
 @pytest.fixture
-def toy_verb(monkeypatch: pytest.MonkeyPatch) -> None:
-    verbs: dict[str, tuple[str, str]] = {}
-    module = ModuleType("moleflow_pl.cli.count")
-    module.main = walk(3, VERBS=verbs)["main"]  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, verbs["count"][0], module)
-    # a verb's module is named as those of the package are
-    path = VERBS["report"][0].replace("report", "count")
-    monkeypatch.setitem(VERBS, "count", (path, verbs["count"][1]))
+def toy_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The module is in a file where the entry looks for it: in the package of the verbs."""
+    module, entry = code_of(3).split("\n\n\n")
+    (tmp_path / "count.py").write_text(module)
+    monkeypatch.setattr(verbs, "__path__", [*verbs.__path__, str(tmp_path)])
+    exec(entry, {"VERBS": VERBS})
+    yield
+    path, _ = VERBS.pop("count")
+    sys.modules.pop(path, None)
+    vars(verbs).pop("count", None)
 
 
 @torch.no_grad()

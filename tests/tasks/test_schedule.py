@@ -34,6 +34,15 @@ def schedule_of(*done: int) -> TaskSchedule:
     return schedule
 
 
+def test_one_known_product_is_enough_to_inspect_and_none_is_refused() -> None:
+    for groups in ([], [["x"], ["c", "y"]], [["d"]]):
+        schedule_of(3).require_any(groups)
+    with pytest.raises(
+        ConfigError, match=r"\['x', 'y'\] has no product of this model, which knows"
+    ):
+        schedule_of(3).require_any([["x", "y"]])
+
+
 def test_current_task_is_the_first_that_is_not_learned() -> None:
     assert [schedule_of(*done).current for done in ((), (2,), (3,), (3, 3, 3))] == [0, 0, 1, None]
 

@@ -2,7 +2,7 @@
 
 Add a layout: subclass `base.RootedLayout` in a file of its own and register it with
 `@LAYOUTS.add("name")` from `registry`. Every module of this package is imported with it, so nothing
-else changes.
+else changes. Private: all modules but `base` and `registry`.
 """
 
 from moleflow_pl._internal.registry import import_modules

@@ -49,8 +49,7 @@ with defective images or masks: lay them out as in MVTec AD, --data.layout mvtec
         if parts:
             raise DataError(
                 f"{folder} has folders {parts}, and layout 'folder' would treat all images below "
-                "it "
-                "as good: use --data.layout mvtec, or give the folder of the good images"
+                "it as good: use --data.layout mvtec, or give the folder of the good images"
             )
         return [ImageRecord(path, product) for path in sorted(self._images(folder))]
 

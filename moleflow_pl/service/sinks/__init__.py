@@ -1,6 +1,7 @@
 """Receivers of inspections, one file for each kind.
 
-A sink is a class in the registry `SINKS` of `base`; `--sink KIND:ADDRESS` chooses it.
+Add a sink: a class with `@SINKS.add("kind")` of `base`, in a file of its own; `--sink KIND:ADDRESS`
+chooses it. Private: all modules but `base`.
 """
 
 from moleflow_pl._internal.registry import import_modules

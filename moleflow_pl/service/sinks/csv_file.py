@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from moleflow_pl._internal.files import writing
+from moleflow_pl._internal.files import replaceable, writing
 from moleflow_pl._internal.printable import write_cells
 from moleflow_pl.service.sinks.base import SINKS, Sink
 
@@ -23,7 +23,7 @@ class CsvSink(Sink):
 
     def __init__(self, address: str) -> None:
         super().__init__(address)
-        self.path = Path(address).expanduser()
+        self.path = replaceable(Path(address).expanduser())
 
     def deliver(self, message: dict[str, Any]) -> None:
         if "id" not in message:

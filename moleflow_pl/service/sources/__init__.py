@@ -1,6 +1,7 @@
 """Sources of images, one file for each kind.
 
-A source is a class in the registry `SOURCES` of `base`; `--source KIND:ADDRESS` chooses it.
+Add a source: a class with `@SOURCES.add("kind")` of `base`, in a file of its own; `--source
+KIND:ADDRESS` chooses it. Private: all modules but `base`.
 """
 
 from moleflow_pl._internal.registry import import_modules

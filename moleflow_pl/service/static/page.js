@@ -30,17 +30,17 @@ if (stream) {
   window.addEventListener("pagehide", () => events.close());
 }
 
-const said = document.getElementById("said");
+const message = document.getElementById("message");
 document.body.addEventListener("htmx:responseError", (event) => {
-  let told = event.detail.xhr.responseText;
-  try { told = JSON.parse(told).detail; } catch { /* it is plain text */ }
-  said.textContent = typeof told === "string" && told ? told : "The service refused that.";
+  let detail = event.detail.xhr.responseText;
+  try { detail = JSON.parse(detail).detail; } catch { /* it is plain text */ }
+  message.textContent = typeof detail === "string" && detail ? detail : "The service refused that.";
 });
 // keep the message until the next request
 document.body.addEventListener("htmx:beforeRequest", (event) => {
-  if (event.detail.requestConfig.verb !== "get") said.textContent = "";
+  if (event.detail.requestConfig.verb !== "get") message.textContent = "";
 });
 document.body.addEventListener("htmx:afterRequest", (event) => {
   if (event.detail.successful && event.target.matches("[data-reset]")) event.target.reset();
 });
-document.body.addEventListener("htmx:sendError", () => { said.textContent = "The service does not answer."; });
+document.body.addEventListener("htmx:sendError", () => { message.textContent = "The service does not answer."; });

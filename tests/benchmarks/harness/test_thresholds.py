@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from benchmarks.harness.thresholds import FORMULAS, alarms_by_chance, judged, side_by_side
+from benchmarks.harness import thresholds
+from benchmarks.harness.thresholds import (
+    FORMULAS,
+    alarms_by_chance,
+    drawn_thresholds,
+    judged,
+    redrawn,
+    side_by_side,
+)
 from moleflow_pl.tasks.own_scores import OwnScores
 from tests.helpers.models import fit
 from tests.helpers.products import draw_product
@@ -31,6 +39,33 @@ def test_one_defective_calibration_image_moves_the_former_threshold_alone() -> N
     assert robust < 12
     former, robust = (formula(good, 0.01) for formula in FORMULAS.values())
     assert former == robust
+
+
+def test_drawn_defective_images_move_the_former_threshold_alone() -> None:
+    good = np.random.default_rng(1).exponential(size=400).tolist()
+    tested = OwnScores(good=good, defective=[30.0 + i for i in range(20)])
+    former, robust = (
+        [drawn_thresholds(tested, 60, share, formula) for share in (0.0, 0.05)]
+        for formula in FORMULAS.values()
+    )
+    assert former[0][1] == robust[0][1] == 1  # all defective images are found
+    assert former[1][1] < 0.3
+    assert robust[1][1] > 0.9
+    assert 0.005 < robust[1][0] < robust[0][0] < 0.02
+
+
+def test_drawn_thresholds_of_a_run_are_judged_by_those_of_clean_draws(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tested = OwnScores(good=[float(i) for i in range(100)], defective=[200.0, 5.0])
+    found = [("a", [0.0] * 30, tested), ("few", [0.0] * 30, OwnScores([1.0], [2.0]))]
+    monkeypatch.setattr(thresholds, "scores_in", lambda run: iter(found))
+    shares = iter([(0.01, 0.5), (0.01, 0.5), (0.01, 0.5), (0.01, 0.5), (0.021, 0.41), (0.0, 0.39)])
+    monkeypatch.setattr(thresholds, "drawn_thresholds", lambda *_: next(shares))
+    rows = list(redrawn(Path()))
+    assert len(rows) == 2 * 3 * 2
+    assert [row.least for row in rows[:6]] == [None] * 6
+    assert [row.holds for row in rows[6:]] == [True, True, True, False, False, True]
 
 
 def test_a_run_is_judged_by_what_its_checkpoint_holds(data_root: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A CSV file that grows."""
 
 import csv
+import os
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,9 @@ def test_each_inspection_is_a_row_and_no_name_a_formula(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_written_is_an_error_and_so_tried_again() -> None:
     with pytest.raises(OutputError, match="/dev/null"):
         CsvSink("/dev/null/line.csv").deliver(as_json(an_inspection(id=1, reviews=[])))
+
+
+def test_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OutputError, match="it is not a file but a pipe or a device"):
+        CsvSink(str(tmp_path / "pipe"))
