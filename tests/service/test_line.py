@@ -37,6 +37,6 @@ def test_what_fails_leaves_no_image_and_no_place_taken(
     uploads = [Upload(picture(data_root)), Upload(b"none", "b.png")]
     with pytest.raises(DataError, match=r"b\.png"):
         asyncio.run(service.line.inspect(uploads, "http"))
-    assert not [path for path in service.store.folder.rglob("*") if path.is_file()]
     assert service.line.taken == 0
-    service.line.stop()
+    service.line.stop()  # a lane that is busy with the good image drops it when it is done
+    assert not [path for path in service.store.folder.rglob("*") if path.is_file()]
