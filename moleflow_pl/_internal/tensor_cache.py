@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
@@ -19,6 +20,8 @@ TensorVersion = tuple[Tensor, int, int]
 class TensorCache(Generic[T]):
     """Least-recently-used cache of values built from tensors; a changed tensor causes a rebuild.
 
+    Threads may share it. Two that need the same missing value at once both build it.
+
     Args:
         build: Builds the value of a key.
         size: Number of values to keep.
@@ -32,21 +35,33 @@ class TensorCache(Generic[T]):
     def __init__(self, build: Callable[[int], T], size: int = SIZE) -> None:
         self.build = build
         self.size = size
+        self._clear()
+
+    def _clear(self) -> None:
         self._entries: OrderedDict[int, tuple[list[TensorVersion], T]] = OrderedDict()
+        self._lock = threading.Lock()  # of the entries; nothing is built under it
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the entries out: every copy begins with an empty cache."""
-        return {**vars(self), "_entries": OrderedDict()}
+        return {"build": self.build, "size": self.size}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over what `__getstate__` returned."""
+        vars(self).update(state)
+        self._clear()
 
     def get(self, key: int, tensors: Sequence[Tensor]) -> T:
         """The value of `key`, which is built from `tensors`."""
-        entry = self._entries.pop(key, None)
+        with self._lock:
+            entry = self._entries.get(key)
         if entry is None or not same_state(entry[0], tensors):
             # the entry holds the tensors: freed memory could be reused at the same data pointer
             entry = ([(t, t.data_ptr(), write_count(t)) for t in tensors], self.build(key))
-        self._entries[key] = entry
-        while len(self._entries) > self.size:
-            self._entries.popitem(last=False)
+        with self._lock:
+            self._entries[key] = entry
+            self._entries.move_to_end(key)
+            while len(self._entries) > self.size:
+                self._entries.popitem(last=False)
         return entry[1]
 
 
