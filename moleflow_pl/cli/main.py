@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from importlib import import_module
 
@@ -61,6 +62,7 @@ examples:
   moleflow export runs/demo"""
 # system errors that a user can fix
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+ROOMY = 2**33  # bytes of address space that torch and its threads hardly ever need
 NO_MEMORY = (
     "there is not enough memory: close other programs, or reduce data.batch_size or "
     "data.num_workers; files saved before are complete"
@@ -113,6 +115,19 @@ def use_utf8() -> None:
     os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
+def report_memory_limit() -> None:
+    """Log a limit on the address space, where the system has one: C++ code ends without a word."""
+    with suppress(ImportError):
+        resource = import_module("resource")  # on POSIX alone
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit != resource.RLIM_INFINITY and limit < ROOMY:
+            logging.getLogger(__name__).warning(
+                "the address space is limited to %.1f GB (ulimit -v): if this command ends with "
+                "std::bad_alloc, raise the limit to at least %.1f GB",
+                limit / 1e9, ROOMY / 1e9,
+            )  # fmt: skip
+
+
 def escape_unencodable() -> None:
     """Escape characters that the terminal's encoding lacks, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
@@ -129,6 +144,7 @@ def run(verb: str, args: Sequence[str]) -> None:
     """
     by_lightning = VERBS[verb][0] == LIGHTNING
     logs.configure()
+    report_memory_limit()
     with exit_on_known_errors(args), signals_raise(), signing.chosen(args) as words:
         if by_lightning and {"-h", "--help"} & set(words):
             import_module("moleflow_pl.cli.help").main(words)
