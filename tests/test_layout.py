@@ -21,6 +21,7 @@ PLACES = {name: place for place, names in enumerate(ORDER) for name in names.spl
 MODULES = [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
 LONGEST_FILE = 400  # lines
 EXTEND = r"\b(?:Add|Put|subclass|[Nn]ew\s+\w+)\b"  # in the docstring of a package
+PRINTS = r"(^|\.)print(_\w+)?$"  # a function that prints
 MOST_PACKAGES = 16  # that a reader meets in `moleflow_pl`
 # names of what read the files of versions that were never released, written so as not to be found
 LEGACY = "|".join(("UNS" + "AID", "SAID" + "_LATER"))
@@ -225,13 +226,24 @@ def test_every_file_that_is_read_is_asked_first_whether_it_is_one() -> None:
 
 
 def test_the_command_alone_prints() -> None:
-    """Everything else speaks by `logging`."""
+def printing(text: str) -> list[str]:
+    """The calls in a module's text that print."""
+    calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+    return [name for call in calls if re.search(PRINTS, name := ast.unparse(call.func))]
+
+
+@pytest.mark.parametrize(
+    "call", ["print(1)", "print_table(x)", "Console().print(x)", "c.print_json()"]
+)
+def test_a_call_that_prints_is_noticed(call: str) -> None:
+    assert printing(f"def show():\n    {call}")
+    assert not printing("printable(x); log_table(logger, x)")
+
+
+    """Everything else logs, its tables too; one module holds what draws them."""
     for path in MODULES:
-        calls = [
-            node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
-        ]
-        names = {call.func.id for call in calls if isinstance(call.func, ast.Name)}
-        assert "print" not in names or name_of(path) == "cli", path
+        if name_of(path) != "cli" and path != PACKAGE / "_internal" / "console.py":
+            assert not printing(path.read_text("utf-8")), path
 
 
 def texts_of(path: Path) -> Iterator[tuple[int, str]]:

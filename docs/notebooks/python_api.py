@@ -44,14 +44,19 @@ for product in cells.products():
 # ## 2. A model, its data and Lightning's Trainer
 # `from_preset` takes the model's arguments from a preset of the command. `make_trainer` builds
 # Lightning's Trainer with the callbacks that learn one task after another, evaluate them and write
-# the run folder. You may use any Trainer that has a `TaskSchedulerCallback`.
+# the run folder. You may use any Trainer that has a `TaskSchedulerCallback`. Messages and tables go
+# to the logger `moleflow_pl`, which shows nothing by default.
 
 # %%
+import logging
+
 from lightning.pytorch import seed_everything
 
 from moleflow_pl import ContinualDataModule, MoLEFlow
 from moleflow_pl.callbacks import make_trainer
 
+logging.basicConfig(format="%(message)s")
+logging.getLogger("moleflow_pl").setLevel(logging.INFO)
 seed_everything(0)
 model = MoLEFlow.from_preset("demo")
 data = ContinualDataModule(str(DATA), ["solar_mono"], num_workers=0)

@@ -54,9 +54,9 @@ def configure() -> None:
 
 def terminal_handler() -> logging.Handler:
     """Return rich's handler, reduced to the messages: no time, level, path or markup."""
-    from rich.logging import RichHandler  # a pipe needs none of it
+    from moleflow_pl._internal.console import TerminalHandler  # a pipe needs no rich
 
-    return RichHandler(show_time=False, show_level=False, show_path=False, markup=False)
+    return TerminalHandler(show_time=False, show_level=False, show_path=False, markup=False)
 
 
 def is_first_process() -> bool:

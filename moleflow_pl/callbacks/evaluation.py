@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
-from moleflow_pl._internal.console import print_table
+from moleflow_pl._internal.console import log_table
 from moleflow_pl._internal.distributed import gather
 from moleflow_pl._internal.files import read_json, require_folder, write_text
 from moleflow_pl._internal.printable import printable
@@ -90,14 +90,14 @@ class EvaluationCallback(Callback):
         self._evaluate_if_due(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
-        """Print the results so far."""
+        """Log the results so far."""
         if is_trial(trainer):
             return
         tasks = [pl_module.schedule.tasks[i] for i in pl_module.schedule.learned]
         if tasks and tasks[-1].evaluation and trainer.is_global_zero:
             summary = summarise(tasks, cost(pl_module.inspector, len(tasks)))
             planned = len(pl_module.schedule.tasks)
-            print_tables(summary, planned)
+            log_tables(summary, planned)
             on_disk = data_of(trainer).tasks_on_disk()
             run = run_of(trainer)
             commands = next_steps(run) if is_tested(summary) else next_commands(run)
@@ -122,14 +122,14 @@ class EvaluationCallback(Callback):
         scores.update(batch, outputs, decisions(self._maker, outputs))
 
     def on_test_end(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
-        """Write the report and show its table."""
+        """Write the report and log its tables."""
         # a rank whose share of a task is empty has no entry for it
         tasks = sorted(set().union(*gather(list(self._scores))))
         scores = [self._scores.get(t, TaskScores(t, self.options)).gathered() for t in tasks]
         whole = saw_all(trainer.num_test_batches, trainer.test_dataloaders)
         summary = self._report(trainer, pl_module, scores, whole)
         if trainer.is_global_zero:
-            print_tables(summary)
+            log_tables(summary)
             logger.info(
                 f"report: {run_of(trainer).page}"
                 if whole
@@ -233,8 +233,8 @@ def scoring(trainer: Trainer, module: MoLEFlow) -> Iterator[None]:
     module.train(training)
 
 
-def print_tables(summary: Mapping[str, Any], planned: int | None = None) -> None:
-    """Print the tables of an evaluation: metrics, decisions, and statistics of good images.
+def log_tables(summary: Mapping[str, Any], planned: int | None = None) -> None:
+    """Log the tables of an evaluation: metrics, decisions, and statistics of good images.
 
     Args:
         summary: The content of `summary.json`.
@@ -246,7 +246,7 @@ def print_tables(summary: Mapping[str, Any], planned: int | None = None) -> None
         tables = [summary_table(summary, planned), decision_table(summary), goods]
     for table in tables:
         if table is not None:
-            print_table(table)
+            log_table(logger, table)
 
 
 def decisions(maker: DecisionMaker, output: Mapping[str, Tensor]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from PIL import Image
 
-from moleflow_pl._internal.console import print_table
+from moleflow_pl._internal.console import log_table
 from moleflow_pl._internal.distributed import gather, wait_for_all
 from moleflow_pl._internal.files import writing
 from moleflow_pl._internal.names import output_file, stems
@@ -200,7 +200,7 @@ class PredictionWriter(BasePredictionWriter):
         self._add(IMAGES_FILE, batch["identity"])  # last: every image listed here has a row
 
     def on_predict_end(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
-        """Close the tables; print the decisions, the outputs, and the skipped files."""
+        """Close the tables; log the decisions, the outputs, and the skipped files."""
         pl_module.predicted_task = None
         parts = gather((self._buffer, self._skipped, self._counts))
         if not trainer.is_global_zero or is_trial(trainer):
@@ -213,7 +213,7 @@ class PredictionWriter(BasePredictionWriter):
                 table.close()
         whole = saw_all(trainer.num_predict_batches, trainer.predict_dataloaders)
         write_state(self._folder, self._request, complete=whole)
-        print_table(decisions_table(sum((counts for _, _, counts in parts), Counter())))
+        log_table(logger, decisions_table(sum((counts for _, _, counts in parts), Counter())))
         for line in places(self._folder):
             logger.info(line)
         if not whole:

@@ -15,7 +15,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from moleflow_pl._internal.console import NamesTable, print_table
+from moleflow_pl._internal.console import NamesTable, log_table
 from moleflow_pl._internal.printable import printable
 from moleflow_pl._internal.steps import Advance, step
 from moleflow_pl._internal.validation import require_int, require_number
@@ -104,7 +104,7 @@ class TaskSchedulerCallback(Callback):
         counts = data.count_images(schedule.todo)
         record_images(schedule, data, counts)
         if counts and trainer.is_global_zero:
-            print_table(counts_table(counts))
+            log_table(logger, counts_table(counts))
             tasks = [schedule.tasks[index] for index in schedule.todo]
             if few := few_images_warning(tasks, counts, self.false_alarm_rate, data.val_fraction):
                 logger.warning(few)

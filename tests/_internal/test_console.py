@@ -1,8 +1,9 @@
 import io
+import logging
 
 import pytest
 
-from moleflow_pl._internal.console import NamesTable, print_table
+from moleflow_pl._internal.console import NamesTable, log_table, print_table
 
 NAMES = ["[bold]x", "[red]a[/x]", ":smiley:", "\x1b[31mred", "[link=file:///etc]y[/link]"]
 
@@ -44,3 +45,30 @@ def test_a_list_is_a_cell_of_several_lines_and_a_name_is_not(
     lines = capsys.readouterr().out.splitlines()
     assert sum("first" in line for line in lines) == 1
     assert sum(r"second\nthird" in line for line in lines) == 1
+
+
+def table_of(*names: str) -> NamesTable:
+    """A table with a title that is wider than its names."""
+    table = NamesTable("name", title="the names of products")
+    for name in names:
+        table.add_row(name)
+    return table
+
+
+def test_a_logged_table_is_the_text_that_a_pipe_gets(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    table = table_of(*NAMES)
+    with caplog.at_level("INFO"):
+        log_table(logging.getLogger("moleflow_pl.somewhere"), table)
+    assert capsys.readouterr().out == ""
+    print_table(table)
+    assert f"{caplog.messages[0]}\n" == capsys.readouterr().out
+
+
+def test_a_table_that_nobody_shows_is_not_drawn(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING", "moleflow_pl")  # Python's own, before a command changes it
+    monkeypatch.setattr("moleflow_pl._internal.console.Console", None)
+    log_table(logging.getLogger("moleflow_pl.somewhere"), table_of("a"))

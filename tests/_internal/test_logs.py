@@ -83,11 +83,43 @@ def test_a_pipe_gets_plain_lines_and_loads_no_rich() -> None:
     assert result.stdout == f"{LONG}\n"
 
 
-def test_a_terminal_gets_the_message_without_time_level_or_place() -> None:
+TABLE = (
+    "import logging; from moleflow_pl._internal import console, logs; logs.configure();"
+    "table = console.NamesTable('name', title='products'); table.add_row('[b]x');"
+)
+LOG_TABLE = f"{TABLE} console.log_table(logging.getLogger('moleflow_pl.x'), table)"
+PRINT_TABLE = f"{TABLE} console.print_table(table)"
+
+
+def on_a_terminal(program: str, kind: str) -> str:
+    """What a program writes to a terminal of a kind."""
     terminal, end = pty.openpty()
-    env = {"TERM": "dumb", "COLUMNS": "200", "PATH": ""}
-    subprocess.run([sys.executable, "-c", SAY], cwd=ROOT, stdout=end, env=env, check=True)
+    env = {"TERM": kind, "COLUMNS": "200", "PATH": ""}
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=end, env=env, check=True)
     shown = read(terminal, 10_000).decode()
     close(end)
     close(terminal)
-    assert shown.strip() == LONG
+    return shown
+
+
+@pytest.mark.parametrize("kind", ["dumb", "xterm-256color"])
+def test_a_terminal_gets_a_logged_table_as_rich_draws_it(kind: str) -> None:
+    shown = on_a_terminal(LOG_TABLE, kind)
+    assert shown == on_a_terminal(PRINT_TABLE, kind)
+    assert "[b]x" in shown
+    assert ("\x1b[" in shown) == (kind != "dumb")
+
+
+def test_a_pipe_gets_a_logged_table_as_a_printed_one() -> None:
+    logged, printed = (
+        subprocess.run(
+            [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        for program in (LOG_TABLE, PRINT_TABLE)
+    )
+    assert logged.stdout == printed.stdout
+    assert "[b]x" in logged.stdout
+
+
+def test_a_terminal_gets_the_message_without_time_level_or_place() -> None:
+    assert on_a_terminal(SAY, "dumb").strip() == LONG

@@ -1,4 +1,5 @@
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,29 @@ def grown(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> tuple[Pa
     after = model.state_dict()
     assert all(torch.equal(after[key], tensor) for key, tensor in before.items())
     return run, model
+
+
+def test_a_fit_and_a_test_in_python_print_nothing(
+    data_root: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # a command that ran in this process shows messages until its end
+    monkeypatch.setattr(logging.getLogger("moleflow_pl"), "handlers", [])
+    model, data = new_model(), ContinualDataModule(str(data_root), ["01"], **DATA)
+    make_trainer(tmp_path, **QUIET).fit(model, data)
+    make_trainer(tmp_path, **QUIET).test(model, data)
+    assert capfd.readouterr().out == ""
+
+
+def test_a_python_program_sees_the_tables_that_it_asks_logging_for(
+    data_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = ContinualDataModule(str(data_root), ["01"], **DATA)
+    with caplog.at_level("INFO", "moleflow_pl"):
+        make_trainer(tmp_path, **QUIET).fit(new_model(), data)
+    assert any("routed (in brackets: oracle)" in message for message in caplog.messages)
 
 
 def test_products_added_one_by_one_are_learned_as_in_one_fit(

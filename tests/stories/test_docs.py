@@ -108,8 +108,8 @@ def test_the_onnx_file_says_of_real_images_what_the_test_says(quickstart: Quicks
     hint = {"INFERENCE_PRECISION_HINT": "f32"}
     compiled = openvino.Core().compile_model(file, "CPU", hint)
     for answers in (
-        session.run(["score", "product", "distance"], {"image": images}),
-        [np.array(compiled(images)[name]) for name in ("score", "product", "distance")],
+        session.run(["score", "product", "router_distance"], {"image": images}),
+        [np.array(compiled(images)[name]) for name in ("score", "product", "router_distance")],
     ):
         score, product, distance = answers
         assert [about["products"][place] for place in product] == [r["routed_task"] for r in tested]
@@ -145,6 +145,7 @@ def test_onnxruntime_decides_as_predict_does(quickstart: Quickstart) -> None:
 def test_the_way_through_python_runs_to_its_end(tmp_path: Path) -> None:
     shown = execute("python_api", tmp_path, f"--images={IMAGES}", "--epochs=1")
     assert shown.rstrip().endswith("report.html.")
+    assert "routed (in brackets: oracle)" in shown
     assert "Prediction('solar_" in shown
     assert (tmp_path / "python" / "defect.png").is_file()
     assert (tmp_path / "python" / "run" / "report" / "report.html").is_file()
