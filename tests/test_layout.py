@@ -225,7 +225,6 @@ def test_every_file_that_is_read_is_asked_first_whether_it_is_one() -> None:
                 assert ast.unparse(node.args[0]).startswith("regular("), (path, node.lineno)
 
 
-def test_the_command_alone_prints() -> None:
 def printing(text: str) -> list[str]:
     """The calls in a module's text that print."""
     calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
@@ -241,6 +240,7 @@ def test_a_call_that_prints_is_noticed(call: str) -> None:
 
 
     """Everything else logs, its tables too; one module holds what draws them."""
+def test_the_command_alone_prints() -> None:
     for path in MODULES:
         if name_of(path) != "cli" and path != PACKAGE / "_internal" / "console.py":
             assert not printing(path.read_text("utf-8")), path
