@@ -239,8 +239,8 @@ def test_a_call_that_prints_is_noticed(call: str) -> None:
     assert not printing("printable(x); log_table(logger, x)")
 
 
-    """Everything else logs, its tables too; one module holds what draws them."""
 def test_the_command_alone_prints() -> None:
+    """Everything else logs, its tables too; one module holds what draws them."""
     for path in MODULES:
         if name_of(path) != "cli" and path != PACKAGE / "_internal" / "console.py":
             assert not printing(path.read_text("utf-8")), path
