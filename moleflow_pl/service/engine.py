@@ -141,6 +141,12 @@ class Engine:
         return len(self._jobs)
 
     @property
+    def idle(self) -> bool:
+        """Whether no image waits and no lane works."""
+        with self._changed:
+            return not self._jobs and not self._busy
+
+    @property
     def alive(self) -> bool:
         """Whether images are inspected."""
         return all(thread.is_alive() for thread in self._threads) and not self._stopping

@@ -62,7 +62,7 @@ def count(database: Database, table: type[Base]) -> int:
         return session.scalar(select(func.count()).select_from(table)) or 0
 
 
-def wait_until(true: Callable[[], object], seconds: float = 10) -> None:
+def wait_until(true: Callable[[], object], seconds: float = 60) -> None:
     """Wait for something that another thread does."""
     end = time.monotonic() + seconds
     while not true():

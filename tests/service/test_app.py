@@ -4,8 +4,9 @@ import asyncio
 import errno
 import sqlite3
 import threading
-import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,25 +14,33 @@ from starlette.testclient import TestClient
 
 from moleflow_pl import MoLEFlow
 from moleflow_pl.service import database as database_module
+from moleflow_pl.service import models, state
 from moleflow_pl.service.database import Inspection
 from moleflow_pl.service.models import load, publish
-from tests.helpers.service import client_of, count, picture, settings_for
+from tests.helpers.service import client_of, count, picture, settings_for, wait_until
 
 Learned = tuple[Path, MoLEFlow]
 
 
-def slow_down(client: TestClient, seconds: float = 0.2) -> threading.Event:
-    """Let each batch take its time; the event is set when the first begins."""
-    predictor, begun = client.service.engine.model.predictor, threading.Event()  # type: ignore[attr-defined]
-    quick = predictor.inspect
+LONG = 60  # seconds that nothing here takes, however busy the machine is
+
+
+@contextmanager
+def held_up(client: TestClient) -> Iterator[threading.Event]:
+    """Let each batch wait until the end of the block; the event is set when the first begins."""
+    predictor = client.service.engine.model.predictor  # type: ignore[attr-defined]
+    quick, begun, go_on = predictor.inspect, threading.Event(), threading.Event()
 
     def slow(batch: list) -> list:
         begun.set()
-        time.sleep(seconds)
+        go_on.wait(LONG)
         return quick(batch)
 
     predictor.inspect = slow
-    return begun
+    try:
+        yield begun
+    finally:
+        go_on.set()
 
 
 def test_of_more_than_the_queue_takes_the_rest_gets_429_at_once(
@@ -40,11 +49,13 @@ def test_of_more_than_the_queue_takes_the_rest_gets_429_at_once(
     content = picture(data_root)
     settings = settings_for(tmp_path, learned[0], queue=4, batch_size=2)
     with client_of(settings) as client, ThreadPoolExecutor(12) as pool:
-        slow_down(client)
-        answers = list(pool.map(lambda _: client.post("/v1/inspect", content=content), range(12)))
+        with held_up(client):
+            asked = [pool.submit(client.post, "/v1/inspect", content=content) for _ in range(12)]
+            wait_until(lambda: sum(one.done() for one in asked) == 8)  # the others were taken
+        answers = [one.result(LONG) for one in asked]
         codes = [one.status_code for one in answers]
-        assert set(codes) == {200, 429}
-        assert codes.count(200) == count(client.service.database, Inspection)  # type: ignore[attr-defined]
+        assert (codes.count(200), codes.count(429)) == (4, 8)
+        assert 4 == count(client.service.database, Inspection)  # type: ignore[attr-defined]
         assert all(a.headers["retry-after"] == "1" for a in answers if a.status_code == 429)
         assert client.post("/v1/inspect", content=content).status_code == 200
 
@@ -52,11 +63,15 @@ def test_of_more_than_the_queue_takes_the_rest_gets_429_at_once(
 def test_an_answer_that_would_come_too_late_is_504_and_is_not_recorded(
     tmp_path: Path, learned: Learned, data_root: Path
 ) -> None:
-    with client_of(settings_for(tmp_path, learned[0], deadline=0.1)) as client:
-        slow_down(client, 0.4)
-        assert client.post("/v1/inspect", content=picture(data_root)).status_code == 504
-        time.sleep(0.5)
-        assert count(client.service.database, Inspection) == 0  # type: ignore[attr-defined]
+    with client_of(settings_for(tmp_path, learned[0])) as client:
+        service = client.service  # type: ignore[attr-defined]
+        service.line.deadline = 0.5  # of the inspection alone: reading may take longer
+        with held_up(client) as begun:
+            assert client.post("/v1/inspect", content=picture(data_root)).status_code == 504
+            assert begun.is_set()
+        service.line.stop()  # the lane is done with it
+        assert count(service.database, Inspection) == 0
+        assert not [path for path in service.store.folder.rglob("*") if path.is_file()]
 
 
 def test_files_beyond_the_limits_are_refused(
@@ -112,8 +127,9 @@ def test_a_swap_under_load_fails_no_request(
 
 
 def test_a_published_model_is_used_by_every_process(
-    tmp_path: Path, learned: Learned, data_root: Path
+    tmp_path: Path, learned: Learned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(models, "POLL", 3600.0)  # the service itself does not look
     settings = settings_for(tmp_path, learned[0])
     with client_of(settings) as client:
         service = client.service  # type: ignore[attr-defined]
@@ -128,8 +144,9 @@ def test_a_published_model_is_used_by_every_process(
 
 
 def test_a_model_that_cannot_be_loaded_leaves_the_earlier_one_in_use(
-    tmp_path: Path, learned: Learned, data_root: Path
+    tmp_path: Path, learned: Learned, data_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(models, "POLL", 3600.0)
     with client_of(settings_for(tmp_path, learned[0])) as client:
         service = client.service  # type: ignore[attr-defined]
         broken = tmp_path / "broken.ckpt"
@@ -143,7 +160,11 @@ def test_a_model_that_cannot_be_loaded_leaves_the_earlier_one_in_use(
 def test_a_locked_database_is_503_and_answers_again_when_it_is_free(
     tmp_path: Path, learned: Learned, data_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    async def idle(*parts: object) -> None:
+        """No other writer may hold the database when it is free."""
+
     monkeypatch.setattr(database_module, "BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(state, "attend", idle)
     content = picture(data_root)
     with client_of(settings_for(tmp_path, learned[0])) as client:
         file = client.service.settings.database_url  # type: ignore[attr-defined]
@@ -177,10 +198,10 @@ def test_a_service_that_is_stopping_refuses_what_it_has_not_taken(
 ) -> None:
     content = picture(data_root)
     with client_of(settings_for(tmp_path, learned[0])) as client, ThreadPoolExecutor(1) as pool:
-        begun = slow_down(client)
-        taken = pool.submit(client.post, "/v1/inspect", content=content)
-        begun.wait(5)
-        client.service.line.stopping = True  # type: ignore[attr-defined]
-        assert client.post("/v1/inspect", content=content).status_code == 503
-        assert client.get("/readyz").status_code == 503
-        assert taken.result().status_code == 200
+        with held_up(client) as begun:
+            taken = pool.submit(client.post, "/v1/inspect", content=content)
+            assert begun.wait(LONG)
+            client.service.line.stopping = True  # type: ignore[attr-defined]
+            assert client.post("/v1/inspect", content=content).status_code == 503
+            assert client.get("/readyz").status_code == 503
+        assert taken.result(LONG).status_code == 200

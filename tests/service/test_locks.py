@@ -4,21 +4,39 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from moleflow_pl.service import locks
-from moleflow_pl.service.database import Database
+from moleflow_pl.service.database import Database, Lease
 from moleflow_pl.service.locks import BusyError, exclusive
-from tests.helpers.service import competing
+from tests.helpers.service import competing, wait_until
 
 
 @pytest.fixture
 def two(tmp_path: Path) -> tuple[Database, Database]:
     """A database as two processes have it."""
     return Database(tmp_path / "line.sqlite"), Database(tmp_path / "line.sqlite")
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def time(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of the locks: a lease ends when the test says so."""
+    clock = Clock()
+    monkeypatch.setattr(locks, "time", SimpleNamespace(time=clock.time))
+    return clock
 
 
 def test_of_two_that_apply_reviews_at_once_one_is_refused(two: tuple[Database, Database]) -> None:
@@ -39,13 +57,13 @@ def test_of_many_threads_exactly_one_gets_it(two: tuple[Database, Database]) -> 
 
 
 def test_what_a_killed_process_held_is_free_after_its_time(
-    two: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+    two: tuple[Database, Database], clock: Clock
 ) -> None:
-    monkeypatch.setattr(locks, "SECONDS", 0.1)
     locks.take(two[0], "reviews", "killed")
+    clock.now += locks.SECONDS - 1
     with pytest.raises(BusyError):
         locks.take(two[1], "reviews", "other")
-    time.sleep(0.15)
+    clock.now += 2
     locks.take(two[1], "reviews", "other")
 
 
@@ -65,10 +83,19 @@ def test_what_an_ended_process_of_this_machine_held_is_free_at_once(
 
 
 def test_a_long_work_keeps_its_lock(
-    two: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+    two: tuple[Database, Database], clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(locks, "SECONDS", 0.2)
+    monkeypatch.setattr(locks, "RENEWALS", 1000 * locks.SECONDS)  # one each ms
+
+    def until() -> float:
+        with two[1].reading() as session:
+            return session.get_one(Lease, "reviews").until
+
+    first = clock.now + locks.SECONDS
     with exclusive(two[0], "reviews"):
-        time.sleep(0.5)
+        assert until() == first
+        clock.now = first - 1
+        wait_until(lambda: until() == clock.now + locks.SECONDS)
+        clock.now = first + 1
         with pytest.raises(BusyError):
             locks.take(two[1], "reviews", "other")

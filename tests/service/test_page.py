@@ -28,7 +28,7 @@ CHROMIUM = shutil.which("chromium")
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Iterator[TestClient]:
-    """A browser at a service that has judged six images of `b`."""
+    """A browser at a service that has inspected six images of `b`."""
     where = tmp_path_factory.mktemp("line")
     service = Service(Settings(str(kept_run(where / "run")), device="cpu"))
     with TestClient(make_app(service), base_url="http://127.0.0.1") as client:
@@ -140,8 +140,10 @@ def test_form_of_another_page_is_refused(client: TestClient) -> None:
 
 
 def test_products_are_counted(client: TestClient) -> None:
+    images = client.get("/v1/inspections", params={"product": "b"}).json()["inspections"]
     rows = client.get("/products").text
-    assert re.search(r'<a href="/\?product=b">b</a></th>\s*<td>6</td>', rows)
+    count = rf"<td>{len(images)}</td>"
+    assert re.search(rf'<a href="/\?product=b">b</a></th>\s*{count}', rows)
 
 
 def test_reviews_are_previewed_and_applied_and_the_service_swaps(client: TestClient) -> None:
@@ -259,13 +261,15 @@ def test_browser_opens_every_page_without_a_message(
     with socket.create_server(("127.0.0.1", 0)) as place:
         # the service runs already: the client has started it
         server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None))
-        thread = threading.Thread(target=server.run, args=([place],))
+        thread = threading.Thread(target=server.run, args=([place],), daemon=True)
         thread.start()
         here = f"http://127.0.0.1:{place.getsockname()[1]}"
-        for page_of in ("/", f"/inspections/{number}", "/products", "/reviews"):
-            assert messages_of(f"{here}{page_of}", tmp_path, width) == [], page_of
-        server.should_exit = True
-        thread.join()
+        try:
+            for page_of in ("/", f"/inspections/{number}", "/products", "/reviews"):
+                assert messages_of(f"{here}{page_of}", tmp_path, width) == [], page_of
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 @pytest.mark.slow

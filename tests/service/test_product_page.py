@@ -1,3 +1,4 @@
+import asyncio
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     with pytest.MonkeyPatch.context() as patch:
 
         async def nothing(self: Any) -> None:
-            return None
+            await asyncio.sleep(3600)
 
         patch.setattr("moleflow_pl.service.products.Teacher.run", nothing)
         service = Service(Settings(str(kept_run(where / "run")), device="cpu"))

@@ -92,10 +92,10 @@ def test_what_is_no_image_gets_422_and_the_reason(
 def test_a_bad_image_among_good_ones_is_named_and_nothing_is_kept(
     client: TestClient, data_root: Path
 ) -> None:
-    store = client.service.store  # type: ignore[attr-defined]
+    service = client.service  # type: ignore[attr-defined]
 
     def kept() -> int:
-        return len(list(store.folder.rglob("*.png")))
+        return len(list(service.store.folder.rglob("*.png")))
 
     before = kept()
     files = [("a", ("good.png", picture(data_root))), ("b", ("../../bad\n.png", b"none"))]
@@ -104,7 +104,8 @@ def test_a_bad_image_among_good_ones_is_named_and_nothing_is_kept(
     assert "bad" in answer.json()["detail"]
     assert "\n" not in answer.json()["detail"]
     # a lane that is busy with the good image drops it when it is done
-    wait_until(lambda: kept() == before)
+    wait_until(lambda: service.engine.idle)
+    assert kept() == before
 
 
 def test_a_form_without_files_is_told_so(client: TestClient) -> None:
@@ -162,8 +163,10 @@ def test_an_image_that_was_removed_is_404_and_its_row_stays(
     assert client.get(f"/v1/inspections/{number}").status_code == 200
 
 
-def test_the_service_says_how_it_is(client: TestClient) -> None:
+def test_the_service_says_how_it_is(client: TestClient, data_root: Path) -> None:
     assert client.get("/healthz").json() == {"status": "ok"}
+    assert client.post("/v1/inspect", content=picture(data_root)).status_code == 200
+    assert client.post("/v1/inspect", content=b"no image").status_code == 422
     ready = client.get("/readyz").json()
     assert ready["ready"] is True
     assert ready["database"] == "ok"

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -68,22 +69,31 @@ def test_a_service_starts_answers_curl_and_stops_as_asked(
         assert '"image":"a.png"' in subprocess.run(form, capture_output=True, text=True).stdout
         with httpx.Client() as client:  # keeps its connection
             assert client.get(f"{server.url}/readyz").json()["ready"]
-            taken: list[int] = []
-
-            def ask() -> None:
-                taken.append(
-                    client.post(f"{server.url}/v1/inspect", content=picture(data_root)).status_code
-                )
-
-            thread = threading.Thread(target=ask)
-            thread.start()
             assert server.end() == 128 + signal.SIGTERM
-            thread.join()
-        # answered, or not taken at all: never dropped
-        assert taken in ([200], [503], [])
         assert "stopped (SIGTERM)" in server.output
         assert "Traceback" not in server.output
-    assert count(Database(run / "service" / "line.sqlite"), Inspection) == 2 + taken.count(200)
+    assert count(Database(run / "service" / "line.sqlite"), Inspection) == 2
+
+
+@pytest.mark.slow
+def test_an_image_that_was_taken_is_answered_before_the_service_ends(
+    tmp_path: Path, learned: Learned, data_root: Path
+) -> None:
+    run, content = run_of(tmp_path, learned), picture(data_root)
+    # an image alone waits so long for others: the signal comes meanwhile
+    with serving(run, "--batch-wait=10") as server, ThreadPoolExecutor(1) as pool:
+        place = f"{server.url}/v1/inspect"
+        taken = pool.submit(httpx.post, place, content=content, timeout=60)
+        wait_until(
+            lambda: (
+                "moleflow_taken_images 1.0" in httpx.get(f"{server.url}/metrics").text
+                or taken.done()
+            )
+        )
+        assert not taken.done()
+        assert server.end() == 128 + signal.SIGTERM
+        assert taken.result(60).status_code == 200
+    assert count(Database(run / "service" / "line.sqlite"), Inspection) == 1
 
 
 @pytest.mark.slow
@@ -161,16 +171,16 @@ def test_workers_share_the_record_and_follow_a_published_model(
 
 @pytest.mark.slow
 def test_slow_clients_hold_up_nobody(tmp_path: Path, learned: Learned, data_root: Path) -> None:
-    with serving(run_of(tmp_path, learned), "--deadline=5") as server:
+    with serving(run_of(tmp_path, learned), "--deadline=15") as server:
         host, port = server.url.removeprefix("http://").split(":")
         slow = [socket.create_connection((host, int(port))) for _ in range(100)]
         for one in slow:
             one.sendall(
                 b"POST /v1/inspect HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 999\r\n\r\nx"
             )
-        answer = httpx.post(f"{server.url}/v1/inspect", content=picture(data_root), timeout=5)
+        answer = httpx.post(f"{server.url}/v1/inspect", content=picture(data_root), timeout=60)
         assert answer.status_code == 200
-        slow[0].settimeout(20)
+        slow[0].settimeout(60)
         assert b"408" in slow[0].recv(1000)
         for one in slow:
             one.close()
