@@ -192,7 +192,7 @@ def products(report: Report, count: int, small: bool, rounds: int = PRODUCT_ROUN
             loading = time.perf_counter() - loading
             generator = torch.Generator().manual_seed(0)
             for task in range(count):
-                many.inspector.novelty.root(task)  # computed once for a product
+                many.inspector.novelty_router.root(task)  # computed once for a product
             draw = partial(torch.randint, count, (PRODUCT_BATCH,), generator=generator)
             images = torch.randint(0, 256, (PRODUCT_BATCH, 3, *many.inspector.extractor.image_size))
             images = images.to(torch.uint8)

@@ -121,7 +121,7 @@ def throughput(report: Report, sizes: Sizes) -> None:
     model, single = (untrained_model(sizes.model, tasks) for tasks in (sizes.experts, 1))
     images = random_images(model, BATCH)
     for task in range(sizes.experts):
-        model.inspector.novelty.root(task)  # computed once for a product
+        model.inspector.novelty_router.root(task)  # computed once for a product
     # hardly any expert of a batch is merged already
     generator = torch.Generator().manual_seed(0)
     draw = partial(torch.randint, sizes.experts, (BATCH,), generator=generator)

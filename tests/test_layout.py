@@ -29,6 +29,7 @@ LEGACY = "|".join(("UNS" + "AID", "SAID" + "_LATER"))
 # one word for one concept, in messages, comments, pages and docs: what is not said, and what is
 WORDS = {
     r"(?<![.{])told(?!:)|nobody tells": "oracle, reported, given",
+    r"(?:by|with) (?:its|the|their) own experts?|own scores": "oracle, oracle scores",
     r"(?:routed|sent) right|go(?:es)? astray": "routed correctly, routing accuracy",
     r"(?:kept|stored) latents|drawn freely": "memory bank, random subsampling",
     r"(?:held|hold|holds|holding) (?:out|back)": "calibration images, calibration set",

@@ -18,7 +18,7 @@ from moleflow_pl import PatchExtractor
 from moleflow_pl.data.datasets import ImageDataset
 from moleflow_pl.data.feature_store import describe, features_key
 from moleflow_pl.data.layouts.base import ImageRecord
-from moleflow_pl.tasks.own_scores import OwnScores
+from moleflow_pl.tasks.oracle_scores import OracleScores
 from moleflow_pl.tasks.thresholds import limit
 
 FOLDS = 5
@@ -96,12 +96,12 @@ def scores_of(result: Result, recipe: Recipe) -> list[float]:
     return result[f"{recipe.scores[-1]}, oracle"]["scores"]
 
 
-def tested_by(study: Study, recipe: Recipe, product: str, seed: int) -> OwnScores:
-    """Scores of a product's test images by its own expert, learned as a recipe says."""
+def tested_by(study: Study, recipe: Recipe, product: str, seed: int) -> OracleScores:
+    """Oracle scores of a product's test images, learned as a recipe says."""
     found = scores_of(study.run(recipe, seed, [product]).products[product], recipe)
     labels = study.features(product).defective.tolist()
     rows = ({"gt_label": la, "oracle_score": s} for la, s in zip(labels, found, strict=True))
-    return OwnScores.of(rows)
+    return OracleScores.of(rows)
 
 
 def recipes_of(backbone: Backbone) -> tuple[Recipe, Recipe]:

@@ -27,7 +27,7 @@ DRAW_IMAGES = 150  # test images of a product that every draw of its banks score
 
 @dataclass(frozen=True)
 class PartMaps:
-    """Scores of a product's patches by its own expert, by the name of the part.
+    """Oracle scores of a product's patches, by the name of the part.
 
     Attributes:
         test: Of the test images (N, h, w).

@@ -11,7 +11,7 @@ from scipy.stats import betabinom
 from benchmarks.harness.report import Row
 from moleflow_pl.checkpoints.io import read_checkpoint
 from moleflow_pl.checkpoints.schema import STATE_KEY
-from moleflow_pl.tasks.own_scores import OwnScores
+from moleflow_pl.tasks.oracle_scores import OracleScores
 from moleflow_pl.tasks.schedule import TaskSchedule
 from moleflow_pl.tasks.thresholds import FALSE_ALARM_RATE, limit, limit_by_all, threshold
 
@@ -48,7 +48,7 @@ def judged(
     what: str,
     value: float,
     calibration: Sequence[float],
-    tested: OwnScores,
+    tested: OracleScores,
     rate: float = FALSE_ALARM_RATE,
 ) -> Row:
     """A threshold's false alarms and the defective images that it finds.
@@ -74,7 +74,7 @@ def judged(
     )
 
 
-def scores_in(run: Path) -> Iterator[tuple[str, list[float], OwnScores]]:
+def scores_in(run: Path) -> Iterator[tuple[str, list[float], OracleScores]]:
     """The tasks of a finished run: name, scores of the calibration images, and of the test images.
 
     Raises:
@@ -82,9 +82,9 @@ def scores_in(run: Path) -> Iterator[tuple[str, list[float], OwnScores]]:
     """
     state = read_checkpoint(run / "last.ckpt")[STATE_KEY]
     for task in TaskSchedule.from_state(state["tasks"]).tasks:
-        if task.calibration is None or task.tested is None:
+        if task.calibration is None or task.oracle_scores is None:
             raise SystemExit(f"{task.name} of {run} has no calibration images or no test images")
-        yield task.name, list(task.calibration.scores), task.tested
+        yield task.name, list(task.calibration.scores), task.oracle_scores
 
 
 def side_by_side(run: Path) -> Iterator[Row]:
@@ -120,7 +120,10 @@ def redrawn(run: Path) -> Iterator[Row]:
 
 
 def drawn_thresholds(
-    tested: OwnScores, count: int, share: float, formula: Callable[[Sequence[float], float], float]
+    tested: OracleScores,
+    count: int,
+    share: float,
+    formula: Callable[[Sequence[float], float], float],
 ) -> tuple[float, float]:
     """Mean shares of false alarms and of defective images found, over draws of `count` images."""
     good, defective = np.array(tested.good), np.array(tested.defective)

@@ -40,7 +40,7 @@ def fit_ending(
     gone = [
         task.name
         for index, task in enumerate(schedule.tasks)
-        if task.tested is not None and index not in on_disk and not task.replaced
+        if task.oracle_scores is not None and index not in on_disk and not task.replaced
     ]
     lines = [f"not tested again, because their images are gone: {', '.join(gone)}"] if gone else []
     return [

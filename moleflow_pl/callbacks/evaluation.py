@@ -21,7 +21,7 @@ from moleflow_pl._internal.result_names import PAGE_FILE, SUMMARY_FILE
 from moleflow_pl._internal.steps import step
 from moleflow_pl._internal.validation import require_number
 from moleflow_pl.callbacks.closing import fit_ending, next_steps
-from moleflow_pl.callbacks.goods import look_at_goods
+from moleflow_pl.callbacks.good_images import evaluate_good_images
 from moleflow_pl.callbacks.logged_pictures import log_gallery
 from moleflow_pl.callbacks.progress import is_trial, saw_all
 from moleflow_pl.callbacks.suspects import look_at_suspects
@@ -31,18 +31,18 @@ from moleflow_pl.data.datamodule import data_of
 from moleflow_pl.errors import DataError
 from moleflow_pl.inference.decisions import DecisionMaker
 from moleflow_pl.metrics.decisions import DECISION_COLUMNS, TARGET_RECALL
-from moleflow_pl.metrics.goods import GoodImages
+from moleflow_pl.metrics.good_images import GoodImages
 from moleflow_pl.metrics.task_matrix import matrix_row, zero_shot
 from moleflow_pl.metrics.task_scores import EvaluationOptions, TaskScores
 from moleflow_pl.module import MoLEFlow
 from moleflow_pl.report.decisions import decision_table
 from moleflow_pl.report.facts import about, cost
 from moleflow_pl.report.gallery import SuspectImage
-from moleflow_pl.report.goods import goods_table, is_tested, next_commands
+from moleflow_pl.report.good_images import good_images_table, is_tested, next_commands
 from moleflow_pl.report.summary import summarise, summary_table, write_report
 from moleflow_pl.scoring.functional import Upsampling
 from moleflow_pl.tasks.calibration import Calibration
-from moleflow_pl.tasks.own_scores import OwnScores
+from moleflow_pl.tasks.oracle_scores import OracleScores
 
 logger = logging.getLogger(__name__)
 
@@ -145,9 +145,10 @@ class EvaluationCallback(Callback):
             return
         data = data_of(trainer)
         tested = data.tasks_on_disk()
-        goods = [index for index in data.tasks_on_disk("train") if index not in tested]
+        untested = [index for index in data.tasks_on_disk("train") if index not in tested]
         scores = self._score(trainer, module, tested)
-        self._report(trainer, module, scores, goods=self._look_at_goods(trainer, module, goods))
+        good_images = self._evaluate_good_images(trainer, module, untested)
+        self._report(trainer, module, scores, good_images=good_images)
         known = module.inspector.router.tasks  # empty while the only product is learned again
         if self.evaluate_next_task and schedule.current is not None and known:
             (of_next,) = self._score(trainer, module, [schedule.current])
@@ -173,12 +174,12 @@ class EvaluationCallback(Callback):
                 result.append(scores.gathered())
         return result
 
-    def _look_at_goods(
+    def _evaluate_good_images(
         self, trainer: Trainer, module: MoLEFlow, tasks: Sequence[int]
     ) -> dict[int, GoodImages]:
         """Statistics of tasks without test images; the same on every rank."""
         with scoring(trainer, module):
-            return {task: look_at_goods(module, data_of(trainer), task) for task in tasks}
+            return {task: evaluate_good_images(module, data_of(trainer), task) for task in tasks}
 
     def _look_at_suspects(self, trainer: Trainer, module: MoLEFlow) -> list[SuspectImage]:
         """Good images on disk that look defective."""
@@ -193,7 +194,7 @@ class EvaluationCallback(Callback):
         module: MoLEFlow,
         scores: Sequence[TaskScores],
         whole: bool = True,
-        goods: Mapping[int, GoodImages] | None = None,
+        good_images: Mapping[int, GoodImages] | None = None,
     ) -> dict[str, Any]:
         inspector, learned = module.inspector, module.schedule.learned
         tasks = [module.schedule.tasks[i] for i in learned]
@@ -206,11 +207,14 @@ class EvaluationCallback(Callback):
         row = None
         if trainer.is_global_zero:
             calibrations = [task.calibration for task in tasks]
-            row = matrix_row(scores, len(tasks), settings, calibrations, self.target_recall, goods)
+            row = matrix_row(
+                scores, len(tasks), settings, calibrations, self.target_recall, good_images
+            )
         tasks[-1].evaluation = trainer.strategy.broadcast(row)
         for task_scores in scores:
             if task_scores.rows:  # without rows, earlier scores stay
-                module.schedule.tasks[task_scores.task].tested = OwnScores.of(task_scores.rows)
+                oracle_scores = OracleScores.of(task_scores.rows)
+                module.schedule.tasks[task_scores.task].oracle_scores = oracle_scores
         summary = summarise(tasks, cost(inspector, len(tasks)))
         if trainer.is_global_zero and whole and not is_trial(trainer):
             facts = about(inspector, len(tasks), module.seed, module.run_config)
@@ -240,10 +244,10 @@ def log_tables(summary: Mapping[str, Any], planned: int | None = None) -> None:
         summary: The content of `summary.json`.
         planned: Tasks of the run, where some of them may not be learned yet.
     """
-    goods = goods_table(summary)
-    tables = [goods]
+    good_images = good_images_table(summary)
+    tables = [good_images]
     if is_tested(summary):
-        tables = [summary_table(summary, planned), decision_table(summary), goods]
+        tables = [summary_table(summary, planned), decision_table(summary), good_images]
     for table in tables:
         if table is not None:
             log_table(logger, table)

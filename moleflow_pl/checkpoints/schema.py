@@ -16,7 +16,7 @@ from moleflow_pl._internal.schema import SEAL, validate
 from moleflow_pl._internal.signing import SIGNATURE
 from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.metrics.decisions import ProductDecisions
-from moleflow_pl.metrics.goods import GoodImages
+from moleflow_pl.metrics.good_images import GoodImages
 from moleflow_pl.metrics.names import METRICS
 from moleflow_pl.tasks.calibration import Calibration
 from moleflow_pl.tasks.schedule import MOST_PRODUCTS, Task
@@ -76,7 +76,7 @@ class Evaluation(TypedDict):
     confusion: list[list[int]]
     routed_tasks: list[list[int] | None]
     decisions: list[dict[str, ProductDecisions] | None]
-    goods: list[GoodImages | None]
+    good_images: list[GoodImages | None]
     routing: Routing
 
 
@@ -265,8 +265,11 @@ def validate_evaluation(evaluation: Any, tasks: int, where: str) -> None:
         )
     values = [*evaluation["metrics"].values(), evaluation["f1_threshold"]]
     rows = [*chain.from_iterable(modes.values() for modes in values), evaluation["confusion"]]
-    rows += [evaluation[key] for key in ("routed_tasks", "decisions", "goods")]
-    rows += [*evaluation["confusion"], *(task["routed"] for task in evaluation["goods"] if task)]
+    rows += [evaluation[key] for key in ("routed_tasks", "decisions", "good_images")]
+    rows += [
+        *evaluation["confusion"],
+        *(task["routed"] for task in evaluation["good_images"] if task),
+    ]
     rows += [*evaluation["routing"]["per_task"].values()]
     if any(len(row) != tasks for row in rows):
         raise CheckpointError(f"{where} does not have one entry for each of {tasks} tasks")

@@ -35,8 +35,8 @@ COLUMNS = (
     "name", "learned\n(UTC)", "images", "threshold", "image\nAUROC", "recall", "versions",
 )  # fmt: skip
 CAPTION = (
-    "images: for training + for calibration; AUROC and recall: on its own test images, by its own "
-    "expert, in the last evaluation that had them; versions: saved ones, for rollback"
+    "images: for training + for calibration; AUROC and recall: by the oracle scores "
+    "of its test images, in the last evaluation that had them; versions: saved ones, for rollback"
 )
 LONGEST_NAME = 30
 OUTPUT_HELP = "default: experts/NAME.safetensors in the run folder"
@@ -293,18 +293,18 @@ def table_row(task: Task, run: RunFolder) -> list[str]:
 
 
 def test_cells(task: Task) -> list[str]:
-    """Return AUROC and recall on an expert's own test images, or dashes without any."""
+    """Return AUROC and recall by the oracle scores of a task, or dashes without any."""
     import torch
 
     from moleflow_pl.metrics.image import auroc
 
-    tested = task.tested
-    if tested is None or not tested.defective:
+    scores = task.oracle_scores
+    if scores is None or not scores.defective:
         return ["-", "-"]
-    labels = torch.tensor([0] * len(tested.good) + [1] * len(tested.defective))
-    area = auroc(torch.tensor(tested.good + tested.defective), labels)
-    count, cells = len(tested.defective), ["-" if area is None else f"{area:.3f}"]
+    labels = torch.tensor([0] * len(scores.good) + [1] * len(scores.defective))
+    area = auroc(torch.tensor(scores.good + scores.defective), labels)
+    count, cells = len(scores.defective), ["-" if area is None else f"{area:.3f}"]
     if task.calibration is None:
         return [*cells, "-"]
-    hits = tested.found(task.calibration.score_threshold.value)
+    hits = scores.count_above(task.calibration.score_threshold.value)
     return [*cells, f"{hits / count:.0%} ({hits} of {count})"]

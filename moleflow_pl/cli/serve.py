@@ -45,9 +45,9 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
             "help": "source of images: folder:PATH, camera:NUMBER or camera:rtsp://…; repeatable",
         },
     ),
-    "--move-judged": (
-        "move_judged",
-        {"action": "store_true", "help": "move judged files to the subfolder `judged`"},
+    "--move-inspected": (
+        "move_inspected",
+        {"action": "store_true", "help": "move inspected files to the subfolder `inspected`"},
     ),
     "--interval": ("interval", {**NUMBER, "help": "seconds between images of a camera (1)"}),
     "--sink": (

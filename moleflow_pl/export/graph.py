@@ -1,6 +1,6 @@
 """From image to decision as one graph, for any number and size of images.
 
-It holds the router and all experts. Each image is scored only with its own expert's weights,
+It holds the router and all experts. Each image is scored only with the weights of one expert,
 selected from a stack, so that many experts cost as much as one.
 """
 
@@ -35,8 +35,8 @@ class InspectionGraph(nn.Module):
         upsampling: How patch scores become the map; the blur of an evaluation is for its metrics.
 
     Shape: image (B, 3, H, W), uint8 RGB -> map (B, map_size, map_size) and score (B,), in the
-    unit of the patch scores; product (B,), an index into `tasks`; distance (B,) of the router to
-    it; and novelty (B,), the novelty ratio, above 1 for an image that shows none of the products.
+    unit of the patch scores; product (B,), an index into `tasks`; router distance (B,) to
+    it; and novelty ratio (B,), above 1 for an image that shows none of the products.
 
     Raises:
         ConfigError: no task has been learned.
@@ -61,10 +61,12 @@ class InspectionGraph(nn.Module):
         self.flow = StackedFlow(model.flow, self.tasks)
         limits = [model.schedule.tasks[task].novelty_limit for task in self.tasks]
         # a task that was stopped before its end has no novelty distances
-        finished = model.novelty.tasks == model.router.tasks
-        self.novelty = (
-            StackedNovelty(model.novelty, self.tasks, limits, self.regions) if finished else None
-        )
+        finished = model.novelty_router.tasks == model.router.tasks
+        self.novelty_ratio: StackedNovelty | None = None
+        if finished:
+            self.novelty_ratio = StackedNovelty(
+                model.novelty_router, self.tasks, limits, self.regions
+            )
         self.score = model.score
         with torch.no_grad():
             self.memory = StackedMemory(model, self.tasks)
@@ -77,7 +79,7 @@ class InspectionGraph(nn.Module):
         self.eval()
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Map, score, product, distance and novelty of each image."""
+        """Map, score, product, router distance and novelty ratio of each image."""
         features = self.extractor(image)
         joined = self.extractor.groups.joined(features)
         seen, distances = see(self.router, self.image_features, joined, self.regions, self.columns)
@@ -86,9 +88,9 @@ class InspectionGraph(nn.Module):
         patch_scores = self.patch_scores(features, joined, index)
         score, patch_scores = scores_inside(patch_scores, self.image_score, self.regions, index)
         pixels = anomaly_map(patch_scores, **self.map_options)
-        if self.novelty is None:
+        if self.novelty_ratio is None:
             return pixels, score, index, distance, torch.full_like(distance, torch.inf)
-        return pixels, score, index, distance, self.novelty(joined, distances)
+        return pixels, score, index, distance, self.novelty_ratio(joined, distances)
 
     def patch_scores(self, features: Tensor, joined: Tensor, index: Tensor) -> Tensor:
         """Scores (B, h, w) of features by the experts of tasks at `index` (B,).
@@ -122,9 +124,9 @@ class ImageGraph(nn.Module):
         self.thresholds: Tensor
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Map, score, product, distance, novelty and label of each image."""
+        """Map, score, product, router distance, novelty ratio and label of each image."""
         outputs = self.inspection(self.resizing(image))
-        _, score, product, _, novelty = outputs
+        _, score, product, _, novelty_ratio = outputs
         threshold = self.thresholds[product]
         places = range(len(LABELS))
         normal, anomalous, unknown, missing = (
@@ -133,4 +135,4 @@ class ImageGraph(nn.Module):
         # by `<=`, so that a number that is NaN is never normal
         label = torch.where(score.double() <= threshold, normal, anomalous)
         label = torch.where(threshold.isnan(), missing, label)
-        return *outputs, torch.where(novelty <= 1, label, unknown)
+        return *outputs, torch.where(novelty_ratio <= 1, label, unknown)

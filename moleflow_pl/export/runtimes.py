@@ -24,14 +24,14 @@ from moleflow_pl.tasks.calibration import Calibration
 from moleflow_pl.tasks.schedule import TaskSchedule
 
 Format = Literal["onnx", "torch"]
-OUTPUTS = ("map", "score", "product", "distance", "novelty", "label")
+OUTPUTS = ("map", "score", "product", "router_distance", "novelty_ratio", "label")
 METADATA = "moleflow"  # key of the file's description, as JSON
 LISTS = ("products", "labels")  # of the description, also one name a line under their own keys
 EXAMPLE = (2, 40, 60, 3)  # shape of the images that the graph is traced with
 DECISION = (
-    "unknown_product unless novelty <= 1, else no_threshold where thresholds[product] is null, "
-    "else normal where score <= thresholds[product].score, else anomalous, so that NaN is never "
-    "normal; in an anomalous image, the defect is where a region of the map above "
+    "unknown_product unless novelty_ratio <= 1, else no_threshold where thresholds[product] is "
+    "null, else normal where score <= thresholds[product].score, else anomalous, so that NaN is "
+    "never normal; in an anomalous image, the defect is where a region of the map above "
     "thresholds[product].pixel has at least half of its height above it"
 )
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -81,8 +81,8 @@ def describe(
         },
         "score": f"(batch,), {parts}: higher is more anomalous, no fixed range",
         "product": "(batch,), index into `products`",
-        "distance": f"(batch,), the router's to that product, {graph.router.distance}",
-        "novelty": "(batch,), above 1 for an image that shows none of the products; 0 near a "
+        "router_distance": f"(batch,), to that product, {graph.router.distance}",
+        "novelty_ratio": "(batch,), above 1 for an image that shows none of the products; 0 near a "
         "product whose limit is infinite, infinite where no limit is known",
         "labels": list(LABELS),
         "label": "(batch,), index into `labels`, as `decision` says",

@@ -1,4 +1,4 @@
-"""Whether an exported file says what the model says."""
+"""Comparison of an exported file's outputs with the model's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from moleflow_pl.export.runtimes import Answers, Runner
 from moleflow_pl.model.inspector import Inspector
 from moleflow_pl.scoring.functional import anomaly_map
 
-MEASURED = ("map", "score", "distance", "novelty", "experts")  # compared with a tolerance
+# compared with a tolerance
+MEASURED = ("map", "score", "router_distance", "novelty_ratio", "experts")
 ALONE = 4  # images that are compared at their own size
 ROUNDING = 1e-6  # of features, from one runtime's backbone to another's, relative
 EXPLAINED = 10.0  # rounding explains differences up to this multiple of its own effect
@@ -41,13 +42,13 @@ def answers_to(model: Inspector, features: Tensor, graph: InspectionGraph) -> An
         "map": anomaly_map(inspection.patch_scores, **graph.map_options),
         "score": inspection.score,
         "product": torch.tensor([graph.tasks.index(task) for task in inspection.task.tolist()]),
-        "distance": inspection.distances[torch.arange(len(column)), column],
-        "novelty": ratios.nan_to_num(torch.inf, posinf=torch.inf).amin(1),
+        "router_distance": inspection.distances[torch.arange(len(column)), column],
+        "novelty_ratio": ratios.nan_to_num(torch.inf, posinf=torch.inf).amin(1),
     }
 
 
 def difference(actual: Answers, expected: Answers) -> dict[str, float]:
-    """Largest relative differences of `map`, `score`, `distance` and `novelty`.
+    """Largest relative differences of map, score, router distance and novelty ratio.
 
     A score may be zero, so differences of map and score are relative to the largest absolute value
     of the image's map; those of the others are relative to their own value.
@@ -57,20 +58,21 @@ def difference(actual: Answers, expected: Answers) -> dict[str, float]:
 
     Example:
         >>> expected = {"map": torch.tensor([[[2.0, -4.0]]]), "score": torch.tensor([2.0]),
-        ...             "product": torch.tensor([0]), "distance": torch.tensor([8.0]),
-        ...             "novelty": torch.tensor([torch.inf])}
+        ...             "product": torch.tensor([0]),
+        ...             "router_distance": torch.tensor([8.0]),
+        ...             "novelty_ratio": torch.tensor([torch.inf])}
         >>> difference({**expected, "score": torch.tensor([3.0])}, expected)
-        {'map': 0.0, 'score': 0.25, 'distance': 0.0, 'novelty': 0.0}
+        {'map': 0.0, 'score': 0.25, 'router_distance': 0.0, 'novelty_ratio': 0.0}
     """
     wrong = (actual["product"] != expected["product"]).nonzero().flatten().tolist()
     if wrong:
         raise ExportError(
             f"images {wrong} of {len(expected['product'])} are assigned to another product than by "
-            f"the model: distances {actual['distance'][wrong].tolist()}, the model's "
-            f"{expected['distance'][wrong].tolist()}"
+            f"the model: distances {actual['router_distance'][wrong].tolist()}, the model's "
+            f"{expected['router_distance'][wrong].tolist()}"
         )
     peak = expected["map"].abs().amax((1, 2))
-    own = {name: expected[name] for name in ("distance", "novelty")}
+    own = {name: expected[name] for name in ("router_distance", "novelty_ratio")}
     return {
         name: relative_difference(actual[name], expected[name], scale)
         for name, scale in {"map": peak[:, None, None], "score": peak, **own}.items()

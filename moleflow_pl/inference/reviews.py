@@ -8,8 +8,9 @@ Nothing else in a model changes.
 from __future__ import annotations
 
 import csv
+import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -30,8 +31,8 @@ from moleflow_pl.data.images import read_image
 from moleflow_pl.errors import DataError
 from moleflow_pl.inference.decisions import Label
 from moleflow_pl.inference.predictor import BATCH, Predictor, auto_device
+from moleflow_pl.model.added_images import add_good_images
 from moleflow_pl.model.inspector import Inspector
-from moleflow_pl.model.more_goods import add_goods
 from moleflow_pl.model.restore import PREFIX, inspector_of
 from moleflow_pl.tasks.schedule import Task, minute_in_utc
 
@@ -157,13 +158,17 @@ def learn(inspector: Inspector, product: str, reviews: Sequence[Review], seed: i
         image = read_image(review.path, size)[None]
         batches = alarms if review.verdict == "false_alarm" else others
         batches.append({"image": image, "product": [product], "path": [f"reviewed/{name}"]})
-    add_goods(inspector, task, seed, alarms, others)
+    add_good_images(inspector, task, seed, alarms, others)
     inspector.schedule.tasks[task].images += len(alarms)
     return task
 
 
 def reviewed_expert(
-    checkpoint: Checkpoint, inspector: Inspector, product: str, reviews: Sequence[Review]
+    checkpoint: Checkpoint,
+    inspector: Inspector,
+    product: str,
+    reviews: Sequence[Review],
+    mark: str | None = None,
 ) -> Expert:
     """The next version of a product's expert, by its reviewed images.
 
@@ -172,6 +177,7 @@ def reviewed_expert(
         inspector: The same model, which is modified.
         product: The product.
         reviews: Reviews of any products.
+        mark: Added to `Task.reviews`.
 
     Raises:
         ConfigError: the model does not know the product, or it has no calibration.
@@ -179,6 +185,7 @@ def reviewed_expert(
     """
     task = learn(inspector, product, reviews, checkpoint[STATE_KEY]["seed"])
     learned = inspector.schedule.tasks[task]
+    learned.reviews = [*learned.reviews, *([] if mark is None else [mark])]
     expert = extract(checkpoint, learned.name)
     banks = f"{PREFIX}banks.{task}."
     state = {f"{PREFIX}{key}": value for key, value in inspector.state_dict().items()}
@@ -186,13 +193,18 @@ def reviewed_expert(
         if key.startswith(banks):
             expert.tensors[renamed(checkpoint, key, PLACEHOLDER)] = tensor.cpu()
     # scores of the earlier version do not apply to this one
-    expert.task = replace(learned, learned_at=minute_in_utc(), tested=None, evaluation=None)
+    expert.task = replace(learned, learned_at=minute_in_utc(), oracle_scores=None, evaluation=None)
     expert.metrics = {}
     return expert
 
 
 def apply(
-    path: Path, reviews: Sequence[Review], product: str | None = None, **overrides: Any
+    path: Path,
+    reviews: Sequence[Review],
+    product: str | None = None,
+    device: str | torch.device = "auto",
+    before_write: Callable[[dict[str, str]], None] | None = None,
+    **overrides: Any,
 ) -> list[Task]:
     """Replace the expert of each reviewed product by its next version.
 
@@ -200,6 +212,10 @@ def apply(
         path: A checkpoint to update; earlier versions are saved in `experts/` of its run.
         reviews: The reviews.
         product: The only product to update; by default all.
+        device: Where to compute.
+        before_write: Called before the checkpoint is written, with the mark that each product's
+            expert will hold in `Task.reviews`. Whoever stores them can tell after a crash whether
+            the checkpoint was written.
         overrides: Arguments of the model, such as `backbone_weights`.
 
     Returns:
@@ -211,9 +227,16 @@ def apply(
     run, products = RunFolder.of(path), reviewed_products(reviews, product)
     with locked_for(path, run.root):
         checkpoint = read_checkpoint(path)
-        inspector = inspector_of(checkpoint, path, auto_device(), **overrides)
+        place = auto_device() if device == "auto" else device
+        inspector = inspector_of(checkpoint, path, place, **overrides)
+        marks = {} if before_write is None else {name: secrets.token_hex(16) for name in products}
         # learn all before writing any
-        experts = [reviewed_expert(checkpoint, inspector, name, reviews) for name in products]
+        experts = [
+            reviewed_expert(checkpoint, inspector, name, reviews, marks.get(name))
+            for name in products
+        ]
+        if before_write is not None:
+            before_write(marks)
         with restoring(path):
             for expert in experts:
                 put_in_place(checkpoint, expert, run)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moleflow_pl.metrics.decisions import TARGET_RECALL, count_decisions
-from moleflow_pl.metrics.goods import GoodImages
+from moleflow_pl.metrics.good_images import GoodImages
 from moleflow_pl.metrics.image import Row, mean_of
 from moleflow_pl.metrics.names import METRICS
 from moleflow_pl.metrics.task_scores import ROUTING_MODES, TaskScores
@@ -19,7 +19,7 @@ def matrix_row(
     settings: Mapping[str, Any],
     calibrations: Sequence[Calibration | None] = (),
     target_recall: float = TARGET_RECALL,
-    goods: Mapping[int, GoodImages] | None = None,
+    good_images: Mapping[int, GoodImages] | None = None,
 ) -> dict[str, Any]:
     """One evaluation as plain lists and numbers, for checkpoint and report.
 
@@ -30,12 +30,12 @@ def matrix_row(
             equal settings.
         calibrations: Calibration of each task, if it has one.
         target_recall: Recall whose false-alarm rate to find.
-        goods: Statistics of tasks without test images.
+        good_images: Statistics of tasks without test images.
 
     Returns:
         `metrics[name][mode]` and `f1_threshold[mode]` for each routing mode; `confusion`,
         `routed_tasks` and `decisions` by product, lists over tasks with None for a task without
-        test images; `goods`, with None for a task with test images; `routing`, `settings` and
+        test images; `good_images`, with None for a task with test images; `routing`, `settings` and
         `pixel_error_bound`.
     """
     by_task = {task_scores.task: task_scores for task_scores in scores if task_scores.rows}
@@ -74,7 +74,7 @@ def matrix_row(
                 range(tasks), [*calibrations, *[None] * tasks], strict=False
             )
         ],
-        "goods": [(goods or {}).get(task) for task in range(tasks)],
+        "good_images": [(good_images or {}).get(task) for task in range(tasks)],
         "routing": routing_accuracy(by_task, tasks),
     }
 

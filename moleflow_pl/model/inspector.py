@@ -70,7 +70,7 @@ class Inspector(nn.Module):
 
     Attributes:
         schedule: The tasks, with their calibrations.
-        novelty: Measures distances to each task's good images, independent of other tasks.
+        novelty_router: Measures distances to each task's good images, independent of other tasks.
         interest: The region of interest of each task.
 
     Shape: images (B, 3, H, W), uint8 or float in [0, 1] -> `Inspection`.
@@ -93,7 +93,7 @@ class Inspector(nn.Module):
         self.position = NoPosition() if position is None else position
         self.flow = flow
         self.router = router
-        self.novelty = PrototypeRouter("shrunk")
+        self.novelty_router = PrototypeRouter("shrunk")
         self.banks = nn.ModuleDict()
         self.interest = RegionsOfInterest()
         self.image_score = image_score
@@ -159,7 +159,7 @@ class Inspector(nn.Module):
         nearest products is far from all. NaN if a task was not finished.
         """
         tasks = self.router.tasks
-        if self.novelty.tasks != tasks:
+        if self.novelty_router.tasks != tasks:
             return torch.full_like(distances, torch.nan)
         relevant = torch.tensor(tasks, device=chosen.device) == chosen[:, None]
         nearest = distances.topk(min(NEAREST, len(tasks)), largest=False).indices
@@ -172,7 +172,7 @@ class Inspector(nn.Module):
             patches = (
                 everywhere[these] if region is None else sample_patches(features[these], region)
             )
-            distances_by_task.append(self.novelty.distances_to(task, patches))
+            distances_by_task.append(self.novelty_router.distances_to(task, patches))
         result = torch.full_like(distances, torch.inf)
         result[images, columns] = ordinary_quantile(torch.cat(distances_by_task))
         return result
@@ -291,5 +291,5 @@ class Inspector(nn.Module):
         ordinary = TaskPrototype(self.extractor.dim).to(self.device)
         self.add_interest(task)
         self.router.add_prototype(task, routed)
-        self.novelty.add_prototype(task, ordinary)
+        self.novelty_router.add_prototype(task, ordinary)
         return routed, ordinary

@@ -271,6 +271,6 @@ def damaged_distances(inspector: Inspector, task: int, images: Tensor) -> Tensor
     changed = [damage_within(damage, images, frame) for damage in DAMAGES]
     damaged = [inspector.joined(inspector.extractor(pixels)) for pixels in changed]
     patches = [sample_patches(features, region) for features in damaged]
-    novelty = inspector.novelty
-    distances = [ordinary_quantile(novelty.distances_to(task, sample)) for sample in patches]
+    router = inspector.novelty_router
+    distances = [ordinary_quantile(router.distances_to(task, sample)) for sample in patches]
     return torch.stack(distances).amax(0)

@@ -109,7 +109,7 @@ def make_room(
         if inspector.score.needs_memory:
             inspector.make_memory(task, bank_shapes(inspector, task, tensors))
     replaced = [i for i, task in enumerate(inspector.schedule.tasks) if task.replaced]
-    for router in (inspector.router, inspector.novelty):
+    for router in (inspector.router, inspector.novelty_router):
         router.hide(replaced)
 
 

@@ -30,7 +30,7 @@ def cost(inspector: Inspector, tasks: int) -> dict[str, Any]:
 
 def prototype_size(inspector: Inspector, task: int) -> int:
     """Number of values in the prototypes of a task."""
-    routers = (inspector.router, inspector.novelty)
+    routers = (inspector.router, inspector.novelty_router)
     return sum(b.numel() for router in routers for b in router.prototypes[str(task)].buffers())
 
 

@@ -27,7 +27,7 @@ from moleflow_pl.report.figures import (
     scale_gradient,
 )
 from moleflow_pl.report.gallery import SuspectImage, build_gallery, suspect_examples
-from moleflow_pl.report.goods import CHANGED, is_tested
+from moleflow_pl.report.good_images import CHANGED, is_tested
 from moleflow_pl.report.summary import format_value
 from moleflow_pl.tasks.calibration import Calibration
 from moleflow_pl.tasks.thresholds import RATES
@@ -150,8 +150,8 @@ def render_page(
             "best F1 (by the test labels)": best[of_task.task],
         }
         figures[name] = score_figures(of_task, limits, others, products)
-    goods = [entry for entry in summary["calibration"] if entry["goods"] is not None]
-    for name in (entry["task"] for entry in goods if entry["task"] in calibrations):
+    good_images = [entry for entry in summary["calibration"] if entry["good_images"] is not None]
+    for name in (entry["task"] for entry in good_images if entry["task"] in calibrations):
         figures[name] = {"calibration images": calibration_figure(calibrations[name])}
     template = environment().get_template("report.html")
     return template.render(
@@ -162,7 +162,7 @@ def render_page(
         floor=MATRIX_FLOOR,
         figures=figures,
         tested=is_tested(summary),
-        goods=goods,
+        good_images=good_images,
         suspects=suspect_examples(suspects),
         gallery=[page for of_task in scores for page in build_gallery(of_task, names)],
         gradient=scale_gradient(),

@@ -24,7 +24,7 @@ from moleflow_pl.metrics.task_matrix import (
 )
 from moleflow_pl.metrics.task_scores import ROUTING_MODES, TaskScores
 from moleflow_pl.report.decisions import matrix_rows, summarise_decisions
-from moleflow_pl.report.goods import summarise_calibration
+from moleflow_pl.report.good_images import summarise_calibration
 from moleflow_pl.tasks.schedule import Task
 
 TABLE_METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
@@ -95,7 +95,7 @@ def summarise(tasks: Sequence[Task], cost: Mapping[str, Any]) -> dict[str, Any]:
             "decisions_changed": decisions_changed(rows),
         },
         "decisions": summarise_decisions([task.name for task in tasks], rows),
-        "calibration": summarise_calibration(tasks, last["goods"]),
+        "calibration": summarise_calibration(tasks, last["good_images"]),
         "metrics": metrics,
         "settings": last["settings"],
         "pixel_error_bound": last["pixel_error_bound"],

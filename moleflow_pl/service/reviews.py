@@ -57,8 +57,8 @@ def counting(database: Database, store: ImageStore, *where: ColumnElement[bool])
         if review is None or review.id not in fitting or path is None or row.label is None:
             continue
         verdict = cast(library.Verdict, review.verdict)
-        judged = library.Review(path, row.product, cast(Label, row.label), verdict)
-        found.append((review.when, Pending(review.id, judged)))
+        item = library.Review(path, row.product, cast(Label, row.label), verdict)
+        found.append((review.when, Pending(review.id, item)))
     return [one for _, one in sorted(found, key=lambda pair: (pair[0], pair[1].number))]
 
 

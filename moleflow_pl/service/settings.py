@@ -44,7 +44,7 @@ class Settings:
         keep_gb: GiB of images, beyond which the oldest are removed.
         backbone_weights: Where the backbone's weights are, if they have moved.
         device: Where the model goes.
-        move_judged: Whether inspected files of a watched folder move to its subfolder `judged`.
+        move_inspected: Whether to move inspected files of a watched folder to `inspected` in it.
         interval: Seconds between two images of a camera.
         sources: Sources of images, as `KIND:ADDRESS`.
         sinks: Receivers of inspections, as `KIND:ADDRESS`.
@@ -70,7 +70,7 @@ class Settings:
     keep_gb: float = 50.0
     backbone_weights: str | None = None
     device: str = "auto"
-    move_judged: bool = False
+    move_inspected: bool = False
     interval: float = 1.0
     sources: list[str] = field(default_factory=list)
     sinks: list[str] = field(default_factory=list)

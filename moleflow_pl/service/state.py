@@ -48,7 +48,7 @@ class Service:
         self.sinks = [SINKS[k](a) for k, a in (split("--sink", s, SINKS) for s in settings.sinks)]
         sinks = [sink.health.name for sink in self.sinks]
         self.line = Line(self.engine, self.database, self.store, sinks, settings.deadline)
-        handling = Handling(settings.move_judged, settings.interval)
+        handling = Handling(settings.move_inspected, settings.interval)
         self.sources = [
             SOURCES[kind](address, self.line, handling)
             for kind, address in (split("--source", source, SOURCES) for source in settings.sources)

@@ -11,7 +11,7 @@ from typing import Any
 
 from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.tasks.calibration import Calibration
-from moleflow_pl.tasks.own_scores import OwnScores
+from moleflow_pl.tasks.oracle_scores import OracleScores
 from moleflow_pl.tasks.thresholds import check_rate
 
 logger = logging.getLogger(__name__)
@@ -62,10 +62,11 @@ class Task:
         split: Hash of its training, calibration and test images, by content.
         images: Number of its training images.
         learned_at: When it was learned, in UTC.
-        tested: Scores of its test images by its own expert; None if there were none.
+        oracle_scores: Of its test images; None without test images.
         replaced: Whether a newer version of it exists; then no image is routed to it.
         evaluation: The evaluation after learning it, see `metrics.task_matrix.matrix_row`.
         calibration: Scores of its calibration images; None if it has none.
+        reviews: Marks of the reviews that it has learned from.
     """
 
     products: list[str]
@@ -76,10 +77,11 @@ class Task:
     split: str | None = None
     images: int = 0
     learned_at: str | None = None
-    tested: OwnScores | None = None
+    oracle_scores: OracleScores | None = None
     replaced: bool = False
     evaluation: dict[str, Any] | None = None
     calibration: Calibration | None = None
+    reviews: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -296,9 +298,9 @@ class TaskSchedule:
     @staticmethod
     def _task(
         calibration: dict[str, Any] | None = None,
-        tested: dict[str, Any] | None = None,
+        oracle_scores: dict[str, Any] | None = None,
         **state: Any,
     ) -> Task:
         restored = None if calibration is None else Calibration.from_state(calibration)
-        scores = None if tested is None else OwnScores(**tested)
-        return Task(**state, calibration=restored, tested=scores)
+        scores = None if oracle_scores is None else OracleScores(**oracle_scores)
+        return Task(**state, calibration=restored, oracle_scores=scores)

@@ -6,7 +6,7 @@ from rich.table import Table
 
 from moleflow_pl.callbacks.closing import decisions_table, fit_ending, next_steps, places
 from moleflow_pl.checkpoints.run_folder import RunFolder
-from moleflow_pl.tasks.own_scores import OwnScores
+from moleflow_pl.tasks.oracle_scores import OracleScores
 from moleflow_pl.tasks.schedule import TaskSchedule
 
 
@@ -34,7 +34,7 @@ def test_products_whose_images_are_gone_are_named(on_disk: list[int], named: str
     schedule = TaskSchedule()
     schedule.extend([["a"], ["b"], ["c"], ["b~1"], ["never tested"]], epochs=1)
     for task in schedule.tasks[:4]:
-        task.tested = OwnScores([1.0], [2.0])
+        task.oracle_scores = OracleScores([1.0], [2.0])
     schedule.tasks[3].replaced = True
     first = fit_ending(RunFolder(Path("r")), schedule, on_disk, {})[0]
     expected = "report: " if named is None else "not tested again, because their images are gone: "

@@ -82,7 +82,7 @@ def test_nothing_is_known_to_a_graph_whose_products_have_no_limit(tiny_model: Bu
     for task in model.schedule.tasks:
         task.calibration = None
     assert InspectionGraph(model.inspector)(images)[4].isinf().all()
-    model.inspector.novelty.prototypes.clear()
+    model.inspector.novelty_router.prototypes.clear()
     assert InspectionGraph(model.inspector)(images)[4].isinf().all()
 
 
@@ -133,7 +133,7 @@ def test_a_score_of_nan_is_never_normal(what: str, options: dict, tiny_model: Bu
         for parameter in model.inspector.flow.parameters_for(0):
             parameter.fill_(torch.nan)
     else:
-        model.inspector.novelty.prototypes["0"].mean.fill_(torch.nan)
+        model.inspector.novelty_router.prototypes["0"].mean.fill_(torch.nan)
     _, scores, _, _, novelty = InspectionGraph(model.inspector)(images)
     labels = [ruled(n, s, 1e9) for n, s in zip(novelty.tolist(), scores.tolist(), strict=True)]
     assert "normal" not in labels

@@ -54,9 +54,9 @@ def check(found: Answers, expected: Answers) -> None:
     """The same products, and numbers that are apart by no more than the tolerance of them."""
     assert torch.equal(found["product"], expected["product"])
     assert len(expected["product"].unique()) == 2 or len(expected["product"]) == 1
-    for name in ("score", "distance", "novelty"):
+    for name in ("score", "router_distance", "novelty_ratio"):
         torch.testing.assert_close(found[name], expected[name], rtol=TOLERANCE, atol=0)
-    assert expected["novelty"].isfinite().all()
+    assert expected["novelty_ratio"].isfinite().all()
     scale = expected["map"].abs().max().item()
     torch.testing.assert_close(found["map"], expected["map"], rtol=0, atol=TOLERANCE * scale)
 

@@ -66,13 +66,13 @@ def test_novelty_is_the_smallest_share_among_the_nearest(tiny_model: Build) -> N
     limits = [5.0, 6.0, float("inf"), float("nan"), 8.0, 9.0]
     features = torch.randn(7, 4, 4, model.inspector.extractor.dim)
     distances = torch.rand(7, NEAREST + 2)
-    found = StackedNovelty(model.inspector.novelty, tasks, limits)(features, distances)
+    found = StackedNovelty(model.inspector.novelty_router, tasks, limits)(features, distances)
     patches = sample_patches(features)
     for image in range(7):
         shares = [
             float(
                 ordinary_quantile(
-                    model.inspector.novelty.distances_to(t, patches[image : image + 1])
+                    model.inspector.novelty_router.distances_to(t, patches[image : image + 1])
                 )
             )
             / limits[t]

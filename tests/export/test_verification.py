@@ -39,7 +39,7 @@ def test_a_file_that_agrees_is_verified_with_its_differences(vit: Exported) -> N
     found = verify(
         open_file(vit.onnx, "onnx"), vit.model, vit.graph, shown_in(vit.images), TOLERANCE
     )
-    assert set(found) == {"map", "score", "distance", "novelty", "experts"}
+    assert set(found) == {"map", "score", "router_distance", "novelty_ratio", "experts"}
     assert all(0 <= value <= TOLERANCE for value in found.values())
     with pytest.raises(ExportError, match=r"differs from the model by .*more than --tolerance 0"):
         verify(open_file(vit.onnx, "onnx"), vit.model, vit.graph, shown_in(vit.images), 0.0)
@@ -59,7 +59,7 @@ def test_a_file_of_another_model_is_found_out(vit: Exported) -> None:
         assert "badly conditioned" not in str(error.value)
         return str(error.value)
 
-    for name in ("map", "score", "distance", "novelty"):
+    for name in ("map", "score", "router_distance", "novelty_ratio"):
         assert f"'{name}': 0.001" in broken(name) or f"'{name}': 0.000" in broken(name)
     assert "are assigned to another product" in broken("product")
     # no image of the trial goes to the third expert, and yet it is looked at
@@ -112,8 +112,8 @@ def test_a_smaller_clamp_conditions_what_few_images_and_epochs_leave(tmp_path: P
 
 def test_nan_values_do_not_pass() -> None:
     one = {
-        "map": torch.ones(1, 2, 2), "score": torch.ones(1), "distance": torch.ones(1),
-        "product": torch.zeros(1, dtype=torch.long), "novelty": torch.ones(1),
+        "map": torch.ones(1, 2, 2), "score": torch.ones(1), "router_distance": torch.ones(1),
+        "product": torch.zeros(1, dtype=torch.long), "novelty_ratio": torch.ones(1),
     }  # fmt: skip
     found = difference({**one, "score": torch.tensor([float("nan")])}, one)
     assert not found["score"] <= TOLERANCE

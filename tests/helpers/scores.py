@@ -12,7 +12,7 @@ from rich.console import Console
 from moleflow_pl._internal.console import NamesTable
 from moleflow_pl.data.datasets import ImageDataset
 from moleflow_pl.data.layouts.mvtec import MVTecLayout
-from moleflow_pl.metrics.goods import GoodImages, Halves
+from moleflow_pl.metrics.good_images import GoodImages, Halves
 from moleflow_pl.metrics.task_matrix import matrix_row
 from moleflow_pl.metrics.task_scores import EvaluationOptions, TaskScores
 from moleflow_pl.report.summary import summarise
@@ -154,13 +154,13 @@ def untested_tasks() -> list[Task]:
         Task(["b"], 2, 2, drift=0.3),
     ]
     halves = [Halves(distance=0.9, by_chance=0.4, p=p) for p in (0.004, 0.3)]
-    goods = {
+    good_images = {
         0: GoodImages(training=27, calibration=3, routed=[2, 1], halves=halves[0]),
         1: GoodImages(training=5, calibration=0, routed=[0, 0], halves=halves[1]),
     }
-    alone = {0: goods[0] | {"routed": [3]}}
-    tasks[0].evaluation = matrix_row([], 1, SETTINGS, [CALIBRATED], goods=alone)
-    tasks[1].evaluation = matrix_row([], 2, SETTINGS, [CALIBRATED, None], goods=goods)
+    alone = {0: good_images[0] | {"routed": [3]}}
+    tasks[0].evaluation = matrix_row([], 1, SETTINGS, [CALIBRATED], good_images=alone)
+    tasks[1].evaluation = matrix_row([], 2, SETTINGS, [CALIBRATED, None], good_images=good_images)
     return tasks
 
 

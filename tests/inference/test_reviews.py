@@ -70,7 +70,7 @@ def test_reviews_make_a_new_version_whose_neighbours_are_equal_to_the_bit(
     assert new.task.calibration is not None
     assert len(new.task.calibration.scores) == len(old.task.calibration.scores) + 3
     assert new.task.images == old.task.images + 2
-    assert new.task.tested is None  # by the version before
+    assert new.task.oracle_scores is None  # by the version before
 
 
 def test_rolled_back_version_is_the_old_one(path: Path, reviews: list[Review]) -> None:

@@ -271,7 +271,7 @@ def test_no_image_goes_to_a_version_that_is_replaced(
     write_checkpoint(checkpoint, tmp_path / "x.ckpt")
     inspector = load_inspector(tmp_path / "x.ckpt")
     assert inspector.schedule.names == ["01", "b~3"]
-    assert inspector.router.tasks == inspector.novelty.tasks == [0]
+    assert inspector.router.tasks == inspector.novelty_router.tasks == [0]
     assert inspector_state(inspector, inspector)["prototypes"] == [0, 1]  # it is kept whole
     decisions = DecisionMaker(inspector.schedule)
     with torch.no_grad():

@@ -101,14 +101,14 @@ def test_page_of_a_model_whose_images_are_gone_has_dashes() -> None:
     assert not Tags(page).open
 
 
-def goods_page(name: str = "a") -> str:
+def good_images_page(name: str = "a") -> str:
     tasks = untested_tasks()
     tasks[0].products = [name]
     return render_page(summarise(tasks, COST), [], ABOUT, {name: CALIBRATED})
 
 
 def test_page_of_good_images_alone_says_what_is_known_and_has_no_dashes() -> None:
-    page = goods_page(EVIL)
+    page = good_images_page(EVIL)
     tags = Tags(page)
     assert not tags.open
     assert tags.scripts == 0
@@ -136,8 +136,10 @@ def test_page_of_good_images_alone_says_what_is_known_and_has_no_dashes() -> Non
 def test_task_without_test_images_beside_one_with_some_is_named_and_not_dashed() -> None:
     tasks = untested_tasks()
     scores = scored(0, [0, 1], [0, 0], [1.0, 2.0], decisions=decided([1.0, 2.0], 1.5))
-    goods = {1: tasks[1].evaluation["goods"][1]}
-    tasks[1].evaluation = matrix_row([scores], 2, SETTINGS, [CALIBRATED, None], goods=goods)
+    good_images = {1: tasks[1].evaluation["good_images"][1]}
+    tasks[1].evaluation = matrix_row(
+        [scores], 2, SETTINGS, [CALIBRATED, None], good_images=good_images
+    )
     page = render_page(summarise(tasks, COST), [scores], ABOUT, {"a": CALIBRATED})
     assert page.count("no test images") == 1
     assert not Tags(page).open
@@ -198,7 +200,7 @@ def test_page_opens_in_a_browser_with_all_its_pictures_and_within_its_width(
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 @pytest.mark.parametrize("width", [390, 1400])
 def test_page_of_good_images_alone_opens_within_its_width(width: int, tmp_path: Path) -> None:
-    found = opened(goods_page(EVIL), width, tmp_path)
+    found = opened(good_images_page(EVIL), width, tmp_path)
     assert (found["missing"], found["scripts"]) == (0, 0)
     assert found["over"] <= 0
 

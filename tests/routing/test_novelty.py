@@ -131,7 +131,7 @@ def test_image_is_set_against_the_nearest_products_and_the_one_asked_for() -> No
     module = MoLEFlow(**TINY_MODEL, prototype="mean")
     for task in range(NEAREST + 3):
         module.inspector.router.add_prototype(task, prototype_of(task))
-        module.inspector.novelty.add_prototype(task, prototype_of(task))
+        module.inspector.novelty_router.add_prototype(task, prototype_of(task))
     features = torch.randn(5, 3, 3, 64)
     distances = module.inspector.router.distances(module.inspector.image_features(features))
     chosen = torch.tensor([0, 1, 2, 3, NEAREST + 2])
@@ -140,7 +140,7 @@ def test_image_is_set_against_the_nearest_products_and_the_one_asked_for() -> No
     for image, (near, one) in enumerate(zip(distances.argsort(1), chosen.tolist(), strict=True)):
         asked = {*near[:NEAREST].tolist(), one}
         for task in range(NEAREST + 3):
-            every = ordinary_quantile(module.inspector.novelty.distances_to(task, patches))
+            every = ordinary_quantile(module.inspector.novelty_router.distances_to(task, patches))
             wanted = every[image] if task in asked else torch.tensor(torch.inf)
             torch.testing.assert_close(found[image, task], wanted)
 

@@ -66,7 +66,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Line:
     return built_once(tmp_path_factory, "line", Line)
 
 
-def own_scores(path: Path, images: list[Path], product: str) -> list[float]:
+def oracle_scores(path: Path, images: list[Path], product: str) -> list[float]:
     return [one.score for one in Predictor.load(path, product=product)(images)]  # type: ignore[arg-type]
 
 
@@ -117,7 +117,7 @@ def test_predict_by_a_forced_product_and_a_wrong_name(line: Line, tmp_path: Path
     (row,) = rows(path.parent / "predictions" / "predictions.csv")
     assert row["product"] == "solar_poly"
     assert row["label"] in ("normal", "anomalous")
-    (score,) = own_scores(line.path, [image], "solar_poly")
+    (score,) = oracle_scores(line.path, [image], "solar_poly")
     assert float(row["score"]) == pytest.approx(score, rel=1e-5)
     said = failure(tmp_path, *options, "--product=solar")
     assert "no product 'solar' in this model: it knows ['solar_mono', 'solar_poly']" in said
@@ -163,7 +163,7 @@ def test_experts_travel_and_all_others_stay_equal_to_the_bit(
     line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images, path = images_of(line), line.copy_to(tmp_path)
-    before = {name: own_scores(line.path, images, name) for name in PRODUCTS}
+    before = {name: oracle_scores(line.path, images, name) for name in PRODUCTS}
     options = ["--ckpt_path", path]
     file = tmp_path / "poly.safetensors"
     run_here(tmp_path, "experts", "list", *options)
@@ -171,12 +171,12 @@ def test_experts_travel_and_all_others_stay_equal_to_the_bit(
     run_here(tmp_path, "experts", "export", "solar_poly", *options, "--output", file)
     run_here(tmp_path, "experts", "remove", "solar_poly", *options)
     assert schedule_of(path).names == ["solar_mono"]
-    assert own_scores(path, images, "solar_mono") == before["solar_mono"]
+    assert oracle_scores(path, images, "solar_mono") == before["solar_mono"]
     run_here(tmp_path, "experts", "import", file, *options, "--name", "poly")
     run_here(tmp_path, "experts", "rename", "solar_mono", "mono", *options)
     assert schedule_of(path).names == ["mono", "poly"]
-    assert own_scores(path, images, "mono") == before["solar_mono"]
-    assert own_scores(path, images, "poly") == before["solar_poly"]
+    assert oracle_scores(path, images, "mono") == before["solar_mono"]
+    assert oracle_scores(path, images, "poly") == before["solar_poly"]
     # a second import, of the copy that `remove` kept, under a name that is there
     kept = path.parent / "experts" / "solar_poly~1.safetensors"
     said = failure(tmp_path, "experts", "import", kept, *options, "--name", "mono")
@@ -189,7 +189,7 @@ def test_an_update_learns_again_beside_the_old_version_and_rolls_back(
     # the product that the base was learned with, at that: the base stays as it is
     product, other = PRODUCTS
     images, path = images_of(line), line.copy_to(tmp_path)
-    before = {name: own_scores(path, images, name) for name in PRODUCTS}
+    before = {name: oracle_scores(path, images, name) for name in PRODUCTS}
     drifted = tmp_path / "drifted"
     lay_out(drifted, product, first=100, train=12)
     options = ["--ckpt_path", path]
@@ -202,12 +202,12 @@ def test_an_update_learns_again_beside_the_old_version_and_rolls_back(
     routing = json.loads(work.read_text())["routing"]
     assert [row[0] for row in routing["confusion"]] == [0, 0, 0]
     assert sum(routing["confusion"][2]) == 8
-    assert own_scores(path, images, other) == before[other]
-    new = own_scores(path, images, product)
+    assert oracle_scores(path, images, other) == before[other]
+    new = oracle_scores(path, images, product)
     assert new != before[product]
     run_here(tmp_path, "experts", "rollback", product, *options)
-    assert own_scores(path, images, product) == before[product]
-    assert own_scores(path, images, other) == before[other]
+    assert oracle_scores(path, images, product) == before[product]
+    assert oracle_scores(path, images, other) == before[other]
     # and forward again
     run_here(tmp_path, "experts", "rollback", product, *options)
-    assert own_scores(path, images, product) == new
+    assert oracle_scores(path, images, product) == new

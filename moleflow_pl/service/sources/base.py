@@ -18,7 +18,7 @@ class Handling:
     """How sources handle images.
 
     Attributes:
-        move: Whether inspected files are moved to a subfolder `judged`.
+        move: Whether inspected files are moved to a subfolder `inspected`.
         interval: Seconds between two images of a camera.
     """
 

@@ -26,7 +26,7 @@ SETTLED = 0.3  # seconds without a change before a file is read
 PATIENCE = 10.0  # seconds after which a file that cannot be decoded counts as complete
 TICK = 0.1
 SCAN_SECONDS = 30.0  # between scans, since some disks do not report new files
-JUDGED = "judged"
+INSPECTED = "inspected"
 PARTIAL = (".part", ".partial", ".tmp", ".filepart", ".crdownload")
 
 
@@ -168,7 +168,7 @@ class FolderSource(Source):
         """Move an inspected file, if the settings say so."""
         if not self.handling.move or FileState.of(state.path) != state:
             return
-        target = self.folder / JUDGED / state.path.name
+        target = self.folder / INSPECTED / state.path.name
         target.parent.mkdir(exist_ok=True)
         state.path.rename(free_name(target) if target.exists() else target)
 

@@ -13,7 +13,7 @@ from benchmarks.harness.thresholds import (
     redrawn,
     side_by_side,
 )
-from moleflow_pl.tasks.own_scores import OwnScores
+from moleflow_pl.tasks.oracle_scores import OracleScores
 from tests.helpers.models import fit
 from tests.helpers.products import draw_product
 
@@ -24,7 +24,7 @@ def test_alarms_of_a_rate_that_is_known_exactly_are_binomial() -> None:
 
 
 def test_a_threshold_is_judged_by_both_kinds_of_test_images() -> None:
-    tested = OwnScores(good=[1.0, 2.0, 3.0, 4.0], defective=[3.0, 5.0])
+    tested = OracleScores(good=[1.0, 2.0, 3.0, 4.0], defective=[3.0, 5.0])
     row = judged("a", 2.5, [0.0] * 99, tested)
     assert (row.value, row.unit) == (2, "of 4")
     assert not row.holds  # half of the good images at a rate of 1 %
@@ -43,7 +43,7 @@ def test_one_defective_calibration_image_moves_the_former_threshold_alone() -> N
 
 def test_drawn_defective_images_move_the_former_threshold_alone() -> None:
     good = np.random.default_rng(1).exponential(size=400).tolist()
-    tested = OwnScores(good=good, defective=[30.0 + i for i in range(20)])
+    tested = OracleScores(good=good, defective=[30.0 + i for i in range(20)])
     former, robust = (
         [drawn_thresholds(tested, 60, share, formula) for share in (0.0, 0.05)]
         for formula in FORMULAS.values()
@@ -57,8 +57,8 @@ def test_drawn_defective_images_move_the_former_threshold_alone() -> None:
 def test_drawn_thresholds_of_a_run_are_judged_by_those_of_clean_draws(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    tested = OwnScores(good=[float(i) for i in range(100)], defective=[200.0, 5.0])
-    found = [("a", [0.0] * 30, tested), ("few", [0.0] * 30, OwnScores([1.0], [2.0]))]
+    tested = OracleScores(good=[float(i) for i in range(100)], defective=[200.0, 5.0])
+    found = [("a", [0.0] * 30, tested), ("few", [0.0] * 30, OracleScores([1.0], [2.0]))]
     monkeypatch.setattr(thresholds, "scores_in", lambda run: iter(found))
     shares = iter([(0.01, 0.5), (0.01, 0.5), (0.01, 0.5), (0.01, 0.5), (0.021, 0.41), (0.0, 0.39)])
     monkeypatch.setattr(thresholds, "drawn_thresholds", lambda *_: next(shares))
@@ -74,7 +74,7 @@ def test_a_run_is_judged_by_what_its_checkpoint_holds(data_root: Path, tmp_path:
     rows = list(side_by_side(tmp_path / "run"))
     assert [row.what.split(", ")[1] for row in rows] == list(FORMULAS)
     limit = module.schedule.tasks[0].calibration.score_threshold.value  # type: ignore[union-attr]
-    tested = module.schedule.tasks[0].tested
+    tested = module.schedule.tasks[0].oracle_scores
     assert tested is not None
     assert rows[1].value == sum(score > limit for score in tested.good)
     fit(tmp_path / "plain", tmp_path, ["a"], epochs=1, data={"val_fraction": 0.0})

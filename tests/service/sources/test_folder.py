@@ -95,10 +95,10 @@ def test_a_file_that_is_no_image_is_told_and_holds_up_nobody(
         assert "cannot identify" in errors[0]
 
 
-def test_judged_files_are_moved_where_that_is_wished_and_none_is_overwritten(
+def test_inspected_files_are_moved_if_that_is_set_and_none_is_overwritten(
     tmp_path: Path, inbox: Path, learned: Learned, data_root: Path
 ) -> None:
-    settings = settings_for(tmp_path, learned[0], sources=[f"folder:{inbox}"], move_judged=True)
+    settings = settings_for(tmp_path, learned[0], sources=[f"folder:{inbox}"], move_inspected=True)
     with client_of(settings) as client:
         database = client.service.database  # type: ignore[attr-defined]
         for i in (1, 2):
@@ -106,7 +106,7 @@ def test_judged_files_are_moved_where_that_is_wished_and_none_is_overwritten(
             wait_until(
                 lambda i=i: count(database, Inspection) == i and not (inbox / "a.png").exists()
             )  # type: ignore[misc]
-    assert sorted(path.name for path in (inbox / "judged").iterdir()) == ["a.png", "a~1.png"]
+    assert sorted(path.name for path in (inbox / "inspected").iterdir()) == ["a.png", "a~1.png"]
 
 
 def test_another_process_that_was_first_is_no_error(

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.metrics.task_matrix import matrix_row
-from moleflow_pl.report.goods import (
-    goods_table,
+from moleflow_pl.report.good_images import (
+    good_images_table,
     halves_in_lines,
     is_tested,
     next_commands,
@@ -17,7 +17,7 @@ from tests.helpers.scores import COST, SETTINGS, THRESHOLD, learned_tasks, on_sc
 
 def test_summary_says_what_is_behind_each_threshold() -> None:
     first, second = summarise(untested_tasks(), COST)["calibration"]
-    assert (first["task"], first["goods"]["routed"]) == ("a", [2, 1])
+    assert (first["task"], first["good_images"]["routed"]) == ("a", [2, 1])
     assert first["threshold"]["value"] == THRESHOLD
     assert first["threshold"]["images"] == 3
     assert first["threshold"]["images_needed"] == 99
@@ -27,7 +27,7 @@ def test_summary_says_what_is_behind_each_threshold() -> None:
 
 
 def test_table_of_good_images_fits_a_terminal_and_says_what_is_known() -> None:
-    text = on_screen(goods_table(summarise(untested_tasks(), COST)))
+    text = on_screen(good_images_table(summarise(untested_tasks(), COST)))
     assert max(map(len, text.splitlines())) <= 80
     for words in ("27 +", "2 of 3", "1 to b", "differ", "p = 0.004", "alike", "unknown"):
         assert words in text
@@ -38,7 +38,7 @@ def test_table_of_good_images_fits_a_terminal_and_says_what_is_known() -> None:
 def test_tasks_with_test_images_are_not_in_the_table() -> None:
     tested = summarise(learned_tasks(), COST)
     assert is_tested(tested)
-    assert goods_table(tested) is None
+    assert good_images_table(tested) is None
     assert not is_tested(summarise(untested_tasks(), COST))
 
 
@@ -49,7 +49,7 @@ def test_task_that_was_tested_earlier_counts_as_tested() -> None:
 
 
 def test_routing_of_no_images_says_so() -> None:
-    entry = {"task": "a", "goods": {"routed": [0, 0]}}
+    entry = {"task": "a", "good_images": {"routed": [0, 0]}}
     assert routed_in_lines({"tasks": ["a", "b"]}, entry) == ["none", "to route"]
 
 

@@ -1,4 +1,4 @@
-"""Scores of an expert's own test images, independent of other products."""
+"""Oracle scores of a task's test images, independent of other tasks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from moleflow_pl.tasks.thresholds import LARGEST_SCORE
 
 
 @dataclass
-class OwnScores:
-    """Scores of a task's test images by its own expert, from the last evaluation with test images.
+class OracleScores:
+    """Oracle scores of a task's test images, from the last evaluation with test images.
 
     Adding a product or changing a threshold does not change them.
 
@@ -25,26 +25,26 @@ class OwnScores:
     defective: list[float] = field(default_factory=list)
 
     @classmethod
-    def of(cls, rows: Iterable[Mapping[str, Any]]) -> OwnScores:
+    def of(cls, rows: Iterable[Mapping[str, Any]]) -> OracleScores:
         """The scores in the rows of an evaluation.
 
         Example:
-            >>> OwnScores.of([{"gt_label": 1, "oracle_score": 3.0}])
-            OwnScores(good=[], defective=[3.0])
+            >>> OracleScores.of([{"gt_label": 1, "oracle_score": 3.0}])
+            OracleScores(good=[], defective=[3.0])
         """
-        tested = cls()
+        result = cls()
         for row in rows:
             score = row["oracle_score"]
-            scores = tested.defective if row["gt_label"] else tested.good
+            scores = result.defective if row["gt_label"] else result.good
             # NaN and infinity count as a defect; files hold finite numbers alone
             scores.append(score if math.isfinite(score) else LARGEST_SCORE)
-        return tested
+        return result
 
-    def found(self, threshold: float) -> int:
+    def count_above(self, threshold: float) -> int:
         """Number of defective images above a threshold.
 
         Example:
-            >>> OwnScores(defective=[1.0, 2.0, 3.0]).found(1.5)
+            >>> OracleScores(defective=[1.0, 2.0, 3.0]).count_above(1.5)
             2
         """
         return sum(score > threshold for score in self.defective)

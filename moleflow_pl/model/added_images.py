@@ -27,7 +27,7 @@ Banks = dict[str, list[Tensor]]  # vectors (M, C) of each bank, by the part of t
 
 
 @torch.no_grad()
-def add_goods(
+def add_good_images(
     inspector: Inspector,
     task: int,
     seed: int,

@@ -8,13 +8,13 @@ from typing import Any
 
 from moleflow_pl._internal.console import NamesTable
 from moleflow_pl.checkpoints.run_folder import RunFolder
-from moleflow_pl.metrics.goods import GoodImages
+from moleflow_pl.metrics.good_images import GoodImages
 from moleflow_pl.report.decisions import format_rate
 from moleflow_pl.tasks.schedule import Task
 from moleflow_pl.tasks.thresholds import images_for
 
 CHANGED = 0.01  # significance level at which the halves of a product's images differ
-GOODS_COLUMNS = (
+COLUMNS = (
     "training +\ncalibration\nimages", "calibration\nscores", "threshold,\nfalse alarms",
     "routed to\nits task", "first and\nlast half",
 )  # fmt: skip
@@ -25,17 +25,17 @@ CAPTION = (
 
 
 def summarise_calibration(
-    tasks: Sequence[Task], goods: Sequence[GoodImages | None]
+    tasks: Sequence[Task], good_images: Sequence[GoodImages | None]
 ) -> list[dict[str, Any]]:
     """The entry `calibration` of `summary.json`: each task's threshold and good images.
 
     Args:
         tasks: The learned tasks.
-        goods: Statistics of tasks without test images; None for the others.
+        good_images: Statistics of tasks without test images; None for the others.
     """
     return [
-        {"task": task.name, "threshold": threshold_entry(task), "goods": statistics}
-        for task, statistics in zip(tasks, [*goods, *[None] * len(tasks)], strict=False)
+        {"task": task.name, "threshold": threshold_entry(task), "good_images": statistics}
+        for task, statistics in zip(tasks, [*good_images, *[None] * len(tasks)], strict=False)
     ]
 
 
@@ -77,25 +77,25 @@ def next_commands(run: RunFolder) -> dict[str, str]:
     }
 
 
-def goods_table(summary: Mapping[str, Any]) -> NamesTable | None:
+def good_images_table(summary: Mapping[str, Any]) -> NamesTable | None:
     """The table on the screen: a row for each task without test images; None without any."""
-    entries = [entry for entry in summary["calibration"] if entry["goods"] is not None]
+    entries = [entry for entry in summary["calibration"] if entry["good_images"] is not None]
     if not entries:
         return None
     table = NamesTable(
         title="good images alone", caption=CAPTION, caption_justify="left", show_lines=True
     )
     table.add_column("task", overflow="fold")
-    for column in GOODS_COLUMNS:
+    for column in COLUMNS:
         table.add_column(column, no_wrap=True)
     for entry in entries:
-        goods = entry["goods"]
+        good_images = entry["good_images"]
         table.add_row(
             entry["task"],
-            [f"{goods['training']} +", str(goods["calibration"])],
+            [f"{good_images['training']} +", str(good_images["calibration"])],
             *threshold_in_lines(entry["threshold"]),
             routed_in_lines(summary, entry),
-            halves_in_lines(goods["halves"]),
+            halves_in_lines(good_images["halves"]),
         )
     return table
 
@@ -114,12 +114,12 @@ def routed_in_lines(summary: Mapping[str, Any], entry: Mapping[str, Any]) -> lis
     """How many calibration images were routed to their own task, and where the others went.
 
     Example:
-        >>> entry = {"task": "b", "goods": {"routed": [1, 8]}}
+        >>> entry = {"task": "b", "good_images": {"routed": [1, 8]}}
         >>> routed_in_lines({"tasks": ["a", "b"]}, entry)
         ['8 of 9', '1 to a']
     """
-    routed = dict(zip(summary["tasks"], entry["goods"]["routed"], strict=True))
-    count, of = routed.pop(entry["task"]), sum(entry["goods"]["routed"])
+    routed = dict(zip(summary["tasks"], entry["good_images"]["routed"], strict=True))
+    count, of = routed.pop(entry["task"]), sum(entry["good_images"]["routed"])
     lines = [f"{other} to {name}" for name, other in routed.items() if other]
     return [f"{count} of {of}", *lines] if of else ["none", "to route"]
 

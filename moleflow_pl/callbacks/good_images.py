@@ -6,11 +6,11 @@ import torch
 
 from moleflow_pl.data.datamodule import ContinualDataModule
 from moleflow_pl.features.region_of_interest import rows_of
-from moleflow_pl.metrics.goods import GoodImages, compare_halves
+from moleflow_pl.metrics.good_images import GoodImages, compare_halves
 from moleflow_pl.module import MoLEFlow
 
 
-def look_at_goods(module: MoLEFlow, data: ContinualDataModule, task: int) -> GoodImages:
+def evaluate_good_images(module: MoLEFlow, data: ContinualDataModule, task: int) -> GoodImages:
     """Route a task's calibration images, and compare their first and second half."""
     inspector, products = module.inspector, module.schedule.tasks[task].products
     counts = [data.count_images([task])[product] for product in products]

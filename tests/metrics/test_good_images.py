@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from moleflow_pl.metrics.goods import compare_halves, second_halves
+from moleflow_pl.metrics.good_images import compare_halves, second_halves
 
 
 @pytest.mark.parametrize("images", [8, 31, 100])
