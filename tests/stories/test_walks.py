@@ -1,6 +1,7 @@
 """The walks of CONTRIBUTING.md: the code shown there adds a part from outside, which is used."""
 
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,17 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from lightning.pytorch import Callback
 
 import moleflow_pl.cli.lightning as cli
 from moleflow_pl import MoLEFlow
-from moleflow_pl import cli as verbs
-from moleflow_pl.cli.main import VERBS, main
 from moleflow_pl.data.layouts.registry import LAYOUTS
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.export.graph import InspectionGraph
 from moleflow_pl.routing.router import ROUTERS
 from moleflow_pl.scoring.patch_scores import PATCH_SCORES
+from tests.helpers.commands import ROOT, environment
 from tests.helpers.models import fit, with_tasks
 from tests.helpers.products import SIZE, draw_product
 
@@ -27,14 +28,14 @@ Build = Callable[..., MoLEFlow]
 
 def code_of(index: int) -> str:
     """The code of a walk in CONTRIBUTING.md."""
-    text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
+    text = (ROOT / "CONTRIBUTING.md").read_text()
     walks = re.findall(r"```python\n(.*?)```", text.partition("## Where to add what")[2], re.DOTALL)
     return walks[index]
 
 
 def walk(index: int) -> None:
-    """Run the code of a walk as it stands there."""
-    exec(code_of(index), {"torch": torch})
+    """Run the code of a walk as it stands there, with no other names."""
+    exec(code_of(index), {})
 
 
 @pytest.fixture
@@ -59,16 +60,22 @@ def toy_router() -> Iterator[None]:
 
 
 @pytest.fixture
-def toy_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The module is in a file where the entry looks for it: in the package of the verbs."""
-    module, entry = code_of(3).split("\n\n\n")
-    (tmp_path / "count.py").write_text(module)
-    monkeypatch.setattr(verbs, "__path__", [*verbs.__path__, str(tmp_path)])
-    exec(entry, {"VERBS": VERBS})
-    yield
-    path, _ = VERBS.pop("count")
-    sys.modules.pop(path, None)
-    vars(verbs).pop("count", None)
+def script(tmp_path: Path) -> Path:
+    """A script outside this package with the three parts and the verb of the walks."""
+    folder = tmp_path / "my_package"
+    folder.mkdir()
+    (folder / "count.py").write_text(code_of(3))
+    for index, name in enumerate(("score", "layout", "router")):
+        (folder / f"{name}.py").write_text(code_of(index))
+    (tmp_path / "script.py").write_text(code_of(4))
+    return tmp_path / "script.py"
+
+
+def run_script(script: Path, *args: str) -> str:
+    """What a script prints in a fresh process."""
+    program = [sys.executable, str(script), *args]
+    env = environment({"PYTHONPATH": str(ROOT)})
+    return subprocess.run(program, env=env, capture_output=True, text=True, check=True).stdout
 
 
 @torch.no_grad()
@@ -123,12 +130,9 @@ def test_layout_from_outside_gives_batches(tmp_path: Path) -> None:
     assert seen.names == {f"{i:03d}.png" for i in range(6)}
 
 
-@pytest.mark.usefixtures("toy_verb")
-def test_verb_from_outside_runs_and_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["count", "a", "b"])
-    assert capsys.readouterr().out == "2\n"
-    main(["--help"])
-    assert "  count      count arguments\n" in capsys.readouterr().out
+def test_verb_from_outside_runs_and_is_in_the_help(script: Path) -> None:
+    assert run_script(script, "count", "a", "b") == "2\n"
+    assert "  count      count arguments\n" in run_script(script, "--help")
 
 
 class Parsed(cli.MoLEFlowCLI):
@@ -145,6 +149,16 @@ def test_parts_from_outside_have_names_on_the_command_line(monkeypatch: pytest.M
     args = [f"--{argument}={name}" for argument, name in names.items()]
     config = cli.build(["fit", "--data.tasks=[a]", *args], Parsed).config.fit
     assert {argument: config[argument] for argument in names} == names
+
+
+@pytest.mark.slow
+def test_script_that_imports_parts_runs_the_command_with_them(script: Path) -> None:
+    parts = "from my_package import layout, router, score\n"
+    script.write_text(parts + script.read_text())
+    names = ["--model.score=largest", "--model.router=farthest", "--data.layout=flat"]
+    config = yaml.safe_load(run_script(script, "fit", "--data.tasks=[a]", *names, "--print_config"))
+    assert (config["model"]["score"], config["model"]["router"]) == ("largest", "farthest")
+    assert config["data"]["layout"] == "flat"
 
 
 @pytest.mark.parametrize(
