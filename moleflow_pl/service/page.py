@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Form, HTTPException, Request, Response
+from fastapi import APIRouter, Form, Header, HTTPException, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
 from jinja2 import Environment, FileSystemLoader
 
@@ -26,6 +27,7 @@ from moleflow_pl.service.page_queries import (
 )
 from moleflow_pl.service.products import jobs
 from moleflow_pl.service.reviews import apply_reviews, counts, pending, preview_reviews
+from moleflow_pl.service.routes import LARGEST_ID, Number
 from moleflow_pl.service.score_history import WORDS, score_history
 from moleflow_pl.service.state import service_of
 from moleflow_pl.service.uploads import read_uploads
@@ -72,8 +74,12 @@ def rendered(request: Request, name: str, **values: Any) -> HTMLResponse:
 @router.get("/")
 def stream(request: Request) -> Response:
     """The decisions, with filters."""
-    names = service_of(request).engine.model.predictor.products
-    return rendered(request, "stream.html", here="stream", products=names, **shown(request))
+    service = service_of(request)
+    names = service.engine.model.predictor.products
+    last = last_number(service.database)  # before the rows: what comes later is told as an event
+    return rendered(
+        request, "stream.html", here="stream", products=names, last=last, **shown(request)
+    )
 
 
 @router.get("/stream")
@@ -91,29 +97,46 @@ def shown(request: Request) -> dict[str, Any]:
 
 
 @router.get("/events")
-async def events(request: Request) -> Response:
-    """Notify a browser whenever any process has recorded an inspection."""
+async def events(
+    request: Request,
+    after: Annotated[int, Query(ge=0, le=LARGEST_ID)] = 0,
+    last_event_id: Annotated[str, Header()] = "",
+) -> Response:
+    """Notify a browser whenever any process has recorded an inspection.
+
+    Args:
+        request: The request.
+        after: The newest inspection that the page was rendered with.
+        last_event_id: The newest that the browser heard of, if it connects again.
+    """
     database = service_of(request).database
+    last = int(last_event_id) if re.fullmatch(r"[0-9]{1,18}", last_event_id) else after
     return StreamingResponse(
-        recorded(request, database),
+        recorded(request, database, last),
         media_type="text/event-stream",
         headers={"cache-control": "no-store", "x-accel-buffering": "no"},
     )
 
 
-async def recorded(request: Request, database: Database) -> AsyncIterator[str]:
-    """Yield an event after each check with new inspections, until the browser disconnects."""
-    last, sent = await asyncio.to_thread(last_number, database), time.monotonic()
+async def recorded(request: Request, database: Database, last: int) -> AsyncIterator[str]:
+    """Yield an event after each check with new inspections, until the browser disconnects.
+
+    Args:
+        request: The request of the browser.
+        database: The record.
+        last: The newest inspection that the browser knows; it is told at once of newer ones.
+    """
+    sent = time.monotonic()
     yield ": here\n\n"
     while not await request.is_disconnected() and not service_of(request).line.stopping:
-        await asyncio.sleep(LOOK)
         number, now = await asyncio.to_thread(last_number, database), time.monotonic()
         if number != last:
             last, sent = number, now
-            yield f"event: recorded\ndata: {number}\n\n"
+            yield f"id: {number}\nevent: recorded\ndata: {number}\n\n"
         elif now - sent > ALIVE:
             sent = now
             yield ": still here\n\n"
+        await asyncio.sleep(LOOK)
 
 
 @router.post("/inspect")
@@ -132,7 +155,7 @@ async def inspect(request: Request) -> Response:
 
 
 @router.get("/inspections/{number}")
-def inspection(request: Request, number: int) -> Response:
+def inspection(request: Request, number: Number) -> Response:
     """The page of one inspection."""
     database = service_of(request).database
     one = require(database, number)
@@ -191,7 +214,7 @@ def answered(request: Request, number: int) -> Response:
 @router.post("/inspections/{number}/review")
 def review(
     request: Request,
-    number: int,
+    number: Number,
     verdict: Annotated[str, Form()],
     who: Annotated[str, Form()] = "",
     product: Annotated[str, Form()] = "",
@@ -220,7 +243,7 @@ def review(
 @router.post("/reviews/{number}/undo")
 def undo(
     request: Request,
-    number: int,
+    number: Number,
     who: Annotated[str, Form()] = "",
     form: Annotated[str, Form()] = "",
 ) -> Response:

@@ -55,7 +55,7 @@ def test_of_more_than_the_queue_takes_the_rest_gets_429_at_once(
         answers = [one.result(LONG) for one in asked]
         codes = [one.status_code for one in answers]
         assert (codes.count(200), codes.count(429)) == (4, 8)
-        assert 4 == count(client.service.database, Inspection)  # type: ignore[attr-defined]
+        assert count(client.service.database, Inspection) == 4  # type: ignore[attr-defined]
         assert all(a.headers["retry-after"] == "1" for a in answers if a.status_code == 429)
         assert client.post("/v1/inspect", content=content).status_code == 200
 

@@ -18,7 +18,6 @@ from moleflow_pl.service.engine import (
 )
 from tests.helpers.service import wait_until
 
-
 LONG = 60  # seconds that nothing here takes, however busy the machine is
 
 

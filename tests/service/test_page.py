@@ -176,11 +176,13 @@ def test_names_are_text(client: TestClient) -> None:
     assert "&lt;script&gt;x&lt;/script&gt;.png" in text
 
 
-def test_browser_hears_of_new_inspections_until_it_is_gone(
+def test_browser_hears_of_what_it_does_not_show_until_it_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(page, "LOOK", 0.001)
     database = Database(tmp_path / "line.sqlite")
+    with database.writing() as session:  # one more than the page was rendered with
+        session.add_all([an_inspection(), an_inspection()])
     state = SimpleNamespace(service=SimpleNamespace(line=SimpleNamespace(stopping=False)))
     looks = iter([False, False, False, True])
 
@@ -193,7 +195,7 @@ def test_browser_hears_of_new_inspections_until_it_is_gone(
 
     async def heard() -> list[str]:
         said = []
-        async for event in recorded(request, database):
+        async for event in recorded(request, database, last=1):
             said.append(event)
             with database.writing() as session:
                 session.add(an_inspection())
@@ -201,7 +203,7 @@ def test_browser_hears_of_new_inspections_until_it_is_gone(
 
     first, *rest = asyncio.run(heard())
     assert first.startswith(":")
-    assert rest == [f"event: recorded\ndata: {i}\n\n" for i in (1, 2, 3)]
+    assert rest == [f"id: {i}\nevent: recorded\ndata: {i}\n\n" for i in (3, 4, 5)]
 
 
 def test_every_decision_and_every_state_of_drift_has_a_colour_of_its_own() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from tests.helpers.reviewing import images_of, kept_run
 from tests.helpers.serving import Server, serving
@@ -124,20 +124,19 @@ def test_a_shift_at_the_page(browser: Browser, server: Server, data_root: Path) 
         page.get_by_role("button", name="Inspect", exact=True).click()
         expect(page.locator(".card")).to_have_count(1)
         assert page.get_by_label("Inspect images").input_value() == ""
-        for path in (*good[:2], bad[1]):
-            send(server, path)
+        *_, second, newest = [send(server, path) for path in (*good[:2], bad[1])]
         expect(page.locator(".card")).to_have_count(4)
         assert is_the_same(page)
         page.get_by_label("Decision").select_option(label="anomalous")
         expect(page.locator(".card .label.normal")).to_have_count(0)
         page.get_by_label("Decision").select_option(label="all")
         expect(page.locator(".card")).to_have_count(4)
-        review_by_hand_and_by_keyboard(page)
+        review_by_hand_and_by_keyboard(page, newest, second)
         apply(page, server)
         learn(page, server, sorted((data_root / "c" / "train" / "good").glob("*.png")))
 
 
-def review_by_hand_and_by_keyboard(page: Page) -> None:
+def review_by_hand_and_by_keyboard(page: Page, newest: int, second: int) -> None:
     """The newest is a defect; the one before it is good, whatever the model says."""
     page.get_by_label("Reviewer").fill("Ann <b>")
     page.get_by_label("Reviewer").blur()
@@ -146,7 +145,7 @@ def review_by_hand_and_by_keyboard(page: Page) -> None:
     page.keyboard.press("k")
     assert page.evaluate(OUTLINE) == "solid"
     page.keyboard.press("Enter")
-    page.wait_for_url("**/inspections/4")
+    page.wait_for_url(f"**/inspections/{newest}")
     mark(page)
     page.get_by_label("Opacity of the heatmap").fill("40")
     assert page.locator("#map").evaluate("one => one.style.opacity") == "0.4"
@@ -160,7 +159,7 @@ def review_by_hand_and_by_keyboard(page: Page) -> None:
     expect(right).to_have_attribute("aria-pressed", "true")
     assert is_the_same(page)
     page.keyboard.press("ArrowRight")
-    page.wait_for_url("**/inspections/3")
+    page.wait_for_url(f"**/inspections/{second}")
     normal = page.locator("h1 .label.normal").count()
     page.keyboard.press("1" if normal else "2")  # it is a good one
     verdict = "Right" if normal else "False alarm"
@@ -196,6 +195,46 @@ def learn(page: Page, server: Server, images: list[Path]) -> None:
     assert [one["name"] for one in products] == ["01", "b", "c"]
 
 
+def test_a_decision_between_the_page_and_its_stream_is_shown(
+    browser: Browser, server: Server, data_root: Path
+) -> None:
+    image = images_of(data_root, "b", "good")[0]
+    with page_at(browser, server) as page:
+        sent = []
+
+        def late(route: Route) -> None:
+            sent.append(send(server, image))
+            route.continue_()
+
+        page.route("**/events*", late)
+        with page.expect_response("**/events*"):
+            page.goto("/")
+        expect(page.locator(f".card[href='/inspections/{sent[0]}']")).to_be_visible()
+
+
+def test_a_refresh_leaves_the_focused_decision_alone_and_comes_after_it(
+    browser: Browser, server: Server, data_root: Path
+) -> None:
+    image = images_of(data_root, "b", "good")[0]
+    first = send(server, image)
+    with page_at(browser, server) as page:
+        page.goto("/")
+        card = page.locator(f".card[href='/inspections/{first}']")
+
+        def focused_meanwhile(route: Route) -> None:
+            card.focus()
+            route.continue_()
+
+        page.route("**/stream*", focused_meanwhile, times=1)
+        with page.expect_response("**/stream*"):
+            second = send(server, image)
+        newer = page.locator(f".card[href='/inspections/{second}']")
+        expect(card).to_be_focused()
+        assert newer.count() == 0
+        page.get_by_label("Reviewer").focus()
+        expect(newer).to_be_visible()
+
+
 def test_a_button_works_as_soon_as_it_is_there(
     browser: Browser, server: Server, data_root: Path
 ) -> None:
@@ -210,7 +249,7 @@ def test_a_button_works_as_soon_as_it_is_there(
 
 
 def model_changes(page: Page, server: Server, before: str) -> None:
-    for _ in range(100):
+    for _ in range(600):
         if httpx.get(f"{server.url}/v1/products").json()["model"] != before:
             return
         page.wait_for_timeout(100)

@@ -21,13 +21,26 @@ document.addEventListener("keydown", (event) => {
 });
 
 // show new decisions as they arrive, unless the user has focused one in the list
-const stream = document.querySelector("[data-events]");
+const stream = document.querySelector("[data-last]");
 if (stream) {
-  const events = new EventSource(stream.dataset.events);
-  events.addEventListener("recorded", () => {
-    if (!stream.contains(document.activeElement)) document.body.dispatchEvent(new Event("recorded"));
-  });
+  let events, last = stream.dataset.last, missed = false;
+  const busy = () => stream.contains(document.activeElement);
+  const refresh = () => {
+    missed = busy();
+    if (!missed) document.body.dispatchEvent(new Event("recorded"));
+  };
+  const listen = () => {
+    events = new EventSource(`/events?after=${last}`);
+    events.addEventListener("recorded", (event) => { last = event.lastEventId; refresh(); });
+  };
+  listen();
   window.addEventListener("pagehide", () => events.close());
+  window.addEventListener("pageshow", (event) => { if (event.persisted) listen(); });
+  // a decision may get the focus while an answer is on its way
+  stream.addEventListener("htmx:beforeSwap", (event) => {
+    if (busy()) { event.detail.shouldSwap = false; missed = true; }
+  });
+  stream.addEventListener("focusout", () => setTimeout(() => { if (missed) refresh(); }));
 }
 
 const message = document.getElementById("message");
