@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from functools import partial
 from importlib import import_module
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from moleflow_pl.features.extractor import Precision
 from moleflow_pl.features.groups import GroupNorm
 from moleflow_pl.features.region_of_interest import rows_of
 from moleflow_pl.flow.losses import LOSSES
+from moleflow_pl.model.arguments import ModelArguments
 from moleflow_pl.model.build import build_inspector, plain_tensors
 from moleflow_pl.model.inspector import Inspection, Inspector
 from moleflow_pl.model.learner import TaskLearner
@@ -149,8 +150,8 @@ class MoLEFlow(LightningModule):
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer"], logger=False)
         require_number("patch_fraction", patch_fraction, 0, 1, above=True)
-        names = signature(build_inspector).parameters
-        self.inspector: Inspector = build_inspector(**{name: self.hparams[name] for name in names})
+        arguments = {field.name: self.hparams[field.name] for field in fields(ModelArguments)}
+        self.inspector: Inspector = build_inspector(ModelArguments(**arguments))
         self.learner = TaskLearner(self.inspector, LOSSES[loss], torch.initial_seed())
         self.data_plan = DataPlan(
             self.inspector.extractor, self.schedule, self.learner.seed, patch_fraction

@@ -7,6 +7,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Sequence, Set
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -42,6 +43,7 @@ from moleflow_pl.data.predict_dataset import FoundFiles, path_key, skip_reason
 from moleflow_pl.inference.decisions import DecisionMaker, Prediction
 from moleflow_pl.inference.localisation import MapFormat, PictureFormat, save_map, save_mask
 from moleflow_pl.model.inspector import Inspection
+from moleflow_pl.model.restore import arguments_of
 from moleflow_pl.module import MoLEFlow
 from moleflow_pl.report.summary import write_rows
 from moleflow_pl.tasks.schedule import TaskSchedule
@@ -110,7 +112,9 @@ class PredictionWriter(BasePredictionWriter):
         self._request = {
             "model": model_hash(trainer.ckpt_path, pl_module),
             "images": data.predict_source,
-            "arguments": plain({**pl_module.inspector.arguments, "precision": trainer.precision}),
+            "arguments": plain(
+                {**asdict(arguments_of(pl_module.inspector)), "precision": trainer.precision}
+            ),
             "heatmaps": self.heatmaps, "maps": self.maps, "masks": self.masks,
             "boxes": self.boxes,
             "product": self.product,

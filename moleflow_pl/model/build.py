@@ -1,4 +1,4 @@
-"""Build an inspector from plain values, as a command line or a checkpoint gives them."""
+"""Build an inspector from its arguments."""
 
 from __future__ import annotations
 
@@ -9,27 +9,19 @@ from typing import Any
 
 import torch
 
-from moleflow_pl._internal.validation import require_number
 from moleflow_pl.errors import ConfigError
-from moleflow_pl.features.extractor import PatchExtractor, Precision
-from moleflow_pl.features.groups import GroupNorm
+from moleflow_pl.features.extractor import PatchExtractor
 from moleflow_pl.features.position import NoPosition, PositionalGrid, check_channels
 from moleflow_pl.features.tiled_extractor import TiledExtractor
 from moleflow_pl.flow.spatial_nf import MoLESpatialAwareNF
+from moleflow_pl.model.arguments import ModelArguments
 from moleflow_pl.model.inspector import Inspector
 from moleflow_pl.routing.image_features import IMAGE_FEATURES
 from moleflow_pl.routing.router import ROUTERS
 from moleflow_pl.scoring.functional import IMAGE_SCORES
 from moleflow_pl.scoring.patch_scores import PATCH_SCORES, PatchScore
 
-LARGEST_BANKS = 1000  # MB for each task
 NO_ROUTER = "none"
-# arguments that determine which tensors and thresholds exist and what they mean
-STRUCTURE = (
-    "use_position", "coupling_layers", "clamp_alpha", "lora_rank", "lora_alpha", "use_lora",
-    "use_task_adapter", "use_task_bias", "adapter", "prototype", "score", "image_score",
-    "image_quantile",
-)  # fmt: skip
 
 
 @contextmanager
@@ -64,84 +56,78 @@ def with_values() -> Iterator[None]:
 
 
 @plain_tensors()
-def build_inspector(
-    *,
-    backbone: str,
-    layers: Sequence[int] | Sequence[Sequence[int]],
-    flow_groups: int,
-    group_norm: GroupNorm,
-    image_size: int | list[int],
-    backbone_weights: str,
-    target_embed_dim: int | None,
-    smooth: int,
-    grid: int | list[int] | None,
-    tile: int | list[int] | None,
-    tile_overlap: int,
-    precision: Precision,
-    use_position: bool,
-    coupling_layers: int,
-    clamp_alpha: float,
-    lora_rank: int,
-    lora_alpha: float,
-    use_lora: bool,
-    use_task_adapter: bool,
-    use_task_bias: bool,
-    adapter: str,
-    score: str | Sequence[str],
-    bank_mb: float,
-    router: str,
-    prototype: str,
-    image_score: str,
-    image_quantile: float,
-) -> Inspector:
+def build_inspector(arguments: ModelArguments) -> Inspector:
     """Build an inspector without tasks.
-
-    The arguments are those of `MoLEFlow`, which documents them and holds their defaults.
 
     Raises:
         ConfigError: an argument has an invalid value.
     """
-    arguments = dict(locals())
-    require_number("bank_mb", bank_mb, 0, LARGEST_BANKS, above=True)
-    require_number("image_quantile", image_quantile, 0, 1)
     # look up names first: building a backbone takes seconds
-    image_features, patch_scores = IMAGE_FEATURES[prototype](), build_scores(score)
-    image_scorer, chosen_router = IMAGE_SCORES[image_score], ROUTERS[router]
-    extractor_class: Any = PatchExtractor
-    if tile is not None:
-        extractor_class = partial(TiledExtractor, tile=tile, overlap=tile_overlap)
+    image_features = IMAGE_FEATURES[arguments.prototype]()
+    patch_scores = build_scores(arguments.score)
+    image_score = partial(IMAGE_SCORES[arguments.image_score], quantile=arguments.image_quantile)
+    router_class = ROUTERS[arguments.router]
     with with_values():
-        extractor: PatchExtractor = extractor_class(
-            backbone, layers, image_size, backbone_weights, target_embed_dim, smooth, grid,
-            precision, flow_groups, group_norm,
-        )  # fmt: skip
-        position = PositionalGrid() if use_position else NoPosition()
-    if use_position:
+        extractor = build_extractor(arguments)
+        position = PositionalGrid() if arguments.use_position else NoPosition()
+    if arguments.use_position:
         check_channels(extractor.dim)
-    flow = MoLESpatialAwareNF(
-        extractor.dim, coupling_layers, clamp_alpha, lora_rank, lora_alpha,
-        use_lora, use_task_adapter, use_task_bias, adapter,
-    )  # fmt: skip
     inspector = Inspector(
         extractor,
-        flow,
-        chosen_router(image_features.regions),
+        build_flow(arguments, extractor.dim),
+        router_class(image_features.regions),
         patch_scores,
-        partial(image_scorer, quantile=image_quantile),
+        image_score,
         position,
         image_features,
-        bank_mb,
-        routes=router != NO_ROUTER,
+        arguments.bank_mb,
+        routes=arguments.router != NO_ROUTER,
     )
     inspector.arguments = arguments
     return inspector
+
+
+def build_extractor(arguments: ModelArguments) -> PatchExtractor:
+    """The extractor of a model, with tiles if the arguments ask for them."""
+    extractor_class: Any = PatchExtractor
+    if arguments.tile is not None:
+        extractor_class = partial(
+            TiledExtractor, tile=arguments.tile, overlap=arguments.tile_overlap
+        )
+    return extractor_class(
+        arguments.backbone,
+        arguments.layers,
+        arguments.image_size,
+        arguments.backbone_weights,
+        arguments.target_embed_dim,
+        arguments.smooth,
+        arguments.grid,
+        arguments.precision,
+        arguments.flow_groups,
+        arguments.group_norm,
+    )
+
+
+def build_flow(arguments: ModelArguments, channels: int) -> MoLESpatialAwareNF:
+    """The flow of a model, without experts, for a number of channels."""
+    return MoLESpatialAwareNF(
+        channels,
+        arguments.coupling_layers,
+        arguments.clamp_alpha,
+        arguments.lora_rank,
+        arguments.lora_alpha,
+        arguments.use_lora,
+        arguments.use_task_adapter,
+        arguments.use_task_bias,
+        arguments.adapter,
+    )
 
 
 def build_scores(names: str | Sequence[str]) -> list[PatchScore]:
     """The parts of a patch score, by name.
 
     Raises:
-        ConfigError: a name is unknown or repeated, or there is none.
+        ConfigError: a name is unknown or repeated, or there is no name.
 
     Example:
         >>> [part.name for part in build_scores(["norm", "groups"])]

@@ -16,6 +16,7 @@ from moleflow_pl.features.extractor import PatchExtractor
 from moleflow_pl.features.position import NoPosition, PositionalGrid
 from moleflow_pl.features.region_of_interest import RegionsOfInterest, scores_inside
 from moleflow_pl.flow.spatial_nf import MoLESpatialAwareNF
+from moleflow_pl.model.arguments import ModelArguments
 from moleflow_pl.routing.image_features import ImageFeatures, RegionMeans
 from moleflow_pl.routing.novelty import ordinary_quantile, sample_patches
 from moleflow_pl.routing.prototypes import TaskPrototype
@@ -54,8 +55,8 @@ class Inspection:
 class Inspector(nn.Module):
     """Scores images with the experts of the products they show.
 
-    Build one with `build_inspector`, or from your own parts. It works without Lightning;
-    `MoLEFlow` owns one and trains it.
+    Build one with `build_inspector`, or from your own parts; only the former can be saved, because
+    a checkpoint holds arguments. It works without Lightning; `MoLEFlow` owns one and trains it.
 
     Args:
         extractor: Turns images into patch features.
@@ -101,7 +102,7 @@ class Inspector(nn.Module):
         self.bank_mb = bank_mb
         self.routes = routes
         self.schedule = TaskSchedule()
-        self.arguments: dict[str, Any] = {}  # those of `build_inspector`, if it built this
+        self.arguments: ModelArguments | None = None  # those that `build_inspector` built it from
         self.set_patch_scores(patch_scores)
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from inspect import signature
+from dataclasses import fields
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ from moleflow_pl.checkpoints.schema import (
     require_tensors,
     task_containers,
 )
-from moleflow_pl.errors import CheckpointError
+from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.features.extractor import PatchExtractor
-from moleflow_pl.model.build import STRUCTURE, build_inspector, plain_tensors, without_values
+from moleflow_pl.model.arguments import ModelArguments
+from moleflow_pl.model.build import build_inspector, plain_tensors, without_values
 from moleflow_pl.model.inspector import Inspector
 from moleflow_pl.tasks.schedule import TaskSchedule
 
@@ -35,10 +36,25 @@ HYPER_PARAMETERS = "hyper_parameters"  # Lightning's key
 LARGEST_IN_MEMORY = 2**29
 
 
+def arguments_of(inspector: Inspector) -> ModelArguments:
+    """The arguments that an inspector was built from.
+
+    Raises:
+        ConfigError: it was not built from arguments.
+    """
+    if inspector.arguments is None:
+        raise ConfigError(
+            "this inspector was put together from parts, and a checkpoint needs the arguments that "
+            "build it again: build it with build_inspector(ModelArguments(...))"
+        )
+    return inspector.arguments
+
+
 def structure(inspector: Inspector) -> dict[str, Any]:
     """The arguments that determine which tensors and thresholds exist and what they mean."""
     chosen = {name: inspector.arguments[name] for name in STRUCTURE}
     parts = list(inspector.score.parts)
+    chosen = arguments_of(inspector).structure()
     return {**chosen, "score": parts if len(parts) > 1 else parts[0]}
 
 
@@ -175,7 +191,7 @@ def load_inspector(path: Path, device: str | torch.device = "cpu", **overrides: 
     Args:
         path: The checkpoint.
         device: Device of the inspector.
-        overrides: Arguments of `build_inspector` that replace those of the file, such as
+        overrides: Arguments of the model that replace those of the file, such as
             `backbone_weights` if the file has moved.
 
     Raises:
@@ -194,7 +210,9 @@ def inspector_of(
     """As `load_inspector`, from the result of `read_checkpoint`."""
     with restoring(path), plain_tensors(), usual_device():
         with without_values():
-            inspector = build_inspector(**{**stored_arguments(checkpoint), **overrides})
+            inspector = build_inspector(
+                ModelArguments(**{**stored_arguments(checkpoint), **overrides})
+            )
         weights = inspector_tensors(checkpoint)
         # valid already, since it was read
         fingerprint = inspector.extractor.fingerprint()
@@ -218,13 +236,13 @@ def held(stored: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, T
 
 
 def stored_arguments(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `build_inspector` in a checkpoint.
+    """The `ModelArguments` in a checkpoint, by name.
 
     Raises:
         CheckpointError: one is missing.
     """
     stored = checkpoint.get(HYPER_PARAMETERS) or {}
-    names = list(signature(build_inspector).parameters)
+    names = [field.name for field in fields(ModelArguments)]
     missing = [name for name in names if name not in stored]
     if missing:
         raise CheckpointError(

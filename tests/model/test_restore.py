@@ -12,7 +12,7 @@ from torch import Tensor
 from moleflow_pl import MoLEFlow, MoLESpatialAwareNF
 from moleflow_pl.checkpoints.expert_edits import set_aside
 from moleflow_pl.checkpoints.io import read_checkpoint, write_checkpoint
-from moleflow_pl.errors import CheckpointError
+from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.flow import spatial_nf
 from moleflow_pl.flow.merged import MergedExpert
 from moleflow_pl.inference.decisions import DecisionMaker
@@ -286,3 +286,14 @@ def test_damage_is_named_and_not_what_follows_from_it(change: dict, tmp_path: Pa
     torch.save(content, tmp_path / "last.ckpt")
     with pytest.raises(CheckpointError, match="last.ckpt cannot be used: it is damaged"):
         load_inspector(tmp_path / "last.ckpt")
+
+
+def test_an_inspector_of_ones_own_parts_says_that_it_cannot_be_saved(
+    tiny_model: Callable[..., MoLEFlow],
+) -> None:
+    built = tiny_model().inspector
+    inspector = Inspector(
+        built.extractor, built.flow, built.router, list(built.score.parts.values()), torch.max
+    )
+    with pytest.raises(ConfigError, match="was put together from parts.*build_inspector"):
+        inspector_state(inspector, inspector)
