@@ -52,7 +52,6 @@ def arguments_of(inspector: Inspector) -> ModelArguments:
 
 def structure(inspector: Inspector) -> dict[str, Any]:
     """The arguments that determine which tensors and thresholds exist and what they mean."""
-    chosen = {name: inspector.arguments[name] for name in STRUCTURE}
     parts = list(inspector.score.parts)
     chosen = arguments_of(inspector).structure()
     return {**chosen, "score": parts if len(parts) > 1 else parts[0]}
