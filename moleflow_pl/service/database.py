@@ -13,38 +13,28 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sqlalchemy import (
-    JSON,
     BigInteger,
     Connection,
-    Double,
     Engine,
     ForeignKey,
     Index,
-    Integer,
-    Text,
     UniqueConstraint,
     create_engine,
     event,
+    func,
     select,
     text,
 )
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
+from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
 from moleflow_pl import __version__
 from moleflow_pl.errors import ConfigError, OutputError
+from moleflow_pl.service.tables import Base, Id
 
-SCHEMA = "2"
+SCHEMA = "3"
 BUSY_SECONDS = 10  # that a writer waits for another one
 Verdict = Literal["false_alarm", "missed_defect", "right", "other_product"]
-# SQLite auto-increments only columns of this type
-Id = BigInteger().with_variant(Integer, "sqlite")
-
-
-class Base(DeclarativeBase):
-    """Base class of all tables."""
-
-    type_annotation_map = {float: Double, str: Text, dict[str, Any]: JSON, list[int]: JSON}  # noqa: RUF012
 
 
 class Inspection(Base):
@@ -188,6 +178,7 @@ class Model(Base):
     Attributes:
         path: The run folder or the checkpoint.
         digest: SHA-256 of the file.
+        machine: The machine that published it.
     """
 
     __tablename__ = "models"
@@ -196,6 +187,7 @@ class Model(Base):
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     path: Mapped[str]
     digest: Mapped[str]
+    machine: Mapped[str]
     who: Mapped[str]
     when: Mapped[float]
 
@@ -309,6 +301,12 @@ class Database:
         """Add an entry to the audit log."""
         with self.writing() as session:
             session.add(Audit(when=time.time(), who=who, action=action, detail=detail))
+
+    def now(self, session: Session) -> float:
+        """The time by the clock of the database, which all machines share."""
+        if self.is_sqlite:
+            return time.time()
+        return float(session.scalars(select(func.extract("epoch", func.clock_timestamp()))).one())
 
     def check(self) -> None:
         """Check that the database answers.

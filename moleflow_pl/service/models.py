@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,17 +18,59 @@ from moleflow_pl.checkpoints.run_folder import LAST
 from moleflow_pl.errors import CheckpointError
 from moleflow_pl.inference.predictor import Predictor
 from moleflow_pl.service.database import Audit, Database, Model
-from moleflow_pl.service.engine import Engine, LoadedModel
-from moleflow_pl.service.health import Health, wait_after
+from moleflow_pl.service.engine import LoadedModel
+from moleflow_pl.service.machine import this_machine
 
-logger = logging.getLogger(__name__)
+Stamp = tuple[int, int, int]  # of a file: number, size and time of its last change
+LOADS = 3  # of a file that changes meanwhile
 
-POLL = 1.0  # seconds until another version is noticed
+
+@dataclass(frozen=True)
+class Building:
+    """How the service builds models.
+
+    Attributes:
+        device: Where they go.
+        backbone_weights: Where the backbone's weights are, if they have moved.
+    """
+
+    device: str = "auto"
+    backbone_weights: str | None = None
+
+    @property
+    def overrides(self) -> dict[str, str]:
+        """Arguments of a model that replace those of its file."""
+        moved = self.backbone_weights
+        return {} if moved is None else {"backbone_weights": moved}
+
+
+USUAL = Building()
 
 
 def checkpoint_of(path: Path) -> Path:
     """The file of a run folder or a checkpoint."""
     return path / LAST if path.is_dir() else path
+
+
+def require_file(path: str | Path) -> Path:
+    """The absolute path of the checkpoint in a run folder, or of a checkpoint.
+
+    Raises:
+        CheckpointError: there is no file.
+    """
+    file = checkpoint_of(Path(path)).absolute()
+    if not file.is_file():
+        raise CheckpointError(f"no checkpoint at {file}: give a run folder or a .ckpt file")
+    return file
+
+
+def stamp_of(file: Path) -> Stamp | None:
+    """What changes whenever a file is replaced; None if there is no file."""
+    try:
+        stat = file.stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 # building a model draws random numbers of the process, which two threads must not interleave
@@ -45,9 +86,21 @@ def load(
         CheckpointError: there is no checkpoint, or it cannot be used.
     """
     file = checkpoint_of(Path(path))
+    for _ in range(LOADS):
+        stamp = stamp_of(file)
+        with building():
+            predictor = Predictor.load(file, device=device, backbone_weights=backbone_weights)
+        model = LoadedModel(predictor, file_hash(file))
+        if stamp_of(file) == stamp:
+            return model
+    raise CheckpointError(f"{file} changes while it is loaded: wait until it is complete")
+
+
+@contextmanager
+def building() -> Iterator[None]:
+    """Build a model, or change one, while no other thread does, and with one thread of torch."""
     with BUILDING, one_thread():
-        predictor = Predictor.load(file, device=device, backbone_weights=backbone_weights)
-    return LoadedModel(predictor, file_hash(file))
+        yield
 
 
 @contextmanager
@@ -82,68 +135,20 @@ def publish(database: Database, path: str | Path, who: str, digest: str | None =
     Raises:
         CheckpointError: there is no file.
     """
-    file = checkpoint_of(Path(path)).absolute()
-    if not file.is_file():
-        raise CheckpointError(f"no checkpoint at {file}: give a run folder or a .ckpt file")
+    file = require_file(path)
     digest = digest or file_hash(file)
     with database.writing() as session:
-        last = newest(session)
-        if last is not None and (last.digest, last.path) == (digest, str(file)):
-            return last
-        row = Model(path=str(file), digest=digest, who=who, when=time.time())
-        detail = {"path": str(file), "digest": digest}
-        session.add_all([row, Audit(when=row.when, who=who, action="swap", detail=detail)])
+        return add_version(session, file, digest, who)
+
+
+def add_version(session: Session, file: Path, digest: str, who: str) -> Model:
+    """Add a version, unless it is the newest."""
+    last = newest(session)
+    if last is not None and (last.digest, last.path) == (digest, str(file)):
+        return last
+    machine, when = this_machine(), time.time()
+    row = Model(path=str(file), digest=digest, machine=machine, who=who, when=when)
+    detail = {"path": str(file), "digest": digest}
+    session.add_all([row, Audit(when=when, who=who, action="swap", detail=detail)])
+    session.flush()
     return row
-
-
-class ModelWatcher:
-    """Swaps the engine's model when another one is published.
-
-    Args:
-        database: Where versions are published.
-        engine: Who uses them.
-        current: `Model.id` of the one in use.
-        device: Where models go.
-        backbone_weights: Where the backbone's weights are.
-    """
-
-    def __init__(
-        self,
-        database: Database,
-        engine: Engine,
-        current: int,
-        device: str = "auto",
-        backbone_weights: str | None = None,
-    ) -> None:
-        self.database, self.engine, self.current = database, engine, current
-        self.device, self.backbone_weights = device, backbone_weights
-        self.health = Health("model", detail="in use")
-
-    async def run(self) -> None:
-        """Check for ever; if a model cannot be loaded, the earlier one stays in use."""
-        failures = 0
-        while True:
-            await asyncio.sleep(POLL if not failures else max(POLL, wait_after(failures)))
-            try:
-                await asyncio.to_thread(self.look)
-                failures = 0
-            except Exception as error:
-                failures += 1
-                self.health.tell(False, f"the earlier one stays in use: {error}")
-
-    def look(self) -> bool:
-        """Swap to a newer version; return whether there was one."""
-        with self.database.reading() as session:
-            row = newest(session)
-        if row is None or row.id == self.current:
-            return False
-        model = load(row.path, self.device, self.backbone_weights)
-        if model.digest != row.digest:
-            raise CheckpointError(
-                f"{row.path} has changed since it was published: publish it again"
-            )
-        self.engine.swap(model)
-        self.current = row.id
-        self.health.tell(True, "in use")
-        logger.info("the model is now %s (%s)", row.path, row.digest[:12])
-        return True

@@ -179,7 +179,7 @@ def require(database: Database, number: int) -> Inspection:
     """An inspection with its reviews.
 
     Raises:
-        HTTPException: there is none of this number.
+        HTTPException: no inspection has this number.
     """
     with database.reading() as session:
         found = session.get(Inspection, number)
@@ -192,7 +192,7 @@ def require_form(request: Request, form: str) -> None:
     """Check that a form comes from a page that this service gave to this visitor.
 
     Raises:
-        HTTPException: it does not.
+        HTTPException: the form comes from elsewhere.
     """
     if not service_of(request).keys.is_form_token(request, form):
         raise HTTPException(403, "this form is out of date: load the page again")
@@ -312,7 +312,7 @@ def reviews(request: Request) -> Response:
 def preview(request: Request) -> Response:
     """What applying them would change."""
     service = service_of(request)
-    found = preview_reviews(service.database, service.store)
+    found = preview_reviews(service.database, service.store, service.building)
     return rendered(request, "preview.html", found=found)
 
 
@@ -323,7 +323,7 @@ def apply(
     """Put new versions of the reviewed experts into the model."""
     require_form(request, form)
     service = service_of(request)
-    names = apply_reviews(service.database, service.store, name_of(who))
+    names = apply_reviews(service.database, service.store, name_of(who), service.building)
     if not is_script(request):
         return RedirectResponse("/reviews", 303)
     return rendered(request, "preview.html", applied=names)

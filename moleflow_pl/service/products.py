@@ -23,10 +23,10 @@ from moleflow_pl.checkpoints.io import read_checkpoint, write_checkpoint
 from moleflow_pl.checkpoints.run_folder import LAST, RunFolder
 from moleflow_pl.checkpoints.run_lock import locked_for
 from moleflow_pl.errors import ConfigError, DataError
+from moleflow_pl.service.applications import LOCK, adopt
 from moleflow_pl.service.database import Database, Setting
 from moleflow_pl.service.locks import BusyError, exclusive
-from moleflow_pl.service.models import publish
-from moleflow_pl.service.reviews import LOCK, checkpoint_in_use
+from moleflow_pl.service.reviews import checkpoint_in_use
 
 logger = logging.getLogger(__name__)
 
@@ -215,7 +215,7 @@ class Teacher:
                 checkpoint = read_checkpoint(path)
                 add(checkpoint, expert)
                 write_checkpoint(checkpoint, path)
-            publish(self.database, path, job.who)
+            adopt(self.database, path, job.who)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -18,12 +19,13 @@ from moleflow_pl.inference.decisions import Label
 from moleflow_pl.inference.predictor import auto_device
 from moleflow_pl.inference.reviews import PastDecision, Preview, reviewed_products
 from moleflow_pl.model.restore import inspector_of
+from moleflow_pl.service.applications import LOCK, adopt
 from moleflow_pl.service.database import Database, Inspection, Review
 from moleflow_pl.service.images import ImageStore
-from moleflow_pl.service.locks import exclusive
-from moleflow_pl.service.models import newest, publish
+from moleflow_pl.service.locks import exclusive, require_held
+from moleflow_pl.service.models import USUAL, Building, building, newest
+from moleflow_pl.service.tables import Application
 
-LOCK = "reviews"
 PAST = 200  # last decisions that a preview compares with
 
 
@@ -83,13 +85,18 @@ def checkpoint_in_use(database: Database) -> Path:
     return Path(row.path)
 
 
-def apply_reviews(database: Database, store: ImageStore, who: str) -> list[str]:
+def apply_reviews(
+    database: Database, store: ImageStore, who: str, options: Building = USUAL
+) -> list[str]:
     """Put new versions of the reviewed experts into the model; every process swaps to it.
+
+    If the process is killed, the next start or the next call finishes it or forgets it.
 
     Args:
         database: The record.
         store: Its images.
         who: Who requests it, for the audit log.
+        options: How models are built.
 
     Returns:
         The names of the experts.
@@ -98,16 +105,32 @@ def apply_reviews(database: Database, store: ImageStore, who: str) -> list[str]:
         BusyError: another process is applying reviews.
         MoLEFlowError: it fails; the model is unchanged.
     """
-    with exclusive(database, LOCK):
-        found, path = pending(database, store), checkpoint_in_use(database)
-        names = [task.name for task in library.apply(path, [one.review for one in found])]
-        numbers = [one.number for one in found if one.review.good]
-        with database.writing() as session:
-            used = update(Review).where(Review.id.in_(numbers))
-            session.execute(used.values(applied_when=time.time()))
-        database.audit(who, "apply reviews", experts=names, reviews=numbers)
-        publish(database, path, who)
-    return names
+    with exclusive(database, LOCK) as holder:
+        path = checkpoint_in_use(database)
+        adopt(database, path)
+        found = pending(database, store)
+
+        def note(marks: dict[str, str]) -> None:
+            rows = [application(path, who, product, marks[product], found) for product in marks]
+            with database.writing() as session:
+                require_held(session, LOCK, holder)
+                session.add_all(rows)
+
+        with building():
+            reviews = [one.review for one in found]
+            tasks = library.apply(
+                path, reviews, device=options.device, before_write=note, **options.overrides
+            )
+        adopt(database, path, who)
+    return [task.name for task in tasks]
+
+
+def application(
+    path: Path, who: str, product: str, mark: str, found: Sequence[Pending]
+) -> Application:
+    """A row for the good images of a product."""
+    good = [one.number for one in found if one.review.good and one.review.product == product]
+    return Application(path=str(path), expert=product, mark=mark, reviews=good, who=who, done=None)
 
 
 def export_reviews(database: Database, store: ImageStore, folder: Path) -> dict[str, int]:
@@ -128,7 +151,7 @@ def export_reviews(database: Database, store: ImageStore, folder: Path) -> dict[
     return placed
 
 
-def preview_reviews(database: Database, store: ImageStore) -> Preview:
+def preview_reviews(database: Database, store: ImageStore, options: Building = USUAL) -> Preview:
     """What `apply_reviews` would change among the last decisions whose images were kept.
 
     Raises:
@@ -143,6 +166,9 @@ def preview_reviews(database: Database, store: ImageStore) -> Preview:
         PastDecision(store.folder / str(row.image_path), row.product, str(row.label))
         for row in rows
     ]
-    checkpoint = read_checkpoint(path)
-    inspector = inspector_of(checkpoint, path, auto_device())
-    return library.preview(inspector, reviews, past, checkpoint[STATE_KEY]["seed"], products)
+    place = auto_device() if options.device == "auto" else options.device
+    with building():
+        checkpoint = read_checkpoint(path)
+        inspector = inspector_of(checkpoint, path, place, **options.overrides)
+        seed = checkpoint[STATE_KEY]["seed"]
+        return library.preview(inspector, reviews, past, seed, products)

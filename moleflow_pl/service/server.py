@@ -19,8 +19,8 @@ from uvicorn.supervisors import Multiprocess
 
 from moleflow_pl.errors import ConfigError, OutputError
 from moleflow_pl.service.app import SETTINGS, make_app
+from moleflow_pl.service.applications import begin
 from moleflow_pl.service.metrics import SEVERAL
-from moleflow_pl.service.models import publish
 from moleflow_pl.service.settings import Settings
 from moleflow_pl.service.state import Service
 
@@ -69,7 +69,7 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
     """A socket that clients can reach at once; they wait until the model is loaded.
 
     Raises:
-        ConfigError: the address is in use, or not of this machine.
+        ConfigError: the address is in use, or does not belong to this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -116,10 +116,10 @@ def run_workers(settings: Settings, place: socket.socket) -> None:
     """Serve with several processes, each with its own copy of the model.
 
     Raises:
-        OutputError: they do not start.
+        OutputError: the processes do not start.
     """
     database = settings.open_database()  # creates the tables before the processes start
-    publish(database, settings.model, "start")
+    begin(database, settings.model)
     database.close()
     before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
     with tempfile.TemporaryDirectory(prefix="moleflow-metrics-") as counts:

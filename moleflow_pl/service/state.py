@@ -6,23 +6,26 @@ import asyncio
 import secrets
 import time
 from contextlib import suppress
+from pathlib import Path
 
 from starlette.requests import HTTPConnection
 
 from moleflow_pl.inference.decisions import DecisionMaker
+from moleflow_pl.service.applications import begin
 from moleflow_pl.service.courier import Courier
 from moleflow_pl.service.drift import DriftFollower
 from moleflow_pl.service.engine import Engine
 from moleflow_pl.service.health import Health, attend, lock_name
 from moleflow_pl.service.line import Line
 from moleflow_pl.service.metrics import Metrics
-from moleflow_pl.service.models import ModelWatcher, load, publish
+from moleflow_pl.service.models import Building, checkpoint_of, load, stamp_of
 from moleflow_pl.service.products import Teacher
 from moleflow_pl.service.retention import DAY_SECONDS, GIBIBYTE, RECORDING, Keeper, Limits
 from moleflow_pl.service.security import Keys
 from moleflow_pl.service.settings import Settings, split
 from moleflow_pl.service.sinks.base import SINKS
 from moleflow_pl.service.sources.base import SOURCES, Handling
+from moleflow_pl.service.watcher import ModelWatcher
 
 MEASURE_SECONDS = 0.5  # between two measurements of the queue
 
@@ -41,8 +44,10 @@ class Service:
         self.settings, self.began = settings, time.time()
         self.database = settings.open_database()
         self.keys = Keys(self.database.setting("secret", secrets.token_hex(32)), settings.token)
+        self.building = Building(settings.device, settings.backbone_weights)
+        seen = stamp_of(checkpoint_of(Path(settings.model)))
         model = load(settings.model, settings.device, settings.backbone_weights)
-        version = publish(self.database, settings.model, "start", model.digest)
+        version = begin(self.database, settings.model, model.digest)
         self.engine = Engine(model, settings.batch_size, settings.batch_wait, settings.queue)
         self.store = settings.open_store(self.database)
         self.sinks = [SINKS[k](a) for k, a in (split("--sink", s, SINKS) for s in settings.sinks)]
@@ -53,9 +58,7 @@ class Service:
             SOURCES[kind](address, self.line, handling)
             for kind, address in (split("--source", source, SOURCES) for source in settings.sources)
         ]
-        self.watcher = ModelWatcher(
-            self.database, self.engine, version.id, settings.device, settings.backbone_weights
-        )
+        self.watcher = ModelWatcher(self.database, self.engine, version.id, seen, self.building)
         self.metrics = Metrics()
         self.line.recorded.append(self.metrics.count)
         self.attendants = {name: Health(name) for name in ("drift", "lessons")}

@@ -13,10 +13,12 @@ from sqlalchemy import func, select
 from starlette.testclient import TestClient
 
 from moleflow_pl.service.app import make_app
-from moleflow_pl.service.database import Base, Database, Inspection
+from moleflow_pl.service.database import Base, Database, Inspection, Review
+from moleflow_pl.service.images import ImageStore
 from moleflow_pl.service.locks import BusyError, exclusive
 from moleflow_pl.service.settings import Settings
 from moleflow_pl.service.state import Service
+from tests.helpers.reviewing import images_of
 
 
 def an_inspection(**changes: Any) -> Inspection:
@@ -92,3 +94,22 @@ def competing(databases: Sequence[Database]) -> list[bool]:
         for task in tasks:
             task.result()
     return sorted(got)
+
+
+def add_review(database: Database, row: Inspection, verdict: str, **values: float) -> None:
+    """Keep an inspection and what was said of it."""
+    with database.writing() as session:
+        session.add(row)
+        session.flush()
+        given = {"when": 1.0, "undone_when": None, "applied_when": None, "exported_when": None}
+        given |= values
+        session.add(Review(inspection_id=row.id, verdict=verdict, product=None, who="Ann", **given))
+
+
+def add_reviews(database: Database, store: ImageStore, root: Path) -> None:
+    """Two false alarms and a defect of the product `b`, the newest review first."""
+    kinds = [("good", "false_alarm"), ("good", "false_alarm"), ("square", "right")]
+    for i, (kind, verdict) in enumerate(kinds):
+        content = images_of(root, "b", kind)[i].read_bytes()
+        row = an_inspection(label="anomalous", image_path=store.save(content, "PNG"))
+        add_review(database, row, verdict, when=float(10 - i))

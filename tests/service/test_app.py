@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from moleflow_pl import MoLEFlow
 from moleflow_pl.service import database as database_module
-from moleflow_pl.service import models, state
+from moleflow_pl.service import state, watcher
 from moleflow_pl.service.database import Inspection
 from moleflow_pl.service.models import load, publish
 from tests.helpers.service import client_of, count, picture, settings_for, wait_until
@@ -129,7 +129,7 @@ def test_a_swap_under_load_fails_no_request(
 def test_a_published_model_is_used_by_every_process(
     tmp_path: Path, learned: Learned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "POLL", 3600.0)  # the service itself does not look
+    monkeypatch.setattr(watcher, "POLL", 3600.0)  # the service itself does not look
     settings = settings_for(tmp_path, learned[0])
     with client_of(settings) as client:
         service = client.service  # type: ignore[attr-defined]
@@ -146,7 +146,7 @@ def test_a_published_model_is_used_by_every_process(
 def test_a_model_that_cannot_be_loaded_leaves_the_earlier_one_in_use(
     tmp_path: Path, learned: Learned, data_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "POLL", 3600.0)
+    monkeypatch.setattr(watcher, "POLL", 3600.0)
     with client_of(settings_for(tmp_path, learned[0])) as client:
         service = client.service  # type: ignore[attr-defined]
         broken = tmp_path / "broken.ckpt"

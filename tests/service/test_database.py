@@ -127,7 +127,7 @@ def test_a_database_of_another_schema_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Database(tmp_path / "line.sqlite").close()
-    monkeypatch.setattr(module, "SCHEMA", "3")
-    match = f"schema 2, and .* reads schema 3: use version {__version__}, which wrote it, or"
+    monkeypatch.setattr(module, "SCHEMA", "4")
+    match = f"schema 3, and .* reads schema 4: use version {__version__}, which wrote it, or"
     with pytest.raises(ConfigError, match=match):
         Database(tmp_path / "line.sqlite")

@@ -5,7 +5,6 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -35,7 +34,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock of the locks: a lease ends when the test says so."""
     clock = Clock()
-    monkeypatch.setattr(locks, "time", SimpleNamespace(time=clock.time))
+    monkeypatch.setattr(Database, "now", lambda *_: clock.time())
     return clock
 
 

@@ -4,12 +4,12 @@ import pytest
 from sqlalchemy import select
 
 from moleflow_pl.errors import ConfigError, DataError
-from moleflow_pl.service.database import Database, Inspection, Review
+from moleflow_pl.service.applications import LOCK
+from moleflow_pl.service.database import Database, Review
 from moleflow_pl.service.images import ImageStore
 from moleflow_pl.service.locks import BusyError, exclusive
 from moleflow_pl.service.models import newest, publish
 from moleflow_pl.service.reviews import (
-    LOCK,
     apply_reviews,
     checkpoint_in_use,
     counts,
@@ -17,8 +17,8 @@ from moleflow_pl.service.reviews import (
     pending,
     preview_reviews,
 )
-from tests.helpers.reviewing import images_of, kept_run
-from tests.helpers.service import an_inspection
+from tests.helpers.reviewing import kept_run
+from tests.helpers.service import add_review, add_reviews, an_inspection
 
 
 @pytest.fixture
@@ -31,32 +31,18 @@ def database(tmp_path: Path, store: ImageStore, data_root: Path) -> Database:
     """A record of two false alarms and a defect, and of a model."""
     database = Database(tmp_path / "line.sqlite")
     publish(database, kept_run(tmp_path / "run"), "test")
-    kinds = [("good", "false_alarm"), ("good", "false_alarm"), ("square", "right")]
-    for i, (kind, verdict) in enumerate(kinds):
-        content = images_of(data_root, "b", kind)[i].read_bytes()
-        row = an_inspection(label="anomalous", image_path=store.save(content, "PNG"))
-        review(database, row, verdict, when=float(10 - i))
+    add_reviews(database, store, data_root)
     return database
-
-
-def review(database: Database, row: Inspection, verdict: str, **values: float) -> None:
-    """Keep an inspection and what was said of it."""
-    with database.writing() as session:
-        session.add(row)
-        session.flush()
-        given = {"when": 1.0, "undone_when": None, "applied_when": None, "exported_when": None}
-        given |= values
-        session.add(Review(inspection_id=row.id, verdict=verdict, product=None, who="Ann", **given))
 
 
 def test_reviews_that_count_wait_in_the_order_they_were_made(
     database: Database, store: ImageStore
 ) -> None:
     image = store.save(b"x", "PNG")
-    review(database, an_inspection(image_path=image), "right", undone_when=1.0)
-    review(database, an_inspection(image_path=image), "right", applied_when=1.0)
-    review(database, an_inspection(image_path=None), "right")
-    review(database, an_inspection(image_path="gone.png"), "right")
+    add_review(database, an_inspection(image_path=image), "right", undone_when=1.0)
+    add_review(database, an_inspection(image_path=image), "right", applied_when=1.0)
+    add_review(database, an_inspection(image_path=None), "right")
+    add_review(database, an_inspection(image_path="gone.png"), "right")
     found = pending(database, store)
     assert [one.review.verdict for one in found] == ["right", "false_alarm", "false_alarm"]
     assert all(one.review.path.is_file() for one in found)
@@ -87,8 +73,8 @@ def test_all_reviewed_images_are_exported_applied_or_not_and_that_is_noted(
     database: Database, store: ImageStore, tmp_path: Path
 ) -> None:
     applied, undone = (store.save(b"x", "PNG") for _ in range(2))
-    review(database, an_inspection(image_path=applied), "right", applied_when=1.0)
-    review(database, an_inspection(image_path=undone), "right", undone_when=1.0)
+    add_review(database, an_inspection(image_path=applied), "right", applied_when=1.0)
+    add_review(database, an_inspection(image_path=undone), "right", undone_when=1.0)
     counted = export_reviews(database, store, tmp_path / "out")
     assert counted == {"b/train/good": 2, "b/test/defective": 1, "b/test/good": 1}
     assert len([path for path in (tmp_path / "out").rglob("*") if path.is_file()]) == 4
