@@ -3,17 +3,34 @@
     python -m benchmarks.ablation defaults --root DATA --weights WEIGHTS
     python -m benchmarks.ablation patch-fraction --root DATA
     python -m benchmarks.ablation resolution --root DATA --weights WEIGHTS
+    python -m benchmarks.ablation routing --root DATA --weights WEIGHTS
+    python -m benchmarks.ablation parts --root DATA --weights WEIGHTS
+    python -m benchmarks.ablation image-score --root DATA --weights WEIGHTS
+    python -m benchmarks.ablation draws --root DATA --weights WEIGHTS
 
 `defaults` changes how an expert learns, its features, and how patches and images are scored, mostly
 back to `configs/seed.yaml`. `patch-fraction` trains with a quarter of the patches and with fewer
 epochs; it exits with 1 if a quarter costs more than 0.005 in equally many epochs. `resolution`
 compares a ViT at 224 and 392 pixels on the last product, learned first; it exits with 1 if pixel AP
-is too close to a memory bank's. Figures are oracle results, means over seeds. A stopped run
-resumes.
+is too close to a memory bank's.
+
+`routing` compares kinds of prototypes: routing accuracy on good images that were not trained on
+(test images, if there are no others), whole, damaged and in other light, which choose a kind; and
+on defective test images, which confirm the choice.
+
+The others compare on one model: DINOv2's ViT-S/14 learns all products, in their order, with a fifth
+of their good images for calibration. `parts` compares the parts of a patch's score, alone and
+added; `image-score` compares ways from the scores of an image's patches to its own; `draws` chooses
+the memory banks again with other seeds, and exits with 1 where image AUROC spreads too far.
+`--judged` shows only some of the products: choose by these, then confirm by the others.
+
+Figures are oracle results, means over seeds. A stopped run resumes. Prints a table, and finally a
+line of JSON.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -24,16 +41,19 @@ from typing import Any
 from torch import Tensor
 
 from benchmarks.harness.baselines import RANDOM_BANK
-from benchmarks.harness.plans import (
-    BANKS,
-    CNN,
-    VIT,
-    Backbone,
-    Recipe,
+from benchmarks.harness.command_line import (
+    add_judged_argument,
+    add_study_arguments,
+    script_parser,
     sources_of,
-    study_parser,
+    studies_of,
+    study_of,
+    subject_parsers,
 )
+from benchmarks.harness.one_model import draws, image_score, parts
+from benchmarks.harness.plans import BANKS, CNN, VIT, Backbone, Recipe
 from benchmarks.harness.products import AS_DEFAULT, AS_PUBLISHED, METRICS, ImageScore
+from benchmarks.harness.prototype_kinds import compare_kinds
 from benchmarks.harness.report import Report, Row, benchmark
 from benchmarks.harness.study import Result, Study, scores_named
 from benchmarks.literal import FEATURES
@@ -71,6 +91,11 @@ FRACTION_COST = -0.005
 SIZES = {224: 0.0, 392: 0.04}  # pixels a side, and least pixel AP above the memory bank's
 RESOLUTION_COLUMNS = {"memory bank": f"{BANKS}, oracle", "no memory bank": "norm, oracle"}
 SEEDS = {"defaults": (0, 1), "patch-fraction": (0, 1, 2), "resolution": (0, 1, 2)}
+ON_ONE_MODEL: dict[str, Callable[..., None]] = {
+    "parts": parts, "image-score": image_score, "draws": draws,
+}  # fmt: skip
+# where there is no choice: only the ViT has groups of levels
+BACKBONE_OF = {"patch-fraction": CNN.key, **dict.fromkeys(["resolution", *ON_ONE_MODEL], VIT.key)}
 
 
 class AveragedNll(PatchScore):
@@ -207,8 +232,7 @@ def defaults(
     report: Report, seeds: Sequence[int], study_of: StudyOf, backbones: Sequence[str]
 ) -> None:
     """Every default, on the backbones of those keys."""
-    parts = {CNN.key: cnn_defaults, VIT.key: vit_defaults}
-    for key, part in parts.items():
+    for key, part in {CNN.key: cnn_defaults, VIT.key: vit_defaults}.items():
         if key in backbones:
             part(report, seeds, study_of)
 
@@ -279,27 +303,40 @@ def resolution(report: Report, seeds: Sequence[int], study_of: StudyOf) -> None:
                 report.add(Row(row, value - bank, "", note=f"{value:.3f}", **limits))
 
 
-def main() -> int:
-    """Fit, compare, print."""
-    parser = study_parser(__doc__, SEEDS)
-    given = parser.parse_args()
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = script_parser(__doc__)
+    for name, subject in subject_parsers(parser, [*SEEDS, "routing", *ON_ONE_MODEL]).items():
+        add_study_arguments(subject, only=BACKBONE_OF.get(name))
+        if name in ON_ONE_MODEL:
+            add_judged_argument(subject)
+    return parser.parse_args()
+
+
+def parts_of(given: argparse.Namespace) -> Sequence[Callable[[Report], None]]:
+    """The parts of a subject."""
+    if given.subject == "routing":
+        return [partial(compare_kinds, study=study) for study in studies_of(given)]
+    seeds = given.seeds or SEEDS.get(given.subject, (0,))
+    if compare_scores := ON_ONE_MODEL.get(given.subject):
+        study, judged = study_of(VIT, given), given.judged or given.products
+        return [partial(compare_scores, study=study, seeds=seeds, judged=judged)]
     sources = sources_of(given)
-    parts: dict[str, Callable[..., None]] = {
+    if given.subject == "resolution":
+        sources = sources[-1:]
+    subjects: dict[str, Callable[..., None]] = {
         "defaults": partial(defaults, backbones=given.backbones),
         "patch-fraction": patch_fraction,
         "resolution": resolution,
     }
-    if given.subject == "resolution":
-        sources = sources[-1:]
+    studies = partial(study_of, given=given, sources=sources)
+    return [partial(subjects[given.subject], seeds=seeds, study_of=studies)]
 
-    def study_of(backbone: Backbone) -> Study:
-        epochs = 1 if given.small else None
-        return Study(backbone.with_weights(given.weights), sources, given.folder, epochs)
 
-    seeds = given.seeds or SEEDS[given.subject]
-    return benchmark(
-        f"ablation {given.subject}", partial(parts[given.subject], seeds=seeds, study_of=study_of)
-    )
+def main() -> int:
+    """Fit, compare, print."""
+    given = parse()
+    return benchmark(f"ablation {given.subject}", *parts_of(given))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,17 @@
 """Accuracy beside baselines on real products, in several orders and over seeds.
 
     python -m benchmarks.accuracy --root DATA --weights vit_small_patch14_dinov2.safetensors
+    python -m benchmarks.accuracy --run runs/demo/last.ckpt
 
 DATA holds `magnetic_tile`, or the products that `--products` names, in the layout of MVTec AD; the
 solar cells come from a package. The method routes every image; its baselines know the product. A
 full run takes hours on a CPU, and a stopped run resumes (`--folder`). Writes the tables to
 docs/accuracy.md; exits with 1 if a figure misses its limit.
+
+With `--run`, a finished run is compared with the usual baselines on its products instead: with
+naive fine-tuning of one flow, with a flow for each product, and with a memory bank for each
+product. All use the features and the image score of the run. Prints a table, and finally a line of
+JSON.
 """
 
 from __future__ import annotations
@@ -17,23 +23,19 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from benchmarks.harness.baselines import BASELINES, CORESET_BANK, RANDOM_BANK, STRONG_BANK
-from benchmarks.harness.fits import new_trainer
+from benchmarks.harness.beside_run import beside_run
+from benchmarks.harness.command_line import add_study_arguments, script_parser, study_of
+from benchmarks.harness.fits import learn
 from benchmarks.harness.lines import Line, difference, order_effects
-from benchmarks.harness.plans import (
-    BACKBONES,
-    Backbone,
-    beginning_with,
-    seed_recipe,
-    sources_of,
-    study_parser,
-)
+from benchmarks.harness.plans import BACKBONES, Backbone, beginning_with, seed_recipe
 from benchmarks.harness.products import AS_PUBLISHED, evenly, link_images
-from benchmarks.harness.report import Report, Row, markdown_table
+from benchmarks.harness.report import Report, Row, benchmark, markdown_table
 from benchmarks.harness.study import Run, Study
-from moleflow_pl import ContinualDataModule, MoLEFlow
+from moleflow_pl import MoLEFlow
 from moleflow_pl._internal.provenance import hardware, versions
 from moleflow_pl.checkpoints.expert_edits import extract
 from moleflow_pl.checkpoints.io import read_checkpoint
@@ -187,11 +189,12 @@ class Judge:
         with tempfile.TemporaryDirectory() as temporary:
             root = Path(temporary) / "images"
             link_images(train, root / product)
-            data = ContinualDataModule(str(root), [first, product], "folder", val_fraction=0.0)
-            trainer = new_trainer(Path(temporary) / "run", method.epochs)
             model = MoLEFlow(**{**self.study.backbone.arguments, **method.model})
             started = time.monotonic()
-            trainer.fit(model, data, ckpt_path=folder / TASKS / f"00-{first}.ckpt")
+            learn(
+                model, root, Path(temporary) / "run", [first, product], method.epochs,
+                folder / TASKS / f"00-{first}.ckpt", layout="folder", val_fraction=0.0,
+            )  # fmt: skip
             seconds = time.monotonic() - started
         note = f"{method.epochs} epochs of {len(train)} images, features included"
         self.add("one more product", seconds, "s", note=note, most=MOST_SECONDS)
@@ -226,7 +229,9 @@ def page(tables: Sequence[str], report: Report, seeds: Sequence[int]) -> str:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = study_parser(__doc__)
+    parser = script_parser(__doc__)
+    add_study_arguments(parser)
+    parser.add_argument("--run", type=Path, metavar="CHECKPOINT", help="of a finished run")
     parser.add_argument(
         "--orders", type=int, help="orders, each beginning with another product (all products)"
     )
@@ -244,8 +249,7 @@ def parse() -> argparse.Namespace:
 
 def measure(report: Report, given: argparse.Namespace, backbone: Backbone) -> list[str]:
     """All runs and figures of a backbone; its table."""
-    backbone = backbone.with_weights(given.weights)
-    study = Study(backbone, sources_of(given), given.folder, 1 if given.small else None)
+    study = study_of(backbone, given)
     first = evenly(study.products, given.orders or len(study.products))
     orders = [beginning_with(product, study.products) for product in first]
     lines = fit_all(study, orders, given.seeds or SEEDS, backbone.key in given.seed_method)
@@ -254,8 +258,10 @@ def measure(report: Report, given: argparse.Namespace, backbone: Backbone) -> li
 
 
 def main() -> int:
-    """Fit, judge, write the page."""
+    """Fit, judge, write the page; or compare a finished run."""
     given, report = parse(), Report("accuracy")
+    if given.run is not None:
+        return benchmark("accuracy --run", partial(beside_run, checkpoint=given.run))
     tables = [line for key in given.backbones for line in measure(report, given, BACKBONES[key])]
     code = report.finish()
     given.output.write_text(page(tables, report, given.seeds or SEEDS))

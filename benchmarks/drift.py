@@ -30,22 +30,21 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torchvision.transforms import functional
 
 from benchmarks.harness.baselines import BASELINES, CORESET_BANK, STRONG_BANK
-from benchmarks.harness.plans import (
-    BACKBONES,
+from benchmarks.harness.command_line import (
     add_judged_argument,
-    calibrated,
-    sources_of,
-    study_parser,
+    add_study_arguments,
+    script_parser,
+    studies_of,
+    subject_parsers,
 )
-from benchmarks.harness.products import BATCH, ProductSource, evenly
+from benchmarks.harness.plans import calibrated
+from benchmarks.harness.products import BATCH, ProductSource, evenly, loader_of
 from benchmarks.harness.report import Report, Row, benchmark
 from benchmarks.harness.study import Study
 from moleflow_pl import MoLEFlow, Prediction
-from moleflow_pl.data.datasets import ImageDataset
 from moleflow_pl.inference.decisions import DecisionMaker
 from moleflow_pl.inference.drift import DriftMonitor
 from moleflow_pl.metrics.image import auroc
@@ -117,11 +116,8 @@ DRIFTS: dict[str, Callable[[Tensor, float], Tensor]] = {
 
 def good_images(source: ProductSource, size: tuple[int, int]) -> list[Tensor]:
     """Batches of good images that were not trained on."""
-    trained = {record.path for record in source.train()}
-    rest = [record for record in source.all_train() if record.path not in trained]
-    rest += [record for record in source.test() if not record.gt_label]
-    images = ImageDataset(evenly(rest, GOOD_IMAGES), 0, size)
-    return [batch["image"] for batch in DataLoader(images, BATCH, collate_fn=images.collate)]
+    good = [*source.unused(), *(record for record in source.test() if not record.gt_label)]
+    return [batch["image"] for batch in loader_of(evenly(good, GOOD_IMAGES), size)]
 
 
 def predictions(
@@ -234,10 +230,8 @@ def protocol_images(source: ProductSource, size: tuple[int, int]) -> tuple[Tenso
     records = source.test()
     kinds = ([record for record in records if bool(record.gt_label) == bad] for bad in (0, 1))
     chosen = [record for kind in kinds for record in evenly(kind, TESTED)]
-    images = ImageDataset(chosen, 0, size)
-    loader = DataLoader(images, BATCH, collate_fn=images.collate)
     defective = torch.tensor([bool(record.gt_label) for record in chosen])
-    return torch.cat([batch["image"] for batch in loader]), defective
+    return torch.cat([batch["image"] for batch in loader_of(chosen, size)]), defective
 
 
 def drifted(images: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -299,14 +293,14 @@ SUBJECTS: dict[str, Callable[..., None]] = {"monitor": monitor, "protocol": prot
 
 def main() -> int:
     """Learn, watch, print."""
-    parser = study_parser(__doc__, SUBJECTS)
-    add_judged_argument(parser)
+    parser = script_parser(__doc__)
+    for subject in subject_parsers(parser, SUBJECTS).values():
+        add_study_arguments(subject)
+        add_judged_argument(subject)
     given = parser.parse_args()
-    backbones = [BACKBONES[key].with_weights(given.weights) for key in given.backbones]
-    most_epochs = 1 if given.small else None
-    studies = [Study(one, sources_of(given), given.folder, most_epochs) for one in backbones]
     part = partial(SUBJECTS[given.subject], judged=given.judged or given.products)
-    return benchmark(f"drift {given.subject}", *(partial(part, study=one) for one in studies))
+    parts = (partial(part, study=study) for study in studies_of(given))
+    return benchmark(f"drift {given.subject}", *parts)
 
 
 if __name__ == "__main__":

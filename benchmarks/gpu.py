@@ -33,6 +33,7 @@ from benchmarks.harness.card_learning import (
     waits,
 )
 from benchmarks.harness.cards import FULL, SMALL, Card
+from benchmarks.harness.command_line import add_small_argument, script_parser
 from benchmarks.harness.guarded import Session
 from benchmarks.harness.report import Report
 
@@ -42,13 +43,11 @@ COMMAND = ["-m", "benchmarks.gpu", "--rank"]
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--weights", help="of DINOv2's ViT-S/14, beside random ones")
     parser.add_argument("--minutes", type=float, default=MINUTES, help="(%(default)s)")
     parser.add_argument("--output", type=Path, default=Path("gpu.json"), help="(%(default)s)")
-    parser.add_argument("--small", action="store_true", help="tiny sizes, on any machine")
+    add_small_argument(parser)
     parser.add_argument("--rank", type=Path, help=argparse.SUPPRESS)  # one of two processes
     return parser.parse_args()
 

@@ -32,7 +32,8 @@ from lightning.pytorch import Callback, Trainer
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.harness.fits import draw_noise, new_trainer
+from benchmarks.harness.command_line import add_small_argument, script_parser, subject_parsers
+from benchmarks.harness.fits import draw_noise, learn
 from benchmarks.harness.many_products import write_products
 from benchmarks.harness.measure import (
     PeakMemory,
@@ -86,13 +87,11 @@ def fit_peak_mb(images: int = FIT_IMAGES, small: bool = False) -> float:
         model = MoLEFlow(**(TINY if small else LARGE))
         extractor = model.inspector.extractor
         batch = torch.zeros(16, 3, *extractor.image_size, dtype=torch.uint8)
-        trainer = new_trainer(Path(folder), epochs=1)
         with PeakMemory() as memory:
             extractor(batch)  # the peak includes the backbone's own
             _ = extractor.shape  # computed once by the backbone, and cached
             extractor.__class__ = RandomFeatures
-            data = ContinualDataModule(str(root), ["first"], num_workers=0 if small else 1)
-            trainer.fit(model, data)
+            learn(model, root, Path(folder), ["first"], 1, num_workers=0 if small else 1)
         return memory.peak_mb
 
 
@@ -145,8 +144,7 @@ def predict(report: Report, images: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder)
         draw(where / "data" / "product" / "train" / "good", LEARNED_IMAGES)
-        data = ContinualDataModule(str(where / "data"), ["product"], num_workers=0)
-        new_trainer(where / "run", epochs=1).fit(MoLEFlow(**TINY), data)
+        learn(MoLEFlow(**TINY), where / "data", where / "run", ["product"], 1, num_workers=0)
         draw(where / "new", images)
         log, started = MemoryLog(), time.perf_counter()
         predict_folder(where / "run", where / "new", log)
@@ -224,23 +222,28 @@ def inspect(predictor: Predictor, images: Tensor, tasks: Tensor) -> Tensor:
         return inspector.patch_scores(features, tasks)
 
 
+def part_of(given: argparse.Namespace) -> Callable[[Report], None]:
+    """The part of a subject."""
+    if given.subject == "fit":
+        return partial(fit, images=given.images, small=given.small)
+    if given.subject == "products":
+        return partial(products, count=given.products, small=given.small)
+    return partial(predict, images=given.images)
+
+
 def main() -> int:
     """Measure, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = script_parser(__doc__)
+    subjects = subject_parsers(parser, ["fit", "predict", "products"])
+    for name, images in (("fit", FIT_IMAGES), ("predict", PREDICTED_IMAGES)):
+        subjects[name].add_argument("--images", type=int, default=images, help="(%(default)s)")
+    subjects["products"].add_argument(
+        "--products", type=int, default=PRODUCTS, help="(%(default)s)"
     )
-    parser.add_argument("subject", choices=["fit", "predict", "products"])
-    parser.add_argument("--images", type=int, help="images to learn from or to predict")
-    parser.add_argument("--products", type=int, default=PRODUCTS, help="of `products`")
-    parser.add_argument("--small", action="store_true", help="with a tiny backbone")
+    for name in ("fit", "products"):
+        add_small_argument(subjects[name])
     given = parser.parse_args()
-    if given.subject == "fit":
-        part = partial(fit, images=given.images or FIT_IMAGES, small=given.small)
-    elif given.subject == "products":
-        part = partial(products, count=given.products, small=given.small)
-    else:
-        part = partial(predict, images=given.images or PREDICTED_IMAGES)
-    return benchmark(f"memory {given.subject}", part)
+    return benchmark(f"memory {given.subject}", part_of(given))
 
 
 if __name__ == "__main__":

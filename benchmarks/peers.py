@@ -30,16 +30,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
+from benchmarks.harness.command_line import add_small_argument, script_parser
 from benchmarks.harness.measure import PeakMemory
 from benchmarks.harness.plans import PRODUCTS
-from benchmarks.harness.products import ProductSource, evenly, product_sources
-from benchmarks.harness.report import markdown_table
+from benchmarks.harness.products import (
+    BATCH,
+    ProductSource,
+    evenly,
+    loader_of,
+    product_sources,
+)
+from benchmarks.harness.report import about, markdown_table
 from benchmarks.harness.rivals import MAP, Rival, rivals
 from moleflow_pl._internal.files import replacing
-from moleflow_pl._internal.provenance import hardware, versions
-from moleflow_pl.data.datasets import ImageDataset
 from moleflow_pl.data.layouts.base import ImageRecord
 from moleflow_pl.metrics.image import auroc
 from moleflow_pl.metrics.task_scores import EvaluationOptions, TaskScores
@@ -47,7 +51,6 @@ from moleflow_pl.tasks.thresholds import limit
 
 CALIBRATION_SHARE = 0.2  # of the good images, for the threshold
 RATE = 0.01  # of false alarms
-BATCH = 16
 ALONE = 20  # images that are timed alone, and batches
 ROUNDS = 5
 EPOCHS = 20  # of FastFlow
@@ -115,9 +118,8 @@ def median_ms(batches: Sequence[Sequence[Path]], rival: Rival) -> float:
 def accuracies(rival: Rival, test: Sequence[ImageRecord], bound: float) -> Facts:
     """Image AUROC, pixel AP, and recall and false alarms at a threshold."""
     gathered = TaskScores(0, EvaluationOptions(map_size=MAP[0], blur_sigma=0.0))
-    masks = ImageDataset(test, 0, (8, 8), masks=True)  # images are read small: only masks count
     scores: list[float] = []
-    for batch in DataLoader(masks, BATCH, collate_fn=masks.collate):
+    for batch in loader_of(test, (8, 8), masks=True):  # images are read small: only masks count
         batch_scores, maps = rival.score([Path(path) for path in batch["path"]])
         zeros, values = torch.zeros(len(batch_scores)), torch.tensor(batch_scores)
         output = {
@@ -222,9 +224,7 @@ def row(name: str, product: str, facts: Facts | str) -> list[str]:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--root", help="data set in the layout of MVTec AD")
     parser.add_argument("--products", nargs="+", default=list(PRODUCTS), metavar="PRODUCT")
     parser.add_argument("--rivals", nargs="+", metavar="NAME", help="parts of names (all)")
@@ -232,7 +232,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of FastFlow (%(default)s)")
     parser.add_argument("--folder", type=Path, default=Path("runs/peers"), help="(%(default)s)")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="(%(default)s)")
-    parser.add_argument("--small", action="store_true", help="few images: to see that it runs")
+    add_small_argument(parser)
     # of one step, in this process: its name, the model's, and when the process was started
     parser.add_argument("--step", nargs=3, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -258,7 +258,7 @@ def main(makers: Makers | None = None) -> int:
         names = [n for n in wanted if len(part) == 1 or makers[n]().continual]
         rows += measured(names, part, given, settings)
     print(*markdown_table(COLUMNS, rows), "", sep="\n")
-    print(json.dumps({"hardware": hardware(), "versions": versions(), "settings": settings}))
+    print(json.dumps({**about("peers"), "settings": settings}))
     return int(any("failed" in cells[2] for cells in rows))
 
 

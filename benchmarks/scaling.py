@@ -8,7 +8,6 @@ a line of JSON; exits with 1 if a figure misses its limit.
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from benchmarks.harness.command_line import add_small_argument, script_parser
 from benchmarks.harness.measure import PeakMemory, alternate
 from benchmarks.harness.report import Report, Row, benchmark
 from benchmarks.literal import FEATURES
@@ -259,12 +259,8 @@ PARTS = (startup, disk, hashing, routing, throughput, many_images)
 
 def main() -> int:
     """Measure, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--small", action="store_true", help="tiny sizes, to see that it runs: ratios mean nothing"
-    )
+    parser = script_parser(__doc__)
+    add_small_argument(parser)
     sizes = SMALL if parser.parse_args().small else FULL
     return benchmark("scaling", *(partial(part, sizes=sizes) for part in PARTS))
 

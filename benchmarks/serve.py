@@ -13,7 +13,6 @@ requests. Prints a table, and finally a line of JSON; exits with 1 if a figure m
 
 from __future__ import annotations
 
-import argparse
 import http.client
 import json
 import os
@@ -33,6 +32,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.harness.command_line import script_parser
 from benchmarks.harness.report import Report, Row, benchmark
 from moleflow_pl._internal.allocator import ENVIRONMENT
 from moleflow_pl._internal.openmp import TURNS, VARIABLE
@@ -268,9 +268,7 @@ def time_service(report: Report, load: Load) -> None:
 
 def main() -> int:
     """Run the benchmark; return its exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a fit")
     parser.add_argument("images", type=Path, metavar="IMAGES", help="a folder of images")
     parser.add_argument(

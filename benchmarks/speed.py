@@ -1,9 +1,12 @@
-"""Times learning and scoring against the literal method, in alternating runs.
+"""Times learning and scoring against the literal method, parts of it, and the backbone alone.
 
     python -m benchmarks.speed fit
     python -m benchmarks.speed inference
     python -m benchmarks.speed bank
     python -m benchmarks.speed together
+    python -m benchmarks.speed inspect
+    python -m benchmarks.speed learn
+    python -m benchmarks.speed start
 
 `fit` times all of `trainer.fit` from a checkpoint with one product: 40 epochs on another one,
 including features, statistics and checkpoints. The literal side would take hours; its backbone pass
@@ -11,8 +14,16 @@ and its training step are timed on a few images and multiplied by images and epo
 times routing and scoring; the literal side is `benchmarks/literal.py` as it is, with two backbone
 passes, and with its position code computed beforehand. `bank` compares the search of memory banks
 with its matrix product alone. `together` times two processes on the same cores, by how long waiting
-threads keep theirs. Weights, images and banks are random: times do not depend on them.
-Prints a table, and finally a line of JSON; exits with 1 if a ratio misses its limit.
+threads keep theirs.
+
+The other subjects tell what is beside the backbone, which no other method saves either. `inspect`
+times a decision about decoded images, with router, flow, banks, score and map, in a model of three
+products, learned from 250 images each, with the score of the presets. `learn` times one more
+product from its first image to its checkpoint, calibration included, against one pass of the
+backbone over its images. `start` times a new process from its first import to its first decision.
+
+Sides of a ratio take turns. Weights, images, banks and experts are random: times do not depend on
+them. Prints a table, and finally a line of JSON; exits with 1 if a figure misses its limit.
 """
 
 from __future__ import annotations
@@ -30,16 +41,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.harness.fits import draw_noise, new_trainer
+from benchmarks.harness.beside_backbone import (
+    EPOCHS,
+    IMAGES,
+    measured_models,
+    time_inspecting,
+    time_learning,
+    time_starting,
+)
+from benchmarks.harness.command_line import add_small_argument, script_parser, subject_parsers
+from benchmarks.harness.fits import draw_noise, learn
 from benchmarks.harness.measure import alternate
 from benchmarks.harness.report import Report, Row, benchmark
 from benchmarks.harness.together import time_together
 from benchmarks.literal import FEATURES, LiteralFlow, infer, nll_loss, position_code
-from moleflow_pl import ContinualDataModule, MoLEFlow, MoLESpatialAwareNF, PatchExtractor
+from moleflow_pl import MoLEFlow, MoLESpatialAwareNF, PatchExtractor
 from moleflow_pl._internal.torch_compat import has_matrix_units
 from moleflow_pl.features.extractor import Precision, has_bfloat16
 from moleflow_pl.scoring.bank_search import BankVectors, projection_distance
 
+OF_LITERAL = ("fit", "inference", "bank", "together")
+BESIDE_BACKBONE = ("inspect", "learn", "start")
 PRODUCTS = 3  # in a mixed batch
 FLOW_ROUNDS = 15
 LEAST_FIT, LEAST_INFERENCE, LEAST_BFLOAT16 = 10, 1.8, 4
@@ -104,16 +126,6 @@ def literal_flow(dim: int, tasks: int, use_task_adapter: bool = True) -> Literal
     return flow
 
 
-def learn(
-    setting: Setting, root: Path, run: Path, tasks: list[str], epochs: int,
-    checkpoint: Path | None = None,
-) -> None:  # fmt: skip
-    """One `trainer.fit` without evaluation."""
-    # no calibration images: the literal side learns from every image
-    data = ContinualDataModule(str(root), tasks, num_workers=setting.workers, val_fraction=0.0)
-    new_trainer(run, epochs).fit(setting.model(), data, ckpt_path=checkpoint)
-
-
 class LiteralFit:
     """The pieces of the literal loop for a second product.
 
@@ -143,20 +155,23 @@ class LiteralFit:
         self.optimizer.step()
 
 
+def fit(setting: Setting, root: Path, run: Path, *plan: Any) -> None:
+    """One fit of tasks, without calibration images: the literal side learns from every image."""
+    learn(setting.model(), root, run, *plan, num_workers=setting.workers, val_fraction=0.0)
+
+
 def time_fit(report: Report, settings: Sequence[Setting]) -> None:
     """Time one more product."""
     for setting in settings:
         with tempfile.TemporaryDirectory() as folder:
             root, run = Path(folder) / "data", Path(folder) / "run"
             draw_noise(root, setting.side, {"first": 4, "second": setting.images})
-            learn(setting, root, run, ["first"], epochs=1)
+            fit(setting, root, run, ["first"], 1)
             literal = LiteralFit(setting.model().inspector.extractor, setting.literal_images)
-            more = partial(
-                learn, setting, root, Path(folder) / "more", ["first", "second"], setting.epochs,
-                run / "last.ckpt",
-            )  # fmt: skip
+            more, both = Path(folder) / "more", ["first", "second"]
+            known = run / "last.ckpt"
             sides: dict[str, Callable[[], Any]] = {
-                "project": more,
+                "project": partial(fit, setting, root, more, both, setting.epochs, known),
                 "backbone": literal.backbone_pass,
                 "step": literal.step,
             }
@@ -308,26 +323,48 @@ def multiply_each(images: Tensor, matrix: Tensor) -> None:
         _ = rows @ matrix
 
 
+def parts_of(given: argparse.Namespace) -> Sequence[Callable[[Report], None]]:
+    """The parts of a subject."""
+    small = given.small
+    settings = SMALL_SETTINGS if small else SETTINGS
+    if given.subject in BESIDE_BACKBONE:
+        return [beside_backbone(given)]
+    flow = partial(time_flow, flows=SMALL_FLOWS if small else FLOWS)
+    return {
+        "fit": [partial(time_fit, settings=settings)],
+        "inference": [flow, partial(time_mixed_batch, settings=settings)],
+        "bank": [partial(time_bank, banks=SMALL_BANKS if small else BANKS)],
+        "together": [partial(time_together, small=small)],
+    }[given.subject]
+
+
+def beside_backbone(given: argparse.Namespace) -> Callable[[Report], None]:
+    """The part of a subject that compares with the backbone alone."""
+    chosen = [model for model in measured_models(given.small) if given.only in model.name]
+    if given.subject == "learn":
+        return partial(time_learning, chosen=chosen, images=given.images, epochs=given.epochs)
+    return partial(time_inspecting if given.subject == "inspect" else time_starting, chosen=chosen)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = script_parser(__doc__)
+    subjects = subject_parsers(parser, [*OF_LITERAL, *BESIDE_BACKBONE])
+    for name, subject in subjects.items():
+        add_small_argument(subject)
+        if name in BESIDE_BACKBONE:
+            which = "models whose name contains it (all)"
+            subject.add_argument("--only", metavar="TEXT", default="", help=which)
+    learning = subjects["learn"]
+    learning.add_argument("--images", type=int, default=IMAGES, help="to learn from (%(default)s)")
+    learning.add_argument("--epochs", type=int, default=EPOCHS, help="(%(default)s)")
+    return parser.parse_args()
+
+
 def main() -> int:
     """Time, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("subject", choices=["fit", "inference", "bank", "together"])
-    parser.add_argument(
-        "--small", action="store_true", help="tiny sizes, to see that it runs: ratios mean nothing"
-    )
-    given = parser.parse_args()
-    settings = SMALL_SETTINGS if given.small else SETTINGS
-    if given.subject == "fit":
-        return benchmark("speed fit", partial(time_fit, settings=settings))
-    if given.subject == "bank":
-        banks = SMALL_BANKS if given.small else BANKS
-        return benchmark("speed bank", partial(time_bank, banks=banks))
-    if given.subject == "together":
-        return benchmark("speed together", partial(time_together, small=given.small))
-    flow = partial(time_flow, flows=SMALL_FLOWS if given.small else FLOWS)
-    return benchmark("speed inference", flow, partial(time_mixed_batch, settings=settings))
+    given = parse()
+    return benchmark(f"speed {given.subject}", *parts_of(given))
 
 
 if __name__ == "__main__":

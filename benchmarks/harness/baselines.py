@@ -1,4 +1,4 @@
-"""Baselines on the same features as the method: memory banks, a Gaussian, plain flows.
+"""Baselines on the same features as the method: memory banks, a Gaussian.
 
 A baseline learns one product from its training features and scores patches of that product: it
 knows the product of every image. Its features are those of the flow, except for the strong bank,
@@ -11,27 +11,19 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from benchmarks.harness.products import BATCH, Scorer
-from moleflow_pl import MoLESpatialAwareNF
-from moleflow_pl._internal.seeding import derive_generator
-from moleflow_pl.data.patch_sampler import PatchDraw
+from benchmarks.harness.products import Scorer
 from moleflow_pl.features.groups import FeatureGroups
 from moleflow_pl.features.statistics import FeatureStatistics
 from moleflow_pl.flow.whitening import WhiteningAdapter
-from moleflow_pl.module import adamw
 from moleflow_pl.scoring.bank_search import BankVectors, projection_distance
-from moleflow_pl.scoring.functional import patch_nll
 from moleflow_pl.scoring.memory_bank import coreset
-from moleflow_pl.tasks.schedule import lr_factor
 
 BANK = 8000  # patches in the memory bank of a product
 CORESET = 4000  # patches; in half precision as large as the method's banks
 STRONG = 2000  # patches of each group of layers
 MOST_CANDIDATES = 2**18  # patches that a coreset is chosen from
 CHUNK = 2048  # patches whose distances are computed at once
-CLIP = 0.5  # norm that gradients are clipped to
 RANDOM_BANK = "memory bank (random subsampling)"
 CORESET_BANK = "memory bank (coreset)"
 WHITENED_BANK = "memory bank (whitened, random subsampling)"
@@ -120,44 +112,3 @@ BASELINES: Mapping[str, Baseline] = {
     WHITENED_BANK: whitened_bank,
     GAUSSIAN: gaussian,
 }
-
-
-def plain_flow(dim: int, coupling_layers: int) -> MoLESpatialAwareNF:
-    """A flow without experts."""
-    torch.manual_seed(0)
-    flow = MoLESpatialAwareNF(
-        dim, coupling_layers, use_lora=False, use_task_adapter=False, use_task_bias=False
-    )
-    flow.add_task(0)
-    return flow
-
-
-def train_flow(
-    flow: MoLESpatialAwareNF, features: Tensor, epochs: int, patches: int, title: str
-) -> None:
-    """Train a flow without experts, as the method trains its first task.
-
-    Args:
-        flow: The flow.
-        features: Features (N, h, w, D), position added.
-        epochs: Passes over all images.
-        patches: Patches of each image in a step.
-        title: Text of the progress bar; random numbers are derived from it.
-    """
-    flow.requires_grad_(True)
-    optimizer = adamw(flow.base_parameters())
-    base = [group["lr"] for group in optimizer.param_groups]
-    rows, grid = features.flatten(1, 2), (features.shape[1], features.shape[2])
-    for epoch in tqdm(range(epochs), desc=title):
-        generator = derive_generator(0, title, epoch)
-        for group, lr in zip(optimizer.param_groups, base, strict=True):
-            group["lr"] = lr * lr_factor(epoch, epochs)
-        for batch in torch.randperm(len(rows), generator=generator).split(BATCH):
-            chosen = rows[batch]
-            if patches < chosen.shape[1]:
-                draw = PatchDraw(grid, patches, 0, (title, epoch))
-                chosen = chosen[torch.arange(len(chosen))[:, None], draw(batch.tolist())]
-            optimizer.zero_grad()
-            patch_nll(*flow(chosen[:, None], 0)).mean().backward()
-            torch.nn.utils.clip_grad_norm_(flow.base_parameters(), CLIP)
-            optimizer.step()

@@ -11,7 +11,7 @@ import yaml
 from lightning.pytorch import Callback, Trainer
 from PIL import Image
 
-from moleflow_pl import MoLEFlow
+from moleflow_pl import ContinualDataModule, MoLEFlow
 from moleflow_pl.callbacks import RunCheckpoint, TaskSchedulerCallback
 from moleflow_pl.checkpoints.io import read_checkpoint
 from moleflow_pl.checkpoints.schema import CONFIG_KEY
@@ -48,6 +48,25 @@ def new_trainer(
     }  # fmt: skip
     own = [TaskSchedulerCallback(epochs), *callbacks, RunCheckpoint()]
     return Trainer(default_root_dir=run, callbacks=own, **chosen)
+
+
+def learn(
+    model: MoLEFlow, root: Path, run: Path, tasks: Sequence[str], epochs: int,
+    checkpoint: Path | None = None, **options: Any,
+) -> None:  # fmt: skip
+    """One `trainer.fit` without evaluation, which goes on from a checkpoint if there is one.
+
+    Args:
+        model: The model, with its weights of the beginning.
+        root: Data set.
+        run: The run folder.
+        tasks: Tasks of the whole run, also those that the checkpoint knows.
+        epochs: Epochs of each task.
+        checkpoint: Of the tasks that are learned already.
+        options: More arguments of the data module.
+    """
+    data = ContinualDataModule(str(root), list(tasks), **options)
+    new_trainer(run, epochs).fit(model, data, ckpt_path=checkpoint)
 
 
 def load_run(checkpoint: Path) -> tuple[MoLEFlow, dict[str, Any]]:

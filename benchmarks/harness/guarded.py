@@ -10,8 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness.report import Report, Row
-from moleflow_pl._internal.provenance import hardware, versions
+from benchmarks.harness.report import Report, Row, about
 from moleflow_pl.errors import is_out_of_memory
 
 FAILED = float("nan")  # misses every limit
@@ -62,16 +61,15 @@ class Session:
             return False
         return True
 
-    def write(self, path: Path, facts: Mapping[str, Any] | None = None) -> None:
-        """Write all figures, failures, the machine and the versions as JSON."""
+    def write(self, path: Path, more: Mapping[str, Any] | None = None) -> None:
+        """Write all figures, failures, the machine, the versions and more facts as JSON."""
         rows = [
             {**asdict(row), "value": None if row.value != row.value else row.value,
              "holds": row.holds}
             for row in self.report.rows
         ]  # fmt: skip
         content = {
-            "benchmark": self.report.name, "hardware": hardware(), "versions": versions(),
-            **(facts or {}), "rows": rows, "failures": self.failures,
+            **about(self.report.name), **(more or {}), "rows": rows, "failures": self.failures,
         }  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content, indent=1), encoding="utf-8")

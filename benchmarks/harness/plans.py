@@ -1,15 +1,13 @@
-"""Plans of studies as data (backbones, recipes, limits), and their command-line arguments."""
+"""Plans of studies as data: backbones, recipes, limits. For every script with studies."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.fits import read_preset
-from benchmarks.harness.products import IN_PACKAGE, ProductSource, product_sources
+from benchmarks.harness.products import IN_PACKAGE
 
 TILE = "magnetic_tile"
 PRODUCTS = (*IN_PACKAGE, TILE)
@@ -148,50 +146,3 @@ def beginning_with(first: str, products: Sequence[str]) -> tuple[str, ...]:
         ('b', 'a', 'c')
     """
     return (first, *(name for name in products if name != first))
-
-
-def study_parser(description: str | None, subjects: Iterable[str] = ()) -> argparse.ArgumentParser:
-    """The arguments of every study; if it has several subjects, the first argument chooses one."""
-    parser = argparse.ArgumentParser(
-        description=description,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    if subjects:
-        parser.add_argument("subject", choices=list(subjects))
-    add_study_arguments(parser)
-    return parser
-
-
-def add_study_arguments(parser: argparse.ArgumentParser) -> None:
-    """Products, backbones, seeds, and where results go."""
-    parser.add_argument("--root", help="data set in the layout of MVTec AD")
-    parser.add_argument(
-        "--products", nargs="+", default=list(PRODUCTS), metavar="PRODUCT",
-        help=f"{', '.join(IN_PACKAGE)} from elpv-dataset, others from --root (%(default)s)",
-    )  # fmt: skip
-    parser.add_argument("--seeds", type=int, nargs="+", metavar="SEED")
-    parser.add_argument(
-        "--backbones", nargs="+", choices=list(BACKBONES), default=[CNN.key, VIT.key]
-    )
-    parser.add_argument("--weights", default="pretrained", help="of DINOv2's ViT-S/14")
-    parser.add_argument(
-        "--folder", type=Path, default=Path("runs/accuracy"),
-        help="features, runs and results of one version; a stopped study resumes (%(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--small", action="store_true", help="few images, one epoch: only to see that it runs"
-    )
-
-
-def add_judged_argument(parser: argparse.ArgumentParser) -> None:
-    """Which of the products that a model learns have their figures shown."""
-    parser.add_argument(
-        "--judged", nargs="+", metavar="PRODUCT",
-        help="products whose figures are shown, of those that are learned (all)",
-    )  # fmt: skip
-
-
-def sources_of(given: argparse.Namespace) -> list[ProductSource]:
-    """The products that the command line names."""
-    return product_sources(given.products, given.root, **(SMALL if given.small else {}))

@@ -60,6 +60,11 @@ class ProductSource:
         records = LAYOUTS[self.layout](self.root).test(self.name)
         return evenly(records, len(records) if self.test_images is None else self.test_images)
 
+    def unused(self) -> list[ImageRecord]:
+        """The good images beyond those to learn from, without test images."""
+        trained = {record.path for record in self.train()}
+        return [record for record in self.all_train() if record.path not in trained]
+
 
 def product_sources(names: Sequence[str], root: str | None, **limits: Any) -> list[ProductSource]:
     """Sources of products by name: solar cells from their package, the others from a folder.
@@ -86,6 +91,14 @@ def evenly(items: Sequence[T], count: int) -> list[T]:
     """
     chosen = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
     return [items[i] for i in chosen]
+
+
+def loader_of(
+    records: Sequence[ImageRecord], size: tuple[int, int], masks: bool = False
+) -> DataLoader[Any]:
+    """Batches of images at a size, in their order."""
+    images = ImageDataset(records, 0, size, masks=masks)
+    return DataLoader(images, BATCH, collate_fn=images.collate)
 
 
 def link_images(records: Sequence[ImageRecord], folder: Path) -> None:
@@ -151,16 +164,13 @@ class ProductFeatures:
         store = FeatureStore(folder or Path(), keep=folder is not None, memory_limit=2**40)
 
         def features(records: Sequence[ImageRecord], part: str) -> Tensor:
-            images = ImageDataset(records, 0, extractor.image_size)
-            loader = DataLoader(images, BATCH, collate_fn=images.collate)
+            loader = loader_of(records, extractor.image_size)
             return store.get(extractor, loader, f"features of {name} ({part})")
 
         self.train, self.test = features(train, "train"), features(test, "test")
         self.defective = torch.tensor([bool(record.gt_label) for record in test])
-        masks = ImageDataset(test, 0, (8, 8), masks=True)  # images are read small: only masks count
-        self._batches: list[dict[str, Any]] = list(
-            DataLoader(masks, BATCH, collate_fn=masks.collate)
-        )
+        # images are read small: only masks count
+        self._batches: list[dict[str, Any]] = list(loader_of(test, (8, 8), masks=True))
 
     def scores(self, scorer: Scorer) -> Tensor:
         """Patch scores (N, h, w) of the test images by a function of features (B, h, w, D)."""

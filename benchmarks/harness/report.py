@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -98,6 +99,11 @@ class Report:
         limit = f" ({row.limit})" if row.limit else ""
         print(f"{row.what}: {row.shown}{limit} {row.note}".rstrip(), flush=True)
 
+    def add_all(self, rows: Iterable[Row]) -> None:
+        """Add figures as they come."""
+        for row in rows:
+            self.add(row)
+
     @property
     def failed(self) -> int:
         """Number of figures that miss their limit."""
@@ -110,13 +116,17 @@ class Report:
             table.add_row(*row.cells)
         Console(width=WIDTH).print(table)
         rows = [{**asdict(row), "holds": row.holds} for row in self.rows]
-        facts = {"benchmark": self.name, "hardware": hardware(), "versions": versions()}
-        print(json.dumps({**facts, "rows": rows}))
+        print(json.dumps({**about(self.name), "rows": rows}))
         return int(self.failed > 0)
 
     def markdown(self) -> Iterator[str]:
         """The table as lines of Markdown."""
         yield from markdown_table([*COLUMNS[:-1], ""], (row.cells for row in self.rows))
+
+
+def about(name: str) -> dict[str, Any]:
+    """What a line or file of JSON says besides figures: benchmark, machine, versions."""
+    return {"benchmark": name, "hardware": hardware(), "versions": versions()}
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

@@ -18,10 +18,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmarks.harness.fits import new_trainer
+from benchmarks.harness.fits import learn
 from benchmarks.harness.plans import BACKBONES, Backbone
 from benchmarks.harness.products import link_images
-from moleflow_pl import ContinualDataModule, MoLEFlow, Predictor
+from moleflow_pl import MoLEFlow, Predictor
 from moleflow_pl.checkpoints.expert_edits import extract
 from moleflow_pl.checkpoints.io import read_checkpoint
 from moleflow_pl.data.layouts.base import ImageRecord
@@ -79,11 +79,10 @@ class Ours:
         torch.manual_seed(SEED)
         arguments = {**self.backbone.arguments, **method.model}
         # the calibration images are the same for all rivals, and not among these images
-        data = ContinualDataModule(
-            str(root), list(products), layout="folder", num_workers=0, val_fraction=0.0
-        )
-        trainer = new_trainer(folder, self.epochs or method.epochs)
-        trainer.fit(MoLEFlow(**arguments), data)
+        learn(
+            MoLEFlow(**arguments), root, folder, list(products), self.epochs or method.epochs,
+            layout="folder", num_workers=0, val_fraction=0.0,
+        )  # fmt: skip
 
     def load(self, folder: Path, product: str) -> None:
         """The predictor of the run."""

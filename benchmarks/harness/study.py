@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from benchmarks.harness.baselines import BASELINES
-from benchmarks.harness.fits import load_model, new_trainer
+from benchmarks.harness.fits import learn, load_model
 from benchmarks.harness.plans import Backbone, Recipe
 from benchmarks.harness.products import (
     BATCH,
@@ -30,7 +30,7 @@ from benchmarks.harness.products import (
     ProductSource,
     link_images,
 )
-from moleflow_pl import ContinualDataModule, MoLEFlow
+from moleflow_pl import MoLEFlow
 from moleflow_pl._internal.files import replacing
 from moleflow_pl.checkpoints.run_folder import TASKS
 from moleflow_pl.data.integrity import ImageCheck
@@ -176,13 +176,13 @@ class Study:
             options["optimizer"] = partial(torch.optim.AdamW, lr=recipe.lr, weight_decay=1e-4)
         torch.manual_seed(seed)
         model = MoLEFlow(**{**self.backbone.arguments, **options})
-        data = ContinualDataModule(
-            str(self._image_tree()), list(order), layout="folder", num_workers=0,
+        last = run / "last.ckpt"
+        learn(
+            model, self._image_tree(), run, order, recipe.epochs,
+            last if last.exists() else None, layout="folder", num_workers=0,
             val_fraction=recipe.val_fraction, feature_store=str(self.folder / "features"),
             check_files=False,
         )  # fmt: skip
-        last = run / "last.ckpt"
-        new_trainer(run, recipe.epochs).fit(model, data, ckpt_path=last if last.exists() else None)
         tasks = load_model(last).schedule.tasks
         return {
             "first_unchanged": self._first_unchanged(run, order[0]),

@@ -57,8 +57,8 @@ class RegionRouter(PrototypeRouter):
     prototypes are close, the same distance by the covariance of the two alone decides,
     independently of other tasks.
 
-    `benchmarks.routing` compares numbers of regions on calibration images of similar products with
-    one half destroyed. The default keeps an expert of 768 channels within 10 MB.
+    `benchmarks.ablation routing` compares numbers of regions on calibration images of similar
+    products with one half destroyed. The default keeps an expert of 768 channels within 10 MB.
 
     Shape: features (N, R, D) -> task ids (N,).
 

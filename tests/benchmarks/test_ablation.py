@@ -5,6 +5,8 @@ import pytest
 
 from benchmarks import ablation
 from benchmarks.ablation import fraction_row
+from benchmarks.harness import one_model, plans
+from benchmarks.harness.one_model import CHANGES, DEFAULT_WAY, IMAGE_WAYS, PRESETS
 from benchmarks.harness.plans import BANKS, Recipe
 from tests.helpers.benchmarks import METHOD, TINY, last_rows, run_script
 
@@ -24,6 +26,18 @@ def arguments(folder: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(ablation, "VIT", replace(TINY, key="vit", method=depths))
     return [
         f"--root={data_root}", "--products", "01", "b", "--seeds=0", "--small",
+        f"--folder={folder}",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def judged(
+    arguments: list[str], folder: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
+    """Three tiny products, two of which are judged."""
+    monkeypatch.setattr(plans, "CALIBRATION", 0.5)
+    return [
+        f"--root={data_root}", "--products", "01", "b", "c", "--judged", "b", "c", "--small",
         f"--folder={folder}",
     ]  # fmt: skip
 
@@ -98,3 +112,63 @@ def test_pixels_of_a_finer_grid_are_judged_against_the_bank(
     missed = [what for what, row in last_rows(capsys).items() if not row["holds"]]
     assert len(missed) == code
     assert all("memory bank, pixel_ap above it" in what for what in missed)
+
+
+def test_parts_stand_beside_the_presets(
+    judged: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_script(ablation.main, monkeypatch, "parts", *judged) == 0
+    rows = last_rows(capsys)
+    for change in CHANGES:
+        assert f"{TINY.name}, image_auroc, {change}: b" in rows
+        assert f"{TINY.name}, pixel_ap, {change}: b" in rows
+        assert f"{TINY.name}, pixel_ap, {change}: c" not in rows  # it has no masks
+        assert f"{TINY.name}, image_auroc, {change}: 01" not in rows
+    first = rows[f"{TINY.name}, pixel_ap, {PRESETS}: b"]["value"]
+    other = rows[f"{TINY.name}, pixel_ap, no memory bank: b"]
+    assert other["note"] == f"{other['value'] - first:+.4f}"
+
+
+def test_image_scores_stand_beside_the_default(
+    judged: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_script(ablation.main, monkeypatch, "image-score", *judged) == 0
+    rows = last_rows(capsys)
+    assert rows[f"{TINY.name}, image_auroc, {DEFAULT_WAY}: mean"]["note"] == ""
+    for way in IMAGE_WAYS:
+        assert f"{TINY.name}, image_auroc, {way}: c" in rows
+
+
+@pytest.mark.parametrize(("found", "code"), [([0.9, 0.903], 0), ([0.9, 0.905], 1)])
+def test_draws_may_not_spread(
+    found: list[float],
+    code: int,
+    judged: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(one_model, "DRAWS", 2)
+    monkeypatch.setattr(one_model, "aurocs_of_draws", lambda *_: found)
+    assert run_script(ablation.main, monkeypatch, "draws", *judged) == code
+    rows = last_rows(capsys)
+    assert len(rows) == 2
+    for row in rows.values():
+        assert row["value"] == pytest.approx(found[1] - found[0])
+        assert row["note"].startswith(f"mean {sum(found) / 2:.4f}, standard deviation")
+
+
+def test_kinds_of_prototypes_route_the_products_of_the_command_line(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(plans.BACKBONES, TINY.key, TINY)
+    given = ["routing", *arguments, f"--backbones={TINY.key}"]
+    assert run_script(ablation.main, monkeypatch, *given) == 0
+    assert last_rows(capsys)[f"{TINY.name}, regions 4 x 4: b, good"]["value"] == 1.0
+
+
+def test_the_small_cnn_has_no_parts_to_compare(
+    judged: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run_script(ablation.main, monkeypatch, "parts", *judged, "--backbones=cnn")
+    assert "invalid choice: 'cnn'" in capsys.readouterr().err

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from benchmarks import speed
+from benchmarks.harness import beside_backbone
 from benchmarks.harness.report import Report
 from benchmarks.speed import SMALL_SETTINGS, MixedBatch, bfloat16_row, fit_row
 from tests.helpers.benchmarks import last_rows, run_script
@@ -77,3 +78,19 @@ def test_a_bank_is_timed_against_its_matrix_product(
     monkeypatch.setattr(speed, "alternate", alternate)
     assert run_script(speed.main, monkeypatch, "bank", "--small") == code
     assert list(last_rows(capsys)) == ["bank search, D = 16, images at once: 2"]
+
+
+def test_what_is_beside_the_backbone_is_timed_to_its_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_script(speed.main, monkeypatch, "inspect", "--small")
+    (share,) = last_rows(capsys).values()
+    assert share["value"] > 0
+    learning = ("learn", "--small", "--images", "4", "--epochs", "1")
+    run_script(speed.main, monkeypatch, *learning)
+    (ratio,) = last_rows(capsys).values()
+    assert ratio["value"] > 1
+    monkeypatch.setattr(beside_backbone, "STARTS", 1)
+    run_script(speed.main, monkeypatch, "start", "--small")
+    (seconds,) = last_rows(capsys).values()
+    assert seconds["value"] > 0

@@ -1,6 +1,13 @@
 import torch
 
-from benchmarks.harness.image_scores import DEFAULT_WAY, IMAGE_WAYS, descriptor, structure
+from benchmarks.harness.one_model import (
+    DEFAULT_WAY,
+    IMAGE_WAYS,
+    add_differences,
+    descriptor,
+    structure,
+)
+from benchmarks.harness.report import Report
 from moleflow_pl.scoring.functional import tail_mean
 
 
@@ -36,3 +43,13 @@ def test_structure_is_measured_in_deviations_of_good_images() -> None:
     good = maps(50, 0)
     squares = structure(good, good).square()
     torch.testing.assert_close(squares.mean(), torch.tensor(3 * 49 / 50), rtol=1e-3, atol=0.0)
+
+
+def test_mean_hides_no_product_that_loses() -> None:
+    report = Report("x")
+    figures = {"first": {"a": 0.5, "b": 0.5}, "other": {"a": 0.75, "b": 0.375}}
+    add_differences(report, "t", figures, "first")
+    notes = {row.what: row.note for row in report.rows}
+    assert notes["t, other: mean"] == "+0.0625, the worst of 2 products -0.1250"
+    assert notes["t, other: a"] == "+0.2500"
+    assert notes["t, first: mean"] == ""

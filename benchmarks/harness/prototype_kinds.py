@@ -1,32 +1,23 @@
 """Routing accuracy by kind of prototype, with two very similar products.
 
-    python -m benchmarks.routing --root DATA --weights vit_small_patch14_dinov2.safetensors
-
-Prototypes of the products of `benchmarks.accuracy`, on its images and backbones: of each kind that
-`MoLEFlow` has, of regions of several sizes, and the nearest of the default regions, as published.
-The kind is chosen on good images that were not trained on (test images, if there are no others):
-whole, damaged and in other light. Defective test images confirm the choice. No expert is trained.
-Prints a table, and finally a line of JSON.
+For `routing` of `benchmarks.ablation`. The kinds are those that `MoLEFlow` has, regions of several
+sizes, and the nearest of the default regions, as published. No expert is trained.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torchvision.transforms.functional import adjust_brightness
 
-from benchmarks.harness.plans import BACKBONES, sources_of, study_parser
-from benchmarks.harness.products import BATCH, ProductSource, evenly
-from benchmarks.harness.report import Report, Row, benchmark
+from benchmarks.harness.products import BATCH, ProductSource, evenly, loader_of
+from benchmarks.harness.report import Report, Row
 from benchmarks.harness.study import Study
 from moleflow_pl import PatchExtractor
-from moleflow_pl.data.datasets import ImageDataset
 from moleflow_pl.routing.image_features import IMAGE_FEATURES, REGIONS, region_means
 from moleflow_pl.routing.novelty import DAMAGES
 from moleflow_pl.routing.prototypes import TaskPrototype
@@ -77,15 +68,11 @@ def kinds_of(study: Study) -> list[Kind]:
 
 def good_images(source: ProductSource, extractor: PatchExtractor) -> Mapping[str, Tensor]:
     """Features of good images beyond the training images: whole, damaged, in other light."""
-    trained = {record.path for record in source.train()}
-    rest = [record for record in source.all_train() if record.path not in trained]
-    rest = rest or [record for record in source.test() if not record.gt_label]
-    images = ImageDataset(
-        evenly(rest, min(GOOD_IMAGES, source.train_images)), 0, extractor.image_size
-    )
+    rest = source.unused() or [record for record in source.test() if not record.gt_label]
+    chosen = evenly(rest, min(GOOD_IMAGES, source.train_images))
     features: dict[str, list[Tensor]] = {}
     with torch.inference_mode():
-        for batch in DataLoader(images, BATCH, collate_fn=images.collate):
+        for batch in loader_of(chosen, extractor.image_size):
             whole = batch["image"]
             conditions = {"whole": whole}
             conditions |= {damage.__name__: damage(whole) for damage in DAMAGES}
@@ -123,7 +110,7 @@ def accuracies(kind: Kind, study: Study, queries: Queries) -> dict[tuple[str, st
     return result
 
 
-def measure(report: Report, study: Study) -> None:
+def compare_kinds(report: Report, study: Study) -> None:
     """All kinds on one backbone."""
     queries = queries_of(study)
     for kind in kinds_of(study):
@@ -131,15 +118,3 @@ def measure(report: Report, study: Study) -> None:
             note = f"{len(queries[name][condition])} images"
             what = f"{study.backbone.name}, {kind.name}: {name}, {condition}"
             report.add(Row(what, share, "", note=note))
-
-
-def main() -> int:
-    """Route, print."""
-    given = study_parser(__doc__).parse_args()
-    backbones = [BACKBONES[key].with_weights(given.weights) for key in given.backbones]
-    studies = [Study(backbone, sources_of(given), given.folder) for backbone in backbones]
-    return benchmark("routing", *(partial(measure, study=study) for study in studies))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,44 +1,83 @@
-"""Compares a finished run with the usual baselines, on the same features.
+"""The usual baselines beside a finished run, on the same features.
 
-    python -m benchmarks.baselines runs/demo/last.ckpt
+For `benchmarks.accuracy --run`:
 
 * naive fine-tuning: one flow without experts, trained on one product after another (lower bound);
 * a flow for each product, trained from scratch, oracle (upper bound);
 * a memory bank of patches for each product, random subsampling, oracle.
 
 The run itself is routed: its numbers come from its `report/summary.json`. All use the same image
-score. Prints image AUROC and pixel AP as a table, and finally a line of JSON.
+score.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-from torch import nn
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
 
-from benchmarks.harness.baselines import (
-    BANK,
-    nearest_in,
-    plain_flow,
-    sample_patches,
-    train_flow,
-)
+from benchmarks.harness.baselines import BANK, nearest_in, sample_patches
 from benchmarks.harness.fits import load_run
-from benchmarks.harness.products import METRICS, ProductFeatures, Scorer, Values
+from benchmarks.harness.products import BATCH, METRICS, ProductFeatures, Scorer, Values
+from benchmarks.harness.report import Report, Row
 from moleflow_pl import MoLEFlow, MoLESpatialAwareNF
+from moleflow_pl._internal.seeding import derive_generator
 from moleflow_pl.data.layouts.registry import LAYOUTS
-from moleflow_pl.report.summary import format_value
+from moleflow_pl.data.patch_sampler import PatchDraw
+from moleflow_pl.module import adamw
 from moleflow_pl.scoring.functional import patch_nll
+from moleflow_pl.tasks.schedule import lr_factor
 
+CLIP = 0.5  # norm that gradients are clipped to
 RUN = "this run, routed"
 FINE_TUNING = "naive fine-tuning"
 FLOWS = "a flow for each product, oracle"
 MEMORY_BANK = f"memory bank of {BANK} patches, oracle"
+
+
+def plain_flow(dim: int, coupling_layers: int) -> MoLESpatialAwareNF:
+    """A flow without experts."""
+    torch.manual_seed(0)
+    flow = MoLESpatialAwareNF(
+        dim, coupling_layers, use_lora=False, use_task_adapter=False, use_task_bias=False
+    )
+    flow.add_task(0)
+    return flow
+
+
+def train_flow(
+    flow: MoLESpatialAwareNF, features: Tensor, epochs: int, patches: int, title: str
+) -> None:
+    """Train a flow without experts, as the method trains its first task.
+
+    Args:
+        flow: The flow.
+        features: Features (N, h, w, D), position added.
+        epochs: Passes over all images.
+        patches: Patches of each image in a step.
+        title: Text of the progress bar; random numbers are derived from it.
+    """
+    flow.requires_grad_(True)
+    optimizer = adamw(flow.base_parameters())
+    base = [group["lr"] for group in optimizer.param_groups]
+    rows, grid = features.flatten(1, 2), (features.shape[1], features.shape[2])
+    for epoch in tqdm(range(epochs), desc=title):
+        generator = derive_generator(0, title, epoch)
+        for group, lr in zip(optimizer.param_groups, base, strict=True):
+            group["lr"] = lr * lr_factor(epoch, epochs)
+        for batch in torch.randperm(len(rows), generator=generator).split(BATCH):
+            chosen = rows[batch]
+            if patches < chosen.shape[1]:
+                draw = PatchDraw(grid, patches, 0, (title, epoch))
+                chosen = chosen[torch.arange(len(chosen))[:, None], draw(batch.tolist())]
+            optimizer.zero_grad()
+            patch_nll(*flow(chosen[:, None], 0)).mean().backward()
+            torch.nn.utils.clip_grad_norm_(flow.base_parameters(), CLIP)
+            optimizer.step()
 
 
 def flow_scorer(flow: MoLESpatialAwareNF, position: nn.Module) -> Scorer:
@@ -83,13 +122,10 @@ def compare(
     }
 
 
-def main() -> None:
-    """Compare, print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", type=Path)
-    path = parser.parse_args().checkpoint
-    model, config = load_run(path)
-    summary = json.loads((path.parent / "report" / "summary.json").read_text())
+def beside_run(report: Report, checkpoint: Path) -> None:
+    """A run's figures, and those of the baselines, on every product."""
+    model, config = load_run(checkpoint)
+    summary = json.loads((checkpoint.parent / "report" / "summary.json").read_text())
     # each product by itself, also in a group: baselines have no groups
     names = [(name, i) for i, task in enumerate(model.schedule.tasks) for name in task.products]
     layout = LAYOUTS[config["layout"]](config["root"])
@@ -99,14 +135,8 @@ def main() -> None:
     ]
     own = [{m: summary["metrics"][m]["routed"][task] for m in METRICS} for _, task in names]
     lines = {RUN: own, **compare(model, products, model.schedule.tasks[0].epochs)}
-    table = Table("", title=f"{path}: image AUROC / pixel AP")
-    for product in products:
-        table.add_column(product.name, justify="right")
-    for name, values in lines.items():
-        table.add_row(name, *(" / ".join(format_value(v[m]) for m in METRICS) for v in values))
-    Console().print(table)
-    print(json.dumps({"products": [p.name for p in products], "lines": lines}))
-
-
-if __name__ == "__main__":
-    main()
+    for metric in METRICS:
+        for line, values in lines.items():
+            for product, value in zip(products, values, strict=True):
+                if value[metric] is not None:  # pixel AP needs masks
+                    report.add(Row(f"{line}: {product.name}, {metric}", value[metric], ""))

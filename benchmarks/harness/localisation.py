@@ -1,21 +1,10 @@
 """Where defects are: masks and boxes of a finished run, against the masks of its test images.
 
-    python -m benchmarks.localisation runs/mine --choose magnetic_tile --confirm mvtec_pill
-
-Compares the way from patch scores to a mask (a map that follows the image, above the pixel
-threshold, at least half of a region's height) with the first one (blurred, above a threshold on the
-highest pixel of good images), and with other maps: bilinear, bicubic, kornia's guided filter in
-colour and joint bilateral filter (`pip install kornia`). The best of these on the products to
-choose on is tried on the others. Pixel IoU is of an image's mask; box IoU is of the best box for
-each defect of it. Both are means over at most 120 defective images that have a mask, also those
-that are missed. Exits with 1 where an IoU is less than twice the first one. Prints a table, and one
-line of JSON last.
+For `localisation` of `benchmarks.decisions`.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +19,7 @@ from torch import Tensor
 
 from benchmarks.harness.fits import load_run
 from benchmarks.harness.products import BATCH, evenly
-from benchmarks.harness.report import Report, Row, benchmark
+from benchmarks.harness.report import Report, Row
 from moleflow_pl import MoLEFlow, Predictor
 from moleflow_pl.data.integrity import ImageCheck
 from moleflow_pl.data.masks import read_mask
@@ -241,7 +230,7 @@ def best_of(found: Mapping[str, np.ndarray]) -> str:
     return max(others, key=lambda name: others[name])
 
 
-def measure(report: Report, run: Path, choose: Sequence[str], confirm: Sequence[str]) -> None:
+def localise(report: Report, run: Path, choose: Sequence[str], confirm: Sequence[str]) -> None:
     """Choose a way on some products, and try it on the others."""
     model, data = load_run(run / "last.ckpt")
     every = ways()
@@ -253,20 +242,3 @@ def measure(report: Report, run: Path, choose: Sequence[str], confirm: Sequence[
     tried = {name: every[name] for name in (USED, PLAIN, best)}
     for product in confirm:
         add_product(report, product, measured(model, data, product, tried))
-
-
-def main() -> int:
-    """Measure, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", type=Path, help="run folder, learned with calibration images")
-    parser.add_argument("--choose", nargs="+", required=True, metavar="PRODUCT")
-    parser.add_argument("--confirm", nargs="+", default=[], metavar="PRODUCT")
-    given = parser.parse_args()
-    part = partial(measure, run=given.run, choose=given.choose, confirm=given.confirm)
-    return benchmark("localisation", part)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

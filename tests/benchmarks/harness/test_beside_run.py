@@ -1,28 +1,30 @@
-import json
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from benchmarks import baselines
+from benchmarks import accuracy
+from benchmarks.harness.beside_run import FINE_TUNING, FLOWS, MEMORY_BANK, RUN
+from benchmarks.harness.products import METRICS
 from docs import picture
+from tests.helpers.benchmarks import last_rows, run_script
 from tests.helpers.story import Story
 
 
 def test_baselines_stand_beside_a_finished_run(
     story: Story, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["baselines", str(story.moved / "last.ckpt")])
-    baselines.main()
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert result["products"] == ["01", "b"]
-    lines = result["lines"]
-    assert list(lines) == [
-        baselines.RUN, baselines.FINE_TUNING, baselines.FLOWS, baselines.MEMORY_BANK,
+    assert run_script(accuracy.main, monkeypatch, "--run", story.moved / "last.ckpt") == 0
+    found = {what: row["value"] for what, row in last_rows(capsys).items()}
+    lines = (RUN, FINE_TUNING, FLOWS, MEMORY_BANK)
+    assert list(found) == [
+        f"{line}: {product}, {metric}"
+        for metric in METRICS for line in lines for product in ("01", "b")
     ]  # fmt: skip
-    assert all(product["image_auroc"] == 1.0 for product in lines[baselines.MEMORY_BANK])
     summary = story.summary["metrics"]["image_auroc"]["routed"]
-    assert [product["image_auroc"] for product in lines[baselines.RUN]] == summary
+    for product, own in zip(("01", "b"), summary, strict=True):
+        assert found[f"{MEMORY_BANK}: {product}, image_auroc"] == 1.0
+        assert found[f"{RUN}: {product}, image_auroc"] == own
 
 
 def test_the_picture_of_the_products_can_be_drawn(

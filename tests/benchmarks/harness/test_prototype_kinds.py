@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import routing
+from benchmarks.harness import prototype_kinds
 from benchmarks.harness.products import ProductSource
+from benchmarks.harness.prototype_kinds import Kind, accuracies, compare_kinds, queries_of
 from benchmarks.harness.report import Report
 from benchmarks.harness.study import Study
-from benchmarks.routing import Kind, accuracies, measure, queries_of
 from moleflow_pl.routing.router import PrototypeRouter
 from tests.helpers.benchmarks import TINY
 
@@ -36,9 +36,9 @@ def test_accuracy_is_the_share_of_images_that_reach_their_own_product(study: Stu
 
 
 def test_every_kind_routes_every_condition(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(routing, "SIDES", (1,))
+    monkeypatch.setattr(prototype_kinds, "SIDES", (1,))
     report = Report("x")
-    measure(report, study)
+    compare_kinds(report, study)
     rows = {row.what.removeprefix(f"{TINY.name}, "): row for row in report.rows}
     kinds = ("mean", "median", "regions 1 x 1", "regions, the nearest")
     conditions = {what.rpartition(", ")[2] for what in rows}

@@ -1,39 +1,25 @@
 """What parts of a score, image scores and draws of memory banks are worth, on one learned model.
 
-    python -m benchmarks.scores parts --root DATA --weights vit_small_patch14_dinov2.safetensors
-    python -m benchmarks.scores image-score --root DATA --weights WEIGHTS
-    python -m benchmarks.scores draws --root DATA --weights WEIGHTS
-
-DINOv2's ViT-S/14 learns all products, in their order, with a fifth of their good images for
-calibration. `parts` compares the parts of a patch's score, alone and added; `image-score` compares
-ways from the scores of an image's patches to its own; `draws` chooses the memory banks again with
-other seeds, and exits with 1 where image AUROC spreads too far. Patches are scored once for all.
-`--judged` shows only some of the products: choose by these, then confirm by the others. Figures are
-oracle results, means over seeds. A stopped run continues. Prints a table, and one line of JSON
-last.
+For `parts`, `image-score` and `draws` of `benchmarks.ablation`. Patches are scored once for all
+comparisons. Figures are oracle results, means over seeds.
 """
 
 from __future__ import annotations
 
 import statistics
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from benchmarks.harness.image_scores import DEFAULT_WAY, IMAGE_WAYS
+import torch
+from torch import Tensor
+
 from benchmarks.harness.parts import DRAW_IMAGES, NEAREST, aurocs_of_draws, part_maps
-from benchmarks.harness.plans import (
-    BANKS,
-    VIT,
-    add_judged_argument,
-    calibrated,
-    sources_of,
-    study_parser,
-)
+from benchmarks.harness.plans import BANKS, calibrated
 from benchmarks.harness.products import METRICS
-from benchmarks.harness.report import Report, Row, benchmark
+from benchmarks.harness.report import Report, Row
 from benchmarks.harness.study import Study
 from moleflow_pl.metrics.image import auroc
+from moleflow_pl.scoring.functional import TAIL_QUANTILE, anomaly_map, tail_mean
 
 PRESETS = "as in the presets"
 CHANGES = {
@@ -46,8 +32,61 @@ CHANGES = {
 }
 DRAWS = 10
 MOST_SPREAD = 0.004  # from the worst image AUROC of a draw to the best
+SHARES = (0.005, 0.01, 0.02, 0.05)  # of the patches or pixels that count
+TOP = 0.01  # share of a map whose mean is a part of its structure
+ROWS = 64  # maps that are blurred at once
 
 Figures = Mapping[str, Mapping[str, float]]  # by what is compared, and by product
+# patch scores of images to score (N, h, w), and of good images (M, h, w) -> scores (N,)
+ImageWay = Callable[[Tensor, Tensor], Tensor]
+
+
+def highest_patches(patches: Tensor, good: Tensor, share: float) -> Tensor:
+    """Mean of the highest share of an image's patches."""
+    return tail_mean(patches, 1 - share)
+
+
+def highest_pixels(patches: Tensor, good: Tensor, share: float) -> Tensor:
+    """Mean of the highest share of the pixels of an image's blurred map."""
+    return torch.cat([tail_mean(anomaly_map(part), 1 - share) for part in patches.split(ROWS)])
+
+
+def descriptor(patches: Tensor) -> Tensor:
+    """Standard deviation, mean of the highest 1 %, and total variation of maps: (N, 3).
+
+    Example:
+        >>> descriptor(torch.tensor([[[0.0, 0.0], [0.0, 2.0]]]))
+        tensor([[1., 2., 2.]])
+    """
+    down = (patches[:, 1:] - patches[:, :-1]).abs().mean((1, 2))
+    across = (patches[:, :, 1:] - patches[:, :, :-1]).abs().mean((1, 2))
+    spread = patches.flatten(1).std(1)
+    return torch.stack([spread, tail_mean(patches, 1 - TOP), down + across], 1)
+
+
+def structure(patches: Tensor, good: Tensor) -> Tensor:
+    """Diagonal Mahalanobis distance of a map's descriptor from those of good images.
+
+    References: Chae et al. 2026, StructCore, arXiv:2602.17048, as far as its abstract tells.
+    """
+    known = descriptor(good)
+    return ((descriptor(patches) - known.mean(0)) / known.std(0)).square().sum(1).sqrt()
+
+
+def with_structure(patches: Tensor, good: Tensor) -> Tensor:
+    """The tail mean in standard deviations of good images', and the distance of the structure."""
+    known = tail_mean(good, TAIL_QUANTILE)
+    standardised = (tail_mean(patches, TAIL_QUANTILE) - known.mean()) / known.std()
+    return standardised + structure(patches, good)
+
+
+IMAGE_WAYS: dict[str, ImageWay] = {
+    **{f"highest {s:.1%} of the patches": partial(highest_patches, share=s) for s in SHARES},
+    **{f"highest {s:.1%} of the blurred map": partial(highest_pixels, share=s) for s in SHARES},
+    "structure alone": structure,
+    "highest 2.0% of the patches, with structure": with_structure,
+}
+DEFAULT_WAY = f"highest {1 - TAIL_QUANTILE:.1%} of the patches"
 
 
 def add_differences(report: Report, title: str, figures: Figures, first: str) -> None:
@@ -112,31 +151,3 @@ def draws(report: Report, study: Study, seeds: Sequence[int], judged: Sequence[s
             )
             spread = max(found) - min(found)
             report.add(Row(f"{what}: {product}", spread, "", most=MOST_SPREAD, note=note))
-
-
-SUBJECTS: dict[str, Callable[..., None]] = {
-    "parts": parts,
-    "image-score": image_score,
-    "draws": draws,
-}
-
-
-def main() -> int:
-    """Learn, compare, print."""
-    parser = study_parser(__doc__, SUBJECTS)
-    add_judged_argument(parser)
-    parser.set_defaults(backbones=[VIT.key])
-    given = parser.parse_args()
-    if given.backbones != [VIT.key]:
-        parser.error(f"--backbones must be {VIT.key}: the other has no groups of levels")
-    backbone, limit = VIT.with_weights(given.weights), 1 if given.small else None
-    study = Study(backbone, sources_of(given), given.folder, limit)
-    part = partial(
-        SUBJECTS[given.subject], study=study, seeds=given.seeds or (0,),
-        judged=given.judged or given.products,
-    )  # fmt: skip
-    return benchmark(f"scores {given.subject}", part)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,20 +1,10 @@
-"""Times inspecting and learning against the backbone alone, which no other method saves either.
+"""Time beside that of the backbone alone, which no other method saves either.
 
-    python -m benchmarks.overhead inspect
-    python -m benchmarks.overhead learn
-    python -m benchmarks.overhead start
-
-`inspect` times a decision about decoded images, with router, flow, banks, score and map, in a model
-of three products, learned from 250 images each, with the score of the presets. `learn` times one
-more product from its first image to its checkpoint, against one pass of the backbone over its
-images. `start` times a new process from its first import to its first decision. Weights, images and
-experts are random: times do not depend on them. Prints a table, and finally a line of JSON; exits
-with 1 if a figure misses its limit.
+For `inspect`, `learn` and `start` of `benchmarks.speed`.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import subprocess
 import sys
@@ -29,11 +19,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.harness.fits import draw_noise, new_trainer, read_preset
+from benchmarks.harness.fits import draw_noise, learn, read_preset
 from benchmarks.harness.many_products import bank_widths, write_products
 from benchmarks.harness.measure import alternate
-from benchmarks.harness.report import Report, Row, benchmark
-from moleflow_pl import ContinualDataModule, MoLEFlow, PatchExtractor, Predictor
+from benchmarks.harness.report import Report, Row
+from moleflow_pl import MoLEFlow, PatchExtractor, Predictor
 from moleflow_pl.inference.predictor import PreparedImage
 from moleflow_pl.scoring.memory_bank import bank_size
 
@@ -68,7 +58,7 @@ class Setting:
     batches: Sequence[int]
 
 
-def settings(small: bool) -> list[Setting]:
+def measured_models(small: bool) -> list[Setting]:
     """The models: those of the presets for MVTec AD at three sizes, and that of the demo."""
     random = {"backbone_weights": "random"}
     if small:
@@ -136,24 +126,16 @@ def time_learning(report: Report, chosen: Sequence[Setting], images: int, epochs
             model = MoLEFlow(**setting.arguments)
             extractor = model.inspector.extractor
             draw_noise(root, extractor.image_size[0], {"first": BASE_IMAGES, "second": images})
-            learn(model, root, run, ["first"], 1)
-            again = MoLEFlow(**setting.arguments)
+            learn(model, root, run, ["first"], 1, num_workers=1)
+            again, more = MoLEFlow(**setting.arguments), Path(folder) / "more"
             started = time.perf_counter()
-            learn(again, root, Path(folder) / "more", ["first", "second"], epochs, run)
+            both = ["first", "second"]
+            learn(again, root, more, both, epochs, run / "last.ckpt", num_workers=1)
             whole = time.perf_counter() - started
             each = backbone_seconds(extractor, images)
         note = f"{images} images, {epochs} epochs: {whole:.0f} s, the pass {each * images:.0f} s"
         what = f"one more product against its backbone pass, {setting.name}"
         report.add(Row(what, whole / (each * images), "x", most=MOST_LEARNING, note=note))
-
-
-def learn(
-    model: MoLEFlow, root: Path, run: Path, tasks: list[str], epochs: int, known: Path | None = None
-) -> None:
-    """One `trainer.fit`, calibration included, which goes on from a run that knows some tasks."""
-    data = ContinualDataModule(str(root), tasks, num_workers=1)
-    checkpoint = None if known is None else known / "last.ckpt"
-    new_trainer(run, epochs).fit(model, data, ckpt_path=checkpoint)
 
 
 def backbone_seconds(extractor: PatchExtractor, images: int) -> float:
@@ -174,27 +156,3 @@ def time_starting(report: Report, chosen: Sequence[Setting]) -> None:
         note = f"median of {STARTS}, {min(seconds):.2f} to {max(seconds):.2f}"
         what = f"import to first decision, {setting.name}"
         report.add(Row(what, statistics.median(seconds), "s", most=MOST_START, note=note))
-
-
-def main() -> int:
-    """Time, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("subject", choices=["inspect", "learn", "start"])
-    parser.add_argument("--only", metavar="TEXT", default="", help="models whose name contains it")
-    parser.add_argument("--images", type=int, default=IMAGES, help="to learn from (%(default)s)")
-    parser.add_argument("--epochs", type=int, default=EPOCHS, help="(%(default)s)")
-    parser.add_argument("--small", action="store_true", help="a tiny model, to see that it runs")
-    given = parser.parse_args()
-    chosen = [setting for setting in settings(given.small) if given.only in setting.name]
-    if given.subject == "inspect":
-        return benchmark("overhead inspect", partial(time_inspecting, chosen=chosen))
-    if given.subject == "start":
-        return benchmark("overhead start", partial(time_starting, chosen=chosen))
-    learning = partial(time_learning, chosen=chosen, images=given.images, epochs=given.epochs)
-    return benchmark("overhead learn", learning)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

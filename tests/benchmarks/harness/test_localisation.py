@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import localisation
+from benchmarks import decisions
+from benchmarks.harness import localisation
 from benchmarks.harness.fits import load_model
-from benchmarks.localisation import (
+from benchmarks.harness.localisation import (
     FIRST,
     PLAIN,
     USED,
@@ -95,8 +96,8 @@ def test_figures_are_of_the_masks_that_predictions_have(
 ) -> None:
     data = {"layout": "mvtec", "root": str(run.parent), "val_fraction": 0.5}
     monkeypatch.setattr(localisation, "load_run", lambda path: (load_model(path), data))
-    arguments = [run, "--choose", "a", "--confirm", "b"]
-    assert run_script(localisation.main, monkeypatch, *arguments) in (0, 1)
+    arguments = ["localisation", run, "--choose", "a", "--confirm", "b"]
+    assert run_script(decisions.main, monkeypatch, *arguments) in (0, 1)
     rows = last_rows(capsys)
     # below every score: each image is anomalous, and has its mask
     predictor, place = Predictor.load(run, "b", thresholds={"b": -1e9}), run.parent / "b"
