@@ -20,6 +20,7 @@ ORDER = [
 PLACES = {name: place for place, names in enumerate(ORDER) for name in names.split()}
 MODULES = [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
 LONGEST_FILE = 400  # lines
+LONGEST_FUNCTION = 60  # lines
 EXTEND = r"\b(?:Add|Put|subclass|[Nn]ew\s+\w+)\b"  # in the docstring of a package
 PRINTS = r"(^|\.)print(_\w+)?$"  # a function that prints
 MOST_PACKAGES = 16  # that a reader meets in `moleflow_pl`
@@ -154,6 +155,14 @@ def test_every_package_says_what_it_is_for() -> None:
 def test_no_file_is_too_long() -> None:
     for path in tracked("moleflow_pl", "callbacks", "benchmarks", "tests"):
         assert len(path.read_text().splitlines()) <= LONGEST_FILE, path
+
+
+def test_no_function_is_too_long() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                assert lines <= LONGEST_FUNCTION, f"{path}: {node.name} has {lines} lines"
 
 
 def test_every_module_has_a_test_file() -> None:

@@ -108,44 +108,32 @@ class PatchExtractor(nn.Module):
         super().__init__()
         self.precision = precision
         self.image_size = self.input_size = image_shape(image_size)
-        if grid is not None:
-            require_sides("grid", grid, 1, max(self.image_size))
+        check_options(self.image_size, smooth, grid, target_embed_dim, flow_groups, group_norm)
         self.grid = None if grid is None else image_shape(grid)
-        require_int("smooth", smooth, 1, max(self.image_size))
-        require_int("flow_groups", flow_groups, 1, MOST_GROUPS)
-        if smooth % 2 == 0:
-            raise ConfigError(f"smooth, the side of a centred window, must be odd, got {smooth}")
-        if target_embed_dim is not None:
-            require_int("target_embed_dim", target_embed_dim, 2, WIDEST)
         self.smooth = smooth
         self.name = backbone
         self.backbone = load_backbone(backbone, weights, self.image_size)
-        grouped = layer_groups(layers)
-        self.layers = check_layers(self.backbone, backbone, grouped)
+        self.group_layers = layer_groups(layers)
+        self.layers = check_layers(self.backbone, backbone, self.group_layers)
         self._tried = False
         self.kind = "transformer" if hasattr(self.backbone, "patch_embed") else "cnn"
         if self.kind == "cnn":
             self.backbone.to(memory_format=torch.channels_last)
         infos = [self.backbone.feature_info[i] for i in self.layers]
         self.averaged = len({(info["num_chs"], info["reduction"]) for info in infos}) == 1
-        channels = iter([info["num_chs"] for info in infos])
-        inputs = [[next(channels) for _ in part] for part in grouped]
-        if not self.averaged:
-            inputs = [[sum(widths)] for widths in inputs]
-        flat = [width for widths in inputs for width in widths]
-        self.projections = fixed_projections(flat, target_embed_dim)
-        if group_norm not in NORMALISATIONS:
-            raise ConfigError(f"group_norm must be one of {[*NORMALISATIONS]}, got {group_norm!r}")
+        widths = self._map_widths([info["num_chs"] for info in infos])
+        self.projections = fixed_projections(
+            [width for of_group in widths for width in of_group], target_embed_dim
+        )
         self.groups = FeatureGroups(
-            tuple(target_embed_dim or widths[0] for widths in inputs),
-            min(flow_groups, len(grouped)),
+            tuple(target_embed_dim or of_group[0] for of_group in widths),
+            min(flow_groups, len(self.group_layers)),
             self.averaged or target_embed_dim is not None,
             group_norm,
         )
         if not self.groups.averaged:
-            check_disjoint(grouped[: self.groups.seen])
+            check_disjoint(self.group_layers[: self.groups.seen])
         self.dim = self.groups.dim
-        self.group_layers = grouped
         config = self.backbone.pretrained_cfg
         for key in ("mean", "std"):
             self.register_buffer(key, torch.tensor(config[key]).view(1, 3, 1, 1), persistent=False)
@@ -153,6 +141,11 @@ class PatchExtractor(nn.Module):
         self.std: Tensor
         self.requires_grad_(False)
         self.train(False)
+
+    def _map_widths(self, channels: Sequence[int]) -> list[list[int]]:
+        """Channels of the maps of each group, from those of all layers; a CNN's are joined."""
+        widths = divide(channels, [len(part) for part in self.group_layers])
+        return widths if self.averaged else [[sum(of_group)] for of_group in widths]
 
     def train(self, mode: bool = True) -> PatchExtractor:
         """Stay in eval mode: an image's features must not depend on the rest of its batch."""
@@ -202,7 +195,7 @@ class PatchExtractor(nn.Module):
         """Check that the backbone gives feature maps of its images.
 
         Raises:
-            ConfigError: it gives none.
+            ConfigError: the backbone gives no feature maps.
         """
         if not self._tried:
             self._maps(self.mean.new_zeros(1, 3, *self.input_size))
@@ -289,6 +282,31 @@ class PatchExtractor(nn.Module):
             "dim": self.dim,
             "weights_sha256": self._weights_hash,
         }
+
+
+def check_options(
+    image_size: tuple[int, int],
+    smooth: int,
+    grid: int | Sequence[int] | None,
+    target_embed_dim: int | None,
+    flow_groups: int,
+    group_norm: str,
+) -> None:
+    """Check what does not depend on the backbone, before it is loaded: that takes seconds.
+
+    Raises:
+        ConfigError: an argument of `PatchExtractor` has an invalid value.
+    """
+    if grid is not None:
+        require_sides("grid", grid, 1, max(image_size))
+    require_int("smooth", smooth, 1, max(image_size))
+    require_int("flow_groups", flow_groups, 1, MOST_GROUPS)
+    if smooth % 2 == 0:
+        raise ConfigError(f"smooth, the side of a centred window, must be odd, got {smooth}")
+    if target_embed_dim is not None:
+        require_int("target_embed_dim", target_embed_dim, 2, WIDEST)
+    if group_norm not in NORMALISATIONS:
+        raise ConfigError(f"group_norm must be one of {[*NORMALISATIONS]}, got {group_norm!r}")
 
 
 def divide(items: Sequence[T], sizes: Sequence[int]) -> list[list[T]]:

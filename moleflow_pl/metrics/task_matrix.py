@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from moleflow_pl.metrics.decisions import TARGET_RECALL, count_decisions
@@ -39,43 +40,49 @@ def matrix_row(
         `pixel_error_bound`.
     """
     by_task = {task_scores.task: task_scores for task_scores in scores if task_scores.rows}
-    metrics = {task: task_scores.metrics() for task, task_scores in by_task.items()}
-    bounds = [
-        m["pixel_error_bound"] for m in metrics.values() if m["pixel_error_bound"] is not None
-    ]
-
-    def by_mode(key: str, name: str | None = None) -> dict[str, list[float | None]]:
-        values = {t: m[key] if name is None else m[key][name] for t, m in metrics.items()}
-        return {
-            mode: [values[t][mode] if t in values else None for t in range(tasks)]
-            for mode in ROUTING_MODES
-        }
-
+    of_tasks = [by_task.get(task) for task in range(tasks)]
     return {
         "settings": dict(settings),
-        "metrics": {name: by_mode("values", name) for name in METRICS},
-        "f1_threshold": by_mode("f1_threshold"),
-        "pixel_error_bound": max(bounds, default=None),
-        "confusion": [
-            by_task[task].confusion(tasks) if task in by_task else [0] * tasks
-            for task in range(tasks)
-        ],
-        "routed_tasks": [
-            by_task[task].routed_tasks if task in by_task else None for task in range(tasks)
-        ],
+        **metrics_by_mode(of_tasks),
+        "confusion": [of_task.confusion(tasks) if of_task else [0] * tasks for of_task in of_tasks],
+        "routed_tasks": [of_task.routed_tasks if of_task else None for of_task in of_tasks],
         "decisions": [
-            {
-                product: count_decisions(rows, calibration, target_recall)
-                for product, rows in by_task[task].of_products().items()
-            }
-            if task in by_task
-            else None
-            for task, calibration in zip(
-                range(tasks), [*calibrations, *[None] * tasks], strict=False
-            )
+            decisions_by_product(of_task, calibration, target_recall) if of_task else None
+            for of_task, calibration in zip_longest(of_tasks, calibrations[:tasks])
         ],
         "good_images": [(good_images or {}).get(task) for task in range(tasks)],
         "routing": routing_accuracy(by_task, tasks),
+    }
+
+
+def metrics_by_mode(of_tasks: Sequence[TaskScores | None]) -> dict[str, Any]:
+    """The metrics of all tasks, their thresholds of the best F1, and the error of pixel metrics."""
+    computed = [of_task.metrics() if of_task else None for of_task in of_tasks]
+    bounds = [of_task["pixel_error_bound"] for of_task in computed if of_task]
+    return {
+        "metrics": {
+            name: by_mode([of_task["values"][name] if of_task else None for of_task in computed])
+            for name in METRICS
+        },
+        "f1_threshold": by_mode(
+            [of_task["f1_threshold"] if of_task else None for of_task in computed]
+        ),
+        "pixel_error_bound": max([bound for bound in bounds if bound is not None], default=None),
+    }
+
+
+def by_mode(values: Sequence[Mapping[str, float | None] | None]) -> dict[str, list[float | None]]:
+    """Values of each task by routing mode, as one list over tasks for each mode."""
+    return {mode: [value[mode] if value else None for value in values] for mode in ROUTING_MODES}
+
+
+def decisions_by_product(
+    scores: TaskScores, calibration: Calibration | None, target_recall: float
+) -> dict[str, Any]:
+    """The counts of decisions about the test images of each product of a task."""
+    return {
+        product: count_decisions(rows, calibration, target_recall)
+        for product, rows in scores.of_products().items()
     }
 
 

@@ -196,3 +196,12 @@ def test_a_layer_that_would_count_twice_is_refused() -> None:
 def test_layers_that_are_no_levels_are_refused(layers: list) -> None:
     with pytest.raises(ConfigError, match="feature levels 0 to"):
         vit(layers=layers)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("smooth", 2), ("grid", 0), ("target_embed_dim", 1), ("flow_groups", 0), ("group_norm", "l3")],
+)
+def test_wrong_option_is_refused_before_the_backbone_is_loaded(option: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=option):
+        PatchExtractor("no_such_backbone", **{option: value})  # type: ignore[arg-type]
