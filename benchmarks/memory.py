@@ -217,7 +217,7 @@ def inspect(predictor: Predictor, images: Tensor, tasks: Tensor) -> Tensor:
     with torch.inference_mode():
         features = inspector.extractor(images)
         joined = inspector.joined(features)
-        distances = inspector.see(joined)[1]
+        distances = inspector.measure_distances(joined)[1]
         inspector.novelty_distances(joined, distances, tasks)
         return inspector.patch_scores(features, tasks)
 

@@ -219,7 +219,7 @@ class MoLEFlow(LightningModule):
         """The loss of the current task's patches, in nats.
 
         Raises:
-            DataError: the batch is not of a task.
+            DataError: the batch has no task.
             RuntimeError: the batch belongs to another task.
         """
         require_task_batch(batch)
@@ -244,12 +244,12 @@ class MoLEFlow(LightningModule):
         features = inspector.features(batch)
         joined = inspector.joined(features)
         nlls = patch_nll(*inspector.flow(inspector.position(joined), task))
-        nll = rows_of(nlls, inspector.interest.of(task)).mean()
+        nll = rows_of(nlls, inspector.interest.for_task(task)).mean()
         options: dict[str, Any] = {"batch_size": size, "add_dataloader_idx": False}
         self.log(f"val/{name}/nll_per_dim", nll / inspector.extractor.dim, **options)
         if task in inspector.router.tasks:
-            seen, distances = inspector.see(joined)
-            routed = inspector.router.choose(distances, seen)
+            image_features, distances = inspector.measure_distances(joined)
+            routed = inspector.router.choose(distances, image_features)
             accuracy = (routed == task).float().mean()
             self.log(f"val/{name}/routing_accuracy", accuracy, **options)
 
@@ -294,7 +294,7 @@ class MoLEFlow(LightningModule):
         """Build the optimizer of the current task, over an explicit list of its parameters.
 
         Raises:
-            ConfigError: there is no task, or it has nothing to train.
+            ConfigError: there is no task, or the task has nothing to train.
         """
         task = self.schedule.current
         if not self.schedule.tasks:

@@ -82,10 +82,10 @@ def coreset_of(features: Tensor, seed: int, count: int) -> Tensor:
 
 def strong_bank(train: Tensor, seed: int, groups: FeatureGroups) -> Scorer:
     """Sum over the groups of layers of the distances to soft projections on coresets."""
-    banks = [BankVectors(coreset_of(part, seed, STRONG)) for part in groups.apart(train)]
+    banks = [BankVectors(coreset_of(part, seed, STRONG)) for part in groups.split(train)]
 
     def score(features: Tensor) -> Tensor:
-        pairs = zip(groups.apart(features), banks, strict=True)
+        pairs = zip(groups.split(features), banks, strict=True)
         return torch.stack([projection_distance(part, bank) for part, bank in pairs]).sum(0)
 
     return score

@@ -60,7 +60,7 @@ def regular(path: Path | str) -> Path:
     Reading a pipe would block, and a device may never end.
 
     Raises:
-        OSError: there is no file, or it is a folder, pipe or device; `strerror` says which.
+        OSError: the path is missing, or is a folder, pipe or device; `strerror` says which.
     """
     mode = os.stat(path).st_mode
     if not S_ISREG(mode):
@@ -96,7 +96,7 @@ def replaceable(path: Path) -> Path:
     their output before any work.
 
     Raises:
-        OutputError: there is a folder, pipe or device, also behind a link, or the name is too long.
+        OutputError: the path is a folder, pipe or device, also by a link, or its name is too long.
     """
     kind = kind_at(path)
     if kind not in (None, FILE, BROKEN):
@@ -133,7 +133,7 @@ def require_short(path: Path) -> None:
     """Check that a name fits the disk.
 
     Raises:
-        OutputError: it has too many bytes.
+        OutputError: the name has too many bytes.
     """
     if len(os.fsencode(path.name)) > LONGEST_NAME:
         too_long = OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))

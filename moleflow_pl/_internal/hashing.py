@@ -101,7 +101,7 @@ def file_hashes(paths: Iterable[Path]) -> list[str]:
     """SHA-256 over the bytes of each file; read again only if size or modification time change.
 
     Raises:
-        OSError: one cannot be read.
+        OSError: a file cannot be read.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(file_hash, paths))

@@ -23,7 +23,7 @@ class Loader(yaml.SafeLoader):
     and stack.
 
     Raises:
-        ConfigError: a limit is exceeded, or a value is not what its form says.
+        ConfigError: a limit is exceeded, or a number or a date is invalid.
     """
 
     def __init__(self, text: str) -> None:
@@ -94,9 +94,8 @@ def load_yaml(text: str) -> Any:
     """Read YAML of plain values.
 
     Raises:
-        ConfigError: it is too long or nested too deep, its aliases expand too far, or a value is
-            not what its form says.
-        yaml.YAMLError: it is not YAML, or it names a class.
+        ConfigError: the text exceeds a limit, or a number or a date is invalid.
+        yaml.YAMLError: the text is not YAML, or names a class.
 
     Example:
         >>> load_yaml("{a: &x [1], b: *x}")

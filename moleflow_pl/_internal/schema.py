@@ -36,7 +36,7 @@ def require_schema(content: Mapping[str, Any], name: str) -> None:
         name: Name of the file in the message.
 
     Raises:
-        CheckpointError: the schema is another; the message names the version to use.
+        CheckpointError: the content has another schema; the message names the version to use.
     """
     schema, version = content.get("schema"), content.get("version")
     if type(schema) is int and schema == SCHEMA:
@@ -60,7 +60,7 @@ def require_seal(seal: Any, actual: str, name: str) -> None:
         name: Name of the file in the message.
 
     Raises:
-        CheckpointError: the hash is missing, or the content has another.
+        CheckpointError: the hash is missing, or differs from that of the content.
     """
     if not isinstance(seal, str):
         raise CheckpointError(f"{name} has no hash of its contents: use an undamaged copy")
@@ -81,7 +81,7 @@ def validate(value: Any, form: Any, where: str) -> None:
         where: Name of the data in the message.
 
     Raises:
-        CheckpointError: it does not match.
+        CheckpointError: the data does not match.
 
     Example:
         >>> validate({"scores": [1.0, 2]}, dict[str, list[float]], "state")

@@ -17,7 +17,7 @@ Show = Callable[[str, str, int, str], AbstractContextManager[Advance]]
 
 
 @contextmanager
-def with_own_bar(title: str, kind: str, total: int, unit: str) -> Iterator[Advance]:
+def bar_per_step(title: str, kind: str, total: int, unit: str) -> Iterator[Advance]:
     """Show a step with its own bar, or none while rich draws another, such as Lightning's.
 
     In a notebook the two would overwrite each other without end.
@@ -30,16 +30,16 @@ def with_own_bar(title: str, kind: str, total: int, unit: str) -> Iterator[Advan
 
 
 @contextmanager
-def unseen(title: str, kind: str, total: int, unit: str) -> Iterator[Advance]:
+def no_bar(title: str, kind: str, total: int, unit: str) -> Iterator[Advance]:
     """Show no progress for a step."""
     yield lambda count: None
 
 
-_show: ContextVar[Show] = ContextVar("show", default=with_own_bar)
+_show: ContextVar[Show] = ContextVar("show", default=bar_per_step)
 
 
 @contextmanager
-def shown_by(show: Show) -> Iterator[None]:
+def showing_steps(show: Show) -> Iterator[None]:
     """Show the steps of the block with another function."""
     token = _show.set(show)
     try:
@@ -60,7 +60,7 @@ def step(
         unit: What an item is.
 
     Example:
-        >>> with shown_by(unseen), step("test of a", "test", 3) as advance:
+        >>> with showing_steps(no_bar), step("test of a", "test", 3) as advance:
         ...     advance(1)
     """
     return _show.get()(title, kind, total, unit)

@@ -37,9 +37,9 @@ def load_plain(file: Path | str | IO[bytes], mmap: bool = True) -> Any:
         mmap: Leave its tensors on disk until they are used.
 
     Raises:
-        CheckpointError: it expands beyond its limits, or holds anything but dense tensors and
+        CheckpointError: the file expands beyond its limits, or holds anything but dense tensors and
             plain data.
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     require_stored(file)
     content = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
@@ -51,9 +51,9 @@ def load_weights(path: Path) -> Any:
     """The weights of a backbone; also from files of old versions of torch, which are not archives.
 
     Raises:
-        CheckpointError: it is damaged, its archive would unpack to more than its size, or it holds
-            more than tensors and plain data.
-        OSError: it cannot be read.
+        CheckpointError: the file is damaged, would unpack to more than its size, or holds more than
+            tensors and plain data.
+        OSError: the file cannot be read.
     """
     with undamaged():
         if regular(path).suffix == SAFETENSORS:
@@ -67,8 +67,8 @@ def check_weights(path: Path) -> None:
     """As `load_weights`, for a file that another library will load: it may not read the tensors.
 
     Raises:
-        CheckpointError: it cannot be used.
-        OSError: it cannot be read.
+        CheckpointError: the file cannot be used.
+        OSError: the file cannot be read.
     """
     if regular(path).suffix != SAFETENSORS:
         load_weights(path)
@@ -150,7 +150,7 @@ def require_plain(content: Any, size: int) -> None:
         size: Bytes of the file.
 
     Raises:
-        CheckpointError: it expands too far, is nested too deep, or is not plain data.
+        CheckpointError: the content expands too far, is nested too deep, or is not plain data.
     """
     measures = Measures()
     count = measures.of(content)[0]
@@ -179,7 +179,7 @@ class Measures:
             above: Levels above it.
 
         Raises:
-            CheckpointError: it is nested too deep, contains itself, or is not plain data.
+            CheckpointError: the value is nested too deep, contains itself, or is not plain data.
         """
         if isinstance(value, Tensor):
             self.bytes += bytes_of(value)
@@ -211,7 +211,7 @@ def bytes_of(tensor: Tensor) -> int:
     """Size of a dense tensor in bytes.
 
     Raises:
-        CheckpointError: it is not dense, or has more elements than are stored.
+        CheckpointError: the tensor is not dense, or has more elements than are stored.
     """
     if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
         raise CheckpointError(f"it holds a tensor that is not dense: {tensor.layout}")

@@ -20,10 +20,10 @@ from moleflow_pl._internal.printable import printable
 from moleflow_pl._internal.result_names import PAGE_FILE, SUMMARY_FILE
 from moleflow_pl._internal.steps import step
 from moleflow_pl._internal.validation import require_number
-from moleflow_pl.callbacks.closing import fit_ending, next_steps
 from moleflow_pl.callbacks.good_images import evaluate_good_images
+from moleflow_pl.callbacks.last_messages import fit_ending, next_steps
 from moleflow_pl.callbacks.logged_pictures import log_gallery
-from moleflow_pl.callbacks.progress import is_trial, saw_all
+from moleflow_pl.callbacks.progress import is_trial, takes_every_batch
 from moleflow_pl.callbacks.suspects import look_at_suspects
 from moleflow_pl.checkpoints.run_folder import RunFolder, move_aside
 from moleflow_pl.data.batches import Batch
@@ -126,7 +126,7 @@ class EvaluationCallback(Callback):
         # a rank whose share of a task is empty has no entry for it
         tasks = sorted(set().union(*gather(list(self._scores))))
         scores = [self._scores.get(t, TaskScores(t, self.options)).gathered() for t in tasks]
-        whole = saw_all(trainer.num_test_batches, trainer.test_dataloaders)
+        whole = takes_every_batch(trainer.num_test_batches, trainer.test_dataloaders)
         summary = self._report(trainer, pl_module, scores, whole)
         if trainer.is_global_zero:
             log_tables(summary)

@@ -20,7 +20,7 @@ def evaluate_good_images(module: MoLEFlow, data: ContinualDataModule, task: int)
         features = inspector.features(batch)
         chosen = inspector.inspect(features).task.cpu()
         routed += torch.bincount(chosen, minlength=len(routed))
-        patches = rows_of(inspector.joined(features), inspector.interest.of(task))
+        patches = rows_of(inspector.joined(features), inspector.interest.for_task(task))
         means.append(patches.mean((1, 2)).float().cpu())
         shown += batch["product"]
     return GoodImages(

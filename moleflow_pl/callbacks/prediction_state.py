@@ -89,7 +89,7 @@ def check_place(folder: Path) -> None:
     """Check that a folder is free for predictions, or holds some.
 
     Raises:
-        OutputError: it is not a folder, or holds something else.
+        OutputError: the path is not a folder, or the folder holds something else.
     """
     require_folder(folder)
     names = os.listdir(folder) if folder.is_dir() else []

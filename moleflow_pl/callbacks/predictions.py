@@ -31,10 +31,10 @@ from moleflow_pl._internal.result_names import (
     SKIPPED_FILE,
     TABLE_FILE,
 )
-from moleflow_pl.callbacks.closing import decisions_table, places
+from moleflow_pl.callbacks.last_messages import decisions_table, places
 from moleflow_pl.callbacks.prediction_pictures import remove_pictures, write_names
 from moleflow_pl.callbacks.prediction_state import make_room, model_hash, read_earlier, write_state
-from moleflow_pl.callbacks.progress import is_trial, saw_all
+from moleflow_pl.callbacks.progress import is_trial, takes_every_batch
 from moleflow_pl.checkpoints.io import plain
 from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.data.batches import Identity, PredictBatch
@@ -215,7 +215,7 @@ class PredictionWriter(BasePredictionWriter):
             self._write(name, sorted(rows, key=self._place_of))
             with writing(table.name):
                 table.close()
-        whole = saw_all(trainer.num_predict_batches, trainer.predict_dataloaders)
+        whole = takes_every_batch(trainer.num_predict_batches, trainer.predict_dataloaders)
         write_state(self._folder, self._request, complete=whole)
         log_table(logger, decisions_table(sum((counts for _, _, counts in parts), Counter())))
         for line in places(self._folder):

@@ -59,7 +59,7 @@ def require_batches(trainer: Trainer, verb: str | None) -> None:
     """Check that a limit leaves a verb a batch to inspect; Lightning would do nothing in silence.
 
     Raises:
-        ConfigError: it leaves none.
+        ConfigError: a limit leaves no batch.
     """
     option = LIMITS.get(verb or "")
     if option is not None and getattr(trainer, option) == 0:
@@ -69,7 +69,7 @@ def require_batches(trainer: Trainer, verb: str | None) -> None:
         )
 
 
-def saw_all(batches: Sequence[int | float], loaders: Any) -> bool:
+def takes_every_batch(batches: Sequence[int | float], loaders: Any) -> bool:
     """Whether a Trainer takes every batch of its loaders in spite of its limits.
 
     Args:

@@ -38,7 +38,7 @@ def look_at_suspects(module: MoLEFlow, data: ContinualDataModule, task: int) -> 
         calibration_maps(module, data, task, suspects), training_maps(module, task, suspects)
     )
     for path, (name, score), patch_scores in shown:
-        limits = calibration.of(products[name]).limits()
+        limits = calibration.for_product(products[name]).limits()
         images.append(SuspectImage(path, name, products[name], score, limits, patch_scores))
     return images
 
@@ -53,7 +53,7 @@ def calibration_maps(
     images: Any = loader.dataset
     paths = [str(record.path) for record in images.records]
     for suspect in suspects:
-        if (path := named(suspect.image, paths)) is None:
+        if (path := path_ending_with(suspect.image, paths)) is None:
             continue
         batch = images.collate([images[paths.index(path)]])
         features = module.inspector.features(batch)
@@ -67,15 +67,15 @@ def training_maps(
     """Path and patch scores (h, w) of each suspect among the training images."""
     maps = module.learner.highest_training.get(task, {})
     for suspect in suspects:
-        if (path := named(suspect.image, maps)) is not None:
+        if (path := path_ending_with(suspect.image, maps)) is not None:
             yield path, suspect, maps[path]
 
 
-def named(name: str, paths: Iterable[str]) -> str | None:
+def path_ending_with(name: str, paths: Iterable[str]) -> str | None:
     """The first path that ends with the name of an image; None without one.
 
     Example:
-        >>> named("good/1.png", ["/data/bad/1.png", "/data/good/1.png"])
+        >>> path_ending_with("good/1.png", ["/data/bad/1.png", "/data/good/1.png"])
         '/data/good/1.png'
     """
     return next((path for path in paths if Path(path).as_posix().endswith(f"/{name}")), None)

@@ -19,10 +19,10 @@ from moleflow_pl._internal.console import NamesTable, log_table
 from moleflow_pl._internal.printable import printable
 from moleflow_pl._internal.steps import Advance, step
 from moleflow_pl._internal.validation import require_int, require_number
-from moleflow_pl.callbacks.companions import check_companions, forget_timers
 from moleflow_pl.callbacks.devices import check_devices, check_precision, rewrap_ddp
 from moleflow_pl.callbacks.evaluation import EvaluationCallback
-from moleflow_pl.callbacks.guard import check_finite
+from moleflow_pl.callbacks.finite_check import check_finite
+from moleflow_pl.callbacks.other_callbacks import check_callbacks, forget_timers
 from moleflow_pl.callbacks.progress import epoch_was_cut, is_trial, progress
 from moleflow_pl.callbacks.run_config import RunConfig
 from moleflow_pl.callbacks.suspects import suspects_warning
@@ -80,7 +80,7 @@ class TaskSchedulerCallback(Callback):
             return
         check_devices(trainer)
         check_precision(trainer)
-        check_companions(trainer)
+        check_callbacks(trainer)
         check_order(trainer, self)
         data = data_of(trainer)
         pl_module.schedule.extend(data.groups, self.epochs_per_task)
@@ -260,8 +260,10 @@ def current_task(schedule: TaskSchedule) -> tuple[int, Task]:
 def lost_region_warning(module: MoLEFlow, task: int) -> str | None:
     """A warning if a new version lacks the region of interest of the one it replaces."""
     interest, tasks = module.inspector.interest, module.schedule.tasks
-    replaced = [i for i, other in enumerate(tasks) if other.replaced and interest.of(i) is not None]
-    if interest.of(task) is not None or not replaced:
+    replaced = [
+        i for i, other in enumerate(tasks) if other.replaced and interest.for_task(i) is not None
+    ]
+    if interest.for_task(task) is not None or not replaced:
         return None
     return (
         f"{printable(tasks[task].name)}: the version it replaces has a region of interest, but "

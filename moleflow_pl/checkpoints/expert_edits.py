@@ -85,7 +85,7 @@ def index_of(schedule: TaskSchedule, name: str) -> int:
     """Number of the task with this name.
 
     Raises:
-        ConfigError: no task has it.
+        ConfigError: no task has the name.
     """
     if name not in schedule.names:
         raise ConfigError(f"no expert {name!r}: the model has {schedule.names}")
@@ -190,7 +190,7 @@ def add(checkpoint: Checkpoint, expert: Expert, name: str | None = None) -> None
     """Add an expert after those of a checkpoint, under its own name or another.
 
     Raises:
-        CheckpointError: it was learned on another base.
+        CheckpointError: the expert was learned on another base.
         ConfigError: the model already knows one of its products.
     """
     require_same_base(checkpoint, expert)
@@ -213,7 +213,7 @@ def remove(checkpoint: Checkpoint, name: str) -> None:
     """Remove an expert; the numbers of later ones decrease by one.
 
     Raises:
-        ConfigError: there is no such task, or it is the only one.
+        ConfigError: no task has the name, or the task is the only one.
     """
     schedule, state = learned_schedule(checkpoint), checkpoint[STATE_KEY]
     removed = index_of(schedule, name)

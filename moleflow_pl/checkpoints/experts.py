@@ -83,8 +83,8 @@ class Expert:
         """Read what `save` wrote.
 
         Raises:
-            CheckpointError: there is no such file, it is not an expert file of this schema, or it
-                is damaged.
+            CheckpointError: the file is missing, damaged, or not an expert file of this
+                schema.
         """
         try:
             require_short_header(path)
@@ -164,7 +164,7 @@ def parse_metadata(metadata: Mapping[str, str]) -> tuple[Task, dict[str, Any]]:
     """Parse the task and the `Facts` of an expert from its metadata.
 
     Raises:
-        CheckpointError: an entry has another form, or the task is not learned.
+        CheckpointError: an entry has the wrong type, or the task is not learned.
         KeyError: an entry is missing.
         ValueError: an entry is not JSON.
     """

@@ -40,7 +40,7 @@ def read_checkpoint(path: Path, mmap: bool = True) -> dict[str, Any]:
         mmap: Leave its tensors on disk until they are used.
 
     Raises:
-        CheckpointError: there is no such file, or it is not a checkpoint of this project; the
+        CheckpointError: the file is missing, or not a checkpoint of this project; the
             message offers the one before it in the same run.
     """
     with reading_checkpoint(path, mmap) as checkpoint:
@@ -60,7 +60,7 @@ def reading_checkpoint(path: Path, mmap: bool = True) -> Iterator[dict[str, Any]
     """
     content = load_content(path, mmap)
     with refusing(path):
-        todays(content)  # first: a foreign file is not a damaged one
+        to_current_schema(content)  # first: a foreign file is not a damaged one
     bare = without_seal(content)
     with ThreadPoolExecutor(1) as pool:
         actual = pool.submit(content_hash, bare)
@@ -77,7 +77,7 @@ def load_content(path: Path, mmap: bool) -> Any:
     """The plain data and tensors of a file.
 
     Raises:
-        CheckpointError: there is no such file, or it cannot be read.
+        CheckpointError: the file is missing, or cannot be read.
     """
     if path.is_dir() or not path.exists():
         hint = offer(path) or ": a run keeps them as RUN/last.ckpt and RUN/tasks/*.ckpt"
@@ -104,9 +104,9 @@ def open_sealed(content: Any) -> dict[str, Any]:
     """Check seal and contents of what a file holds, and return the checkpoint.
 
     Raises:
-        CheckpointError: it is not this project's, of another schema, damaged, or incomplete.
+        CheckpointError: the file is not this project's, of another schema, damaged, or incomplete.
     """
-    todays(content)
+    to_current_schema(content)
     bare = without_seal(content)
     require_written(content, content_hash(bare))
     return validated(bare)
@@ -116,7 +116,7 @@ def require_written(content: Mapping[str, Any], actual: str) -> None:
     """Check that the content of a file has the hash, and the signature, that it was written with.
 
     Raises:
-        CheckpointError: it has not.
+        CheckpointError: the hash or the signature differs, or is missing.
     """
     state = content[STATE_KEY]
     require_seal(state.get(SEAL), actual, "it")
@@ -127,7 +127,7 @@ def validated(bare: Any) -> dict[str, Any]:
     """A checkpoint whose tensors are all finite, from the content of a file without its seal.
 
     Raises:
-        CheckpointError: it is incomplete, contradicts itself, or holds NaN or infinity.
+        CheckpointError: the checkpoint is incomplete, contradicts itself, or holds NaN or infinity.
     """
     checkpoint = validate_checkpoint(bare)
     require_finite(checkpoint["state_dict"])
@@ -146,11 +146,11 @@ def with_seal(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     return {**bare, STATE_KEY: {**bare[STATE_KEY], SEAL: seal, **sign(seal)}}
 
 
-def todays(content: Any) -> dict[str, Any]:
+def to_current_schema(content: Any) -> dict[str, Any]:
     """Upgrade a checkpoint of any schema to the current one.
 
     Raises:
-        CheckpointError: it is not a checkpoint, or of a schema that this version does not read.
+        CheckpointError: the content is no checkpoint, or of a schema that is not readable.
     """
     state = content.get(STATE_KEY) if isinstance(content, dict) else None
     if not isinstance(state, dict):
@@ -162,9 +162,9 @@ def validate_checkpoint(content: Any) -> dict[str, Any]:
     """Upgrade and validate the contents of a file, and return the checkpoint.
 
     Raises:
-        CheckpointError: it is of another schema, or incomplete.
+        CheckpointError: the checkpoint is of another schema, or incomplete.
     """
-    checkpoint = todays(content)
+    checkpoint = to_current_schema(content)
     validate_contents(checkpoint)
     return checkpoint
 
@@ -176,7 +176,7 @@ def verify(file: Any) -> None:
         file: Its path, or an open file, which keeps its position.
 
     Raises:
-        CheckpointError: it cannot be used.
+        CheckpointError: the file cannot be used.
     """
     if isinstance(file, (str, Path)):
         read_checkpoint(Path(file))
@@ -212,8 +212,8 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
     """Write a checkpoint atomically, and flush it to the disk.
 
     Raises:
-        CheckpointError: it could not be read again; an older file at `path` is unchanged.
-        OutputError: it cannot be written; an older file at `path` is unchanged.
+        CheckpointError: the new file could not be read again; an older file at `path` is unchanged.
+        OutputError: the file cannot be written; an older file at `path` is unchanged.
     """
     validate_checkpoint(checkpoint)
     require_finite(checkpoint["state_dict"])

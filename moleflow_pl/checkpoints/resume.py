@@ -88,9 +88,9 @@ def require_free(run: RunFolder) -> None:
     """Check that a folder, unless a fit has begun there, has nothing that a fit would overwrite.
 
     Raises:
-        OutputError: it has.
+        OutputError: a fit would overwrite a file.
     """
-    if not run.holds_run and (names := run.in_the_way):
+    if not run.holds_run and (names := run.conflicts):
         raise OutputError(
             f"{run.root} holds no run (neither {run.config.name} nor {run.last.name}), but "
             f"{', '.join(names)}, which a fit would overwrite: choose another folder "

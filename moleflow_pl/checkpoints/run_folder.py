@@ -123,7 +123,7 @@ class RunFolder:
         return self.config.exists() or self.last.exists()
 
     @property
-    def in_the_way(self) -> list[str]:
+    def conflicts(self) -> list[str]:
         """Names of what a fit would overwrite or mix with its own files.
 
         Stored features never are: a hash names them, and only files of that form are removed.
@@ -135,7 +135,7 @@ class RunFolder:
         """Check before a fit begins that its folders can be created.
 
         Raises:
-            OutputError: something else is in the place of one of them.
+            OutputError: a file is in the place of a folder.
         """
         for folder in (self.tasks, self.report, self.features):
             require_folder(folder)
@@ -149,7 +149,7 @@ class RunFolder:
         """Check before a fit begins that files can be written to the folder.
 
         Raises:
-            OutputError: they cannot.
+            OutputError: files cannot be written.
         """
         self.check_folders()
         probe = self.root / ".writable"
@@ -182,7 +182,7 @@ def move_aside(path: Path) -> Path:
         Its new path.
 
     Raises:
-        OutputError: it cannot be renamed.
+        OutputError: the file or folder cannot be renamed.
     """
     aside = free_name(path)
     with writing(aside):

@@ -51,7 +51,7 @@ class RunLock:
         """Acquire the lock, or fail at once.
 
         Raises:
-            OutputError: another process holds it, or the folder is not writable.
+            OutputError: another process holds the lock, or the folder is not writable.
         """
         require_folder(self.folder)
         if self.noted:

@@ -89,7 +89,7 @@ def validate_contents(checkpoint: Mapping[str, Any]) -> None:
     """Check that a checkpoint is complete and consistent.
 
     Raises:
-        CheckpointError: an entry is missing, has another form, or contradicts the others.
+        CheckpointError: an entry is missing, has the wrong type, or contradicts the others.
     """
     state = checkpoint[STATE_KEY]
     validate(state, dict[str, Any], STATE_KEY)
@@ -129,10 +129,10 @@ def require_few(items: Collection[Any], most: int, what: str) -> None:
 
 
 def run_arguments(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of the run that wrote a checkpoint, by group; empty if it stores none.
+    """The arguments of the run that wrote a checkpoint, by group; without any, an empty dict.
 
     Raises:
-        CheckpointError: they are not valid.
+        CheckpointError: the arguments are not valid.
     """
     try:
         arguments = load_yaml(checkpoint.get(CONFIG_KEY) or "{}")
@@ -182,7 +182,7 @@ def validate_tasks(tasks: Any) -> None:
     """Check the tasks of a checkpoint, as `TaskSchedule.state` writes them.
 
     Raises:
-        CheckpointError: an entry has another form or value, or a product's name is invalid.
+        CheckpointError: an entry has the wrong type or value, or a product's name is invalid.
     """
     validate(tasks, list[Task], "tasks")
     names = list(chain.from_iterable(task["products"] for task in tasks))
@@ -200,7 +200,7 @@ def validate_task(task: Mapping[str, Any], where: str) -> None:
     """Check the products, epochs and calibration of one task.
 
     Raises:
-        CheckpointError: one of them is invalid.
+        CheckpointError: a product, a number of epochs or the calibration is invalid.
     """
     if not task["products"] or not all(map(is_file_name, task["products"])):
         raise CheckpointError(f"{where}: {task['products']} are not valid names of products")
@@ -242,7 +242,8 @@ def validate_calibration(calibration: Calibration, where: str) -> None:
     if len(lengths | {len(training.images)} - {0}) > 1:
         raise CheckpointError(f"{where}.training is incomplete: its lists differ in length")
     try:
-        for part in (calibration, *map(calibration.of, dict.fromkeys(calibration.products))):
+        products = dict.fromkeys(calibration.products)
+        for part in (calibration, *map(calibration.for_product, products)):
             part.limits()
             part.novelty_limit  # noqa: B018
     except ConfigError as error:
@@ -253,7 +254,7 @@ def validate_evaluation(evaluation: Any, tasks: int, where: str) -> None:
     """Check that an evaluation has all metrics, for a number of tasks.
 
     Raises:
-        CheckpointError: it is incomplete.
+        CheckpointError: the evaluation is incomplete.
     """
     row = dict(evaluation)
     # optional: metrics of the next task's images before it was learned
@@ -323,7 +324,7 @@ def require_tensors(stored: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> 
     """Check that a file has the tensors of a model.
 
     Raises:
-        CheckpointError: one is missing, unknown, or of another shape.
+        CheckpointError: a tensor is missing, unknown, or of another shape.
     """
     shapes = [{key: list(t.shape) for key, t in tensors.items()} for tensors in (stored, own)]
     other = differences(*shapes)
@@ -338,7 +339,7 @@ def require_finite(tensors: Mapping[str, Tensor]) -> None:
     """Check that no tensor holds NaN or infinity.
 
     Raises:
-        CheckpointError: one does; the message names it.
+        CheckpointError: a tensor holds NaN or infinity; the message names it.
     """
     for name, tensor in tensors.items():
         if not tensor.is_floating_point() or not tensor.numel():

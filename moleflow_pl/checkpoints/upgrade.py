@@ -19,7 +19,7 @@ def upgrade(state: dict[str, Any]) -> dict[str, Any]:
     """Upgrade the state of a checkpoint to the current schema, step by step.
 
     Raises:
-        CheckpointError: there is no upgrade from its schema.
+        CheckpointError: there is no upgrade from the schema of the state.
     """
     while isinstance(state.get("schema"), int) and state["schema"] in UPGRADES:
         state = UPGRADES[state["schema"]](state)

@@ -154,7 +154,7 @@ def table_rows(task: Task) -> Iterator[list[str]]:
     # the group's own threshold applies to images of an unspecified product
     products = dict.fromkeys(calibration.products) if len(task.products) > 1 else {}
     for name in [task.name, *products]:
-        yield [name, *threshold_row(calibration.of(name).score_threshold)]
+        yield [name, *threshold_row(calibration.for_product(name).score_threshold)]
 
 
 def threshold_row(threshold: Threshold) -> list[str]:

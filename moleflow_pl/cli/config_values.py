@@ -67,8 +67,8 @@ class ConfigValues:
         """Read YAML for jsonargparse.
 
         Raises:
-            RefusedError: it expands too far, or names what must not be opened or imported.
-            yaml.YAMLError: it is not YAML.
+            RefusedError: the text expands too far, or names what must not be opened or imported.
+            yaml.YAMLError: the text is not YAML.
         """
         try:
             value = load_yaml(text)
@@ -94,7 +94,7 @@ class ConfigValues:
         """Check possible paths of classes and functions.
 
         Raises:
-            RefusedError: one belongs to a package that is not trusted.
+            RefusedError: a class belongs to a package that is not trusted.
         """
         for path in paths:
             home = home_of(path)
@@ -106,7 +106,7 @@ class ConfigValues:
         """Check the classes of a parsed configuration, where names without a package are resolved.
 
         Raises:
-            RefusedError: one belongs to a package that is not trusted.
+            RefusedError: a class belongs to a package that is not trusted.
         """
         if self.safe:
             self.check_classes(class_paths_in(config))

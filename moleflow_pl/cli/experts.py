@@ -119,7 +119,7 @@ def lock_of(options: argparse.Namespace) -> AbstractContextManager[Any]:
     """Return the lock that an action holds while it changes files in the run folder.
 
     Raises:
-        OutputError: an expert is exported to where no file can be written.
+        OutputError: the file of an exported expert cannot be written.
     """
     from moleflow_pl._internal.files import replaceable
     from moleflow_pl.checkpoints.run_folder import RunFolder

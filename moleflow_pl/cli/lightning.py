@@ -23,16 +23,16 @@ from moleflow_pl import ContinualDataModule, MoLEFlow
 from moleflow_pl._internal.console import print_table
 from moleflow_pl._internal.files import require_folder
 from moleflow_pl._internal.lightning_compat import CheckpointFirstCLI, while_restoring
-from moleflow_pl._internal.steps import Show, shown_by, unseen, with_own_bar
+from moleflow_pl._internal.steps import Show, bar_per_step, no_bar, showing_steps
 from moleflow_pl.callbacks import (
     EvaluationCallback,
     PredictionWriter,
     RunCheckpoint,
     TaskSchedulerCallback,
 )
-from moleflow_pl.callbacks.companions import check_companions
 from moleflow_pl.callbacks.curves import RunCurves
 from moleflow_pl.callbacks.devices import check_devices, check_precision
+from moleflow_pl.callbacks.other_callbacks import check_callbacks
 from moleflow_pl.callbacks.prediction_state import check_place
 from moleflow_pl.callbacks.progress import blocking_limits, is_trial, progress, require_batches
 from moleflow_pl.callbacks.run_bar import RunProgressBar
@@ -80,7 +80,7 @@ class Parser(LightningArgumentParser):
         """Raise the error.
 
         Raises:
-            Mistake: the command line is wrong, not an argument of a class that it names.
+            Mistake: the command line is wrong; an error in the arguments of a class is passed on.
         """
         if not self.exit_on_error:
             super().error(message, ex)
@@ -109,7 +109,7 @@ class MoLEFlowCLI(CheckpointFirstCLI):
         self.content: dict[str, Any] | None = None  # contents of the checkpoint, read once
         self.state: State | None = None  # of the checkpoint's file
         if path is not None and args[0] in self.subcommands():
-            if args[0] == "fit" and never_written(Path(path)):
+            if args[0] == "fit" and has_no_checkpoint_yet(Path(path)):
                 args, self.missing = without(args, "--ckpt_path"), Path(path)
             else:
                 self.state = file_state(Path(path))
@@ -129,13 +129,13 @@ class MoLEFlowCLI(CheckpointFirstCLI):
         check_options(trainer)
         self.check_folder(RunFolder(Path(trainer.default_root_dir)))
         if self.missing is not None:
-            begin_anew(self.missing, Path(trainer.default_root_dir))
+            report_new_start(self.missing, Path(trainer.default_root_dir))
 
     def check_folder(self, run: RunFolder) -> None:
         """Check the folder that a verb writes to before any work, and before a lock file is in it.
 
         Raises:
-            OutputError: something else is in its place, or, for predictions, in it.
+            OutputError: the path is not a folder, or the folder for predictions holds other files.
         """
         if self.subcommand == "predict":
             given = self.parsed("predictions").folder
@@ -176,16 +176,16 @@ class MoLEFlowCLI(CheckpointFirstCLI):
         check_precision(built)
         require_batches(built, self.subcommand)
         if self.subcommand == "fit":
-            check_companions(built)
+            check_callbacks(built)
         return built
 
     def callbacks_with_bar(self, trainer: Any) -> list[Any]:
         """The requested callbacks, and the run's bar unless another or none is requested."""
         given = trainer.callbacks or []
         callbacks = list(given) if isinstance(given, (list, tuple)) else [given]
-        self.show: Show = with_own_bar
+        self.show: Show = bar_per_step
         if trainer.enable_progress_bar is False:
-            self.show = unseen
+            self.show = no_bar
         elif not any(isinstance(callback, ProgressBar) for callback in callbacks):
             callbacks.append(RunProgressBar())
             self.show = callbacks[-1].step
@@ -197,7 +197,7 @@ class MoLEFlowCLI(CheckpointFirstCLI):
         try:
             if subcommand in ("test", "predict") and self.writes:
                 self.lock.acquire()
-            with shown_by(self.show):
+            with showing_steps(self.show):
                 super().run_subcommand(subcommand)
         except (KeyboardInterrupt, SystemExit, BrokenPipeError) as error:
             stopped = stopped_by(error, progress(self.model.schedule))
@@ -307,14 +307,14 @@ def missing_package(error: BaseException) -> str | None:
     return match and match[0]
 
 
-def never_written(checkpoint: Path) -> bool:
+def has_no_checkpoint_yet(checkpoint: Path) -> bool:
     """Return whether a run may have been stopped before it wrote its first checkpoint."""
     # os.path: a name that is too long for the disk is not there either
     missing = not os.path.exists(checkpoint)
     return checkpoint.name == LAST and missing and earlier(checkpoint) is None
 
 
-def begin_anew(checkpoint: Path, folder: Path) -> None:
+def report_new_start(checkpoint: Path, folder: Path) -> None:
     """Report that a fit starts from the beginning, because there is no checkpoint yet.
 
     Raises:

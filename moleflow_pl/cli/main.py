@@ -84,7 +84,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run the command with `args`, by default those of the process.
 
     Raises:
-        SystemExit: the verb is unknown, or it failed with an error that the user can fix.
+        SystemExit: the verb is unknown, or failed with an error that the user can fix.
     """
     if args is None:
         use_utf8()

@@ -32,7 +32,7 @@ def save_place(path: Path, weights: str) -> None:
 
     Raises:
         ConfigError: there are no weights at that place.
-        CheckpointError: they are damaged, or not those of the checkpoint.
+        CheckpointError: the weights are damaged, or not those of the checkpoint.
     """
     # torch takes seconds to import
     import yaml

@@ -82,7 +82,7 @@ def is_text(value: str) -> bool:
         (True, False)
 
     Raises:
-        ConfigError: it exceeds the limits of `plain_yaml`.
+        ConfigError: the text exceeds the limits of `plain_yaml`.
     """
     try:
         return isinstance(load_yaml(value), dict)

@@ -114,7 +114,7 @@ def export(options: argparse.Namespace) -> None:
     """Copy reviewed images into a folder, and say how many.
 
     Raises:
-        ConfigError: there is no one source of reviews.
+        ConfigError: there is no source of reviews, or more than one.
         OutputError: the output is not a folder.
     """
     from moleflow_pl._internal.files import require_folder
@@ -135,7 +135,7 @@ def export_of_service(options: argparse.Namespace) -> dict[str, int]:
     """Copy the reviewed images of a service; how many went to each folder.
 
     Raises:
-        DataError: there is no record of one.
+        DataError: the service has no record of reviews.
     """
     require_parts()
     from moleflow_pl.service.reviews import export_reviews

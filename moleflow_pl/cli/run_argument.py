@@ -60,7 +60,7 @@ def with_options(args: Sequence[str]) -> list[str]:
     """
     verb, *rest = args
     if verb in PLACES:
-        rest = named(verb, rest)
+        rest = with_named_places(verb, rest)
     elif rest and rest[0] in ACTIONS.get(verb, ()):
         rest = [rest[0], *with_run(rest[1:])]
     rest = replace_values(rest, CHECKPOINT, checkpoint_at)
@@ -70,7 +70,7 @@ def with_options(args: Sequence[str]) -> list[str]:
     return [verb, *rest]
 
 
-def named(verb: str, words: Sequence[str]) -> list[str]:
+def with_named_places(verb: str, words: Sequence[str]) -> list[str]:
     """Insert the options of a verb before its positional arguments.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Options of Lightning's Trainer that it would take, and fail by later or in words of its own."""
+"""Checks of Trainer options that Lightning accepts, but that make the run fail later."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def check_options(trainer: Any) -> None:
     """Check the parsed options of a Trainer before it is built.
 
     Raises:
-        ConfigError: one cannot be used here; the message names it.
+        ConfigError: an option cannot be used here; the message names it.
     """
     if trainer.default_root_dir is None:
         raise ConfigError("trainer.default_root_dir null: give the run folder, such as runs/mine")

@@ -95,7 +95,7 @@ def require_task_batch(batch: Any) -> None:
     """Check that a batch has a task, as those of the data module.
 
     Raises:
-        DataError: it has none.
+        DataError: the batch has no task.
     """
     if not (isinstance(batch, Mapping) and "task" in batch):
         raise DataError(

@@ -322,7 +322,7 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
         """The learned tasks on disk.
 
         Raises:
-            DataError: there is none.
+            DataError: no learned task is on disk.
         """
         self.plan.schedule.require_learned()
         tasks = self.tasks_on_disk(part)
@@ -388,7 +388,7 @@ def data_of(trainer: Trainer) -> ContinualDataModule:
     """The data module of a Trainer.
 
     Raises:
-        ConfigError: it is not a `ContinualDataModule`, or missing.
+        ConfigError: the data module is missing, or not a `ContinualDataModule`.
     """
     data = getattr(trainer, "datamodule", None)
     if not isinstance(data, ContinualDataModule):

@@ -198,7 +198,7 @@ def new_block(images: int, extractor: PatchExtractor, path: Path) -> None:
     """Allocate a `.npy` file for the features of a number of images.
 
     Raises:
-        DataError: the disk has no space for it.
+        DataError: the disk has no space for the file.
     """
     shape = (images, *extractor.shape)
     try:

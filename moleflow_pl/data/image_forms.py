@@ -49,7 +49,7 @@ def as_rgb(image: ImageLike, channels: Channels = "rgb") -> Image.Image:
         channels: Channel order of arrays and tensors: `rgb`, or `bgr` as in OpenCV.
 
     Raises:
-        DataError: it is not an image.
+        DataError: the object is not an image.
 
     Example:
         >>> as_rgb(np.zeros((4, 5, 3), np.uint8)).size
@@ -62,19 +62,19 @@ def as_rgb(image: ImageLike, channels: Channels = "rgb") -> Image.Image:
             raise DataError(f"not an image: {printable(path)} is a folder; give the images in it")
         return read_rgb(path)
     if isinstance(image, Image.Image):
-        return named(lambda: upright_rgb(image))
+        return as_data_error(lambda: upright_rgb(image))
     if isinstance(image, (bytes, bytearray, memoryview)):
         return decoded(bytes(image))
     if is_file(image):
-        return decoded(named(image.read))  # type: ignore[union-attr]
+        return decoded(as_data_error(image.read))  # type: ignore[union-attr]
     if isinstance(image, Tensor):
         return array_as_rgb(array_of(image), image, channels)
     if isinstance(image, np.ndarray) or hasattr(image, "__array__"):
-        return array_as_rgb(named(lambda: np.asarray(image)), image, channels)
+        return array_as_rgb(as_data_error(lambda: np.asarray(image)), image, channels)
     raise DataError(f"not an image: give {FORMS}, got {type(image).__name__}")
 
 
-def named(make: Any) -> Any:
+def as_data_error(make: Any) -> Any:
     """Call a function that decodes an image; any failure becomes a DataError.
 
     Raises:
@@ -93,7 +93,7 @@ def decoded(content: bytes) -> Image.Image:
     """Decode the bytes of an image file.
 
     Raises:
-        DataError: they are not an image.
+        DataError: the bytes are not an image.
     """
     if not isinstance(content, bytes):
         raise DataError(
@@ -107,14 +107,14 @@ def decoded(content: bytes) -> Image.Image:
         with open_content(content) as image:
             return upright_rgb(image)
 
-    return named(decode)
+    return as_data_error(decode)
 
 
 def array_of(image: Tensor) -> np.ndarray:
     """A tensor (C, H, W) or (H, W) as an array with its channels last."""
     # numpy has no bfloat16
     values = image.detach().float() if image.is_floating_point() else image.detach()
-    array = named(lambda: values.cpu().resolve_conj().resolve_neg().to_dense().numpy())
+    array = as_data_error(lambda: values.cpu().resolve_conj().resolve_neg().to_dense().numpy())
     return np.moveaxis(array, 0, -1) if array.ndim == 3 else array
 
 

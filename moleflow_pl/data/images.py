@@ -51,7 +51,7 @@ class ImageFile:
         """Read a file.
 
         Raises:
-            DataError: it is not a file, is empty, cannot be read, or changed meanwhile.
+            DataError: the path is not a file, is empty, cannot be read, or changed meanwhile.
         """
         with naming(path):
             with regular(path).open("rb") as file:
@@ -166,10 +166,10 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     """Convert any PIL image to 8-bit RGB, rotated as its EXIF data says.
 
     Raises:
-        ValueError: it has no pixels, or as for `to_rgb`.
+        ValueError: the image has no pixels, or as for `to_rgb`.
     """
     if 0 in image.size:
-        raise ValueError(f"it has no pixels, its size is {image.width} x {image.height}")
+        raise ValueError(f"the image has no pixels, its size is {image.width} x {image.height}")
     return to_rgb(upright(image))
 
 
@@ -200,7 +200,7 @@ def check_scale(image: Image.Image) -> None:
     """Check that an image can be converted to 8-bit RGB.
 
     Raises:
-        ValueError: it has LAB colours, floating-point values, or integers beyond 16 bits.
+        ValueError: the image has LAB colours, floating-point values, or integers beyond 16 bits.
     """
     if image.mode == "LAB":
         raise ValueError("LAB colours: save it as RGB")  # Pillow would use the lightness alone

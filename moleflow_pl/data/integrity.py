@@ -65,7 +65,7 @@ class ImageCheck:
             Whether there were any.
 
         Raises:
-            DataError: some cannot be used, and `on_error` is `stop`.
+            DataError: some images cannot be used, and `on_error` is `stop`.
         """
         new = {r.path: r for r in records if r.path not in self._checked}
         self._checked |= set(new)

@@ -64,7 +64,7 @@ def find_files(where: str) -> FoundFiles:
     Hidden files and folders are left out, and so are folders that an earlier `predict` wrote.
 
     Raises:
-        DataError: none of them is an image.
+        DataError: no file is an image.
     """
     # os.path: a name that is too long for the disk is no file either
     path = Path(os.path.expanduser(where))

@@ -18,7 +18,7 @@ from moleflow_pl.export.resizing import Resizing
 from moleflow_pl.export.stacked import StackedChoice, StackedFlow, StackedMemory, StackedNovelty
 from moleflow_pl.features.region_of_interest import scores_inside
 from moleflow_pl.model.inspector import Inspector
-from moleflow_pl.routing.seen import see
+from moleflow_pl.routing.distances import measure_distances
 from moleflow_pl.scoring.functional import Upsampling, anomaly_map
 from moleflow_pl.scoring.patch_scores import PatchFeatures
 
@@ -54,7 +54,7 @@ class InspectionGraph(nn.Module):
         self.tasks = known if tasks is None else list(tasks)
         if not self.tasks:
             raise ConfigError("this model has learned no product: finish the fit of a task first")
-        self.regions = [model.interest.of(task) for task in self.tasks]
+        self.regions = [model.interest.for_task(task) for task in self.tasks]
         self.columns = [model.router.tasks.index(task) for task in self.tasks]
         self.extractor, self.position, self.router = model.extractor, model.position, model.router
         self.choice = StackedChoice(model.router, self.columns)
@@ -82,8 +82,10 @@ class InspectionGraph(nn.Module):
         """Map, score, product, router distance and novelty ratio of each image."""
         features = self.extractor(image)
         joined = self.extractor.groups.joined(features)
-        seen, distances = see(self.router, self.image_features, joined, self.regions, self.columns)
-        index = self.choice(seen, distances)
+        view, distances = measure_distances(
+            self.router, self.image_features, joined, self.regions, self.columns
+        )
+        index = self.choice(view, distances)
         distance = distances.gather(1, index[:, None])[:, 0]
         patch_scores = self.patch_scores(features, joined, index)
         score, patch_scores = scores_inside(patch_scores, self.image_score, self.regions, index)
@@ -100,8 +102,8 @@ class InspectionGraph(nn.Module):
             joined: What the flow sees of them (B, h, w, D), without position.
             index: Places in `tasks`.
         """
-        given = PatchFeatures(self.position(joined), partial(self.extractor.groups.apart, features))
-        parts = self.score.each(self.flow, given, index, self.memory)
+        given = PatchFeatures(self.position(joined), partial(self.extractor.groups.split, features))
+        parts = self.score.part_scores(self.flow, given, index, self.memory)
         return self.score.total(parts, lambda name: self.memory.scale(name, index))
 
 

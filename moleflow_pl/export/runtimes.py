@@ -93,7 +93,7 @@ def thresholds_of(calibration: Calibration | None, product: str | None) -> dict[
     """Thresholds of a task or product for the description; None without calibration images."""
     if calibration is None:
         return None
-    calibration = calibration if product is None else calibration.of(product)
+    calibration = calibration if product is None else calibration.for_product(product)
     score = calibration.score_threshold
     return {
         "score": score.value,
@@ -165,7 +165,7 @@ def open_file(path: Path, kind: Format) -> Runner:
     """Open a file in its runtime, onnxruntime or torch, on the CPU.
 
     Raises:
-        ExportError: it has changed since it was written.
+        ExportError: the file has changed since it was written.
     """
     require_sums(path)
     if kind == "torch":

@@ -128,7 +128,7 @@ class StackedBank(Stack):
         size = max(len(bank) for bank in banks)
         # rows that pad a smaller bank are never among the nearest
         far = torch.finfo(torch.half).max
-        padding = {"values": LEVELS, "factors": far / LEVELS, "further": far}
+        padding = {"values": LEVELS, "factors": far / LEVELS, "derived": far}
         parts = {
             name: [
                 F.pad(part, (0, 0, 0, size - len(part)), value=value)
@@ -146,8 +146,8 @@ class StackedBank(Stack):
         """Search for each image the bank of its task."""
         stored = {name: self.select(name, index).to(latent.dtype) for name in self.stored}
         bank = stored["values"] * stored["factors"]
-        if "further" in stored:
-            bank = torch.cat((bank, stored["further"]), -1)
+        if "derived" in stored:
+            bank = torch.cat((bank, stored["derived"]), -1)
         rows = latent.flatten(1, 2)
         distances = bank.square().sum(-1)[:, None] - 2 * (rows @ bank.transpose(1, 2))
         indices = distances.topk(self.neighbours, largest=False).indices
@@ -173,7 +173,7 @@ class StackedMemory(nn.Module):
 
     def __init__(self, model: Inspector, tasks: Sequence[int]) -> None:
         super().__init__()
-        regions = [model.interest.of(task) for task in tasks]
+        regions = [model.interest.for_task(task) for task in tasks]
         searched = [model.search_banks(task) for task in tasks if model.score.with_banks]
         self.banks = nn.ModuleDict({
             name: nn.ModuleList(

@@ -108,7 +108,7 @@ def verify(
         The largest relative difference of each output, and of the experts.
 
     Raises:
-        ExportError: one of them exceeds the tolerance.
+        ExportError: a difference exceeds the tolerance.
     """
     images = torch.stack([to_tensor(image, model.extractor.image_size) for image in originals])
     expected = answers(model, images, graph)

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from moleflow_pl._internal.files import regular
 from moleflow_pl._internal.hashing import content_hash
 from moleflow_pl._internal.libraries import timm
+from moleflow_pl._internal.skip_init import SkipInit
 from moleflow_pl._internal.torch_files import check_weights, load_weights
-from moleflow_pl._internal.undrawn import WithoutDrawing
 from moleflow_pl.errors import (
     CheckpointError,
     ConfigError,
@@ -51,7 +51,7 @@ def load_backbone(name: str, weights: str, size: tuple[int, int]) -> Any:
         size: Height and width of the images.
 
     Raises:
-        ConfigError: timm has no such model, it cannot take images of `size`, or the file or
+        ConfigError: timm lacks the model, or the model cannot take images of `size`, or the file or
             package of the weights does not exist.
     """
     if not timm.is_model(name):
@@ -88,7 +88,7 @@ def build_with_weights(
     file = path or cached_weights(name)
     if file is not None:
         # some versions of timm run the code that a pickle holds; this refuses such a file
-        with named(file, cached=path is None):
+        with naming_weights(file, cached=path is None):
             check_weights(file)
     # timm's own loader renames and resamples (position embeddings to another grid) as needed
     source = {} if file is None else {"pretrained_cfg_overlay": {"file": str(file)}}
@@ -96,7 +96,7 @@ def build_with_weights(
         if file is None:
             require_network(name)
         # older versions of timm also draw by other ways
-        with WithoutDrawing(), torch.random.fork_rng(devices=[]):
+        with SkipInit(), torch.random.fork_rng(devices=[]):
             model = build(name, size, pretrained=True, **source, **options)
         require_all_loaded(model)  # timm ignores what a file lacks
         return model
@@ -116,7 +116,7 @@ def build_with_weights(
 
 
 @contextmanager
-def named(file: Path, cached: bool = False) -> Iterator[None]:
+def naming_weights(file: Path, cached: bool = False) -> Iterator[None]:
     """Name the file and the remedy in an error about unusable weights.
 
     Args:
@@ -124,7 +124,7 @@ def named(file: Path, cached: bool = False) -> Iterator[None]:
         cached: Whether they were downloaded.
 
     Raises:
-        CheckpointError: they cannot be used.
+        CheckpointError: the weights cannot be used.
     """
     remedy = f"give an undamaged .safetensors or .pth file {AS_ARGUMENT}"
     remedy = f"delete it to download it again, or {remedy}" if cached else remedy
@@ -135,7 +135,7 @@ def named(file: Path, cached: bool = False) -> Iterator[None]:
 
 
 def require_all_loaded(model: nn.Module) -> None:
-    """Raise ValueError for parameters that a file left as `WithoutDrawing` made them: NaN."""
+    """Raise ValueError for parameters that a file left as `SkipInit` made them: NaN."""
     unset = [name for name, tensor in model.named_parameters() if tensor.isnan().any()]
     if unset:
         raise ValueError(f"{len(unset)} parameters are missing or NaN, such as {unset[0]}")
@@ -168,10 +168,10 @@ def require_network(name: str) -> None:
     """Check that the host of timm's weights answers: its own client would retry for a minute.
 
     Raises:
-        URLError: it does not answer.
+        URLError: the host does not answer.
     """
     if timm.get_pretrained_cfg(name).hf_hub_id:
-        with suppress(HTTPError):  # a refusal is an answer too
+        with suppress(HTTPError):  # also an error of HTTP is an answer
             urlopen(Request(ENDPOINT, method="HEAD"), timeout=NETWORK_TIMEOUT).close()
 
 
@@ -179,7 +179,7 @@ def build(name: str, size: tuple[int, int], **options: Any) -> Any:
     """Build a timm model.
 
     Raises:
-        ConfigError: it cannot be built for images of `size`.
+        ConfigError: the model cannot be built for images of `size`.
     """
     try:
         return timm.create_model(name, **options)
@@ -277,9 +277,9 @@ def load_in_order(model: nn.Module, path: Path) -> None:
 
     Raises:
         ConfigError: the file has too few tensors, or shapes differ.
-        CheckpointError: it is damaged.
+        CheckpointError: the file is damaged.
     """
-    with named(path):
+    with naming_weights(path):
         content = load_weights(path)
     source = list(content.values()) if isinstance(content, dict) else []
     target = model.state_dict()
@@ -317,7 +317,7 @@ def check_disjoint(groups: Sequence[Sequence[int]]) -> None:
     """Check that the groups that the flow sees concatenated share no layer.
 
     Raises:
-        ConfigError: they do. Such features lie in a subspace and have no density.
+        ConfigError: two groups share a layer. Such features lie in a subspace and have no density.
     """
     layers = [layer for group in groups for layer in group]
     common = sorted({layer for layer in layers if layers.count(layer) > 1})

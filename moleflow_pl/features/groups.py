@@ -28,7 +28,7 @@ class FeatureGroups:
         widths: Channels of each group.
         seen: Number of groups that the flow sees, the first ones.
         averaged: Whether it sees their mean; otherwise they are concatenated.
-        norm: How each group is normalised by `apart`.
+        norm: How each group is normalised by `split`.
 
     Shape: features (..., W), all groups side by side.
 
@@ -55,7 +55,7 @@ class FeatureGroups:
         seen = features.split(self.widths, -1)[: self.seen]
         return torch.stack(seen).mean(0) if self.averaged else torch.cat(seen, -1)
 
-    def apart(self, features: Tensor) -> list[Tensor]:
+    def split(self, features: Tensor) -> list[Tensor]:
         """Each group separately, normalised."""
         return [NORMALISATIONS[self.norm](part) for part in features.split(self.widths, -1)]
 
@@ -64,7 +64,7 @@ def layer_groups(layers: Any) -> list[list[Any]]:
     """Layers as groups; a plain list of numbers is one group.
 
     Raises:
-        ConfigError: numbers and lists are mixed, or there are none.
+        ConfigError: numbers and lists are mixed, or the list is empty.
 
     Example:
         >>> layer_groups([4, 5]), layer_groups([[4, 5], [6]])

@@ -78,7 +78,7 @@ class PositionalGrid(nn.Module):
         """Return `features` plus the code of each patch's position."""
         return features + self._code(features, features.shape[1:3])
 
-    def at(self, features: Tensor, patches: Tensor, shape: Sequence[int]) -> Tensor:
+    def at_patches(self, features: Tensor, patches: Tensor, shape: Sequence[int]) -> Tensor:
         """Return the features of some patches of each image plus their codes.
 
         Args:
@@ -102,6 +102,6 @@ class NoPosition(nn.Module):
         """Return `features`."""
         return features
 
-    def at(self, features: Tensor, patches: Tensor, shape: Sequence[int]) -> Tensor:
+    def at_patches(self, features: Tensor, patches: Tensor, shape: Sequence[int]) -> Tensor:
         """Return `features`."""
         return features

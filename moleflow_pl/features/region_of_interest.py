@@ -83,9 +83,9 @@ class RegionsOfInterest(nn.Module):
     Example:
         >>> regions = RegionsOfInterest()
         >>> regions.add(0, (2, 2))
-        >>> regions.of(0)
+        >>> regions.for_task(0)
         >>> regions.set(0, torch.eye(2, dtype=torch.bool))
-        >>> regions.of(0).places
+        >>> regions.for_task(0).places
         tensor([0, 3])
     """
 
@@ -105,7 +105,7 @@ class RegionsOfInterest(nn.Module):
         cast(Any, self.tasks[str(task)]).inside.copy_(inside)
         self.forget()
 
-    def of(self, task: int) -> Region | None:
+    def for_task(self, task: int) -> Region | None:
         """The region of a task; None where all patches count."""
         if self._found is None:
             self._found = self._find()
@@ -142,7 +142,7 @@ def patches_inside(pixels: Tensor, grid: tuple[int, int]) -> Tensor:
     Shape: pixels (H, W), 0 outside -> (h, w), bool.
 
     Raises:
-        ConfigError: no patch has.
+        ConfigError: the region covers no patch.
 
     Example:
         >>> patches_inside(torch.tensor([[0, 0, 1, 1], [0, 0, 0, 1]]), (1, 2))

@@ -124,7 +124,7 @@ class DecisionMaker:
 
     Raises:
         CheckpointError: no task is learned yet.
-        ConfigError: there is no such product, or a threshold is invalid.
+        ConfigError: no learned task has the product, or a threshold is invalid.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class DecisionMaker:
             calibration = schedule.tasks[index].calibration
             if calibration is not None:
                 # within a group, only a given product has thresholds of its own
-                part = calibration if product is None else calibration.of(product)
+                part = calibration if product is None else calibration.for_product(product)
                 self.calibrations[index], self.limits[index] = part, part.limits()
         self._alarm_rates: dict[int, AlarmRates] = {}  # made when they are asked for
         for name, value in (thresholds or {}).items():

@@ -164,7 +164,7 @@ def defect_mask(scores: Tensor, threshold: float) -> np.ndarray:
 def defects(values: np.ndarray, threshold: float) -> Iterator[tuple[Place, np.ndarray]]:
     """Each region of pixels above the threshold: where it is, and which of its pixels are defects.
 
-    Most of a map is none, so that only what surrounds all of them is looked at.
+    Only the smallest rectangle around all of them is searched.
     """
     above = values > threshold
     rows, columns = np.flatnonzero(above.any(1)), np.flatnonzero(above.any(0))

@@ -50,7 +50,7 @@ class Predictor:
 
     Args:
         model: An inspector with learned tasks, or a `MoLEFlow`.
-        product: The product that all images show; by default the router tells.
+        product: The product that all images show; by default the router decides.
         thresholds: Thresholds of your own, by product; by default those of the calibration, at the
             false-alarm rates of `inspector.schedule`.
 
@@ -86,14 +86,14 @@ class Predictor:
 
         Args:
             path: The run folder or the checkpoint.
-            product: The product that all images show; by default the router tells.
+            product: The product that all images show; by default the router decides.
             device: Where the model goes; `auto` is a CUDA device where there is one, else the CPU.
             backbone_weights: Where the backbone's weights are now, if they have moved.
             thresholds: Thresholds of your own, by product.
 
         Raises:
-            CheckpointError: there is none, or it is of another backbone.
-            ConfigError: it knows no such product.
+            CheckpointError: the checkpoint is missing, or of another backbone.
+            ConfigError: the model does not know the product.
         """
         if not isinstance(path, (str, os.PathLike)):
             raise CheckpointError(
@@ -163,10 +163,10 @@ class Predictor:
             yield from self.inspect(batch)
 
     def prepare(self, image: ImageLike, channels: Channels = "rgb") -> PreparedImage:
-        """Decode and resize an image; threads may do it at once.
+        """Decode and resize an image; several threads may call this at once.
 
         Raises:
-            DataError: it is none.
+            DataError: `image` is not an image.
         """
         rgb = as_rgb(image, channels)
         tensor = to_tensor(rgb, self.inspector.extractor.image_size)

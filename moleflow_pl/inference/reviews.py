@@ -120,7 +120,7 @@ def reviewed_products(reviews: Sequence[Review], product: str | None = None) -> 
     """The products with good images among reviews: a given one, or all.
 
     Raises:
-        DataError: there are none.
+        DataError: no review is of a good image.
     """
     products = list(dict.fromkeys(review.product for review in reviews if review.good))
     if not products or product not in (None, *products):
@@ -144,8 +144,8 @@ def learn(inspector: Inspector, product: str, reviews: Sequence[Review], seed: i
         The number of its task.
 
     Raises:
-        ConfigError: the model does not know the product, or it has no calibration.
-        DataError: there is no such good image, or one cannot be read.
+        ConfigError: the model does not know the product, or the product has no calibration.
+        DataError: no review is of a good image, or an image cannot be read.
     """
     task = inspector.schedule.find(product)
     reviewed_products(reviews, product)
@@ -180,8 +180,8 @@ def reviewed_expert(
         mark: Added to `Task.reviews`.
 
     Raises:
-        ConfigError: the model does not know the product, or it has no calibration.
-        DataError: there is no good image of it, or one cannot be read.
+        ConfigError: the model does not know the product, or the product has no calibration.
+        DataError: no review is of a good image of the product, or an image cannot be read.
     """
     task = learn(inspector, product, reviews, checkpoint[STATE_KEY]["seed"])
     learned = inspector.schedule.tasks[task]
@@ -222,7 +222,7 @@ def apply(
         The tasks of the new versions.
 
     Raises:
-        MoLEFlowError: it fails; the checkpoint is unchanged.
+        MoLEFlowError: an expert cannot be replaced; the checkpoint is unchanged.
     """
     run, products = RunFolder.of(path), reviewed_products(reviews, product)
     with locked_for(path, run.root):
@@ -318,7 +318,7 @@ def preview(
         defects: Number of last confirmed defects to measure the recall on.
 
     Raises:
-        ConfigError: the model does not know a product, or it has no calibration.
+        ConfigError: the model does not know a product, or the product has no calibration.
         DataError: an image cannot be read.
     """
     result = Preview()

@@ -17,11 +17,11 @@ from moleflow_pl.features.position import NoPosition, PositionalGrid
 from moleflow_pl.features.region_of_interest import RegionsOfInterest, scores_inside
 from moleflow_pl.flow.spatial_nf import MoLESpatialAwareNF
 from moleflow_pl.model.arguments import ModelArguments
+from moleflow_pl.routing.distances import measure_distances
 from moleflow_pl.routing.image_features import ImageFeatures, RegionMeans
 from moleflow_pl.routing.novelty import ordinary_quantile, sample_patches
 from moleflow_pl.routing.prototypes import TaskPrototype
 from moleflow_pl.routing.router import NEAREST, PrototypeRouter
-from moleflow_pl.routing.seen import see
 from moleflow_pl.scoring.bank_search import BankVectors, projection_distance
 from moleflow_pl.scoring.memory_bank import MemoryBank, to_half_clamped
 from moleflow_pl.scoring.patch_scores import BankScore, PatchFeatures, PatchScore
@@ -67,7 +67,7 @@ class Inspector(nn.Module):
         position: Adds the position code; none by default.
         image_features: Input of the router; by default the mean of each region.
         bank_mb: Largest size of a task's memory banks together, where the score needs them.
-        routes: Whether the router decides; otherwise all images go to the first task.
+        routes: Whether the router chooses the task of an image; otherwise it is the first task.
 
     Attributes:
         schedule: The tasks, with their calibrations.
@@ -134,24 +134,24 @@ class Inspector(nn.Module):
         if not self.router.tasks:
             self.schedule.require_learned()
         joined = self.joined(features)
-        seen, distances = self.see(joined)
+        image_features, distances = self.measure_distances(joined)
         if task is not None:
             chosen = torch.full((len(features),), task, device=features.device)
         elif self.routes:
-            chosen = self.router.choose(distances, seen)
+            chosen = self.router.choose(distances, image_features)
         else:
             chosen = torch.zeros(len(features), dtype=torch.long, device=features.device)
         patch_scores = self._total(self.part_scores(features, joined, chosen), chosen)
         novelty_distance = self.novelty_distances(joined, distances, chosen)
         tasks, places = chosen.unique(return_inverse=True)
-        regions = [self.interest.of(task) for task in tasks.tolist()]
+        regions = [self.interest.for_task(task) for task in tasks.tolist()]
         score, patch_scores = scores_inside(patch_scores, self.image_score, regions, places)
         return Inspection(score, patch_scores, chosen, distances, novelty_distance)
 
-    def see(self, joined: Tensor) -> tuple[Tensor, Tensor]:
+    def measure_distances(self, joined: Tensor) -> tuple[Tensor, Tensor]:
         """Image features of joined features (B, h, w, D), and router distances (B, T)."""
-        regions = [self.interest.of(task) for task in self.router.tasks]
-        return see(self.router, self.image_features, joined, regions)
+        regions = [self.interest.for_task(task) for task in self.router.tasks]
+        return measure_distances(self.router, self.image_features, joined, regions)
 
     def novelty_distances(self, features: Tensor, distances: Tensor, chosen: Tensor) -> Tensor:
         """Distances (B, T) of joined features to good images of the chosen and the nearest tasks.
@@ -169,7 +169,7 @@ class Inspector(nn.Module):
         everywhere, distances_by_task = sample_patches(features), []
         for column in columns.unique().tolist():  # a matrix of each task
             task, these = tasks[column], images[columns == column]
-            region = self.interest.of(task)
+            region = self.interest.for_task(task)
             patches = (
                 everywhere[these] if region is None else sample_patches(features[these], region)
             )
@@ -200,12 +200,12 @@ class Inspector(nn.Module):
             search: Searches memory banks; by default among all their vectors.
         """
         given = self.score_input(features, joined)
-        return self.score.each(self.flow, given, task, search or self._bank_distance)
+        return self.score.part_scores(self.flow, given, task, search or self._bank_distance)
 
     def score_input(self, features: Tensor, joined: Tensor) -> PatchFeatures:
         """The input of patch scores, from the arguments of `part_scores`."""
-        apart = partial(self.extractor.groups.apart, features)
-        return PatchFeatures(self.position(joined), apart)
+        groups = partial(self.extractor.groups.split, features)
+        return PatchFeatures(self.position(joined), groups)
 
     def _total(self, scores: dict[str, Tensor], task: int | Tensor) -> Tensor:
         return self.score.total(scores, lambda name: self._scale(name, task))
@@ -261,13 +261,13 @@ class Inspector(nn.Module):
         }
 
     def _vectors(self, score: BankScore, bank: MemoryBank, task: int) -> BankVectors:
-        further = score.further(self.flow, bank.vectors, task)
-        further = None if further is None else to_half_clamped(further)
-        return BankVectors(bank.values, bank.factors, further)
+        derived = score.derive_channels(self.flow, bank.vectors, task)
+        derived = None if derived is None else to_half_clamped(derived)
+        return BankVectors(bank.values, bank.factors, derived)
 
     def _bank_distance(self, name: str, vectors: Tensor, task: int | Tensor, bank: int) -> Tensor:
         if not isinstance(task, Tensor):
-            region = self.interest.of(task)
+            region = self.interest.for_task(task)
             counted = None if region is None else region.places
             return projection_distance(vectors, self.search_banks(task)[name][bank], counted)
         scores = vectors.new_empty(vectors.shape[:-1])

@@ -80,7 +80,7 @@ class TaskLearner:
         patches = FeatureStatistics(inspector.extractor.dim)
         for batch in batches:
             joined = inspector.joined(inspector.features(batch))
-            patches.update(rows_of(inspector.position(joined), inspector.interest.of(task)))
+            patches.update(rows_of(inspector.position(joined), inspector.interest.for_task(task)))
         adapter.fit(patches.gathered())
 
     def loss(self, batch: Batch, task: int) -> tuple[Tensor, Tensor]:
@@ -101,7 +101,7 @@ class TaskLearner:
         features, position = self.inspector.features(batch), self.inspector.position
         joined = self.inspector.joined
         if "patches" not in batch:
-            return rows_of(position(joined(features)), self.inspector.interest.of(task))
+            return rows_of(position(joined(features)), self.inspector.interest.for_task(task))
         patches = batch["patches"].to(features.device)
         if features.ndim == 4:  # from the backbone: not sampled yet
             grid = tuple(features.shape[1:3])
@@ -109,7 +109,7 @@ class TaskLearner:
             features = features.flatten(1, 2)[rows, patches]
         else:
             grid = batch["grid"]
-        return position.at(joined(features), patches, grid)[:, None]
+        return position.at_patches(joined(features), patches, grid)[:, None]
 
     @torch.no_grad()
     def finish_task(
@@ -176,7 +176,9 @@ class TaskLearner:
             features = inspector.features(batch)
             scores = inspector.part_scores(features, inspector.joined(features), task)
             for name, values in scores.items():
-                by_part[name].append(rows_of(values, inspector.interest.of(task)).flatten().cpu())
+                by_part[name].append(
+                    rows_of(values, inspector.interest.for_task(task)).flatten().cpu()
+                )
         for name, memory in inspector.memory(task).items():
             values = torch.cat(gather(torch.cat(by_part[name])))
             scale = gather(values.median())[0]
@@ -197,7 +199,7 @@ class TaskLearner:
         inspector, result = self.inspector, TrainingScores()
         if not can_leave_out(inspector, origins):
             return result
-        region, name = inspector.interest.of(task), inspector.schedule.tasks[task].name
+        region, name = inspector.interest.for_task(task), inspector.schedule.tasks[task].name
         maps: list[Tensor] = []
         for batch, patches in scored_by_others(inspector, task, batches, origins):
             result.scores += inspector.image_score(rows_of(patches, region)).tolist()
@@ -254,7 +256,7 @@ def calibration_of(
         inspection = inspector.inspect(features, task)
         distances = inspection.novelty_distance[:, column]
         products = batch.get("product", [inspector.schedule.tasks[task].name] * len(features))
-        patches = rows_of(inspection.patch_scores, inspector.interest.of(task))
+        patches = rows_of(inspection.patch_scores, inspector.interest.for_task(task))
         calibration.add(inspection.score, patches, distances, products)
         calibration.images += batch.get("path", [])
     for batch in images:
@@ -266,7 +268,7 @@ def calibration_of(
 
 def damaged_distances(inspector: Inspector, task: int, images: Tensor) -> Tensor:
     """The largest novelty distance (B,) of images (B, 3, H, W) after any of the damages."""
-    region = inspector.interest.of(task)
+    region = inspector.interest.for_task(task)
     frame = None if region is None else region.frame((images.shape[2], images.shape[3]))
     changed = [damage_within(damage, images, frame) for damage in DAMAGES]
     damaged = [inspector.joined(inspector.extractor(pixels)) for pixels in changed]

@@ -147,7 +147,7 @@ def require_numbers(tensors: Mapping[str, Tensor], needed: int) -> None:
     So that a small file cannot make the model fill the memory.
 
     Raises:
-        CheckpointError: it holds fewer.
+        CheckpointError: the file holds fewer values.
     """
     stored = sum(tensor.numel() for tensor in tensors.values())
     if stored < needed:
@@ -238,7 +238,7 @@ def stored_arguments(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """The `ModelArguments` in a checkpoint, by name.
 
     Raises:
-        CheckpointError: one is missing.
+        CheckpointError: an argument is missing.
     """
     stored = checkpoint.get(HYPER_PARAMETERS) or {}
     names = [field.name for field in fields(ModelArguments)]

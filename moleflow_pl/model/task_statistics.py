@@ -45,7 +45,7 @@ class TaskStatistics:
 
     def update(self, features: Tensor) -> None:
         """Add the features (B, h, w, W) of a batch."""
-        inspector, region = self.inspector, self.inspector.interest.of(self.task)
+        inspector, region = self.inspector, self.inspector.interest.for_task(self.task)
         joined = inspector.joined(features)
         self.images.update(inspector.image_features(joined, region))
         self.ordinary.update(sample_patches(joined, region))

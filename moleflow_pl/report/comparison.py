@@ -73,7 +73,7 @@ def read_summary(run: Path) -> dict[str, Any]:
     """Read the `summary.json` of a run.
 
     Raises:
-        DataError: the run has none, or it has another schema.
+        DataError: the run has no summary, or the summary has another schema.
     """
     path, remedy = RunFolder(run).summary, "run `moleflow test` on its checkpoint"
     if not path.is_file():
@@ -97,7 +97,7 @@ def validate_summary(summary: Mapping[str, Any]) -> None:
     """Check the parts of a summary that a comparison reads.
 
     Raises:
-        CheckpointError: a part has another form.
+        CheckpointError: a part has the wrong type.
         KeyError: a part is missing.
     """
     validate(summary["tasks"], list[str], "tasks")

@@ -146,7 +146,7 @@ def matrix_rows(summary: Mapping[str, Any]) -> Iterator[list[Any]]:
 
 
 def require_decisions(products: Sequence[DecidedProduct]) -> None:
-    """Check that numbers which a product lacks together, such as without a threshold, are so.
+    """Check that numbers which depend on the same threshold are all given or all None.
 
     Raises:
         CheckpointError: only some of them are None.

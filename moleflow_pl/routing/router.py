@@ -67,7 +67,7 @@ class PrototypeRouter(nn.Module):
     Shape: features (N, D), or (N, R, D) of regions -> task ids (N,).
 
     Raises:
-        ConfigError: there is no such distance.
+        ConfigError: the distance is unknown.
 
     References: Lee et al. 2018, arXiv:1807.03888, section 2.1, for Mahalanobis prototypes.
 
@@ -211,7 +211,7 @@ def roots_of(precisions: Tensor) -> Tensor:
     """Roots L of precisions L L^T, (..., D, D).
 
     Raises:
-        LinAlgError: one holds NaN or infinity.
+        LinAlgError: a precision holds NaN or infinity.
     """
     # not by Cholesky: the covariance of few images may be singular
     values, vectors = torch.linalg.eigh(precisions)
@@ -239,7 +239,7 @@ def require_numbers(matrix: Tensor) -> Tensor:
     """Return a matrix unless it holds NaN or infinity.
 
     Raises:
-        LinAlgError: it does.
+        LinAlgError: the matrix holds NaN or infinity.
     """
     if not matrix.isfinite().all():
         raise torch.linalg.LinAlgError("NaN or infinity")

@@ -26,7 +26,7 @@ class BankVectors:
     Args:
         values: The vectors (M, C), or integers to be multiplied.
         factors: What the values are multiplied by, (M, 1).
-        further: Further channels of the vectors (M, E).
+        derived: Further channels of the vectors (M, E).
 
     Attributes:
         squares: Squared lengths of the vectors (M,).
@@ -39,9 +39,9 @@ class BankVectors:
     """
 
     def __init__(
-        self, values: Tensor, factors: Tensor | None = None, further: Tensor | None = None
+        self, values: Tensor, factors: Tensor | None = None, derived: Tensor | None = None
     ) -> None:
-        self.values, self.factors, self.further = values, factors, further
+        self.values, self.factors, self.derived = values, factors, derived
         parts = [self[start : start + CPU_VECTORS] for start in range(0, len(self), CPU_VECTORS)]
         self.squares = torch.cat([part.square().sum(1) for part in parts])
 
@@ -52,9 +52,9 @@ class BankVectors:
         """Some of the vectors (..., C + E), in float32."""
         vectors = self.values[places]
         vectors = (vectors if self.factors is None else vectors * self.factors[places]).float()
-        if self.further is None:
+        if self.derived is None:
             return vectors
-        return torch.cat((vectors, self.further[places].to(vectors)), -1)
+        return torch.cat((vectors, self.derived[places].to(vectors)), -1)
 
     def only(self, places: Tensor) -> BankVectors:
         """A bank of some of the vectors.
@@ -63,8 +63,8 @@ class BankVectors:
             places: Their indices, or which they are (M,), bool.
         """
         factors = None if self.factors is None else self.factors[places]
-        further = None if self.further is None else self.further[places]
-        return BankVectors(self.values[places], factors, further)
+        derived = None if self.derived is None else self.derived[places]
+        return BankVectors(self.values[places], factors, derived)
 
 
 def projection_distance(
@@ -135,12 +135,12 @@ def soft_projection_distance(
         >>> soft_projection_distance(torch.tensor([[[0.0, 3.0]]]), nearest[None, None])
         tensor([[3.]])
     """
-    apart = nearest - rows[:, :, None]
-    squared = torch.linalg.vector_norm(apart, dim=-1).square()
+    difference = nearest - rows[:, :, None]
+    squared = torch.linalg.vector_norm(difference, dim=-1).square()
     temperature = temperature_of(squared)[:, None, None]
     # all latents of an image may be in the bank
     temperature = temperature.clamp_min(torch.finfo(squared.dtype).tiny)
     # the excess gives the same weights, and never only infinite ones, whose softmax is NaN
     excess = squared - squared.amin(-1, keepdim=True)
     weights = torch.softmax(-excess / temperature, -1)
-    return torch.linalg.vector_norm((weights[..., None, :] @ apart)[..., 0, :], dim=-1)
+    return torch.linalg.vector_norm((weights[..., None, :] @ difference)[..., 0, :], dim=-1)

@@ -152,13 +152,13 @@ def farthest_in_pool(rows: Tensor, distances: Tensor, bound: float, most: int) -
         bound: Squared distance that no row outside the pool exceeds.
         most: Largest number of rows to choose.
     """
-    apart = torch.cdist(rows, rows).square()
+    squared = torch.cdist(rows, rows).square()
     picked: list[int] = []
     while len(picked) < most:
         farthest = int(distances.argmax())
         if picked and distances[farthest] < bound:
             break
         picked.append(farthest)
-        distances = torch.minimum(distances, apart[farthest])
+        distances = torch.minimum(distances, squared[farthest])
         distances[farthest] = -torch.inf
     return picked

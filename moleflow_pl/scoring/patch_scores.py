@@ -26,11 +26,11 @@ class PatchFeatures:
 
     Attributes:
         joined: Input of the flow: the groups of layers joined, position added (B, h, w, D).
-        apart: Returns each group separately, normalised, without position (B, h, w, C).
+        groups: Returns each group separately, normalised, without position (B, h, w, C).
     """
 
     joined: Tensor
-    apart: Callable[[], list[Tensor]]
+    groups: Callable[[], list[Tensor]]
 
 
 class Flow(Protocol):
@@ -113,10 +113,10 @@ class BankScore(PatchScore):
 
     def expand(self, flow: Flow, vectors: Tensor, task: Any) -> Tensor:
         """Expand stored vectors to those whose distances are measured."""
-        further = self.further(flow, vectors, task)
-        return vectors if further is None else torch.cat((vectors, further), -1)
+        derived = self.derive_channels(flow, vectors, task)
+        return vectors if derived is None else torch.cat((vectors, derived), -1)
 
-    def further(self, flow: Flow, vectors: Tensor, task: Any) -> Tensor | None:
+    def derive_channels(self, flow: Flow, vectors: Tensor, task: Any) -> Tensor | None:
         """Channels (..., E) that follow from stored vectors, and are compared too."""
         return None
 
@@ -141,7 +141,7 @@ class TwoDepthBankScore(BankScore):
         """Latents after the first half of the flow."""
         return [flow.encode_half(features.joined, task)]
 
-    def further(self, flow: Flow, vectors: Tensor, task: Any) -> Tensor:
+    def derive_channels(self, flow: Flow, vectors: Tensor, task: Any) -> Tensor:
         """Latents at the end of the flow."""
         return flow.finish(vectors, task)
 
@@ -156,4 +156,4 @@ class GroupBankScore(BankScore):
 
     def encode(self, flow: Flow, features: PatchFeatures, task: Any) -> list[Tensor]:
         """Features of each group, normalised."""
-        return features.apart()
+        return features.groups()

@@ -60,7 +60,7 @@ class ScoreParts:
         """Whether a task has to store banks or scales for its scores."""
         return self.are_scaled or bool(self.with_banks)
 
-    def each(
+    def part_scores(
         self, flow: Flow, features: PatchFeatures, task: Any, search: PartSearch
     ) -> dict[str, Tensor]:
         """The scores (B, h, w) of every part, in its own unit."""

@@ -62,7 +62,7 @@ class LoadedModel:
     digest: str = ""
     _given: dict[str, Predictor] = field(default_factory=dict)
 
-    def of(self, product: str | None) -> Predictor:
+    def predictor_for(self, product: str | None) -> Predictor:
         """The predictor for images that all show a product.
 
         Raises:
@@ -165,7 +165,7 @@ class Engine:
 
         Args:
             orders: The images.
-            predictor: From `model.of`.
+            predictor: From `model.predictor_for`.
             deadline: Of `time.monotonic`; an image that is still waiting then is not inspected.
 
         Returns:

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from moleflow_pl._internal.files import token, writing
-from moleflow_pl.data.image_forms import named
+from moleflow_pl.data.image_forms import as_data_error
 from moleflow_pl.data.images import open_content, upright_rgb
 from moleflow_pl.errors import DataError
 
@@ -37,7 +37,7 @@ class ImageStore:
             The image, RGB and upright, and the name of its format.
 
         Raises:
-            DataError: it is not an image, or has too many pixels.
+            DataError: the file is not an image, or has too many pixels.
         """
         if not content:
             raise DataError("this image cannot be used: the file is empty")
@@ -52,7 +52,7 @@ class ImageStore:
                     )
                 return upright_rgb(image), str(image.format)
 
-        return named(decode)
+        return as_data_error(decode)
 
     def save(self, content: bytes, form: str) -> str | None:
         """Store a file under a new name.
@@ -65,7 +65,7 @@ class ImageStore:
             Its path below the folder; None if none are kept.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: the file cannot be written.
         """
         if not self.keep:
             return None

@@ -60,10 +60,10 @@ class Arrived:
         self._place: str | None = None
 
     def prepare(self) -> PreparedImage:
-        """Decode it.
+        """Decode the image.
 
         Raises:
-            DataError: it is no image; it is named.
+            DataError: the file is not an image; the message names it.
         """
         try:
             image, self._form = self.store.decode(self.upload.content)
@@ -75,7 +75,7 @@ class Arrived:
         """Keep the image; the rows that record it, the inspection first.
 
         Raises:
-            OutputError: it cannot be kept.
+            OutputError: the image cannot be stored.
         """
         self._place = self.store.save(self.upload.content, self._form)
         inspection = inspection_of(
@@ -154,8 +154,8 @@ class Line:
             DataError: a file is not an image; the message names it.
             ConfigError: the model does not know the product.
             QueueFullError: too many images are waiting.
-            DeadlineError: it takes too long.
-            OutputError: they cannot be recorded.
+            DeadlineError: the inspection takes too long.
+            OutputError: the inspections cannot be recorded.
         """
         self.check_room(len(uploads))
         self._taken += len(uploads)
@@ -171,7 +171,7 @@ class Line:
         self, uploads: Sequence[Upload], source: str, product: str | None
     ) -> list[Inspection]:
         model, due = self.engine.model, time.monotonic() + self.deadline
-        predictor, columns = model.of(product), {"source": source, "model": model.digest}
+        predictor, columns = model.predictor_for(product), {"source": source, "model": model.digest}
         arrived = [Arrived(one, predictor, self.store, columns, self.sinks) for one in uploads]
         futures = self.engine.submit(arrived, predictor, due)
         try:

@@ -96,7 +96,7 @@ async def products(request: Request) -> dict[str, Any]:
     model = service_of(request).engine.model
     known = []
     for name in model.predictor.products:
-        decisions = model.of(name).decisions
+        decisions = model.predictor_for(name).decisions
         assert decisions.task is not None
         limits = decisions.limits.get(decisions.task)
         known.append({"name": name, "threshold": None if limits is None else limits.score})
@@ -208,7 +208,7 @@ def require_inspection(service: Service, number: int) -> Inspection:
     """An inspection with its map.
 
     Raises:
-        HTTPException: there is none of this number.
+        HTTPException: no inspection has this number.
     """
     with service.database.reading() as session:
         row = session.get(Inspection, number, options=[undefer(Inspection.patch_scores)])
@@ -221,7 +221,7 @@ def require_image(service: Service, number: int) -> tuple[Inspection, Path]:
     """An inspection and its image.
 
     Raises:
-        HTTPException: there is none, or its image was not kept.
+        HTTPException: no inspection has this number, or its image was not stored.
     """
     row = require_inspection(service, number)
     path = service.store.path(row.image_path)

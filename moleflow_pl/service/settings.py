@@ -166,7 +166,7 @@ def split(option: str, value: str, kinds: object) -> tuple[str, str]:
     """The kind and the address of a source or a sink.
 
     Raises:
-        ConfigError: there is no such kind, or no address.
+        ConfigError: the kind is unknown, or the address is missing.
     """
     kind, colon, address = value.partition(":")
     kinds[kind]  # type: ignore[index] # names the kinds that there are

@@ -12,7 +12,7 @@ from starlette.requests import HTTPConnection
 
 from moleflow_pl.inference.decisions import DecisionMaker
 from moleflow_pl.service.applications import begin
-from moleflow_pl.service.courier import Courier
+from moleflow_pl.service.delivery import Delivery
 from moleflow_pl.service.drift import DriftFollower
 from moleflow_pl.service.engine import Engine
 from moleflow_pl.service.health import Health, attend, lock_name
@@ -92,7 +92,7 @@ class Service:
             jobs.append(attend(self.database, lock, source.health, source.run))
         for sink in self.sinks:
             lock = lock_name("sink", sink.health.name)
-            jobs.append(attend(self.database, lock, sink.health, Courier(self.database, sink).run))
+            jobs.append(attend(self.database, lock, sink.health, Delivery(self.database, sink).run))
         for name, run in (("drift", self.follower.run), ("lessons", self.teacher.run)):
             jobs.append(attend(self.database, name, self.attendants[name], run))
         lock = lock_name("images", str(self.store.folder))

@@ -33,7 +33,7 @@ async def read_uploads(
         The images, and the other fields of the form that they came as; None without a form.
 
     Raises:
-        HTTPException: it is too large, too slow, or damaged.
+        HTTPException: the body is too large, too slow, or damaged.
     """
     form = request.headers.get("content-type", "").startswith(FORM)
     try:
@@ -53,7 +53,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     """Read a body that is an image.
 
     Raises:
-        HTTPException: it is too large.
+        HTTPException: the body is too large.
     """
     check_length(request, max_bytes)
     parts, total = [], 0
@@ -68,10 +68,10 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 async def read_form(
     request: Request, max_bytes: int, most: int
 ) -> tuple[list[Upload], dict[str, str]]:
-    """Read all files of a form, whatever their fields are called, and the fields that are none.
+    """Read all files of a form, whatever their fields are called, and its text fields.
 
     Raises:
-        HTTPException: there are none or too many, they are too large, or the form is invalid.
+        HTTPException: there are no files or too many, they are too large, or the form is invalid.
     """
     largest = LARGEST_FORM * max_bytes
     check_length(request, largest)
@@ -108,7 +108,7 @@ def check_length(request: Request, largest: int) -> None:
     """Check the length that a request declares.
 
     Raises:
-        HTTPException: it is too large.
+        HTTPException: the body is too large.
     """
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > largest:

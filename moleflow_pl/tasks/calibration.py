@@ -28,7 +28,7 @@ def middle(scores: Sequence[float]) -> float:
     """The median of scores.
 
     Raises:
-        ConfigError: there is no score, or none exceeds it.
+        ConfigError: there is no score, or no score exceeds the median.
 
     Example:
         >>> middle([1.0, 9.0, 2.0])
@@ -176,12 +176,12 @@ class Calibration:
         self.novelty_distances += novelty_distances.tolist()
         self.products += products
 
-    def of(self, product: str) -> Calibration:
+    def for_product(self, product: str) -> Calibration:
         """The calibration by the images of one product; by all images if none shows it.
 
         Example:
             >>> group = Calibration(scores=[1.0, 2.0, 3.0], products=["a", "b", "a"])
-            >>> group.of("a").scores, group.of("a+b").scores
+            >>> group.for_product("a").scores, group.for_product("a+b").scores
             ([1.0, 3.0], [1.0, 2.0, 3.0])
         """
         indices = [i for i, shown in enumerate(self.products) if shown == product]

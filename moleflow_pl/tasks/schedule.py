@@ -196,7 +196,7 @@ class TaskSchedule:
         """Check that there is a task to inspect images with.
 
         Raises:
-            CheckpointError: none is learned yet.
+            CheckpointError: no task is learned yet.
         """
         if self.learned:
             return
@@ -214,7 +214,7 @@ class TaskSchedule:
         """Check that one of the given products is learned or planned.
 
         Raises:
-            ConfigError: there are products, and none of them is.
+            ConfigError: products are given, and none of them is learned or planned.
         """
         given = [product for products in groups for product in products]
         known = [product for task in self.tasks for product in task.products]
@@ -228,7 +228,7 @@ class TaskSchedule:
         """Index of the learned task with this product, or of this name.
 
         Raises:
-            ConfigError: there is no such learned task.
+            ConfigError: no learned task has the product or the name.
         """
         for index in self.learned:
             if product in (self.tasks[index].name, *self.tasks[index].products):

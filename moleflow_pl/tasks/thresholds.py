@@ -130,13 +130,13 @@ def _limit_of(ordered: np.ndarray, rate: float) -> float:
     """The limit by ascending scores.
 
     Raises:
-        ConfigError: no score exceeds it.
+        ConfigError: no score exceeds the limit.
     """
     value = _quantile(ordered, rate)
     if not abs(value) <= LARGEST_SCORE:  # `not <=`, so that NaN does not pass
         raise ConfigError(
             f"the scores of {len(ordered)} images give the limit {value:g} at a rate of {rate:g}: "
-            "no score exceeds it, so all images would be normal; check these images"
+            "no score exceeds the limit, so all images would be normal; check these images"
         )
     return value
 
@@ -224,7 +224,7 @@ def check_rate(rate: float) -> None:
     """Check a false-alarm rate.
 
     Raises:
-        ConfigError: it is not a number from 1e-6 to below 1.
+        ConfigError: the rate is not a number from 1e-6 to below 1.
     """
     if not isinstance(rate, (int, float)) or not LOWEST_RATE <= rate < 1:
         raise ConfigError(

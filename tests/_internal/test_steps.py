@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 from rich.live import Live
 
-from moleflow_pl._internal.steps import Advance, shown_by, step, unseen
+from moleflow_pl._internal.steps import Advance, no_bar, showing_steps, step
 
 
 def test_a_step_has_a_bar_of_its_own_where_nobody_shows_it(
@@ -37,10 +37,10 @@ def test_a_step_is_shown_only_by_the_registered_display(
         seen.append((title, kind, total, unit))
         yield seen.append
 
-    with shown_by(show), step("test of a", "test", 3) as advance:
+    with showing_steps(show), step("test of a", "test", 3) as advance:
         advance(2)
     assert seen == [("test of a", "test", 3, "image"), 2]
-    with shown_by(unseen), step("b") as advance:
+    with showing_steps(no_bar), step("b") as advance:
         advance(1)
     assert capsys.readouterr().err == ""
     with step("c"):

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from moleflow_pl.callbacks.progress import blocking_limits, require_batches, saw_all
+from moleflow_pl.callbacks.progress import blocking_limits, require_batches, takes_every_batch
 from moleflow_pl.errors import ConfigError
 
 
@@ -41,7 +41,7 @@ def test_limits_that_would_stop_the_next_fit_at_once_are_taken_back(
 def test_limited_batches_are_distinguished_from_all(
     batches: list, loaders: Sequence, expected: bool
 ) -> None:
-    assert saw_all(batches, loaders) == expected
+    assert takes_every_batch(batches, loaders) == expected
 
 
 def test_limit_of_no_batch_is_refused_for_the_verb_that_it_limits() -> None:

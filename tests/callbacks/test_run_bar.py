@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from moleflow_pl import ContinualDataModule, MoLEFlow
-from moleflow_pl._internal.steps import shown_by, step
+from moleflow_pl._internal.steps import showing_steps, step
 from moleflow_pl.callbacks import EvaluationCallback
 from moleflow_pl.callbacks.run_bar import RunClock, RunProgressBar, in_words, work_of
 from moleflow_pl.tasks.schedule import TaskSchedule
@@ -103,7 +103,7 @@ def shown_of_an_epoch(bar: RunProgressBar) -> None:
     bar.on_train_batch_end(trainer, module, None, {"task": torch.zeros(4)}, 0)  # type: ignore[arg-type]
     bar.on_train_batch_end(trainer, module, None, {"task": torch.zeros(4)}, 1)  # type: ignore[arg-type]
     bar.on_train_epoch_end(trainer, module)  # type: ignore[arg-type]
-    with shown_by(bar.step), step("test of b", "test", 2) as advance:
+    with showing_steps(bar.step), step("test of b", "test", 2) as advance:
         advance(1)
 
 

@@ -31,11 +31,11 @@ def test_a_missing_checkpoint_of_another_run_is_an_error(tmp_path: Path) -> None
 
 def test_a_checkpoint_that_was_written_once_is_missed(tmp_path: Path) -> None:
     last, task = tmp_path / "last.ckpt", tmp_path / "tasks" / "00-a.ckpt"
-    assert cli.never_written(last)
-    assert not cli.never_written(task)
+    assert cli.has_no_checkpoint_yet(last)
+    assert not cli.has_no_checkpoint_yet(task)
     task.parent.mkdir()
     write_checkpoint(bare_checkpoint(), task)
-    assert not cli.never_written(last)  # the run got past its first task
+    assert not cli.has_no_checkpoint_yet(last)  # the run got past its first task
 
 
 def test_arguments_of_a_checkpoint_yield_to_the_config_and_to_the_command_line(

@@ -18,7 +18,7 @@ def test_groups_of_a_transformer_are_averaged_for_the_flow_and_those_of_a_cnn_jo
 )
 def test_each_group_is_normalised_by_itself(norm: str, expected: list[float]) -> None:
     groups = FeatureGroups((2, 2), seen=1, norm=norm)  # type: ignore[arg-type]
-    first, second = groups.apart(torch.tensor([3.0, 4.0, 300.0, 400.0]))
+    first, second = groups.split(torch.tensor([3.0, 4.0, 300.0, 400.0]))
     scale = 100 if norm == "none" else 1
     torch.testing.assert_close(first, torch.tensor(expected), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(second, scale * torch.tensor(expected), rtol=1e-4, atol=1e-4)

@@ -78,12 +78,12 @@ def test_a_region_is_found_again_after_it_changed_moved_or_was_loaded() -> None:
     regions.add(0, (2, 3))
     regions.add(1, (2, 3))
     other = copy.deepcopy(regions)
-    assert regions.of(0) is None
+    assert regions.for_task(0) is None
     regions.set(0, LEFT)
     regions.set(1, LEFT)
-    assert torch.equal(regions.of(0).inside, LEFT)  # type: ignore[union-attr]
-    assert regions.of(0) is regions.of(1)
-    assert regions.of(2) is None
+    assert torch.equal(regions.for_task(0).inside, LEFT)  # type: ignore[union-attr]
+    assert regions.for_task(0) is regions.for_task(1)
+    assert regions.for_task(2) is None
     other.load_state_dict(regions.state_dict())
-    assert torch.equal(other.of(1).inside, LEFT)  # type: ignore[union-attr]
-    assert regions.to(torch.float64).of(0).places.tolist() == [0, 3, 4]  # type: ignore[union-attr]
+    assert torch.equal(other.for_task(1).inside, LEFT)  # type: ignore[union-attr]
+    assert regions.to(torch.float64).for_task(0).places.tolist() == [0, 3, 4]  # type: ignore[union-attr]

@@ -124,7 +124,7 @@ def draw_memory(model: MoLEFlow, task: int, size: int = 20) -> None:
     """Give a task banks of random vectors, and scales."""
     inspector, generator = model.inspector, torch.Generator().manual_seed(task)
     grid, groups = torch.zeros(1, 1, 1, inspector.extractor.dim), inspector.extractor.groups
-    features = PatchFeatures(grid, lambda: groups.apart(torch.zeros(1, 1, 1, sum(groups.widths))))
+    features = PatchFeatures(grid, lambda: groups.split(torch.zeros(1, 1, 1, sum(groups.widths))))
     banks = {
         name: score.encode(inspector.flow, features, task)
         for name, score in inspector.score.with_banks.items()
@@ -154,7 +154,7 @@ def images_between(model: MoLEFlow, count: int = 12) -> torch.Tensor:
     inspector = model.inspector
     joined = inspector.joined(inspector.extractor(images))
     for task, part in enumerate((joined[: count // 2], joined[count // 2 :])):
-        rows = inspector.image_features(part, inspector.interest.of(task)).double()
+        rows = inspector.image_features(part, inspector.interest.for_task(task)).double()
         model.inspector.router.prototypes[str(task)].mean.copy_(rows.mean(0))
     model.inspector.router.forget()
     return images

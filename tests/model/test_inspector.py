@@ -117,9 +117,9 @@ def test_expanded_banks_of_many_products_stay_cached(tiny_model: Build) -> None:
 def test_an_outlier_beyond_half_precision_leaves_a_bank_finite(tiny_model: Build) -> None:
     inspector = with_tasks(tiny_model(score="depths", bank_mb=BANK_MB)).inspector
     inspector.flow.finish = lambda vectors, task: 1e6 * vectors.sign()
-    further = inspector.search_banks(0)["depths"][0].further
-    assert further.dtype == torch.half
-    assert further.abs().max() == torch.finfo(torch.half).max
+    derived = inspector.search_banks(0)["depths"][0].derived
+    assert derived.dtype == torch.half
+    assert derived.abs().max() == torch.finfo(torch.half).max
 
 
 @torch.no_grad()

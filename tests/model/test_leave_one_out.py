@@ -56,7 +56,7 @@ def test_training_image_scores_as_one_whose_patches_are_in_no_bank(size: int, pa
                 bank.factors.copy_(whole.factors[kept])
         with torch.no_grad():
             patches = model.inspector.patch_scores(FEATURES[image][None], 0)
-        region = model.inspector.interest.of(0)
+        region = model.inspector.interest.for_task(0)
         expected = model.inspector.image_score(rows_of(patches, region)).item()
         assert found.scores[image] == pytest.approx(expected, rel=1e-4)
 

@@ -58,7 +58,7 @@ def answers(inspector: Inspector, features: Tensor, tasks: Tensor) -> list[Tenso
     """All that an inspector says of a batch of several products."""
     with torch.inference_mode():
         joined = inspector.joined(features)
-        distances = inspector.see(joined)[1]
+        distances = inspector.measure_distances(joined)[1]
         novelty = inspector.novelty_distances(joined, distances, tasks)
         return [inspector.patch_scores(features, tasks), distances, novelty]
 

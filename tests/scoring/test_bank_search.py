@@ -57,9 +57,9 @@ def test_a_bank_is_searched_in_the_bytes_that_it_stores() -> None:
 
 
 def test_further_channels_count_as_the_others() -> None:
-    bank, further = filled(9), torch.randn(9, 3).half()
-    found = BankVectors(bank.values, bank.factors, further)
-    whole = torch.cat((bank.vectors, further.float()), 1)
+    bank, derived = filled(9), torch.randn(9, 3).half()
+    found = BankVectors(bank.values, bank.factors, derived)
+    whole = torch.cat((bank.vectors, derived.float()), 1)
     assert torch.equal(found[:], whole)
     latents = torch.randn(2, 3, 3, 11)
     plain = projection_distance(latents, BankVectors(whole))

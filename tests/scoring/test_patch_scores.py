@@ -57,7 +57,7 @@ def test_score_is_what_it_says(name: str, expected: float) -> None:
 
 def test_what_is_compared_beyond_the_bank_follows_from_it() -> None:
     rows = torch.tensor([[1.0, -40000.0]])
-    assert LatentBankScore().further(Doubling(), rows, 0) is None
+    assert LatentBankScore().derive_channels(Doubling(), rows, 0) is None
     assert torch.equal(LatentBankScore().expand(Doubling(), rows, 0), rows)
-    assert TwoDepthBankScore().further(Doubling(), rows, 0).tolist() == [[2, -80000]]
+    assert TwoDepthBankScore().derive_channels(Doubling(), rows, 0).tolist() == [[2, -80000]]
     assert TwoDepthBankScore().expand(Doubling(), rows, 0).tolist() == [[1, -40000, 2, -80000]]

@@ -43,7 +43,7 @@ def test_a_single_score_keeps_its_unit() -> None:
     parts = ScoreParts([Constant("a", 6.0)])
     assert not parts.are_scaled
     assert not parts.needs_memory
-    found = parts.each(None, FEATURES, 0, search)  # type: ignore[arg-type]
+    found = parts.part_scores(None, FEATURES, 0, search)  # type: ignore[arg-type]
     total = parts.total(found, lambda name: torch.tensor(2.0))
     assert torch.equal(total, torch.full((2, 1, 3), 6.0))
 
@@ -52,7 +52,7 @@ def test_several_scores_are_added_by_the_scales_of_each_image() -> None:
     parts = ScoreParts([Constant("a", 6.0), Stored()])
     assert parts.needs_memory
     assert list(parts.with_banks) == ["stored"]
-    found = parts.each(None, FEATURES, 10, search)  # type: ignore[arg-type]
+    found = parts.part_scores(None, FEATURES, 10, search)  # type: ignore[arg-type]
     scales = {"a": torch.tensor([2.0, 3.0]), "stored": torch.tensor([1.0, 7.0])}
     total = parts.total(found, scales.__getitem__)
     assert total[:, 0, 0].tolist() == [6 / 2 + 21, 6 / 3 + 21 / 7]

@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy import select
 
 from moleflow_pl.inference.decisions import DecisionMaker
-from moleflow_pl.service.courier import message_of
 from moleflow_pl.service.database import Audit, Database, Outbox
+from moleflow_pl.service.delivery import message_of
 from moleflow_pl.service.drift import DriftFollower, ask_restart, drifts
 from moleflow_pl.tasks.calibration import Calibration
 from moleflow_pl.tasks.schedule import TaskSchedule

@@ -131,8 +131,10 @@ def test_product_of_a_group_has_its_own_training_images() -> None:
     calibration = with_training()
     calibration.products[:10] = ["b"] * 10
     calibration.training.products[:150] = ["b"] * 150
-    assert len(calibration.of("b").training.scores) == 150
-    assert calibration.of("a").training.images == [f"train/{i}.png" for i in range(150, 200)]
+    assert len(calibration.for_product("b").training.scores) == 150
+    assert calibration.for_product("a").training.images == [
+        f"train/{i}.png" for i in range(150, 200)
+    ]
 
 
 def test_training_scores_survive_a_checkpoint() -> None:

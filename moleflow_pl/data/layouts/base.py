@@ -84,7 +84,7 @@ class RootedLayout:
         tree: The expected files, and where to get the data; part of every error message.
 
     Raises:
-        DataError: there is no such folder.
+        DataError: the folder does not exist.
     """
 
     name: ClassVar[str]

@@ -24,7 +24,7 @@ class MVTecLayout(RootedLayout):
     have any suffix of an image.
 
     Raises:
-        DataError: `root` is missing, or holds no such product.
+        DataError: `root` is missing, or holds no product in this layout.
     """
 
     tree: ClassVar[str] = """the expected tree:

@@ -35,7 +35,7 @@ class Sink(ABC):
 
         Raises:
             RefusedError: the receiver will never accept it.
-            Exception: it was not delivered; the delivery is retried later.
+            Exception: the message was not delivered; the delivery is retried later.
         """
 
     def close(self) -> None:  # noqa: B027 - most have nothing to close

@@ -46,7 +46,7 @@ class Source(ABC):
 
     @abstractmethod
     async def run(self) -> None:
-        """Bring images until it is cancelled; after an error it is restarted."""
+        """Inspect images until cancelled; after an error, the source is restarted."""
 
 
 SOURCES: Registry[type[Source]] = Registry("--source")

@@ -40,7 +40,7 @@ class FileState:
 
     @classmethod
     def of(cls, path: Path) -> FileState | None:
-        """The state of a file; None if there is none."""
+        """The state of a file; None if the path is not a file."""
         try:
             stat = path.stat()
         except OSError:
@@ -76,7 +76,7 @@ class FolderSource(Source):
         self._seen: set[tuple[str, int, int]] = set()
 
     async def run(self) -> None:
-        """Watch."""
+        """Watch the folder until cancelled."""
         self._seen = await asyncio.to_thread(self._load_seen)
         self._look_at(self._files())
         self.health.tell(True, "watching")

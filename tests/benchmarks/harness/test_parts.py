@@ -35,7 +35,7 @@ def test_nearest_vectors_are_no_farther_than_their_bank_says(study: Study) -> No
     maps = part_maps(study, RECIPE, 0, "b")
     inspector = study.load(RECIPE, 0, study.products).inspector
     with torch.inference_mode():
-        apart = inspector.extractor.groups.apart(study.features("b").test)
+        apart = inspector.extractor.groups.split(study.features("b").test)
         bank = inspector.search_banks(1)["groups"][0]
         vectors = bank[torch.arange(len(bank))]
         nearest = torch.cdist(apart[0].flatten(0, 2), vectors).amin(1)

@@ -12,7 +12,7 @@ from moleflow_pl.routing.image_features import ImageFeatures
 from moleflow_pl.routing.router import PrototypeRouter
 
 
-def see(
+def measure_distances(
     router: PrototypeRouter,
     image_features: ImageFeatures,
     features: Tensor,
@@ -32,20 +32,20 @@ def see(
         Image features (B, D) or (B, R, D) by the region of the nearest task, and distances (B, T).
     """
 
-    def measure(view: Tensor) -> Tensor:
+    def distances_of(view: Tensor) -> Tensor:
         distances = router.distances(view)
         return distances if columns is None else distances[:, columns]
 
     groups = groups_of(regions)
     views = [image_features(features, region) for region in groups]
-    distances = measure(views[0])
+    distances = distances_of(views[0])
     if len(groups) <= 1:
         return views[0], distances
     number = numbers_of(groups, distances.device)
     for i, view in enumerate(views[1:], start=1):
-        distances = torch.where(number == i, measure(view), distances)
+        distances = torch.where(number == i, distances_of(view), distances)
     nearest = number[distances.argmin(1)]
-    seen = views[0]
+    selected = views[0]
     for i, view in enumerate(views[1:], start=1):
-        seen = torch.where((nearest == i).reshape(-1, *[1] * (view.ndim - 1)), view, seen)
-    return seen, distances
+        selected = torch.where((nearest == i).reshape(-1, *[1] * (view.ndim - 1)), view, selected)
+    return selected, distances

@@ -20,7 +20,7 @@ POLL = 0.2  # seconds between two checks of the outbox
 KEPT = 24 * 3600.0  # seconds for which delivered rows stay
 
 
-class Courier:
+class Delivery:
     """Brings the rows of the outbox to a sink, at least once each.
 
     Args:

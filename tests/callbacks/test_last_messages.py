@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from moleflow_pl.callbacks.closing import decisions_table, fit_ending, next_steps, places
+from moleflow_pl.callbacks.last_messages import decisions_table, fit_ending, next_steps, places
 from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.tasks.oracle_scores import OracleScores
 from moleflow_pl.tasks.schedule import TaskSchedule

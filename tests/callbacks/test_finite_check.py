@@ -52,7 +52,7 @@ def test_a_training_step_waits_for_the_device_once(tmp_path: Path, data_root: Pa
     assert reads.steps > 1
     # a step looks at its task too, which stays on the host: on a CPU, that counts
     looks = {place: count / reads.steps for place, count in reads.places.items()}
-    assert sorted(place.partition(":")[0] for place in looks) == ["guard.py", "module.py"]
+    assert sorted(place.partition(":")[0] for place in looks) == ["finite_check.py", "module.py"]
     assert set(looks.values()) == {1.0}
 
 

@@ -1,12 +1,12 @@
 import torch
 from torch import nn
 
-from moleflow_pl._internal.undrawn import WithoutDrawing
+from moleflow_pl._internal.skip_init import SkipInit
 
 
 def test_layers_take_no_random_numbers_and_keep_what_is_fixed() -> None:
     state = torch.random.get_rng_state()
-    with WithoutDrawing():
+    with SkipInit():
         layers = nn.Sequential(nn.Linear(3, 5), nn.LayerNorm(5), nn.Conv2d(3, 2, 3))
         for draw in (nn.init.trunc_normal_, nn.init.normal_, nn.init.uniform_):
             draw(layers[0].weight)

@@ -37,12 +37,13 @@ def fit_ending(
         on_disk: Tasks whose test images are on disk.
         commands: Next commands, by purpose.
     """
-    gone = [
+    missing = [
         task.name
         for index, task in enumerate(schedule.tasks)
         if task.oracle_scores is not None and index not in on_disk and not task.replaced
     ]
-    lines = [f"not tested again, because their images are gone: {', '.join(gone)}"] if gone else []
+    lines = [f"not tested again, because their images are gone: {', '.join(missing)}"]
+    lines = lines if missing else []
     return [
         *lines,
         f"report: {run.page}",

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from moleflow_pl.service import courier as module
-from moleflow_pl.service.courier import Courier
+from moleflow_pl.service import delivery as module
 from moleflow_pl.service.database import Database, Outbox
+from moleflow_pl.service.delivery import Delivery
 from moleflow_pl.service.sinks.base import RefusedError, Sink
 from tests.helpers.service import an_inspection
 
@@ -45,11 +45,11 @@ def test_a_thousand_messages_wait_for_a_receiver_and_arrive_in_order(database: D
     post(database, names)
     receiver = Receiver()
     receiver.up = False
-    courier = Courier(database, receiver)
-    assert courier.deliver_some() < courier.deliver_some()  # it waits longer and longer
+    delivery = Delivery(database, receiver)
+    assert delivery.deliver_some() < delivery.deliver_some()  # it waits longer and longer
     assert (receiver.health.ok, receiver.taken) == (False, [])
     receiver.up = True
-    while courier.deliver_some() == 0:
+    while delivery.deliver_some() == 0:
         pass
     assert [message["image"] for message in receiver.taken] == names
     assert receiver.taken[0].items() >= {"event": "inspection", "id": 1, "product": "b"}.items()
@@ -64,7 +64,7 @@ def test_what_came_before_a_failure_is_not_sent_again(
 ) -> None:
     post(database, ["a", "b", "c"])
     receiver = Receiver()
-    courier = Courier(database, receiver)
+    delivery = Delivery(database, receiver)
     take = receiver.deliver
 
     def fails_at_b(message: dict[str, Any]) -> None:
@@ -73,16 +73,16 @@ def test_what_came_before_a_failure_is_not_sent_again(
         take(message)
 
     monkeypatch.setattr(receiver, "deliver", fails_at_b)
-    courier.deliver_some()
+    delivery.deliver_some()
     monkeypatch.undo()
-    courier.deliver_some()
+    delivery.deliver_some()
     assert [message["image"] for message in receiver.taken] == ["a", "b", "c"]
 
 
 def test_a_message_that_is_refused_is_noted_and_holds_up_nobody(database: Database) -> None:
     post(database, ["a", "poison.png", "c"])
     receiver = Receiver()
-    Courier(database, receiver).deliver_some()
+    Delivery(database, receiver).deliver_some()
     assert [message["image"] for message in receiver.taken] == ["a", "c"]
     with database.reading() as session:
         assert session.get(Outbox, 2).error == "refused with 422"
@@ -93,7 +93,7 @@ def test_each_sink_gets_its_own_and_events_that_are_no_inspection(database: Data
     with database.writing() as session:
         session.add(Outbox(sink="receiver:x", payload={"event": "drift"}))
     receiver = Receiver()
-    Courier(database, receiver).deliver_some()
+    Delivery(database, receiver).deliver_some()
     assert receiver.taken == [{"event": "drift"}]
 
 
@@ -102,6 +102,6 @@ def test_delivered_rows_do_not_stay_for_ever(
 ) -> None:
     monkeypatch.setattr(module, "KEPT", -1.0)
     post(database, ["a"])
-    Courier(database, Receiver()).deliver_some()
+    Delivery(database, Receiver()).deliver_some()
     with database.reading() as session:
         assert session.get(Outbox, 1) is None

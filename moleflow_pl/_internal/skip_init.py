@@ -1,4 +1,4 @@
-"""Modules built without their random numbers, because weights of a file replace them at once."""
+"""Building modules without random initial weights, which weights from a file replace at once."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ DRAWING: set[Callable[..., Any]] = {Tensor.normal_, Tensor.uniform_, Tensor.erfi
 DRAWING |= {init.normal_, init.uniform_, init.kaiming_uniform_}  # those that come as a whole
 
 
-class WithoutDrawing(TorchFunctionMode):
+class SkipInit(TorchFunctionMode):
     """Fill tensors with NaN where random numbers would be, so that one left over is noticed.
 
     Example:
         >>> import torch
         >>> state = torch.random.get_rng_state()
-        >>> with WithoutDrawing():
+        >>> with SkipInit():
         ...     layer = torch.nn.Linear(3, 3)
         >>> torch.equal(torch.random.get_rng_state(), state)
         True
@@ -34,7 +34,7 @@ class WithoutDrawing(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Call a function, unless it draws."""
+        """Call a function, unless it draws random numbers."""
         options = kwargs or {}
         if function in DRAWING:
             tensor: Tensor = args[0] if args else options["tensor"]

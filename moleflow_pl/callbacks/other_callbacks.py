@@ -32,7 +32,7 @@ REFUSED: dict[type[Callback], str] = {
 }
 
 
-def check_companions(trainer: Trainer) -> None:
+def check_callbacks(trainer: Trainer) -> None:
     """Raise ConfigError for a callback that does not work with several tasks, and name it."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         for refused, reason in REFUSED.items():
