@@ -1,4 +1,8 @@
-"""Checks of numbers in arguments."""
+"""Checks of numbers in arguments.
+
+jsonargparse's restricted types hold on the command line alone, and these checks in Python too.
+pydantic would be one more dependency; unless it is strict, it takes `True` and "3" for numbers.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Upgrades of checkpoints from earlier schemas; no other code reads them.
 
-No version has been released, so there are none yet. The first schema change after a release adds a
-function here and a fixture of the old schema to `tests/formats`.
+Schema 1 is the first. A change of a released schema adds a function here and a fixture of the old
+schema to `tests/formats`.
 """
 
 from __future__ import annotations

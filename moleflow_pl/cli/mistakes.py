@@ -1,4 +1,9 @@
-"""Usage errors in a few lines: what is wrong, what was probably meant, where all options are."""
+"""Usage errors in a few lines: what is wrong, what was probably meant, where all options are.
+
+argparse and jsonargparse pass an error to their `error` method as text alone, so patterns find the
+option and the value in it. A message that no pattern fits is shown as it is. `.ci/run` tests the
+patterns with the oldest and the newest jsonargparse that `setup.cfg` allows.
+"""
 
 from __future__ import annotations
 

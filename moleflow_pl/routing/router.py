@@ -62,7 +62,7 @@ class PrototypeRouter(nn.Module):
         distance: `mahalanobis`: the covariance of each task, as the method was published.
             `pooled`: one covariance within tasks, of all of them (streaming LDA).
             `euclidean`: no covariance. `shrunk`: the covariance of each task, shrunk towards its
-            mean variance.
+            mean variance; for novelty distances, see `Inspector`.
 
     Shape: features (N, D), or (N, R, D) of regions -> task ids (N,).
 
@@ -275,9 +275,3 @@ def mahalanobis_router(regions: int | None) -> PrototypeRouter:
 def euclidean_router(regions: int | None) -> PrototypeRouter:
     """The nearest prototype by the plain distance."""
     return PrototypeRouter("euclidean")
-
-
-@ROUTERS.add("shrunk")
-def shrunk_router(regions: int | None) -> PrototypeRouter:
-    """The nearest prototype by the shrunk covariance of each task."""
-    return PrototypeRouter("shrunk")

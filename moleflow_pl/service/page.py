@@ -76,7 +76,7 @@ def stream(request: Request) -> Response:
     """The decisions, with filters."""
     service = service_of(request)
     names = service.engine.model.predictor.products
-    last = last_number(service.database)  # before the rows: what comes later is told as an event
+    last = last_number(service.database)  # before the rows: what comes later is sent as an event
     return rendered(
         request, "stream.html", here="stream", products=names, last=last, **shown(request)
     )
@@ -124,7 +124,7 @@ async def recorded(request: Request, database: Database, last: int) -> AsyncIter
     Args:
         request: The request of the browser.
         database: The record.
-        last: The newest inspection that the browser knows; it is told at once of newer ones.
+        last: The newest inspection that the browser knows; newer ones are sent at once.
     """
     sent = time.monotonic()
     yield ": here\n\n"

@@ -1,4 +1,8 @@
-"""Draws the scores of a product's last inspections as SVG."""
+"""Draws the scores of a product's last inspections as SVG.
+
+matplotlib writes inline styles, which the security policy of the page forbids, and no links from
+points to inspections.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ def score_history(inspections: Sequence[Inspection], here: int) -> Markup:
     """Draw scores from left to right, the oldest first, and the threshold of the last.
 
     Each decision has a shape and a colour; each point links to its inspection. Colours come from
-    the style sheet, since the security policy forbids inline styles.
+    the style sheet.
 
     Args:
         inspections: Of one product, the oldest first; at least one.

@@ -84,6 +84,9 @@ def visit_of(connection: HTTPConnection) -> str:
 class Rates:
     """Rate limits by client: token buckets that refill at `rate` per second.
 
+    A package such as slowapi limits single routes, by decorators. Here one limit holds for all, and
+    `Guard` applies it before a body is read; a bucket takes a few lines.
+
     Args:
         rate: Requests per second; a burst may have twice as many.
     """

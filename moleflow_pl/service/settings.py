@@ -1,4 +1,8 @@
-"""The settings of a service."""
+"""The settings of a service.
+
+They are checked without pydantic, although FastAPI brings it: its errors name fields of a class,
+and a user needs the option, such as `--max-mb`. Each check is one line here.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lightning.pytorch import Trainer
@@ -10,6 +11,8 @@ from lightning.pytorch import Trainer
 from moleflow_pl import ContinualDataModule, MoLEFlow
 from moleflow_pl._internal.presets import preset_names
 from moleflow_pl.callbacks import EvaluationCallback, PredictionWriter, TaskSchedulerCallback
+from moleflow_pl.checkpoints.run_folder import RunFolder
+from moleflow_pl.cli import lightning
 from moleflow_pl.cli import main as cli
 from moleflow_pl.cli.help import GROUPS, TRAINER, VERBS, group_help, options, verb_help
 from moleflow_pl.cli.yaml_names import load_yaml
@@ -95,8 +98,15 @@ def test_fit_names_the_presets() -> None:
     assert re.split(r",\s+", shown) == preset_names()
 
 
-def test_the_trainers_options_are_lightnings() -> None:
-    assert set(TRAINER) <= set(inspect.signature(Trainer).parameters)
+def test_the_defaults_of_the_trainer_are_those_of_the_command_or_lightnings() -> None:
+    kind: Any = lambda *_, **settings: settings  # noqa: E731
+    command: Any = lightning.build([], kind)
+    parameters = inspect.signature(Trainer).parameters
+    # what None means: the bars of the run, and the table that the command writes itself
+    meaning = {"enable_progress_bar": True, "logger": RunFolder(Path("x")).curves.name}
+    for name, (shown, _) in TRAINER.items():
+        default = command["trainer_defaults"].get(name, parameters[name].default)
+        assert load_yaml(shown) == (meaning.get(name) if default is None else default), name
 
 
 def test_every_verb_of_lightning_has_its_help() -> None:
