@@ -32,9 +32,8 @@ from benchmarks.harness.card_learning import (
     resuming,
     waits,
 )
-from benchmarks.harness.cards import FULL, SMALL, Card
+from benchmarks.harness.cards import FULL, SMALL, Card, Session
 from benchmarks.harness.command_line import add_small_argument, script_parser
-from benchmarks.harness.guarded import Session
 from benchmarks.harness.report import Report
 
 MINUTES = 8.0

@@ -33,7 +33,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.harness.command_line import add_small_argument, script_parser, subject_parsers
-from benchmarks.harness.fits import draw_noise, learn
+from benchmarks.harness.fits import TINY, draw_noise, learn, random_images
 from benchmarks.harness.many_products import write_products
 from benchmarks.harness.measure import (
     PeakMemory,
@@ -54,11 +54,7 @@ LARGE: dict[str, Any] = {
     "backbone": "vit_base_patch14_dinov2", "image_size": 518, "backbone_weights": "random",
     **FEATURES,
 }  # fmt: skip
-SIDE = 64
-TINY: dict[str, Any] = {
-    "backbone": "test_vit", "layers": [0, 1], "image_size": SIDE, "backbone_weights": "random",
-    "coupling_layers": 2, "lora_rank": 4,
-}  # fmt: skip
+SIDE = TINY["image_size"]
 MOST_FIT_GB = 4.0
 WARM = 0.1  # share of the images after which everything is loaded
 MOST_PREDICT_MB = 20.0  # leaked heatmaps would take more: 12 kB each
@@ -192,8 +188,7 @@ def products(report: Report, count: int, small: bool, rounds: int = PRODUCT_ROUN
             for task in range(count):
                 many.inspector.novelty_router.root(task)  # computed once for a product
             draw = partial(torch.randint, count, (PRODUCT_BATCH,), generator=generator)
-            images = torch.randint(0, 256, (PRODUCT_BATCH, 3, *many.inspector.extractor.image_size))
-            images = images.to(torch.uint8)
+            images = random_images(many.inspector.extractor, PRODUCT_BATCH)
             one = Predictor.load(files[1], device="cpu")
             sides: dict[str, Callable[[], Any]] = {
                 "one": partial(inspect, one, images, torch.zeros(PRODUCT_BATCH, dtype=torch.long)),

@@ -31,9 +31,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.harness.command_line import add_small_argument, script_parser
+from benchmarks.harness.command_line import add_product_arguments, script_parser
 from benchmarks.harness.measure import PeakMemory
-from benchmarks.harness.plans import PRODUCTS
 from benchmarks.harness.products import (
     BATCH,
     ProductSource,
@@ -225,14 +224,12 @@ def row(name: str, product: str, facts: Facts | str) -> list[str]:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = script_parser(__doc__)
-    parser.add_argument("--root", help="data set in the layout of MVTec AD")
-    parser.add_argument("--products", nargs="+", default=list(PRODUCTS), metavar="PRODUCT")
+    add_product_arguments(parser)
     parser.add_argument("--rivals", nargs="+", metavar="NAME", help="parts of names (all)")
     parser.add_argument("--weights", default="random", help="of DINOv2's ViT-S/14 (%(default)s)")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of FastFlow (%(default)s)")
     parser.add_argument("--folder", type=Path, default=Path("runs/peers"), help="(%(default)s)")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="(%(default)s)")
-    add_small_argument(parser)
     # of one step, in this process: its name, the model's, and when the process was started
     parser.add_argument("--step", nargs=3, help=argparse.SUPPRESS)
     return parser.parse_args()

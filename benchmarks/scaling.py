@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness.command_line import add_small_argument, script_parser
+from benchmarks.harness.fits import TINY, random_images
 from benchmarks.harness.measure import PeakMemory, alternate
 from benchmarks.harness.report import Report, Row, benchmark
 from benchmarks.literal import FEATURES
@@ -70,10 +71,6 @@ VIT_S = {
     **FEATURES,
 }  # fmt: skip
 FULL = Sizes(VIT_S, {**VIT_S, "backbone": "vit_base_patch14_dinov2"})
-TINY = {
-    "backbone": "test_vit", "image_size": 64, "backbone_weights": "random", "layers": [0, 1],
-    "coupling_layers": 2, "lora_rank": 4,
-}  # fmt: skip
 SMALL = Sizes(TINY, TINY, experts=3, products=5, sealed=3, images=(1, 32), rounds=2)
 
 
@@ -99,12 +96,6 @@ def draw_prototypes(model: MoLEFlow, task: int) -> None:
         prototype.set(statistics)
 
 
-def random_images(model: MoLEFlow, count: int) -> Tensor:
-    """Images (N, 3, H, W), uint8."""
-    height, width = model.inspector.extractor.image_size
-    return torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8)
-
-
 def score(model: MoLEFlow, images: Tensor, tasks: Tensor) -> Tensor:
     """Score images by given experts; routing is measured by itself."""
     inspector = model.inspector
@@ -119,7 +110,7 @@ def score(model: MoLEFlow, images: Tensor, tasks: Tensor) -> Tensor:
 def throughput(report: Report, sizes: Sizes) -> None:
     """Many experts in turn, against one."""
     model, single = (untrained_model(sizes.model, tasks) for tasks in (sizes.experts, 1))
-    images = random_images(model, BATCH)
+    images = random_images(model.inspector.extractor, BATCH)
     for task in range(sizes.experts):
         model.inspector.novelty_router.root(task)  # computed once for a product
     # hardly any expert of a batch is merged already
@@ -142,7 +133,8 @@ def routing(report: Report, sizes: Sizes) -> None:
     for task in range(sizes.products):
         draw_prototypes(knowing, task)
     many = knowing.inspector
-    image, features = random_images(single, 1), torch.randn(1, *single.inspector.extractor.shape)
+    extractor = single.inspector.extractor
+    image, features = random_images(extractor, 1), torch.randn(1, *extractor.shape)
 
     def route() -> None:
         seen = many.image_features(features)
@@ -153,7 +145,7 @@ def routing(report: Report, sizes: Sizes) -> None:
     seconds = alternate({"route": route, "image": score_one}, rounds=sizes.rounds)
     note = (
         f"{1000 * seconds['route']:.2f} ms of {1000 * seconds['image']:.0f} ms, "
-        f"D = {single.inspector.extractor.dim}; the pair of nearest products was cached"
+        f"D = {extractor.dim}; the pair of nearest products was cached"
     )
     share = 100 * seconds["route"] / seconds["image"]
     what = f"routing among {sizes.products:,} products"
@@ -164,7 +156,7 @@ def disk(report: Report, sizes: Sizes) -> None:
     """Size of an expert file with prototypes and calibration."""
     model = untrained_model(sizes.disk_model, 0)
     model.schedule.extend([["product"]], epochs=1)
-    batches: list[Batch] = [{"image": random_images(model, 8)}]
+    batches: list[Batch] = [{"image": random_images(model.inspector.extractor, 8)}]
     model.learner.begin_task(0)
     model.learner.finish_task(0, batches)
     model.schedule.tasks[0].epochs_done = 1

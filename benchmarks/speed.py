@@ -50,7 +50,7 @@ from benchmarks.harness.beside_backbone import (
     time_starting,
 )
 from benchmarks.harness.command_line import add_small_argument, script_parser, subject_parsers
-from benchmarks.harness.fits import draw_noise, learn
+from benchmarks.harness.fits import draw_noise, learn, random_images
 from benchmarks.harness.measure import alternate
 from benchmarks.harness.report import Report, Row, benchmark
 from benchmarks.harness.together import time_together
@@ -136,8 +136,7 @@ class LiteralFit:
 
     def __init__(self, extractor: PatchExtractor, count: int) -> None:
         self.extractor = extractor
-        height, width = extractor.image_size
-        self.images = torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8)
+        self.images = random_images(extractor, count)
         self.flow = literal_flow(extractor.dim, tasks=2)
         self.parameters = self.flow.trainable(1)
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-4, weight_decay=1e-4)

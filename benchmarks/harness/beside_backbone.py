@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.harness.fits import draw_noise, learn, read_preset
+from benchmarks.harness.fits import TINY, draw_noise, learn, random_images, read_preset
 from benchmarks.harness.many_products import bank_widths, write_products
 from benchmarks.harness.measure import alternate
 from benchmarks.harness.report import Report, Row
@@ -60,10 +60,9 @@ class Setting:
 
 def measured_models(small: bool) -> list[Setting]:
     """The models: those of the presets for MVTec AD at three sizes, and that of the demo."""
-    random = {"backbone_weights": "random"}
     if small:
-        tiny = {"backbone": "test_vit", "image_size": 64, "layers": [[0], [1]], "score": "groups"}
-        return [Setting("tiny ViT", {**tiny, **random}, [2])]
+        return [Setting("tiny ViT", {**TINY, "layers": [[0], [1]], "score": "groups"}, [2])]
+    random = {"backbone_weights": "random"}
     mvtec, demo = ({**read_preset(name)["model"], **random} for name in ("mvtec", "demo"))
     vit_s = {**mvtec, "backbone": "vit_small_patch14_dinov2"}
     return [
@@ -100,7 +99,7 @@ def time_inspecting(report: Report, chosen: Sequence[Setting]) -> None:
             extractor = predictor.inspector.extractor
             height, width = extractor.image_size
             for count in setting.batches:
-                images = torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8)
+                images = random_images(extractor, count)
                 batch = [PreparedImage(image, (height, width)) for image in images]
                 sides: dict[str, Callable[[], Any]] = {
                     "whole": partial(decide, predictor, batch),
@@ -140,8 +139,7 @@ def time_learning(report: Report, chosen: Sequence[Setting], images: int, epochs
 
 def backbone_seconds(extractor: PatchExtractor, images: int) -> float:
     """Seconds of the backbone for an image, as a median over some batches."""
-    size = (min(LEARNING_BATCH, images), 3, *extractor.image_size)
-    pixels = torch.randint(0, 256, size, dtype=torch.uint8)
+    pixels = random_images(extractor, min(LEARNING_BATCH, images))
     with torch.inference_mode():
         seconds = alternate({"backbone": partial(extractor, pixels)})
     return seconds["backbone"] / len(pixels)

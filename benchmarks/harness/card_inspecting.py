@@ -1,4 +1,7 @@
-"""Inspecting on a device: speed, share of the card's peak, memory, layout, exported files."""
+"""Inspecting on a device: speed, share of the card's peak, memory, layout, exported files.
+
+For `benchmarks.gpu`.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.harness.cards import Card, noise, operations
-from benchmarks.harness.guarded import Session
+from benchmarks.harness.cards import Card, Session, noise, operations
 from moleflow_pl import MoLEFlow, PatchExtractor
 from moleflow_pl.export.pipeline import export_checkpoint
 from moleflow_pl.features.extractor import has_bfloat16

@@ -1,4 +1,7 @@
-"""Learning on a device: precisions, resuming, two processes, waits, copies, speed."""
+"""Learning on a device: precisions, resuming, two processes, waits, copies, speed.
+
+For `benchmarks.gpu`.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.harness.cards import SMALL, Card, auroc_of, draw_products, noise
+from benchmarks.harness.cards import SMALL, Card, Session, auroc_of, draw_products, noise
 from benchmarks.harness.fits import new_trainer
-from benchmarks.harness.guarded import Session
 from benchmarks.harness.waits import StepReads
 from moleflow_pl import ContinualDataModule, MoLEFlow, Predictor
 from moleflow_pl.checkpoints.io import read_checkpoint

@@ -1,10 +1,15 @@
-"""A device, the models that run on it in benchmarks, and how its time and memory are measured."""
+"""A device, its models, its time and memory, and a session that survives failures.
+
+For `benchmarks.gpu`.
+"""
 
 from __future__ import annotations
 
+import json
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +19,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.harness.report import Report, Row, about
 from moleflow_pl import MoLEFlow
+from moleflow_pl.errors import is_out_of_memory
 from moleflow_pl.metrics.image import auroc
 
+FAILED = float("nan")  # misses every limit
 STRIPES, DEFECT = 8, 6  # width of stripes and side of defects, in pixels of an image of 64
 LIMIT_ROUNDS = 5
 
@@ -175,3 +183,62 @@ def auroc_of(scores: Mapping[str, Sequence[float]]) -> float:
     area = auroc(values, labels)
     assert area is not None
     return area
+
+
+class Session:
+    """Runs parts one after another; a failure is recorded, and the next part runs.
+
+    Args:
+        report: Receives the figures.
+        seconds: Time for all parts; parts that would begin later are left out.
+        now: Returns the time in seconds.
+
+    Attributes:
+        failures: What failed, by part, with its traceback.
+    """
+
+    def __init__(
+        self, report: Report, seconds: float, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.report = report
+        self.failures: dict[str, str] = {}
+        self._now, self._end = now, now() + seconds
+
+    @property
+    def seconds_left(self) -> float:
+        """Remaining time."""
+        return self._end - self._now()
+
+    def add(self, what: str, value: float | None, unit: str = "", **options: Any) -> None:
+        """Add a figure."""
+        self.report.add(Row(what, value, unit, **options))
+
+    def run(self, name: str, part: Callable[[], object]) -> bool:
+        """Run a part; return whether it finished."""
+        if self.seconds_left <= 0:
+            self.add(name, None, note="left out: no time left")
+            return False
+        try:
+            part()
+        except Exception as error:  # any failure: the next part may work
+            if is_out_of_memory(error):
+                self.add(name, None, note="out of memory")
+                return False
+            self.failures[name] = traceback.format_exc()
+            text = " ".join(str(error).split())[:120]
+            self.add(name, FAILED, least=0, note=f"failed: {type(error).__name__}: {text}")
+            return False
+        return True
+
+    def write(self, path: Path, more: Mapping[str, Any] | None = None) -> None:
+        """Write all figures, failures, the machine, the versions and more facts as JSON."""
+        rows = [
+            {**asdict(row), "value": None if row.value != row.value else row.value,
+             "holds": row.holds}
+            for row in self.report.rows
+        ]  # fmt: skip
+        content = {
+            **about(self.report.name), **(more or {}), "rows": rows, "failures": self.failures,
+        }  # fmt: skip
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content, indent=1), encoding="utf-8")

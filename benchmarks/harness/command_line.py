@@ -1,4 +1,7 @@
-"""Command lines: the parser of every script, arguments of studies, and the studies they ask for."""
+"""Command lines: the parser of every script, arguments of studies, and the studies they ask for.
+
+For all scripts.
+"""
 
 from __future__ import annotations
 
@@ -42,6 +45,16 @@ def add_small_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_product_arguments(parser: argparse.ArgumentParser) -> None:
+    """Products, where their images are, and whether they are few."""
+    parser.add_argument("--root", help="data set in the layout of MVTec AD")
+    parser.add_argument(
+        "--products", nargs="+", default=list(PRODUCTS), metavar="PRODUCT",
+        help=f"{', '.join(IN_PACKAGE)} from elpv-dataset, others from --root (%(default)s)",
+    )  # fmt: skip
+    add_small_argument(parser)
+
+
 def add_study_arguments(parser: argparse.ArgumentParser, only: str | None = None) -> None:
     """Products, backbones, seeds, and where results go.
 
@@ -49,11 +62,7 @@ def add_study_arguments(parser: argparse.ArgumentParser, only: str | None = None
         parser: Takes the arguments.
         only: Key of the backbone, where there is no choice.
     """
-    parser.add_argument("--root", help="data set in the layout of MVTec AD")
-    parser.add_argument(
-        "--products", nargs="+", default=list(PRODUCTS), metavar="PRODUCT",
-        help=f"{', '.join(IN_PACKAGE)} from elpv-dataset, others from --root (%(default)s)",
-    )  # fmt: skip
+    add_product_arguments(parser)
     parser.add_argument("--seeds", type=int, nargs="+", metavar="SEED")
     parser.add_argument(
         "--backbones", nargs="+", choices=[only] if only else list(BACKBONES),
@@ -64,7 +73,6 @@ def add_study_arguments(parser: argparse.ArgumentParser, only: str | None = None
         "--folder", type=Path, default=Path("runs/accuracy"),
         help="features, runs and results of one version; a stopped study resumes (%(default)s)",
     )  # fmt: skip
-    add_small_argument(parser)
 
 
 def add_judged_argument(parser: argparse.ArgumentParser) -> None:

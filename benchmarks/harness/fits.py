@@ -1,4 +1,7 @@
-"""Models for benchmarks: presets, trainers, finished runs, and images of noise to learn from."""
+"""Models for benchmarks: presets, trainers, finished runs, and images of noise to learn from.
+
+For all scripts that learn or load models.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from lightning.pytorch import Callback, Trainer
 from PIL import Image
+from torch import Tensor
 
-from moleflow_pl import ContinualDataModule, MoLEFlow
+from moleflow_pl import ContinualDataModule, MoLEFlow, PatchExtractor
 from moleflow_pl.callbacks import RunCheckpoint, TaskSchedulerCallback
 from moleflow_pl.checkpoints.io import read_checkpoint
 from moleflow_pl.checkpoints.schema import CONFIG_KEY
 
 PRESETS = Path(__file__).parents[2] / "configs"
+# a model whose figures mean nothing
+TINY: dict[str, Any] = {
+    "backbone": "test_vit", "image_size": 64, "backbone_weights": "random", "layers": [0, 1],
+    "coupling_layers": 2, "lora_rank": 4,
+}  # fmt: skip
 
 
 def read_preset(name: str | Path) -> dict[str, Any]:
@@ -90,3 +100,8 @@ def draw_noise(root: Path, side: int, products: Mapping[str, int]) -> None:
             for i in range(images):
                 pixels = generator.integers(0, 256, (side, side, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(where / f"{i:04d}.bmp")
+
+
+def random_images(extractor: PatchExtractor, count: int) -> Tensor:
+    """Images of noise (N, 3, H, W), uint8, at the size of a backbone."""
+    return torch.randint(0, 256, (count, 3, *extractor.image_size), dtype=torch.uint8)

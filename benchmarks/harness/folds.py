@@ -1,4 +1,7 @@
-"""Cross-fitting: each good image is scored by an expert that was learned without it."""
+"""Cross-fitting: each good image is scored by an expert that was learned without it.
+
+For `folds` of `benchmarks.decisions`.
+"""
 
 from __future__ import annotations
 

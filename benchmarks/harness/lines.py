@@ -1,4 +1,7 @@
-"""Lines of a table over seeds and orders: means, spreads, differences with their intervals."""
+"""Lines of a table over seeds and orders: means, spreads, differences with their intervals.
+
+For `benchmarks.accuracy`.
+"""
 
 from __future__ import annotations
 

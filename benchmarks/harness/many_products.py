@@ -1,4 +1,7 @@
-"""A checkpoint of many products, each with tensors of its own, written without holding them all."""
+"""A checkpoint of many products, each with tensors of its own, written without holding them all.
+
+For `products` of `benchmarks.memory`, and what is beside the backbone in `benchmarks.speed`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Time of alternatives in alternating runs, and memory of this process or of a fresh one."""
+"""Time of alternatives in alternating runs, and memory of this process or of a fresh one.
+
+For `benchmarks.speed`, `memory`, `scaling` and `peers`.
+"""
 
 from __future__ import annotations
 

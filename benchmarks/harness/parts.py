@@ -1,4 +1,7 @@
-"""What each part of a score says of the same patches, apart, and with other draws of its banks."""
+"""What each part of a score says of the same patches, apart, and with other draws of its banks.
+
+For `parts`, `image-score` and `draws` of `benchmarks.ablation`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Plans of studies as data: backbones, recipes, limits. For every script with studies."""
+"""Plans of studies as data: backbones, recipes, limits.
+
+For `benchmarks.accuracy`, `ablation`, `drift`, and `folds` of `benchmarks.decisions`.
+"""
 
 from __future__ import annotations
 

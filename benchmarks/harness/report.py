@@ -1,4 +1,7 @@
-"""Figures of a benchmark with their limits: a table, a line of JSON, an exit code."""
+"""Figures of a benchmark with their limits: a table, a line of JSON, an exit code.
+
+For all scripts.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""One interface to MoLE-Flow and to models of anomalib, to compare them."""
+"""One interface to MoLE-Flow and to models of anomalib, to compare them.
+
+For `benchmarks.peers`.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 A result is a small JSON file named by a hash of everything it depends on, a fit is a run folder
 with its checkpoints, and features are shared on disk. On a given base, an expert depends only on
 seed and product, so orders that begin with the same product give the same figures.
+
+For `benchmarks.accuracy`, `ablation`, `drift`, and `folds` of `benchmarks.decisions`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Thresholds judged by test images: false alarms against chance, and defective images found."""
+"""Thresholds judged by test images: false alarms against chance, and defective images found.
+
+For `run`, `thresholds`, `redrawn` and `folds` of `benchmarks.decisions`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Training steps of processes that share the cores, each with a thread of torch for every core."""
+"""Training steps of processes that share the cores, each with a thread of torch for every core.
+
+For `together` of `benchmarks.speed`.
+"""
 
 from __future__ import annotations
 

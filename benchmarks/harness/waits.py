@@ -1,4 +1,7 @@
-"""Finds where the host waits for the device: values that are read back from tensors."""
+"""Finds where the host waits for the device: values that are read back from tensors.
+
+For `benchmarks.gpu`.
+"""
 
 from __future__ import annotations
 

@@ -6,8 +6,7 @@ import torch
 
 from benchmarks import gpu
 from benchmarks.harness import card_learning
-from benchmarks.harness.cards import SMALL, Card, auroc_of
-from benchmarks.harness.guarded import Session
+from benchmarks.harness.cards import SMALL, Card, Session, auroc_of
 from benchmarks.harness.report import Report
 from tests.helpers.benchmarks import run_script
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.harness.guarded import Session
+from benchmarks.harness.cards import Session
 from benchmarks.harness.report import Report
 
 
