@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -25,6 +27,7 @@ from moleflow_pl.service.security import SESSION, Guard
 from moleflow_pl.service.state import Service, service_of
 
 SETTINGS = "MOLEFLOW_SERVE"  # variable of the processes of `--workers`
+THREADS = 32  # for calls that block, such as those of the database
 TEMPLATES = Path(__file__).parent / "templates"
 # (error, status, seconds until a retry makes sense); the first match counts
 STATUSES: tuple[tuple[type[Exception], int, int | None], ...] = (
@@ -46,6 +49,8 @@ def make_app(service: Service) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        threads = ThreadPoolExecutor(THREADS, "service")
+        asyncio.get_running_loop().set_default_executor(threads)
         with refusing_after_sigterm(service):
             service.start()
             yield
@@ -107,7 +112,7 @@ async def login_page(request: Request) -> HTMLResponse:
     return HTMLResponse(pages.get_template("login.html").render(form=keys.form_token(request)))
 
 
-async def login(request: Request, token: str = Form(""), form: str = Form("")) -> Response:
+def login(request: Request, token: str = Form(""), form: str = Form("")) -> Response:
     """Check the token of a person, and set a cookie that stands for it."""
     service = service_of(request)
     if not service.keys.is_form_token(request, form) or not service.keys.is_token(token):

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, joinedload
 
 from moleflow_pl.service.database import Database, Outbox
 from moleflow_pl.service.health import wait_after
+from moleflow_pl.service.own_thread import OwnThread
 from moleflow_pl.service.records import as_json
 from moleflow_pl.service.sinks.base import RefusedError, Sink
 
@@ -30,15 +31,19 @@ class Delivery:
 
     def __init__(self, database: Database, sink: Sink) -> None:
         self.database, self.sink = database, sink
-        self._failures = 0
+        self._failures, self._ending = 0, False
+        self._done: dict[int, str | None] = {}  # delivered, not noted yet: why it was refused
+        self._thread = OwnThread(sink.health.name)
 
     async def run(self) -> None:
-        """Deliver for ever."""
+        """Deliver until it is cancelled; after an error it can be called again."""
+        self._ending = False
         try:
             while True:
-                await asyncio.sleep(await asyncio.to_thread(self.deliver_some))
+                await asyncio.sleep(await self._thread.call(self.deliver_some))
         finally:
-            self.sink.close()
+            self._ending = True  # after the message that is being delivered
+            await self._thread.call(self.sink.close)
 
     def deliver_some(self) -> float:
         """Deliver waiting messages, up to the first failure.
@@ -46,19 +51,21 @@ class Delivery:
         Returns:
             Seconds until there may be more to do.
         """
+        self._note()  # after an error of the database
         messages = self._waiting()
-        done: dict[int, str | None] = {}
         try:
             for key, message in messages:
-                done[key] = self._deliver(message)
+                if self._ending:
+                    break
+                self._done[key] = self._deliver(message)
         except Exception as error:  # a receiver can fail in any way
             self._failures += 1
             self.sink.health.tell(False, f"{error or type(error).__name__}; retrying")
-            self._note(done, failed=messages[len(done)][0], reason=str(error))
+            self._note(failed=messages[len(self._done)][0], reason=str(error))
             return wait_after(self._failures)
         self._failures = 0
         self.sink.health.tell(True, "delivering")
-        self._note(done)
+        self._note()
         return 0.0 if len(messages) == AT_ONCE else POLL
 
     def _deliver(self, message: dict[str, Any]) -> str | None:
@@ -76,7 +83,8 @@ class Delivery:
             rows = session.scalars(query.options(joinedload(Outbox.inspection)))
             return [(row.id, message_of(row)) for row in rows]
 
-    def _note(self, done: dict[int, str | None], failed: int = 0, reason: str = "") -> None:
+    def _note(self, failed: int = 0, reason: str = "") -> None:
+        done = self._done
         if not done and not failed:
             return
         with self.database.writing() as session:
@@ -89,6 +97,7 @@ class Delivery:
                 mark(session, [failed], error=reason)
             old = (Outbox.sink == self.sink.health.name, Outbox.delivered < time.time() - KEPT)
             session.execute(delete(Outbox).where(*old))
+        self._done = {}
 
 
 def mark(session: Session, keys: Sequence[int], **values: Any) -> None:

@@ -6,14 +6,15 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from moleflow_pl.service.database import Database
 from moleflow_pl.service.locks import BusyError, exclusive
+from moleflow_pl.service.own_thread import OwnThread
 
 logger = logging.getLogger(__name__)
 
@@ -79,24 +80,34 @@ def lock_name(kind: str, name: str) -> str:
 async def attend(
     database: Database, lock: str, health: Health, run: Callable[[], Awaitable[None]]
 ) -> None:
-    """Run a function for ever, in one process at a time, and restart it after any failure."""
+    """Run a function for ever, in one process at a time, and restart it after any failure.
+
+    The wait before a restart grows with each failure, until the function has run for as long as the
+    longest wait.
+    """
     failures = 0
     while True:
-        held = exclusive(database, lock)
-        entered = False
+        began = time.monotonic()
         try:
-            await asyncio.to_thread(held.__enter__)
-            entered = True
-            failures = 0
-            await run()
+            async with holding(database, lock):
+                await run()
         except BusyError:
             health.tell(True, "another process does it")
             await asyncio.sleep(RETRY_SECONDS)
+            continue
         except Exception as error:  # any failure: the service continues
-            failures += 1
             health.tell(False, str(error) or type(error).__name__)
-            await asyncio.sleep(wait_after(failures))
-        finally:
-            if entered:
-                with suppress(Exception):
-                    held.__exit__(None, None, None)
+        failures = 1 if time.monotonic() - began > LONGEST_WAIT else failures + 1
+        await asyncio.sleep(wait_after(failures))
+
+
+@asynccontextmanager
+async def holding(database: Database, lock: str) -> AsyncIterator[None]:
+    """As `exclusive`, for the event loop: the database is asked in another thread."""
+    held, thread = exclusive(database, lock), OwnThread(lock)
+    try:
+        await thread.call(held.__enter__)
+        yield
+    finally:
+        with suppress(Exception):
+            await thread.call(held.__exit__, None, None, None)

@@ -177,14 +177,14 @@ class Line:
         try:
             groups = await asyncio.gather(*map(asyncio.wrap_future, futures))
         except BaseException:
-            discard(arrived, futures)
+            await asyncio.shield(asyncio.to_thread(discard, arrived, futures))
             raise
         # from here on the rows may be written, even if the request is cancelled
         every = [row for rows in groups for row in rows]
         try:
             await asyncio.shield(asyncio.wrap_future(self.recorder.add(*every)))
         except OutputError:
-            discard(arrived, futures)
+            await asyncio.to_thread(discard, arrived, futures)
             raise
         inspections = [rows[0] for rows in groups]
         for inspection in inspections:

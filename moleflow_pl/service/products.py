@@ -36,7 +36,7 @@ FEWEST_IMAGES = 2
 LOOK = 1.0  # seconds between two checks of the progress
 LONGEST_REASON = 500  # characters of an error
 
-PROGRESS = "progress.json"  # progress of a job, in its folder
+PROGRESS, LOG = "progress.json", "log.txt"  # of a job, in its folder
 State = Literal["waits", "learns", "learned", "failed"]
 
 
@@ -160,10 +160,8 @@ class Teacher:
     async def learn(self, job: Job) -> None:
         """Learn a product, add its expert to the model, and record the result in the job."""
         work = self.folder / job.number
-        shutil.rmtree(work, ignore_errors=True)  # of a service that was killed
         try:
-            with writing(work):
-                work.mkdir(parents=True)
+            await asyncio.to_thread(new_folder, work)
             job.state = "learns"
             await asyncio.to_thread(keep, self.database, job)
             await self._teach(job, work)
@@ -173,6 +171,10 @@ class Teacher:
             job.state, job.reason = "failed", (str(error) or type(error).__name__)[:LONGEST_REASON]
             logger.warning("%s was not learned: %s", job.product, job.reason)
         await asyncio.to_thread(keep, self.database, job)
+        await asyncio.to_thread(self._clean, job, work)
+
+    def _clean(self, job: Job, work: Path) -> None:
+        """Remove what a job leaves, and the images that were uploaded for it."""
         shutil.rmtree(work, ignore_errors=True)
         if Path(job.images).is_relative_to((self.folder.parent / UPLOADS).absolute()):
             shutil.rmtree(job.images, ignore_errors=True)  # ours, and never needed again
@@ -183,18 +185,20 @@ class Teacher:
         Raises:
             DataError: it failed.
         """
-        words = [str(checkpoint_in_use(self.database)), job.product, job.images, str(work)]
+        checkpoint = await asyncio.to_thread(checkpoint_in_use, self.database)
+        words = [str(checkpoint), job.product, job.images, str(work)]
         words += ["--epochs", str(job.epochs)]
         if self.backbone_weights is not None:
             words += ["--backbone-weights", self.backbone_weights]
         command = [sys.executable, "-m", "moleflow_pl.service.learn", *words]
-        with (work / "log.txt").open("wb") as log:
+        log = await asyncio.to_thread((work / LOG).open, "wb")
+        with log:
             process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
         ended = asyncio.create_task(process.wait())
         try:
             while not ended.done():
                 await asyncio.wait([ended], timeout=LOOK)
-                share = progress_of(work).get("share", 0.0)
+                share = (await asyncio.to_thread(progress_of, work)).get("share", 0.0)
                 if share != job.share:
                     job.share = share
                     await asyncio.to_thread(keep, self.database, job)
@@ -203,8 +207,8 @@ class Teacher:
                 process.terminate()
                 await ended
         if process.returncode:
-            reason = progress_of(work).get("error") or f"it ended with {process.returncode}"
-            raise DataError(reason)
+            progress = await asyncio.to_thread(progress_of, work)
+            raise DataError(progress.get("error") or f"it ended with {process.returncode}")
 
     def _take(self, job: Job, file: Path) -> None:
         """Add the learned expert to the current model."""
@@ -216,6 +220,13 @@ class Teacher:
                 add(checkpoint, expert)
                 write_checkpoint(checkpoint, path)
             adopt(self.database, path, job.who)
+
+
+def new_folder(work: Path) -> None:
+    """Create a work folder in place of one that a killed service left."""
+    shutil.rmtree(work, ignore_errors=True)
+    with writing(work):
+        work.mkdir(parents=True)
 
 
 @contextmanager

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from moleflow_pl.errors import OutputError
-from moleflow_pl.service.database import Base, Database, reason_of
+from moleflow_pl.service.database import Base, Database, SeenFile, reason_of
 
 MOST = 256  # entries in a transaction
 
 
 class TakenError(OutputError):
-    """Another process has already written the rows."""
+    """Another process has already recorded the file."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,11 @@ class Recorder:
         self._entries.put(entry)
         return entry.done
 
+    @property
+    def alive(self) -> bool:
+        """Whether rows are written."""
+        return self._thread.is_alive()
+
     def stop(self) -> None:
         """Write the waiting rows, and end."""
         self._entries.put(None)
@@ -65,7 +70,8 @@ class Recorder:
                     ended = True
                 else:
                     entries.append(entry)
-            self._write(entries)
+            # from here on nobody can cancel them
+            self._write([one for one in entries if one.done.set_running_or_notify_cancel()])
             if ended:
                 return
 
@@ -91,6 +97,6 @@ class Recorder:
 
 def failure(error: SQLAlchemyError) -> OutputError:
     """The error for a failed commit."""
-    if isinstance(error, IntegrityError):
+    if isinstance(error, IntegrityError) and SeenFile.__tablename__ in reason_of(error):
         return TakenError(f"it is already in the database: {reason_of(error)}")
     return OutputError(f"cannot write the database: {reason_of(error)}")

@@ -64,10 +64,15 @@ async def readyz(request: Request) -> Response:
     """Whether the service can inspect images; with the token, also the state of each part."""
     service = service_of(request)
     trouble = await asyncio.to_thread(database_trouble, service.database)
-    ready = trouble is None and service.engine.alive and not service.line.stopping
+    line = service.line
+    ready = trouble is None and service.engine.alive and line.recorder.alive and not line.stopping
     detail: dict[str, Any] = {"ready": ready}
     if service.keys.may_ask(request):
-        parts = {"database": trouble or "ok", "model": service.engine.model.digest}
+        parts = {
+            "database": trouble or "ok",
+            "recorder": "ok" if line.recorder.alive else "it has ended: restart the service",
+            "model": service.engine.model.digest,
+        }
         healths = {name: [one.as_json() for one in part] for name, part in service.health.items()}
         detail |= {**parts, **healths, "waiting": service.engine.waiting}
     return JSONResponse(detail, 200 if ready else 503)
@@ -83,7 +88,7 @@ def database_trouble(database: Database) -> str | None:
 
 
 @router.get("/metrics", tags=["service"])
-async def metrics(request: Request) -> Response:
+def metrics(request: Request) -> Response:
     """Metrics for Prometheus."""
     service = service_of(request)
     service.measure()

@@ -118,7 +118,7 @@ class Service:
             with suppress(asyncio.CancelledError, Exception):
                 await task
         await asyncio.to_thread(self.line.stop)
-        self.database.close()
+        await asyncio.to_thread(self.database.close)
 
 
 def limits_of(settings: Settings) -> Limits:

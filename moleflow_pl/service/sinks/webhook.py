@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.service.sinks.base import SINKS, RefusedError, Sink
+
+if TYPE_CHECKING:
+    import httpx
 
 SECONDS = 10.0  # for an answer
 # statuses with which a receiver will never accept this message
@@ -20,11 +23,13 @@ class WebhookSink(Sink):
         super().__init__(address)
         if not address.startswith(("http://", "https://")):
             raise ConfigError(f"--sink webhook:{address}: write webhook:https://HOST/PATH")
-        import httpx  # slow to import: for those alone who use it
-
-        self._client = httpx.Client(timeout=SECONDS)
+        self._client: httpx.Client | None = None
 
     def deliver(self, message: dict[str, Any]) -> None:
+        if self._client is None:
+            import httpx  # slow to import: for those alone who use it
+
+            self._client = httpx.Client(timeout=SECONDS)
         answer = self._client.post(self.address, json=message)
         if answer.status_code in REFUSALS:
             raise RefusedError(f"refused with {answer.status_code}")
@@ -32,4 +37,6 @@ class WebhookSink(Sink):
             raise OSError(f"answered {answer.status_code}")
 
     def close(self) -> None:
-        self._client.close()
+        if self._client is not None:
+            self._client.close()
+            self._client = None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from moleflow_pl._internal.registry import Registry
 from moleflow_pl.service.health import Health, without_password
+from moleflow_pl.service.own_thread import OwnThread
 
 if TYPE_CHECKING:
     from moleflow_pl.service.line import Line
@@ -34,6 +35,10 @@ class Source(ABC):
         line: Inspects the images.
         handling: How to handle them.
 
+    Attributes:
+        health: Its state.
+        thread: For its calls that may block.
+
     Raises:
         ConfigError: the address is invalid for this kind.
     """
@@ -43,6 +48,7 @@ class Source(ABC):
     def __init__(self, address: str, line: Line, handling: Handling) -> None:
         self.address, self.line, self.handling = address, line, handling
         self.health = Health(f"{self.name}:{without_password(address)}")
+        self.thread = OwnThread(self.health.name)
 
     @abstractmethod
     async def run(self) -> None:

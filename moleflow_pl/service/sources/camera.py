@@ -11,6 +11,8 @@ from moleflow_pl.service.engine import QueueFullError
 from moleflow_pl.service.line import Line, Upload
 from moleflow_pl.service.sources.base import SOURCES, Handling, Source
 
+RELEASE_SECONDS = 2.0  # for the last read of a camera
+
 
 @SOURCES.add("camera")
 class CameraSource(Source):
@@ -29,18 +31,20 @@ class CameraSource(Source):
     async def run(self) -> None:
         """Read frames, and inspect one after each interval."""
         place = int(self.address) if self.address.isdecimal() else self.address
-        capture = await asyncio.to_thread(self._cv2.VideoCapture, place)
+        capture = await self.thread.call(self._cv2.VideoCapture, place)
         try:
             due = time.monotonic()
             while True:
                 # read all frames: the driver buffers old ones
-                frame = await asyncio.to_thread(self._read, capture)
+                frame = await self.thread.call(self._read, capture)
                 if time.monotonic() < due:
                     continue
                 due = time.monotonic() + self.handling.interval
                 await self._inspect(frame)
         finally:
-            capture.release()
+            # not while it is read; if a read never ends, the end of the process does
+            release = asyncio.create_task(self.thread.call(capture.release))
+            await asyncio.wait([release], timeout=RELEASE_SECONDS)
 
     def _read(self, capture: Any) -> Any:
         read, frame = capture.read()
@@ -49,7 +53,7 @@ class CameraSource(Source):
         return frame
 
     async def _inspect(self, frame: Any) -> None:
-        _, content = await asyncio.to_thread(self._cv2.imencode, ".png", frame)
+        _, content = await self.thread.call(self._cv2.imencode, ".png", frame)
         name = f"{time.time():.3f}.png"
         try:
             await self.line.inspect([Upload(bytes(content), name)], source=self.health.name)

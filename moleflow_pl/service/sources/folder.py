@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,15 +70,15 @@ class FolderSource(Source):
         self.folder = Path(address).expanduser().absolute()
         if not self.folder.is_dir():
             raise ConfigError(f"--source folder:{address}: there is no such folder")
-        self._waiting: dict[
-            Path, tuple[FileState, float]
-        ] = {}  # and when that state was first seen
+        # with the moment at which that state was first seen, the oldest first
+        self._waiting: dict[Path, tuple[FileState, float]] = {}
+        self._changed: set[Path] = set()  # since the last look
         self._seen: set[tuple[str, int, int]] = set()
 
     async def run(self) -> None:
         """Watch the folder until cancelled."""
-        self._seen = await asyncio.to_thread(self._load_seen)
-        self._look_at(self._files())
+        self._seen = await self.thread.call(self._load_seen)
+        await self.thread.call(self._scan)
         self.health.tell(True, "watching")
         watcher = asyncio.create_task(self._watch())
         try:
@@ -87,7 +87,7 @@ class FolderSource(Source):
             while not watcher.done():
                 await self._inspect_settled()
                 if time.monotonic() - scanned > SCAN_SECONDS:
-                    self._look_at(self._files())
+                    await self.thread.call(self._scan)
                     scanned = time.monotonic()
                 await asyncio.sleep(TICK)
             watcher.result()
@@ -97,13 +97,14 @@ class FolderSource(Source):
 
     async def _watch(self) -> None:
         async for changes in awatch(self.folder, recursive=False, step=20, debounce=200):
-            self._look_at(Path(path) for _, path in changes)
+            self._changed |= {Path(path) for _, path in changes}
 
-    def _files(self) -> Iterator[Path]:
+    def _scan(self) -> None:
+        """Look at all files."""
         with os.scandir(self.folder) as entries:
-            yield from sorted(Path(entry.path) for entry in entries)
+            self._look_at(sorted(Path(entry.path) for entry in entries))
 
-    def _look_at(self, paths: Iterator[Path]) -> None:
+    def _look_at(self, paths: Iterable[Path]) -> None:
         for path in paths:
             hidden = path.name.startswith(".") or path.suffix.lower() in PARTIAL
             if path.parent == self.folder and not hidden:
@@ -118,32 +119,41 @@ class FolderSource(Source):
             self._waiting.pop(path, None)
             self._put_away(state)
         elif path not in self._waiting or self._waiting[path][0] != state:
-            self._waiting[path] = (state, time.monotonic())
+            self._wait(state)
+
+    def _wait(self, state: FileState) -> None:
+        """Let a file settle, behind all others."""
+        self._waiting.pop(state.path, None)
+        self._waiting[state.path] = (state, time.monotonic())
 
     async def _inspect_settled(self) -> None:
-        for path in list(self._waiting):
-            self._look(path)
-        now, most = time.monotonic(), self.line.engine.batch_size
-        settled = [state for state, since in self._waiting.values() if now - since >= SETTLED]
-        await asyncio.gather(*map(self._inspect, settled[:most]))
+        changed, self._changed = self._changed, set()
+        settled = await self.thread.call(self._settled, changed)
+        await asyncio.gather(*map(self._inspect, settled))
+
+    def _settled(self, changed: Iterable[Path]) -> list[FileState]:
+        """The oldest files that have settled, up to a batch."""
+        self._look_at(sorted(changed))
+        self._look_at([*self._waiting][: self.line.engine.batch_size])
+        first = [*self._waiting.values()][: self.line.engine.batch_size]
+        return [state for state, since in first if time.monotonic() - since >= SETTLED]
 
     async def _inspect(self, state: FileState) -> None:
         """Inspect a file; retry later if the failure is not its fault."""
         try:
-            file = await asyncio.to_thread(ImageFile.read, state.path)
-            if FileState.of(state.path) != state:
+            content = await self.thread.call(read, state)
+            if content is None:
                 return
             upload = Upload(
-                file.content, state.path.name, lambda row: [self._seen_row(state, inspection=row)]
+                content, state.path.name, lambda row: [self._seen_row(state, inspection=row)]
             )
             await self.line.inspect([upload], source=self.health.name)
         except DataError as error:
             if state.age < PATIENCE:  # it may be incomplete
-                self._waiting[state.path] = (state, time.monotonic())
+                self._wait(state)
                 return
-            await asyncio.wrap_future(
-                self.line.recorder.add(self._seen_row(state, error=str(error)))
-            )
+            row = self._seen_row(state, error=str(error))
+            await asyncio.shield(asyncio.wrap_future(self.line.recorder.add(row)))
             self.health.tell(False, str(error))
         except (QueueFullError, DeadlineError):
             await asyncio.sleep(wait_after(1))
@@ -154,7 +164,7 @@ class FolderSource(Source):
             self.health.tell(True, f"watching; last was {state.path.name}")
         self._seen.add((state.text, state.size, state.modified))
         self._waiting.pop(state.path, None)
-        self._put_away(state)
+        await self.thread.call(self._put_away, state)
 
     def _seen_row(
         self, state: FileState, inspection: Inspection | None = None, error: str | None = None
@@ -169,11 +179,24 @@ class FolderSource(Source):
         if not self.handling.move or FileState.of(state.path) != state:
             return
         target = self.folder / INSPECTED / state.path.name
-        target.parent.mkdir(exist_ok=True)
-        state.path.rename(free_name(target) if target.exists() else target)
+        try:
+            target.parent.mkdir(exist_ok=True)
+            state.path.rename(free_name(target) if target.exists() else target)
+        except OSError as error:
+            self.health.tell(False, f"{state.path.name} cannot be moved: {error.strerror}")
 
     def _load_seen(self) -> set[tuple[str, int, int]]:
         columns = (SeenFile.path, SeenFile.size, SeenFile.modified)
         with self.line.database.reading() as session:
             found = session.execute(select(*columns).where(SeenFile.source == self.health.name))
             return {(path, size, modified) for path, size, modified in found}
+
+
+def read(state: FileState) -> bytes | None:
+    """The content of a file; None if it is no longer in that state.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    content = ImageFile.read(state.path).content
+    return content if FileState.of(state.path) == state else None
