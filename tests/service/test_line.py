@@ -7,7 +7,7 @@ import pytest
 
 from moleflow_pl import MoLEFlow
 from moleflow_pl.errors import DataError
-from moleflow_pl.service.database import Inspection, Setting
+from moleflow_pl.service.database import Inspection, SeenFile
 from moleflow_pl.service.line import Upload
 from moleflow_pl.service.recorder import TakenError
 from moleflow_pl.service.state import Service
@@ -18,7 +18,8 @@ def test_rows_of_an_upload_are_written_with_its_inspection_or_not_at_all(
     tmp_path: Path, learned: tuple[Path, MoLEFlow], data_root: Path
 ) -> None:
     service = Service(settings_for(tmp_path, learned[0]))
-    upload = Upload(picture(data_root), "a.png", lambda row: [Setting(name="once", value="x")])
+    file = {"source": "folder", "path": "a.png", "size": 1, "modified": 1, "when": 1.0}
+    upload = Upload(picture(data_root), "a.png", lambda row: [SeenFile(inspection=row, **file)])
     told: list[Inspection] = []
     service.line.recorded.append(told.append)
     (row,) = asyncio.run(service.line.inspect([upload], "folder"))
