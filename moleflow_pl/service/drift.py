@@ -22,6 +22,7 @@ CHARTS = "drift"  # name of the setting that holds them
 RESTART = "drift restart "  # prefix of a setting's name: a product whose chart restarts
 POLL = 1.0  # seconds between two checks
 SETTLED = 1.0  # seconds after which all rows with lower numbers are committed
+CLOCKS = 60.0  # seconds by which clocks of machines may differ
 MOST = 2000  # inspections in one check
 WHO = "service"  # in the audit
 
@@ -63,13 +64,11 @@ class DriftFollower:
         monitor, last = self._current(kept), kept.get("last", 0)
         with self.database.reading() as session:
             rows = session.scalars(
-                select(Inspection)
-                .where(Inspection.id > last, Inspection.time <= time.time() - SETTLED)
-                .order_by(Inspection.id)
-                .limit(MOST)
+                select(Inspection).where(Inspection.id > last).order_by(Inspection.id).limit(MOST)
             ).all()
             asked = session.scalars(select(Setting.name).where(Setting.name.startswith(RESTART)))
             restarted = [name.removeprefix(RESTART) for name in asked]
+        rows = settled(rows)
         before = {one["product"]: one["state"] for one in kept.get("drifts", [])}
         for product in restarted:
             monitor.restart(product)
@@ -128,6 +127,13 @@ class DriftFollower:
                 session.add(Audit(when=time.time(), who=WHO, action="drift", detail=detail))
                 payload = {"event": "drift", "time": time.time(), **change.to_dict()}
                 session.add_all(Outbox(sink=sink, payload=payload) for sink in self.sinks)
+
+
+def settled(rows: Sequence[Inspection]) -> Sequence[Inspection]:
+    """The rows before the first that is so new that one with a lower number may still come."""
+    now = time.time()
+    new = (i for i, row in enumerate(rows) if now - SETTLED < row.time < now + CLOCKS)
+    return rows[: next(new, len(rows))]
 
 
 def drifts(database: Database) -> dict[str, dict[str, Any]]:

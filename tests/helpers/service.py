@@ -1,9 +1,10 @@
 """Parts of a service for tests."""
 
+import asyncio
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,6 +71,18 @@ def wait_until(true: Callable[[], object], seconds: float = 60) -> None:
     while not true():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.02)
+
+
+async def during(
+    job: Coroutine[Any, Any, None], true: Callable[[], object], seconds: float = 60
+) -> None:
+    """Run a job until something is true."""
+    task = asyncio.create_task(job)
+    async with asyncio.timeout(seconds):
+        while not true():
+            await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def competing(databases: Sequence[Database]) -> list[bool]:

@@ -1,15 +1,24 @@
 """What is in the outbox is delivered in order, however long the receiver is away."""
 
+import asyncio
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
 
 from moleflow_pl.service import delivery as module
+from moleflow_pl.service import health
 from moleflow_pl.service.database import Database, Outbox
 from moleflow_pl.service.delivery import Delivery
+from moleflow_pl.service.health import attend
 from moleflow_pl.service.sinks.base import RefusedError, Sink
-from tests.helpers.service import an_inspection
+from moleflow_pl.service.sinks.webhook import WebhookSink
+from tests.helpers.hook import web_hook
+from tests.helpers.service import an_inspection, during
 
 
 class Receiver(Sink):
@@ -105,3 +114,35 @@ def test_delivered_rows_do_not_stay_for_ever(
     Delivery(database, Receiver()).deliver_some()
     with database.reading() as session:
         assert session.get(Outbox, 1) is None
+
+
+def test_delivery_goes_on_after_errors_of_database_and_receiver_each_message_once_in_order(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{i}.png" for i in range(2 * module.AT_ONCE + 10)]
+    for place in (module, health):
+        monkeypatch.setattr(place, "wait_after", lambda failures: 0.001)
+    with web_hook(failures={3, 4, 120}) as (address, taken):
+        sink = WebhookSink(address)
+        post(database, names, sink.health.name)
+        delivery = Delivery(database, sink)
+        calls = iter(range(1, 1000))
+
+        def failing(session: Callable) -> Callable:
+            def locked() -> object:
+                if next(calls) in (1, 4, 5, 8):
+                    raise OperationalError("", {}, Exception("database is locked"))
+                return session()
+
+            return locked
+
+        reading = SimpleNamespace(
+            reading=failing(database.reading), writing=failing(database.writing)
+        )
+        delivery.database = reading  # type: ignore[assignment]
+        attending = attend(database, "sink", sink.health, delivery.run)
+        asyncio.run(during(attending, lambda: len(taken) >= len(names) and sink.health.ok))
+    assert [message["image"] for message in taken] == names
+    with database.reading() as session:
+        waiting = session.scalars(select(Outbox).where(Outbox.delivered.is_(None))).all()
+    assert waiting == []

@@ -1,11 +1,13 @@
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from sqlalchemy import select
 
 from moleflow_pl.inference.decisions import DecisionMaker
+from moleflow_pl.service import drift as module
 from moleflow_pl.service.database import Audit, Database, Outbox
 from moleflow_pl.service.delivery import message_of
 from moleflow_pl.service.drift import DriftFollower, ask_restart, drifts
@@ -81,6 +83,28 @@ def test_what_is_still_being_written_is_waited_for(
         session.add(an_inspection(time=time.time()))
     follower(database, decisions).look()
     assert drifts(database) == {}
+
+
+def test_inspection_with_a_lower_number_and_a_later_time_is_not_skipped(
+    database: Database, decisions: DecisionMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: clock.now))
+    with database.writing() as session:  # 2 is of a form, whose first image was done before 1
+        session.add_all(an_inspection(time=value) for value in (9.0, 9.95, 9.1, 9.2))
+    one = follower(database, decisions)
+    for clock.now, images in ((10.9, 1), (10.94, 1), (11.0, 4), (12.0, 4)):
+        one.look()
+        assert drifts(database)["b"]["images"] == images
+
+
+def test_clock_that_is_hours_ahead_stops_nothing(
+    database: Database, decisions: DecisionMaker
+) -> None:
+    with database.writing() as session:
+        session.add_all([an_inspection(time=time.time() + 7200), an_inspection(time=1.0)])
+    follower(database, decisions).look()
+    assert drifts(database)["b"]["images"] == 2
 
 
 def test_product_that_the_model_does_not_know_is_left_out(

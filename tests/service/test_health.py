@@ -1,24 +1,18 @@
 """How a source or a sink is, and what keeps it going."""
 
 import asyncio
+import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from moleflow_pl.service import health as module
 from moleflow_pl.service.database import Database
 from moleflow_pl.service.health import Health, attend
-from moleflow_pl.service.locks import exclusive
-
-
-async def during(job: object, true: object, seconds: float = 5) -> None:
-    """Run a job until something is true."""
-    task = asyncio.create_task(job)  # type: ignore[arg-type]
-    async with asyncio.timeout(seconds):
-        while not true():  # type: ignore[operator]
-            await asyncio.sleep(0.01)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+from moleflow_pl.service.locks import exclusive, take
+from tests.helpers.service import during
 
 
 def test_what_fails_is_told_and_started_again(
@@ -56,3 +50,74 @@ def test_of_several_processes_one_attends_to_a_thing_and_the_next_takes_over(
     asyncio.run(during(attend(database, "x", health, run), lambda: runs))
     with exclusive(database, "x"):  # given back at the end
         pass
+
+
+def test_waits_grow_with_each_failure_and_restart_only_after_a_good_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, waits = [0.0], list[float]()
+    runs = iter([0.0, 1.0, 0.0, module.LONGEST_WAIT + 1, 0.0, 0.0])  # seconds; 1.0 returns
+
+    async def run() -> None:
+        seconds = next(runs, None)
+        if seconds is None:
+            await asyncio.sleep(3600)
+        clock[0] += seconds or 0.0
+        if seconds != 1.0:
+            raise OSError("the cable is out")
+
+    async def wait(seconds: float) -> None:
+        waits.append(seconds)
+        clock[0] += seconds
+        await asyncio.get_running_loop().run_in_executor(None, int)
+
+    ours = SimpleNamespace(monotonic=lambda: clock[0], time=lambda: clock[0])
+    monkeypatch.setattr(module, "time", ours)
+    monkeypatch.setattr(module, "asyncio", SimpleNamespace(sleep=wait))
+    database = Database(tmp_path / "line.sqlite")
+    asyncio.run(during(attend(database, "x", Health("camera:0"), run), lambda: len(waits) == 6))
+    assert waits == [0.5, 1.0, 2.0, 0.5, 1.0, 2.0]
+
+
+def test_lock_is_released_also_if_the_end_comes_while_it_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database(tmp_path / "line.sqlite")
+    began, go_on = threading.Event(), threading.Event()
+
+    def slow(*parts: Any) -> None:
+        began.set()
+        assert go_on.wait(60)
+        take(*parts)
+
+    async def cancelled() -> None:
+        task = asyncio.create_task(attend(database, "x", Health("y"), lambda: asyncio.sleep(60)))
+        await asyncio.to_thread(began.wait, 60)
+        task.cancel()
+        await asyncio.sleep(0.01)
+        go_on.set()
+        await asyncio.gather(task, return_exceptions=True)
+
+    monkeypatch.setattr("moleflow_pl.service.locks.take", slow)
+    asyncio.run(cancelled())
+    monkeypatch.undo()
+    with exclusive(database, "x"):
+        pass
+
+
+def test_parts_that_hang_at_the_database_hold_up_no_other(tmp_path: Path) -> None:
+    database = Database(tmp_path / "line.sqlite")
+
+    async def beside() -> int:
+        names = [f"camera:{i}" for i in range(12)]
+        never = [attend(database, name, Health(name), lambda: asyncio.sleep(60)) for name in names]
+        with database.writing():  # all wait for it to take their locks
+            tasks = [asyncio.create_task(one) for one in never]
+            await asyncio.sleep(0.05)
+            answer = await asyncio.to_thread(lambda: 1)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return answer
+
+    assert asyncio.run(beside()) == 1

@@ -10,7 +10,7 @@ from sqlalchemy import event
 from moleflow_pl.errors import OutputError
 from moleflow_pl.service.database import Base, Database, Inspection, Outbox, SeenFile
 from moleflow_pl.service.recorder import Recorder, TakenError
-from tests.helpers.service import an_inspection, count
+from tests.helpers.service import an_inspection, count, wait_until
 
 
 @pytest.fixture
@@ -108,3 +108,18 @@ def test_a_full_database_is_told_and_takes_rows_again_when_there_is_room(
     recorder.add(an_inspection(image_name="x" * 100_000)).result(5)
     assert count(database, Inspection) == 1
     recorder.stop()
+
+
+def test_rows_that_were_given_up_are_not_written_and_end_nothing(database: Database) -> None:
+    recorder = Recorder(database)
+    with database.writing():
+        first = recorder.add(an_inspection())
+        wait_until(first.running)
+        given_up = recorder.add(an_inspection())
+        assert given_up.cancel()
+        assert not first.cancel()  # it may be in the database
+    first.result(60)
+    recorder.add(an_inspection()).result(60)
+    assert (count(database, Inspection), recorder.alive) == (2, True)
+    recorder.stop()
+    assert not recorder.alive

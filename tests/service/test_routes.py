@@ -184,3 +184,11 @@ def test_the_page_for_programs_names_every_answer_and_needs_no_network(client: T
     assert "http" not in page.replace("http://127.0.0.1", "").replace("<!DOCTYPE html>", "")
     assert "<script" not in page
     assert client.get("/openapi.json").json()["paths"]["/v1/inspect"]["post"]["requestBody"]
+
+
+def test_service_without_its_recorder_is_not_ready(tmp_path: Path, learned: Learned) -> None:
+    with client_of(settings_for(tmp_path, learned[0])) as client:
+        client.service.line.recorder.stop()  # type: ignore[attr-defined]
+        answer = client.get("/readyz")
+        assert (answer.status_code, answer.json()["ready"]) == (503, False)
+        assert answer.json()["recorder"] == "it has ended: restart the service"

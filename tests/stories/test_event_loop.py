@@ -7,10 +7,8 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from moleflow_pl.service import page, product_page
 from moleflow_pl.service.app import make_app
 from moleflow_pl.service.products import jobs
-from moleflow_pl.service.routes import router
 from moleflow_pl.service.settings import TOKEN, Settings
 from moleflow_pl.service.state import Service
 from tests.helpers.blocking import blocking_calls
@@ -29,8 +27,9 @@ def form_of(client: TestClient, page: str) -> dict[str, str]:
 
 def paths_of(client: TestClient, *methods: str) -> set[str]:
     """The paths of the routes that take some methods; by default of all."""
-    routes = [*router.routes, *page.router.routes, *product_page.router.routes]
-    routes += [one for one in client.app.routes if hasattr(one, "path")]  # type: ignore[attr-defined]
+    routes = []
+    for one in client.app.routes:  # type: ignore[attr-defined]
+        routes += [one] if hasattr(one, "path") else one.original_router.routes
     return {
         one.path
         for one in routes

@@ -4,13 +4,14 @@ import asyncio
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select
 
 from moleflow_pl import MoLEFlow
 from moleflow_pl.errors import ConfigError
-from moleflow_pl.service.database import Database, Inspection, SeenFile
+from moleflow_pl.service.database import Database, Inspection, SeenFile, Setting
 from moleflow_pl.service.sources import folder as module
 from moleflow_pl.service.state import Service
 from tests.helpers.service import client_of, count, picture, settings_for, wait_until
@@ -131,3 +132,48 @@ def test_a_folder_that_does_not_exist_is_told_at_the_start(
 ) -> None:
     with pytest.raises(ConfigError, match="there is no such folder"):
         Service(settings_for(tmp_path, learned[0], sources=["folder:/no/such"]))
+
+
+def test_source_that_ends_while_it_records_leaves_the_recorder_alive(
+    tmp_path: Path, inbox: Path, learned: Learned
+) -> None:
+    (inbox / "a.txt").write_text("no image")
+    os.utime(inbox / "a.txt", (1, 1))
+    service = Service(settings_for(tmp_path, learned[0], sources=[f"folder:{inbox}"]))
+    recorder, added = service.line.recorder, list[Any]()
+    add = recorder.add
+
+    def noted(*rows: Any) -> Any:
+        added.append(add(*rows))
+        return added[-1]
+
+    recorder.add = noted  # type: ignore[method-assign]
+
+    async def ended() -> None:
+        with service.database.writing():
+            add(Setting(name="first", value="x"))  # what the recorder is busy with
+            running = asyncio.create_task(service.sources[0].run())
+            while not added:
+                await asyncio.sleep(0.01)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(ended())
+    recorder.add(Setting(name="a", value="b")).result(60)
+    assert recorder.alive
+    service.line.stop()
+
+
+def test_file_that_cannot_be_moved_is_reported_and_holds_up_nobody(
+    tmp_path: Path, inbox: Path, learned: Learned, data_root: Path
+) -> None:
+    (inbox / "inspected").write_text("in the way")
+    settings = settings_for(tmp_path, learned[0], sources=[f"folder:{inbox}"], move_inspected=True)
+    for name in ("a.png", "b.png"):
+        (inbox / name).write_bytes(picture(data_root))
+    with client_of(settings) as client:
+        service = client.service  # type: ignore[attr-defined]
+        wait_until(lambda: names(service.database) == ["a.png", "b.png"])
+        wait_until(lambda: "cannot be moved" in service.sources[0].health.detail)
+        (inbox / "c.png").write_bytes(picture(data_root))
+        wait_until(lambda: len(names(service.database)) == 3)
