@@ -19,7 +19,7 @@ from starlette.staticfiles import StaticFiles
 from moleflow_pl import __version__
 from moleflow_pl._internal.printable import printable_lines
 from moleflow_pl.errors import ConfigError, DataError, MoLEFlowError, OutputError
-from moleflow_pl.service import page, product_page
+from moleflow_pl.service import page, product_page, service_page
 from moleflow_pl.service.engine import DeadlineError, QueueFullError, StoppingError
 from moleflow_pl.service.locks import BusyError
 from moleflow_pl.service.routes import router
@@ -60,7 +60,7 @@ def make_app(service: Service) -> FastAPI:
         title="MoLE-Flow", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan
     )
     app.state.service = service
-    for routes in (router, page.router, product_page.router):
+    for routes in (router, page.router, product_page.router, service_page.router):
         app.include_router(routes)
     app.mount("/static", StaticFiles(directory=page.STATIC), "static")
     app.add_api_route("/docs", docs, include_in_schema=False, response_class=HTMLResponse)

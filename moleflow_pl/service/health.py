@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 2.0  # between attempts to take over from another process
 LONGEST_WAIT = 60.0  # seconds between two attempts
+ELSEWHERE = "another process does it"
 
 
 @dataclass
@@ -90,9 +91,11 @@ async def attend(
         began = time.monotonic()
         try:
             async with holding(database, lock):
+                if health.ok:
+                    health.tell(True, "running")
                 await run()
         except BusyError:
-            health.tell(True, "another process does it")
+            health.tell(True, ELSEWHERE)
             await asyncio.sleep(RETRY_SECONDS)
             continue
         except Exception as error:  # any failure: the service continues

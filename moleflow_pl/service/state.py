@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.requests import HTTPConnection
 
 from moleflow_pl.inference.decisions import DecisionMaker
@@ -19,6 +20,7 @@ from moleflow_pl.service.health import Health, attend, lock_name
 from moleflow_pl.service.line import Line
 from moleflow_pl.service.metrics import Metrics
 from moleflow_pl.service.models import Building, checkpoint_of, load, stamp_of
+from moleflow_pl.service.parts import Reporter
 from moleflow_pl.service.products import Teacher
 from moleflow_pl.service.retention import DAY_SECONDS, GIBIBYTE, RECORDING, Keeper, Limits
 from moleflow_pl.service.security import Keys
@@ -28,6 +30,7 @@ from moleflow_pl.service.sources.base import SOURCES, Handling
 from moleflow_pl.service.watcher import ModelWatcher
 
 MEASURE_SECONDS = 0.5  # between two measurements of the queue
+REPORT_LOOK = 1.0  # seconds between two looks at the state of the parts
 
 
 class Service:
@@ -61,13 +64,14 @@ class Service:
         self.watcher = ModelWatcher(self.database, self.engine, version.id, seen, self.building)
         self.metrics = Metrics()
         self.line.recorded.append(self.metrics.count)
-        self.attendants = {name: Health(name) for name in ("drift", "lessons")}
+        self.attendants = {"drift": Health("drift"), "lessons": Health("new products")}
         self.follower = DriftFollower(self.database, self._decisions, sinks)
         self.follower.heard.append(self.metrics.tell_drift)
         work = settings.folder / "learning"
         self.teacher = Teacher(self.database, work, settings.backbone_weights)
         self.keeper = Keeper(self.database, self.store, limits_of(settings))
         self.attendants["images"] = self.keeper.health
+        self.reporter = Reporter(self.database, self.health)
         self._tasks: list[asyncio.Task[None]] = []
 
     def _decisions(self) -> tuple[DecisionMaker, str]:
@@ -86,7 +90,7 @@ class Service:
 
     def start(self) -> None:
         """Start sources, sinks and background tasks."""
-        jobs = [self.watcher.run(), self._measure()]
+        jobs = [self.watcher.run(), self._measure(), self._report()]
         for source in self.sources:
             lock = lock_name("source", source.health.name)
             jobs.append(attend(self.database, lock, source.health, source.run))
@@ -103,6 +107,17 @@ class Service:
         while True:
             self.measure()
             await asyncio.sleep(MEASURE_SECONDS)
+
+    async def _report(self) -> None:
+        """Report the state of all parts, for the page of any process."""
+        begun = False
+        while True:
+            with suppress(SQLAlchemyError):  # the next time is soon
+                if not begun:
+                    await asyncio.to_thread(self.reporter.begin)
+                begun = True
+                await asyncio.to_thread(self.reporter.look)
+            await asyncio.sleep(REPORT_LOOK)
 
     def measure(self) -> None:
         """Update the metrics of the queue."""

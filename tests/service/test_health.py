@@ -27,7 +27,7 @@ def test_what_fails_is_told_and_started_again(
 
     database = Database(tmp_path / "line.sqlite")
     asyncio.run(during(attend(database, "x", health, fail), lambda: len(told) > 2))
-    assert told[:2] == [(True, "starting"), (False, "the cable is out")]
+    assert told[:2] == [(True, "running"), (False, "the cable is out")]
 
 
 def test_of_several_processes_one_attends_to_a_thing_and_the_next_takes_over(

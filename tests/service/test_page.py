@@ -67,7 +67,13 @@ def test_filters_leave_what_they_name(client: TestClient) -> None:
 
 
 def test_no_page_has_a_script_or_style_of_its_own(client: TestClient) -> None:
-    for place in ("/", "/products", "/reviews", f"/inspections/{number_of(client, 'normal')}"):
+    for place in (
+        "/",
+        "/products",
+        "/reviews",
+        "/service",
+        f"/inspections/{number_of(client, 'normal')}",
+    ):
         answer = client.get(place)
         assert answer.status_code == 200
         assert "unsafe" not in answer.headers["content-security-policy"]
@@ -267,7 +273,7 @@ def test_browser_opens_every_page_without_a_message(
         thread.start()
         here = f"http://127.0.0.1:{place.getsockname()[1]}"
         try:
-            for page_of in ("/", f"/inspections/{number}", "/products", "/reviews"):
+            for page_of in ("/", f"/inspections/{number}", "/products", "/reviews", "/service"):
                 assert messages_of(f"{here}{page_of}", tmp_path, width) == [], page_of
         finally:
             server.should_exit = True

@@ -48,7 +48,7 @@ def test_drift_is_followed_and_told_in_the_metrics(
         parts = client.get("/readyz").json()["attendants"]
         assert {one["name"]: one["ok"] for one in parts} == {
             "drift": True,
-            "lessons": True,
+            "new products": True,
             "images": True,
         }
         assert 'class="drift state-steady"' in client.get("/products").text

@@ -16,6 +16,7 @@ from tests.helpers.serving import Server, serving
 CHROMIUM = shutil.which("chromium")
 LEAST_CONTRAST = 4.5  # WCAG 2.2, AA
 LEARNING = 180_000  # ms
+PLACES = ("/products", "/reviews", "/service", "/docs", "/login")
 # text whose contrast with what lies behind it is too low
 PALE = """(least) => {
   const rgb = (text) => (text.match(/[\\d.]+/g) || []).map(Number);
@@ -264,7 +265,7 @@ def test_every_page_is_legible_and_fits(
     for kind in ("good", "square"):
         number = send(server, images_of(data_root, "b", kind)[2])
     with page_at(browser, server, width, scheme) as page:
-        for place in ("/", f"/inspections/{number}", "/products", "/reviews", "/docs", "/login"):
+        for place in ("/", f"/inspections/{number}", *PLACES):
             page.goto(place)
             page.wait_for_load_state("load")
             name = place.strip("/").replace("/", "-") or "decisions"
