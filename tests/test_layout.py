@@ -200,6 +200,13 @@ def test_nothing_is_left_of_files_that_no_version_wrote() -> None:
         assert not re.search(LEGACY.encode(), path.read_bytes()), path
 
 
+def test_every_schema_is_read_by_the_one_place_that_upgrades() -> None:
+    for path in set(MODULES) - {
+        PACKAGE / "_internal" / name for name in ("schema.py", "upgrade.py")
+    }:
+        assert "require_schema" not in path.read_text("utf-8"), path
+
+
 def test_every_text_file_is_opened_as_utf8() -> None:
     """The system's own encoding may lack the letters of a name."""
     for path in MODULES:

@@ -25,7 +25,8 @@ from moleflow_pl._internal.result_names import (
     STATE_FILE,
     TABLE_FILE,
 )
-from moleflow_pl._internal.schema import require_schema, stamp
+from moleflow_pl._internal.schema import stamp
+from moleflow_pl._internal.upgrade import Kind, upgrade
 from moleflow_pl.callbacks.prediction_pictures import read_names
 from moleflow_pl.checkpoints.io import plain
 from moleflow_pl.checkpoints.run_folder import move_aside
@@ -110,8 +111,7 @@ def read_earlier(folder: Path, request: Mapping[str, Any]) -> EarlierPredictions
     if not any(os.path.lexists(folder / name) for name in (STATE_FILE, TABLE_FILE)):
         return EarlierPredictions()  # it was stopped before it began
     try:
-        state = read_json(folder / STATE_FILE)
-        require_schema(state, STATE_FILE)
+        state = upgrade(Kind.PREDICTIONS, read_json(folder / STATE_FILE), STATE_FILE)
         if state.pop("complete", None) is not False:
             return EarlierPredictions(reason="are finished")
         if state != {**stamp(), **request}:

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from moleflow_pl._internal.files import regular, replacing
 from moleflow_pl._internal.hashing import content_hash
-from moleflow_pl._internal.schema import SEAL, require_schema, require_seal, stamp, validate
+from moleflow_pl._internal.schema import SEAL, require_seal, stamp, validate
 from moleflow_pl._internal.signing import SIGNATURE, require_signature, sign
+from moleflow_pl._internal.upgrade import Kind, require_readable, upgrade
 from moleflow_pl.checkpoints.schema import one_line, require_finite, validate_tasks
 from moleflow_pl.errors import CheckpointError, MoLEFlowError, raise_if_out_of_memory
 from moleflow_pl.tasks.schedule import Task, TaskSchedule
@@ -96,21 +97,22 @@ class Expert:
                 f"no expert file at {path} ({one_line(error)}): give one that moleflow experts "
                 "export wrote"
             ) from error
-        name, schema = f"the expert file {path}", text.get("schema", "")
+        name = f"the expert file {path}"
         seal, signature = text.pop(SEAL, ""), text.pop(SIGNATURE, None)
-        number = int(schema) if schema.isdecimal() and len(schema) < LONGEST_NUMBER else None
-        require_schema({**text, "schema": number}, name)
+        stored = {**text, "schema": schema_number(text.get("schema", ""))}
+        require_readable(stored, name)
         require_seal(seal or None, content_hash([text, tensors]), name)
         require_signature(signature, seal, name)
         try:
             require_finite(tensors)
-            task, facts = parse_metadata(text)
+            content = upgrade(Kind.EXPERT, parse_metadata(stored), name)
+            task, facts = task_and_facts(content)
         except Exception as error:  # its metadata can break a parser in any way
             raise_if_out_of_memory(error)
             raise CheckpointError(
                 f"{name} cannot be used: {one_line(error)}; export it again"
             ) from error
-        return cls(tensors, task, base=text.get("base_sha256", ""), **facts)
+        return cls(tensors, task, base=content.get("base_sha256", ""), **facts)
 
 
 def require_short_header(path: Path) -> None:
@@ -160,19 +162,32 @@ class Facts(TypedDict):
     versions: dict[str, str]
 
 
-def parse_metadata(metadata: Mapping[str, str]) -> tuple[Task, dict[str, Any]]:
-    """Parse the task and the `Facts` of an expert from its metadata.
+def schema_number(text: str) -> int | None:
+    """The number of a schema in the metadata; None if it is not one."""
+    return int(text) if text.isdecimal() and len(text) < LONGEST_NUMBER else None
+
+
+def parse_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Parse the entries of an expert's metadata that are JSON.
+
+    Raises:
+        ValueError: an entry is not JSON.
+    """
+    entries = {"task", *Facts.__annotations__} & set(metadata)
+    return {**metadata, **{key: json.loads(metadata[key]) for key in entries}}
+
+
+def task_and_facts(content: Mapping[str, Any]) -> tuple[Task, dict[str, Any]]:
+    """Validate the task and the `Facts` of an expert in its parsed metadata.
 
     Raises:
         CheckpointError: an entry has the wrong type, or the task is not learned.
         KeyError: an entry is missing.
-        ValueError: an entry is not JSON.
     """
-    facts = {key: json.loads(metadata[key]) for key in Facts.__annotations__}
+    facts = {key: content[key] for key in Facts.__annotations__}
     validate(facts, Facts, "it")
-    state = json.loads(metadata["task"])
-    validate_tasks([state])
-    (task,) = TaskSchedule.from_state([state]).tasks
+    validate_tasks([content["task"]])
+    (task,) = TaskSchedule.from_state([content["task"]]).tasks
     if not task.learned or sorted(facts["lists"]) != sorted(TASK_LISTS):
         raise CheckpointError("its task is not learned")
     return task, facts

@@ -20,6 +20,7 @@ from moleflow_pl._internal.hashing import content_hash
 from moleflow_pl._internal.schema import SEAL, require_seal
 from moleflow_pl._internal.signing import SIGNATURE, require_signature, sign
 from moleflow_pl._internal.torch_files import load_plain, require_plain, require_stored
+from moleflow_pl._internal.upgrade import Kind, upgrade
 from moleflow_pl.checkpoints.run_folder import LAST, RunFolder
 from moleflow_pl.checkpoints.schema import (
     STATE_KEY,
@@ -28,7 +29,6 @@ from moleflow_pl.checkpoints.schema import (
     unsealed,
     validate_contents,
 )
-from moleflow_pl.checkpoints.upgrade import upgrade
 from moleflow_pl.errors import CheckpointError, MoLEFlowError, raise_if_out_of_memory
 
 
@@ -155,7 +155,7 @@ def to_current_schema(content: Any) -> dict[str, Any]:
     state = content.get(STATE_KEY) if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise CheckpointError("this is not a MoLE-Flow checkpoint: it has no entry 'moleflow'")
-    return {**content, STATE_KEY: upgrade(state)}
+    return {**content, STATE_KEY: upgrade(Kind.CHECKPOINT, state, "it")}
 
 
 def validate_checkpoint(content: Any) -> dict[str, Any]:

@@ -23,8 +23,9 @@ from torch.utils.data import DataLoader
 from moleflow_pl._internal.distributed import gather, is_first, rank_and_world, wait_for_all
 from moleflow_pl._internal.files import regular, require_folder, write_text, writing
 from moleflow_pl._internal.hashing import content_hash, file_hashes
-from moleflow_pl._internal.schema import SEAL, require_schema, require_seal, stamp
+from moleflow_pl._internal.schema import SEAL, require_seal, stamp
 from moleflow_pl._internal.steps import step
+from moleflow_pl._internal.upgrade import Kind, upgrade
 from moleflow_pl.data.datasets import ImageDataset
 from moleflow_pl.data.images import READER
 from moleflow_pl.errors import DataError
@@ -144,7 +145,7 @@ def is_usable(path: Path, shape: tuple[int, ...]) -> bool:
         return False
     try:
         description = json.loads(regular(path.with_suffix(".json")).read_text(encoding="utf-8"))
-        require_schema(description, "its description")
+        description = upgrade(Kind.FEATURES, description, "its description")
         contents = contents_of(path)
         values: Tensor = contents[1]
         if values.dtype != torch.float32 or values.shape != shape:

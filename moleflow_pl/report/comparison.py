@@ -10,7 +10,8 @@ from typing import Any
 
 from moleflow_pl._internal.files import read_json, require_folder, write_text
 from moleflow_pl._internal.printable import printable
-from moleflow_pl._internal.schema import require_schema, validate
+from moleflow_pl._internal.schema import validate
+from moleflow_pl._internal.upgrade import Kind, upgrade
 from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.errors import CheckpointError, DataError
 from moleflow_pl.metrics.image import mean_of
@@ -83,7 +84,7 @@ def read_summary(run: Path) -> dict[str, Any]:
     except DataError as error:
         raise DataError(f"{error}: {remedy}") from error
     try:
-        require_schema(summary, str(path))
+        summary = upgrade(Kind.SUMMARY, summary, str(path))
     except CheckpointError as error:
         raise DataError(f"{error}, or {remedy}") from error
     try:

@@ -1,4 +1,4 @@
-"""Makes the small checkpoint of a schema that later versions have to load.
+"""Makes the files of a schema that later versions have to read: checkpoint, expert, summary.
 
     python -m tests.formats.make tests/formats/schema1
 
@@ -6,6 +6,7 @@ Run it once for each schema, and keep the older folders.
 """
 
 import json
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -15,6 +16,9 @@ import torch
 from torch import Tensor
 
 from moleflow_pl import MoLEFlow
+from moleflow_pl.checkpoints.expert_edits import extract
+from moleflow_pl.checkpoints.io import read_checkpoint
+from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.data.images import read_image
 from tests.helpers.models import fit
 from tests.helpers.products import SIZE, draw_product
@@ -24,6 +28,7 @@ MODEL = {
     "score": ["depths", "groups"], "bank_mb": 0.01,
 }  # fmt: skip
 TASKS = ["01", "b"]
+EXPERT, EXPERT_FILE = "b", "b.safetensors"
 
 
 def answers(model: MoLEFlow, images: Tensor) -> dict[str, list]:
@@ -44,7 +49,10 @@ def main(folder: Path) -> None:
             draw_product(Path(place) / "data", name, seed)
         model = fit(Path(place) / "run", Path(place) / "data", list(TASKS), model=MODEL)
         folder.mkdir(parents=True)
-        (folder / "last.ckpt").write_bytes((Path(place) / "run" / "last.ckpt").read_bytes())
+        run = RunFolder(Path(place) / "run")
+        for path in (run.root / "last.ckpt", run.summary):
+            shutil.copy(path, folder)
+        extract(read_checkpoint(folder / "last.ckpt"), EXPERT).save(folder / EXPERT_FILE)
         paths = sorted(Path(place).glob("data/*/test/*/000.png"))
         images = torch.stack([read_image(path, (SIZE, SIZE)) for path in paths])
     np.save(folder / "probe.npy", images.numpy())
