@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from docs import picture
 from docs.drift_chart import LEAST, draw
 from docs.film import ARRIVING, DECIDE, LEARN, Stage, decide, learn
 from docs.themes import COLOURS, decision_text
@@ -17,6 +18,7 @@ from moleflow_pl import Prediction
 from moleflow_pl.inference.drift import CHANNELS, Drift, State
 from tests.helpers.commands import ROOT
 from tests.helpers.products import draw_product
+from tests.helpers.story import Story
 
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 PICTURES = ROOT / "docs" / "pictures"
@@ -106,3 +108,14 @@ def test_each_defect_changes_the_tablet_and_the_same_seed_draws_the_same_one() -
     for name in DEFECTS:
         damaged = np.asarray(tablet(np.random.default_rng(0), name), dtype=float)
         assert np.abs(damaged - whole).max() > 40, name
+
+
+def test_the_picture_of_the_products_can_be_drawn(
+    story: Story, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["picture", str(story.moved / "last.ckpt"), str(data_root), str(tmp_path / "p")]
+    monkeypatch.setattr("sys.argv", words)
+    picture.main()
+    for theme in ("light", "dark"):
+        with Image.open(tmp_path / f"p-{theme}.webp") as drawn:
+            assert min(drawn.size) > 100

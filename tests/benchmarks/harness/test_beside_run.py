@@ -1,12 +1,8 @@
-from pathlib import Path
-
 import pytest
-from PIL import Image
 
 from benchmarks import accuracy
 from benchmarks.harness.beside_run import FINE_TUNING, FLOWS, MEMORY_BANK, RUN
 from benchmarks.harness.products import METRICS
-from docs import picture
 from tests.helpers.benchmarks import last_rows, run_script
 from tests.helpers.story import Story
 
@@ -25,14 +21,3 @@ def test_baselines_stand_beside_a_finished_run(
     for product, own in zip(("01", "b"), summary, strict=True):
         assert found[f"{MEMORY_BANK}: {product}, image_auroc"] == 1.0
         assert found[f"{RUN}: {product}, image_auroc"] == own
-
-
-def test_the_picture_of_the_products_can_be_drawn(
-    story: Story, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    words = ["picture", str(story.moved / "last.ckpt"), str(data_root), str(tmp_path / "p")]
-    monkeypatch.setattr("sys.argv", words)
-    picture.main()
-    for theme in ("light", "dark"):
-        with Image.open(tmp_path / f"p-{theme}.webp") as drawn:
-            assert min(drawn.size) > 100
