@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from types import FrameType
 
-from fastapi import FastAPI, Form, Request, Response
+from fastapi import FastAPI, Form, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader
 from starlette.staticfiles import StaticFiles
@@ -20,6 +20,7 @@ from moleflow_pl import __version__
 from moleflow_pl._internal.printable import printable_lines
 from moleflow_pl.errors import ConfigError, DataError, MoLEFlowError, OutputError
 from moleflow_pl.service import page, product_page, service_page
+from moleflow_pl.service.body_limits import BodyLimits
 from moleflow_pl.service.engine import DeadlineError, QueueFullError, StoppingError
 from moleflow_pl.service.locks import BusyError
 from moleflow_pl.service.routes import router
@@ -67,6 +68,7 @@ def make_app(service: Service) -> FastAPI:
     app.add_api_route("/login", login_page, include_in_schema=False, response_class=HTMLResponse)
     app.add_api_route("/login", login, methods=["POST"], include_in_schema=False)
     app.add_exception_handler(MoLEFlowError, answer_error)
+    app.add_middleware(BodyLimits, settings=service.settings)
     keys, rate = service.keys, service.settings.rate
     app.add_middleware(Guard, keys=keys, rate=rate, metrics=service.metrics)
     return app
@@ -117,6 +119,8 @@ def login(request: Request, token: str = Form(""), form: str = Form("")) -> Resp
     service = service_of(request)
     if not service.keys.is_form_token(request, form) or not service.keys.is_token(token):
         client = request.client.host if request.client else ""
+        if not service.refused_tokens.take(client):
+            raise HTTPException(429, "too many wrong tokens", {"retry-after": "1"})
         service.database.audit(client, "token refused")
         text = pages.get_template("login.html").render(
             form=service.keys.form_token(request), refused=True

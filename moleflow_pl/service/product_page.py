@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,10 @@ from starlette.datastructures import FormData, UploadFile
 from moleflow_pl.service.page import is_script, name_of, rendered, require_form
 from moleflow_pl.service.products import UPLOADS, Job, jobs, order, save_uploads
 from moleflow_pl.service.state import Service, service_of
+from moleflow_pl.service.uploads import FIELDS
 
 MOST_IMAGES = 5000  # of a product, in one form
+MOST_EPOCHS = 10_000
 
 router = APIRouter()
 
@@ -27,7 +31,7 @@ async def order_product(request: Request) -> dict[str, Any]:
     The answer comes at once; `GET /v1/products/jobs` returns the progress. The service continues to
     inspect, and switches to the new model without losing a request.
     """
-    async with request.form(max_files=MOST_IMAGES) as fields:
+    async with request.form(max_files=MOST_IMAGES, max_fields=FIELDS) as fields:
         return asdict(await take_order(service_of(request), fields, "http"))
 
 
@@ -40,7 +44,7 @@ def product_jobs(request: Request) -> dict[str, Any]:
 @router.post("/products", include_in_schema=False)
 async def order_from_page(request: Request) -> Response:
     """Learn a product."""
-    async with request.form(max_files=MOST_IMAGES) as fields:
+    async with request.form(max_files=MOST_IMAGES, max_fields=FIELDS) as fields:
         require_form(request, str(fields.get("form", "")))
         await take_order(service_of(request), fields, name_of(str(fields.get("who", ""))))
     if not is_script(request):
@@ -62,8 +66,10 @@ async def take_order(service: Service, fields: FormData, who: str) -> Job:
         MoLEFlowError: the product cannot be learned.
     """
     name, folder, epochs = (str(fields.get(key, "")) for key in ("name", "folder", "epochs"))
-    if epochs and not (epochs.isdecimal() and 0 < int(epochs) <= 10_000):
-        raise HTTPException(422, f"epochs must be a number from 1 to 10000, got {epochs!r}")
+    if epochs and not (epochs.isdecimal() and len(epochs) < 6 and 0 < int(epochs) <= MOST_EPOCHS):
+        raise HTTPException(
+            422, f"epochs must be a number from 1 to {MOST_EPOCHS}, got {epochs[:20]!r}"
+        )
     files = [
         value
         for key, value in fields.multi_items()
@@ -73,20 +79,38 @@ async def take_order(service: Service, fields: FormData, who: str) -> Job:
         raise HTTPException(422, "give good images (image=@FILE, one or more), or a folder")
     if any((file.size or 0) > service.settings.max_bytes for file in files):
         raise HTTPException(413, f"an image has more than {service.settings.max_bytes} bytes")
-    place = Path(folder)
-    if files:
-        contents = [await file.read() for file in files]
-        place = await asyncio.to_thread(keep_images, service, contents)
     given = {"epochs": int(epochs)} if epochs else {}
-    return await asyncio.to_thread(order, service.database, name, place, who, **given)
+    if files:
+        return await asyncio.to_thread(order_uploads, service, files, name, who, **given)
+    return await asyncio.to_thread(order, service.database, name, Path(folder), who, **given)
 
 
-def keep_images(service: Service, contents: list[bytes]) -> Path:
-    """Store uploaded images, if all of them can be read.
+def order_uploads(
+    service: Service, files: Sequence[UploadFile], name: str, who: str, **given: int
+) -> Job:
+    """Store uploaded images, and create their job; nothing stays of a job that cannot be.
+
+    Raises:
+        MoLEFlowError: The product cannot be learned.
+    """
+    place = keep_images(service, files)
+    try:
+        return order(service.database, name, place, who, **given)
+    except BaseException:
+        shutil.rmtree(place, ignore_errors=True)
+        raise
+
+
+def keep_images(service: Service, files: Sequence[UploadFile]) -> Path:
+    """Store uploaded images one after another, if all of them can be read.
 
     Raises:
         DataError: a file is not an image.
     """
-    endings = [f".{service.store.decode(content)[1].lower()}" for content in contents]
-    folder = service.settings.folder / UPLOADS
-    return save_uploads(folder, list(zip(endings, contents, strict=True)))
+
+    def checked() -> Iterator[tuple[str, bytes]]:
+        for file in files:
+            content = file.file.read()
+            yield f".{service.store.decode(content)[1].lower()}", content
+
+    return save_uploads(service.settings.folder / UPLOADS, checked())

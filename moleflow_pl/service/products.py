@@ -8,7 +8,7 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -110,7 +110,7 @@ def order(database: Database, product: str, images: Path, who: str, epochs: int 
     return job
 
 
-def save_uploads(folder: Path, contents: Sequence[tuple[str, bytes]]) -> Path:
+def save_uploads(folder: Path, contents: Iterable[tuple[str, bytes]]) -> Path:
     """Store uploaded images in a new folder under generated names.
 
     Args:
@@ -118,18 +118,21 @@ def save_uploads(folder: Path, contents: Sequence[tuple[str, bytes]]) -> Path:
         contents: Suffix and bytes of each file.
 
     Raises:
-        DataError: there are too few images.
-        OutputError: they cannot be written.
+        DataError: There are too few images.
+        OutputError: They cannot be written.
     """
-    if len(contents) < FEWEST_IMAGES:
-        raise DataError(
-            f"a product needs at least {FEWEST_IMAGES} good images, got {len(contents)}"
-        )
-    place = folder / token()
-    with writing(place):
-        place.mkdir(parents=True)
-        for i, (ending, content) in enumerate(contents):
-            (place / f"{i:05d}{ending}").write_bytes(content)
+    place, count = folder / token(), 0
+    try:
+        with writing(place):
+            place.mkdir(parents=True)
+            for i, (ending, content) in enumerate(contents):
+                (place / f"{i:05d}{ending}").write_bytes(content)
+                count = i + 1
+        if count < FEWEST_IMAGES:
+            raise DataError(f"a product needs at least {FEWEST_IMAGES} good images, got {count}")
+    except BaseException:
+        shutil.rmtree(place, ignore_errors=True)
+        raise
     return place
 
 

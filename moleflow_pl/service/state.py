@@ -23,12 +23,13 @@ from moleflow_pl.service.models import Building, checkpoint_of, load, stamp_of
 from moleflow_pl.service.parts import Reporter
 from moleflow_pl.service.products import Teacher
 from moleflow_pl.service.retention import DAY_SECONDS, GIBIBYTE, RECORDING, Keeper, Limits
-from moleflow_pl.service.security import Keys
+from moleflow_pl.service.security import Keys, Rates
 from moleflow_pl.service.settings import Settings, split
 from moleflow_pl.service.sinks.base import SINKS
 from moleflow_pl.service.sources.base import SOURCES, Handling
 from moleflow_pl.service.watcher import ModelWatcher
 
+REFUSED_TOKENS = 5.0  # that a client may try in a second
 MEASURE_SECONDS = 0.5  # between two measurements of the queue
 REPORT_LOOK = 1.0  # seconds between two looks at the state of the parts
 
@@ -49,6 +50,7 @@ class Service:
         self.keys = Keys(self.database.setting("secret", secrets.token_hex(32)), settings.token)
         self.building = Building(settings.device, settings.backbone_weights)
         seen = stamp_of(checkpoint_of(Path(settings.model)))
+        self.refused_tokens = Rates(REFUSED_TOKENS)
         model = load(settings.model, settings.device, settings.backbone_weights)
         version = begin(self.database, settings.model, model.digest)
         self.engine = Engine(model, settings.batch_size, settings.batch_wait, settings.queue)

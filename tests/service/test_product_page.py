@@ -79,6 +79,25 @@ def test_file_that_is_no_image_is_refused(client: TestClient) -> None:
     assert "y" not in [job.product for job in jobs(service.database)]
 
 
+def test_order_that_is_refused_keeps_no_uploads(client: TestClient, data_root: Path) -> None:
+    service = client.app.state.service  # type: ignore[attr-defined]
+    place = service.settings.folder / "products"
+
+    def kept() -> set[Path]:
+        return set(place.iterdir()) if place.exists() else set()
+
+    before, good = kept(), files(data_root)
+    bad = ("image", ("a.png", b"no", "image/png"))
+    for data, sent in (
+        ({"name": "b"}, good), ({"name": "w"}, [*good, bad]), ({"name": "w"}, good[:1]),
+        ({"name": "w", "epochs": "9" * 5000}, good),
+    ):  # fmt: skip
+        answer = client.post("/v1/products", data=data, files=sent)
+        assert answer.status_code == 422, answer.text
+        assert len(answer.text) < 500
+    assert kept() == before
+
+
 def test_form_of_another_page_orders_nothing(client: TestClient) -> None:
     answer = client.post("/products", data={"name": "z", "folder": "/", "form": "0"})
     assert answer.status_code == 403
