@@ -137,8 +137,7 @@ def routing(report: Report, sizes: Sizes) -> None:
     image, features = random_images(extractor, 1), torch.randn(1, *extractor.shape)
 
     def route() -> None:
-        seen = many.image_features(features)
-        distances = many.router.distances(seen)
+        seen, distances = many.measure_distances(features)
         many.novelty_distances(features, distances, many.router.choose(distances, seen))
 
     score_one = partial(score, single, image, torch.zeros(1, dtype=torch.long))

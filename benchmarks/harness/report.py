@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from moleflow_pl._internal.allocator import keep_freed_memory
 from moleflow_pl._internal.provenance import hardware, versions
 
 WIDTH = 140  # characters of the printed table
@@ -146,7 +147,11 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterat
 
 
 def benchmark(name: str, *parts: Callable[[Report], None]) -> int:
-    """Run the parts of a benchmark; return the exit code of the process."""
+    """Run the parts of a benchmark; return the exit code of the process.
+
+    Freed memory is kept, as in every command of `moleflow`.
+    """
+    keep_freed_memory()
     report = Report(name)
     for part in parts:
         part(report)

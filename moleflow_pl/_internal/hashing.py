@@ -72,29 +72,38 @@ def head(kind: str, data: bytes) -> bytes:
     return b"%b %d:%b" % (kind.encode(), len(data), data)
 
 
-def joined(tensors: Iterable[Tensor]) -> Iterator[bytes | memoryview]:
-    """The bytes of tensors one after another, in blocks; only those of small tensors are copied.
+def joined(tensors: Iterable[Tensor]) -> Iterator[memoryview]:
+    """The bytes of tensors one after another, in blocks, each valid until the next.
 
-    A thread that hashes gives up the GIL for each block, and takes it again when another thread
-    releases it, which may be much later; so few large blocks are faster than many small ones.
+    Only the bytes of small tensors are copied, by torch: a thread that hashes must rarely hold the
+    GIL, which others need meanwhile, and takes it again when they release it, which may be much
+    later. So few large blocks are faster than many small ones.
     """
-    waiting: list[memoryview] = []
+    buffer = torch.empty(BLOCK, dtype=torch.uint8)
+    waiting: list[Tensor] = []
     size = 0
+
+    def filled() -> memoryview:
+        block = buffer[:size]
+        if waiting:
+            torch.cat(waiting, out=block)
+        return block.numpy().data
+
     for data in map(bytes_of, tensors):
         if size + len(data) > BLOCK:
-            yield b"".join(waiting)
+            yield filled()
             waiting, size = [], 0
         if len(data) > BLOCK:
-            yield data
+            yield data.numpy().data
         else:
             waiting.append(data)
             size += len(data)
-    yield b"".join(waiting)
+    yield filled()
 
 
-def bytes_of(tensor: Tensor) -> memoryview:
-    """The bytes of a tensor; those of a contiguous one on the CPU are not copied."""
-    return tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data
+def bytes_of(tensor: Tensor) -> Tensor:
+    """The bytes of a tensor (N,), uint8; those of a contiguous one on the CPU are not copied."""
+    return tensor.detach().cpu().reshape(-1).view(torch.uint8)
 
 
 def file_hashes(paths: Iterable[Path]) -> list[str]:

@@ -111,6 +111,12 @@ class RegionsOfInterest(nn.Module):
             self._found = self._find()
         return self._found.get(task)
 
+    def for_tasks(self, tasks: Sequence[int]) -> list[Region | None]:
+        """The regions of tasks, or [None] where all patches count for every task."""
+        if self._found is None:
+            self._found = self._find()
+        return [self._found.get(task) for task in tasks] if self._found else [None]
+
     def forget(self) -> None:
         """Drop what was computed from the masks: they have changed."""
         self._found = None

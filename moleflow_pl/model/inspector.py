@@ -150,7 +150,7 @@ class Inspector(nn.Module):
 
     def measure_distances(self, joined: Tensor) -> tuple[Tensor, Tensor]:
         """Image features of joined features (B, h, w, D), and router distances (B, T)."""
-        regions = [self.interest.for_task(task) for task in self.router.tasks]
+        regions = self.interest.for_tasks(self.router.tasks)
         return measure_distances(self.router, self.image_features, joined, regions)
 
     def novelty_distances(self, features: Tensor, distances: Tensor, chosen: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ class Inspector(nn.Module):
         tasks = self.router.tasks
         if self.novelty_router.tasks != tasks:
             return torch.full_like(distances, torch.nan)
-        relevant = torch.tensor(tasks, device=chosen.device) == chosen[:, None]
+        relevant = self.router.task_ids.to(chosen.device) == chosen[:, None]
         nearest = distances.topk(min(NEAREST, len(tasks)), largest=False).indices
         relevant = relevant.scatter(1, nearest, True)
         columns, images = relevant.T.nonzero(as_tuple=True)

@@ -109,7 +109,7 @@ class RegionRouter(PrototypeRouter):
 
     def choose(self, distances: Tensor, features: Tensor) -> Tensor:
         """Task ids (N,) of features (N, R, D) by their `distances` (N, T)."""
-        tasks = torch.tensor(self.tasks, device=distances.device)
+        tasks = self.task_ids.to(distances.device)
         if len(tasks) == 1:
             return tasks.repeat(len(distances))
         near = distances.topk(2, largest=False).indices.cpu()

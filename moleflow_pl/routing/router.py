@@ -88,6 +88,7 @@ class PrototypeRouter(nn.Module):
         self.prototypes = nn.ModuleDict()
         self.hidden: frozenset[int] = frozenset()  # tasks to which no image goes
         self._tasks: list[int] = []  # sorted once: every image needs them several times
+        self._task_ids: Tensor | None = None  # the same as a tensor
         self._prepared: PreparedPrototypes | None = None
         self._roots = TensorCache(self._compute_root)
         self.register_load_state_dict_post_hook(forget_after_loading)
@@ -98,6 +99,14 @@ class PrototypeRouter(nn.Module):
         if len(self._tasks) != len(self.prototypes) - len(self.hidden):
             self._tasks = sorted({int(key) for key in self.prototypes} - self.hidden)
         return list(self._tasks)
+
+    @property
+    def task_ids(self) -> Tensor:
+        """The same as `tasks` (T,), on the CPU."""
+        tasks = self.tasks
+        if self._task_ids is None or len(self._task_ids) != len(tasks):
+            self._task_ids = torch.tensor(tasks, dtype=torch.long)
+        return self._task_ids
 
     def add_prototype(self, task: int, prototype: TaskPrototype) -> None:
         """Add the prototype of `task`, or replace it."""
@@ -112,7 +121,7 @@ class PrototypeRouter(nn.Module):
 
     def forget(self) -> None:
         """Drop what was computed from the prototypes: they have changed."""
-        self._prepared, self._tasks = None, []
+        self._prepared, self._tasks, self._task_ids = None, [], None
 
     def distances(self, features: Tensor) -> Tensor:
         """Distances (N, T) of features (N, D) or (N, R, D) to all prototypes, in order of `tasks`.
@@ -168,11 +177,11 @@ class PrototypeRouter(nn.Module):
         A subclass may choose another. An exported graph takes the nearest, and decides between the
         `close_pairs` as this router does.
         """
-        return torch.tensor(self.tasks, device=distances.device)[distances.argmin(1)]
+        return self.task_ids.to(distances.device)[distances.argmin(1)]
 
     def columns(self, tasks: Tensor) -> Tensor:
         """Columns (N,) of tasks (N,) in `distances`."""
-        return torch.searchsorted(torch.tensor(self.tasks, device=tasks.device), tasks)
+        return torch.searchsorted(self.task_ids.to(tasks.device), tasks)
 
     def close_pairs(self, columns: Sequence[int]) -> dict[tuple[int, int], Tensor]:
         """Pairs of indices in `columns` whose tasks another distance decides between.

@@ -60,7 +60,8 @@ def test_blocks_are_the_bytes_of_all_tensors_in_their_order(sizes: list[int], bl
     numbers = torch.arange(sum(sizes), dtype=torch.int16)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hashing, "BLOCK", block)
-        assert b"".join(joined(numbers.split(sizes))) == numbers.numpy().tobytes()
+        read = b"".join(map(bytes, joined(numbers.split(sizes))))
+        assert read == numbers.numpy().tobytes()
 
 
 def test_file_is_hashed_again_once_it_changed_and_not_before(
