@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -14,6 +15,7 @@ from types import FrameType
 from fastapi import FastAPI, Form, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.staticfiles import StaticFiles
 
 from moleflow_pl import __version__
@@ -21,11 +23,14 @@ from moleflow_pl._internal.printable import printable_lines
 from moleflow_pl.errors import ConfigError, DataError, MoLEFlowError, OutputError
 from moleflow_pl.service import page, product_page, service_page
 from moleflow_pl.service.body_limits import BodyLimits
+from moleflow_pl.service.database import reason_of
 from moleflow_pl.service.engine import DeadlineError, QueueFullError, StoppingError
 from moleflow_pl.service.locks import BusyError
 from moleflow_pl.service.routes import router
 from moleflow_pl.service.security import SESSION, Guard
 from moleflow_pl.service.state import Service, service_of
+
+logger = logging.getLogger(__name__)
 
 SETTINGS = "MOLEFLOW_SERVE"  # variable of the processes of `--workers`
 THREADS = 32  # for calls that block, such as those of the database
@@ -68,6 +73,7 @@ def make_app(service: Service) -> FastAPI:
     app.add_api_route("/login", login_page, include_in_schema=False, response_class=HTMLResponse)
     app.add_api_route("/login", login, methods=["POST"], include_in_schema=False)
     app.add_exception_handler(MoLEFlowError, answer_error)
+    app.add_exception_handler(SQLAlchemyError, answer_database_error)
     app.add_middleware(BodyLimits, settings=service.settings)
     keys, rate = service.keys, service.settings.rate
     app.add_middleware(Guard, keys=keys, rate=rate, metrics=service.metrics)
@@ -100,6 +106,14 @@ async def answer_error(request: Request, error: Exception) -> Response:
     service_of(request).metrics.refused.labels(kind.__name__.removesuffix("Error").lower()).inc()
     headers = {} if seconds is None else {"retry-after": str(seconds)}
     return JSONResponse({"detail": printable_lines(error)}, status, headers)
+
+
+async def answer_database_error(request: Request, error: Exception) -> Response:
+    """Return an error of the database as that of a service that is unavailable for now."""
+    assert isinstance(error, SQLAlchemyError)
+    failure = OutputError(f"cannot use the database: {reason_of(error)}")
+    logger.warning("%s %s: %s", request.method, request.url.path, failure)
+    return await answer_error(request, failure)
 
 
 async def docs(request: Request) -> HTMLResponse:

@@ -34,9 +34,6 @@ class DriftFollower:
         database: The record.
         decisions: Returns the decision maker of the current model, and its digest.
         sinks: Names of the sinks that receive each change of state.
-
-    Attributes:
-        heard: Called with the state of every chart, after each check.
     """
 
     def __init__(
@@ -46,7 +43,6 @@ class DriftFollower:
         sinks: Sequence[str] = (),
     ) -> None:
         self.database, self.decisions, self.sinks = database, decisions, tuple(sinks)
-        self.heard: list[Callable[[Drift], None]] = []
         self._model = ""
         self._monitor: DriftMonitor | None = None
 
@@ -72,12 +68,10 @@ class DriftFollower:
         before = {one["product"]: one["state"] for one in kept.get("drifts", [])}
         for product in restarted:
             monitor.restart(product)
-        changes = self._take(monitor, rows, before)
-        if rows or restarted:
+        ended = without_chart(before, monitor.drifts)
+        changes = [*ended, *self._take(monitor, rows, before)]
+        if rows or restarted or ended:
             self._keep(monitor, rows[-1].id if rows else last, restarted, changes)
-        for hear in self.heard:
-            for drift in monitor.drifts:
-                hear(drift)
         return len(rows) == MOST
 
     def _take(
@@ -127,6 +121,14 @@ class DriftFollower:
                 session.add(Audit(when=time.time(), who=WHO, action="drift", detail=detail))
                 payload = {"event": "drift", "time": time.time(), **change.to_dict()}
                 session.add_all(Outbox(sink=sink, payload=payload) for sink in self.sinks)
+
+
+def without_chart(states: dict[str, str], drifts: Sequence[Drift]) -> list[Drift]:
+    """The products whose chart with a warning or a drift has ended: they are steady again."""
+    charted = {one.product for one in drifts}
+    ended = [name for name, state in states.items() if state != "steady" and name not in charted]
+    states.update(dict.fromkeys(ended, "steady"))
+    return [Drift(name) for name in ended]
 
 
 def settled(rows: Sequence[Inspection]) -> Sequence[Inspection]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from moleflow_pl.inference.drift import Drift
 from moleflow_pl.service.database import Inspection
 from moleflow_pl.service.drift import STATES
 
@@ -27,7 +27,7 @@ class Metrics:
     """
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        self.registry, self._charted = CollectorRegistry(), set[str]()
         own = self.registry
         self.decisions = Counter(
             "moleflow_decisions", "inspected images", ["product", "label", "source"], registry=own
@@ -52,9 +52,11 @@ class Metrics:
             multiprocess_mode="livemax", registry=own,
         )  # fmt: skip
 
-    def tell_drift(self, drift: Drift) -> None:
-        """Set the state of a product's chart."""
-        self.drift.labels(drift.product).set(STATES.index(drift.state))
+    def set_drifts(self, states: Mapping[str, str]) -> None:
+        """Set the states of all charts, by product; a product without a chart is steady."""
+        self._charted |= states.keys()
+        for product in self._charted:
+            self.drift.labels(product).set(STATES.index(states.get(product, "steady")))
 
     def count(self, inspection: Inspection) -> None:
         """Count an inspection."""
@@ -69,3 +71,8 @@ class Metrics:
         together = CollectorRegistry()
         MultiProcessCollector(together)
         return generate_latest(together)
+
+
+def forget(process: int) -> None:
+    """Leave the queue and the drifts of a process that has ended out of the metrics."""
+    mark_process_dead(process)

@@ -20,7 +20,7 @@ from uvicorn.supervisors import Multiprocess
 from moleflow_pl.errors import ConfigError, OutputError
 from moleflow_pl.service.app import SETTINGS, make_app
 from moleflow_pl.service.applications import begin
-from moleflow_pl.service.metrics import SEVERAL
+from moleflow_pl.service.metrics import SEVERAL, forget
 from moleflow_pl.service.settings import Settings
 from moleflow_pl.service.state import Service
 
@@ -99,9 +99,20 @@ def announce(place: socket.socket, settings: Settings) -> None:
 
 
 class Workers(Multiprocess):
-    """Uvicorn's supervisor, which restarts dead processes; it records the signal that ended it."""
+    """Uvicorn's supervisor, which restarts dead processes.
+
+    It records the signal that ended it, and leaves dead processes out of the metrics.
+    """
 
     ended_by: int | None = None
+    _known: frozenset[int] = frozenset()  # processes
+
+    def keep_subprocess_alive(self) -> None:
+        super().keep_subprocess_alive()
+        now = frozenset(process.pid for process in self.processes if process.pid is not None)
+        for process in self._known - now:
+            forget(process)
+        self._known = now
 
     def handle_int(self) -> None:
         self.ended_by = signal.SIGINT

@@ -14,7 +14,7 @@ from starlette.requests import HTTPConnection
 from moleflow_pl.inference.decisions import DecisionMaker
 from moleflow_pl.service.applications import begin
 from moleflow_pl.service.delivery import Delivery
-from moleflow_pl.service.drift import DriftFollower
+from moleflow_pl.service.drift import DriftFollower, drifts
 from moleflow_pl.service.engine import Engine
 from moleflow_pl.service.health import Health, attend, lock_name
 from moleflow_pl.service.line import Line
@@ -68,7 +68,6 @@ class Service:
         self.line.recorded.append(self.metrics.count)
         self.attendants = {"drift": Health("drift"), "lessons": Health("new products")}
         self.follower = DriftFollower(self.database, self._decisions, sinks)
-        self.follower.heard.append(self.metrics.tell_drift)
         work = settings.folder / "learning"
         self.teacher = Teacher(self.database, work, settings.backbone_weights)
         self.keeper = Keeper(self.database, self.store, limits_of(settings))
@@ -108,6 +107,9 @@ class Service:
     async def _measure(self) -> None:
         while True:
             self.measure()
+            with suppress(SQLAlchemyError):  # the next time is soon
+                charts = await asyncio.to_thread(drifts, self.database)
+                self.metrics.set_drifts({name: one["state"] for name, one in charts.items()})
             await asyncio.sleep(MEASURE_SECONDS)
 
     async def _report(self) -> None:

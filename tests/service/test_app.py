@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import re
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -10,12 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import OperationalError
 from starlette.testclient import TestClient
 
 from moleflow_pl import MoLEFlow
 from moleflow_pl.service import database as database_module
 from moleflow_pl.service import state, watcher
-from moleflow_pl.service.database import Inspection
+from moleflow_pl.service.database import Database, Inspection
 from moleflow_pl.service.models import load, publish
 from tests.helpers.service import client_of, count, picture, settings_for, wait_until
 
@@ -205,3 +207,28 @@ def test_a_service_that_is_stopping_refuses_what_it_has_not_taken(
             assert client.post("/v1/inspect", content=content).status_code == 503
             assert client.get("/readyz").status_code == 503
         assert taken.result(LONG).status_code == 200
+
+
+def test_an_error_of_the_database_is_503_on_every_page_and_in_every_answer(
+    tmp_path: Path, learned: Learned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(self: object) -> object:
+        raise OperationalError("", {}, Exception("the server closed the connection"))
+
+    with client_of(settings_for(tmp_path, learned[0])) as client:
+        found = re.search(r'name="form" value="(\w+)"', client.get("/products").text)
+        assert found
+        form = {"form": found[1], "verdict": "right"}
+        for name in ("reading", "writing"):
+            monkeypatch.setattr(Database, name, gone)
+        gets = ("/", "/stream", "/inspections/1", "/products", "/reviews", "/v1/inspections")
+        posts = ("/inspections/1/review", "/reviews/1/undo", "/products/b/drift", "/reviews/apply")
+        answers = [client.get(path) for path in (*gets, "/v1/products/jobs")]
+        answers += [client.post(path, data=form) for path in posts]
+        for answer in answers:
+            assert answer.status_code == 503, answer.url
+            assert answer.headers["retry-after"] == "5"
+            detail = "cannot use the database: the server closed the connection"
+            assert answer.json() == {"detail": detail}
+        monkeypatch.undo()
+        assert client.get("/").status_code == 200

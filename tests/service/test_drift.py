@@ -138,18 +138,6 @@ def test_another_model_goes_on_with_the_charts_of_products_that_are_the_same(
     assert drifts(database)["b"]["images"] == 40
 
 
-def test_who_asks_hears_of_every_chart_after_a_look(
-    database: Database, decisions: DecisionMaker
-) -> None:
-    record(database, 5, 0.5)
-    one, heard = follower(database, decisions), []
-    one.heard.append(heard.append)
-    one.look()
-    one.look()
-    told = [(drift.product, drift.state, drift.images) for drift in heard]
-    assert told == [("b", "steady", 5)] * 2
-
-
 def test_each_sink_is_told_of_each_change_of_state(
     database: Database, decisions: DecisionMaker
 ) -> None:
@@ -163,3 +151,21 @@ def test_each_sink_is_told_of_each_change_of_state(
     states = [(sink, "drift", state) for state in ("warning", "drift") for sink in one.sinks]
     assert told == states
     assert "brightness has fallen" in messages[-1][1]["reasons"][0]
+
+
+def test_each_sink_receives_that_a_product_is_steady_again_without_a_new_image(
+    database: Database, decisions: DecisionMaker
+) -> None:
+    record(database, 60, 0.3)
+    one = DriftFollower(database, lambda: (decisions, "x"), ["csv:a"])
+    one.look()
+    ask_restart(database, "b", "Ann")
+    one.look()
+    one.look()
+    with database.reading() as session:
+        messages = [message_of(row) for row in session.scalars(select(Outbox))]
+    states = [(one["product"], one["state"]) for one in messages]
+    assert states == [("b", "warning"), ("b", "drift"), ("b", "steady")]
+    with database.reading() as session:
+        noted = session.scalars(select(Audit).where(Audit.action == "drift")).all()
+    assert noted[-1].detail == {"product": "b", "state": "steady", "reasons": []}

@@ -9,16 +9,19 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
 from sqlalchemy import select
+from uvicorn.supervisors import Multiprocess
 
 from moleflow_pl import MoLEFlow
 from moleflow_pl.errors import ConfigError
+from moleflow_pl.service import server as module
 from moleflow_pl.service.database import Database, Inspection, SeenFile
 from moleflow_pl.service.models import publish
-from moleflow_pl.service.server import listening
+from moleflow_pl.service.server import Workers, listening
 from tests.helpers.service import count, picture, settings_for, wait_until
 from tests.helpers.serving import Server, serving
 
@@ -51,6 +54,17 @@ def test_a_port_that_is_taken_is_told() -> None:
         listening("203.0.113.1", 1),
     ):
         pass
+
+
+def test_process_that_was_replaced_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    forgotten: list[int] = []
+    monkeypatch.setattr(module, "forget", forgotten.append)
+    monkeypatch.setattr(Multiprocess, "keep_subprocess_alive", lambda self: None)
+    workers = Workers.__new__(Workers)
+    for numbers in ((1, 2), (1, 2), (1, 3)):
+        workers.processes = [SimpleNamespace(pid=number) for number in numbers]  # type: ignore[misc]
+        workers.keep_subprocess_alive()
+    assert forgotten == [2]
 
 
 @pytest.mark.slow

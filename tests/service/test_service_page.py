@@ -13,9 +13,7 @@ from tests.helpers.service import client_of, picture, wait_until
 from tests.helpers.serving import serving
 
 DOWN = "webhook:http://127.0.0.1:9/hook"  # nobody listens there
-ROW = re.compile(
-    r"</span>(\w+)</span></td>\s*<th .*?>(\w+)</span><br>(.*?)</th>\s*<td>(.*?)</td>"
-)
+ROW = re.compile(r"</span>(\w+)</span></td>\s*<th .*?>(\w+)</span><br>(.*?)</th>\s*<td>(.*?)</td>")
 
 
 def rows(text: str) -> dict[str, tuple[str, str, str]]:
