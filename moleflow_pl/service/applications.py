@@ -19,6 +19,7 @@ from moleflow_pl.checkpoints.schema import STATE_KEY
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.service.database import Audit, Database, Model, Review
 from moleflow_pl.service.locks import BusyError, exclusive, other_machines
+from moleflow_pl.service.machine import this_machine
 from moleflow_pl.service.models import add_version, newest, publish, require_file
 from moleflow_pl.service.tables import Application
 
@@ -71,7 +72,9 @@ def begin(database: Database, path: str | Path, digest: str | None = None) -> Mo
     with database.reading() as session:
         row, others = newest(session), other_machines(session, database)
     file = require_file(path)
-    if row is not None and others and row.digest != (digest or file_hash(file)):
+    if row is not None and others and row.machine != this_machine():
+        if row.digest == (digest or file_hash(file)):
+            return row
         raise ConfigError(
             f"{file} is not the model that {', '.join(others)} uses: put the run in a folder that "
             f"all machines share, or copy {row.path} of {row.machine} here"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from moleflow_pl.service.database import Database
 from moleflow_pl.service.locks import BusyError, exclusive
+from moleflow_pl.service.machine import this_machine
 from moleflow_pl.service.own_thread import OwnThread
 
 logger = logging.getLogger(__name__)
@@ -73,9 +73,9 @@ def without_password(address: str) -> str:
 
 
 def lock_name(kind: str, name: str) -> str:
-    """Name of a lock; sources and images belong to one machine, sinks to all."""
-    local = kind in ("source", "images")
-    return f"{kind} {name} on {socket.gethostname()}" if local else f"{kind} {name}"
+    """Name of a lock; sources, images and lessons belong to one machine, sinks to all."""
+    local = kind in ("source", "images", "lessons")
+    return f"{kind} {name} on {this_machine()}" if local else f"{kind} {name}"
 
 
 async def attend(

@@ -26,7 +26,13 @@ from moleflow_pl.service.page_queries import (
     tallies,
 )
 from moleflow_pl.service.products import jobs
-from moleflow_pl.service.reviews import apply_reviews, counts, pending, preview_reviews
+from moleflow_pl.service.reviews import (
+    apply_reviews,
+    counts,
+    elsewhere,
+    pending,
+    preview_reviews,
+)
 from moleflow_pl.service.routes import LARGEST_ID, Number
 from moleflow_pl.service.score_history import WORDS, score_history
 from moleflow_pl.service.state import service_of
@@ -305,7 +311,8 @@ def reviews(request: Request) -> Response:
     """The reviews that are not applied yet."""
     service = service_of(request)
     counted = counts(pending(service.database, service.store))
-    return rendered(request, "reviews.html", here="reviews", counted=counted)
+    away = elsewhere(service.database, service.store)
+    return rendered(request, "reviews.html", here="reviews", counted=counted, away=away)
 
 
 @router.get("/reviews/preview")

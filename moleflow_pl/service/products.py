@@ -26,6 +26,7 @@ from moleflow_pl.errors import ConfigError, DataError
 from moleflow_pl.service.applications import LOCK, adopt
 from moleflow_pl.service.database import Database, Setting
 from moleflow_pl.service.locks import BusyError, exclusive
+from moleflow_pl.service.machine import this_machine
 from moleflow_pl.service.reviews import checkpoint_in_use
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class Job:
         epochs: Epochs to learn.
         who: Who requested it.
         when: When it was requested.
+        machine: The machine that has the images, and learns the product.
         state: Its state.
         share: Share of its epochs that are done.
         reason: Why it failed.
@@ -62,6 +64,7 @@ class Job:
     epochs: int
     who: str
     when: float
+    machine: str
     state: State = "waits"
     share: float = 0.0
     reason: str = ""
@@ -104,7 +107,7 @@ def order(database: Database, product: str, images: Path, who: str, epochs: int 
         raise ConfigError(
             f"the product {product!r} is already known or being learned: choose another name"
         )
-    job = Job(token(), product, str(images.absolute()), epochs, who, time.time())
+    job = Job(token(), product, str(images.absolute()), epochs, who, time.time(), this_machine())
     keep(database, job)
     database.audit(who, "order product", product=product, images=job.images)
     return job
@@ -151,10 +154,11 @@ class Teacher:
         self.database, self.folder, self.backbone_weights = database, folder, backbone_weights
 
     async def run(self) -> None:
-        """Check for jobs for ever; only one process of a service does this."""
+        """Check for jobs for ever; only one process of a machine does this."""
         while True:
             found = await asyncio.to_thread(jobs, self.database)
-            begun = [job for job in found if job.state in ("waits", "learns")]
+            mine = [job for job in found if job.machine == this_machine()]
+            begun = [job for job in mine if job.state in ("waits", "learns")]
             if begun:
                 await self.learn(begun[0])
             else:

@@ -11,6 +11,7 @@ from typing import cast
 
 from sqlalchemy import ColumnElement, select, update
 
+from moleflow_pl._internal.hashing import file_hash
 from moleflow_pl.checkpoints.io import read_checkpoint
 from moleflow_pl.checkpoints.schema import STATE_KEY
 from moleflow_pl.errors import ConfigError
@@ -23,6 +24,7 @@ from moleflow_pl.service.applications import LOCK, adopt
 from moleflow_pl.service.database import Database, Inspection, Review
 from moleflow_pl.service.images import ImageStore
 from moleflow_pl.service.locks import exclusive, require_held
+from moleflow_pl.service.machine import this_machine
 from moleflow_pl.service.models import USUAL, Building, building, newest
 from moleflow_pl.service.tables import Application
 
@@ -49,7 +51,8 @@ def pending(database: Database, store: ImageStore) -> list[Pending]:
 
 def counting(database: Database, store: ImageStore, *where: ColumnElement[bool]) -> list[Pending]:
     """Valid reviews of stored images, the oldest first."""
-    query = select(Inspection).join(Review).where(Review.undone_when.is_(None), *where).distinct()
+    reviewed = select(Review.inspection_id).where(Review.undone_when.is_(None), *where)
+    query = select(Inspection).where(Inspection.id.in_(reviewed))
     with database.reading() as session:
         rows = session.scalars(query).all()
         fitting = set(session.scalars(select(Review.id).where(*where)))
@@ -64,6 +67,36 @@ def counting(database: Database, store: ImageStore, *where: ColumnElement[bool])
     return [one for _, one in sorted(found, key=lambda pair: (pair[0], pair[1].number))]
 
 
+def elsewhere(database: Database, store: ImageStore) -> int:
+    """How many reviews wait whose images another machine has."""
+    query = (
+        select(Inspection.image_path)
+        .join(Review)
+        .where(
+            Review.undone_when.is_(None),
+            Review.applied_when.is_(None),
+            Review.exported_when.is_(None),  # such an image may be deleted
+            Inspection.image_path.is_not(None),
+        )
+        .distinct()
+    )
+    with database.reading() as session:
+        return sum(store.path(place) is None for place in session.scalars(query))
+
+
+def require_here(database: Database, store: ImageStore, found: Sequence[Pending]) -> None:
+    """Check that there are good images here, or nowhere.
+
+    Raises:
+        ConfigError: only another machine has some.
+    """
+    if not any(one.review.good for one in found) and (count := elsewhere(database, store)):
+        raise ConfigError(
+            f"the images of {count} reviews are not on this machine: apply the reviews on the "
+            "machine that has them, or put the run in a folder that all machines share"
+        )
+
+
 def counts(reviews: list[Pending]) -> dict[str, Counter[str]]:
     """How many pending reviews each product has, by verdict."""
     counted: dict[str, Counter[str]] = {}
@@ -76,13 +109,19 @@ def checkpoint_in_use(database: Database) -> Path:
     """The file of the model that all processes use.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or it is another machine's.
     """
     with database.reading() as session:
         row = newest(session)
     if row is None:
         raise ConfigError("the service has no model yet: start it with moleflow serve RUN")
-    return Path(row.path)
+    file = Path(row.path)
+    if row.machine != this_machine() and not (file.is_file() and file_hash(file) == row.digest):
+        raise ConfigError(
+            f"the model in use is {file} of {row.machine}, which this machine does not have: do "
+            "this there, or put the run in a folder that all machines share"
+        )
+    return file
 
 
 def apply_reviews(
@@ -109,6 +148,7 @@ def apply_reviews(
         path = checkpoint_in_use(database)
         adopt(database, path)
         found = pending(database, store)
+        require_here(database, store, found)
 
         def note(marks: dict[str, str]) -> None:
             rows = [application(path, who, product, marks[product], found) for product in marks]
@@ -157,7 +197,9 @@ def preview_reviews(database: Database, store: ImageStore, options: Building = U
     Raises:
         MoLEFlowError: the reviews cannot be applied.
     """
-    reviews, path = [one.review for one in pending(database, store)], checkpoint_in_use(database)
+    found, path = pending(database, store), checkpoint_in_use(database)
+    require_here(database, store, found)
+    reviews = [one.review for one in found]
     products = reviewed_products(reviews)
     query = select(Inspection).where(Inspection.image_path.is_not(None))
     with database.reading() as session:

@@ -98,8 +98,10 @@ class Service:
         for sink in self.sinks:
             lock = lock_name("sink", sink.health.name)
             jobs.append(attend(self.database, lock, sink.health, Delivery(self.database, sink).run))
-        for name, run in (("drift", self.follower.run), ("lessons", self.teacher.run)):
-            jobs.append(attend(self.database, name, self.attendants[name], run))
+        runs = {"drift": self.follower.run, "lessons": self.teacher.run}
+        locks = {"drift": "drift", "lessons": lock_name("lessons", "all")}
+        for name, run in runs.items():
+            jobs.append(attend(self.database, locks[name], self.attendants[name], run))
         lock = lock_name("images", str(self.store.folder))
         jobs.append(attend(self.database, lock, self.keeper.health, self.keeper.run))
         self._tasks = [asyncio.create_task(job) for job in jobs]

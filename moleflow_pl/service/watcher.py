@@ -88,12 +88,14 @@ class ModelWatcher:
             BusyError: another process is changing it.
             CheckpointError: the file is missing, or another machine's.
         """
-        path = Path(row.path)
+        path, foreign = Path(row.path), row.machine != this_machine()
+        if foreign and stamp is None and row.digest == self.engine.model.digest:
+            return row  # a copy of it is in use here
         if stamp is None:
             raise CheckpointError(f"no checkpoint at {path}")
         if file_hash(path) == row.digest:
             return row
-        if row.machine != this_machine() and stamp == self.seen:
+        if foreign and stamp == self.seen:
             raise CheckpointError(
                 f"{path} of this machine is not the version that {row.machine} published: "
                 "put the run in a folder that all machines share"

@@ -1,5 +1,6 @@
 import asyncio
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from moleflow_pl.checkpoints.io import read_checkpoint, write_checkpoint
 from moleflow_pl.errors import ConfigError, DataError
 from moleflow_pl.service.database import Database
 from moleflow_pl.service.learn import main
+from moleflow_pl.service.machine import NAME
 from moleflow_pl.service.models import newest, publish
 from moleflow_pl.service.products import (
     PROGRESS,
@@ -147,3 +149,27 @@ def test_uploads_are_kept_under_names_of_our_own(tmp_path: Path) -> None:
     }  # fmt: skip
     with pytest.raises(DataError, match="at least 2 good images"):
         save_uploads(tmp_path / "products", [(".png", b"1")])
+
+
+def test_the_machine_that_has_the_images_learns_the_product(
+    tmp_path: Path, database: Database, data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned: list[str] = []
+
+    async def learn(self: Teacher, job: Job) -> None:
+        learned.append(job.product)
+        job.state = "learned"
+        keep(self.database, job)
+
+    monkeypatch.setattr(Teacher, "learn", learn)
+    monkeypatch.setattr("moleflow_pl.service.products.LOOK", 0.01)
+    for machine in ("one", "two"):
+        monkeypatch.setenv(NAME, machine)
+        order(database, f"of {machine}", images(data_root), "Ann")
+
+    async def some_time() -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(Teacher(database, tmp_path / "work").run(), 1.0)
+
+    asyncio.run(some_time())
+    assert learned == ["of two"]

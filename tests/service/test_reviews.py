@@ -8,11 +8,13 @@ from moleflow_pl.service.applications import LOCK
 from moleflow_pl.service.database import Database, Review
 from moleflow_pl.service.images import ImageStore
 from moleflow_pl.service.locks import BusyError, exclusive
+from moleflow_pl.service.machine import NAME
 from moleflow_pl.service.models import newest, publish
 from moleflow_pl.service.reviews import (
     apply_reviews,
     checkpoint_in_use,
     counts,
+    elsewhere,
     export_reviews,
     pending,
     preview_reviews,
@@ -94,3 +96,27 @@ def test_two_do_not_apply_at_once(database: Database, store: ImageStore) -> None
 def test_service_without_a_model_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no model yet"):
         checkpoint_in_use(Database(tmp_path / "none.sqlite"))
+
+
+def test_a_model_that_only_another_machine_has_is_refused(
+    database: Database, store: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(NAME, "elsewhere")
+    assert checkpoint_in_use(database) == tmp_path / "run" / "last.ckpt"  # shared
+    (tmp_path / "run" / "last.ckpt").write_bytes(b"another")
+    with pytest.raises(ConfigError, match="which this machine does not have: do this there"):
+        apply_reviews(database, store, "Ann")
+
+
+def test_reviews_whose_images_another_machine_has_are_counted_and_refused(
+    database: Database, store: ImageStore, tmp_path: Path
+) -> None:
+    assert elsewhere(database, store) == 0
+    (tmp_path / "images").rename(tmp_path / "away")
+    assert elsewhere(database, store) == 3
+    for ask in (preview_reviews, lambda *of: apply_reviews(*of, "Ann")):
+        with pytest.raises(ConfigError, match="images of 3 reviews are not on this machine"):
+            ask(database, store)
+    exported = an_inspection(image_path="gone.png")
+    add_review(database, exported, "right", exported_when=1.0)
+    assert elsewhere(database, store) == 3
