@@ -143,9 +143,9 @@ def test_parameter_of_an_expert_that_is_not_finite_is_refused_by_name(
     [
         ({"false_alarm_rate": 1e-300}, "false_alarm_rate must be a number from 1e-06 to below 1"),
         ({"false_alarm_rate": 2.0}, "false_alarm_rate must be a number from 1e-06 to below 1"),
-        ({"scores": [1e300, 1.0]}, "no score exceeds it"),
+        ({"scores": [1e300, 1.0]}, "no score exceeds the limit"),
         ({"high_patch_scores": [1e300, 1.0]}, "have the median"),
-        ({"damaged_novelty_distances": [1e300, 1.0]}, "no score exceeds it"),
+        ({"damaged_novelty_distances": [1e300, 1.0]}, "no score exceeds the limit"),
         ({"scores": []}, r"its lists have \[0, 2\] images"),
         ({key: [] for key in LISTS}, r"its lists have \[0\] images"),
         ({"scores": [float("inf"), 1.0]}, "expected a finite number"),
