@@ -29,8 +29,9 @@ LEGACY = "|".join(("UNS" + "AID", "SAID" + "_LATER"))
 
 # one word for one concept, in messages, comments, pages and docs: what is not said, and what is
 WORDS = {
-    r"(?<![.{])told(?!:)|nobody tells": "oracle, reported, given",
+    r"(?<![.{])told(?!:)|nobody tells|router tells": "oracle, reported, given, decides",
     r"(?:by|with) (?:its|the|their) own experts?|own scores": "oracle, oracle scores",
+    r"goods": "good images",
     r"(?:routed|sent) right|go(?:es)? astray": "routed correctly, routing accuracy",
     r"(?:kept|stored) latents|drawn freely": "memory bank, random subsampling",
     r"(?:held|hold|holds|holding) (?:out|back)": "calibration images, calibration set",
@@ -150,6 +151,17 @@ def test_every_package_says_what_it_is_for() -> None:
         assert len(docstring.splitlines()) >= 2, path
         assert re.search(r"\bprivate\b", docstring, re.IGNORECASE), f"{path}: what is private?"
         assert re.search(EXTEND, docstring), f"{path}: where does one extend it?"
+
+
+def test_what_raises_an_error_is_named() -> None:
+    """An entry of `Raises:` begins with its subject, not with a pronoun."""
+    unclear = re.compile(r"\w+: (?:it|they|none|one|there (?:is|are) none)\b")
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                _, _, raises = (ast.get_docstring(node) or "").partition("Raises:\n")
+                entries = raises.partition("\n\n")[0]
+                assert not unclear.search(entries), (path, node.name)
 
 
 def test_no_file_is_too_long() -> None:

@@ -55,7 +55,7 @@ def check_finite(
 
 @torch.no_grad()
 def nonfinite_images(module: MoLEFlow, batch: Batch, task: int) -> list[str]:
-    """The images of a batch whose own score is not finite; all of them if every score is."""
+    """The images of a batch whose loss is not finite; all images if every loss is finite."""
     scores = module.learner.training_nll(batch, task).flatten(1).sum(1)
     broken = [p for p, score in zip(batch["path"], scores, strict=True) if not score.isfinite()]
     return broken or list(batch["path"])

@@ -129,8 +129,8 @@ class PredictionWriter(BasePredictionWriter):
         pl_module.predicted_task = self._decisions.task
         dataset = trainer.predict_dataloaders.dataset  # type: ignore[union-attr]
         self._places = {path_key(path): i for i, path in enumerate(dataset.paths)}
-        kept = dataset.unchanged - self._places.keys()
-        self._kept = [key for key in self._earlier.rows if key in kept]
+        resumable = dataset.unchanged - self._places.keys()
+        self._resumed = [key for key in self._earlier.rows if key in resumable]
         self._names = self._choose_names(dataset.files)
         self._shared = trainer.world_size > 1
         if trainer.is_global_zero and not is_trial(trainer):
@@ -149,23 +149,23 @@ class PredictionWriter(BasePredictionWriter):
     def _choose_names(self, files: FoundFiles) -> dict[str, str]:
         """Names of the pictures by the paths of their images; earlier pictures keep theirs."""
         names = {path: os.path.relpath(path, files.root) for path in files.images}
-        earlier, kept = self._earlier.names, set(self._kept)
+        earlier, resumed = self._earlier.names, set(self._resumed)
         keys = {path_key(path): name for path, name in names.items()}
-        settled = {keys[key]: earlier[key] for key in kept & earlier.keys()}
+        settled = {keys[key]: earlier[key] for key in resumed & earlier.keys()}
         chosen = stems(list(names.values()), list(self._endings.values()), settled)
         return {path: chosen[name] for path, name in names.items()}
 
     def _begin(self, unchanged: Set[str]) -> None:
-        earlier, kept = self._earlier, self._kept
+        earlier, resumed = self._earlier, self._resumed
         make_room(self._folder, earlier)
         write_state(self._folder, self._request, complete=False)
-        stale = earlier.names.keys() - set(kept)
+        stale = earlier.names.keys() - set(resumed)
         remove_pictures(self._folder, [earlier.names[key] for key in stale], self._endings)
-        rows = [earlier.rows[key] for key in kept]
+        rows = [earlier.rows[key] for key in resumed]
         self._counts = Counter((row[PRODUCT], row[LABEL]) for row in rows)
         # files that are not images are checked again
         self._open(TABLE_FILE, COLUMNS, rows)
-        self._open(IMAGES_FILE, IMAGE_COLUMNS, [earlier.images[key] for key in kept])
+        self._open(IMAGES_FILE, IMAGE_COLUMNS, [earlier.images[key] for key in resumed])
         self._open(SKIPPED_FILE, SKIPPED_COLUMNS, [])
         if self.boxes:
             done = {row[0] for row in rows}
@@ -173,8 +173,9 @@ class PredictionWriter(BasePredictionWriter):
         write_names(self._folder, {path_key(path): name for path, name in self._names.items()})
         if rows:
             logger.info(f"resuming after {len(rows)} images")
-        if gone := earlier.rows.keys() - unchanged:
-            logger.info(f"removed {len(gone)} earlier rows: their images have changed or are gone")
+        if stale_rows := earlier.rows.keys() - unchanged:
+            count = len(stale_rows)
+            logger.info(f"removed {count} earlier rows: their images have changed or are gone")
 
     def write_on_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: MoLEFlow, prediction: Inspection | None,

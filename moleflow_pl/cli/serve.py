@@ -114,7 +114,7 @@ def require_parts() -> None:
     """Check that the service's libraries are installed.
 
     Raises:
-        ConfigError: some are not.
+        ConfigError: a package is not installed.
     """
     missing = [part for part in PARTS if find_spec(part) is None]
     if missing:

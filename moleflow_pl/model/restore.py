@@ -40,7 +40,7 @@ def arguments_of(inspector: Inspector) -> ModelArguments:
     """The arguments that an inspector was built from.
 
     Raises:
-        ConfigError: it was not built from arguments.
+        ConfigError: the inspector was not built from arguments.
     """
     if inspector.arguments is None:
         raise ConfigError(

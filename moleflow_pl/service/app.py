@@ -133,7 +133,7 @@ def login(request: Request, token: str = Form(""), form: str = Form("")) -> Resp
     service = service_of(request)
     if not service.keys.is_form_token(request, form) or not service.keys.is_token(token):
         client = request.client.host if request.client else ""
-        if not service.refused_tokens.take(client):
+        if not service.refused_tokens.allow(client):
             raise HTTPException(429, "too many wrong tokens", {"retry-after": "1"})
         service.database.audit(client, "token refused")
         text = pages.get_template("login.html").render(

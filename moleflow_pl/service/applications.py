@@ -66,7 +66,7 @@ def begin(database: Database, path: str | Path, digest: str | None = None) -> Mo
         digest: Of the file, if it is known.
 
     Raises:
-        CheckpointError: there is no file, or it cannot be read.
+        CheckpointError: the file is missing, or cannot be read.
         ConfigError: services on other machines use another model.
     """
     with database.reading() as session:

@@ -265,7 +265,7 @@ class Database:
 
     @property
     def is_sqlite(self) -> bool:
-        """Whether it is a file."""
+        """Whether the database is an SQLite file."""
         return self.url.startswith("sqlite")
 
     @property
@@ -290,12 +290,12 @@ class Database:
     def setting(self, name: str, default: str) -> str:
         """A shared value; the first process that reads it stores its default."""
         with self.reading() as session:
-            found = session.get(Setting, name)
-        if found is None:
+            row = session.get(Setting, name)
+        if row is None:
             with self.writing() as session:
-                found = session.get(Setting, name) or Setting(name=name, value=default)
-                session.add(found)
-        return found.value
+                row = session.get(Setting, name) or Setting(name=name, value=default)
+                session.add(row)
+        return row.value
 
     def audit(self, who: str, action: str, **detail: Any) -> None:
         """Add an entry to the audit log."""
@@ -312,7 +312,7 @@ class Database:
         """Check that the database answers.
 
         Raises:
-            SQLAlchemyError: it does not.
+            SQLAlchemyError: the database does not answer.
         """
         with self.reading() as session:
             session.execute(select(text("1")))

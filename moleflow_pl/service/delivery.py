@@ -60,11 +60,11 @@ class Delivery:
                 self._done[key] = self._deliver(message)
         except Exception as error:  # a receiver can fail in any way
             self._failures += 1
-            self.sink.health.tell(False, f"{error or type(error).__name__}; retrying")
+            self.sink.health.set_state(False, f"{error or type(error).__name__}; retrying")
             self._note(failed=messages[len(self._done)][0], reason=str(error))
             return wait_after(self._failures)
         self._failures = 0
-        self.sink.health.tell(True, "delivering")
+        self.sink.health.set_state(True, "delivering")
         self._note()
         return 0.0 if len(messages) == AT_ONCE else POLL
 

@@ -56,8 +56,8 @@ class DriftFollower:
 
     def look(self) -> bool:
         """Process new inspections; return whether there may be more."""
-        kept = self._kept()
-        monitor, last = self._current(kept), kept.get("last", 0)
+        stored = self._load_charts()
+        monitor, last = self._current(stored), stored.get("last", 0)
         with self.database.reading() as session:
             rows = session.scalars(
                 select(Inspection).where(Inspection.id > last).order_by(Inspection.id).limit(MOST)
@@ -65,16 +65,16 @@ class DriftFollower:
             asked = session.scalars(select(Setting.name).where(Setting.name.startswith(RESTART)))
             restarted = [name.removeprefix(RESTART) for name in asked]
         rows = settled(rows)
-        before = {one["product"]: one["state"] for one in kept.get("drifts", [])}
+        before = {drift["product"]: drift["state"] for drift in stored.get("drifts", [])}
         for product in restarted:
             monitor.restart(product)
         ended = without_chart(before, monitor.drifts)
-        changes = [*ended, *self._take(monitor, rows, before)]
+        changes = [*ended, *self._process(monitor, rows, before)]
         if rows or restarted or ended:
-            self._keep(monitor, rows[-1].id if rows else last, restarted, changes)
+            self._save_charts(monitor, rows[-1].id if rows else last, restarted, changes)
         return len(rows) == MOST
 
-    def _take(
+    def _process(
         self, monitor: DriftMonitor, rows: Sequence[Inspection], before: dict[str, str]
     ) -> list[Drift]:
         """Pass inspections to a monitor; return the changes of state."""
@@ -89,20 +89,20 @@ class DriftFollower:
             before[row.product] = drift.state
         return changes
 
-    def _current(self, kept: dict[str, Any]) -> DriftMonitor:
+    def _current(self, stored: dict[str, Any]) -> DriftMonitor:
         """The monitor of the current model, which continues from the stored state."""
         decisions, digest = self.decisions()
         if self._monitor is None or digest != self._model:
-            self._monitor = DriftMonitor(decisions, state=kept.get("monitor"))
+            self._monitor = DriftMonitor(decisions, state=stored.get("monitor"))
             self._model = digest
         return self._monitor
 
-    def _kept(self) -> dict[str, Any]:
+    def _load_charts(self) -> dict[str, Any]:
         with self.database.reading() as session:
-            found = session.get(Setting, CHARTS)
-        return {} if found is None else json.loads(found.value)
+            row = session.get(Setting, CHARTS)
+        return {} if row is None else json.loads(row.value)
 
-    def _keep(
+    def _save_charts(
         self,
         monitor: DriftMonitor,
         last: int,
@@ -110,7 +110,7 @@ class DriftFollower:
         changes: Sequence[Drift],
     ) -> None:
         """Store charts, audit entries and outgoing messages in one transaction."""
-        drifts = [one.to_dict() for one in monitor.drifts]
+        drifts = [drift.to_dict() for drift in monitor.drifts]
         value = json.dumps({"last": last, "monitor": monitor.state(), "drifts": drifts})
         names = [f"{RESTART}{product}" for product in restarted]
         with self.database.writing() as session:
@@ -141,9 +141,9 @@ def settled(rows: Sequence[Inspection]) -> Sequence[Inspection]:
 def drifts(database: Database) -> dict[str, dict[str, Any]]:
     """The state of each chart by product, as `Drift.to_dict`."""
     with database.reading() as session:
-        found = session.get(Setting, CHARTS)
-    kept = [] if found is None else json.loads(found.value)["drifts"]
-    return {one["product"]: one for one in kept}
+        row = session.get(Setting, CHARTS)
+    stored = [] if row is None else json.loads(row.value)["drifts"]
+    return {drift["product"]: drift for drift in stored}
 
 
 def ask_restart(database: Database, product: str, who: str) -> None:

@@ -257,14 +257,14 @@ def by_predictor(batch: Ready) -> list[Ready]:
 def answer(batch: Ready) -> None:
     """Inspect images of one predictor, and finish each."""
     try:
-        found = batch[0][0].predictor.inspect([image for _, image in batch])
+        predictions = batch[0][0].predictor.inspect([image for _, image in batch])
     except BaseException as error:  # a failed batch must not end the lane
         for job, _ in batch:
             job.answer.set_exception(error)
         return
     # finish all before the first is answered: answers of one moment are one transaction
     ended: list[tuple[Any, BaseException | None]] = []
-    for (job, _), prediction in zip(batch, found, strict=True):
+    for (job, _), prediction in zip(batch, predictions, strict=True):
         try:
             ended.append((job.order.finish(prediction), None))
         except BaseException as error:

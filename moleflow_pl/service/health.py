@@ -39,7 +39,7 @@ class Health:
     detail: str = "starting"
     since: float = field(default_factory=time.time)
 
-    def tell(self, ok: bool, detail: str) -> None:
+    def set_state(self, ok: bool, detail: str) -> None:
         """Set the state, and log a change."""
         if ok != self.ok:
             logger.info("%s: %s", self.name, detail)
@@ -92,14 +92,14 @@ async def attend(
         try:
             async with holding(database, lock):
                 if health.ok:
-                    health.tell(True, "running")
+                    health.set_state(True, "running")
                 await run()
         except BusyError:
-            health.tell(True, ELSEWHERE)
+            health.set_state(True, ELSEWHERE)
             await asyncio.sleep(RETRY_SECONDS)
             continue
         except Exception as error:  # any failure: the service continues
-            health.tell(False, str(error) or type(error).__name__)
+            health.set_state(False, str(error) or type(error).__name__)
         failures = 1 if time.monotonic() - began > LONGEST_WAIT else failures + 1
         await asyncio.sleep(wait_after(failures))
 

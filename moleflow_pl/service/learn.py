@@ -40,10 +40,10 @@ class ProgressFile(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
         """Count the epoch."""
         task = pl_module.schedule.tasks[-1]
-        tell(self.folder, share=task.epochs_done / task.epochs)
+        write_progress(self.folder, share=task.epochs_done / task.epochs)
 
 
-def tell(folder: Path, **values: Any) -> None:
+def write_progress(folder: Path, **values: Any) -> None:
     """Write the progress, or the error."""
     write_text(folder / PROGRESS, json.dumps(values))
 
@@ -63,7 +63,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         learn(given)
     except MoLEFlowError as error:
-        tell(given.work, error=str(error))
+        write_progress(given.work, error=str(error))
         return FAILED
     return 0
 

@@ -172,7 +172,9 @@ class Line:
     ) -> list[Inspection]:
         model, due = self.engine.model, time.monotonic() + self.deadline
         predictor, columns = model.predictor_for(product), {"source": source, "model": model.digest}
-        arrived = [Arrived(one, predictor, self.store, columns, self.sinks) for one in uploads]
+        arrived = [
+            Arrived(upload, predictor, self.store, columns, self.sinks) for upload in uploads
+        ]
         futures = self.engine.submit(arrived, predictor, due)
         try:
             groups = await asyncio.gather(*map(asyncio.wrap_future, futures))
@@ -188,8 +190,8 @@ class Line:
             raise
         inspections = [rows[0] for rows in groups]
         for inspection in inspections:
-            for tell in self.recorded:
-                tell(inspection)
+            for listener in self.recorded:
+                listener(inspection)
         return inspections
 
     def stop(self) -> None:
@@ -201,6 +203,6 @@ class Line:
 
 def discard(arrived: Sequence[Arrived], futures: Sequence[Future[Any]]) -> None:
     """Keep none of some images: those that a lane is busy with, once it is done with them."""
-    for one, future in zip(arrived, futures, strict=True):
+    for image, future in zip(arrived, futures, strict=True):
         future.cancel()
-        future.add_done_callback(one.discard)
+        future.add_done_callback(image.discard)

@@ -47,7 +47,7 @@ def exclusive(database: Database, name: str) -> Iterator[str]:
     holder, ended = new_holder(), threading.Event()
     _held.add(holder)
     try:
-        take(database, name, holder)
+        acquire(database, name, holder)
         renewal = threading.Thread(target=renew, args=(database, name, holder, ended), daemon=True)
         renewal.start()
         try:
@@ -61,7 +61,7 @@ def exclusive(database: Database, name: str) -> Iterator[str]:
         _held.discard(holder)
 
 
-def take(database: Database, name: str, holder: str) -> None:
+def acquire(database: Database, name: str, holder: str) -> None:
     """Acquire a lock that is free, expired, or held by a process that is gone.
 
     Raises:
@@ -72,8 +72,8 @@ def take(database: Database, name: str, holder: str) -> None:
             now = database.now(session)
             last = session.get(Lease, name)
             if last is not None and (last.until < now or is_gone(last.holder)):
-                gone = (Lease.name == name, Lease.holder == last.holder)
-                session.execute(delete(Lease).where(*gone))
+                expired = (Lease.name == name, Lease.holder == last.holder)
+                session.execute(delete(Lease).where(*expired))
             session.expunge_all()
             session.add(Lease(name=name, holder=holder, until=now + SECONDS))
     except IntegrityError as error:
@@ -86,7 +86,7 @@ def require_held(session: Session, name: str, holder: str) -> None:
     """Check within a transaction that a lock is still held.
 
     Raises:
-        BusyError: it has expired, and another process may have it.
+        BusyError: the lock has expired, and another process may hold it.
     """
     last = session.get(Lease, name)
     if last is None or last.holder != holder:

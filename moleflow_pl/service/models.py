@@ -83,7 +83,7 @@ def load(
     """Load a model, with the digest of its file.
 
     Raises:
-        CheckpointError: there is no checkpoint, or it cannot be used.
+        CheckpointError: the checkpoint is missing, or cannot be used.
     """
     file = checkpoint_of(Path(path))
     for _ in range(LOADS):

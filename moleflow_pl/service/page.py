@@ -154,7 +154,7 @@ async def inspect(request: Request) -> Response:
     arrived = await read_uploads(request, settings.max_bytes, settings.queue, settings.deadline)
     uploads, fields = arrived
     require_form(request, (fields or {}).get("form", ""))
-    if not any(one.content for one in uploads):  # what a browser sends where none was chosen
+    if not any(upload.content for upload in uploads):  # what a browser sends where none was chosen
         raise HTTPException(422, "choose images to inspect")
     await line.inspect(uploads, PAGE)
     return Response(status_code=204) if is_script(request) else RedirectResponse("/", 303)
@@ -164,21 +164,21 @@ async def inspect(request: Request) -> Response:
 def inspection(request: Request, number: Number) -> Response:
     """The page of one inspection."""
     database = service_of(request).database
-    one = require(database, number)
+    row = require(database, number)
     newer, older = neighbours(database, number)
-    height, width = one.prediction["size"]
-    drawing = score_history(history(database, one), number)
+    height, width = row.prediction["size"]
+    drawing = score_history(history(database, row), number)
     return rendered(
         request, "inspection.html", newer=newer, older=older, width=width, height=height,
-        history=drawing, **reviewing(request, one),
+        history=drawing, **reviewing(request, row),
     )  # fmt: skip
 
 
-def reviewing(request: Request, one: Inspection) -> dict[str, Any]:
+def reviewing(request: Request, row: Inspection) -> dict[str, Any]:
     """Values for the review buttons."""
     names = service_of(request).engine.model.predictor.products
-    others = [name for name in names if name != one.product]
-    return {"one": one, "allowed": ALLOWED[one.label], "others": others}
+    others = [name for name in names if name != row.product]
+    return {"inspection": row, "allowed": ALLOWED[row.label], "others": others}
 
 
 def require(database: Database, number: int) -> Inspection:
@@ -188,10 +188,10 @@ def require(database: Database, number: int) -> Inspection:
         HTTPException: no inspection has this number.
     """
     with database.reading() as session:
-        found = session.get(Inspection, number)
-    if found is None:
+        row = session.get(Inspection, number)
+    if row is None:
         raise HTTPException(404, f"there is no inspection {number}")
-    return found
+    return row
 
 
 def require_form(request: Request, form: str) -> None:
@@ -213,8 +213,8 @@ def answered(request: Request, number: int) -> Response:
     """The reviews of an inspection as a fragment for a script, otherwise a redirect to its page."""
     if not is_script(request):
         return RedirectResponse(f"/inspections/{number}", 303)
-    one = require(service_of(request).database, number)
-    return rendered(request, "review.html", **reviewing(request, one))
+    row = require(service_of(request).database, number)
+    return rendered(request, "review.html", **reviewing(request, row))
 
 
 @router.post("/inspections/{number}/review")
@@ -229,9 +229,9 @@ def review(
     """Store a person's review of a decision."""
     require_form(request, form)
     database = service_of(request).database
-    one = require(database, number)
-    if verdict not in ALLOWED[one.label]:
-        message = f"a decision {WORDS[one.label]!r} can be {', '.join(ALLOWED[one.label])}"
+    inspected = require(database, number)
+    if verdict not in (allowed := ALLOWED[inspected.label]):
+        message = f"a decision {WORDS[inspected.label]!r} can be {', '.join(allowed)}"
         raise HTTPException(422, message)
     row = Review(
         inspection_id=number,
@@ -317,10 +317,10 @@ def reviews(request: Request) -> Response:
 
 @router.get("/reviews/preview")
 def preview(request: Request) -> Response:
-    """What applying them would change."""
+    """What applying the reviews would change."""
     service = service_of(request)
-    found = preview_reviews(service.database, service.store, service.building)
-    return rendered(request, "preview.html", found=found)
+    changes = preview_reviews(service.database, service.store, service.building)
+    return rendered(request, "preview.html", preview=changes)
 
 
 @router.post("/reviews/apply")

@@ -74,7 +74,7 @@ class Filters:
 
 
 def local_time(text: str) -> float | None:
-    """Seconds since 1970 of a local time as a browser writes it; None where it is none.
+    """Seconds since 1970 of a local time as a browser writes it; None for any other text.
 
     Example:
         >>> local_time("soon") is None, local_time("1970-01-02T00:00") is None
@@ -90,15 +90,15 @@ def decisions(database: Database, filters: Filters) -> tuple[list[Inspection], i
     """Decisions, the newest first, and the `id` before which the next page begins, if any."""
     query = filters.apply(select(Inspection)).order_by(Inspection.id.desc()).limit(PAGE + 1)
     with database.reading() as session:
-        found: list[Inspection] = list(session.scalars(query))
-    return found[:PAGE], found[PAGE - 1].id if len(found) > PAGE else None
+        rows: list[Inspection] = list(session.scalars(query))
+    return rows[:PAGE], rows[PAGE - 1].id if len(rows) > PAGE else None
 
 
-def history(database: Database, one: Inspection) -> list[Inspection]:
+def history(database: Database, inspection: Inspection) -> list[Inspection]:
     """The last inspections of a product up to one, and that one; the oldest first."""
     query = (
         select(Inspection)
-        .where(Inspection.product == one.product, Inspection.id <= one.id)
+        .where(Inspection.product == inspection.product, Inspection.id <= inspection.id)
         .order_by(Inspection.id.desc())
         .limit(HISTORY)
     )
@@ -134,7 +134,7 @@ class Tally:
 def tallies(database: Database, since: float) -> list[Tally]:
     """The decisions about each product since a moment, in alphabetical order."""
 
-    def those(label: str) -> object:
+    def count_of(label: str) -> object:
         return func.sum(case((Inspection.label == label, 1), else_=0))
 
     counted = exists().where(Review.inspection_id == Inspection.id, Review.undone_when.is_(None))
@@ -142,8 +142,8 @@ def tallies(database: Database, since: float) -> list[Tally]:
         select(
             Inspection.product,
             func.count(),
-            those("anomalous"),
-            those("unknown_product"),
+            count_of("anomalous"),
+            count_of("unknown_product"),
             func.sum(case((counted, 1), else_=0)),
         )  # type: ignore[call-overload]
         .where(Inspection.time >= since)

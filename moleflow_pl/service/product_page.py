@@ -32,7 +32,7 @@ async def order_product(request: Request) -> dict[str, Any]:
     inspect, and switches to the new model without losing a request.
     """
     async with request.form(max_files=MOST_IMAGES, max_fields=FIELDS) as fields:
-        return asdict(await take_order(service_of(request), fields, "http"))
+        return asdict(await create_job(service_of(request), fields, "http"))
 
 
 @router.get("/v1/products/jobs", tags=["products"])
@@ -46,7 +46,7 @@ async def order_from_page(request: Request) -> Response:
     """Learn a product."""
     async with request.form(max_files=MOST_IMAGES, max_fields=FIELDS) as fields:
         require_form(request, str(fields.get("form", "")))
-        await take_order(service_of(request), fields, name_of(str(fields.get("who", ""))))
+        await create_job(service_of(request), fields, name_of(str(fields.get("who", ""))))
     if not is_script(request):
         return RedirectResponse("/products", 303)
     return await asyncio.to_thread(jobs_part, request)
@@ -58,11 +58,11 @@ def jobs_part(request: Request) -> Response:
     return rendered(request, "jobs.html", jobs=jobs(service_of(request).database))
 
 
-async def take_order(service: Service, fields: FormData, who: str) -> Job:
+async def create_job(service: Service, fields: FormData, who: str) -> Job:
     """Create the job that a form describes.
 
     Raises:
-        HTTPException: it has neither images nor a folder, or an invalid number.
+        HTTPException: the form has neither images nor a folder, or an invalid number.
         MoLEFlowError: the product cannot be learned.
     """
     name, folder, epochs = (str(fields.get(key, "")) for key in ("name", "folder", "epochs"))

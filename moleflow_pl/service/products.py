@@ -74,8 +74,8 @@ def jobs(database: Database) -> list[Job]:
     """All jobs, the oldest first."""
     with database.reading() as session:
         rows = session.scalars(select(Setting).where(Setting.name.startswith(JOB))).all()
-    found = [Job(**json.loads(row.value)) for row in rows]
-    return sorted(found, key=lambda job: (job.when, job.number))
+    all_jobs = [Job(**json.loads(row.value)) for row in rows]
+    return sorted(all_jobs, key=lambda job: (job.when, job.number))
 
 
 def keep(database: Database, job: Job) -> None:
@@ -101,9 +101,9 @@ def order(database: Database, product: str, images: Path, who: str, epochs: int 
     check_name(product)
     if not images.is_dir():
         raise DataError(f"no folder of images at {images}: give a folder on the service's machine")
-    known = learned_schedule(read_checkpoint(checkpoint_in_use(database)))
+    schedule = learned_schedule(read_checkpoint(checkpoint_in_use(database)))
     begun = [job.product for job in jobs(database) if job.state in ("waits", "learns")]
-    if product in [name for task in known.tasks for name in task.products] + begun:
+    if product in [name for task in schedule.tasks for name in task.products] + begun:
         raise ConfigError(
             f"the product {product!r} is already known or being learned: choose another name"
         )
@@ -156,8 +156,8 @@ class Teacher:
     async def run(self) -> None:
         """Check for jobs for ever; only one process of a machine does this."""
         while True:
-            found = await asyncio.to_thread(jobs, self.database)
-            mine = [job for job in found if job.machine == this_machine()]
+            all_jobs = await asyncio.to_thread(jobs, self.database)
+            mine = [job for job in all_jobs if job.machine == this_machine()]
             begun = [job for job in mine if job.state in ("waits", "learns")]
             if begun:
                 await self.learn(begun[0])
@@ -172,7 +172,7 @@ class Teacher:
             job.state = "learns"
             await asyncio.to_thread(keep, self.database, job)
             await self._teach(job, work)
-            await asyncio.to_thread(self._take, job, work / LAST)
+            await asyncio.to_thread(self._add_expert, job, work / LAST)
             job.state, job.share = "learned", 1.0
         except Exception as error:  # a failed job must not stop the next one
             job.state, job.reason = "failed", (str(error) or type(error).__name__)[:LONGEST_REASON]
@@ -190,7 +190,7 @@ class Teacher:
         """Run the process, and follow its progress.
 
         Raises:
-            DataError: it failed.
+            DataError: the process failed.
         """
         checkpoint = await asyncio.to_thread(checkpoint_in_use, self.database)
         words = [str(checkpoint), job.product, job.images, str(work)]
@@ -217,7 +217,7 @@ class Teacher:
             progress = await asyncio.to_thread(progress_of, work)
             raise DataError(progress.get("error") or f"it ended with {process.returncode}")
 
-    def _take(self, job: Job, file: Path) -> None:
+    def _add_expert(self, job: Job, file: Path) -> None:
         """Add the learned expert to the current model."""
         expert = extract(read_checkpoint(file), job.product)
         with waiting_for(self.database, LOCK):

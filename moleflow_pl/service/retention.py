@@ -80,12 +80,12 @@ class Keeper:
             await asyncio.sleep(LOOK)
 
     def look(self) -> list[str]:
-        """Remove what is due; what that was."""
+        """Remove the images that are due; return their places."""
         images = sorted(self._images(), key=lambda image: image.place)
         lost = self._without_row(images)
-        gone = {image.place for image in lost}
-        there = [image for image in images if image.place not in gone]
-        removed = [*lost, *self._due(there)]
+        lost_places = {image.place for image in lost}
+        stored = [image for image in images if image.place not in lost_places]
+        removed = [*lost, *self._due(stored)]
         for image in removed:
             self.store.discard(image.place)
         for day in {image.place.partition("/")[0] for image in removed}:
@@ -141,7 +141,7 @@ class Keeper:
         detail = f"{len(images) - len(due)} images, {total / GIBIBYTE:.2f} GiB"
         if total > self.limits.size:
             detail += ": apply or export their reviews, and they may go (--keep-gb)"
-        self.health.tell(total <= self.limits.size, detail)
+        self.health.set_state(total <= self.limits.size, detail)
         return due
 
     def _reviewed(self) -> dict[str, bool]:

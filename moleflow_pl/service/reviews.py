@@ -56,15 +56,15 @@ def counting(database: Database, store: ImageStore, *where: ColumnElement[bool])
     with database.reading() as session:
         rows = session.scalars(query).all()
         fitting = set(session.scalars(select(Review.id).where(*where)))
-    found: list[tuple[float, Pending]] = []
+    dated: list[tuple[float, Pending]] = []
     for row in rows:
         review, path = row.review, store.path(row.image_path)
         if review is None or review.id not in fitting or path is None or row.label is None:
             continue
         verdict = cast(library.Verdict, review.verdict)
         item = library.Review(path, row.product, cast(Label, row.label), verdict)
-        found.append((review.when, Pending(review.id, item)))
-    return [one for _, one in sorted(found, key=lambda pair: (pair[0], pair[1].number))]
+        dated.append((review.when, Pending(review.id, item)))
+    return [review for _, review in sorted(dated, key=lambda pair: (pair[0], pair[1].number))]
 
 
 def elsewhere(database: Database, store: ImageStore) -> int:
@@ -100,8 +100,8 @@ def require_here(database: Database, store: ImageStore, found: Sequence[Pending]
 def counts(reviews: list[Pending]) -> dict[str, Counter[str]]:
     """How many pending reviews each product has, by verdict."""
     counted: dict[str, Counter[str]] = {}
-    for one in reviews:
-        counted.setdefault(one.review.product, Counter())[one.review.verdict] += 1
+    for item in reviews:
+        counted.setdefault(item.review.product, Counter())[item.review.verdict] += 1
     return counted
 
 
@@ -109,7 +109,7 @@ def checkpoint_in_use(database: Database) -> Path:
     """The file of the model that all processes use.
 
     Raises:
-        ConfigError: there is none, or it is another machine's.
+        ConfigError: the service has no model yet, or the model is another machine's.
     """
     with database.reading() as session:
         row = newest(session)
@@ -142,22 +142,22 @@ def apply_reviews(
 
     Raises:
         BusyError: another process is applying reviews.
-        MoLEFlowError: it fails; the model is unchanged.
+        MoLEFlowError: a review cannot be applied; the model is unchanged.
     """
     with exclusive(database, LOCK) as holder:
         path = checkpoint_in_use(database)
         adopt(database, path)
-        found = pending(database, store)
-        require_here(database, store, found)
+        items = pending(database, store)
+        require_here(database, store, items)
 
         def note(marks: dict[str, str]) -> None:
-            rows = [application(path, who, product, marks[product], found) for product in marks]
+            rows = [application(path, who, product, marks[product], items) for product in marks]
             with database.writing() as session:
                 require_held(session, LOCK, holder)
                 session.add_all(rows)
 
         with building():
-            reviews = [one.review for one in found]
+            reviews = [item.review for item in items]
             tasks = library.apply(
                 path, reviews, device=options.device, before_write=note, **options.overrides
             )
@@ -166,10 +166,10 @@ def apply_reviews(
 
 
 def application(
-    path: Path, who: str, product: str, mark: str, found: Sequence[Pending]
+    path: Path, who: str, product: str, mark: str, items: Sequence[Pending]
 ) -> Application:
     """A row for the good images of a product."""
-    good = [one.number for one in found if one.review.good and one.review.product == product]
+    good = [item.number for item in items if item.review.good and item.review.product == product]
     return Application(path=str(path), expert=product, mark=mark, reviews=good, who=who, done=None)
 
 
@@ -180,13 +180,13 @@ def export_reviews(database: Database, store: ImageStore, folder: Path) -> dict[
         How many images went to each folder.
 
     Raises:
-        MoLEFlowError: one cannot be copied.
+        MoLEFlowError: an image cannot be copied.
     """
-    found = counting(database, store)
-    placed = library.export_reviews([one.review for one in found], folder)
+    items = counting(database, store)
+    placed = library.export_reviews([item.review for item in items], folder)
     with database.writing() as session:
-        for one in found:  # they may be more than a database takes in one query
-            used = update(Review).where(Review.id == one.number)
+        for item in items:  # they may be more than a database takes in one query
+            used = update(Review).where(Review.id == item.number)
             session.execute(used.values(exported_when=time.time()))
     return placed
 
@@ -197,9 +197,9 @@ def preview_reviews(database: Database, store: ImageStore, options: Building = U
     Raises:
         MoLEFlowError: the reviews cannot be applied.
     """
-    found, path = pending(database, store), checkpoint_in_use(database)
-    require_here(database, store, found)
-    reviews = [one.review for one in found]
+    items, path = pending(database, store), checkpoint_in_use(database)
+    require_here(database, store, items)
+    reviews = [item.review for item in items]
     products = reviewed_products(reviews)
     query = select(Inspection).where(Inspection.image_path.is_not(None))
     with database.reading() as session:

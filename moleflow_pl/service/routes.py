@@ -73,13 +73,15 @@ async def readyz(request: Request) -> Response:
             "recorder": "ok" if line.recorder.alive else "it has ended: restart the service",
             "model": service.engine.model.digest,
         }
-        healths = {name: [one.as_json() for one in part] for name, part in service.health.items()}
-        detail |= {**parts, **healths, "waiting": service.engine.waiting}
+        states = {
+            name: [health.as_json() for health in part] for name, part in service.health.items()
+        }
+        detail |= {**parts, **states, "waiting": service.engine.waiting}
     return JSONResponse(detail, 200 if ready else 503)
 
 
 def database_trouble(database: Database) -> str | None:
-    """What is wrong with the database; None if nothing is."""
+    """The error of a database that does not answer; None if it answers."""
     try:
         database.check()
     except SQLAlchemyError as error:
@@ -99,13 +101,13 @@ def metrics(request: Request) -> Response:
 async def products(request: Request) -> dict[str, Any]:
     """The products that the model knows, with their thresholds."""
     model = service_of(request).engine.model
-    known = []
+    entries = []
     for name in model.predictor.products:
         decisions = model.predictor_for(name).decisions
         assert decisions.task is not None
         limits = decisions.limits.get(decisions.task)
-        known.append({"name": name, "threshold": None if limits is None else limits.score})
-    return {"products": known, "model": model.digest}
+        entries.append({"name": name, "threshold": None if limits is None else limits.score})
+    return {"products": entries, "model": model.digest}
 
 
 @router.post("/v1/inspect", tags=["inspect"], openapi_extra=BODY)

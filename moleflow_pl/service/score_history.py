@@ -34,8 +34,8 @@ def score_history(inspections: Sequence[Inspection], here: int) -> Markup:
         here: The `id` of the current one.
     """
     limit = inspections[-1].threshold
-    known = [one.score for one in inspections if one.score is not None]
-    values = known + ([] if limit is None else [limit])
+    scores = [inspection.score for inspection in inspections if inspection.score is not None]
+    values = scores + ([] if limit is None else [limit])
     low, high = min(values, default=0.0), max(values, default=0.0)
     if limit is not None and low < limit:
         # a defect may score a hundred times as high as all else
@@ -48,8 +48,13 @@ def score_history(inspections: Sequence[Inspection], here: int) -> Markup:
     step = (WIDTH - 2 * MARGIN) / max(len(inspections) - 1, 1)
     # a score that is NaN is drawn at the top
     points = [
-        point(one, round(MARGIN + i * step, 1), y(high if one.score is None else one.score), here)
-        for i, one in enumerate(inspections)
+        point(
+            inspection,
+            round(MARGIN + i * step, 1),
+            y(high if inspection.score is None else inspection.score),
+            here,
+        )
+        for i, inspection in enumerate(inspections)
     ]
     line = Markup("")
     if limit is not None:
@@ -63,20 +68,20 @@ def score_history(inspections: Sequence[Inspection], here: int) -> Markup:
     ) + Markup("{}{}</svg>").format(line, Markup("").join(points))
 
 
-def point(one: Inspection, x: float, y: float, here: int) -> Markup:
+def point(inspection: Inspection, x: float, y: float, here: int) -> Markup:
     """The mark of an inspection: a disc, a triangle or a square; larger for the one of `here`."""
-    r = 2 * RADIUS if one.id == here else RADIUS
-    if one.label == "anomalous":
+    r = 2 * RADIUS if inspection.id == here else RADIUS
+    if inspection.label == "anomalous":
         mark = f'<path d="M{x} {y - r}L{x + r} {y + r}H{x - r}Z"'
-    elif one.label == "unknown_product":
+    elif inspection.label == "unknown_product":
         mark = f'<rect x="{x - r}" y="{y - r}" width="{2 * r}" height="{2 * r}"'
     else:
         mark = f'<circle cx="{x}" cy="{y}" r="{r}"'
-    kind = f"point {one.label or 'none'}{' here' * (one.id == here)}"
-    score = "no number" if one.score is None else f"{one.score:.4g}"
-    title = escape(f"{score}, {WORDS[one.label]}")
+    kind = f"point {inspection.label or 'none'}{' here' * (inspection.id == here)}"
+    score = "no number" if inspection.score is None else f"{inspection.score:.4g}"
+    title = escape(f"{score}, {WORDS[inspection.label]}")
     # safe: it consists of numbers and of our own words
     return Markup(
-        f'<a href="/inspections/{one.id}">{mark} class="{kind}"><title>{title}</title>'
+        f'<a href="/inspections/{inspection.id}">{mark} class="{kind}"><title>{title}</title>'
         f"</{mark[1:].partition(' ')[0]}></a>"
     )

@@ -95,7 +95,7 @@ class Rates:
         self.rate, self.burst = rate, max(2 * rate, 1.0)
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def take(self, client: str) -> bool:
+    def allow(self, client: str) -> bool:
         """Count a request; return whether it is allowed."""
         now = time.monotonic()
         left, last = self._buckets.pop(client, (self.burst, now))
@@ -144,7 +144,7 @@ class Guard:
     def _refusal(self, connection: HTTPConnection) -> Response | None:
         """The response to a refused request; None if it is allowed."""
         client = connection.client.host if connection.client else ""
-        if not self.rates.take(client):
+        if not self.rates.allow(client):
             return self._refuse("rate", 429, "too many requests (--rate)", {"retry-after": "1"})
         if self.keys.token is None and not is_own_host(connection.headers):
             # DNS rebinding: a foreign name that was made to point here

@@ -132,15 +132,15 @@ def run_workers(settings: Settings, place: socket.socket) -> None:
     database = settings.open_database()  # creates the tables before the processes start
     begin(database, settings.model)
     database.close()
-    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with tempfile.TemporaryDirectory(prefix="moleflow-metrics-") as counts:
         os.environ |= {SETTINGS: settings.to_json(), SEVERAL: counts}
         workers = Workers(configure("moleflow_pl.service.server:app_of_worker", settings), [place])
         try:
             workers.run()
         finally:
-            for one, handler in before.items():
-                signal.signal(one, handler)
+            for number, handler in before.items():
+                signal.signal(number, handler)
             del os.environ[SETTINGS], os.environ[SEVERAL]
     if workers.ended_by is None:
         raise OutputError("the processes of --workers do not start: try --workers 1")

@@ -162,7 +162,7 @@ class Settings:
 
     @classmethod
     def from_json(cls, text: str) -> Settings:
-        """What `to_json` wrote."""
+        """The settings that `to_json` wrote."""
         return cls(**json.loads(text))
 
 

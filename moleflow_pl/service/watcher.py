@@ -54,7 +54,7 @@ class ModelWatcher:
                 failures = 0
             except Exception as error:
                 failures += 1
-                self.health.tell(False, f"the earlier one stays in use: {error}")
+                self.health.set_state(False, f"the earlier one stays in use: {error}")
 
     def look(self) -> bool:
         """Swap to a newer version; return whether there was one."""
@@ -64,7 +64,7 @@ class ModelWatcher:
             return False
         stamp = stamp_of(Path(row.path))
         if (row.id, stamp) == (self.current, self.seen):
-            self.health.tell(True, "in use")
+            self.health.set_state(True, "in use")
             return False
         try:
             row = self._agreed(row, stamp)
@@ -78,7 +78,7 @@ class ModelWatcher:
             self.engine.swap(model)
             logger.info("the model is now %s (%s)", row.path, row.digest[:12])
         self.current, self.seen = row.id, stamp
-        self.health.tell(True, "in use")
+        self.health.set_state(True, "in use")
         return swapped
 
     def _agreed(self, row: Model, stamp: Stamp | None) -> Model:

@@ -11,7 +11,7 @@ import pytest
 from moleflow_pl.service import health as module
 from moleflow_pl.service.database import Database
 from moleflow_pl.service.health import Health, attend
-from moleflow_pl.service.locks import exclusive, take
+from moleflow_pl.service.locks import acquire, exclusive
 from tests.helpers.service import during
 
 
@@ -88,7 +88,7 @@ def test_lock_is_released_also_if_the_end_comes_while_it_is_taken(
     def slow(*parts: Any) -> None:
         began.set()
         assert go_on.wait(60)
-        take(*parts)
+        acquire(*parts)
 
     async def cancelled() -> None:
         task = asyncio.create_task(attend(database, "x", Health("y"), lambda: asyncio.sleep(60)))
@@ -98,7 +98,7 @@ def test_lock_is_released_also_if_the_end_comes_while_it_is_taken(
         go_on.set()
         await asyncio.gather(task, return_exceptions=True)
 
-    monkeypatch.setattr("moleflow_pl.service.locks.take", slow)
+    monkeypatch.setattr("moleflow_pl.service.locks.acquire", slow)
     asyncio.run(cancelled())
     monkeypatch.undo()
     with exclusive(database, "x"):

@@ -58,12 +58,12 @@ def test_of_many_threads_exactly_one_gets_it(two: tuple[Database, Database]) -> 
 def test_what_a_killed_process_held_is_free_after_its_time(
     two: tuple[Database, Database], clock: Clock
 ) -> None:
-    locks.take(two[0], "reviews", "killed")
+    locks.acquire(two[0], "reviews", "killed")
     clock.now += locks.SECONDS - 1
     with pytest.raises(BusyError):
-        locks.take(two[1], "reviews", "other")
+        locks.acquire(two[1], "reviews", "other")
     clock.now += 2
-    locks.take(two[1], "reviews", "other")
+    locks.acquire(two[1], "reviews", "other")
 
 
 def test_what_an_ended_process_of_this_machine_held_is_free_at_once(
@@ -72,13 +72,13 @@ def test_what_an_ended_process_of_this_machine_held_is_free_at_once(
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     for number in (ended.pid, os.getpid()):  # of a container that was started again, perhaps
-        locks.take(two[0], "reviews", f"{socket.gethostname()} {number} x")
+        locks.acquire(two[0], "reviews", f"{socket.gethostname()} {number} x")
         with exclusive(two[1], "reviews"):
             pass
     for holder in (f"{socket.gethostname()} {os.getppid()} x", "elsewhere 1 x"):
-        locks.take(two[0], holder, holder)
+        locks.acquire(two[0], holder, holder)
         with pytest.raises(BusyError):
-            locks.take(two[1], holder, "other")
+            locks.acquire(two[1], holder, "other")
 
 
 def test_a_long_work_keeps_its_lock(
@@ -97,4 +97,4 @@ def test_a_long_work_keeps_its_lock(
         wait_until(lambda: until() == clock.now + locks.SECONDS)
         clock.now = first + 1
         with pytest.raises(BusyError):
-            locks.take(two[1], "reviews", "other")
+            locks.acquire(two[1], "reviews", "other")

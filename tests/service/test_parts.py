@@ -28,7 +28,7 @@ def test_the_process_that_runs_a_part_reports_it(database: Database) -> None:
         reporter.begin()
         reporter.look()
     assert reported(database) == [("csv:a", True, "delivering")]
-    here.tell(False, "the disk is full")
+    here.set_state(False, "the disk is full")
     one.look()
     two.look()
     assert reported(database) == [("csv:a", False, "the disk is full")]

@@ -133,8 +133,8 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("stopped")
 def test_a_client_that_asks_too_often_gets_429_and_others_do_not() -> None:
     rates = Rates(1.0)
-    assert [rates.take("a") for _ in range(4)] == [True, True, False, False]
-    assert rates.take("b")
+    assert [rates.allow("a") for _ in range(4)] == [True, True, False, False]
+    assert rates.allow("b")
 
 
 @pytest.mark.usefixtures("stopped")

@@ -58,6 +58,6 @@ class CameraSource(Source):
         try:
             await self.line.inspect([Upload(bytes(content), name)], source=self.health.name)
         except QueueFullError:
-            self.health.tell(False, "the queue is full: frames are dropped")
+            self.health.set_state(False, "the queue is full: frames are dropped")
         else:
-            self.health.tell(True, "looking")
+            self.health.set_state(True, "looking")

@@ -79,7 +79,7 @@ class FolderSource(Source):
         """Watch the folder until cancelled."""
         self._seen = await self.thread.call(self._load_seen)
         await self.thread.call(self._scan)
-        self.health.tell(True, "watching")
+        self.health.set_state(True, "watching")
         watcher = asyncio.create_task(self._watch())
         try:
             # scan again soon for files that arrived before the watch began
@@ -154,14 +154,14 @@ class FolderSource(Source):
                 return
             row = self._seen_row(state, error=str(error))
             await asyncio.shield(asyncio.wrap_future(self.line.recorder.add(row)))
-            self.health.tell(False, str(error))
+            self.health.set_state(False, str(error))
         except (QueueFullError, DeadlineError):
             await asyncio.sleep(wait_after(1))
             return
         except TakenError:
             pass  # inspected by another process, or before a restart
         else:
-            self.health.tell(True, f"watching; last was {state.path.name}")
+            self.health.set_state(True, f"watching; last was {state.path.name}")
         self._seen.add((state.text, state.size, state.modified))
         self._waiting.pop(state.path, None)
         await self.thread.call(self._put_away, state)
@@ -183,20 +183,20 @@ class FolderSource(Source):
             target.parent.mkdir(exist_ok=True)
             state.path.rename(free_name(target) if target.exists() else target)
         except OSError as error:
-            self.health.tell(False, f"{state.path.name} cannot be moved: {error.strerror}")
+            self.health.set_state(False, f"{state.path.name} cannot be moved: {error.strerror}")
 
     def _load_seen(self) -> set[tuple[str, int, int]]:
         columns = (SeenFile.path, SeenFile.size, SeenFile.modified)
         with self.line.database.reading() as session:
-            found = session.execute(select(*columns).where(SeenFile.source == self.health.name))
-            return {(path, size, modified) for path, size, modified in found}
+            rows = session.execute(select(*columns).where(SeenFile.source == self.health.name))
+            return {(path, size, modified) for path, size, modified in rows}
 
 
 def read(state: FileState) -> bytes | None:
     """The content of a file; None if it is no longer in that state.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the file cannot be read.
     """
     content = ImageFile.read(state.path).content
     return content if FileState.of(state.path) == state else None
