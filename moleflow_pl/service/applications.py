@@ -76,8 +76,8 @@ def begin(database: Database, path: str | Path, digest: str | None = None) -> Mo
         if row.digest == (digest or file_hash(file)):
             return row
         raise ConfigError(
-            f"{file} is not the model that {', '.join(others)} uses: put the run in a folder that "
-            f"all machines share, or copy {row.path} of {row.machine} here"
+            f"{file} is not the model of the services on {', '.join(others)}: put the run "
+            f"in a folder that all machines share, or copy {row.path} of {row.machine} here"
         )
     try:
         with exclusive(database, LOCK):

@@ -198,7 +198,9 @@ def test_a_stale_machine_does_not_bring_its_old_model_back(
     published = publish(database, other, "ann")
     with locks.exclusive(database, "a source"):
         monkeypatch.setenv(NAME, "two")
-        with pytest.raises(ConfigError, match="not the model that one uses: .*all machines share"):
+        with pytest.raises(
+            ConfigError, match="not the model of the services on one: .*all machines share"
+        ):
             begin(database, old)
         assert begin(database, other).id == published.id
     assert begin(database, old).digest == first.digest  # nobody else is there

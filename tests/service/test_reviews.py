@@ -1,10 +1,12 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from sqlalchemy import select
 
 from moleflow_pl.errors import ConfigError, DataError
-from moleflow_pl.service.applications import LOCK
+from moleflow_pl.service.applications import LOCK, marks_in
 from moleflow_pl.service.database import Database, Review
 from moleflow_pl.service.images import ImageStore
 from moleflow_pl.service.locks import BusyError, exclusive
@@ -91,6 +93,27 @@ def test_two_do_not_apply_at_once(database: Database, store: ImageStore) -> None
         apply_reviews(database, store, "Ann")
     assert checkpoint_in_use(database).read_bytes() == content
     assert len(pending(database, store)) == 3
+
+
+def test_of_two_that_really_apply_at_once_one_does(
+    database: Database, store: ImageStore, tmp_path: Path
+) -> None:
+    start, outcomes = threading.Barrier(2), []
+
+    def apply(who: str) -> None:
+        mine = Database(tmp_path / "line.sqlite")
+        start.wait()
+        try:
+            outcomes.append(apply_reviews(mine, store, who))
+        except (BusyError, DataError) as error:
+            outcomes.append(type(error))
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(apply, ("Ann", "Ben")))
+    assert ["b"] in outcomes
+    assert len([one for one in outcomes if one in (BusyError, DataError)]) == 1
+    assert [one.review.verdict for one in pending(database, store)] == ["right"]
+    assert len(marks_in(tmp_path / "run" / "last.ckpt")) == 1
 
 
 def test_service_without_a_model_is_told(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_machines_that_do_not_share_the_run_are_told_what_they_cannot_do(
             tmp_path, "serve", other, "--port=0", f"--database={url}", fails=True,
             env=environment({NAME: "three"}),
         )  # fmt: skip
-        assert "is not the model that one uses" in stale.stdout + stale.stderr
+        assert "is not the model of the services on one" in stale.stdout + stale.stderr
         assert model(one) != ""
 
 
