@@ -31,6 +31,8 @@ MOST_CONNECTIONS = 1024  # beyond which clients get 503
 IDLE_SECONDS = 30
 GRACE_SECONDS = 5  # beyond the deadline of a request
 START_SECONDS = 600
+# without a sign of life, a process of `--workers` is replaced; on a busy machine imports take long
+WORKER_SECONDS = 60
 
 
 def serve(settings: Settings) -> None:
@@ -61,6 +63,7 @@ def configure(app: FastAPI | str, settings: Settings) -> uvicorn.Config:
         limit_concurrency=MOST_CONNECTIONS,
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=int(settings.deadline) + GRACE_SECONDS,
+        timeout_worker_healthcheck=WORKER_SECONDS,
     )
 
 

@@ -21,7 +21,8 @@ from moleflow_pl.errors import ConfigError
 from moleflow_pl.service import server as module
 from moleflow_pl.service.database import Database, Inspection, SeenFile
 from moleflow_pl.service.models import publish
-from moleflow_pl.service.server import Workers, listening
+from moleflow_pl.service.server import Workers, configure, listening
+from moleflow_pl.service.settings import Settings
 from tests.helpers.service import count, picture, settings_for, wait_until
 from tests.helpers.serving import Server, serving
 
@@ -54,6 +55,10 @@ def test_a_port_that_is_taken_is_told() -> None:
         listening("203.0.113.1", 1),
     ):
         pass
+
+
+def test_process_that_takes_long_to_import_is_not_replaced() -> None:
+    assert configure("a:b", Settings("run", workers=2)).timeout_worker_healthcheck >= 60
 
 
 def test_process_that_was_replaced_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
