@@ -35,36 +35,66 @@ def broker(port: int) -> subprocess.Popen:
     raise AssertionError("mosquitto does not start")
 
 
+class Broker:
+    """A mosquitto that stops and starts."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.start()
+
+    def start(self) -> None:
+        self.process = broker(self.port)
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
 @pytest.fixture
-def port() -> Iterator[int]:
+def mosquitto() -> Iterator[Broker]:
     if MOSQUITTO is None:
         pytest.skip("there is no mosquitto")
-    port = free_port()
-    process = broker(port)
-    yield port
-    process.kill()
-    process.wait()
+    running = Broker()
+    yield running
+    running.stop()
 
 
-def test_messages_arrive_in_order_and_again_after_the_broker_was_away(port: int) -> None:
+def fails(sink: MqttSink) -> bool:
+    """Whether a message is not taken."""
+    try:
+        sink.deliver({"id": "lost"})
+    except (OSError, RuntimeError):
+        return True
+    return False
+
+
+def test_messages_arrive_in_order_and_again_after_the_broker_was_away(mosquitto: Broker) -> None:
+    port = mosquitto.port
     got: list[dict] = []
+    ready: list[int] = []
     listener = mqtt.Client(CallbackAPIVersion.VERSION2)
     listener.on_message = lambda client, data, message: got.append(json.loads(message.payload))
+    listener.on_subscribe = lambda *args: ready.append(1)
+    listener.on_connect = lambda *args: listener.subscribe("factory/line 1", qos=1)
+    listener.reconnect_delay_set(1, 1)
     listener.connect("127.0.0.1", port)
     listener.loop_start()
-    ready: list = []
-    listener.on_subscribe = lambda *args: ready.append(1)
-    listener.subscribe("factory/line 1", qos=1)
-    wait_until(lambda: ready)
     sink = MqttSink(f"mqtt://127.0.0.1:{port}/factory/line%201")
-    for number in range(3):
-        sink.deliver({"id": number})
-    sink.close()
-    sink.deliver({"id": 3})
-    wait_until(lambda: len(got) == 4)
+    try:
+        wait_until(lambda: ready)
+        for number in range(3):
+            sink.deliver({"id": number})
+        wait_until(lambda: len(got) == 3)  # a broker that is killed forgets them
+        mosquitto.stop()
+        wait_until(lambda: fails(sink))
+        mosquitto.start()
+        wait_until(lambda: len(ready) == 2, 30)  # the listener is back
+        sink.deliver({"id": 3})
+        wait_until(lambda: len(got) == 4)
+    finally:
+        listener.loop_stop()
+        sink.close()
     assert [message["id"] for message in got] == [0, 1, 2, 3]
-    listener.loop_stop()
-    sink.close()
 
 
 def test_a_broker_that_is_not_there_is_an_error_and_so_tried_again() -> None:
