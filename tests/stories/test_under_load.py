@@ -18,8 +18,7 @@ from moleflow_pl.service.models import publish
 from tests.helpers.commands import moleflow
 from tests.helpers.reviewing import images_of, kept_run
 from tests.helpers.service import wait_until
-from tests.helpers.serving import Server, serving
-from tests.service.sinks.test_mqtt import free_port
+from tests.helpers.serving import Server, free_port, serving
 
 CLIENTS = 4
 MESSAGES = 1000

@@ -15,14 +15,10 @@ from paho.mqtt.enums import CallbackAPIVersion
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.service.sinks.mqtt import MqttSink
 from tests.helpers.service import wait_until
+from tests.helpers.serving import free_port
 
 # Debian keeps it outside of a user's path
 MOSQUITTO = shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as place:
-        return place.getsockname()[1]
 
 
 def broker(port: int) -> subprocess.Popen:
