@@ -277,8 +277,12 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """A session that is committed at the end of the block; it waits for other writers."""
+        """A session that is committed at the end of the block.
+
+        It waits for other writers before the block, so what it reads is still true when it writes.
+        """
         with Session(self.engine, expire_on_commit=False) as session, session.begin():
+            session.connection()
             yield session
 
     @contextmanager

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select
 
 from moleflow_pl import MoLEFlow
-from moleflow_pl.service.database import Database, Inspection, Review, Setting
+from moleflow_pl.service.database import Database, Inspection, Review, SeenFile
 from moleflow_pl.service.line import Upload
 from moleflow_pl.service.models import publish
 from moleflow_pl.service.recorder import TakenError
@@ -73,7 +73,8 @@ def test_the_record_works_as_in_a_file(
     settings = settings_for(tmp_path, learned[0], database=url)
     with client_of(settings) as client:
         line = client.service.line  # type: ignore[attr-defined]
-        once = Upload(picture(data_root), "a.png", lambda row: [Setting(name="once", value="x")])
+        file = {"source": "folder", "path": "a.png", "size": 1, "modified": 1, "when": 1.0}
+        once = Upload(picture(data_root), "a.png", lambda row: [SeenFile(inspection=row, **file)])
 
         def inspect() -> list[Inspection]:
             return asyncio.run(line.inspect([once], "folder"))

@@ -14,7 +14,9 @@ from moleflow_pl.tasks.thresholds import threshold
     "scores", [[1.0, 1e300], [1.0] * 50 + [1e39], [1.0, math.inf], [1e308] * 3]
 )
 def test_limit_that_no_score_exceeds_is_refused(scores: list[float]) -> None:
-    with pytest.raises(ConfigError, match="no score exceeds the limit, so all images would be normal"):
+    with pytest.raises(
+        ConfigError, match="no score exceeds the limit, so all images would be normal"
+    ):
         threshold(scores)
     with pytest.raises(ConfigError, match="no score exceeds the limit"):
         limits_of(scores)
