@@ -76,6 +76,25 @@ def test_lack_of_memory_ends_in_one_line(
         cli.main(["toy"])
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit of Linux")
+@pytest.mark.parametrize("limit", [2**30, None])
+def test_a_limit_on_the_address_space_is_named_before_c_code_aborts_by_it(
+    limit: int | None,
+) -> None:
+    bounds = "" if limit is None else f"resource.setrlimit(resource.RLIMIT_AS, ({limit},) * 2)"
+    code = f"""
+import resource
+from moleflow_pl._internal import logs
+from moleflow_pl.cli.main import report_memory_limit
+logs.configure()
+{bounds}
+report_memory_limit()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ("limited to 1.1 GB (ulimit -v)" in done.stdout) == (limit is not None)
+    assert done.stderr == ""
+
+
 @pytest.mark.parametrize("raised", [DataError("no image"), OSError(errno.ENOSPC, "full", "x.csv")])
 def test_an_error_that_the_user_can_fix_ends_in_one_line(
     raised: Exception, toy: str, monkeypatch: pytest.MonkeyPatch
