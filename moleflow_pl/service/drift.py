@@ -14,6 +14,7 @@ from sqlalchemy import delete, select
 from moleflow_pl.inference.decisions import DecisionMaker
 from moleflow_pl.inference.drift import Drift, DriftMonitor
 from moleflow_pl.service.database import Audit, Database, Inspection, Outbox, Setting
+from moleflow_pl.service.health import Health
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class DriftFollower:
         sinks: Sequence[str] = (),
     ) -> None:
         self.database, self.decisions, self.sinks = database, decisions, tuple(sinks)
+        self.health = Health("drift")
         self._model = ""
         self._monitor: DriftMonitor | None = None
 
@@ -51,6 +53,7 @@ class DriftFollower:
         self._monitor = None  # another process may have continued meanwhile
         while True:
             more = await asyncio.to_thread(self.look)
+            self.health.set_state(True, "running")
             if not more:
                 await asyncio.sleep(POLL)
 

@@ -25,6 +25,7 @@ from moleflow_pl.checkpoints.run_lock import locked_for
 from moleflow_pl.errors import ConfigError, DataError
 from moleflow_pl.service.applications import LOCK, adopt
 from moleflow_pl.service.database import Database, Setting
+from moleflow_pl.service.health import Health
 from moleflow_pl.service.locks import BusyError, exclusive
 from moleflow_pl.service.machine import this_machine
 from moleflow_pl.service.reviews import checkpoint_in_use
@@ -152,11 +153,13 @@ class Teacher:
         self, database: Database, folder: Path, backbone_weights: str | None = None
     ) -> None:
         self.database, self.folder, self.backbone_weights = database, folder, backbone_weights
+        self.health = Health("new products")
 
     async def run(self) -> None:
         """Check for jobs for ever; only one process of a machine does this."""
         while True:
             all_jobs = await asyncio.to_thread(jobs, self.database)
+            self.health.set_state(True, "running")
             mine = [job for job in all_jobs if job.machine == this_machine()]
             begun = [job for job in mine if job.state in ("waits", "learns")]
             if begun:

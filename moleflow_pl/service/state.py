@@ -66,12 +66,15 @@ class Service:
         self.watcher = ModelWatcher(self.database, self.engine, version.id, seen, self.building)
         self.metrics = Metrics()
         self.line.recorded.append(self.metrics.count)
-        self.attendants = {"drift": Health("drift"), "lessons": Health("new products")}
         self.follower = DriftFollower(self.database, self._decisions, sinks)
         work = settings.folder / "learning"
         self.teacher = Teacher(self.database, work, settings.backbone_weights)
         self.keeper = Keeper(self.database, self.store, limits_of(settings))
-        self.attendants["images"] = self.keeper.health
+        self.attendants = {
+            "drift": self.follower.health,
+            "lessons": self.teacher.health,
+            "images": self.keeper.health,
+        }
         self.reporter = Reporter(self.database, self.health)
         self._tasks: list[asyncio.Task[None]] = []
 

@@ -1,5 +1,6 @@
 """All parts of a running service."""
 
+import asyncio
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 
 from moleflow_pl import MoLEFlow
 from moleflow_pl.service.database import Outbox
-from tests.helpers.service import client_of, count, picture, settings_for, wait_until
+from moleflow_pl.service.state import Service
+from tests.helpers.service import client_of, count, during, picture, settings_for, wait_until
 
 
 def test_each_sink_is_told_of_each_inspection(
@@ -35,6 +37,17 @@ def test_a_service_needs_nothing_but_the_checkpoint(
     shutil.rmtree(tmp_path / "run" / "service")
     with client_of(settings) as client:
         assert client.post("/v1/inspect", content=picture(data_root)).json()["id"] == 2
+
+
+def test_background_tasks_that_work_again_after_a_failure_say_so(
+    tmp_path: Path, learned: tuple[Path, MoLEFlow]
+) -> None:
+    service = Service(settings_for(tmp_path, learned[0]))
+    for name, run in {"drift": service.follower.run, "lessons": service.teacher.run}.items():
+        health = service.attendants[name]
+        health.set_state(False, "the database is locked")
+        asyncio.run(during(run(), lambda health=health: health.ok))
+    service.line.stop()
 
 
 def test_drift_is_followed_and_told_in_the_metrics(
