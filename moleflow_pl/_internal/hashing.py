@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -75,35 +76,35 @@ def head(kind: str, data: bytes) -> bytes:
 def joined(tensors: Iterable[Tensor]) -> Iterator[memoryview]:
     """The bytes of tensors one after another, in blocks, each valid until the next.
 
-    Only the bytes of small tensors are copied, by torch: a thread that hashes must rarely hold the
+    Only the bytes of small tensors are copied, by numpy: a thread that hashes must rarely hold the
     GIL, which others need meanwhile, and takes it again when they release it, which may be much
     later. So few large blocks are faster than many small ones.
     """
-    buffer = torch.empty(BLOCK, dtype=torch.uint8)
-    waiting: list[Tensor] = []
+    buffer = np.empty(BLOCK, dtype=np.uint8)
+    waiting: list[np.ndarray] = []
     size = 0
 
     def filled() -> memoryview:
         block = buffer[:size]
         if waiting:
-            torch.cat(waiting, out=block)
-        return block.numpy().data
+            np.concatenate(waiting, out=block)
+        return block.data
 
     for data in map(bytes_of, tensors):
         if size + len(data) > BLOCK:
             yield filled()
             waiting, size = [], 0
         if len(data) > BLOCK:
-            yield data.numpy().data
+            yield data.data
         else:
             waiting.append(data)
             size += len(data)
     yield filled()
 
 
-def bytes_of(tensor: Tensor) -> Tensor:
+def bytes_of(tensor: Tensor) -> np.ndarray:
     """The bytes of a tensor (N,), uint8; those of a contiguous one on the CPU are not copied."""
-    return tensor.detach().cpu().reshape(-1).view(torch.uint8)
+    return tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy()
 
 
 def file_hashes(paths: Iterable[Path]) -> list[str]:

@@ -62,8 +62,7 @@ def reading_checkpoint(path: Path, mmap: bool = True) -> Iterator[dict[str, Any]
     with refusing(path):
         to_current_schema(content)  # first: a foreign file is not a damaged one
     bare = without_seal(content)
-    # one thread of torch: those of a pool would outlive it, and take cores from the block
-    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ThreadPoolExecutor(1) as pool:
         actual = pool.submit(content_hash, bare)
         try:
             with refusing(path):

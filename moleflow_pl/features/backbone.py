@@ -171,7 +171,7 @@ def require_network(name: str) -> None:
         URLError: the host does not answer.
     """
     if timm.get_pretrained_cfg(name).hf_hub_id:
-        with suppress(HTTPError):  # also an error of HTTP is an answer
+        with suppress(HTTPError):  # an HTTP error is an answer too
             urlopen(Request(ENDPOINT, method="HEAD"), timeout=NETWORK_TIMEOUT).close()
 
 

@@ -15,7 +15,7 @@ from types import FrameType
 from fastapi import FastAPI, Form, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError, TimeoutError
 from starlette.staticfiles import StaticFiles
 
 from moleflow_pl import __version__
@@ -112,7 +112,8 @@ async def answer_database_error(request: Request, error: Exception) -> Response:
     """Return an error of the database as that of a service that is unavailable for now."""
     assert isinstance(error, SQLAlchemyError)
     failure = OutputError(f"cannot use the database: {reason_of(error)}")
-    logger.warning("%s %s: %s", request.method, request.url.path, failure)
+    passing = isinstance(error, (OperationalError, InterfaceError, TimeoutError))
+    logger.warning("%s %s: %s", request.method, request.url.path, failure, exc_info=not passing)
     return await answer_error(request, failure)
 
 
@@ -130,11 +131,10 @@ async def login_page(request: Request) -> HTMLResponse:
 
 def login(request: Request, token: str = Form(""), form: str = Form("")) -> Response:
     """Check the token of a person, and set a cookie that stands for it."""
-    service = service_of(request)
+    service, client = service_of(request), request.client.host if request.client else ""
+    if not service.logins.allow(client):
+        raise HTTPException(429, "too many attempts", {"retry-after": "1"})
     if not service.keys.is_form_token(request, form) or not service.keys.is_token(token):
-        client = request.client.host if request.client else ""
-        if not service.refused_tokens.allow(client):
-            raise HTTPException(429, "too many wrong tokens", {"retry-after": "1"})
         service.database.audit(client, "token refused")
         text = pages.get_template("login.html").render(
             form=service.keys.form_token(request), refused=True

@@ -82,7 +82,7 @@ class Body:
         """The next part; afterwards whatever the server sends.
 
         Raises:
-            HTTPException: The body is too large or too slow, or there is no room for it.
+            HTTPException: the body is too large or too slow, or there is no room for it.
         """
         if self._complete:
             return await self._receive()
@@ -100,7 +100,7 @@ class Body:
         if self.size + size > self.limit.size:
             raise HTTPException(413, too_large(self.limit))
         if self.limits.held + size > self.limits.room:
-            reason = "other requests need all room for bodies: try again later"
+            reason = "the memory for request bodies is full: try again later"
             raise HTTPException(429, reason, {"retry-after": "1"})
         self.size += size
         self.limits.held += size

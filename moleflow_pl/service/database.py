@@ -25,7 +25,7 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
 from moleflow_pl import __version__
@@ -279,7 +279,8 @@ class Database:
     def writing(self) -> Iterator[Session]:
         """A session that is committed at the end of the block.
 
-        It waits for other writers before the block, so what it reads is still true when it writes.
+        With SQLite it waits for other writers before the block, so what it reads is still true when
+        it writes.
         """
         with Session(self.engine, expire_on_commit=False) as session, session.begin():
             session.connection()
@@ -295,10 +296,14 @@ class Database:
         """A shared value; the first process that reads it stores its default."""
         with self.reading() as session:
             row = session.get(Setting, name)
-        if row is None:
+        if row is not None:
+            return row.value
+        try:
             with self.writing() as session:
                 row = session.get(Setting, name) or Setting(name=name, value=default)
                 session.add(row)
+        except IntegrityError:  # another process was faster
+            return self.setting(name, default)
         return row.value
 
     def audit(self, who: str, action: str, **detail: Any) -> None:

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 2.0  # between attempts to take over from another process
 LONGEST_WAIT = 60.0  # seconds between two attempts
-ELSEWHERE = "another process does it"
+ELSEWHERE, STARTING = "another process does it", "starting"
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Health:
 
     name: str
     ok: bool = True
-    detail: str = "starting"
+    detail: str = STARTING
     since: float = field(default_factory=time.time)
 
     def set_state(self, ok: bool, detail: str) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Header, HTTPException, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
 from jinja2 import Environment, FileSystemLoader
+from sqlalchemy.exc import SQLAlchemyError
 
 from moleflow_pl.service.database import Database, Inspection, Review
 from moleflow_pl.service.drift import ask_restart, drifts
@@ -135,7 +137,9 @@ async def recorded(request: Request, database: Database, last: int) -> AsyncIter
     sent = time.monotonic()
     yield ": here\n\n"
     while not await request.is_disconnected() and not service_of(request).line.stopping:
-        number, now = await asyncio.to_thread(last_number, database), time.monotonic()
+        number, now = last, time.monotonic()
+        with suppress(SQLAlchemyError):  # the next check is soon
+            number = await asyncio.to_thread(last_number, database)
         if number != last:
             last, sent = number, now
             yield f"id: {number}\nevent: recorded\ndata: {number}\n\n"

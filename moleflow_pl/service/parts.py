@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from sqlalchemy import delete, select
 
 from moleflow_pl.service.database import Database
-from moleflow_pl.service.health import ELSEWHERE, Health
+from moleflow_pl.service.health import ELSEWHERE, STARTING, Health
 from moleflow_pl.service.machine import this_machine
 from moleflow_pl.service.tables import Part
 
 REPORT_SECONDS = 10.0  # between two reports of the same state
 SILENT_SECONDS = 40.0  # after which a part is silent
+OF_ALL = ("drift",)  # parts beside the sinks that run on one machine for all
 VERSIONS = "versions"  # kind of the parts of which each process has one
 
 Groups = Mapping[str, Sequence[Health]]
@@ -72,17 +73,17 @@ class Reporter:
             )
             for kind, group in self.groups.items()
             for one in group
-            if one.detail != ELSEWHERE
+            if one.detail not in (ELSEWHERE, STARTING)  # who runs it reports it
         ]
 
 
 def parts(database: Database) -> list[Part]:
-    """The parts of all processes; of a sink that several machines have, the last report."""
+    """The parts of all processes; of what runs on one of the machines, the last report."""
     with database.reading() as session:
         rows = session.scalars(select(Part).order_by(Part.seen)).all()
     found = {}
     for row in rows:
-        machine = "" if row.kind == "sinks" else row.machine
+        machine = "" if row.kind == "sinks" or row.name in OF_ALL else row.machine
         found[row.kind, row.name, machine] = row
     return sorted(found.values(), key=lambda row: (row.kind, row.name, row.machine))
 

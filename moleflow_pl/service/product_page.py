@@ -91,7 +91,7 @@ def order_uploads(
     """Store uploaded images, and create their job; nothing stays of a job that cannot be.
 
     Raises:
-        MoLEFlowError: The product cannot be learned.
+        MoLEFlowError: the product cannot be learned.
     """
     place = keep_images(service, files)
     try:

@@ -24,7 +24,7 @@ from moleflow_pl.checkpoints.run_folder import LAST, RunFolder
 from moleflow_pl.checkpoints.run_lock import locked_for
 from moleflow_pl.errors import ConfigError, DataError
 from moleflow_pl.service.applications import LOCK, adopt
-from moleflow_pl.service.database import Database, Setting
+from moleflow_pl.service.database import Audit, Base, Database, Setting
 from moleflow_pl.service.health import Health
 from moleflow_pl.service.locks import BusyError, exclusive
 from moleflow_pl.service.machine import this_machine
@@ -79,10 +79,11 @@ def jobs(database: Database) -> list[Job]:
     return sorted(all_jobs, key=lambda job: (job.when, job.number))
 
 
-def keep(database: Database, job: Job) -> None:
-    """Write a job into the database."""
+def keep(database: Database, job: Job, *others: Base) -> None:
+    """Write a job, and other rows with it, into the database."""
     with database.writing() as session:
         session.merge(Setting(name=f"{JOB}{job.number}", value=json.dumps(asdict(job))))
+        session.add_all(others)
 
 
 def order(database: Database, product: str, images: Path, who: str, epochs: int = 10) -> Job:
@@ -109,8 +110,8 @@ def order(database: Database, product: str, images: Path, who: str, epochs: int 
             f"the product {product!r} is already known or being learned: choose another name"
         )
     job = Job(token(), product, str(images.absolute()), epochs, who, time.time(), this_machine())
-    keep(database, job)
-    database.audit(who, "order product", product=product, images=job.images)
+    detail = {"product": product, "images": job.images}
+    keep(database, job, Audit(when=job.when, who=who, action="order product", detail=detail))
     return job
 
 
@@ -122,8 +123,8 @@ def save_uploads(folder: Path, contents: Iterable[tuple[str, bytes]]) -> Path:
         contents: Suffix and bytes of each file.
 
     Raises:
-        DataError: There are too few images.
-        OutputError: They cannot be written.
+        DataError: there are too few images.
+        OutputError: the images cannot be written.
     """
     place, count = folder / token(), 0
     try:

@@ -119,7 +119,7 @@ def checkpoint_in_use(database: Database) -> Path:
     if row.machine != this_machine() and not (file.is_file() and file_hash(file) == row.digest):
         raise ConfigError(
             f"the model in use is {file} of {row.machine}, which this machine does not have: do "
-            "this there, or put the run in a folder that all machines share"
+            f"it on {row.machine}, or put the run in a folder that all machines share"
         )
     return file
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import secrets
+import threading
 import time
 from collections import OrderedDict
 from urllib.parse import urlsplit
@@ -94,15 +95,17 @@ class Rates:
     def __init__(self, rate: float) -> None:
         self.rate, self.burst = rate, max(2 * rate, 1.0)
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._lock = threading.Lock()
 
     def allow(self, client: str) -> bool:
         """Count a request; return whether it is allowed."""
         now = time.monotonic()
-        left, last = self._buckets.pop(client, (self.burst, now))
-        left = min(self.burst, left + (now - last) * self.rate)
-        self._buckets[client] = (max(left - 1, 0.0), now)
-        if len(self._buckets) > MOST_CLIENTS:
-            self._buckets.popitem(last=False)
+        with self._lock:
+            left, last = self._buckets.pop(client, (self.burst, now))
+            left = min(self.burst, left + (now - last) * self.rate)
+            self._buckets[client] = (max(left - 1, 0.0), now)
+            if len(self._buckets) > MOST_CLIENTS:
+                self._buckets.popitem(last=False)
         return left >= 1
 
 

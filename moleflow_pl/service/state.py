@@ -29,7 +29,7 @@ from moleflow_pl.service.sinks.base import SINKS
 from moleflow_pl.service.sources.base import SOURCES, Handling
 from moleflow_pl.service.watcher import ModelWatcher
 
-REFUSED_TOKENS = 5.0  # that a client may try in a second
+LOGINS = 5.0  # that a client may try in a second
 MEASURE_SECONDS = 0.5  # between two measurements of the queue
 REPORT_LOOK = 1.0  # seconds between two looks at the state of the parts
 
@@ -50,7 +50,7 @@ class Service:
         self.keys = Keys(self.database.setting("secret", secrets.token_hex(32)), settings.token)
         self.building = Building(settings.device, settings.backbone_weights)
         seen = stamp_of(checkpoint_of(Path(settings.model)))
-        self.refused_tokens = Rates(REFUSED_TOKENS)
+        self.logins = Rates(LOGINS)
         model = load(settings.model, settings.device, settings.backbone_weights)
         version = begin(self.database, settings.model, model.digest)
         self.engine = Engine(model, settings.batch_size, settings.batch_wait, settings.queue)

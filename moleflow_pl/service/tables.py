@@ -43,7 +43,7 @@ class Part(Base):
     """The state of a source, a sink or another part, as the process that runs it reports.
 
     Attributes:
-        kind: Such as `source`.
+        kind: Such as `sources`.
         since: Start of this state.
         seen: When it was last reported.
     """

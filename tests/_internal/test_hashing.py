@@ -94,3 +94,11 @@ def test_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
 def test_hash_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc")
     assert file_hash(tmp_path / "x") == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_a_hash_leaves_threads_and_the_usual_device_of_torch_alone() -> None:
+    before, tensor = torch.get_num_threads(), torch.ones(3)
+    expected = content_hash([tensor, tensor])
+    with torch.device("meta"):
+        assert content_hash([tensor, tensor]) == expected
+    assert torch.get_num_threads() == before

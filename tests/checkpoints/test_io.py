@@ -1,6 +1,7 @@
 import errno
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -233,3 +234,15 @@ def test_differences_are_described_in_words() -> None:
 def test_plain_leaves_dicts_lists_strings_and_numbers() -> None:
     value = {"a": (1, 2.5, None), "b": {"c": Path("x")}, "d": True}
     assert plain(value) == {"a": [1, 2.5, None], "b": {"c": "x"}, "d": True}
+
+
+def test_reading_leaves_later_threads_of_torch_as_many_cores_as_before(tmp_path: Path) -> None:
+    write_checkpoint(bare_checkpoint(**STATE), path := tmp_path / "a.ckpt")
+
+    def cores() -> int:
+        with ThreadPoolExecutor(1) as pool:  # a thread that has computed nothing yet
+            return pool.submit(torch.get_num_threads).result()
+
+    before = cores()
+    read_checkpoint(path)
+    assert cores() == before

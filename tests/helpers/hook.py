@@ -32,5 +32,7 @@ def web_hook(failures: Collection[int] = ()) -> Iterator[tuple[str, list[dict[st
 
     with HTTPServer(("127.0.0.1", 0), Hook) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/line", taken
-        server.shutdown()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/line", taken
+        finally:
+            server.shutdown()

@@ -80,6 +80,8 @@ async def during(
     task = asyncio.create_task(job)
     async with asyncio.timeout(seconds):
         while not true():
+            if task.done():
+                task.result()  # its failure
             await asyncio.sleep(0.01)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -34,10 +34,21 @@ def test_the_process_that_runs_a_part_reports_it(database: Database) -> None:
     assert reported(database) == [("csv:a", False, "the disk is full")]
 
 
+def test_drift_that_one_machine_follows_for_all_is_one_part_and_who_only_starts_says_nothing(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for machine, health in {"a": Health("drift", detail="running"), "b": Health("drift")}.items():
+        monkeypatch.setenv(NAME, machine)
+        Reporter(database, {"attendants": [health]}).look()
+    assert reported(database) == [("drift", True, "running")]
+    Reporter(database, {"attendants": [Health("drift", detail="goes on")]}).look()
+    assert reported(database) == [("drift", True, "goes on")]
+
+
 def test_the_same_state_is_written_only_now_and_then(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reporter = Reporter(database, {"sources": [Health("camera:0")]})
+    reporter = Reporter(database, {"sources": [Health("camera:0", detail="watching")]})
     reporter.look()
     first = parts(database)[0].seen
     reporter.look()
@@ -50,7 +61,7 @@ def test_the_same_state_is_written_only_now_and_then(
 def test_a_part_whose_process_is_gone_is_silent(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Reporter(database, {"sources": [Health("camera:0")]}).look()
+    Reporter(database, {"sources": [Health("camera:0", detail="watching")]}).look()
     assert not is_silent(parts(database)[0])
     monkeypatch.setattr(module, "SILENT_SECONDS", -1.0)
     assert is_silent(parts(database)[0])
@@ -61,7 +72,8 @@ def test_what_a_machine_no_longer_has_is_forgotten_and_that_of_others_is_not(
 ) -> None:
     for machine in ("one", "two"):
         monkeypatch.setenv(NAME, machine)
-        Reporter(database, {"sources": [Health("camera:0")], "sinks": [Health("csv:a")]}).look()
+        source, sink = Health("camera:0", detail="watching"), Health("csv:a", detail="delivering")
+        Reporter(database, {"sources": [source], "sinks": [sink]}).look()
     assert [part.machine for part in parts(database)] == ["two", "one", "two"]  # one sink
     Reporter(database, {"sources": [Health("camera:1")]}).begin()
     assert count(database, module.Part) == 2

@@ -1,6 +1,5 @@
 import asyncio
 import json
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -24,6 +23,7 @@ from moleflow_pl.service.products import (
     save_uploads,
 )
 from tests.helpers.reviewing import kept_run
+from tests.helpers.service import during
 
 
 @pytest.fixture
@@ -167,9 +167,5 @@ def test_the_machine_that_has_the_images_learns_the_product(
         monkeypatch.setenv(NAME, machine)
         order(database, f"of {machine}", images(data_root), "Ann")
 
-    async def some_time() -> None:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(Teacher(database, tmp_path / "work").run(), 1.0)
-
-    asyncio.run(some_time())
+    asyncio.run(during(Teacher(database, tmp_path / "work").run(), lambda: learned))
     assert learned == ["of two"]

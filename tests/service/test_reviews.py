@@ -127,7 +127,7 @@ def test_a_model_that_only_another_machine_has_is_refused(
     monkeypatch.setenv(NAME, "elsewhere")
     assert checkpoint_in_use(database) == tmp_path / "run" / "last.ckpt"  # shared
     (tmp_path / "run" / "last.ckpt").write_bytes(b"another")
-    with pytest.raises(ConfigError, match="which this machine does not have: do this there"):
+    with pytest.raises(ConfigError, match="which this machine does not have: do it on"):
         apply_reviews(database, store, "Ann")
 
 

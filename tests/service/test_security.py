@@ -90,6 +90,17 @@ def test_a_person_gives_the_token_once_and_a_wrong_one_is_noted(guarded: TestCli
     assert refusals(guarded) == before + 2
 
 
+def test_a_client_that_guesses_too_often_learns_of_no_token_whether_it_is_right(
+    guarded: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guarded.service, "logins", Rates(0.001))  # type: ignore[attr-defined]
+    form = guarded.get("/login").text.split('name="form" value="')[1].split('"')[0]
+    tried = [guarded.post("/login", data={"token": t, "form": form}) for t in ("x", SECRET)]
+    assert [answer.status_code for answer in tried] == [401, 429]
+    assert "set-cookie" not in tried[1].headers
+    guarded.cookies.clear()
+
+
 def test_a_form_counts_only_from_a_page_that_this_visitor_saw(guarded: TestClient) -> None:
     form = guarded.get("/login").text.split('name="form" value="')[1].split('"')[0]
     guarded.cookies.clear()

@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -153,7 +154,8 @@ class FolderSource(Source):
                 self._wait(state)
                 return
             row = self._seen_row(state, error=str(error))
-            await asyncio.shield(asyncio.wrap_future(self.line.recorder.add(row)))
+            with suppress(TakenError):
+                await asyncio.shield(asyncio.wrap_future(self.line.recorder.add(row)))
             self.health.set_state(False, str(error))
         except (QueueFullError, DeadlineError):
             await asyncio.sleep(wait_after(1))
