@@ -42,10 +42,9 @@ def fit_ending(
         for index, task in enumerate(schedule.tasks)
         if task.oracle_scores is not None and index not in on_disk and not task.replaced
     ]
-    lines = [f"not tested again, because their images are gone: {', '.join(missing)}"]
-    lines = lines if missing else []
+    gone = f"not tested again, because their images are gone: {', '.join(missing)}"
     return [
-        *lines,
+        *([gone] if missing else []),
         f"report: {run.page}",
         *(f"next, to {purpose}: {command}" for purpose, command in commands.items()),
     ]

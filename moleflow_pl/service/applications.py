@@ -57,13 +57,12 @@ def adopt(database: Database, path: Path, who: str = WHO) -> Model:
         return add_version(session, file, digest, who)
 
 
-def begin(database: Database, path: str | Path, digest: str | None = None) -> Model:
+def begin(database: Database, path: str | Path) -> Model:
     """Publish the model that a service starts with.
 
     Args:
         database: The record.
         path: A run folder or a checkpoint.
-        digest: Of the file, if it is known.
 
     Raises:
         CheckpointError: the file is missing, or cannot be read.
@@ -73,7 +72,7 @@ def begin(database: Database, path: str | Path, digest: str | None = None) -> Mo
         row, others = newest(session), other_machines(session, database)
     file = require_file(path)
     if row is not None and others and row.machine != this_machine():
-        if row.digest == (digest or file_hash(file)):
+        if row.digest == file_hash(file):
             return row
         raise ConfigError(
             f"{file} is not the model of the services on {', '.join(others)}: put the run "
@@ -83,7 +82,7 @@ def begin(database: Database, path: str | Path, digest: str | None = None) -> Mo
         with exclusive(database, LOCK):
             return adopt(database, file, "start")
     except BusyError:  # who changes the file adopts it
-        return publish(database, file, "start", digest)
+        return publish(database, file, "start")
 
 
 def settle(session: Session, path: str, marks: Collection[str]) -> None:

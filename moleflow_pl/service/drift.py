@@ -72,6 +72,7 @@ class DriftFollower:
         for product in restarted:
             monitor.restart(product)
         ended = without_chart(before, monitor.drifts)
+        before |= {drift.product: drift.state for drift in ended}
         changes = [*ended, *self._process(monitor, rows, before)]
         if rows or restarted or ended:
             self._save_charts(monitor, rows[-1].id if rows else last, restarted, changes)
@@ -130,7 +131,6 @@ def without_chart(states: dict[str, str], drifts: Sequence[Drift]) -> list[Drift
     """The products whose chart with a warning or a drift has ended: they are steady again."""
     charted = {one.product for one in drifts}
     ended = [name for name, state in states.items() if state != "steady" and name not in charted]
-    states.update(dict.fromkeys(ended, "steady"))
     return [Drift(name) for name in ended]
 
 

@@ -123,20 +123,19 @@ def newest(session: Session) -> Model | None:
     return session.scalars(select(Model).order_by(Model.id.desc()).limit(1)).first()
 
 
-def publish(database: Database, path: str | Path, who: str, digest: str | None = None) -> Model:
+def publish(database: Database, path: str | Path, who: str) -> Model:
     """Let every process of a service use a model; each loads it and swaps between two batches.
 
     Args:
         database: The service's database.
         path: A run folder or a checkpoint, at a path that all processes can read.
         who: Who requests it, for the audit log.
-        digest: Of the file, if it is known.
 
     Raises:
         CheckpointError: there is no file.
     """
     file = require_file(path)
-    digest = digest or file_hash(file)
+    digest = file_hash(file)
     with database.writing() as session:
         return add_version(session, file, digest, who)
 

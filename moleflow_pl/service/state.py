@@ -52,7 +52,7 @@ class Service:
         seen = stamp_of(checkpoint_of(Path(settings.model)))
         self.logins = Rates(LOGINS)
         model = load(settings.model, settings.device, settings.backbone_weights)
-        version = begin(self.database, settings.model, model.digest)
+        version = begin(self.database, settings.model)
         self.engine = Engine(model, settings.batch_size, settings.batch_wait, settings.queue)
         self.store = settings.open_store(self.database)
         self.sinks = [SINKS[k](a) for k, a in (split("--sink", s, SINKS) for s in settings.sinks)]
