@@ -199,7 +199,7 @@ class Engine:
     def _work(self, lane: int) -> None:
         while self._begin(lane):
             batch = self._gather()
-            torch.set_num_threads(self._share(lane))  # of this thread alone
+            torch.set_num_threads(self._share(lane))  # of this thread, and of later ones
             for jobs in by_predictor(batch):
                 answer(jobs)
             with self._changed:
