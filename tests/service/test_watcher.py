@@ -17,7 +17,7 @@ from moleflow_pl.service import watcher
 from moleflow_pl.service.applications import LOCK
 from moleflow_pl.service.locks import exclusive
 from moleflow_pl.service.machine import NAME
-from moleflow_pl.service.models import newest, publish
+from moleflow_pl.service.models import add_version, newest
 from moleflow_pl.service.settings import Settings
 from tests.helpers.commands import moleflow
 from tests.helpers.reviewing import images_of, kept_run
@@ -87,7 +87,8 @@ def test_a_machine_whose_file_is_another_does_not_publish_it(
     service, before = client.service, model(client)
     file = tmp_path / "run" / "last.ckpt"
     monkeypatch.setenv(NAME, "elsewhere")
-    published = publish(service.database, file, "ann", "0" * 64)  # of its own file
+    with service.database.writing() as session:
+        published = add_version(session, file, "0" * 64, "ann")  # of its own file
     monkeypatch.delenv(NAME)
     with pytest.raises(CheckpointError, match="not the version that elsewhere published"):
         service.watcher.look()
