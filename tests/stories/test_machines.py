@@ -100,7 +100,7 @@ def test_machines_that_do_not_share_the_run_are_told_what_they_cannot_do(
     with on("one", run, url) as one:
         with on("two", copy, url) as two:
             review(two, send(one, images_of(data_root, "b", "good")[0]))
-            assert "The images of 1 more reviews are not on this machine" in text(two, "/reviews")
+            assert "1 further review cannot be applied here" in text(two, "/reviews")
             refused = fill_in(two, "/reviews/apply")
             assert refused.status_code == 422
             assert "apply the reviews on the machine that has them" in refused.json()["detail"]
