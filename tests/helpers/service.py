@@ -14,12 +14,13 @@ from sqlalchemy import func, select
 from starlette.testclient import TestClient
 
 from moleflow_pl.service.app import make_app
+from moleflow_pl.service.applications import begin
 from moleflow_pl.service.database import Base, Database, Inspection, Review
 from moleflow_pl.service.images import ImageStore
 from moleflow_pl.service.locks import BusyError, exclusive
 from moleflow_pl.service.settings import Settings
 from moleflow_pl.service.state import Service
-from tests.helpers.reviewing import images_of
+from tests.helpers.reviewing import images_of, kept_run
 
 
 def an_inspection(**changes: Any) -> Inspection:
@@ -128,3 +129,11 @@ def add_reviews(database: Database, store: ImageStore, root: Path) -> None:
         content = images_of(root, "b", kind)[i].read_bytes()
         row = an_inspection(label="anomalous", image_path=store.save(content, "PNG"))
         add_review(database, row, verdict, when=float(10 - i))
+
+
+def reviewed_record(folder: Path, store: ImageStore, root: Path) -> Database:
+    """A record of two false alarms and a defect, and of a model in `folder / "run"`."""
+    database = Database(folder / "line.sqlite")
+    begin(database, kept_run(folder / "run"))
+    add_reviews(database, store, root)
+    return database

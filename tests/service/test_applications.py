@@ -25,7 +25,7 @@ from moleflow_pl.service.reviews import apply_reviews, pending
 from moleflow_pl.service.tables import Application
 from tests.helpers.commands import ROOT
 from tests.helpers.reviewing import kept_run
-from tests.helpers.service import add_reviews, count
+from tests.helpers.service import count, reviewed_record
 
 # applies reviews, and is killed as it calls one function
 KILLED = """
@@ -65,11 +65,7 @@ def store(tmp_path: Path) -> ImageStore:
 
 @pytest.fixture
 def database(tmp_path: Path, store: ImageStore, data_root: Path) -> Database:
-    """A record of two false alarms and a defect, and of a model."""
-    database = Database(tmp_path / "line.sqlite")
-    begin(database, kept_run(tmp_path / "run"))
-    add_reviews(database, store, data_root)
-    return database
+    return reviewed_record(tmp_path, store, data_root)
 
 
 def verdicts(database: Database, store: ImageStore) -> list[str]:

@@ -11,7 +11,7 @@ from moleflow_pl.service.database import Database, Review
 from moleflow_pl.service.images import ImageStore
 from moleflow_pl.service.locks import BusyError, exclusive
 from moleflow_pl.service.machine import NAME
-from moleflow_pl.service.models import newest, publish
+from moleflow_pl.service.models import newest
 from moleflow_pl.service.reviews import (
     apply_reviews,
     checkpoint_in_use,
@@ -21,8 +21,7 @@ from moleflow_pl.service.reviews import (
     pending,
     preview_reviews,
 )
-from tests.helpers.reviewing import kept_run
-from tests.helpers.service import add_review, add_reviews, an_inspection
+from tests.helpers.service import add_review, an_inspection, reviewed_record
 
 
 @pytest.fixture
@@ -32,11 +31,7 @@ def store(tmp_path: Path) -> ImageStore:
 
 @pytest.fixture
 def database(tmp_path: Path, store: ImageStore, data_root: Path) -> Database:
-    """A record of two false alarms and a defect, and of a model."""
-    database = Database(tmp_path / "line.sqlite")
-    publish(database, kept_run(tmp_path / "run"), "test")
-    add_reviews(database, store, data_root)
-    return database
+    return reviewed_record(tmp_path, store, data_root)
 
 
 def test_reviews_that_count_wait_in_the_order_they_were_made(
