@@ -49,7 +49,7 @@ def content_hash(content: Any) -> str:
 def add_parts(value: Any, parts: list[bytes | Tensor]) -> None:
     """Append the parts of a value in canonical order: bytes, and tensors."""
     if isinstance(value, Tensor):
-        parts += [head("tensor", f"{value.dtype} {tuple(value.shape)}".encode()), value]
+        parts += [tensor_head(value.dtype, value.shape), value]
     elif isinstance(value, Mapping):
         parts.append(head("dict", b"%d" % len(value)))
         for key in sorted(value, key=lambda key: (type(key).__name__, key)):
@@ -71,6 +71,12 @@ def add_parts(value: Any, parts: list[bytes | Tensor]) -> None:
 def head(kind: str, data: bytes) -> bytes:
     """Bytes with their kind and length in front."""
     return b"%b %d:%b" % (kind.encode(), len(data), data)
+
+
+@lru_cache  # models have thousands of tensors of few shapes
+def tensor_head(dtype: torch.dtype, shape: torch.Size) -> bytes:
+    """Data type and shape of a tensor as `head` gives them."""
+    return head("tensor", f"{dtype} {tuple(shape)}".encode())
 
 
 def joined(tensors: Iterable[Tensor]) -> Iterator[memoryview]:
@@ -104,7 +110,11 @@ def joined(tensors: Iterable[Tensor]) -> Iterator[memoryview]:
 
 def bytes_of(tensor: Tensor) -> np.ndarray:
     """The bytes of a tensor (N,), uint8; those of a contiguous one on the CPU are not copied."""
-    return tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy()
+    try:
+        values = tensor.numpy(force=True)
+    except TypeError:  # numpy has no bfloat16
+        values = tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy()
+    return values.reshape(-1).view(np.uint8)
 
 
 def file_hashes(paths: Iterable[Path]) -> list[str]:

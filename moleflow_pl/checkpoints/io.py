@@ -51,8 +51,8 @@ def read_checkpoint(path: Path, mmap: bool = True) -> dict[str, Any]:
 def reading_checkpoint(path: Path, mmap: bool = True) -> Iterator[dict[str, Any]]:
     """Load a checkpoint as `read_checkpoint` does, for work that does not wait for its hash.
 
-    Other threads compute the hash. The result of the block counts only if the block ends without an
-    error.
+    Another thread checks the hash and the values of the tensors. The result of the block counts
+    only if the block ends without an error.
 
     Raises:
         CheckpointError: as `read_checkpoint`. If the file is damaged, it replaces any error of the
@@ -63,14 +63,14 @@ def reading_checkpoint(path: Path, mmap: bool = True) -> Iterator[dict[str, Any]
         to_current_schema(content)  # first: a foreign file is not a damaged one
     bare = without_seal(content)
     with ThreadPoolExecutor(1) as pool:
-        actual = pool.submit(content_hash, bare)
+        checked = pool.submit(require_undamaged, content, bare)
         try:
             with refusing(path):
-                checkpoint = validated(bare)
+                checkpoint = validate_checkpoint(bare)
             yield checkpoint
         finally:
             with refusing(path):
-                require_written(content, actual.result())
+                checked.result()
 
 
 def load_content(path: Path, mmap: bool) -> Any:
@@ -108,8 +108,20 @@ def open_sealed(content: Any) -> dict[str, Any]:
     """
     to_current_schema(content)
     bare = without_seal(content)
+    require_undamaged(content, bare)
+    return validate_checkpoint(bare)
+
+
+def require_undamaged(content: Mapping[str, Any], bare: Mapping[str, Any]) -> None:
+    """Check the hash of what a file holds, and that its tensors are finite.
+
+    Raises:
+        CheckpointError: the file is damaged, or holds NaN or infinity.
+    """
     require_written(content, content_hash(bare))
-    return validated(bare)
+    tensors = bare.get("state_dict")
+    if isinstance(tensors, Mapping):  # else `validate_checkpoint` refuses it
+        require_finite(tensors)
 
 
 def require_written(content: Mapping[str, Any], actual: str) -> None:
@@ -121,17 +133,6 @@ def require_written(content: Mapping[str, Any], actual: str) -> None:
     state = content[STATE_KEY]
     require_seal(state.get(SEAL), actual, "it")
     require_signature(state.get(SIGNATURE), state.get(SEAL), "it")
-
-
-def validated(bare: Any) -> dict[str, Any]:
-    """A checkpoint whose tensors are all finite, from the content of a file without its seal.
-
-    Raises:
-        CheckpointError: the checkpoint is incomplete, contradicts itself, or holds NaN or infinity.
-    """
-    checkpoint = validate_checkpoint(bare)
-    require_finite(checkpoint["state_dict"])
-    return checkpoint
 
 
 def without_seal(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
