@@ -136,6 +136,7 @@ def routing(report: Report, sizes: Sizes) -> None:
     extractor = single.inspector.extractor
     image, features = random_images(extractor, 1), torch.randn(1, *extractor.shape)
 
+    @torch.no_grad()
     def route() -> None:
         seen, distances = many.measure_distances(features)
         many.novelty_distances(features, distances, many.router.choose(distances, seen))
