@@ -32,7 +32,7 @@ TRAINING = (
 )  # fmt: skip
 RESUMED = {
     **CARRIED,
-    "data": (*IMAGES, "batch_size", "cache_features", "feature_memory_gb"),
+    "data": (*IMAGES, "roi", "batch_size", "cache_features", "feature_memory_gb"),
     "schedule": None,
     "trainer": TRAINING,
 }
@@ -43,6 +43,7 @@ BUILT = {
     "data": ("feature_store", "augmentation"),
     "trainer": ("callbacks", "logger", "profiler", "plugins", "model_registry", "strategy"),
 }
+BY_PRODUCT = ("root", "roi")  # arguments of the data that may be a path for each product
 OPTIMIZERS = ("torch.optim.", "moleflow_pl.module.")
 SEED = "seed_everything"
 
@@ -112,5 +113,7 @@ def is_plain(part: str, key: str, value: Any) -> bool:
     if (part, key) == ("model", "optimizer"):
         path = str(value.get("class_path") if isinstance(value, dict) else value)
         return path.startswith(OPTIMIZERS) and home_of(path) in TRUSTED
+    if part == "data" and key in BY_PRODUCT and isinstance(value, dict):
+        return "class_path" not in value and all(isinstance(file, str) for file in value.values())
     items = value if isinstance(value, list) else [value]
     return not any(isinstance(item, dict) for item in items)

@@ -58,6 +58,21 @@ def test_other_commands_take_over_the_model_and_the_images_alone(verb: str, tmp_
     }
 
 
+def test_paths_by_product_are_taken_over_and_a_fit_takes_masks_too(tmp_path: Path) -> None:
+    data = {"root": {"a": "/a"}, "roi": {"a": "/a.png"}}
+    assert stored(tmp_path, {"data": data})["data"] == data
+    assert stored(tmp_path, {"data": data}, "predict")["data"] == {"root": {"a": "/a"}}
+
+
+def test_every_argument_of_the_data_that_decides_a_fit_is_taken_over_or_named_in_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = signature(ContinualDataModule).parameters
+    taken = stored(tmp_path, {"data": dict.fromkeys(names, 1)})["data"]
+    warned = {name for name in names if f"data.{name}" in caplog.text}
+    assert set(names) - set(taken) - warned == {"predict_path"}
+
+
 def test_batches_and_workers_are_taken_over_up_to_their_defaults(tmp_path: Path) -> None:
     defaults = {k: v.default for k, v in signature(ContinualDataModule).parameters.items()}
     for key in ("batch_size", "num_workers"):
@@ -112,6 +127,8 @@ def test_devices_are_not_taken_over_and_a_fit_says_so(
         ("data", "tasks", [{"class_path": "some.Class"}]),
         ("data", "augmentation", {"class_path": "some.Class"}),
         ("data", "feature_store", "/elsewhere"),
+        ("data", "roi", {"class_path": "some.Class"}),
+        ("data", "root", {"a": {"class_path": "some.Class"}}),
     ],
 )
 def test_what_names_code_or_a_place_is_left_out_with_a_warning(
