@@ -12,9 +12,11 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moleflow_pl.service.settings import Settings
-from moleflow_pl.service.uploads import LARGEST_FORM
+from moleflow_pl.service.uploads import is_form, too_large
 
 FORM_BYTES = 2**16  # of a form without files
+LARGEST_FORM = 4  # as a multiple of the limit for an image
+INSPECTED = ("/v1/inspect", "/inspect")
 PRODUCT_SECONDS = 600.0  # for the images of a product
 
 
@@ -52,16 +54,23 @@ class BodyLimits:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        limit = self.limits.get(scope["path"], self.usual)
-        length = Headers(scope=scope).get("content-length", "")
+        headers = Headers(scope=scope)
+        limit = self._limit(scope["path"], headers.get("content-type", ""))
+        length = headers.get("content-length", "")
         if length.isdecimal() and (len(length) > 18 or int(length) > limit.size):
-            await JSONResponse({"detail": too_large(limit)}, 413)(scope, receive, send)
+            await JSONResponse({"detail": too_large(limit.size)}, 413)(scope, receive, send)
             return
         body = Body(self, limit, receive)
         try:
             await self.app(scope, body.receive, send)
         finally:
             self.held -= body.size
+
+    def _limit(self, path: str, kind: str) -> Limit:
+        """The limit of a body, which is one image unless it is a form."""
+        if path in INSPECTED and not is_form(kind):
+            return Limit(self.settings.max_bytes, self.settings.deadline)
+        return self.limits.get(path, self.usual)
 
 
 class Body:
@@ -98,7 +107,7 @@ class Body:
 
     def _count(self, size: int) -> None:
         if self.size + size > self.limit.size:
-            raise HTTPException(413, too_large(self.limit))
+            raise HTTPException(413, too_large(self.limit.size))
         if self.limits.held + size > self.limits.room:
             reason = "the memory for request bodies is full: try again later"
             raise HTTPException(429, reason, {"retry-after": "1"})
@@ -110,11 +119,4 @@ def limits_of(settings: Settings) -> Mapping[str, Limit]:
     """The limits of paths that take images."""
     images = Limit(LARGEST_FORM * settings.max_bytes, settings.deadline)
     product = Limit(max(LARGEST_FORM, settings.queue // 2) * settings.max_bytes, PRODUCT_SECONDS)
-    return {
-        "/v1/inspect": images, "/inspect": images, "/v1/products": product, "/products": product,
-    }  # fmt: skip
-
-
-def too_large(limit: Limit) -> str:
-    """The reason why a body is refused."""
-    return f"it is larger than {limit.size} bytes (images: --max-mb)"
+    return {**dict.fromkeys(INSPECTED, images), "/v1/products": product, "/products": product}

@@ -73,27 +73,40 @@ def without_password(address: str) -> str:
 
 
 def lock_name(kind: str, name: str) -> str:
-    """Name of a lock; sources, images and lessons belong to one machine, sinks to all."""
-    local = kind in ("source", "images", "lessons")
+    """Name of a lock; sources, images and learning belong to one machine, sinks to all."""
+    local = kind in ("source", "images", "learning")
     return f"{kind} {name} on {this_machine()}" if local else f"{kind} {name}"
 
 
-async def attend(
-    database: Database, lock: str, health: Health, run: Callable[[], Awaitable[None]]
-) -> None:
-    """Run a function for ever, in one process at a time, and restart it after any failure.
+@dataclass(frozen=True)
+class Background:
+    """A part of the service that runs in the background, in one process at a time.
 
-    The wait before a restart grows with each failure, until the function has run for as long as the
+    Attributes:
+        health: Its state.
+        lock: Name of the lock of the process that runs it.
+        run: Runs it for ever.
+    """
+
+    health: Health
+    lock: str
+    run: Callable[[], Awaitable[None]]
+
+
+async def attend(database: Database, part: Background) -> None:
+    """Run a part in one process at a time, and restart it after any failure.
+
+    The wait before a restart grows with each failure, until the part has run for as long as the
     longest wait.
     """
-    failures = 0
+    health, failures = part.health, 0
     while True:
         began = time.monotonic()
         try:
-            async with holding(database, lock):
+            async with holding(database, part.lock):
                 if health.ok:
                     health.set_state(True, "running")
-                await run()
+                await part.run()
         except BusyError:
             health.set_state(True, ELSEWHERE)
             await asyncio.sleep(RETRY_SECONDS)

@@ -11,6 +11,8 @@ import json
 import logging
 import os
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from moleflow_pl.module import MoLEFlow
 from moleflow_pl.service.products import PROGRESS
 
 NICENESS = 10  # inspection has priority
+LOOK = 0.5  # seconds between two looks at the parent process
 FAILED = 3  # exit code if the progress file holds an error
 
 
@@ -78,5 +81,18 @@ def learn(given: argparse.Namespace) -> None:
     )  # fmt: skip
 
 
+def end_with_parent() -> None:
+    """End this process soon after its parent was killed: the next service learns anew."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(LOOK)
+        os._exit(FAILED)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 if __name__ == "__main__":
+    end_with_parent()
     sys.exit(main())

@@ -155,8 +155,7 @@ async def inspect(request: Request) -> Response:
     service = service_of(request)
     line, settings = service.line, service.settings
     line.check_room()
-    arrived = await read_uploads(request, settings.max_bytes, settings.queue, settings.deadline)
-    uploads, fields = arrived
+    uploads, fields = await read_uploads(request, settings.max_bytes, settings.queue)
     require_form(request, (fields or {}).get("form", ""))
     if not any(upload.content for upload in uploads):  # what a browser sends where none was chosen
         raise HTTPException(422, "choose images to inspect")

@@ -40,6 +40,7 @@ LONGEST_REASON = 500  # characters of an error
 
 PROGRESS, LOG = "progress.json", "log.txt"  # of a job, in its folder
 State = Literal["waits", "learns", "learned", "failed"]
+OPEN = ("waits", "learns")  # states of jobs that have not ended
 
 
 @dataclass
@@ -103,9 +104,8 @@ def order(database: Database, product: str, images: Path, who: str, epochs: int 
     check_name(product)
     if not images.is_dir():
         raise DataError(f"no folder of images at {images}: give a folder on the service's machine")
-    schedule = learned_schedule(read_checkpoint(checkpoint_in_use(database)))
-    begun = [job.product for job in jobs(database) if job.state in ("waits", "learns")]
-    if product in [name for task in schedule.tasks for name in task.products] + begun:
+    begun = [job.product for job in jobs(database) if job.state in OPEN]
+    if product in products_of(checkpoint_in_use(database)) + begun:
         raise ConfigError(
             f"the product {product!r} is already known or being learned: choose another name"
         )
@@ -113,6 +113,12 @@ def order(database: Database, product: str, images: Path, who: str, epochs: int 
     detail = {"product": product, "images": job.images}
     keep(database, job, Audit(when=job.when, who=who, action="order product", detail=detail))
     return job
+
+
+def products_of(path: Path) -> list[str]:
+    """The products that the model of a checkpoint knows."""
+    schedule = learned_schedule(read_checkpoint(path))
+    return [name for task in schedule.tasks for name in task.products]
 
 
 def save_uploads(folder: Path, contents: Iterable[tuple[str, bytes]]) -> Path:
@@ -154,39 +160,45 @@ class Teacher:
         self, database: Database, folder: Path, backbone_weights: str | None = None
     ) -> None:
         self.database, self.folder, self.backbone_weights = database, folder, backbone_weights
-        self.health = Health("new products")
+        self.health = Health("learning")
 
     async def run(self) -> None:
         """Check for jobs for ever; only one process of a machine does this."""
+        for job in await asyncio.to_thread(self._jobs):
+            if job.state not in OPEN:  # a killed service may have left something
+                await asyncio.to_thread(self._clean, job)
         while True:
-            all_jobs = await asyncio.to_thread(jobs, self.database)
+            begun = [job for job in await asyncio.to_thread(self._jobs) if job.state in OPEN]
             self.health.set_state(True, "running")
-            mine = [job for job in all_jobs if job.machine == this_machine()]
-            begun = [job for job in mine if job.state in ("waits", "learns")]
             if begun:
                 await self.learn(begun[0])
             else:
                 await asyncio.sleep(LOOK)
 
+    def _jobs(self) -> list[Job]:
+        """The jobs of this machine, which has their images."""
+        return [job for job in jobs(self.database) if job.machine == this_machine()]
+
     async def learn(self, job: Job) -> None:
         """Learn a product, add its expert to the model, and record the result in the job."""
-        work = self.folder / job.number
+        work, resumed = self.folder / job.number, job.state == "learns"
         try:
             await asyncio.to_thread(new_folder, work)
             job.state = "learns"
             await asyncio.to_thread(keep, self.database, job)
-            await self._teach(job, work)
-            await asyncio.to_thread(self._add_expert, job, work / LAST)
+            if not (resumed and await asyncio.to_thread(self._was_added, job)):
+                await self._teach(job, work)
+                await asyncio.to_thread(self._add_expert, job, work / LAST)
             job.state, job.share = "learned", 1.0
         except Exception as error:  # a failed job must not stop the next one
             job.state, job.reason = "failed", (str(error) or type(error).__name__)[:LONGEST_REASON]
             logger.warning("%s was not learned: %s", job.product, job.reason)
         await asyncio.to_thread(keep, self.database, job)
-        await asyncio.to_thread(self._clean, job, work)
+        await asyncio.to_thread(self._clean, job)
 
-    def _clean(self, job: Job, work: Path) -> None:
+    def _clean(self, job: Job) -> None:
         """Remove what a job leaves, and the images that were uploaded for it."""
-        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(self.folder / job.number, ignore_errors=True)
         if Path(job.images).is_relative_to((self.folder.parent / UPLOADS).absolute()):
             shutil.rmtree(job.images, ignore_errors=True)  # ours, and never needed again
 
@@ -220,6 +232,15 @@ class Teacher:
         if process.returncode:
             progress = await asyncio.to_thread(progress_of, work)
             raise DataError(progress.get("error") or f"it ended with {process.returncode}")
+
+    def _was_added(self, job: Job) -> bool:
+        """Whether a killed service had added the expert; if so, its model is adopted."""
+        with waiting_for(self.database, LOCK):
+            path = checkpoint_in_use(self.database)
+            known = job.product in products_of(path)
+            if known:
+                adopt(self.database, path, job.who)
+        return known
 
     def _add_expert(self, job: Job, file: Path) -> None:
         """Add the learned expert to the current model."""

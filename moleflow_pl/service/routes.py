@@ -124,8 +124,7 @@ async def inspect(
     service = service_of(request)
     line, settings = service.line, service.settings
     line.check_room()
-    arrived = await read_uploads(request, settings.max_bytes, settings.queue, settings.deadline)
-    uploads, fields = arrived
+    uploads, fields = await read_uploads(request, settings.max_bytes, settings.queue)
     rows = await line.inspect(uploads, "http", product)
     answers = []
     for row, upload in zip(rows, uploads, strict=True):

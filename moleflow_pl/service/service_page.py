@@ -12,7 +12,7 @@ from moleflow_pl.service.parts import is_silent, parts
 from moleflow_pl.service.state import service_of
 from moleflow_pl.service.tables import Part
 
-KINDS = {"sources": "Source", "sinks": "Sink", "versions": "Model", "attendants": "Task"}
+KINDS = {"sources": "Source", "sinks": "Sink", "versions": "Model", "background": "Background"}
 # classes of the colours and shapes of drift
 STATES = {"works": "steady", "silent": "warning", "fails": "drift"}
 

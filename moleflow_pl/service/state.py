@@ -16,7 +16,7 @@ from moleflow_pl.service.applications import begin
 from moleflow_pl.service.delivery import Delivery
 from moleflow_pl.service.drift import DriftFollower, drifts
 from moleflow_pl.service.engine import Engine
-from moleflow_pl.service.health import Health, attend, lock_name
+from moleflow_pl.service.health import Background, Health, attend, lock_name
 from moleflow_pl.service.line import Line
 from moleflow_pl.service.metrics import Metrics
 from moleflow_pl.service.models import Building, checkpoint_of, load, stamp_of
@@ -70,11 +70,12 @@ class Service:
         work = settings.folder / "learning"
         self.teacher = Teacher(self.database, work, settings.backbone_weights)
         self.keeper = Keeper(self.database, self.store, limits_of(settings))
-        self.attendants = {
-            "drift": self.follower.health,
-            "lessons": self.teacher.health,
-            "images": self.keeper.health,
-        }
+        images = lock_name("images", str(self.store.folder))
+        self.background = [
+            Background(self.follower.health, "drift", self.follower.run),
+            Background(self.teacher.health, lock_name("learning", "all"), self.teacher.run),
+            Background(self.keeper.health, images, self.keeper.run),
+        ]
         self.reporter = Reporter(self.database, self.health)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -89,24 +90,26 @@ class Service:
             "versions": [self.watcher.health],
             "sources": [source.health for source in self.sources],
             "sinks": [sink.health for sink in self.sinks],
-            "attendants": list(self.attendants.values()),
+            "background": [one.health for one in self.background],
         }
 
     def start(self) -> None:
         """Start sources, sinks and background tasks."""
+        parts = [
+            *(
+                Background(s.health, lock_name("source", s.health.name), s.run)
+                for s in self.sources
+            ),
+            *(
+                Background(
+                    s.health, lock_name("sink", s.health.name), Delivery(self.database, s).run
+                )
+                for s in self.sinks
+            ),
+            *self.background,
+        ]
         jobs = [self.watcher.run(), self._measure(), self._report()]
-        for source in self.sources:
-            lock = lock_name("source", source.health.name)
-            jobs.append(attend(self.database, lock, source.health, source.run))
-        for sink in self.sinks:
-            lock = lock_name("sink", sink.health.name)
-            jobs.append(attend(self.database, lock, sink.health, Delivery(self.database, sink).run))
-        runs = {"drift": self.follower.run, "lessons": self.teacher.run}
-        locks = {"drift": "drift", "lessons": lock_name("lessons", "all")}
-        for name, run in runs.items():
-            jobs.append(attend(self.database, locks[name], self.attendants[name], run))
-        lock = lock_name("images", str(self.store.folder))
-        jobs.append(attend(self.database, lock, self.keeper.health, self.keeper.run))
+        jobs += [attend(self.database, part) for part in parts]
         self._tasks = [asyncio.create_task(job) for job in jobs]
 
     async def _measure(self) -> None:

@@ -1,68 +1,45 @@
-"""Reads request bodies within limits: one image, or a form with several."""
+"""Reads images from request bodies, whose sizes and times `BodyLimits` limits."""
 
 from __future__ import annotations
-
-import asyncio
 
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
-from starlette.types import Message
 
 from moleflow_pl.service.line import Upload
 
-FORM = "multipart/form-data"
-LARGEST_FORM = 4  # as a multiple of the limit for an image
 DAMAGED = 400  # Starlette's status for an invalid form
 FIELDS = 16  # of a form, beside its files
 
 
 async def read_uploads(
-    request: Request, max_bytes: int, most: int, deadline: float
+    request: Request, max_bytes: int, most: int
 ) -> tuple[list[Upload], dict[str, str] | None]:
     """Read the images of a request.
 
     Args:
         request: The request.
-        max_bytes: Largest file.
+        max_bytes: Largest file of a form.
         most: Largest number of files.
-        deadline: Seconds within which the body must arrive.
 
     Returns:
         The images, and the other fields of the form that they came as; None without a form.
 
     Raises:
-        HTTPException: the body is too large, too slow, or damaged.
+        HTTPException: a file is too large, or the body is damaged.
     """
-    form = request.headers.get("content-type", "").startswith(FORM)
     try:
-        async with asyncio.timeout(deadline):
-            if form:
-                return await read_form(request, max_bytes, most)
-            name = request.query_params.get("name", "")
-            return [Upload(await read_body(request, max_bytes), name)], None
-    except TimeoutError as error:
-        message = f"the request did not arrive within {deadline:g} s"
-        raise HTTPException(408, message) from error
+        if is_form(request.headers.get("content-type", "")):
+            return await read_form(request, max_bytes, most)
+        return [Upload(await request.body(), request.query_params.get("name", ""))], None
     except ClientDisconnect as error:
         raise HTTPException(400, "the client disconnected") from error
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """Read a body that is an image.
-
-    Raises:
-        HTTPException: the body is too large.
-    """
-    check_length(request, max_bytes)
-    parts, total = [], 0
-    async for part in request.stream():
-        total += len(part)
-        if total > max_bytes:
-            raise too_large(max_bytes)
-        parts.append(part)
-    return b"".join(parts)
+def is_form(kind: str) -> bool:
+    """Whether a body of this content type is a form with files."""
+    return kind.startswith("multipart/form-data")
 
 
 async def read_form(
@@ -71,26 +48,13 @@ async def read_form(
     """Read all files of a form, whatever their fields are called, and its text fields.
 
     Raises:
-        HTTPException: there are no files or too many, they are too large, or the form is invalid.
+        HTTPException: there are no files or too many, one is too large, or the form is invalid.
     """
-    largest = LARGEST_FORM * max_bytes
-    check_length(request, largest)
-    total = 0
-
-    async def receive() -> Message:
-        nonlocal total
-        message = await request.receive()
-        total += len(message.get("body", b""))
-        if total > largest:
-            raise too_large(largest)
-        return message
-
     try:
-        limited = Request(request.scope, receive)
-        async with limited.form(max_files=most, max_fields=FIELDS) as fields:
+        async with request.form(max_files=most, max_fields=FIELDS) as fields:
             files = [value for _, value in fields.multi_items() if isinstance(value, UploadFile)]
             if any((file.size or 0) > max_bytes for file in files):
-                raise too_large(max_bytes)
+                raise HTTPException(413, too_large(max_bytes))
             uploads = [Upload(await file.read(), file.filename or "") for file in files]
             texts = {name: value for name, value in fields.items() if isinstance(value, str)}
     except HTTPException as error:  # Starlette has turned its own error into 400
@@ -104,17 +68,6 @@ async def read_form(
     return uploads, texts
 
 
-def check_length(request: Request, largest: int) -> None:
-    """Check the length that a request declares.
-
-    Raises:
-        HTTPException: the body is too large.
-    """
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > largest:
-        raise too_large(largest)
-
-
-def too_large(largest: int) -> HTTPException:
-    """The error for a body that is too large."""
-    return HTTPException(413, f"it is larger than {largest} bytes (--max-mb)")
+def too_large(size: int) -> str:
+    """The reason why a body or a file is refused."""
+    return f"it is larger than {size} bytes (images: --max-mb)"

@@ -21,6 +21,7 @@ FORMS = (
     "/login", "/inspections/1/review", "/reviews/1/undo", "/products/b/drift", "/reviews/apply",
 )  # fmt: skip
 UPLOADS = ("/v1/inspect", "/inspect", "/v1/products", "/products")
+FORM = [(b"content-type", b"multipart/form-data; boundary=x")]
 KIND = {"content-type": "application/x-www-form-urlencoded"}
 
 
@@ -44,6 +45,16 @@ def test_body_that_is_too_large_is_refused_whether_it_names_its_length_or_not(
     for content in (bytes(size + 1), parts_of(size)):
         answer = client.post(path, content=content, headers=KIND)
         assert answer.status_code == 413, answer.text
+
+
+@pytest.mark.parametrize("path", ["/v1/inspect", "/inspect"])
+def test_image_is_limited_to_its_own_size_and_a_form_of_several_to_more(
+    path: str, client: TestClient
+) -> None:
+    large, form = bytes(MEBIBYTE + 1), {"content-type": "multipart/form-data; boundary=x"}
+    for content in (large, parts_of(MEBIBYTE)):
+        assert client.post(path, content=content).status_code == 413
+    assert client.post(path, content=large, headers=form).status_code == 422  # it was read
 
 
 @pytest.mark.parametrize("path", [*FORMS, *UPLOADS])
@@ -83,7 +94,7 @@ class Sender:
     def __init__(self, app: BodyLimits, path: str = "/v1/inspect") -> None:
         self.status: int | None = None
         self.parts: asyncio.Queue[tuple[bytes, bool]] = asyncio.Queue()
-        scope: Scope = {"type": "http", "method": "POST", "path": path, "headers": []}
+        scope: Scope = {"type": "http", "method": "POST", "path": path, "headers": FORM}
         self.task = asyncio.create_task(app(scope, self._receive, self._send))
 
     async def _receive(self) -> dict:

@@ -14,7 +14,7 @@ from moleflow_pl.service import delivery as module
 from moleflow_pl.service import health
 from moleflow_pl.service.database import Database, Outbox
 from moleflow_pl.service.delivery import Delivery
-from moleflow_pl.service.health import attend
+from moleflow_pl.service.health import Background, attend
 from moleflow_pl.service.sinks.base import RefusedError, Sink
 from moleflow_pl.service.sinks.webhook import WebhookSink
 from tests.helpers.hook import web_hook
@@ -122,8 +122,8 @@ def test_delivery_goes_on_after_errors_of_database_and_receiver_each_message_onc
     names = [f"{i}.png" for i in range(2 * module.AT_ONCE + 10)]
     for place in (module, health):
         monkeypatch.setattr(place, "wait_after", lambda failures: 0.001)
-    with web_hook(failures={3, 4, 120}) as (address, taken):
-        sink = WebhookSink(address)
+    with web_hook(lambda number: 503 if number in (3, 4, 120) else 204) as hook:
+        sink = WebhookSink(hook.url)
         post(database, names, sink.health.name)
         delivery = Delivery(database, sink)
         calls = iter(range(1, 1000))
@@ -140,9 +140,9 @@ def test_delivery_goes_on_after_errors_of_database_and_receiver_each_message_onc
             reading=failing(database.reading), writing=failing(database.writing)
         )
         delivery.database = reading  # type: ignore[assignment]
-        attending = attend(database, "sink", sink.health, delivery.run)
-        asyncio.run(during(attending, lambda: len(taken) >= len(names) and sink.health.ok))
-    assert [message["image"] for message in taken] == names
+        attending = attend(database, Background(sink.health, "sink", delivery.run))
+        asyncio.run(during(attending, lambda: len(hook.taken) >= len(names) and sink.health.ok))
+    assert [message["image"] for message in hook.taken] == names
     with database.reading() as session:
         waiting = session.scalars(select(Outbox).where(Outbox.delivered.is_(None))).all()
     assert waiting == []

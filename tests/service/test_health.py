@@ -10,7 +10,7 @@ import pytest
 
 from moleflow_pl.service import health as module
 from moleflow_pl.service.database import Database
-from moleflow_pl.service.health import Health, attend
+from moleflow_pl.service.health import Background, Health, attend
 from moleflow_pl.service.locks import acquire, exclusive
 from tests.helpers.service import during
 
@@ -26,7 +26,7 @@ def test_what_fails_is_told_and_started_again(
         raise OSError("the cable is out")
 
     database = Database(tmp_path / "line.sqlite")
-    asyncio.run(during(attend(database, "x", health, fail), lambda: len(told) > 2))
+    asyncio.run(during(attend(database, Background(health, "x", fail)), lambda: len(told) > 2))
     assert told[:2] == [(True, "running"), (False, "the cable is out")]
 
 
@@ -43,11 +43,14 @@ def test_of_several_processes_one_attends_to_a_thing_and_the_next_takes_over(
     held = exclusive(database, "x")
     held.__enter__()
     asyncio.run(
-        during(attend(database, "x", health, run), lambda: health.detail.startswith("another"))
+        during(
+            attend(database, Background(health, "x", run)),
+            lambda: health.detail.startswith("another"),
+        )
     )
     assert (runs, health.ok) == ([], True)
     held.__exit__(None, None, None)
-    asyncio.run(during(attend(database, "x", health, run), lambda: runs))
+    asyncio.run(during(attend(database, Background(health, "x", run)), lambda: runs))
     with exclusive(database, "x"):  # given back at the end
         pass
 
@@ -75,7 +78,9 @@ def test_waits_grow_with_each_failure_and_restart_only_after_a_good_while(
     monkeypatch.setattr(module, "time", ours)
     monkeypatch.setattr(module, "asyncio", SimpleNamespace(sleep=wait))
     database = Database(tmp_path / "line.sqlite")
-    asyncio.run(during(attend(database, "x", Health("camera:0"), run), lambda: len(waits) == 6))
+    asyncio.run(
+        during(attend(database, Background(Health("camera:0"), "x", run)), lambda: len(waits) == 6)
+    )
     assert waits == [0.5, 1.0, 2.0, 0.5, 1.0, 2.0]
 
 
@@ -91,7 +96,9 @@ def test_lock_is_released_also_if_the_end_comes_while_it_is_taken(
         acquire(*parts)
 
     async def cancelled() -> None:
-        task = asyncio.create_task(attend(database, "x", Health("y"), lambda: asyncio.sleep(60)))
+        task = asyncio.create_task(
+            attend(database, Background(Health("y"), "x", lambda: asyncio.sleep(60)))
+        )
         await asyncio.to_thread(began.wait, 60)
         task.cancel()
         await asyncio.sleep(0.01)
@@ -110,7 +117,10 @@ def test_parts_that_hang_at_the_database_hold_up_no_other(tmp_path: Path) -> Non
 
     async def beside() -> int:
         names = [f"camera:{i}" for i in range(12)]
-        never = [attend(database, name, Health(name), lambda: asyncio.sleep(60)) for name in names]
+        never = [
+            attend(database, Background(Health(name), name, lambda: asyncio.sleep(60)))
+            for name in names
+        ]
         with database.writing():  # all wait for it to take their locks
             tasks = [asyncio.create_task(one) for one in never]
             await asyncio.sleep(0.05)

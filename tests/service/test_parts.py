@@ -39,9 +39,9 @@ def test_drift_that_one_machine_follows_for_all_is_one_part_and_who_only_starts_
 ) -> None:
     for machine, health in {"a": Health("drift", detail="running"), "b": Health("drift")}.items():
         monkeypatch.setenv(NAME, machine)
-        Reporter(database, {"attendants": [health]}).look()
+        Reporter(database, {"background": [health]}).look()
     assert reported(database) == [("drift", True, "running")]
-    Reporter(database, {"attendants": [Health("drift", detail="goes on")]}).look()
+    Reporter(database, {"background": [Health("drift", detail="goes on")]}).look()
     assert reported(database) == [("drift", True, "goes on")]
 
 

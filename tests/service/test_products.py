@@ -119,6 +119,40 @@ def test_process_tells_why_it_failed(
     assert "no product 'c' in" in json.loads((work / PROGRESS).read_text())["error"]
 
 
+def test_service_killed_after_it_added_the_expert_does_not_learn_it_again(
+    tmp_path: Path, path: Path, database: Database, data_root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    before = read_checkpoint(path)
+    job = order(database, "c", images(data_root), "Ann", epochs=1)
+    job.state = "learns"
+    keep(database, job)
+    made = read_checkpoint(path)
+    add(made, extract(made, "b"), "c")
+    write_checkpoint(made, path)
+
+    async def teach(self: Teacher, job: Job, work: Path) -> None:
+        raise AssertionError("it is learned already")
+
+    monkeypatch.setattr(Teacher, "_teach", teach)
+    asyncio.run(Teacher(database, tmp_path / "work").learn(job))
+    all_is_well(database, path, before, tmp_path / "work")
+
+
+def test_what_a_killed_service_left_of_an_ended_job_is_removed(
+    tmp_path: Path, database: Database
+) -> None:
+    uploaded = save_uploads(tmp_path / UPLOADS, [(".png", b"1"), (".png", b"2")])
+    job = order(database, "c", uploaded, "Ann")
+    job.state = "learned"
+    keep(database, job)
+    left = tmp_path / "work" / job.number
+    left.mkdir(parents=True)
+    run = Teacher(database, tmp_path / "work").run()
+    asyncio.run(during(run, lambda: not uploaded.exists()))
+    assert not left.exists()
+
+
 def test_orders_that_cannot_be_are_refused(
     tmp_path: Path, database: Database, data_root: Path
 ) -> None:

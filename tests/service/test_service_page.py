@@ -44,7 +44,7 @@ def test_the_page_shows_the_health_of_every_source_and_sink(
             ("Sink", "works"),
             ("Sink", "fails"),
         ]
-        assert {"drift", "new products", "images"} <= set(found())
+        assert {"drift", "learning", "images"} <= set(found())
         page = client.get("/service").text
         assert client.service.engine.model.digest[:12] in page  # type: ignore[attr-defined]
         assert rows(page)

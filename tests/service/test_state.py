@@ -43,10 +43,9 @@ def test_background_tasks_that_work_again_after_a_failure_say_so(
     tmp_path: Path, learned: tuple[Path, MoLEFlow]
 ) -> None:
     service = Service(settings_for(tmp_path, learned[0]))
-    for name, run in {"drift": service.follower.run, "lessons": service.teacher.run}.items():
-        health = service.attendants[name]
-        health.set_state(False, "the database is locked")
-        asyncio.run(during(run(), lambda health=health: health.ok))
+    for part in service.background:
+        part.health.set_state(False, "the database is locked")
+        asyncio.run(during(part.run(), lambda health=part.health: health.ok))
     service.line.stop()
 
 
@@ -58,10 +57,10 @@ def test_drift_is_followed_and_told_in_the_metrics(
     with client_of(settings_for(tmp_path, learned[0])) as client:
         client.post("/v1/inspect", content=picture(data_root))
         wait_until(lambda: 'moleflow_drift{product="b"} 0.0' in client.get("/metrics").text)
-        parts = client.get("/readyz").json()["attendants"]
+        parts = client.get("/readyz").json()["background"]
         assert {one["name"]: one["ok"] for one in parts} == {
             "drift": True,
-            "new products": True,
+            "learning": True,
             "images": True,
         }
         assert 'class="drift state-steady"' in client.get("/products").text

@@ -1,13 +1,12 @@
 """A service under load: a receiver is down, a model is loaded, a product is learned."""
 
-import json
 import shutil
+import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -16,6 +15,7 @@ import pytest
 from moleflow_pl.service.database import Database
 from moleflow_pl.service.models import publish
 from tests.helpers.commands import moleflow
+from tests.helpers.hook import web_hook
 from tests.helpers.reviewing import images_of, kept_run
 from tests.helpers.service import wait_until
 from tests.helpers.serving import Server, free_port, serving
@@ -70,27 +70,15 @@ def loaded(server: Server, image: Path) -> Iterator[Load]:
 def test_a_thousand_messages_of_a_receiver_that_was_down_arrive_once_and_in_order(
     tmp_path: Path, data_root: Path
 ) -> None:
-    run, port, got = kept_run(tmp_path / "run").parent, free_port(), []
-
-    class Hook(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            got.append(json.loads(self.rfile.read(int(self.headers["content-length"])))["id"])
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *args: object) -> None:
-            """Say nothing."""
-
+    run, port = kept_run(tmp_path / "run").parent, free_port()
     with serving(run, f"--sink=webhook:http://127.0.0.1:{port}/line") as server:
         with loaded(server, images_of(data_root, "b", "good")[0]) as load:
             wait_until(lambda: load.answers.total() >= MESSAGES, 200)
         assert load.statuses == {200}
         assert "fails" in httpx.get(f"{server.url}/service/parts").text
-        with HTTPServer(("127.0.0.1", port), Hook) as receiver:
-            threading.Thread(target=receiver.serve_forever, daemon=True).start()
-            wait_until(lambda: len(got) >= load.answers.total(), 200)
-            receiver.shutdown()
-    assert got == list(range(1, load.answers.total() + 1))
+        with web_hook(port=port) as hook:
+            wait_until(lambda: len(hook.taken) >= load.answers.total(), 200)
+    assert [message["id"] for message in hook.taken] == list(range(1, load.answers.total() + 1))
 
 
 def test_a_model_that_has_to_be_loaded_replaces_another_under_load_and_no_request_fails(
@@ -123,6 +111,35 @@ def test_a_product_is_learned_under_load_and_no_request_fails(
         assert load.statuses == {200}
         products = httpx.get(f"{server.url}/v1/products").json()["products"]
         assert [one["name"] for one in products] == ["01", "b", "c"]
+
+
+def test_service_killed_while_it_learns_a_product_learns_it_after_its_next_start(
+    tmp_path: Path, data_root: Path
+) -> None:
+    run = kept_run(tmp_path / "run").parent
+    with serving(run) as server:
+        form = {"name": "c", "folder": str(data_root / "c" / "train" / "good"), "epochs": "20"}
+        httpx.post(f"{server.url}/v1/products", data=form, timeout=60).raise_for_status()
+        wait_until(lambda: list((run / "service").glob("learning/*/progress.json")), 120)
+        (learner,) = processes_with("moleflow_pl.service.learn")
+        server.end(signal.SIGKILL)
+        wait_until(lambda: not learner.exists(), 30)
+    with serving(run) as server:
+        wait_until(lambda: state_of_job(server) in ("learned", "failed"), 300)
+        assert state_of_job(server) == "learned"
+        products = httpx.get(f"{server.url}/v1/products").json()["products"]
+        assert [one["name"] for one in products] == ["01", "b", "c"]
+    assert not list((run / "service" / "learning").iterdir())
+
+
+def processes_with(word: str) -> list[Path]:
+    """The places in /proc of processes with a word in their command line."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if word in (place / "cmdline").read_text():
+                found.append(place)
+    return found
 
 
 def state_of_job(server: Server) -> str:
