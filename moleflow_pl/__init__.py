@@ -7,7 +7,6 @@ Axes everywhere: B images, h w patch grid, H W pixels, D channels of a patch, T 
 
 from __future__ import annotations
 
-import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
     from moleflow_pl.routing.router import PrototypeRouter
 
 __version__ = "0.3.0"
-
-# silent in Python programs that do not configure logging themselves
-logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 # imported on first use: `moleflow --help` needs none of it, and torch alone takes seconds
 HOMES = {

@@ -1,6 +1,7 @@
 """What the command reports while it runs: the logger `moleflow_pl`, shown on standard output.
 
-A Python program that imports the package sees nothing until it configures `logging` itself.
+Until a Python program that imports the package configures `logging`, it sees warnings alone, on
+standard error.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+from typing import TextIO
 
 from tqdm.auto import tqdm
 
@@ -24,9 +25,15 @@ def bar_per_step(title: str, kind: str, total: int, unit: str) -> Iterator[Advan
     """
     from rich.file_proxy import FileProxy  # imported only where a bar may be shown
 
-    hidden = not is_first_process() or isinstance(sys.stderr, FileProxy)
-    with tqdm(total=total, desc=title, unit=unit, disable=hidden) as bar:
+    shown = is_first_process() and can_draw(sys.stderr) and not isinstance(sys.stderr, FileProxy)
+    with tqdm(total=total, desc=title, unit=unit, disable=not shown) as bar:
         yield bar.update
+
+
+def can_draw(stream: TextIO) -> bool:
+    """Whether a bar can be drawn: on a terminal or in a notebook, but not into a file or a pipe."""
+    notebook = any(kind.__name__ == "tqdm_notebook" for kind in tqdm.__mro__)
+    return notebook or stream.isatty()
 
 
 @contextmanager

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, TextIO
 
 from lightning.pytorch import LightningModule, Trainer
@@ -14,12 +15,13 @@ from tqdm.auto import tqdm
 
 from moleflow_pl._internal.logs import is_first_process
 from moleflow_pl._internal.printable import printable
-from moleflow_pl._internal.steps import Advance
+from moleflow_pl._internal.steps import Advance, can_draw, showing_steps
 from moleflow_pl.callbacks.evaluation import EvaluationCallback
 from moleflow_pl.data.datamodule import ContinualDataModule, data_of
 from moleflow_pl.tasks.schedule import TaskSchedule
 
 FEATURES, EPOCH, BANK, CALIBRATION, TEST = "features", "epoch", "bank", "calibration", "test"
+BATCH = "batch"  # of a test, a validation or a prediction
 # until a kind of step was timed, this kind estimates its time per image
 ALIKE = {CALIBRATION: FEATURES, TEST: FEATURES, BANK: EPOCH}
 # narrow: the remaining time must fit within 80 columns
@@ -55,15 +57,18 @@ class RunClock:
         self._done[kind] += count
         self.left[kind] -= count
 
-    def seconds_left(self) -> float | None:
-        """Seconds until the end; None before the first epoch."""
-        if not self._done[EPOCH]:
-            return None
+    def seconds_left(self) -> tuple[float, bool]:
+        """Seconds that steps of a known speed will take, and whether all speeds are known."""
         rates = {kind: self._seconds[kind] / n for kind, n in self._done.items() if n}
-        return sum(
-            max(images, 0) * rates.get(kind, rates.get(ALIKE.get(kind, EPOCH), rates[EPOCH]))
-            for kind, images in self.left.items()
-        )
+        left = {kind: images for kind, images in self.left.items() if images > 0}
+        known = {kind: rates.get(kind, rates.get(ALIKE.get(kind, EPOCH))) for kind in left}
+        seconds = sum(left[kind] * rate for kind, rate in known.items() if rate is not None)
+        return seconds, None not in known.values()
+
+    def time_left(self) -> str:
+        """The time until the end in words; empty before the first image."""
+        seconds, whole = self.seconds_left()
+        return f"{'' if whole else 'over '}{in_words(seconds)} left" if self._done else ""
 
 
 def in_words(seconds: float) -> str:
@@ -114,7 +119,7 @@ def work_of(
 class RunProgressBar(ProgressBar):
     """Shows the current step and the remaining time of the whole run.
 
-    Only on a terminal: a file or a pipe gets the messages between the steps.
+    Only on a terminal or in a notebook: a file or a pipe gets the messages between the steps.
 
     Args:
         stream: Where to draw; by default standard error.
@@ -122,6 +127,7 @@ class RunProgressBar(ProgressBar):
 
     def __init__(self, stream: TextIO | None = None) -> None:
         super().__init__()
+        self._steps = ExitStack()
         self.clock = RunClock()
         self.place = ""  # number of the current task, such as `2/3 `
         self._fitted = TaskSchedule()
@@ -153,9 +159,15 @@ class RunProgressBar(ProgressBar):
         self._bar = tqdm(
             total=total, desc=f"{self.place}{title}", bar_format=FORMAT, leave=False,
             file=self._stream, dynamic_ncols=True,
-            disable=None if self._enabled else True,
+            disable=not (self._enabled and can_draw(self._stream or sys.stderr)),
         )  # fmt: skip
         self._note(refresh=True)
+
+    def _open_only(self, title: str, batches: Sequence[int | float]) -> None:
+        """Show the only step of a run, which counts batches."""
+        total = int(sum(batches))
+        self.clock = RunClock({BATCH: total})
+        self._open(title, total)
 
     def _advance(self, kind: str, images: int, count: int = 1, note: str = "") -> None:
         self.clock.advance(kind, images)
@@ -166,14 +178,22 @@ class RunProgressBar(ProgressBar):
     def _note(self, note: str = "", refresh: bool = False) -> None:
         """Show the remaining time, followed by a note."""
         if self._bar is not None and not self._bar.disable:
-            left = self.clock.seconds_left()
-            run = "" if left is None else f"run: {in_words(left)} left"
+            left = self.clock.time_left()
+            run = f"run: {left}" if left else ""
             self._bar.set_postfix_str(", ".join(filter(None, [run, note])), refresh)
 
     def _close(self) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        self._steps.close()
+        self._steps.enter_context(showing_steps(self.step))
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._steps.close()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         schedule, callbacks = self._schedule(pl_module), trainer.callbacks  # type: ignore[attr-defined]
@@ -202,30 +222,30 @@ class RunProgressBar(ProgressBar):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != "fit":
-            self._open("validation", int(sum(trainer.num_val_batches)))
+            self._open_only("validation", trainer.num_val_batches)
 
     def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
         if trainer.state.fn != "fit":
-            self._advance("", 0)
+            self._advance(BATCH, 1)
 
     def on_test_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
         if self._bar is None:  # only now, so that other messages come first
-            self._open("test", int(sum(trainer.num_test_batches)))
+            self._open_only("test", trainer.num_test_batches)
         name = self._schedule(pl_module).tasks[int(batch["task"][0])].name
         self._bar.set_description_str(f"test of {printable(name)}", refresh=False)
 
     def on_test_batch_end(self, *args: Any) -> None:
-        self._advance("", 0)
+        self._advance(BATCH, 1)
 
     def on_predict_batch_start(self, trainer: Trainer, *args: Any) -> None:
         if self._bar is None:
-            self._open("predicting", int(sum(trainer.num_predict_batches)))
+            self._open_only("predicting", trainer.num_predict_batches)
 
     def on_predict_batch_end(self, *args: Any) -> None:
-        self._advance("", 0)
+        self._advance(BATCH, 1)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != "fit":
@@ -242,6 +262,7 @@ class RunProgressBar(ProgressBar):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: Any) -> None:
         self._close()
+        self._steps.close()
 
     @staticmethod
     def _schedule(module: Any) -> TaskSchedule:

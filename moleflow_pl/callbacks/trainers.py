@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 
+from moleflow_pl._internal.lightning_messages import ignore_warnings, without_messages
 from moleflow_pl._internal.names import check_name
 from moleflow_pl.callbacks.curves import RunCurves
 from moleflow_pl.callbacks.evaluation import EvaluationCallback
+from moleflow_pl.callbacks.run_bar import RunProgressBar
 from moleflow_pl.callbacks.run_checkpoint import RunCheckpoint
 from moleflow_pl.callbacks.task_scheduler import TaskSchedulerCallback
-from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.data.datamodule import ContinualDataModule
 from moleflow_pl.module import MoLEFlow
 from moleflow_pl.tasks.calibration import FALSE_ALARM_RATE
@@ -55,9 +57,15 @@ def make_trainer(
     """
     own = [TaskSchedulerCallback(epochs_per_task, false_alarm_rate=false_alarm_rate)]
     kinds = {type(callback) for callback in callbacks}
-    usual = [kind() for kind in (EvaluationCallback, RunCheckpoint) if kind not in kinds]
+    usual: list[Callback] = [
+        kind() for kind in (EvaluationCallback, RunCheckpoint) if kind not in kinds
+    ]
+    if options.get("enable_progress_bar", True):
+        usual += [] if any(issubclass(kind, ProgressBar) for kind in kinds) else [RunProgressBar()]
     defaults = {"default_root_dir": run, "logger": RunCurves(run), **TRAINER_DEFAULTS}
-    return Trainer(**{**defaults, **options, "callbacks": [*own, *callbacks, *usual]})
+    ignore_warnings()
+    with without_messages():  # about other products
+        return Trainer(**{**defaults, **options, "callbacks": [*own, *callbacks, *usual]})
 
 
 def add_product(
@@ -102,6 +110,5 @@ def add_product(
     # before the model gets an expert for it
     module.check_images([len(tasks)])
     module.count_images([len(tasks)])
-    RunFolder(Path(run)).move_curves_aside()  # Lightning would delete them
     make_trainer(run, **options).fit(model, datamodule=module)
     return schedule.tasks[-1]

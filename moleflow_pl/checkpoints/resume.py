@@ -61,7 +61,6 @@ def prepare_run(
     run = RunFolder(folder)
     inside = checkpoint is not None and RunFolder.of(checkpoint).root.resolve() == folder.resolve()
     if checkpoint and content and inside and is_newest(checkpoint, content, run):
-        run.move_curves_aside()
         return checkpoint
     if not run.holds_run:
         require_free(run)

@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import sys
-import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -23,6 +22,7 @@ from moleflow_pl import ContinualDataModule, MoLEFlow
 from moleflow_pl._internal.console import print_table
 from moleflow_pl._internal.files import require_folder
 from moleflow_pl._internal.lightning_compat import CheckpointFirstCLI, while_restoring
+from moleflow_pl._internal.lightning_messages import ignore_messages, ignore_warnings
 from moleflow_pl._internal.steps import Show, bar_per_step, no_bar, showing_steps
 from moleflow_pl.callbacks import (
     EvaluationCallback,
@@ -58,18 +58,6 @@ from moleflow_pl.tasks.schedule import TaskSchedule
 
 logger = logging.getLogger(__name__)
 
-IGNORED_WARNINGS = (
-    r"Found \d+ module\(s\) in eval mode",  # intended for the frozen backbone
-    r"Checkpoint directory .* exists and is not empty",  # `prepare_run` has cleared the way
-    r"Experiment logs directory .* exists and is not empty",  # has the lock file
-    r"It is recommended to use .*sync_dist=True",  # every rank already logs the mean over all
-    r".*LeafSpec.* is deprecated",  # a matter between Lightning and torch
-)
-# the command reports this itself in one line, or it does not help to inspect images
-IGNORED_MESSAGES = re.compile(
-    r"\s*Detected KeyboardInterrupt|(\[rank: \d+\] )?Received SIGTERM|.*Tip: |Seed set to|"
-    r"TPU available|`Trainer\.\w+` stopped|Restor(ing|ed) |Loaded model weights"
-)
 DESCRIPTION = "Learn to inspect one product after another, and inspect images with the result."
 
 
@@ -164,7 +152,7 @@ class MoLEFlowCLI(CheckpointFirstCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer = self.built("trainer")
         if trainer.logger is None:
-            # only a fit writes curves; a logger in `test` would erase them
+            # only a fit has curves; validation would replace them
             fit = self.subcommand == "fit"
             kwargs["logger"] = RunCurves(trainer.default_root_dir) if fit else False
         kwargs["callbacks"] = self.callbacks_with_bar(trainer)
@@ -275,7 +263,6 @@ class MoLEFlowCLI(CheckpointFirstCLI):
                 self.checkpoint = prepare_run(folder, self.checkpoint, self.content, devices)
             else:
                 require_free(RunFolder(folder))
-                RunFolder(folder).move_curves_aside()
         self.lock.acquire()
         RunFolder(folder).check_writable()
 
@@ -347,22 +334,14 @@ def build(args: list[str] | None = None, kind: type[MoLEFlowCLI] = MoLEFlowCLI) 
     )
 
 
-def silence_lightning() -> None:
-    """Suppress Lightning's messages about signals and about other products."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        for handler in logging.getLogger(name).handlers:
-            handler.filters = [lambda record: not IGNORED_MESSAGES.match(record.getMessage())]
-
-
 def main(args: Sequence[str]) -> None:
     """Run one of LightningCLI's verbs.
 
     Args:
         args: The verb and its options.
     """
-    for message in IGNORED_WARNINGS:
-        warnings.filterwarnings("ignore", message=message)
-    silence_lightning()
+    ignore_warnings()
+    ignore_messages()
     try:
         build(list(args))
     except Exception as error:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from moleflow_pl.data.image_forms import ImageLike
+from moleflow_pl.data.image_forms import Channels, ImageLike
 from moleflow_pl.data.images import brightness_of
 from moleflow_pl.errors import ConfigError
 from moleflow_pl.inference.localisation import Box, defect_mask, find_boxes, guides_of, pixel_map
@@ -87,17 +87,19 @@ class Prediction:
             return []
         return find_boxes(self.anomaly_map, self.pixel_threshold)
 
-    def plot(self, image: ImageLike | None = None, boxes: bool = True) -> Image.Image:
+    def plot(
+        self, image: ImageLike | None = None, boxes: bool = True, channels: Channels = "rgb"
+    ) -> Image.Image:
         """Draw the score map over the image, or over black, with boxes and contours of defects.
 
-        Notebooks show it; see `draw_heatmap` for the colours.
+        Notebooks show it; see `draw_heatmap` for the arguments and the colours.
         """
         # the drawing library is slow to import
         from moleflow_pl.inference.heatmap import draw_heatmap
 
         height, width = self.size
         base = Image.new("RGB", (width, height)) if image is None else image
-        return draw_heatmap(base, self, boxes)
+        return draw_heatmap(base, self, boxes, channels)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything except the map, as plain values for JSON; infinity and NaN become None."""

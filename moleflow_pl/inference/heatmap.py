@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from moleflow_pl._internal.files import writing
-from moleflow_pl.data.image_forms import ImageLike, as_rgb
+from moleflow_pl.data.image_forms import Channels, ImageLike, as_rgb
 from moleflow_pl.inference.localisation import PictureFormat, defect_mask, outline, pixel_map
 
 if TYPE_CHECKING:
@@ -23,7 +23,9 @@ OVERLAY = 0.55
 BOX_COLOUR = "#56b4e9"
 
 
-def draw_heatmap(image: ImageLike, prediction: Prediction, boxes: bool = False) -> Image.Image:
+def draw_heatmap(
+    image: ImageLike, prediction: Prediction, boxes: bool = False, channels: Channels = "rgb"
+) -> Image.Image:
     """Blend an image with its score map; draw boxes and contours of its defects.
 
     The scale is the product's, not the image's: it starts at the median patch score and has the
@@ -34,8 +36,9 @@ def draw_heatmap(image: ImageLike, prediction: Prediction, boxes: bool = False) 
         image: The image, or a copy of another size.
         prediction: Its prediction.
         boxes: Draw the boxes and the contours.
+        channels: The order of the channels in an array or a tensor; `bgr` for those of OpenCV.
     """
-    rgb = as_rgb(image)
+    rgb = as_rgb(image, channels)
     scores = pixel_map(prediction.patch_scores, (rgb.height, rgb.width), prediction.guide)
     picture = heat_overlay(rgb, scores, *scale_of(prediction))
     if boxes and prediction.boxes:

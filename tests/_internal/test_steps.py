@@ -1,4 +1,5 @@
 import io
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,12 +10,14 @@ from rich.live import Live
 from moleflow_pl._internal.steps import Advance, no_bar, showing_steps, step
 
 
-def test_a_step_has_a_bar_of_its_own_where_nobody_shows_it(
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_step_has_a_bar_of_its_own_where_nobody_shows_it_but_not_in_a_pipe(
+    terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     with step("test of a", total=2) as advance:
         advance(2)
-    assert "test of a: 100%" in capsys.readouterr().err
+    assert ("test of a: 100%" in capsys.readouterr().err) == terminal
 
 
 def test_a_step_has_no_bar_of_its_own_while_rich_draws(

@@ -16,6 +16,24 @@ def test_curves_go_to_the_run_folder(tmp_path: Path) -> None:
     assert (tmp_path / "metrics.csv").read_text().splitlines()[0] == "a,step"
 
 
+def test_curves_of_an_earlier_fit_are_kept_and_a_logger_that_logs_nothing_leaves_them(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    for value in (1.0, 2.0):
+        curves = RunCurves(tmp_path)
+        curves.log_metrics({"a": value}, step=0)
+        curves.save()
+        silent = RunCurves(tmp_path)
+        assert silent.experiment is None
+        silent.save()
+        silent.finalize("success")
+    texts = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert {name: text.splitlines()[1] for name, text in texts.items()} == {
+        "metrics.csv": "2.0,0", "metrics~1.csv": "1.0,0",
+    }  # fmt: skip
+    assert not recwarn.list
+
+
 def test_read_only_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     curves = RunCurves(tmp_path)
     curves.log_metrics({"a": 1.0}, step=0)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from moleflow_pl import ContinualDataModule, MoLEFlow
-from moleflow_pl._internal.steps import showing_steps, step
+from moleflow_pl._internal.steps import step
 from moleflow_pl.callbacks import EvaluationCallback
 from moleflow_pl.callbacks.run_bar import RunClock, RunProgressBar, in_words, work_of
 from moleflow_pl.tasks.schedule import TaskSchedule
@@ -31,24 +31,27 @@ def test_time_left_is_that_of_the_images_left_of_every_kind() -> None:
     clock.begin()
     now[0] = 20.0
     clock.advance("features", 10)  # 2 s an image
-    assert clock.seconds_left() is None  # of an epoch nothing is known yet
+    # how long an epoch takes is not known yet
+    assert clock.seconds_left() == (20 * 2 + 4 * 2 + 20 * 2, False)
+    assert clock.time_left() == "over 1 min left"
     now[0] = 1000.0  # what lies between two steps is of none
     clock.begin()
     now[0] = 1010.0
     clock.advance("epoch", 20)  # 0.5 s an image
     # a bank takes about an epoch's time, calibration and test the features'
-    assert clock.seconds_left() == 20 * 2 + 80 * 0.5 + 10 * 0.5 + 4 * 2 + 20 * 2
+    assert clock.seconds_left() == (20 * 2 + 80 * 0.5 + 10 * 0.5 + 4 * 2 + 20 * 2, True)
+    assert clock.time_left() == "2 min left"
     clock.begin()
     now[0] = 1020.0
     clock.advance("test", 10)  # 1 s an image: the kind itself counts
-    assert clock.seconds_left() == 20 * 2 + 80 * 0.5 + 10 * 0.5 + 4 * 2 + 10 * 1
+    assert clock.seconds_left() == (20 * 2 + 80 * 0.5 + 10 * 0.5 + 4 * 2 + 10 * 1, True)
 
 
 def test_more_images_than_were_planned_take_no_time_back() -> None:
     clock, now = clock_of(epoch=10)
     now[0] = 10.0
     clock.advance("epoch", 20)
-    assert clock.seconds_left() == 0
+    assert clock.seconds_left() == (0, True)
 
 
 @pytest.mark.parametrize(
@@ -103,8 +106,9 @@ def shown_of_an_epoch(bar: RunProgressBar) -> None:
     bar.on_train_batch_end(trainer, module, None, {"task": torch.zeros(4)}, 0)  # type: ignore[arg-type]
     bar.on_train_batch_end(trainer, module, None, {"task": torch.zeros(4)}, 1)  # type: ignore[arg-type]
     bar.on_train_epoch_end(trainer, module)  # type: ignore[arg-type]
-    with showing_steps(bar.step), step("test of b", "test", 2) as advance:
+    with step("test of b", "test", 2) as advance:
         advance(1)
+    bar.teardown(trainer, module, "fit")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("columns", [80, 200])
@@ -135,6 +139,7 @@ def test_the_bar_of_a_test_names_the_product_of_the_batch() -> None:
     shown = terminal.getvalue()
     assert re.search(r"test of a +50%.*1/2", shown)
     assert re.search(r"test of b +100%.*2/2", shown)
+    assert "run: 0 s left" in shown
 
 
 @pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])
@@ -145,6 +150,7 @@ def test_nothing_is_drawn_into_a_file_or_by_another_process(stream: io.StringIO)
         bar.disable()
         bar.on_predict_batch_start(SimpleNamespace(num_predict_batches=[2]))  # type: ignore[arg-type]
         bar.on_predict_batch_end()
+        bar.teardown(None, None, "fit")  # type: ignore[arg-type]
     else:
         shown_of_an_epoch(bar)
     assert stream.getvalue() == ""

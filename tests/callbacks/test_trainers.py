@@ -48,6 +48,29 @@ def test_a_fit_and_a_test_in_python_print_nothing(
     assert capfd.readouterr().out == ""
 
 
+def test_a_python_program_sees_the_bar_of_the_run_and_no_advertisement(
+    data_root: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    monkeypatch.setattr("moleflow_pl.callbacks.run_bar.can_draw", lambda stream: True)
+    model, data = new_model(), ContinualDataModule(str(data_root), ["01"], **DATA)
+    options = {**QUIET, "enable_progress_bar": True}
+    make_trainer(tmp_path, **options).fit(model, data)
+    curves = (tmp_path / "metrics.csv").read_text()
+    make_trainer(tmp_path, **options).test(model, data)
+    shown = capfd.readouterr().err
+    for words in ("features of 01", "1/1 01, epoch 2 of 2", "test of 01", "left"):
+        assert words in shown
+    assert "Tip" not in shown
+    told = [str(one.message) for one in recwarn.list]
+    assert not [text for text in told if "eval mode" in text or "deleted" in text]
+    assert (tmp_path / "metrics.csv").read_text() == curves
+    assert not (tmp_path / "metrics~1.csv").exists()
+
+
 def test_a_python_program_sees_the_tables_that_it_asks_logging_for(
     data_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -29,12 +29,12 @@ def test_new_fit_moves_the_old_run_aside_and_deletes_nothing(tmp_path: Path) -> 
         ]
 
 
-def test_fit_that_goes_on_stays_and_keeps_the_old_curves(tmp_path: Path) -> None:
+def test_fit_that_goes_on_stays_in_its_folder(tmp_path: Path) -> None:
     run = old_run(tmp_path / "run")
     last = checkpoint_of(run / "last.ckpt", 2)
     prepare_run(run, last, read_checkpoint(last))
     names = sorted(path.name for path in run.iterdir())
-    assert names == ["config.yaml", "last.ckpt", "metrics~1.csv"]
+    assert names == ["config.yaml", "last.ckpt", "metrics.csv"]
 
 
 def checkpoint_of(path: Path, epochs: int) -> Path:

@@ -84,6 +84,15 @@ def test_a_prediction_draws_itself_on_its_image_or_on_black() -> None:
     assert pixels[2, 37] > pixels[27, 2]
 
 
+def test_frame_of_opencv_is_drawn_in_its_own_colours() -> None:
+    found = prediction(torch.zeros(2, 2), (30, 40))
+    red = np.zeros((30, 40, 3), np.uint8)
+    red[..., 0] = 200
+    bgr = np.ascontiguousarray(red[..., ::-1])
+    for draw in (found.plot, lambda image, **given: draw_heatmap(image, found, **given)):
+        assert draw(bgr, channels="bgr").tobytes() == draw(red).tobytes() != draw(bgr).tobytes()
+
+
 def test_overlay_is_bright_where_the_score_is_high() -> None:
     scores = torch.zeros(8, 8)
     scores[:, 4:] = 10

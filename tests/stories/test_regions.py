@@ -1,5 +1,6 @@
 """A region of interest from the mask in a product's folder to the expert's file."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,3 +70,8 @@ def test_a_map_is_dark_and_has_no_box_outside(run: Path) -> None:
     assert not found.patch_scores[:, 0].any()
     assert found.patch_scores[:, 1:].all()
     assert not found.anomaly_map[:, : SIZE // 6].any()
+    # so low a threshold that everything inside is a defect
+    marked = replace(found, label="anomalous", pixel_threshold=found.patch_scores.min().item() / 2)
+    assert marked.boxes
+    assert all(box.left >= SIZE // 6 for box in marked.boxes)
+    assert not marked.mask[:, : SIZE // 6].any()
