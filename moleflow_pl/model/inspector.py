@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -162,20 +163,23 @@ class Inspector(nn.Module):
         tasks = self.router.tasks
         if self.novelty_router.tasks != tasks:
             return torch.full_like(distances, torch.nan)
-        relevant = self.router.task_ids.to(chosen.device) == chosen[:, None]
-        nearest = distances.topk(min(NEAREST, len(tasks)), largest=False).indices
-        relevant = relevant.scatter(1, nearest, True)
-        columns, images = relevant.T.nonzero(as_tuple=True)
+        nearest = distances.topk(min(NEAREST, len(tasks)), largest=False).indices.tolist()
+        images: defaultdict[int, list[int]] = defaultdict(list)  # by the columns of their tasks
+        for image, (task, columns) in enumerate(zip(chosen.tolist(), nearest, strict=True)):
+            for column in {*columns, *([tasks.index(task)] if task in tasks else [])}:
+                images[column].append(image)
         everywhere, distances_by_task = sample_patches(features), []
-        for column in columns.unique().tolist():  # a matrix of each task
-            task, these = tasks[column], images[columns == column]
-            region = self.interest.for_task(task)
-            patches = (
-                everywhere[these] if region is None else sample_patches(features[these], region)
-            )
-            distances_by_task.append(self.novelty_router.distances_to(task, patches))
+        for column, these in images.items():  # a matrix of each task
+            region = self.interest.for_task(tasks[column])
+            patches = everywhere if len(these) == len(everywhere) else everywhere[these]
+            if region is not None:
+                patches = sample_patches(features[these], region)
+            distances_by_task.append(self.novelty_router.distances_to(tasks[column], patches))
         result = torch.full_like(distances, torch.inf)
-        result[images, columns] = ordinary_quantile(torch.cat(distances_by_task))
+        rows = [image for these in images.values() for image in these]
+        result[rows, [column for column, these in images.items() for _ in these]] = (
+            ordinary_quantile(torch.cat(distances_by_task))
+        )
         return result
 
     def patch_scores(

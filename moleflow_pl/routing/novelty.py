@@ -62,7 +62,11 @@ def ordinary_quantile(distances: Tensor) -> Tensor:
         >>> ordinary_quantile(torch.tensor([[1.0, 9.0, 9.0], [9.0, 9.0, 9.0]])).round()
         tensor([2., 9.])
     """
-    return torch.quantile(distances, ORDINARY_QUANTILE, dim=1)
+    ordered = distances.sort(1).values  # torch.quantile takes several times as long
+    place = ORDINARY_QUANTILE * (distances.shape[1] - 1)
+    below, above = ordered[:, math.floor(place)], ordered[:, math.ceil(place)]
+    found = torch.lerp(below, above, place % 1)
+    return torch.where(ordered[:, -1].isnan(), ordered[:, -1], found)  # NaN is sorted last
 
 
 def double_contrast(images: Tensor) -> Tensor:

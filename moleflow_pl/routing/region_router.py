@@ -6,6 +6,7 @@ few regions, so the distance bounds the influence of each.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
@@ -88,8 +89,7 @@ class RegionRouter(PrototypeRouter):
     def distances(self, features: Tensor) -> Tensor:
         """Distances (N, T) of features (N, R, D) to all prototypes, in order of `tasks`.
 
-        Computed in float64 for the nearest few, from float32 products for the others; returned in
-        float32.
+        Computed in float64 for the nearest few, in float32 for the others; returned in float32.
 
         Raises:
             RuntimeError: there is no prototype yet.
@@ -98,14 +98,12 @@ class RegionRouter(PrototypeRouter):
         # on the CPU: some devices have no float64, and the arrays are small
         rows = features.detach().to("cpu", torch.float64)
         rows = (rows.reshape(rows.shape[0], -1, rows.shape[-1]) - prepared.centre) @ prepared.roots
-        lengths = rows.square().sum(2)[:, None]
-        squared = lengths + prepared.squares - 2 * prepared.products(rows)
         channels = rows.shape[-1]
-        total = bounded(squared.clamp_min(0), channels).mean(2)
+        total = bounded(prepared.squared_distances(rows), channels).mean(0)
         near = total.topk(min(NEAREST, total.shape[1]), largest=False).indices
         exact = (rows[:, None] - prepared.means[near]).square().sum(-1)
-        total = total.scatter(1, near, bounded(exact, channels).mean(2))
-        return total.sqrt().float().to(features.device)
+        total = total.scatter(1, near, bounded(exact, channels).mean(2).float())
+        return total.sqrt().to(features.device)
 
     def choose(self, distances: Tensor, features: Tensor) -> Tensor:
         """Task ids (N,) of features (N, R, D) by their `distances` (N, T)."""
@@ -113,11 +111,12 @@ class RegionRouter(PrototypeRouter):
         if len(tasks) == 1:
             return tasks.repeat(len(distances))
         near = distances.topk(2, largest=False).indices.cpu()
-        chosen, pairs = near[:, 0].clone(), near.sort(1).values
-        for pair in pairs.unique(dim=0):
-            root = self._pair_root(*pair.tolist())
+        chosen, images = near[:, 0].clone(), defaultdict(list)
+        for image, (a, b) in enumerate(near.tolist()):
+            images[min(a, b), max(a, b)].append(image)
+        for pair, rows in images.items():
+            root = self._pair_root(*pair)
             if root is not None:
-                rows = (pairs == pair).all(1).nonzero()[:, 0]
                 chosen[rows] = self._nearer(features.cpu()[rows], near[rows], root)
         return tasks[chosen.to(tasks.device)]
 

@@ -26,25 +26,28 @@ class PreparedPrototypes:
     Attributes:
         roots: Roots L of the precisions L L^T, (T or 1, D, D).
         means: Means relative to `centre`, times the roots, (T, R, D).
-        squares: Their squared lengths (T, R).
-        means_float32: The same in float32, (R, T, D): reading them takes most of the time.
+        means_float32: The same in float32, (R, T, D).
+        squares: Their squared lengths (R, 1, T), in float32.
         centre: Mean of all means (R, D).
     """
 
     roots: Tensor
     means: Tensor
-    squares: Tensor
     means_float32: Tensor
+    squares: Tensor
     centre: Tensor
 
-    def products(self, rows: Tensor) -> Tensor:
-        """Products (N, T, R) of rows (N, R, D), times the shared root, with all means.
+    def squared_distances(self, rows: Tensor) -> Tensor:
+        """Squared distances (R, N, T) of rows (N, R, D), times the shared root, to all means.
 
-        Computed in float32.
+        |x - m|^2 = |x|^2 + |m|^2 - 2 x m in float32, because reading the means takes most of the
+        time.
         """
+        rows = rows.transpose(0, 1).float()
+        means = self.means_float32.transpose(1, 2)
         with torch.autocast("cpu", enabled=False):
-            products = rows.transpose(0, 1).float() @ self.means_float32.transpose(1, 2)
-        return products.permute(1, 2, 0).double()
+            squared = torch.baddbmm(self.squares, rows, means, alpha=-2)
+        return squared.add_(rows.square().sum(2, keepdim=True)).clamp_min_(0)
 
 
 def forget_after_loading(router: PrototypeRouter, keys: Any) -> None:
@@ -211,9 +214,9 @@ class PrototypeRouter(nn.Module):
         means = means.reshape(len(means), -1, means.shape[-1])
         centre = means.mean(0)
         rotated = (means - centre) @ roots
-        squares = rotated.square().sum(2)
+        squares = rotated.square().sum(2).T[:, None].float().contiguous()
         by_region = rotated.float().transpose(0, 1).contiguous()
-        return PreparedPrototypes(roots, rotated, squares, by_region, centre)
+        return PreparedPrototypes(roots, rotated, by_region, squares, centre)
 
 
 def roots_of(precisions: Tensor) -> Tensor:
@@ -258,15 +261,12 @@ def require_numbers(matrix: Tensor) -> Tensor:
 def squared_distances(rows: Tensor, prepared: PreparedPrototypes) -> Tensor:
     """Squared distances (N, T) of rows (N, R, D), times the shared root, to all means.
 
-    |x - m|^2 = |x|^2 + |m|^2 - 2 x m, with the product in float32, because reading the means takes
-    most of the time; then again in float64 for the nearest few.
+    In float32, then again in float64 for the nearest few.
     """
-    products = prepared.products(rows).sum(2)
-    lengths = rows.square().sum((1, 2))[:, None]
-    squared = lengths + prepared.squares.sum(1) - 2 * products
+    squared = prepared.squared_distances(rows).sum(0).double()
     near = squared.topk(min(NEAREST, squared.shape[1]), largest=False).indices
     exact = (rows[:, None] - prepared.means[near]).square().sum((2, 3))
-    return squared.clamp_min(0).scatter(1, near, exact)
+    return squared.scatter(1, near, exact)
 
 
 # builds a router for image features of a number of regions, or of none

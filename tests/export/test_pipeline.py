@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from moleflow_pl import MoLEFlow
+from moleflow_pl._internal import steps
 from moleflow_pl._internal.files import is_partial
 from moleflow_pl.errors import ConfigError, ExportError, OutputError
 from moleflow_pl.export.pipeline import (
@@ -21,8 +22,10 @@ Run = tuple[Path, MoLEFlow]
 
 
 def test_a_checkpoint_becomes_one_verified_file(
-    learned: Run, data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    learned: Run, data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(steps, "can_draw", lambda stream: True)
     output = tmp_path / "new" / "b.pt2"
     images = str(data_root / "b" / "test")
     said = export_checkpoint(learned[0] / "last.ckpt", output, "torch", "b", images)
