@@ -72,6 +72,7 @@ ACTIONS: dict[str, tuple[str, tuple[str, ...], dict[str, dict[str, Any]]]] = {
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the verb's arguments."""
     parser = VerbParser(
+        takes_others=True,  # for the action update
         prog="moleflow experts",
         description="Manage the experts of a trained model. Other experts stay equal bit for bit.",
         epilog=EXAMPLES,
@@ -81,7 +82,9 @@ def make_parser() -> argparse.ArgumentParser:
     for name, (text, positionals, options) in ACTIONS.items():
         words = " ".join(["RUN", *(word.upper() for word in positionals)])
         usage = f"moleflow experts {name} {words} [options]"
-        action = actions.add_parser(name, help=text, description=text, usage=usage)
+        action = actions.add_parser(
+            name, help=text, description=text, usage=usage, takes_others=name == "update"
+        )
         for positional in positionals:
             action.add_argument(positional)
         action.add_argument(CHECKPOINT, **SETTINGS)

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from moleflow_pl.errors import ConfigError
 
 UNKNOWN_WORDS = "unrecognized arguments: "
 UNKNOWN_KEY = re.compile(r"does not accept (?:option|nested key) '(.+?)'")
+REQUIRED = "the following arguments are required: "
+CHOICE = re.compile(r"invalid choice: '(.+?)' \(choose from (.+)\)")
 OPTION = re.compile(r"(?<![\w-])--[\w.-]+")
 # a class without an argument that it needs
 LACKING = re.compile(
@@ -34,18 +37,58 @@ class Mistake(Exception):  # noqa: N818 - not a ValueError, which parsers catch
 
 
 class VerbParser(argparse.ArgumentParser):
-    """The parser of a verb without a Trainer: options in full, usage errors in a few lines."""
+    """The parser of a verb without a Trainer: options in full, usage errors in a few lines.
 
-    def __init__(self, **settings: object) -> None:
-        super().__init__(**{"allow_abbrev": False, **settings})  # type: ignore[arg-type]
+    Args:
+        takes_others: Whether options that it does not know are passed on to another parser.
+        settings: Arguments of `argparse.ArgumentParser`.
+
+    Attributes:
+        options: The long forms of its options.
+    """
+
+    def __init__(self, *, takes_others: bool = False, **settings: Any) -> None:
+        self.options: list[str] = []
+        self.takes_others = takes_others
+        self._words: Sequence[str] = ()
+        super().__init__(**{"allow_abbrev": False, **settings})
+
+    def add_argument(self, *names: str, **settings: Any) -> argparse.Action:
+        """Add an argument, and note the names of an option."""
+        self.options += [name for name in names if name.startswith("--")]
+        return super().add_argument(*names, **settings)
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse arguments; those that are left are a mistake, unless it takes others.
+
+        The parser of an action reports them itself: it knows the action's options.
+        """
+        self._words = sys.argv[1:] if args is None else args
+        parsed, others = super().parse_known_args(self._words, namespace)
+        if others and not self.takes_others:
+            self.error(UNKNOWN_WORDS + " ".join(others))
+        return parsed, others
 
     def error(self, message: str) -> NoReturn:
         """Raise a ConfigError with a short explanation.
 
+        A missing option may be one that is mistyped; then this is the mistake.
+
         Raises:
             ConfigError: always.
         """
-        raise ConfigError(explain(message, self.prog, options_of(self.format_usage())))
+        mistyped = self._mistyped() if message.startswith(REQUIRED) else None
+        text = message if mistyped is None else UNKNOWN_WORDS + mistyped
+        raise ConfigError(explain(text, self.prog, self.options))
+
+    def _mistyped(self) -> str | None:
+        """The first option given that does not exist, or that seems to be one of these."""
+        given = [match[0] for word in self._words if (match := OPTION.match(word))]
+        unknown = [name for name in given if name not in self.options]
+        known = [] if self.takes_others else unknown
+        return next((x for x in unknown if x in known or closest(x, self.options)), None)
 
 
 def options_of(usage: str) -> list[str]:
@@ -69,11 +112,10 @@ def explain(message: str, command: str, known: Iterable[str], groups: str = "") 
     """
     unknown = unknown_option(message)
     if unknown is None:
-        lines = [wrong_value(message)]
+        close, lines = meant_choice(message), [wrong_value(message)]
     else:
-        close = closest(unknown, list(known))
-        lines = [f"{command} has no option {unknown}"]
-        lines += [f"did you mean {close}?"] if close else []
+        close, lines = closest(unknown, list(known)), [f"{command} has no option {unknown}"]
+    lines += [f"did you mean {close}?"] if close else []
     return "\n".join([*lines, f"all options: {command} --help{groups}"])
 
 
@@ -109,6 +151,20 @@ def closest(unknown: str, known: list[str]) -> str | None:
     begun = [name for name in known if last and own[name].startswith(f"{last}_")]
     inside = [name for name in begun if name.rpartition(".")[0] == group]
     return next(iter([*same, *inside, *alike, *begun]), None)
+
+
+def meant_choice(message: str) -> str | None:
+    """Return the choice that a wrong value resembles; None without one.
+
+    Example:
+        >>> meant_choice("argument ACTION: invalid choice: 'lst' (choose from 'list', 'remove')")
+        'list'
+    """
+    match = CHOICE.search(message)
+    if match is None:
+        return None
+    choices = [choice.strip("' ") for choice in match[2].split(",")]  # some Pythons quote
+    return next(iter(get_close_matches(match[1], choices, n=1)), None)
 
 
 def wrong_value(message: str) -> str:

@@ -25,6 +25,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "calibrate": (CHECKPOINT,),
     "export": (CHECKPOINT,),
     "serve": (CHECKPOINT,),
+    "report": (),
 }
 # verb: its actions whose first word is a run; what else an action takes, its parser knows
 ACTIONS: dict[str, tuple[str, ...]] = {
@@ -36,6 +37,7 @@ NAMES = {CHECKPOINT: "RUN", IMAGES: "IN"}
 HINTS = {
     "fit": "; a preset or a file of options follows --config, and a list is quoted: '[a, b]'",
     "predict": "; a pattern is quoted: 'new/*.png'",
+    "report": "; every run follows a --run of its own: --run RUN --run RUN",
 }
 # settings of the option in verbs with their own parser
 SETTINGS: dict[str, Any] = {

@@ -97,6 +97,16 @@ def test_a_usage_error_is_explained_in_three_lines(flag: str, said: str) -> None
     assert len(lines) <= 3
 
 
+@pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
+def test_a_mistyped_option_of_each_verb_gets_three_lines(verb: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse(verb, "--data.rot=x")
+    assert str(error.value).splitlines()[:2] == [
+        f"moleflow {verb} has no option --data.rot",
+        "did you mean --data.root?",
+    ]
+
+
 def test_one_product_is_a_list_of_one() -> None:
     assert parse("fit", "--config=demo", "--data.tasks=01").config.fit.data.tasks == ["01"]
 

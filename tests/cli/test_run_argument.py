@@ -86,6 +86,8 @@ def test_a_lost_checkpoint_of_a_run_is_left_to_who_offers_the_one_before(run: Pa
         (["predict", "run", "a.png", "b.png"], r"unexpected argument 'b.png': .* quoted: 'new/\*"),
         (["fit", "demo"], "unexpected argument 'demo': .* a preset .* follows --config"),
         (["fit", "--data.tasks", "a", "b"], r"unexpected argument 'b': .* list is quoted: '\[a, b"),
+        (["report", "run"], "unexpected argument 'run': .* every run follows a --run of its own"),
+        (["report", "--run", "a", "b"], "unexpected argument 'b': .*: --run RUN --run RUN"),
         (["test", "run", "--ckpt_path=x"], "'run' and --ckpt_path mean the same"),
     ],
 )
