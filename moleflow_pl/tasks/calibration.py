@@ -196,17 +196,19 @@ class Calibration:
             images: Names of the images to leave out.
 
         Raises:
-            ConfigError: no calibration image would be left.
+            ConfigError: no calibration image would be left, of the task or of one of its products.
 
         Example:
             >>> Calibration(scores=[1.0, 9.0], images=["a.png", "b.png"]).without(["b.png"]).scores
             [1.0]
         """
         indices = [i for i, image in enumerate(self.images) if image not in images]
-        if not indices:
-            raise ConfigError(
-                f"no calibration image would be left of {len(self.images)}: exclude fewer images"
-            )
+        left = {self.products[i] for i in indices} if self.products else set()
+        gone = sorted(set(self.products) - left)
+        if not indices or gone:
+            # a product without images of its own would get the limits of the others
+            of = f"of {', '.join(gone)}" if gone else f"of {len(self.images)}"
+            raise ConfigError(f"no calibration image would be left {of}: exclude fewer images")
         return self._at(indices, self.training.where(lambda _, image: image not in images))
 
     def with_more(self, other: Calibration) -> Calibration:

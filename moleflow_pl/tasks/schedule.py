@@ -239,6 +239,8 @@ class TaskSchedule:
     def set_false_alarm_rate(self, rate: float, product: str | None = None) -> None:
         """Set the false-alarm rate of the task of one product, or of all learned tasks.
 
+        The products of a group share one expert, and so one rate.
+
         Raises:
             ConfigError: the rate is out of range, no learned task has the product, or a task has no
                 calibration images.
@@ -261,8 +263,8 @@ class TaskSchedule:
             product: The product that they show; by default any, if the name is unambiguous.
 
         Raises:
-            ConfigError: a name fits no image or images of several tasks, or a task would have no
-                calibration image left.
+            ConfigError: a name fits no image or images of several tasks, or a product would have
+                no calibration image left.
         """
         candidates = self.learned if product is None else [self.find(product)]
         excluded: dict[int, set[str]] = {}
@@ -273,10 +275,13 @@ class TaskSchedule:
                 raise ConfigError(self._not_one(image, list(matches), candidates))
             for index, name in matches.items():
                 excluded.setdefault(index, set()).add(name)
+        left = {}
         for index, excluded_names in excluded.items():
             calibration = self.tasks[index].calibration
             assert calibration is not None  # its images matched
-            self.tasks[index].calibration = calibration.without(excluded_names)
+            left[index] = calibration.without(excluded_names)
+        for index, calibration in left.items():  # only now that nothing was refused
+            self.tasks[index].calibration = calibration
 
     def _calibrated_as(self, task: int, image: str) -> str | None:
         """The longest name of a task's calibration or training images that a path ends with."""

@@ -89,6 +89,15 @@ def test_some_image_stays() -> None:
         Calibration(scores=[1.0], images=["a.png"]).without({"a.png"})
 
 
+def test_some_image_of_each_product_stays() -> None:
+    group = Calibration(
+        [1.0, 2.0, 3.0], products=["a", "b", "b"], images=["a.png", "b1.png", "b2.png"]
+    )
+    with pytest.raises(ConfigError, match="no calibration image would be left of a: exclude fewer"):
+        group.without({"a.png"})
+    assert group.without({"b1.png"}).products == ["a", "b"]
+
+
 def test_a_hundredth_of_a_usual_images_pixels_exceeds_the_pixel_threshold() -> None:
     patches = torch.randn(5, 40, 50, generator=torch.Generator().manual_seed(0))
     patches[3] += 100  # an image that should not be among them

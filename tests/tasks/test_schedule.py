@@ -106,6 +106,7 @@ def test_excluded_images_leave_their_tasks_calibration_by_name_or_path() -> None
         (["2.png"], "b", r"'2.png' is neither .* nor a training image of \['b\+c'\]"),
         (["b/1.png"], None, r"is an image of each of \['a', 'b\+c'\]: name the product"),
         (["1.png", "2.png"], "a", "no calibration image would be left"),
+        (["c/x.png", "1.png", "2.png"], None, "no calibration image would be left"),
         (["1.png"], "e", "no product 'e'"),
     ],
 )
