@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from moleflow_pl.tasks.schedule import Task, TaskSchedule
     from moleflow_pl.tasks.thresholds import Threshold
 
+logger = logging.getLogger(__name__)
+
 EXAMPLE = "example: moleflow calibrate runs/demo --false-alarm-rate 0.001"
 OPTIONS: dict[str, dict[str, Any]] = {
     CHECKPOINT: SETTINGS,
@@ -31,9 +34,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "FILE",
         "help": "leave calibration images out: a text file with a name or path on each line",
     },
-    "--product": {"metavar": "NAME", "help": "change only this product; default: all"},
+    "--product": {
+        "metavar": "NAME",
+        "help": "change only this product, and those that were learned at once with it and share "
+        "its expert; default: all",
+    },
 }
-COLUMNS = ("product", "calibration images", "threshold", "target rate", "99 % interval", "")
+# by these, 80 columns are enough; see `threshold_row`
+COLUMNS = ("product", "calibration\nimages", "threshold at\ntarget rate", "99 % interval")
 CAPTION = (
     "The 99 % confidence interval is that of the true rate. A target below 1 / (images + 1) "
     "extrapolates the tail of the scores: rely on the interval."
@@ -51,6 +59,10 @@ def main(args: Sequence[str]) -> None:
     excluded = [] if options.exclude is None else read_names(options.exclude)
     rate = options.false_alarm_rate
     before, now = calibrate(options.ckpt_path, rate, options.product, excluded)
+    if excluded:
+        logger.info(describe_excluded(before, now))
+    if rate is not None and options.product is not None:
+        report_shared_rate(now, options.product)
     print_table(threshold_table(now, before if rate is not None or excluded else None))
 
 
@@ -119,6 +131,30 @@ def calibrate(
     return before, schedule
 
 
+def describe_excluded(before: TaskSchedule, now: TaskSchedule) -> str:
+    """Return in words how many images of each kind were excluded."""
+    (old, old_training), (new, new_training) = map(count_images, (before, now))
+    training = old_training - new_training
+    kept = " (the expert has still learned from them)" if training else ""
+    return f"excluded: {old - new} calibration images, {training} training images{kept}"
+
+
+def count_images(schedule: TaskSchedule) -> tuple[int, int]:
+    """Return the numbers of calibration images and of training images with a score."""
+    known = [task.calibration for task in schedule.tasks if task.calibration is not None]
+    return sum(len(one.scores) for one in known), sum(len(one.training.scores) for one in known)
+
+
+def report_shared_rate(schedule: TaskSchedule, product: str) -> None:
+    """Log that products which were learned at once have one rate."""
+    products = schedule.tasks[schedule.find(product)].products
+    if len(products) > 1:
+        logger.info(
+            f"{', '.join(products)} were learned at once and share one expert: the rate of all of "
+            "them is changed"
+        )
+
+
 def threshold_table(schedule: TaskSchedule, before: TaskSchedule | None = None) -> Any:
     """Return a table of each product's threshold and its confidence interval.
 
@@ -129,27 +165,24 @@ def threshold_table(schedule: TaskSchedule, before: TaskSchedule | None = None) 
     from moleflow_pl._internal.console import NamesTable
 
     table = NamesTable(title="false alarms on good images", caption=CAPTION)
-    for column in COLUMNS if before is None else (*COLUMNS[:2], "before", *COLUMNS[2:]):
-        left = column in ("product", "")
-        table.add_column(column, justify="left" if left else "right", no_wrap=not column)
+    table.add_column(COLUMNS[0], overflow="fold")
+    for column in COLUMNS[1:] if before is None else (COLUMNS[1], "before", *COLUMNS[2:]):
+        table.add_column(column, justify="right")
     for index in schedule.learned:
         rows = list(table_rows(schedule.tasks[index]))
         if before is not None:
             earlier = table_rows(before.tasks[index])
-            rows = [
-                [*row[:2], f"{old[2]} at {old[3]}", *row[2:]]
-                for row, old in zip(rows, earlier, strict=True)
-            ]
+            rows = [[*row[:2], old[2], *row[2:]] for row, old in zip(rows, earlier, strict=True)]
         for row in rows:
             table.add_row(*row)
     return table
 
 
-def table_rows(task: Task) -> Iterator[list[str]]:
+def table_rows(task: Task) -> Iterator[list[Any]]:
     """Yield a task's row and, if it is a group, one for each of its products."""
     calibration = task.calibration
     if calibration is None or not calibration.scores:
-        yield [task.name, "0", "-", "-", "-", "no calibration images"]
+        yield [task.name, "0", "-", "no calibration images"]
         return
     # the group's own threshold applies to images of an unspecified product
     products = dict.fromkeys(calibration.products) if len(task.products) > 1 else {}
@@ -157,19 +190,20 @@ def table_rows(task: Task) -> Iterator[list[str]]:
         yield [name, *threshold_row(calibration.for_product(name).score_threshold)]
 
 
-def threshold_row(threshold: Threshold) -> list[str]:
-    """Return the cells of a threshold's row, without the product's name."""
+def threshold_row(threshold: Threshold) -> list[Any]:
+    """Return the cells of a threshold's row, without the product's name.
+
+    A narrow column wraps a cell between its words, of which none is longer than `extrapolated`.
+    """
     return [
         str(threshold.images),
-        f"{threshold.value:.4g}",
-        f"{threshold.rate:.3%}",
-        f"{threshold.low:.3%} to {threshold.high:.3%}",
-        note(threshold),
+        f"{threshold.value:.4g} at {threshold.rate:.3%}",
+        [f"{threshold.low:.3%} to {threshold.high:.3%}", *notes(threshold)],
     ]
 
 
-def note(threshold: Threshold) -> str:
-    """Return a caveat about a threshold; empty without one."""
+def notes(threshold: Threshold) -> list[str]:
+    """Return a caveat about a threshold; nothing without one."""
     if threshold.suspects:
-        return f"{threshold.suspects} suspects left out"
-    return "extrapolated" if threshold.extrapolated else ""
+        return [f"{threshold.suspects} suspects left out"]
+    return ["extrapolated"] if threshold.extrapolated else []
