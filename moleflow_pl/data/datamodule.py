@@ -28,6 +28,7 @@ from moleflow_pl.data.feature_store import FeatureStore
 from moleflow_pl.data.integrity import ImageCheck, OnError
 from moleflow_pl.data.layouts.base import ImageRecord, describe_root
 from moleflow_pl.data.layouts.registry import LAYOUTS, task_groups
+from moleflow_pl.data.no_images import no_images
 from moleflow_pl.data.overlap import describe_overlaps, uses_of
 from moleflow_pl.data.patch_sampler import draw_of
 from moleflow_pl.data.plan import DataPlan
@@ -304,7 +305,7 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
     def predict_dataloader(self) -> DataLoader:
         """Images of `predict_path`, or the test images, without those in `predicted`."""
         if self.predict_path is None:
-            tasks = self._require_tasks("test")
+            tasks = self._require_tasks("test", to_predict=True)
             files = FoundFiles.of([r.path for task in tasks for r in self._records(task, "test")])
         else:
             files = find_files(self.predict_path)
@@ -318,7 +319,7 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
             return os.path.abspath(os.path.expanduser(self.predict_path))
         return f"test images, layout {self.layout_name}: {describe_root(self.root)}"
 
-    def _require_tasks(self, part: Part) -> list[int]:
+    def _require_tasks(self, part: Part, to_predict: bool = False) -> list[int]:
         """The learned tasks on disk.
 
         Raises:
@@ -327,11 +328,8 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
         self.plan.schedule.require_learned()
         tasks = self.tasks_on_disk(part)
         if not tasks:
-            names = self.plan.schedule.names
-            raise DataError(
-                f"no image to {part} of the learned tasks {names} in data.root {self.root} "
-                f"(layout {self.layout_name}): set --data.root to their folder"
-            )
+            purpose, names = "predict" if to_predict else part, self.plan.schedule.names
+            raise no_images(purpose, names, self.layout_name, self.root)
         return tasks
 
     def tasks_on_disk(self, part: Part = "test") -> list[int]:

@@ -167,6 +167,8 @@ def test_a_command_without_any_image_says_so(tmp_path: Path) -> None:
     data.root = str(tmp_path / "moved")
     with pytest.raises(DataError, match=r"no image to test of the learned tasks \['b'\]"):
         data.test_dataloader()
+    with pytest.raises(DataError, match="give images: moleflow predict RUN IMAGES"):
+        data.predict_dataloader()
 
 
 def test_test_batches_come_with_masks_a_loader_a_task(data_root: Path) -> None:

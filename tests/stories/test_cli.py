@@ -251,7 +251,8 @@ def test_folders_of_good_images_are_learned_and_end_with_what_is_known(
     assert products == {"b"}
     said = failure(tmp_path, "test", path)
     assert "no image to test" in said
-    assert "layout folder" in said
+    assert "layout folder has no test images" in said
+    assert "give images: moleflow predict RUN IMAGES" in failure(tmp_path, "predict", path)
 
 
 @pytest.mark.parametrize(

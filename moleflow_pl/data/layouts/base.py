@@ -82,6 +82,7 @@ class RootedLayout:
         name: The name the layout is registered under.
         folders: The folders of products, if they were given by name.
         tree: The expected files, and where to get the data; part of every error message.
+        good_alone: Whether it has no test images.
 
     Raises:
         DataError: the folder does not exist.
@@ -89,6 +90,7 @@ class RootedLayout:
 
     name: ClassVar[str]
     tree: ClassVar[str]
+    good_alone: ClassVar[bool] = False
 
     def __init__(self, root: Root | None) -> None:
         if not root:

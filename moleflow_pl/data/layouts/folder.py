@@ -32,6 +32,7 @@ class FolderLayout(RootedLayout):
     tree: ClassVar[str] = """the expected tree:
     <root>/<product>/**/*.png    good images to learn from, at any depth
 with defective images or masks: lay them out as in MVTec AD, --data.layout mvtec"""
+    good_alone: ClassVar[bool] = True
     PARTS: ClassVar[set[str]] = {"train", "test", "test_public", "ground_truth"}
 
     def products(self) -> list[str]:
