@@ -9,6 +9,8 @@ from moleflow_pl.data.layouts.base import Root
 from moleflow_pl.data.layouts.registry import LAYOUTS
 from moleflow_pl.errors import DataError
 
+WITH_TESTS = "--data.layout mvtec --data.root DATA"  # options for a data set with test images
+
 
 def no_images(
     purpose: Literal["train", "val", "test", "predict"],
@@ -31,9 +33,13 @@ def no_images(
             "give images: moleflow predict RUN IMAGES (--data.predict_path)"
         )
     text = f"no image to {purpose} of the learned tasks {tasks}"
-    if purpose == "test" and getattr(LAYOUTS[layout], "good_alone", False):
+    if purpose == "test" and has_good_alone(layout):
         return DataError(
-            f"{text}: layout {layout} has no test images; give a data set with them: "
-            "--data.layout mvtec --data.root DATA"
+            f"{text}: layout {layout} has no test images; give a data set with them: {WITH_TESTS}"
         )
     return DataError(f"{text} in {where}: set --data.root to their folder")
+
+
+def has_good_alone(layout: str) -> bool:
+    """Whether a layout has no test images."""
+    return getattr(LAYOUTS[layout], "good_alone", False)
