@@ -27,21 +27,24 @@ def close() -> None:
     raise BrokenPipeError
 
 
+@pytest.mark.parametrize("verb", cli.VERBS)
 @pytest.mark.parametrize(
     ("stop", "code", "name"),
     [(interrupt, 130, "ctrl-C"), (terminate, 143, "SIGTERM"), (close, 141, "a closed pipe")],
 )
 def test_every_verb_ends_in_one_line_with_the_command_that_goes_on(
-    stop: Callable[[], None], code: int, name: str, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    verb: str, stop: Callable[[], None], code: int, name: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("moleflow_pl.cli.report.main", lambda args: stop())
+    monkeypatch.setattr(f"{cli.VERBS[verb][0]}.main", lambda args: stop())
     monkeypatch.setattr("moleflow_pl.cli.stopping.silence_closed_pipes", lambda: None)
+    checkpoint = tmp_path / "last.ckpt"
+    checkpoint.touch()
     with pytest.raises(SystemExit) as error:
-        cli.main(["report", "--run=a b"])
+        cli.main([verb, f"--ckpt_path={checkpoint}", "--x=a b"])
     assert error.value.code == code
-    told = f"moleflow: stopped ({name}); resume with: moleflow report '--run=a b'\n"
-    assert capsys.readouterr().err == told
+    again = f"moleflow {verb} --ckpt_path={checkpoint} '--x=a b'"
+    assert capsys.readouterr().err == f"moleflow: stopped ({name}); resume with: {again}\n"
 
 
 def test_signals_are_as_before_after_a_command() -> None:
