@@ -292,11 +292,13 @@ class TaskSchedule:
 
     def _not_one(self, image: str, matches: Sequence[int], candidates: Sequence[int]) -> str:
         if not matches:
-            names = [self.tasks[index].name for index in candidates]
-            return (
-                f"{image!r} is neither a calibration image nor a training image of {names}: give a "
-                "path as in their folders"
-            )
+            tasks = [self.tasks[index] for index in candidates]
+            names = [task.name for task in tasks]
+            scored = any(task.calibration and task.calibration.training.images for task in tasks)
+            kind = f"neither a calibration image nor a training image of {names}"
+            if not scored:  # a training image may have this name, but has no part in a threshold
+                kind = f"not a calibration image of {names}, and only these count for thresholds"
+            return f"{image!r} is {kind}: give a path as in their folders"
         names = [self.tasks[index].name for index in matches]
         return f"{image!r} is an image of each of {names}: name the product too (--product)"
 

@@ -218,7 +218,7 @@ def test_products_of_a_group_are_told_to_have_one_rate(
         (None, "cannot read --exclude .*: No such file"),
         (b"\xff\xfe\x00", "it is not UTF-8"),
         (b"\n \n", "names no image: write a name or path on each line"),
-        (b"x.png\n", "'x.png' is neither a calibration image nor a training image of"),
+        (b"x.png\n", "'x.png' is not a calibration image of"),
     ],
 )
 def test_list_that_names_nothing_to_exclude_changes_nothing(

@@ -2,7 +2,7 @@ import pytest
 
 from benchmarks.literal import learning_rates
 from moleflow_pl.errors import ConfigError
-from moleflow_pl.tasks.calibration import Calibration
+from moleflow_pl.tasks.calibration import Calibration, TrainingScores
 from moleflow_pl.tasks.schedule import TaskSchedule, lr_factor
 
 
@@ -85,6 +85,8 @@ def calibrated() -> TaskSchedule:
         schedule.tasks, (["1.png", "2.png"], ["b/1.png", "c/1.png", "c/x.png"]), strict=False
     ):
         task.calibration = Calibration(scores=[1.0, 2.0, 3.0][: len(images)], images=images)
+    assert schedule.tasks[0].calibration is not None
+    schedule.tasks[0].calibration.training = TrainingScores([1.0], ["a"], ["7.png"])
     return schedule
 
 
@@ -102,8 +104,8 @@ def test_excluded_images_leave_their_tasks_calibration_by_name_or_path() -> None
 @pytest.mark.parametrize(
     ("images", "product", "told"),
     [
-        (["9.png"], None, "'9.png' is neither a calibration image nor a training image of"),
-        (["2.png"], "b", r"'2.png' is neither .* nor a training image of \['b\+c'\]"),
+        (["9.png"], None, r"'9.png' is neither .* nor a training image of \['a', 'b\+c'\]"),
+        (["2.png"], "b", r"'2.png' is not a calibration image of \['b\+c'\], and only these"),
         (["b/1.png"], None, r"is an image of each of \['a', 'b\+c'\]: name the product"),
         (["1.png", "2.png"], "a", "no calibration image would be left"),
         (["c/x.png", "1.png", "2.png"], None, "no calibration image would be left"),
