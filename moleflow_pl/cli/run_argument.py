@@ -12,6 +12,7 @@ from typing import Any
 
 from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.cli.arguments import option, replace_values
+from moleflow_pl.cli.mistakes import UNKNOWN_WORDS, closest, explain
 from moleflow_pl.errors import CheckpointError, ConfigError
 
 CHECKPOINT = "--ckpt_path"
@@ -68,7 +69,7 @@ def with_options(args: Sequence[str]) -> list[str]:
     rest = replace_values(rest, CHECKPOINT, checkpoint_at)
     only_shown = set(WITHOUT_VALUE) & {word.partition("=")[0] for word in rest}
     if CHECKPOINT in PLACES.get(verb, ()) and not only_shown:
-        require_model(verb, option(rest, CHECKPOINT))
+        require_model(verb, rest)
     return [verb, *rest]
 
 
@@ -142,14 +143,19 @@ def checkpoint_at(value: str) -> str:
     return str(RunFolder(path).last) if os.path.isdir(path) else value
 
 
-def require_model(verb: str, path: str | None) -> None:
+def require_model(verb: str, words: Sequence[str]) -> None:
     """Check that a verb has a model to work with.
 
     Raises:
         CheckpointError: the checkpoint is missing, and its run has no earlier one.
-        ConfigError: no model is given.
+        ConfigError: no model is given, or its option is mistyped.
     """
+    path = option(words, CHECKPOINT)
     if path is None:
+        given = (word.partition("=")[0] for word in words if word.startswith("--"))
+        mistyped = next((name for name in given if closest(name, [CHECKPOINT])), None)
+        if mistyped is not None:
+            raise ConfigError(explain(UNKNOWN_WORDS + mistyped, f"moleflow {verb}", [CHECKPOINT]))
         raise ConfigError(
             f"{verb} needs a trained model: {usage_of(verb)}, where RUN is the folder of a fit, "
             "such as runs/demo, or a .ckpt file in it"

@@ -75,6 +75,19 @@ def test_a_verb_without_a_model_is_told_how_it_is_named(verb: str, tmp_path: Pat
         assert with_options([verb, shown]) == [verb, shown]
 
 
+@pytest.mark.parametrize("verb", MODEL_VERBS)
+@pytest.mark.parametrize("mistyped", ["--ckpt_pth", "--ckpt-path", "--ckpt"])
+def test_a_mistyped_option_for_the_model_is_named(verb: str, mistyped: str, run: Path) -> None:
+    for words in ([mistyped, str(run)], [f"{mistyped}={run}"]):
+        with pytest.raises(ConfigError) as error:
+            with_options([verb, *words])
+        assert str(error.value).splitlines() == [
+            f"moleflow {verb} has no option {mistyped}",
+            "did you mean --ckpt_path?",
+            f"all options: moleflow {verb} --help",
+        ]
+
+
 def test_a_lost_checkpoint_of_a_run_is_left_to_who_offers_the_one_before(run: Path) -> None:
     (run / "last.ckpt").unlink()
     assert with_options(["test", str(run)])[-1] == str(run / "last.ckpt")
