@@ -263,6 +263,7 @@ class MoLEFlowCLI(CheckpointFirstCLI):
                 self.checkpoint = prepare_run(folder, self.checkpoint, self.content, devices)
             else:
                 require_free(RunFolder(folder))
+            RunFolder(folder).move_curves_aside()  # fails now if it cannot be done
         self.lock.acquire()
         RunFolder(folder).check_writable()
 

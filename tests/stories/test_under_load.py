@@ -109,8 +109,7 @@ def test_a_product_is_learned_under_load_and_no_request_fails(
             assert state_of_job(server) == "learned"
             wait_until(lambda: len(load.models) == 2, 60)
         assert load.statuses == {200}
-        products = httpx.get(f"{server.url}/v1/products").json()["products"]
-        assert [one["name"] for one in products] == ["01", "b", "c"]
+        assert products_of(server) == ["01", "b", "c"]
 
 
 def test_service_killed_while_it_learns_a_product_learns_it_after_its_next_start(
@@ -127,8 +126,7 @@ def test_service_killed_while_it_learns_a_product_learns_it_after_its_next_start
     with serving(run) as server:
         wait_until(lambda: state_of_job(server) in ("learned", "failed"), 300)
         assert state_of_job(server) == "learned"
-        products = httpx.get(f"{server.url}/v1/products").json()["products"]
-        assert [one["name"] for one in products] == ["01", "b", "c"]
+        wait_until(lambda: products_of(server) == ["01", "b", "c"], 60)
     assert not list((run / "service" / "learning").iterdir())
 
 
@@ -140,6 +138,11 @@ def processes_with(word: str) -> list[Path]:
             if word in (place / "cmdline").read_text():
                 found.append(place)
     return found
+
+
+def products_of(server: Server) -> list[str]:
+    products = httpx.get(f"{server.url}/v1/products", timeout=60).json()["products"]
+    return [product["name"] for product in products]
 
 
 def state_of_job(server: Server) -> str:
