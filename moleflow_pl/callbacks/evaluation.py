@@ -39,6 +39,7 @@ from moleflow_pl.report.decisions import decision_table
 from moleflow_pl.report.facts import about, cost
 from moleflow_pl.report.gallery import SuspectImage
 from moleflow_pl.report.good_images import good_images_table, is_tested, next_commands
+from moleflow_pl.report.not_evaluated import in_lines, not_evaluated
 from moleflow_pl.report.summary import summarise, summary_table, write_report
 from moleflow_pl.scoring.functional import Upsampling
 from moleflow_pl.tasks.calibration import Calibration
@@ -98,10 +99,9 @@ class EvaluationCallback(Callback):
             summary = summarise(tasks, cost(pl_module.inspector, len(tasks)))
             planned = len(pl_module.schedule.tasks)
             log_tables(summary, planned)
-            on_disk = data_of(trainer).tasks_on_disk()
             run = run_of(trainer)
             commands = next_steps(run) if is_tested(summary) else next_commands(run)
-            for line in fit_ending(run, pl_module.schedule, on_disk, commands):
+            for line in fit_ending(run, not_evaluated(tasks), commands):
                 logger.info(line)
 
     def on_test_start(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
@@ -127,14 +127,16 @@ class EvaluationCallback(Callback):
         tasks = sorted(set().union(*gather(list(self._scores))))
         scores = [self._scores.get(t, TaskScores(t, self.options)).gathered() for t in tasks]
         whole = takes_every_batch(trainer.num_test_batches, trainer.test_dataloaders)
-        summary = self._report(trainer, pl_module, scores, whole)
+        good_images = self._good_images_of_untested(trainer, pl_module)
+        summary = self._report(trainer, pl_module, scores, whole, good_images)
         if trainer.is_global_zero:
             log_tables(summary)
-            logger.info(
-                f"report: {run_of(trainer).page}"
-                if whole
-                else "only some of the test images were scored: no report was written"
-            )
+            schedule = pl_module.schedule
+            left_out = not_evaluated([schedule.tasks[i] for i in schedule.learned])
+            place = f"report: {run_of(trainer).page}"
+            unwritten = "only some of the test images were scored: no report was written"
+            for line in [*in_lines(left_out), place if whole else unwritten]:
+                logger.info(line)
 
     def _evaluate_if_due(self, trainer: Trainer, module: MoLEFlow) -> None:
         schedule = module.schedule
@@ -143,11 +145,8 @@ class EvaluationCallback(Callback):
             return
         if not self.evaluate_every_task and schedule.current is not None:
             return
-        data = data_of(trainer)
-        tested = data.tasks_on_disk()
-        untested = [index for index in data.tasks_on_disk("train") if index not in tested]
-        scores = self._score(trainer, module, tested)
-        good_images = self._evaluate_good_images(trainer, module, untested)
+        scores = self._score(trainer, module, data_of(trainer).tasks_on_disk())
+        good_images = self._good_images_of_untested(trainer, module)
         self._report(trainer, module, scores, good_images=good_images)
         known = module.inspector.router.tasks  # empty while the only product is learned again
         if self.evaluate_next_task and schedule.current is not None and known:
@@ -174,12 +173,13 @@ class EvaluationCallback(Callback):
                 result.append(scores.gathered())
         return result
 
-    def _evaluate_good_images(
-        self, trainer: Trainer, module: MoLEFlow, tasks: Sequence[int]
-    ) -> dict[int, GoodImages]:
-        """Statistics of tasks without test images; the same on every rank."""
+    def _good_images_of_untested(self, trainer: Trainer, module: MoLEFlow) -> dict[int, GoodImages]:
+        """Statistics of tasks with good images alone; the same on every rank."""
+        data = data_of(trainer)
+        tested = data.tasks_on_disk()
+        tasks = [index for index in data.tasks_on_disk("train") if index not in tested]
         with scoring(trainer, module):
-            return {task: evaluate_good_images(module, data_of(trainer), task) for task in tasks}
+            return {task: evaluate_good_images(module, data, task) for task in tasks}
 
     def _look_at_suspects(self, trainer: Trainer, module: MoLEFlow) -> list[SuspectImage]:
         """Good images on disk that look defective."""
@@ -219,6 +219,7 @@ class EvaluationCallback(Callback):
         if trainer.is_global_zero and whole and not is_trial(trainer):
             facts = about(inspector, len(tasks), module.seed, module.run_config)
             facts["next"] = next_commands(run_of(trainer))
+            facts["left_out"] = not_evaluated(tasks)
             by_name = {task.name: task.calibration for task in tasks if task.calibration}
             suspects = self._look_at_suspects(trainer, module)
             write_files(run_of(trainer).report, summary, scores, facts, by_name, suspects)

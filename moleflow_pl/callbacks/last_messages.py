@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from moleflow_pl._internal.console import NamesTable
 from moleflow_pl._internal.result_names import BOXES_FILE, HEATMAPS, MAPS, MASKS, TABLE_FILE
 from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.metrics.decisions import ANOMALOUS, NORMAL, UNKNOWN
-from moleflow_pl.tasks.schedule import TaskSchedule
+from moleflow_pl.report.not_evaluated import in_lines
 
 LABELS = (NORMAL, ANOMALOUS, UNKNOWN)
 NO_LABEL = "no label"  # for a product without a threshold
@@ -27,24 +27,17 @@ def next_steps(run: RunFolder) -> dict[str, str]:
 
 
 def fit_ending(
-    run: RunFolder, schedule: TaskSchedule, on_disk: Sequence[int], commands: Mapping[str, str]
+    run: RunFolder, left_out: Mapping[str, str], commands: Mapping[str, str]
 ) -> list[str]:
-    """Lines below the table of a fit.
+    """Lines below the tables of a fit.
 
     Args:
         run: The run folder.
-        schedule: The tasks.
-        on_disk: Tasks whose test images are on disk.
+        left_out: See `not_evaluated`.
         commands: Next commands, by purpose.
     """
-    missing = [
-        task.name
-        for index, task in enumerate(schedule.tasks)
-        if task.oracle_scores is not None and index not in on_disk and not task.replaced
-    ]
-    gone = f"not tested again, because their images are gone: {', '.join(missing)}"
     return [
-        *([gone] if missing else []),
+        *in_lines(left_out),
         f"report: {run.page}",
         *(f"next, to {purpose}: {command}" for purpose, command in commands.items()),
     ]

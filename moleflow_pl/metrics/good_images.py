@@ -38,7 +38,7 @@ class GoodImages(TypedDict):
         training: Number of its training images.
         calibration: Number of its calibration images.
         routed: Number of its calibration images routed to each task.
-        halves: Comparison of its first and last images; None for fewer than four.
+        halves: Comparison of its first and last calibration images; None for fewer than four.
     """
 
     training: int

@@ -60,10 +60,8 @@ def threshold_entry(task: Task) -> dict[str, Any] | None:
 
 
 def is_tested(summary: Mapping[str, Any]) -> bool:
-    """Whether test images were scored, now or after an earlier task."""
-    matrices = [metric["matrix"] for metric in summary["metrics"].values()]
-    values = [value for matrix in matrices for row in matrix for value in row]
-    return bool(summary["decisions"]["products"]) or any(value is not None for value in values)
+    """Whether the last evaluation had test images."""
+    return any(map(any, summary["routing"]["confusion"]))
 
 
 def next_commands(run: RunFolder) -> dict[str, str]:

@@ -28,6 +28,7 @@ from moleflow_pl.report.figures import (
 )
 from moleflow_pl.report.gallery import SuspectImage, build_gallery, suspect_examples
 from moleflow_pl.report.good_images import CHANGED, is_tested
+from moleflow_pl.report.not_evaluated import in_lines
 from moleflow_pl.report.summary import format_value
 from moleflow_pl.tasks.calibration import Calibration
 from moleflow_pl.tasks.thresholds import RATES
@@ -127,8 +128,8 @@ def render_page(
     Args:
         summary: The result of `summarise`.
         scores: Scores of the tasks, except those whose images are gone.
-        about: `versions`, `hardware`, `facts` and `next`, each a dict of strings, and `config`,
-            YAML.
+        about: `versions`, `hardware`, `facts`, `next` and `left_out` (see `not_evaluated`), each a
+            dict of strings, and `config`, YAML.
         calibrations: Calibrations of tasks, by name.
         suspects: Good images that look defective.
     """
@@ -162,6 +163,7 @@ def render_page(
         floor=MATRIX_FLOOR,
         figures=figures,
         tested=is_tested(summary),
+        left_out=in_lines(about["left_out"]),
         good_images=good_images,
         suspects=suspect_examples(suspects),
         gallery=[page for of_task in scores for page in build_gallery(of_task, names)],

@@ -166,7 +166,7 @@ def summary_table(summary: Mapping[str, Any], planned: int | None = None) -> Nam
         cells = [*values, *[format_value(column[i]) for column in routing]]
         if set(cells) != {NOTHING}:  # of a version that an update replaces, nothing is measured
             table.add_row(name, *cells)
-    if len(summary["tasks"]) > 1:
+    if len(summary["tasks"]) > 1 and table.row_count:
         means = [
             format_pair(metrics[metric]["average"], metrics[metric]["oracle_average"])
             for metric in TABLE_METRICS

@@ -1,15 +1,22 @@
 import csv
 import json
+import logging
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from moleflow_pl import MoLEFlow, Predictor
+from moleflow_pl import ContinualDataModule, MoLEFlow, Predictor
 from moleflow_pl.callbacks import EvaluationCallback
 from moleflow_pl.callbacks.evaluation import move_other_report_aside
+from moleflow_pl.callbacks.trainers import make_trainer
 from moleflow_pl.errors import ConfigError
+from moleflow_pl.report.not_evaluated import NOT_EVALUATED, NOT_TESTED
 from tests.helpers.models import fit
+from tests.helpers.products import draw_product
+
+SPLIT = {"val_fraction": 0.4}
 
 
 def summary_of(run: Path) -> dict:
@@ -131,3 +138,67 @@ def test_a_report_with_a_damaged_summary_is_kept_aside(content: bytes, tmp_path:
     (folder / "summary.json").write_bytes(content)
     move_other_report_aside(folder, {"tasks": ["a"], "settings": {}})
     assert (tmp_path / "report~1" / "summary.json").read_bytes() == content
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of `a`, with test images, and `b`, with good images alone."""
+    root = tmp_path_factory.mktemp("mixed")
+    for seed, name in enumerate("ab"):
+        draw_product(root / "data", name, seed, train=12)
+    shutil.rmtree(root / "data" / "b" / "test")
+    fit(root / "run", root / "data", ["a", "b"], epochs=1, data=SPLIT)
+    return root
+
+
+def page_after_test(root: Path, run: Path, data: Path) -> str:
+    """The report that `moleflow test` writes of a run."""
+    model = MoLEFlow.load_from_checkpoint(root / "run" / "last.ckpt", weights_only=True)
+    module = ContinualDataModule(str(data), ["a", "b"], num_workers=0, **SPLIT)
+    trainer = make_trainer(run, logger=False, accelerator="cpu", enable_progress_bar=False)
+    trainer.test(model, module, verbose=False)
+    return (run / "report" / "report.html").read_text()
+
+
+def test_a_test_keeps_the_part_of_good_images_alone(mixed: Path, tmp_path: Path) -> None:
+    before = summary_of(mixed / "run")["calibration"]
+    assert [entry["good_images"] is not None for entry in before] == [False, True]
+    page = page_after_test(mixed, tmp_path / "run", mixed / "data")
+    assert summary_of(tmp_path / "run")["calibration"] == before
+    assert page.count("<h2>Good images</h2>") == 1
+
+
+def test_products_that_a_test_does_not_find_are_named_on_screen_and_page(
+    mixed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(mixed / "data" / "a", tmp_path / "data" / "a")
+    with caplog.at_level(logging.INFO, "moleflow_pl"):
+        page = page_after_test(mixed, tmp_path / "run", tmp_path / "data")
+    assert f"{NOT_EVALUATED}: b" in caplog.messages
+    assert f"<p>{NOT_EVALUATED}: b</p>" in page
+
+
+def test_fit_of_good_images_ends_by_what_it_evaluated_and_names_who_was_tested_before(
+    mixed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles: list[str] = []
+    monkeypatch.setattr(
+        "moleflow_pl.callbacks.evaluation.log_table", lambda _, table: titles.append(table.title)
+    )
+    draw_product(tmp_path / "data", "c", 2, train=12)
+    shutil.rmtree(tmp_path / "data" / "c" / "test")
+    run = shutil.copytree(mixed / "run", tmp_path / "run")
+    with caplog.at_level(logging.INFO, "moleflow_pl"):
+        fit(
+            run, tmp_path / "data", ["a", "b", "c"], epochs=1, data=SPLIT,
+            ckpt_path=run / "last.ckpt",
+        )  # fmt: skip
+    assert titles == ["good images alone"]
+    for line in (f"{NOT_TESTED}: a", f"{NOT_EVALUATED}: b"):
+        assert line in caplog.messages
+    commands = "\n".join(caplog.messages)
+    assert "moleflow test" in commands
+    assert "moleflow export" not in commands
+    page = (run / "report" / "report.html").read_text()
+    assert f"<p>{NOT_TESTED}: a</p>" in page
+    assert "<b>-" not in page

@@ -1,13 +1,11 @@
 from pathlib import Path
 
-import pytest
 from rich.console import Console
 from rich.table import Table
 
 from moleflow_pl.callbacks.last_messages import decisions_table, fit_ending, next_steps, places
 from moleflow_pl.checkpoints.run_folder import RunFolder
-from moleflow_pl.tasks.oracle_scores import OracleScores
-from moleflow_pl.tasks.schedule import TaskSchedule
+from moleflow_pl.report.not_evaluated import NOT_EVALUATED, NOT_TESTED
 
 
 def rows_of(table: Table) -> list[list[str]]:
@@ -20,7 +18,7 @@ def rows_of(table: Table) -> list[list[str]]:
 
 def test_a_fit_ends_with_the_report_and_the_commands_that_follow() -> None:
     run = RunFolder(Path("my runs/x"))
-    report, *following = fit_ending(run, TaskSchedule(), [], next_steps(run))
+    report, *following = fit_ending(run, {}, next_steps(run))
     assert report == "report: my runs/x/report/report.html"
     assert [line.partition(": ")[2] for line in following] == [
         "moleflow predict 'my runs/x' IMAGES", "moleflow calibrate 'my runs/x'",
@@ -29,17 +27,10 @@ def test_a_fit_ends_with_the_report_and_the_commands_that_follow() -> None:
     assert all(line.startswith("next, to ") for line in following)
 
 
-@pytest.mark.parametrize(("on_disk", "named"), [([1, 2], "a"), ([2], "a, b"), ([0, 1, 2], None)])
-def test_products_whose_images_are_gone_are_named(on_disk: list[int], named: str | None) -> None:
-    schedule = TaskSchedule()
-    schedule.extend([["a"], ["b"], ["c"], ["b~1"], ["never tested"]], epochs=1)
-    for task in schedule.tasks[:4]:
-        task.oracle_scores = OracleScores([1.0], [2.0])
-    schedule.tasks[3].replaced = True
-    first = fit_ending(RunFolder(Path("r")), schedule, on_disk, {})[0]
-    expected = "report: " if named is None else "not tested again, because their images are gone: "
-    assert first.startswith(expected)
-    assert named is None or first == f"{expected}{named}"
+def test_products_that_were_not_evaluated_are_named_first() -> None:
+    left_out = {"a": NOT_TESTED, "b": NOT_EVALUATED}
+    named = fit_ending(RunFolder(Path("r")), left_out, {})[:-1]
+    assert named == [f"{NOT_TESTED}: a", f"{NOT_EVALUATED}: b"]
 
 
 def test_decisions_are_counted_by_product_and_label() -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from moleflow_pl.metrics.good_images import GoodImages
 from moleflow_pl.metrics.task_matrix import matrix_row
 from moleflow_pl.metrics.task_scores import EvaluationOptions
+from moleflow_pl.report.not_evaluated import NOT_EVALUATED, NOT_TESTED
 from moleflow_pl.report.page import environment, render_page
 from moleflow_pl.report.summary import summarise
 from moleflow_pl.tasks.schedule import Task
@@ -19,6 +21,7 @@ from tests.helpers.scores import (
     SETTINGS,
     THRESHOLD,
     decided,
+    learned_tasks,
     scored,
     scores_on,
     untested_tasks,
@@ -30,6 +33,7 @@ ABOUT = {
     "versions": {"torch": "2"},
     "config": "data:\n  tasks: [a]\n",
     "next": {"go on": "moleflow predict"},
+    "left_out": {},
 }
 EVIL = "<script>document.title='caught'</script>\"'&"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -93,12 +97,44 @@ def test_page_says_where_nothing_is_missed(data_root: Path) -> None:
     assert "missed, labelled normal: 3 of 3 defective images" in page_of(data_root, threshold=9.0)
 
 
-def test_page_of_a_model_whose_images_are_gone_has_dashes() -> None:
+def test_page_of_a_model_whose_images_are_gone_says_so_and_has_no_dashes() -> None:
     tasks = [Task(["a"], 1, 1)]
     tasks[0].evaluation = matrix_row([], 1, SETTINGS)
-    page = render_page(summarise(tasks, COST), [], ABOUT, {})
-    assert "The test images are gone" in page
+    about = {**ABOUT, "left_out": {"a": NOT_EVALUATED}}
+    page = render_page(summarise(tasks, COST), [], about, {})
+    assert f"<p>{NOT_EVALUATED}: a</p>" in page
+    assert "neither test images nor calibration images" in page
+    assert "<td>-" not in page.replace("<td>-</td></tr>\n      <tr><td>shared", "")
     assert not Tags(page).open
+
+
+def test_page_of_good_images_after_tested_products_judges_by_the_last_evaluation() -> None:
+    tasks = learned_tasks()
+    good_images = GoodImages(training=5, calibration=3, routed=[0, 3], halves=None)
+    calibrations = [CALIBRATED, CALIBRATED]
+    tasks[1].evaluation = matrix_row([], 2, SETTINGS, calibrations, good_images={1: good_images})
+    tasks[1].calibration = CALIBRATED
+    about = {**ABOUT, "left_out": {"a": NOT_TESTED}}
+    page = render_page(summarise(tasks, COST), [], about, {"b": CALIBRATED})
+    assert f"<p>{NOT_TESTED}: a</p>" in page
+    assert "Good images" in page
+    for absent in (
+        "<b>-", "<td>mean</td>", "average -", "has a threshold: fit", "<h2>Routing</h2>",
+        "<h2>Decisions</h2>", 'class="tiles"',
+    ):  # fmt: skip
+        assert absent not in page
+    assert "<h2>Task matrix</h2>" in page  # what was measured before stays
+    assert not Tags(page).open
+
+
+def test_table_of_tasks_tells_no_test_images_from_images_that_are_not_found() -> None:
+    tasks = learned_tasks()
+    scores = scored(1, [0, 1], [1, 1], [2.0, 1.0], masks=False)
+    tasks[1].evaluation = matrix_row([scores], 2, SETTINGS)
+    summary = summarise(tasks, COST)
+    page = render_page(summary, [scores], {**ABOUT, "left_out": {"a": NOT_TESTED}}, {})
+    assert f">{NOT_TESTED}</td>" in page
+    assert ">no test images</td>" in render_page(summary, [scores], ABOUT, {})
 
 
 def good_images_page(name: str = "a") -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 from rich.console import Console
 
 from moleflow_pl.metrics.names import METRICS
+from moleflow_pl.metrics.task_matrix import matrix_row
 from moleflow_pl.report.decisions import SHARES
 from moleflow_pl.report.summary import (
     SCORE_COLUMNS,
@@ -108,6 +109,12 @@ def test_table_has_no_row_for_a_task_of_which_nothing_was_measured() -> None:
         values[0] = None
     table = summary_table({**summary, "tasks": ["gone", "b"]})
     assert [str(cell) for cell in table.columns[0].cells] == ["b", "all"]
+
+
+def test_table_of_nothing_measured_has_no_row_for_all() -> None:
+    tasks = learned_tasks()
+    tasks[1].evaluation = matrix_row([], 2, SETTINGS)
+    assert summary_table(summarise(tasks, COST)).row_count == 0
 
 
 def test_brackets_in_a_name_are_no_markup_of_the_table() -> None:

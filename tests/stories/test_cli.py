@@ -170,7 +170,7 @@ def test_product_is_added_to_a_finished_run_without_the_old_folders(
     )  # fmt: skip
     shown = capsys.readouterr().out
     assert " c " in shown
-    assert "not tested again, because their images are gone: 01, b\n" in shown
+    assert "not tested again, because no test images were found: 01, b\n" in shown
     summary = story.summary_of(run)
     assert summary["tasks"] == ["01", "b", "c"]
     assert summary["metrics"]["image_auroc"]["routed"][:2] == [None, None]
