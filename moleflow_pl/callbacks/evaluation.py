@@ -99,9 +99,10 @@ class EvaluationCallback(Callback):
             summary = summarise(tasks, cost(pl_module.inspector, len(tasks)))
             planned = len(pl_module.schedule.tasks)
             log_tables(summary, planned)
-            run = run_of(trainer)
-            commands = next_steps(run) if is_tested(summary) else next_commands(run)
-            for line in fit_ending(run, not_evaluated(tasks), commands):
+            if any(task.replaced for task in tasks):
+                return  # an update, which ends with the next commands for the run that it changes
+            run, following = run_of(trainer), next_steps if is_tested(summary) else next_commands
+            for line in fit_ending(run, not_evaluated(tasks), following(run, tasks)):
                 logger.info(line)
 
     def on_test_start(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
@@ -218,7 +219,7 @@ class EvaluationCallback(Callback):
         summary = summarise(tasks, cost(inspector, len(tasks)))
         if trainer.is_global_zero and whole and not is_trial(trainer):
             facts = about(inspector, len(tasks), module.seed, module.run_config)
-            facts["next"] = next_commands(run_of(trainer))
+            facts["next"] = next_commands(run_of(trainer), tasks)
             facts["left_out"] = not_evaluated(tasks)
             by_name = {task.name: task.calibration for task in tasks if task.calibration}
             suspects = self._look_at_suspects(trainer, module)

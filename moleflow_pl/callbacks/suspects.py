@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -86,18 +87,19 @@ def suspects_warning(task: Task, run: str) -> str | None:
 
     Args:
         task: The task.
-        run: Its run folder.
+        run: Its run folder, or that of an update.
     """
     suspects = [] if task.calibration is None else task.calibration.suspects
     if task.calibration is None or not suspects:
         return None
     good = task.calibration.scores + task.calibration.training.scores
+    changed = shlex.quote(str(RunFolder(Path(run)).updated.root))
     names = ", ".join(printable(suspect.image) for suspect in suspects[:MOST])
     more = f" and {len(suspects) - MOST} more" if len(suspects) > MOST else ""
     return (
         f"{printable(task.name)}: {len(suspects)} of {len(good)} good images look defective: "
         f"{names}{more}. Look at them in {RunFolder(Path(run)).page}. The threshold was fitted "
-        f"without them; moleflow calibrate {run} --exclude FILE permanently leaves out those that "
-        "FILE lists. The expert has also learned from a defective training image: remove it, and "
-        "learn the product again with moleflow experts update"
+        f"without them; moleflow calibrate {changed} --exclude FILE permanently leaves out those "
+        "that FILE lists. The expert has also learned from a defective training image: remove it, "
+        "and learn the product again with moleflow experts update"
     )

@@ -13,7 +13,7 @@ from moleflow_pl._internal.result_names import PAGE_FILE, SUMMARY_FILE
 logger = logging.getLogger(__name__)
 
 LAST = "last.ckpt"
-TASKS = "tasks"
+TASKS, UPDATES = "tasks", "updates"
 LOCK = ".lock"  # files of the command that writes to a folder, see `run_lock`
 HOLDER = ".writer.json"
 
@@ -105,7 +105,20 @@ class RunFolder:
 
     def update(self, name: str, version: int) -> RunFolder:
         """The run that learns a product again."""
-        return RunFolder(self.root / "updates" / f"{name}~{version}")
+        return RunFolder(self.root / UPDATES / f"{name}~{version}")
+
+    @property
+    def updated(self) -> RunFolder:
+        """The run that an update in this folder changes; without an update, this run.
+
+        Example:
+            >>> run = RunFolder(Path("runs/demo"))
+            >>> run.update("a", 1).updated == run.updated == run
+            True
+        """
+        folder = self.root.parent
+        is_update = folder.name == UPDATES and "~" in self.root.name
+        return RunFolder(folder.parent) if is_update else self
 
     @property
     def export(self) -> Path:

@@ -106,9 +106,10 @@ def main(args: Sequence[str]) -> None:
 
     if getattr(options, "backbone_weights", None) is not None:
         moved_weights.save_place(options.ckpt_path, options.backbone_weights)
+    ending: list[str] = []
     with lock_of(options):
         if options.action == "update":
-            update(options.ckpt_path, options.name, fit_options)
+            ending = update(options.ckpt_path, options.name, fit_options)
         with restoring(options.ckpt_path):
             table = run_action(options)
     # outside the block: a failure to print is not the checkpoint's fault
@@ -116,6 +117,8 @@ def main(args: Sequence[str]) -> None:
         from moleflow_pl._internal.console import print_table
 
         print_table(table)
+    for line in ending:
+        logger.info(line)
 
 
 def lock_of(options: argparse.Namespace) -> AbstractContextManager[Any]:
@@ -205,9 +208,14 @@ def export(checkpoint: Checkpoint, name: str, path: Path) -> None:
     logger.info(f"expert: {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
-def update(path: Path, name: str, fit_options: Sequence[str]) -> None:
-    """Learn a product again beside its old expert, then replace the old one."""
-    from moleflow_pl.checkpoints.expert_edits import extract
+def update(path: Path, name: str, fit_options: Sequence[str]) -> list[str]:
+    """Learn a product again beside its old expert, then replace the old one.
+
+    Returns:
+        The last lines of the command.
+    """
+    from moleflow_pl.callbacks.last_messages import update_ending
+    from moleflow_pl.checkpoints.expert_edits import extract, learned_schedule
     from moleflow_pl.checkpoints.expert_versions import free_version, replace
     from moleflow_pl.checkpoints.io import read_checkpoint
     from moleflow_pl.checkpoints.run_folder import RunFolder
@@ -227,6 +235,7 @@ def update(path: Path, name: str, fit_options: Sequence[str]) -> None:
     checkpoint = read_checkpoint(path)
     replace(checkpoint, expert, run)
     save_changed(checkpoint, path)
+    return update_ending(run, RunFolder.of(work), learned_schedule(checkpoint).tasks)
 
 
 def plan_update(

@@ -64,15 +64,35 @@ def is_tested(summary: Mapping[str, Any]) -> bool:
     return any(map(any, summary["routing"]["confusion"]))
 
 
-def next_commands(run: RunFolder) -> dict[str, str]:
-    """Next commands for a model that was learned from good images alone, by purpose."""
-    folder = shlex.quote(str(run.root))
-    return {
-        "decide about new images": f"moleflow predict {folder} IMAGES",
-        "find defects at another rate": f"moleflow calibrate {folder} --false-alarm-rate 0.05",
-        "measure with defective images": f"moleflow test {folder} --data.layout mvtec "
-        "--data.root DATA",
-    }
+def next_commands(run: RunFolder, tasks: Sequence[Task]) -> dict[str, str]:
+    """Next commands for a model that was learned from good images alone, by purpose.
+
+    Args:
+        run: The run; of an update, the run that it changes is meant.
+        tasks: Its learned tasks.
+    """
+    folder = shlex.quote(str(run.updated.root))
+    commands = first_commands(run, tasks)
+    if are_calibrated(tasks):
+        change = f"moleflow calibrate {folder} --false-alarm-rate 0.05"
+        commands["find defects at another rate"] = change
+    test = f"moleflow test {folder} --data.layout mvtec --data.root DATA"
+    return {**commands, "measure with defective images": test}
+
+
+def first_commands(run: RunFolder, tasks: Sequence[Task]) -> dict[str, str]:
+    """Next commands for any model, by purpose; without a threshold there are no decisions."""
+    folder = shlex.quote(str(run.updated.root))
+    predict = f"moleflow predict {folder} IMAGES"
+    if are_calibrated(tasks):
+        return {"decide about new images": predict}
+    learn = f"moleflow experts update {folder} PRODUCT --data.val_fraction 0.1"
+    return {"score new images": predict, "get a threshold for a product without one": learn}
+
+
+def are_calibrated(tasks: Sequence[Task]) -> bool:
+    """Whether each task has a threshold; only then can one command set all their rates."""
+    return all(task.calibration is not None for task in tasks if not task.replaced)
 
 
 def good_images_table(summary: Mapping[str, Any]) -> NamesTable | None:
@@ -80,8 +100,12 @@ def good_images_table(summary: Mapping[str, Any]) -> NamesTable | None:
     entries = [entry for entry in summary["calibration"] if entry["good_images"] is not None]
     if not entries:
         return None
+    limited = any(entry["threshold"] is not None for entry in entries)
     table = NamesTable(
-        title="good images alone", caption=CAPTION, caption_justify="left", show_lines=True
+        title="good images alone",
+        caption=CAPTION if limited else None,
+        caption_justify="left",
+        show_lines=True,
     )
     table.add_column("task", overflow="fold")
     for column in COLUMNS:

@@ -50,7 +50,7 @@ def test_fit_of_good_images_alone_ends_with_what_is_known(
     assert said.splitlines()[-1] == "good images alone"
     page = (run / "report" / "report.html").read_text()
     assert "image was inspected" not in page
-    for command in next_commands(RunFolder(run)).values():
+    for command in next_commands(RunFolder(run), model.schedule.tasks).values():
         assert escape(command) in page
 
 

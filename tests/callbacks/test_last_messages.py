@@ -3,9 +3,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from moleflow_pl.callbacks.last_messages import decisions_table, fit_ending, next_steps, places
+from moleflow_pl.callbacks.last_messages import (
+    decisions_table,
+    fit_ending,
+    next_lines,
+    next_steps,
+    places,
+    update_ending,
+)
 from moleflow_pl.checkpoints.run_folder import RunFolder
+from moleflow_pl.report.good_images import next_commands
 from moleflow_pl.report.not_evaluated import NOT_EVALUATED, NOT_TESTED
+from moleflow_pl.tasks.oracle_scores import OracleScores
+from tests.helpers.scores import learned_tasks
 
 
 def rows_of(table: Table) -> list[list[str]]:
@@ -18,7 +28,7 @@ def rows_of(table: Table) -> list[list[str]]:
 
 def test_a_fit_ends_with_the_report_and_the_commands_that_follow() -> None:
     run = RunFolder(Path("my runs/x"))
-    report, *following = fit_ending(run, {}, next_steps(run))
+    report, *following = fit_ending(run, {}, next_steps(run, learned_tasks()[:1]))
     assert report == "report: my runs/x/report/report.html"
     assert [line.partition(": ")[2] for line in following] == [
         "moleflow predict 'my runs/x' IMAGES", "moleflow calibrate 'my runs/x'",
@@ -31,6 +41,23 @@ def test_products_that_were_not_evaluated_are_named_first() -> None:
     left_out = {"a": NOT_TESTED, "b": NOT_EVALUATED}
     named = fit_ending(RunFolder(Path("r")), left_out, {})[:-1]
     assert named == [f"{NOT_TESTED}: a", f"{NOT_EVALUATED}: b"]
+
+
+def test_tested_model_without_thresholds_is_offered_none() -> None:
+    commands = next_steps(RunFolder(Path("r")), learned_tasks()[1:])
+    assert list(commands) == [
+        "score new images", "get a threshold for a product without one",
+        "write one file for the line",
+    ]  # fmt: skip
+
+
+def test_an_update_ends_with_the_next_commands_for_its_run() -> None:
+    run, (a, _) = RunFolder(Path("run")), learned_tasks()
+    report, *following = update_ending(run, run.update("a", 1), [a])
+    assert report == "report of the new version: run/updates/a~1/report/report.html"
+    assert following == next_lines(next_commands(run, [a]))
+    a.oracle_scores = OracleScores([1.0], [2.0])
+    assert update_ending(run, run.update("a", 1), [a])[1:] == next_lines(next_steps(run, [a]))
 
 
 def test_decisions_are_counted_by_product_and_label() -> None:

@@ -101,3 +101,12 @@ def test_clean_calibration_gives_no_warning() -> None:
     assert told is not None
     assert told.startswith("a: 7 of 77 good images look defective")
     assert "76.png, 75.png, 74.png, 73.png, 72.png, 71.png and 1 more" in told
+
+
+def test_a_warning_of_an_update_names_its_page_and_the_run_to_calibrate() -> None:
+    scores, images = [*range(70), *range(1000, 1007)], [f"{i}.png" for i in range(77)]
+    task = Task(["a"], 1, calibration=Calibration(scores=list(map(float, scores)), images=images))
+    told = suspects_warning(task, "my run/updates/a~1")
+    assert told is not None
+    assert "in my run/updates/a~1/report/report.html." in told
+    assert "moleflow calibrate 'my run' --exclude FILE" in told

@@ -57,8 +57,24 @@ def test_halves_of_too_few_images_say_so() -> None:
     assert halves_in_lines(None) == ["too few"]
 
 
+def test_without_thresholds_no_command_and_no_caption_is_about_them() -> None:
+    tasks = untested_tasks()
+    tasks[0].calibration = None
+    commands = list(next_commands(RunFolder(Path("run")), tasks).values())
+    assert not [command for command in commands if "calibrate" in command]
+    assert "moleflow experts update run PRODUCT --data.val_fraction 0.1" in commands
+    assert "these thresholds" not in on_screen(good_images_table(summarise(tasks, COST)))
+    assert "these thresholds" in on_screen(good_images_table(summarise(untested_tasks(), COST)))
+
+
+def test_next_commands_of_an_update_are_about_the_run_that_it_changes() -> None:
+    run = RunFolder(Path("run"))
+    for tasks in (learned_tasks()[:1], learned_tasks()):
+        assert next_commands(run.update("a", 2), tasks) == next_commands(run, tasks)
+
+
 def test_next_commands_take_any_path() -> None:
-    commands = next_commands(RunFolder(Path("my run's")))
+    commands = next_commands(RunFolder(Path("my run's")), learned_tasks()[:1])
     assert len(commands) == 3
     for command in commands.values():
         assert "my run's" in shlex.split(command)

@@ -184,7 +184,7 @@ def test_experts_travel_and_all_others_stay_equal_to_the_bit(
 
 
 def test_an_update_learns_again_beside_the_old_version_and_rolls_back(
-    line: Line, tmp_path: Path
+    line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # the product that the base was learned with, at that: the base stays as it is
     product, other = PRODUCTS
@@ -195,6 +195,11 @@ def test_an_update_learns_again_beside_the_old_version_and_rolls_back(
     options = ["--ckpt_path", path]
     flags = [*options, f"--data.root={drifted}", "--schedule.epochs_per_task=1"]
     run_here(tmp_path, "experts", "update", product, *flags)
+    shown = capsys.readouterr()
+    following = [line for line in (shown.out + shown.err).splitlines() if "next, to" in line]
+    assert len(following) == 3
+    assert not [line for line in following if "updates" in line]
+    assert "not tested again" not in shown.out + shown.err
     assert schedule_of(path).names == [other, product]
     assert schedule_of(path).tasks[1].epochs == 1
     # meanwhile no image went to the version that is replaced
