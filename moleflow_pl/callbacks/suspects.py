@@ -1,10 +1,9 @@
-"""Finds good images of a task that look defective."""
+"""Finds the good images of a task with the highest scores, and those that look defective."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Iterator
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,56 +17,65 @@ from moleflow_pl.report.gallery import SuspectImage
 from moleflow_pl.tasks.calibration import Suspect
 from moleflow_pl.tasks.schedule import Task
 
-MOST = 6  # images of a task to name or show
+FEW, MOST = 3, 6  # images of each kind to show, if none looks defective and if many do
 
 
 def look_at_suspects(module: MoLEFlow, data: ContinualDataModule, task: int) -> list[SuspectImage]:
-    """The suspects of a task that are still on disk, calibration images before training images.
+    """The good images of a task with the highest scores of each kind, if they are still on disk.
 
     Training images are included only in the process that has learned the task, since their
     leave-one-out patch scores are not saved.
     """
     calibration = module.schedule.tasks[task].calibration
-    suspects = [] if calibration is None else calibration.suspects[:MOST]
-    if calibration is None or not suspects:
+    if calibration is None:
         return []
     training, images = calibration.training, []
     # not strict: the names of one kind of images may be unknown
     products = dict(zip(calibration.images, calibration.products, strict=False))
     products |= dict(zip(training.images, training.products, strict=False))
-    shown = chain(
-        calibration_maps(module, data, task, suspects), training_maps(module, task, suspects)
-    )
-    for path, (name, score), patch_scores in shown:
-        limits = calibration.for_product(products[name]).limits()
-        images.append(SuspectImage(path, name, products[name], score, limits, patch_scores))
+    for kind, (ranked, suspects) in calibration.ranked.items():
+        highest = ranked[: min(max(suspects, FEW), MOST)]
+        maps = (
+            calibration_maps(module, data, task, highest)
+            if kind == "calibration"
+            else training_maps(module, task, highest)
+        )
+        for path, suspect, patch_scores in maps:
+            name, score = suspect
+            limits = calibration.for_product(products[name]).limits()
+            looks_defective = suspect in ranked[:suspects]
+            image = SuspectImage(
+                kind, looks_defective, path, name, products[name], score, limits, patch_scores
+            )
+            images.append(image)
     return images
 
 
 def calibration_maps(
-    module: MoLEFlow, data: ContinualDataModule, task: int, suspects: list[Suspect]
+    module: MoLEFlow, data: ContinualDataModule, task: int, highest: list[Suspect]
 ) -> Iterator[tuple[str, Suspect, Tensor]]:
-    """Path and patch scores (h, w) of each suspect among the calibration images on disk."""
+    """Path and patch scores (h, w) of each of these calibration images that is on disk."""
     loader = data.calibration_images(task)
     if loader is None:
         return
     images: Any = loader.dataset
     paths = [str(record.path) for record in images.records]
-    for suspect in suspects:
-        if (path := path_ending_with(suspect.image, paths)) is None:
-            continue
-        batch = images.collate([images[paths.index(path)]])
-        features = module.inspector.features(batch)
-        (patch_scores,) = module.inspector.patch_scores(features, task).float().cpu()
+    named = [(path_ending_with(suspect.image, paths), suspect) for suspect in highest]
+    found = [(path, suspect) for path, suspect in named if path is not None]
+    if not found:
+        return
+    batch = images.collate([images[paths.index(path)] for path, _ in found])
+    maps = module.inspector.patch_scores(module.inspector.features(batch), task).float().cpu()
+    for (path, suspect), patch_scores in zip(found, maps, strict=True):
         yield path, suspect, patch_scores
 
 
 def training_maps(
-    module: MoLEFlow, task: int, suspects: list[Suspect]
+    module: MoLEFlow, task: int, highest: list[Suspect]
 ) -> Iterator[tuple[str, Suspect, Tensor]]:
-    """Path and patch scores (h, w) of each suspect among the training images."""
+    """Path and patch scores (h, w) of each of these training images."""
     maps = module.learner.highest_training.get(task, {})
-    for suspect in suspects:
+    for suspect in highest:
         if (path := path_ending_with(suspect.image, maps)) is not None:
             yield path, suspect, maps[path]
 

@@ -16,7 +16,7 @@ from moleflow_pl.inference.heatmap import colour_ends, heat_overlay
 from moleflow_pl.metrics.decisions import ANOMALOUS, NORMAL, UNKNOWN
 from moleflow_pl.metrics.task_scores import TaskScores
 from moleflow_pl.report.figures import jpeg_uri, mask_picture
-from moleflow_pl.tasks.calibration import Limits
+from moleflow_pl.tasks.calibration import ImageKind, Limits
 
 EXAMPLES = 3  # in each group
 SIDE = 220  # longer side of a picture, in pixels
@@ -57,9 +57,11 @@ class GalleryPage:
 
 @dataclass
 class SuspectImage:
-    """A good image that looks defective.
+    """A good image with one of the highest scores of its kind.
 
     Attributes:
+        kind: Whether it is for calibration or for training.
+        looks_defective: Whether its score is far above the others.
         path: Its file.
         name: Its name in the calibration.
         product: The product that it shows.
@@ -68,6 +70,8 @@ class SuspectImage:
         patch_scores: Patch scores (h, w).
     """
 
+    kind: ImageKind
+    looks_defective: bool
     path: str
     name: str
     product: str
@@ -76,9 +80,9 @@ class SuspectImage:
     patch_scores: torch.Tensor
 
 
-def suspect_examples(suspects: Sequence[SuspectImage]) -> dict[str, list[Example]]:
-    """Examples of good images that look defective, by product."""
-    by_product: dict[str, list[Example]] = {}
+def suspect_examples(suspects: Sequence[SuspectImage]) -> dict[str, dict[str, list[Example]]]:
+    """Examples of good images with the highest scores, by product and by title of their group."""
+    by_product: dict[str, dict[str, list[Example]]] = {}
     for suspect in suspects:
         try:
             picture = shrink(read_rgb(Path(suspect.path)), SIDE)
@@ -87,10 +91,26 @@ def suspect_examples(suspects: Sequence[SuspectImage]) -> dict[str, list[Example
         limits = suspect.limits
         scale = colour_ends(limits.median_patch_score, limits.pixel)
         pictures = with_heat(picture, suspect.patch_scores, *scale)
-        caption = f"score {suspect.score:.4g} (threshold {limits.score:.4g})"
+        caption = score_caption(suspect.score, limits.score)
         example = Example(suspect.name, caption, pictures)
-        by_product.setdefault(suspect.product, []).append(example)
+        found = "look defective" if suspect.looks_defective else "none of these stands out"
+        title = f"{suspect.kind} images, highest scores: {found}"
+        by_product.setdefault(suspect.product, {}).setdefault(title, []).append(example)
     return by_product
+
+
+def score_caption(score: float, threshold: float | None) -> str:
+    """A score and its threshold, with enough digits to tell them apart.
+
+    Example:
+        >>> score_caption(2.94, 2.9), score_caption(2.90001, 2.9), score_caption(2.9, None)
+        ('score 2.94 (threshold 2.9)', 'score 2.90001 (threshold 2.9)', 'score 2.9')
+    """
+    if threshold is None:
+        return f"score {score:.4g}"
+    texts = ((f"{score:.{digits}g}", f"{threshold:.{digits}g}") for digits in range(4, 18))
+    shown, limit = next(((one, two) for one, two in texts if one != two), (f"{score:.4g}",) * 2)
+    return f"score {shown} (threshold {limit})"
 
 
 def with_heat(
@@ -179,6 +199,5 @@ def _example(
         pictures["mask"] = jpeg_uri(mask_picture(mask, picture.size))
     routed = row["routed_task"]
     misrouted = "" if routed == scores.task else f", routed to {names[routed]}"
-    limit = "" if row["threshold"] is None else f" (threshold {row['threshold']:.1f})"
-    caption = f"{row['defect']}, score {row['score']:.1f}{limit}{misrouted}"
+    caption = f"{row['defect']}, {score_caption(row['score'], row['threshold'])}{misrouted}"
     return Example(Path(row["path"]).name, caption, pictures)

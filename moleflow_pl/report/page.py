@@ -131,7 +131,7 @@ def render_page(
         about: `versions`, `hardware`, `facts`, `next` and `left_out` (see `not_evaluated`), each a
             dict of strings, and `config`, YAML.
         calibrations: Calibrations of tasks, by name.
-        suspects: Good images that look defective.
+        suspects: Good images with the highest scores.
     """
     names = summary["tasks"]
     best = summary["metrics"]["image_f1_max"]["threshold"]["routed"]
@@ -166,6 +166,7 @@ def render_page(
         left_out=in_lines(about["left_out"]),
         good_images=good_images,
         suspects=suspect_examples(suspects),
+        any_looks_defective=any(image.looks_defective for image in suspects),
         gallery=[page for of_task in scores for page in build_gallery(of_task, names)],
         gradient=scale_gradient(),
         about=about,

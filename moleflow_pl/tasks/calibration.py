@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -20,6 +20,7 @@ from moleflow_pl.tasks.thresholds import (
     threshold,
 )
 
+ImageKind = Literal["calibration", "training"]
 PIXEL_SHARE = 0.01  # share of a typical good image's pixels above the pixel threshold
 MEDIAN_VALUE = 0.05  # normalised score of the median calibration image
 
@@ -86,6 +87,18 @@ class Suspect(NamedTuple):
 
     image: str
     score: float
+
+
+class Ranking(NamedTuple):
+    """Images of one kind, the highest score first.
+
+    Attributes:
+        images: The images with their scores.
+        suspects: How many of them, from the first, look defective.
+    """
+
+    images: list[Suspect]
+    suspects: int
 
 
 @dataclass
@@ -238,18 +251,23 @@ class Calibration:
         Suspect calibration images do not count for the threshold. Training images are judged among
         themselves: the flow has learned from them, so they score lower than new images would.
         """
-        training = self.training
-        return [
-            *self._suspects(self.scores, self.images),
-            *self._suspects(training.scores, training.images),
-        ]
+        return [image for kind in self.ranked.values() for image in kind.images[: kind.suspects]]
 
-    def _suspects(self, scores: Sequence[float], images: Sequence[str]) -> list[Suspect]:
+    @property
+    def ranked(self) -> dict[ImageKind, Ranking]:
+        """The images whose names are known, by kind."""
+        training = self.training
+        return {
+            "calibration": self._ranking(self.scores, self.images),
+            "training": self._ranking(training.scores, training.images),
+        }
+
+    def _ranking(self, scores: Sequence[float], images: Sequence[str]) -> Ranking:
         if len(images) != len(scores) or not scores:  # the names are unknown
-            return []
+            return Ranking([], 0)
         ranked = sorted(zip(scores, images, strict=True), reverse=True)
         count = threshold(scores, self.false_alarm_rate).suspects
-        return [Suspect(image, score) for score, image in ranked[:count]]
+        return Ranking([Suspect(image, score) for score, image in ranked], count)
 
     @property
     def score_threshold(self) -> Threshold:

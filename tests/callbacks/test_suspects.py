@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 
 from moleflow_pl import ContinualDataModule, MoLEFlow
 from moleflow_pl.callbacks.suspects import look_at_suspects, suspects_warning
-from moleflow_pl.tasks.calibration import Calibration
+from moleflow_pl.tasks.calibration import Calibration, TrainingScores
 from moleflow_pl.tasks.schedule import Task
 from tests.helpers.models import fit
 from tests.helpers.products import draw_product
@@ -54,8 +55,9 @@ def test_suspects_are_scored_by_their_own_expert(contaminated: tuple[Path, MoLEF
     data = ContinualDataModule(str(root / "data"), ["a"], num_workers=0, **HALF)
     data.follow(model.data_plan, root / "features")
     with torch.inference_mode():
-        (found,) = look_at_suspects(model, data, 0)
+        found = look_at_suspects(model, data, 0)[0]
     assert Path(found.path).name == found.name == (root / "name").read_text()
+    assert (found.kind, found.looks_defective) == ("calibration", True)
     assert model.inspector.image_score(found.patch_scores[None]).item() == pytest.approx(
         found.score, rel=1e-4
     )
@@ -82,13 +84,50 @@ def test_defective_training_image_is_named_and_shown_without_its_own_patches(
     assert f'alt="heatmap of {neighbour}"' in page
     data = ContinualDataModule(str(tmp_path / "data"), ["a"], num_workers=0, **HALF)
     data.follow(model.data_plan, root / "features")
-    found = look_at_suspects(model, data, 0)[0]
-    assert found.name == neighbour
+    (found,) = [one for one in look_at_suspects(model, data, 0) if one.looks_defective]
+    assert (found.name, found.kind) == (neighbour, "training")
     assert model.inspector.image_score(found.patch_scores[None]).item() == pytest.approx(
         found.score, rel=1e-4
     )
     model.learner.highest_training.clear()  # as in a later process
     assert neighbour not in [one.name for one in look_at_suspects(model, data, 0)]
+
+
+def kinds_shown(
+    contaminated: tuple[Path, MoLEFlow], monkeypatch: pytest.MonkeyPatch, suspects: int
+) -> list[tuple[str, bool]]:
+    """Kind and judgement of the images shown, if so many calibration images are suspects."""
+    root, model = contaminated
+    calibration = model.schedule.tasks[0].calibration
+    assert calibration is not None
+    data = ContinualDataModule(str(root / "data"), ["a"], num_workers=0, **HALF)
+    data.follow(model.data_plan, root / "features")
+    paths = [str(record.path) for record in data.train_loader_in_order(0).dataset.records]
+    training = TrainingScores(
+        list(map(float, range(24))), ["a"] * 24, [Path(p).name for p in paths]
+    )
+    ranked = replace(calibration, training=training).ranked
+    ranked["calibration"] = ranked["calibration"]._replace(suspects=suspects)
+    maps = dict.fromkeys(paths, torch.zeros(12, 12))
+    monkeypatch.setattr(Calibration, "ranked", ranked)
+    monkeypatch.setattr(calibration, "training", training)
+    monkeypatch.setattr(model.learner, "highest_training", {0: maps})
+    with torch.inference_mode():
+        return [(one.kind, one.looks_defective) for one in look_at_suspects(model, data, 0)]
+
+
+def test_highest_scores_of_each_kind_are_shown_if_none_stands_out(
+    contaminated: tuple[Path, MoLEFlow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = kinds_shown(contaminated, monkeypatch, suspects=0)
+    assert shown == [("calibration", False)] * 3 + [("training", False)] * 3
+
+
+def test_many_suspects_of_one_kind_hide_none_of_the_other(
+    contaminated: tuple[Path, MoLEFlow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = kinds_shown(contaminated, monkeypatch, suspects=9)
+    assert shown == [("calibration", True)] * 6 + [("training", False)] * 3
 
 
 def test_clean_calibration_gives_no_warning() -> None:

@@ -1,8 +1,10 @@
 from pathlib import Path
 
 import pytest
+import torch
 
-from moleflow_pl.report.gallery import build_gallery, select
+from moleflow_pl.report.gallery import SuspectImage, build_gallery, select, suspect_examples
+from moleflow_pl.tasks.calibration import Limits
 from tests.helpers.scores import scores_on
 
 FOUND, MISSED, ALARMS = (
@@ -62,6 +64,36 @@ def test_every_product_has_its_page_and_its_scale(data_root: Path) -> None:
     assert masks == [{"image", "heatmap", "mask"}, {"image", "heatmap"}]
     assert "routed to other" in gallery[0].groups[FOUND][0].caption
     assert "routed to" not in gallery[0].groups[ALARMS][0].caption
+
+
+def test_captions_tell_a_score_from_a_threshold_that_looks_the_same(data_root: Path) -> None:
+    scores = scores_on(data_root, ["b"], threshold=2.9)
+    for row in scores.rows:
+        row["score"] = 2.9000001
+    (page,) = build_gallery(scores, ["b", "other"])
+    captions = [one.caption for examples in page.groups.values() for one in examples]
+    assert captions
+    assert all("score 2.9000001 (threshold 2.9)" in caption for caption in captions)
+
+
+def test_good_images_are_shown_by_kind_and_by_whether_they_look_defective(
+    data_root: Path,
+) -> None:
+    path = str(data_root / "b" / "train" / "good" / "000.png")
+    limits = Limits(score=2.9, median_score=1.0, pixel=2.0, median_patch_score=1.0)
+    rest = (path, "000.png", "b", 3.0, limits, torch.zeros(12, 12))
+    shown = suspect_examples(
+        [
+            SuspectImage("calibration", True, *rest),
+            SuspectImage("calibration", False, *rest),
+            SuspectImage("training", False, *rest),
+        ]
+    )
+    assert {title: len(examples) for title, examples in shown["b"].items()} == {
+        "calibration images, highest scores: look defective": 1,
+        "calibration images, highest scores: none of these stands out": 1,
+        "training images, highest scores: none of these stands out": 1,
+    }
 
 
 def test_image_that_is_gone_is_left_out(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import torch
 
 from moleflow_pl.metrics.good_images import GoodImages
 from moleflow_pl.metrics.task_matrix import matrix_row
 from moleflow_pl.metrics.task_scores import EvaluationOptions
+from moleflow_pl.report.gallery import SuspectImage
 from moleflow_pl.report.not_evaluated import NOT_EVALUATED, NOT_TESTED
 from moleflow_pl.report.page import environment, render_page
 from moleflow_pl.report.summary import summarise
@@ -124,6 +126,20 @@ def test_page_of_good_images_after_tested_products_judges_by_the_last_evaluation
     ):  # fmt: skip
         assert absent not in page
     assert "<h2>Task matrix</h2>" in page  # what was measured before stays
+    assert not Tags(page).open
+
+
+@pytest.mark.parametrize("looks_defective", [False, True])
+def test_page_asks_to_look_at_good_images_only_if_some_look_defective(
+    looks_defective: bool, data_root: Path
+) -> None:
+    path = str(data_root / "b" / "train" / "good" / "000.png")
+    rest = (path, "000.png", "a", 3.0, CALIBRATED.limits(), torch.zeros(12, 12))
+    suspects = [SuspectImage("calibration", looks_defective, *rest)]
+    page = render_page(summarise(untested_tasks(), COST), [], ABOUT, {}, suspects)
+    assert "Good images with the highest scores" in page
+    assert ("Look at these before you trust a threshold" in page) == looks_defective
+    assert ("none of these stands out" in page) != looks_defective
     assert not Tags(page).open
 
 
