@@ -25,8 +25,12 @@ def main(args: Sequence[str]) -> None:
     """Compare several runs in tables and figures: seeds, task orders or ablations."""
     options = make_parser().parse_args(args)
     # after parsing: matplotlib is slow to import
+    from moleflow_pl._internal.console import print_table
     from moleflow_pl._internal.printable import printable
     from moleflow_pl.report.comparison import compare
 
-    for path in compare(options.run, options.output):
+    tables, files = compare(options.run, options.output)
+    for table in tables:
+        print_table(table)
+    for path in files:
         print(printable(path))

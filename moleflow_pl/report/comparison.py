@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import stdev
 from typing import Any
 
+from moleflow_pl._internal.console import NamesTable
 from moleflow_pl._internal.files import read_json, require_folder, write_text
 from moleflow_pl._internal.printable import printable
 from moleflow_pl._internal.schema import validate
 from moleflow_pl._internal.upgrade import Kind, upgrade
 from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.errors import CheckpointError, DataError
+from moleflow_pl.metrics.decisions import Shares
 from moleflow_pl.metrics.image import mean_of
 from moleflow_pl.metrics.names import METRICS
 from moleflow_pl.metrics.task_scores import ROUTING_MODES
+from moleflow_pl.report.comparison_tables import comparison_tables
 from moleflow_pl.report.decisions import (
+    ALL,
     SHARES,
     DecidedProduct,
     decisions_of_runs,
     require_decisions,
     spread_out,
 )
+from moleflow_pl.report.good_images import CalibratedTask, ThresholdEntry, thresholds_of_runs
 from moleflow_pl.report.page import TITLES, environment
 from moleflow_pl.report.summary import write_rows
 
 MEAN = "mean over tasks"
+THRESHOLD_COLUMNS = {
+    "threshold": "value",
+    "false_alarm_rate": "false_alarm_rate",
+    "false_alarm_rate_low": "low",
+    "false_alarm_rate_high": "high",
+    "calibration_images": "images",
+}
 TEX_ESCAPES = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -108,7 +120,9 @@ def validate_summary(summary: Mapping[str, Any]) -> None:
         validate(summary["routing"][key], float | None, f"routing.{key}")
     validate(summary["decisions"], dict, "decisions")
     validate(summary["decisions"]["products"], list[DecidedProduct], "decisions.products")
-    require_decisions(summary["decisions"]["products"])
+    validate(summary["decisions"]["all"], Shares, "decisions.all")
+    require_decisions(summary["decisions"]["products"], summary["decisions"]["all"])
+    validate(summary["calibration"], list[CalibratedTask], "calibration")
     validate(summary["metrics"], dict[str, dict], "metrics")
     for metric in METRICS:
         for mode in ROUTING_MODES:
@@ -184,13 +198,22 @@ def differing_settings(summaries: Sequence[dict[str, Any]]) -> dict[str, list[An
     return {name: values for name, values in columns.items() if values != values[:1] * len(values)}
 
 
-def share_spreads(runs: Sequence[DecidedProduct | None]) -> dict[str, Spread]:
+def share_spreads(runs: Sequence[Mapping[str, Any] | None]) -> dict[str, Spread]:
     """Spreads over runs of a product's shares, their counts and intervals, by column."""
     spreads: dict[str, Spread] = {}
     for name in SHARES:
-        columns = [spread_out(name, None if run is None else run[name]) for run in runs]  # type: ignore[literal-required]
+        columns = [spread_out(name, None if run is None else run[name]) for run in runs]
         spreads |= {key: Spread([row[key] for row in columns]) for key in spread_out(name, None)}
     return spreads
+
+
+def threshold_spreads(runs: Sequence[ThresholdEntry | None]) -> dict[str, Spread]:
+    """Spreads over runs of a task's threshold and what it rests on, by column."""
+    limits: list[Mapping[str, Any]] = [run or {} for run in runs]
+    return {
+        column: Spread([limit.get(key) for limit in limits])
+        for column, key in THRESHOLD_COLUMNS.items()
+    }
 
 
 def tex(text: object) -> str:
@@ -204,49 +227,76 @@ def tex(text: object) -> str:
     return escaped.replace("±", r"$\pm$")
 
 
-def compare(runs: Sequence[Path], folder: Path) -> list[Path]:
+def compare(runs: Sequence[Path], folder: Path) -> tuple[list[NamesTable], list[Path]]:
     """Write `comparison.html`, `.tex` and `.csv` of several runs into a folder.
 
     Returns:
-        The three files.
+        The tables for the screen, and the three files.
 
     Raises:
         DataError: a run has no report of this schema.
         OutputError: the files cannot be written.
     """
     require_folder(folder)
-    summaries = [read_summary(run) for run in runs]
-    table = tabulate(summaries)
-    measured = [m for m in METRICS if any(row[m]["routed"].present for row in table.values())]
-    decisions = decisions_of_runs(summaries)
-    shares = {product: share_spreads(of_runs) for product, of_runs in decisions.items()}
-    content = {
-        "runs": [str(run) for run in runs],
-        "orders": [" → ".join(summary["tasks"]) for summary in summaries],
-        "table": table,
-        "overall": overall(summaries),
-        "decisions": decisions,
-        "shares": shares,
-        "differing_settings": differing_settings(summaries),
-        "measured": measured,
-        "titles": TITLES,
-    }
+    content = compared([read_summary(run) for run in runs])
     templates = environment()
     templates.filters["tex"] = tex
     files = [folder / f"comparison.{kind}" for kind in ("html", "tex", "csv")]
+    names = [str(run) for run in runs]
     for path in files[:2]:
-        write_text(path, templates.get_template(path.name).render(content))
-    columns = ["task", "metric", "routing_mode", "mean", "deviation", "runs", *map(str, runs)]
-    rows = [
-        [name, metric, mode, s.mean, s.deviation, len(s.present), *s.values]
-        for name, metrics in {**table, MEAN: table[MEAN] | overall(summaries)}.items()
-        for metric, modes in metrics.items()
-        for mode, s in modes.items()
-    ]
-    rows += [
-        [product, column, "routed", s.mean, s.deviation, len(s.present), *s.values]
-        for product, columns in shares.items()
-        for column, s in columns.items()
-    ]
-    write_rows(files[2], columns, rows)
-    return files
+        write_text(path, templates.get_template(path.name).render(content, runs=names))
+    columns = ["task", "metric", "routing_mode", "mean", "deviation", "runs", *names]
+    write_rows(files[2], columns, list(csv_rows(content)))
+    return comparison_tables(content, names), files
+
+
+def compared(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What a comparison says, in whatever form."""
+    table, decisions = tabulate(summaries), decisions_of_runs(summaries)
+    measured = [m for m in METRICS if any(row[m]["routed"].present for row in table.values())]
+    shown = [name for name, row in table.items() if any(row[m]["routed"].present for m in METRICS)]
+    return {
+        "orders": [" → ".join(summary["tasks"]) for summary in summaries],
+        "table": table,
+        "overall": overall(summaries),
+        "decisions": decided(decisions),
+        "shares": {product: share_spreads(of_runs) for product, of_runs in decisions.items()},
+        "thresholds": thresholds_of_runs(summaries),
+        "differing_settings": differing_settings(summaries),
+        "measured": measured,
+        "shown": {name: table[name] for name in shown},
+        "titles": TITLES,
+    }
+
+
+def decided(
+    decisions: Mapping[str, Sequence[Mapping[str, Any] | None]],
+) -> dict[str, dict[int, Mapping[str, Any]]]:
+    """Decisions at a threshold, by product or for all, and by the number of the run."""
+
+    def of_runs(name: str) -> dict[int, Mapping[str, Any]]:
+        found = {i: one for i, one in enumerate(decisions[name]) if one is not None}
+        return {i: one for i, one in found.items() if name == ALL or one["threshold"] is not None}
+
+    by_run = {name: of_runs(name) for name in decisions}
+    return {name: runs for name, runs in by_run.items() if runs}
+
+
+def csv_rows(content: Mapping[str, Any]) -> Iterator[list[Any]]:
+    """Rows of `comparison.csv`."""
+    table = content["table"]
+    for name, metrics in {**table, MEAN: table[MEAN] | content["overall"]}.items():
+        for metric, modes in metrics.items():
+            for mode, spread in modes.items():
+                yield csv_row(name, metric, mode, spread)
+    limits = {name: threshold_spreads(runs) for name, runs in content["thresholds"].items()}
+    for part in (limits, content["shares"]):
+        for name, columns in part.items():
+            for column, spread in columns.items():
+                yield csv_row(name, column, "routed", spread)
+
+
+def csv_row(name: str, metric: str, mode: str, spread: Spread) -> list[Any]:
+    """A row of `comparison.csv`."""
+    count = len(spread.present)
+    return [name, metric, mode, spread.mean, spread.deviation, count, *spread.values]

@@ -14,6 +14,7 @@ from moleflow_pl.metrics.decisions import (
     CONFIDENCE,
     ProductDecisions,
     Share,
+    Shares,
     share,
     shares_of,
 )
@@ -29,6 +30,7 @@ SHARES = {
 COUNTS = (
     "good", "defective", "false_alarms", "found", "missed", "unknown_good", "unknown_defective",
 )  # fmt: skip
+ALL = "all products"
 CAPTION = (
     "Shares of the images concerned, with the 95 % Wilson interval. A defective image that is "
     "labelled an unknown product counts as neither found nor missed."
@@ -138,19 +140,32 @@ def spread_out(name: str, share: Share | None) -> dict[str, Any]:
 
 
 def matrix_rows(summary: Mapping[str, Any]) -> Iterator[list[Any]]:
-    """Rows of `matrix.csv` for each share and its interval, after each task, by task."""
+    """Rows of `matrix.csv`: each task's threshold and target rate now, and after each task shares.
+
+    Of each share there are its interval and its counts too.
+    """
+    limits = [entry["threshold"] or {} for entry in summary["calibration"]]
+    for column, key in (("threshold", "value"), ("false_alarm_rate", "false_alarm_rate")):
+        yield [column, "routed", summary["tasks"][-1], *[limit.get(key) for limit in limits]]
     for name, matrix in summary["decisions"]["matrix"].items():
         for column in spread_out(name, None):
             for after, row in zip(summary["tasks"], matrix, strict=True):
                 yield [column, "routed", after, *[spread_out(name, s)[column] for s in row]]
 
 
-def require_decisions(products: Sequence[DecidedProduct]) -> None:
+def require_decisions(products: Sequence[DecidedProduct], together: Shares) -> None:
     """Check that numbers which depend on the same threshold are all given or all None.
+
+    Args:
+        products: The decisions about each product.
+        together: The shares of all of them.
 
     Raises:
         CheckpointError: only some of them are None.
     """
+    for name in SHARES:
+        of_all: Any = together
+        require_together(of_all[name], ("share", "low", "high"), f"decisions.all.{name}")
     for index, entry in enumerate(products):
         where = f"decisions.products[{index}]"
         require_together(entry, ("threshold", "false_alarm_rate", "calibration_images"), where)
@@ -174,11 +189,22 @@ def require_together(values: Mapping[str, Any], names: Sequence[str], where: str
 
 def decisions_of_runs(
     summaries: Sequence[Mapping[str, Any]],
-) -> dict[str, list[DecidedProduct | None]]:
-    """The decisions of each run, by product; None for a run that did not test it."""
-    of_runs = [{p["product"]: p for p in s["decisions"]["products"]} for s in summaries]
+) -> dict[str, list[Mapping[str, Any] | None]]:
+    """The decisions of each run, by product and for all; None for a run that has none.
+
+    Those about all products of a run have no threshold.
+    """
+    of_runs: list[dict[str, Mapping[str, Any]]] = []
+    for summary in summaries:
+        products = summary["decisions"]["products"]
+        of_runs.append({entry["product"]: entry for entry in products})
     names = dict.fromkeys(name for of_run in of_runs for name in of_run)
-    return {name: [of_run.get(name) for of_run in of_runs] for name in names}
+    for summary, of_run in zip(summaries, of_runs, strict=True):
+        if any(entry["threshold"] is not None for entry in of_run.values()):
+            limit = {"threshold": None, "false_alarm_rate": None}
+            of_run[ALL] = {**summary["decisions"]["all"], **limit}
+    several = [ALL] if len(names) > 1 else []
+    return {name: [of_run.get(name) for of_run in of_runs] for name in [*names, *several]}
 
 
 def decision_table(summary: Mapping[str, Any]) -> NamesTable | None:

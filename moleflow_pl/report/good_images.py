@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from moleflow_pl._internal.console import NamesTable
 from moleflow_pl.checkpoints.run_folder import RunFolder
@@ -24,9 +24,39 @@ CAPTION = (
 )
 
 
+class SuspectEntry(TypedDict):
+    """A good image that looks defective."""
+
+    image: str
+    score: float
+
+
+class ThresholdEntry(TypedDict):
+    """A task's threshold in `summary.json`; `low` and `high` bound the true false-alarm rate."""
+
+    value: float
+    false_alarm_rate: float
+    low: float
+    high: float
+    extrapolated: bool
+    images: int
+    images_needed: int
+    median_score: float
+    highest_score: float
+    suspects: list[SuspectEntry]
+
+
+class CalibratedTask(TypedDict):
+    """An entry of `calibration` in `summary.json`."""
+
+    task: str
+    threshold: ThresholdEntry | None
+    good_images: GoodImages | None
+
+
 def summarise_calibration(
     tasks: Sequence[Task], good_images: Sequence[GoodImages | None]
-) -> list[dict[str, Any]]:
+) -> list[CalibratedTask]:
     """The entry `calibration` of `summary.json`: each task's threshold and good images.
 
     Args:
@@ -39,7 +69,7 @@ def summarise_calibration(
     ]
 
 
-def threshold_entry(task: Task) -> dict[str, Any] | None:
+def threshold_entry(task: Task) -> ThresholdEntry | None:
     """A task's threshold with its statistics; None without calibration images."""
     if task.calibration is None:
         return None
@@ -55,8 +85,21 @@ def threshold_entry(task: Task) -> dict[str, Any] | None:
         "images_needed": images_for(threshold.rate),
         "median_score": task.calibration.limits().median_score,
         "highest_score": ordered[-1],
-        "suspects": [suspect._asdict() for suspect in task.calibration.suspects],
+        "suspects": [
+            {"image": suspect.image, "score": suspect.score}
+            for suspect in task.calibration.suspects
+        ],
     }
+
+
+def thresholds_of_runs(
+    summaries: Sequence[Mapping[str, Any]],
+) -> dict[str, list[ThresholdEntry | None]]:
+    """The thresholds of each run, by task; None for a run that has none for it."""
+    of_runs = [{e["task"]: e["threshold"] for e in s["calibration"]} for s in summaries]
+    names = dict.fromkeys(name for of_run in of_runs for name in of_run)
+    thresholds = {name: [of_run.get(name) for of_run in of_runs] for name in names}
+    return {name: values for name, values in thresholds.items() if any(values)}
 
 
 def is_tested(summary: Mapping[str, Any]) -> bool:

@@ -13,14 +13,17 @@ def test_runs_are_compared_in_the_order_given_and_the_files_are_named(
 ) -> None:
     one, two = runs_in(tmp_path)
     main(["--run", str(two), f"--run={one}", f"--output={tmp_path / 'out'}"])
-    written = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    shown = capsys.readouterr().out.splitlines()
+    for title in ("mean and standard deviation", "decisions about the test images", "thresholds"):
+        assert [line for line in shown if title in line]
+    written = [Path(line) for line in shown[-3:]]
     assert [path.name for path in written] == [
         "comparison.html",
         "comparison.tex",
         "comparison.csv",
     ]
     assert all(path.parent == tmp_path / "out" for path in written)
-    with written[2].open() as file:
+    with written[2].open(newline="") as file:
         row = next(row for row in csv.DictReader(file) if row["task"] == "a")
     assert list(row)[-2:] == [str(two), str(one)]
     assert (row[str(one)], row[str(two)]) == ("1.0", "")  # `two` never learned `a`

@@ -42,7 +42,7 @@ def test_summary_says_what_was_decided_with_counts_and_intervals() -> None:
     assert json.loads(json.dumps(decisions)) == decisions
 
 
-def test_matrix_has_a_row_for_each_task_and_gaps_for_those_to_come() -> None:
+def test_matrix_has_thresholds_and_a_row_for_each_task_with_gaps_for_those_to_come() -> None:
     summary = summarise(learned_tasks(), COST)
     recall = summary["decisions"]["matrix"]["recall"]
     assert recall == [[share(1, 2), None], [share(1, 2), share(0, 0)]]
@@ -50,7 +50,9 @@ def test_matrix_has_a_row_for_each_task_and_gaps_for_those_to_come() -> None:
     assert rows["recall", "b"] == [0.5, None]
     assert rows["recall_count", "b"] == [1, 0]
     assert rows["recall_low", "a"] == [share(1, 2)["low"], None]
-    assert len(rows) == len(SHARES) * 5 * 2
+    assert rows["threshold", "b"] == [THRESHOLD, None]
+    assert rows["false_alarm_rate", "b"] == [0.01, None]
+    assert len(rows) == len(SHARES) * 5 * 2 + 2
 
 
 def test_a_group_has_an_entry_for_each_product_and_one_cell_of_the_matrix() -> None:
@@ -119,3 +121,8 @@ def test_runs_are_matched_by_product() -> None:
     found = decisions_of_runs([one, other])
     assert [entry and entry["product"] for entry in found["a"]] == ["a", None]
     assert [entry and entry["product"] for entry in found["b"]] == ["b", "b"]
+    # the other run has no threshold, and so no decisions
+    together, none = found["all products"]
+    assert together is not None
+    assert together["recall"] == one["decisions"]["all"]["recall"]
+    assert none is None

@@ -83,7 +83,7 @@ def test_report_files_say_what_the_summary_says(tmp_path: Path) -> None:
     assert float(rows[1]["normalised_score"]) > 0.5 > float(rows[0]["normalised_score"])
     with (tmp_path / "report" / "matrix.csv").open() as file:
         matrix = list(csv.DictReader(file))
-    assert len(matrix) == len(METRICS) * 2 * 2 + len(SHARES) * 5 * 2
+    assert len(matrix) == len(METRICS) * 2 * 2 + len(SHARES) * 5 * 2 + 2
     assert matrix[0] == {
         "metric": "image_auroc",
         "routing_mode": "routed",
