@@ -183,7 +183,7 @@ class EvaluationCallback(Callback):
             return {task: evaluate_good_images(module, data, task) for task in tasks}
 
     def _look_at_suspects(self, trainer: Trainer, module: MoLEFlow) -> list[SuspectImage]:
-        """Good images on disk that look defective."""
+        """Good images on disk with the highest scores."""
         data = data_of(trainer)
         with scoring(trainer, module):
             tasks = data.tasks_on_disk("train")

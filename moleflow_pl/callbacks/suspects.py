@@ -14,7 +14,7 @@ from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.data.datamodule import ContinualDataModule
 from moleflow_pl.module import MoLEFlow
 from moleflow_pl.report.gallery import SuspectImage
-from moleflow_pl.tasks.calibration import Suspect
+from moleflow_pl.tasks.calibration import Ranking, Suspect
 from moleflow_pl.tasks.schedule import Task
 
 FEW, MOST = 3, 6  # images of each kind to show, if none looks defective and if many do
@@ -23,8 +23,8 @@ FEW, MOST = 3, 6  # images of each kind to show, if none looks defective and if 
 def look_at_suspects(module: MoLEFlow, data: ContinualDataModule, task: int) -> list[SuspectImage]:
     """The good images of a task with the highest scores of each kind, if they are still on disk.
 
-    Training images are included only in the process that has learned the task, since their
-    leave-one-out patch scores are not saved.
+    Only the process that has learned the task has the leave-one-out patch scores of training
+    images, since they are not saved.
     """
     calibration = module.schedule.tasks[task].calibration
     if calibration is None:
@@ -34,13 +34,9 @@ def look_at_suspects(module: MoLEFlow, data: ContinualDataModule, task: int) -> 
     products = dict(zip(calibration.images, calibration.products, strict=False))
     products |= dict(zip(training.images, training.products, strict=False))
     for kind, (ranked, suspects) in calibration.ranked.items():
+        maps = calibration_maps if kind == "calibration" else training_maps
         highest = ranked[: min(max(suspects, FEW), MOST)]
-        maps = (
-            calibration_maps(module, data, task, highest)
-            if kind == "calibration"
-            else training_maps(module, task, highest)
-        )
-        for path, suspect, patch_scores in maps:
+        for path, suspect, patch_scores in maps(module, data, task, highest):
             name, score = suspect
             limits = calibration.for_product(products[name]).limits()
             looks_defective = suspect in ranked[:suspects]
@@ -55,11 +51,7 @@ def calibration_maps(
     module: MoLEFlow, data: ContinualDataModule, task: int, highest: list[Suspect]
 ) -> Iterator[tuple[str, Suspect, Tensor]]:
     """Path and patch scores (h, w) of each of these calibration images that is on disk."""
-    loader = data.calibration_images(task)
-    if loader is None:
-        return
-    images: Any = loader.dataset
-    paths = [str(record.path) for record in images.records]
+    images, paths = calibration_images(data, task)
     named = [(path_ending_with(suspect.image, paths), suspect) for suspect in highest]
     found = [(path, suspect) for path, suspect in named if path is not None]
     if not found:
@@ -71,13 +63,28 @@ def calibration_maps(
 
 
 def training_maps(
-    module: MoLEFlow, task: int, highest: list[Suspect]
-) -> Iterator[tuple[str, Suspect, Tensor]]:
-    """Path and patch scores (h, w) of each of these training images."""
+    module: MoLEFlow, data: ContinualDataModule, task: int, highest: list[Suspect]
+) -> Iterator[tuple[str, Suspect, Tensor | None]]:
+    """Path and patch scores (h, w) of each of these training images; None if they are not known."""
     maps = module.learner.highest_training.get(task, {})
+    _, others = calibration_images(data, task)
+    calibration = module.schedule.tasks[task].calibration
+    names = [] if calibration is None else calibration.images
+    found = ((name, path_ending_with(name, others)) for name in names)
+    # all names are relative to one folder
+    folder = next((path.removesuffix(name) for name, path in found if path is not None), None)
     for suspect in highest:
         if (path := path_ending_with(suspect.image, maps)) is not None:
             yield path, suspect, maps[path]
+        elif folder is not None:
+            yield f"{folder}{suspect.image}", suspect, None
+
+
+def calibration_images(data: ContinualDataModule, task: int) -> tuple[Any, list[str]]:
+    """The data set of a task's calibration images, and their paths; no paths without any."""
+    loader = data.calibration_images(task)
+    images: Any = None if loader is None else loader.dataset
+    return images, [] if images is None else [record.path.as_posix() for record in images.records]
 
 
 def path_ending_with(name: str, paths: Iterable[str]) -> str | None:
@@ -88,6 +95,18 @@ def path_ending_with(name: str, paths: Iterable[str]) -> str | None:
         '/data/good/1.png'
     """
     return next((path for path in paths if Path(path).as_posix().endswith(f"/{name}")), None)
+
+
+def named(ranking: Ranking) -> str:
+    """Names of the images that look defective, without those beyond the first few.
+
+    Example:
+        >>> named(Ranking([Suspect(f"{i}.png", 1.0) for i in range(9)], 7))
+        '0.png, 1.png, 2.png, 3.png, 4.png, 5.png and 1 more'
+    """
+    count = min(ranking.suspects, MOST)
+    names = ", ".join(printable(suspect.image) for suspect in ranking.images[:count])
+    return f"{names} and {ranking.suspects - count} more" if ranking.suspects > count else names
 
 
 def suspects_warning(task: Task, run: str) -> str | None:
@@ -102,11 +121,11 @@ def suspects_warning(task: Task, run: str) -> str | None:
         return None
     good = task.calibration.scores + task.calibration.training.scores
     changed = shlex.quote(str(RunFolder(Path(run)).updated.root))
-    names = ", ".join(printable(suspect.image) for suspect in suspects[:MOST])
-    more = f" and {len(suspects) - MOST} more" if len(suspects) > MOST else ""
+    kinds = task.calibration.ranked.items()
+    names = "; ".join(f"for {kind} {named(ranked)}" for kind, ranked in kinds if ranked.suspects)
     return (
         f"{printable(task.name)}: {len(suspects)} of {len(good)} good images look defective: "
-        f"{names}{more}. Look at them in {RunFolder(Path(run)).page}. The threshold was fitted "
+        f"{names}. Look at them in {RunFolder(Path(run)).page}. The threshold was fitted "
         f"without them; moleflow calibrate {changed} --exclude FILE permanently leaves out those "
         "that FILE lists. The expert has also learned from a defective training image: remove it, "
         "and learn the product again with moleflow experts update"

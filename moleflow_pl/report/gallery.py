@@ -67,7 +67,7 @@ class SuspectImage:
         product: The product that it shows.
         score: Its score.
         limits: The limits of the product.
-        patch_scores: Patch scores (h, w).
+        patch_scores: Patch scores (h, w); None if they are not known.
     """
 
     kind: ImageKind
@@ -77,7 +77,7 @@ class SuspectImage:
     product: str
     score: float
     limits: Limits
-    patch_scores: torch.Tensor
+    patch_scores: torch.Tensor | None
 
 
 def suspect_examples(suspects: Sequence[SuspectImage]) -> dict[str, dict[str, list[Example]]]:
@@ -89,9 +89,13 @@ def suspect_examples(suspects: Sequence[SuspectImage]) -> dict[str, dict[str, li
         except DataError:
             continue  # removed or damaged since it was scored
         limits = suspect.limits
-        scale = colour_ends(limits.median_patch_score, limits.pixel)
-        pictures = with_heat(picture, suspect.patch_scores, *scale)
         caption = score_caption(suspect.score, limits.score)
+        if suspect.patch_scores is None:
+            pictures = {"image": jpeg_uri(picture)}
+            caption += "; only the report of the fit has its heatmap"
+        else:
+            scale = colour_ends(limits.median_patch_score, limits.pixel)
+            pictures = with_heat(picture, suspect.patch_scores, *scale)
         example = Example(suspect.name, caption, pictures)
         found = "look defective" if suspect.looks_defective else "none of these stands out"
         title = f"{suspect.kind} images, highest scores: {found}"

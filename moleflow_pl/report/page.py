@@ -110,6 +110,16 @@ def score_figures(
     return pictures
 
 
+def with_blanks(confusion: Sequence[Sequence[int]]) -> list[Sequence[int | None]]:
+    """Counts by task with None in the rows of tasks without test images.
+
+    Example:
+        >>> with_blanks([[0, 0], [0, 3]])
+        [[None, None], [0, 3]]
+    """
+    return [row if any(row) else [None] * len(row) for row in confusion]
+
+
 def calibration_figure(calibration: Calibration) -> str:
     """The scores of a task's calibration images, with its threshold."""
     limits = {"threshold": calibration.limits().score}
@@ -163,6 +173,7 @@ def render_page(
         floor=MATRIX_FLOOR,
         figures=figures,
         tested=is_tested(summary),
+        confusion=with_blanks(summary["routing"]["confusion"]),
         left_out=in_lines(about["left_out"]),
         good_images=good_images,
         suspects=suspect_examples(suspects),

@@ -175,7 +175,7 @@ def test_products_that_a_test_does_not_find_are_named_on_screen_and_page(
     with caplog.at_level(logging.INFO, "moleflow_pl"):
         page = page_after_test(mixed, tmp_path / "run", tmp_path / "data")
     assert f"{NOT_EVALUATED}: b" in caplog.messages
-    assert f"<p>{NOT_EVALUATED}: b</p>" in page
+    assert f"<p>{NOT_EVALUATED.capitalize()}: b.</p>" in page
 
 
 def test_fit_of_good_images_ends_by_what_it_evaluated_and_names_who_was_tested_before(
@@ -200,5 +200,5 @@ def test_fit_of_good_images_ends_by_what_it_evaluated_and_names_who_was_tested_b
     assert "moleflow test" in commands
     assert "moleflow export" not in commands
     page = (run / "report" / "report.html").read_text()
-    assert f"<p>{NOT_TESTED}: a</p>" in page
+    assert f"<p>{NOT_TESTED.capitalize()}: a.</p>" in page
     assert "<b>-" not in page

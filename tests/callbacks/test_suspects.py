@@ -89,8 +89,11 @@ def test_defective_training_image_is_named_and_shown_without_its_own_patches(
     assert model.inspector.image_score(found.patch_scores[None]).item() == pytest.approx(
         found.score, rel=1e-4
     )
+    assert found.patch_scores is not None
     model.learner.highest_training.clear()  # as in a later process
-    assert neighbour not in [one.name for one in look_at_suspects(model, data, 0)]
+    (later,) = [one for one in look_at_suspects(model, data, 0) if one.looks_defective]
+    assert (later.name, Path(later.path)) == (neighbour, good / neighbour)
+    assert later.patch_scores is None
 
 
 def kinds_shown(
@@ -139,7 +142,18 @@ def test_clean_calibration_gives_no_warning() -> None:
     told = suspects_warning(task, "run")
     assert told is not None
     assert told.startswith("a: 7 of 77 good images look defective")
-    assert "76.png, 75.png, 74.png, 73.png, 72.png, 71.png and 1 more" in told
+    assert ": for calibration 76.png, 75.png, 74.png, 73.png, 72.png, 71.png and 1 more. " in told
+
+
+def test_a_warning_names_suspects_of_both_kinds() -> None:
+    scores = [*map(float, range(70)), *map(float, range(1000, 1007))]
+    images = [f"{i}.png" for i in range(77)]
+    training = TrainingScores(scores, ["a"] * 77, [f"t{image}" for image in images])
+    task = Task(["a"], 1, calibration=Calibration(scores=scores, images=images, training=training))
+    told = suspects_warning(task, "run")
+    assert told is not None
+    assert told.startswith("a: 14 of 154 good images look defective: for calibration 76.png, ")
+    assert "and 1 more; for training t76.png, t75.png, " in told
 
 
 def test_a_warning_of_an_update_names_its_page_and_the_run_to_calibrate() -> None:

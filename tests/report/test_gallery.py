@@ -96,6 +96,17 @@ def test_good_images_are_shown_by_kind_and_by_whether_they_look_defective(
     }
 
 
+def test_good_image_without_patch_scores_is_shown_and_says_where_its_heatmap_is(
+    data_root: Path,
+) -> None:
+    path = str(data_root / "b" / "train" / "good" / "000.png")
+    limits = Limits(score=2.9, median_score=1.0, pixel=2.0, median_patch_score=1.0)
+    suspect = SuspectImage("training", True, path, "000.png", "b", 3.0, limits, None)
+    ((example,),) = suspect_examples([suspect])["b"].values()
+    assert set(example.pictures) == {"image"}
+    assert "only the report of the fit has its heatmap" in example.caption
+
+
 def test_image_that_is_gone_is_left_out(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = scores_on(data_root, ["b"])
     for row in scores.rows:

@@ -104,7 +104,7 @@ def test_page_of_a_model_whose_images_are_gone_says_so_and_has_no_dashes() -> No
     tasks[0].evaluation = matrix_row([], 1, SETTINGS)
     about = {**ABOUT, "left_out": {"a": NOT_EVALUATED}}
     page = render_page(summarise(tasks, COST), [], about, {})
-    assert f"<p>{NOT_EVALUATED}: a</p>" in page
+    assert f"<p>{NOT_EVALUATED.capitalize()}: a.</p>" in page
     assert "neither test images nor calibration images" in page
     assert "<td>-" not in page.replace("<td>-</td></tr>\n      <tr><td>shared", "")
     assert not Tags(page).open
@@ -118,7 +118,7 @@ def test_page_of_good_images_after_tested_products_judges_by_the_last_evaluation
     tasks[1].calibration = CALIBRATED
     about = {**ABOUT, "left_out": {"a": NOT_TESTED}}
     page = render_page(summarise(tasks, COST), [], about, {"b": CALIBRATED})
-    assert f"<p>{NOT_TESTED}: a</p>" in page
+    assert f"<p>{NOT_TESTED.capitalize()}: a.</p>" in page
     assert "Good images" in page
     for absent in (
         "<b>-", "<td>mean</td>", "average -", "has a threshold: fit", "<h2>Routing</h2>",
@@ -150,6 +150,10 @@ def test_table_of_tasks_tells_no_test_images_from_images_that_are_not_found() ->
     summary = summarise(tasks, COST)
     page = render_page(summary, [scores], {**ABOUT, "left_out": {"a": NOT_TESTED}}, {})
     assert f">{NOT_TESTED}</td>" in page
+    assert '">0</td>' in page  # b's images that went to a
+    assert page.count('">2</td>') == 1
+    routing = page.partition("<h2>Routing</h2>")[2]
+    assert re.search(r"<tr><th>a</th>\s*(<td></td>\s*)+</tr>", routing)
     assert ">no test images</td>" in render_page(summary, [scores], ABOUT, {})
 
 
