@@ -122,7 +122,7 @@ def private_names(path: Path) -> Iterator[tuple[str, bool]]:
 def test_private_names_of_other_packages_have_one_place() -> None:
     """A name that no other module defines is one of Lightning, torch or jsonargparse."""
     places = {"lightning_compat.py", "torch_compat.py"}
-    documented = {"_asdict", "_exit", "_fields", "_replace", "_xoptions"}  # by Python itself
+    documented = {"_asdict", "_fields", "_replace", "_xoptions"}  # by Python itself
     others = [path for path in MODULES if path.name not in places]
     names = {path: set(private_names(path)) for path in others}
     defined = {name for found in names.values() for name, defines in found if defines}

@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -82,13 +83,18 @@ def learn(given: argparse.Namespace) -> None:
 
 
 def end_with_parent() -> None:
-    """End this process soon after its parent was killed: the next service learns anew."""
+    """End this process and its own soon after its parent was killed: the next service learns anew.
+
+    Processes that read images would survive if their parent ended while it starts them. So all are
+    one group, which ends as a whole.
+    """
     parent = os.getppid()
+    os.setpgrp()
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(LOOK)
-        os._exit(FAILED)
+        os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
 

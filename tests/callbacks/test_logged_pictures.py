@@ -22,6 +22,7 @@ from moleflow_pl.callbacks.logged_pictures import log_gallery, side_by_side, slu
 from moleflow_pl.report.figures import jpeg_uri
 from tests.helpers.models import TINY_MODEL
 from tests.helpers.scores import scored
+from tests.helpers.service import wait_until
 
 PICTURE = Image.new("RGB", (6, 4), (200, 10, 10))
 
@@ -116,14 +117,15 @@ def wandb(folder: Path) -> tuple[Logger, Callable[[], Arrived]]:
     logger = WandbLogger(save_dir=folder, offline=True)
 
     def arrived() -> Arrived:
-        logger.experiment.finish()  # it is written by a process of its own
+        logger.experiment.finish()
         (record,) = folder.rglob("*.wandb")
-        content = record.read_bytes()
+        # a process of its own writes it, also after the end
+        wait_until(lambda: CURVE.encode() in record.read_bytes(), 60)
         root = next(folder.rglob("media/images"))
         pictures = {str(path.relative_to(root).parent / path.stem) for path in root.rglob("*.png")}
         # a picture's file ends in its step and hash
         places = {re.sub(r"_\d+_[0-9a-f]+$", "", name) for name in pictures}
-        return {CURVE} if CURVE.encode() in content else set(), places
+        return {CURVE}, places
 
     return logger, arrived
 

@@ -120,9 +120,12 @@ def test_service_killed_while_it_learns_a_product_learns_it_after_its_next_start
         form = {"name": "c", "folder": str(data_root / "c" / "train" / "good"), "epochs": "20"}
         httpx.post(f"{server.url}/v1/products", data=form, timeout=60).raise_for_status()
         wait_until(lambda: list((run / "service").glob("learning/*/progress.json")), 120)
-        (learner,) = processes_with("moleflow_pl.service.learn")
+        learning = (
+            f"{run}/service/learning/"  # also in the command line of processes that read images
+        )
+        assert processes_with(learning)
         server.end(signal.SIGKILL)
-        wait_until(lambda: not learner.exists(), 30)
+        wait_until(lambda: not processes_with(learning), 30)
     with serving(run) as server:
         wait_until(lambda: state_of_job(server) in ("learned", "failed"), 300)
         assert state_of_job(server) == "learned"
