@@ -21,7 +21,7 @@ from moleflow_pl._internal.result_names import PAGE_FILE, SUMMARY_FILE
 from moleflow_pl._internal.steps import step
 from moleflow_pl._internal.validation import require_number
 from moleflow_pl.callbacks.good_images import evaluate_good_images
-from moleflow_pl.callbacks.last_messages import fit_ending, next_steps
+from moleflow_pl.callbacks.last_messages import fit_ending
 from moleflow_pl.callbacks.logged_pictures import log_gallery
 from moleflow_pl.callbacks.progress import is_trial, takes_every_batch
 from moleflow_pl.callbacks.suspects import look_at_suspects
@@ -101,8 +101,9 @@ class EvaluationCallback(Callback):
             log_tables(summary, planned)
             if any(task.replaced for task in tasks):
                 return  # an update, which ends with the next commands for the run that it changes
-            run, following = run_of(trainer), next_steps if is_tested(summary) else next_commands
-            for line in fit_ending(run, not_evaluated(tasks), following(run, tasks)):
+            run = run_of(trainer)
+            commands = next_commands(run, tasks, is_tested(summary))
+            for line in fit_ending(run, not_evaluated(tasks), commands):
                 logger.info(line)
 
     def on_test_start(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,26 +9,12 @@ from moleflow_pl._internal.console import NamesTable
 from moleflow_pl._internal.result_names import BOXES_FILE, HEATMAPS, MAPS, MASKS, TABLE_FILE
 from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.metrics.decisions import ANOMALOUS, NORMAL, UNKNOWN
-from moleflow_pl.report.good_images import first_commands, next_commands
+from moleflow_pl.report.good_images import next_commands
 from moleflow_pl.report.not_evaluated import in_lines
 from moleflow_pl.tasks.schedule import Task
 
 LABELS = (NORMAL, ANOMALOUS, UNKNOWN)
 NO_LABEL = "no label"  # for a product without a threshold
-
-
-def next_steps(run: RunFolder, tasks: Sequence[Task]) -> dict[str, str]:
-    """Next commands for a model that was learned and tested, by purpose.
-
-    Args:
-        run: The run; of an update, the run that it changes is meant.
-        tasks: Its learned tasks.
-    """
-    folder = shlex.quote(str(run.updated.root))
-    commands = first_commands(run, tasks)
-    if any(task.calibration is not None for task in tasks):
-        commands["see or change the thresholds"] = f"moleflow calibrate {folder}"
-    return {**commands, "write one file for the line": f"moleflow export {folder}"}
 
 
 def fit_ending(
@@ -54,7 +39,7 @@ def update_ending(run: RunFolder, version: RunFolder, tasks: Sequence[Task]) -> 
         tasks: The learned tasks of the run, the new version last.
     """
     tested = tasks[-1].oracle_scores is not None
-    commands = next_steps(run, tasks) if tested else next_commands(run, tasks)
+    commands = next_commands(run, tasks, tested)
     return [f"report of the new version: {version.page}", *next_lines(commands)]
 
 

@@ -107,18 +107,22 @@ def is_tested(summary: Mapping[str, Any]) -> bool:
     return any(map(any, summary["routing"]["confusion"]))
 
 
-def next_commands(run: RunFolder, tasks: Sequence[Task]) -> dict[str, str]:
-    """Next commands for a model that was learned from good images alone, by purpose.
+def next_commands(run: RunFolder, tasks: Sequence[Task], tested: bool = False) -> dict[str, str]:
+    """Next commands for a model, by purpose.
 
     Args:
         run: The run; of an update, the run that it changes is meant.
         tasks: Its learned tasks.
+        tested: Whether it was tested, or learned from good images alone.
     """
     folder = shlex.quote(str(run.updated.root))
-    commands = first_commands(run, tasks)
+    commands, calibrate = first_commands(run, tasks), f"moleflow calibrate {folder}"
+    if tested:
+        if any(task.calibration is not None for task in tasks):
+            commands["see or change the thresholds"] = calibrate
+        return {**commands, "write one file for the line": f"moleflow export {folder}"}
     if are_calibrated(tasks):
-        change = f"moleflow calibrate {folder} --false-alarm-rate 0.05"
-        commands["find defects at another rate"] = change
+        commands["find defects at another rate"] = f"{calibrate} --false-alarm-rate 0.05"
     test = f"moleflow test {folder} --data.layout mvtec --data.root DATA"
     return {**commands, "measure with defective images": test}
 

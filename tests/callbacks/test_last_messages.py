@@ -7,7 +7,6 @@ from moleflow_pl.callbacks.last_messages import (
     decisions_table,
     fit_ending,
     next_lines,
-    next_steps,
     places,
     update_ending,
 )
@@ -28,7 +27,7 @@ def rows_of(table: Table) -> list[list[str]]:
 
 def test_a_fit_ends_with_the_report_and_the_commands_that_follow() -> None:
     run = RunFolder(Path("my runs/x"))
-    report, *following = fit_ending(run, {}, next_steps(run, learned_tasks()[:1]))
+    report, *following = fit_ending(run, {}, next_commands(run, learned_tasks()[:1], tested=True))
     assert report == "report: my runs/x/report/report.html"
     assert [line.partition(": ")[2] for line in following] == [
         "moleflow predict 'my runs/x' IMAGES", "moleflow calibrate 'my runs/x'",
@@ -44,7 +43,7 @@ def test_products_that_were_not_evaluated_are_named_first() -> None:
 
 
 def test_tested_model_without_thresholds_is_offered_none() -> None:
-    commands = next_steps(RunFolder(Path("r")), learned_tasks()[1:])
+    commands = next_commands(RunFolder(Path("r")), learned_tasks()[1:], tested=True)
     assert list(commands) == [
         "score new images", "get a threshold for a product without one",
         "write one file for the line",
@@ -57,7 +56,9 @@ def test_an_update_ends_with_the_next_commands_for_its_run() -> None:
     assert report == "report of the new version: run/updates/a~1/report/report.html"
     assert following == next_lines(next_commands(run, [a]))
     a.oracle_scores = OracleScores([1.0], [2.0])
-    assert update_ending(run, run.update("a", 1), [a])[1:] == next_lines(next_steps(run, [a]))
+    assert update_ending(run, run.update("a", 1), [a])[1:] == next_lines(
+        next_commands(run, [a], tested=True)
+    )
 
 
 def test_decisions_are_counted_by_product_and_label() -> None:
