@@ -25,19 +25,18 @@ def save_changed(checkpoint: Checkpoint, path: Path) -> None:
     from moleflow_pl.checkpoints.io import write_checkpoint
 
     write_checkpoint(checkpoint, path)
-    report_changed(path)
+    report_changed(path, checkpoint)
 
 
-def report_changed(path: Path) -> None:
+def report_changed(path: Path, checkpoint: Checkpoint) -> None:
     """Log where a changed checkpoint is, which files hold the old model, and what renews them."""
     logger.info(f"saved: {path}")
-    for line in outdated(path):
+    for line in outdated(path, checkpoint):
         logger.info(line)
 
 
-def outdated(path: Path) -> Iterator[str]:
+def outdated(path: Path, checkpoint: Checkpoint) -> Iterator[str]:
     """Yield a line for each file of a run that is older than its changed checkpoint."""
-    from moleflow_pl.checkpoints.io import read_checkpoint
     from moleflow_pl.checkpoints.run_folder import RunFolder
 
     run = RunFolder.of(path)
@@ -45,9 +44,6 @@ def outdated(path: Path) -> Iterator[str]:
         file for file in sorted(run.export.glob("*"))
         if file.is_file() and file.suffix not in BESIDE
     ]  # fmt: skip
-    if not exported and not run.page.exists():
-        return
-    checkpoint = read_checkpoint(path)
     model = run.root if path == run.last else path
     names = names_in(checkpoint)
     for file in exported:

@@ -152,6 +152,7 @@ def export_of_service(options: argparse.Namespace) -> dict[str, int]:
 
 def apply(options: argparse.Namespace, reviews: Sequence[Review]) -> None:
     """Replace each reviewed product's expert by a new version, and log it."""
+    from moleflow_pl.checkpoints.io import read_checkpoint
     from moleflow_pl.checkpoints.run_folder import RunFolder
     from moleflow_pl.inference import reviews as library
 
@@ -166,7 +167,7 @@ def apply(options: argparse.Namespace, reviews: Sequence[Review]) -> None:
             f"{task.name}: threshold {threshold.value:.4g}, by {threshold.images} calibration "
             f"images; to restore the old one: {shlex.join(words)}"
         )
-    report_changed(path)
+    report_changed(path, read_checkpoint(path))
 
 
 def preview_of(options: argparse.Namespace, reviews: Sequence[Review]) -> Preview:
