@@ -6,12 +6,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from moleflow_pl._internal.files import writing
 from moleflow_pl.data.image_forms import Channels, ImageLike, as_rgb
-from moleflow_pl.inference.localisation import PictureFormat, defect_mask, outline, pixel_map
+from moleflow_pl.inference.localisation import (
+    PictureFormat,
+    defect_mask,
+    guides_of,
+    outline,
+    pixel_map,
+)
 
 if TYPE_CHECKING:
     from moleflow_pl.inference.decisions import Prediction
@@ -47,6 +54,14 @@ def draw_heatmap(
         picture.paste(BOX_COLOUR, mask=Image.fromarray(edge))
         draw_boxes(picture, prediction)
     return picture
+
+
+def map_on(picture: Image.Image, patch_scores: Tensor) -> Tensor:
+    """The map (H, W) of patch scores (h, w) that follows an RGB picture, for its pixels."""
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
+    height, width = patch_scores.shape
+    (guide,) = guides_of(pixels, (height, width))
+    return pixel_map(patch_scores, (picture.height, picture.width), guide)
 
 
 def scale_of(prediction: Prediction) -> tuple[float, float]:

@@ -134,6 +134,10 @@ class TaskScores:
             for i, score_map in zip(chunk, maps, strict=True):
                 yield score_map, self.mask(i)
 
+    def patch_scores(self, image: int, mode: str = "routed") -> Tensor:
+        """Patch scores (h, w) of an image by index."""
+        return self._patches[mode][image]
+
     def mask(self, image: int) -> Tensor:
         """Mask (H, W) of an image at the size of the maps, bool."""
         packed = self._masks[image]

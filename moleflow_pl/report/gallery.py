@@ -12,7 +12,7 @@ from PIL import Image
 
 from moleflow_pl.data.images import read_rgb, shrink
 from moleflow_pl.errors import DataError
-from moleflow_pl.inference.heatmap import colour_ends, heat_overlay
+from moleflow_pl.inference.heatmap import colour_ends, heat_overlay, map_on
 from moleflow_pl.metrics.decisions import ANOMALOUS, NORMAL, UNKNOWN
 from moleflow_pl.metrics.task_scores import TaskScores
 from moleflow_pl.report.figures import jpeg_uri, mask_picture
@@ -20,7 +20,7 @@ from moleflow_pl.tasks.calibration import ImageKind, Limits
 
 EXAMPLES = 3  # in each group
 SIDE = 220  # longer side of a picture, in pixels
-TOP_QUANTILE = 0.9  # the scale ends at this quantile of the images' highest pixel scores
+TOP_QUANTILE = 0.9  # the scale ends at this quantile of the images' highest patch scores
 
 
 @dataclass
@@ -118,10 +118,10 @@ def score_caption(score: float, threshold: float | None) -> str:
 
 
 def with_heat(
-    picture: Image.Image, scores: torch.Tensor, low: float, high: float
+    picture: Image.Image, patch_scores: torch.Tensor, low: float, high: float
 ) -> dict[str, str]:
-    """Data URIs of a picture, and of the picture with its score map."""
-    heat = heat_overlay(picture, scores, low, high)
+    """Data URIs of a picture, and of the picture with the map of its patch scores (h, w)."""
+    heat = heat_overlay(picture, map_on(picture, patch_scores), low, high)
     return {"image": jpeg_uri(picture), "heatmap": jpeg_uri(heat)}
 
 
@@ -183,7 +183,8 @@ def build_gallery(scores: TaskScores, names: Sequence[str]) -> list[GalleryPage]
 
 def _scale(scores: TaskScores, indices: Sequence[int]) -> tuple[float, float]:
     """The colour scale of a product, from the median of good images to clear defects."""
-    levels = [(m[::8, ::8].median(), m.max()) for m, _ in scores.maps(indices)]
+    patches = [scores.patch_scores(i) for i in indices]
+    levels = [(scored.median(), scored.max()) for scored in patches]
     good = [i for i, image in enumerate(indices) if not scores.rows[image]["gt_label"]]
     low = torch.stack([levels[i][0] for i in good or range(len(levels))]).median().item()
     return low, torch.stack([top for _, top in levels]).quantile(TOP_QUANTILE).item()
@@ -197,10 +198,9 @@ def _example(
         picture = shrink(read_rgb(Path(row["path"])), SIDE)
     except DataError:
         return None  # removed or damaged since it was scored
-    ((heat, mask),) = scores.maps([image])
-    pictures = with_heat(picture, heat, low, high)
+    pictures = with_heat(picture, scores.patch_scores(image), low, high)
     if scores.has_mask(image):
-        pictures["mask"] = jpeg_uri(mask_picture(mask, picture.size))
+        pictures["mask"] = jpeg_uri(mask_picture(scores.mask(image), picture.size))
     routed = row["routed_task"]
     misrouted = "" if routed == scores.task else f", routed to {names[routed]}"
     caption = f"{row['defect']}, {score_caption(row['score'], row['threshold'])}{misrouted}"

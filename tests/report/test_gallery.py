@@ -1,8 +1,15 @@
+import base64
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from moleflow_pl import Prediction, draw_heatmap
+from moleflow_pl.data.images import open_content
+from moleflow_pl.inference.localisation import guides_of
 from moleflow_pl.report.gallery import SuspectImage, build_gallery, select, suspect_examples
 from moleflow_pl.tasks.calibration import Limits
 from tests.helpers.scores import scores_on
@@ -105,6 +112,30 @@ def test_good_image_without_patch_scores_is_shown_and_says_where_its_heatmap_is(
     ((example,),) = suspect_examples([suspect])["b"].values()
     assert set(example.pictures) == {"image"}
     assert "only the report of the fit has its heatmap" in example.caption
+
+
+def test_heatmap_follows_the_image_as_that_of_predict_does(tmp_path: Path) -> None:
+    pixels = np.full((96, 96, 3), 60, np.uint8)
+    pixels[:, 53:] = 220  # not where a patch ends
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    patches = torch.zeros(12, 12)
+    patches[:, 7:] = 8.0
+    limits = Limits(score=2.9, median_score=1.0, pixel=4.0, median_patch_score=0.0)
+    suspect = SuspectImage(
+        "training", True, str(tmp_path / "a.png"), "a.png", "b", 3.0, limits, patches
+    )
+    ((example,),) = suspect_examples([suspect])["b"].values()
+    drawn = open_content(base64.b64decode(example.pictures["heatmap"].partition(",")[2]))
+
+    channels = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    predicted = Prediction(
+        "b", 3.0, 0.0, None, patches, (96, 96), "anomalous", pixel_threshold=4.0,
+        median_patch_score=0.0, guide=guides_of(channels, (12, 12))[0],
+    )  # fmt: skip
+    wanted = np.asarray(draw_heatmap(pixels, predicted)).astype(int)
+    assert abs(np.asarray(drawn).astype(int) - wanted).mean() < 3  # a JPEG
+    plain = np.asarray(draw_heatmap(pixels, replace(predicted, guide=None))).astype(int)
+    assert abs(np.asarray(drawn).astype(int) - plain).mean() > 4
 
 
 def test_image_that_is_gone_is_left_out(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
