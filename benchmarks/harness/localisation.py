@@ -24,13 +24,9 @@ from moleflow_pl import MoLEFlow, Predictor
 from moleflow_pl.data.integrity import ImageCheck
 from moleflow_pl.data.masks import read_mask
 from moleflow_pl.data.splits import ProductSplits
-from moleflow_pl.inference.localisation import (
-    CONNECTED,
-    defect_mask,
-    guides_of,
-    pixel_map,
-)
+from moleflow_pl.inference.localisation import CONNECTED, defect_mask
 from moleflow_pl.scoring.functional import anomaly_map
+from moleflow_pl.scoring.guided_map import guides_of, pixel_map
 from moleflow_pl.tasks.thresholds import limit_by_all
 
 FIRST, PLAIN, USED = "blurred, highest pixel", "bilinear", "in use"

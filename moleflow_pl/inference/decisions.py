@@ -16,8 +16,9 @@ from torch import Tensor
 from moleflow_pl.data.image_forms import Channels, ImageLike
 from moleflow_pl.data.images import brightness_of
 from moleflow_pl.errors import ConfigError
-from moleflow_pl.inference.localisation import Box, defect_mask, find_boxes, guides_of, pixel_map
+from moleflow_pl.inference.localisation import Box, defect_mask, find_boxes
 from moleflow_pl.model.inspector import Inspection
+from moleflow_pl.scoring.guided_map import guides_of, pixel_map
 from moleflow_pl.tasks.calibration import Calibration, Limits
 from moleflow_pl.tasks.schedule import TaskSchedule
 from moleflow_pl.tasks.thresholds import AlarmRates

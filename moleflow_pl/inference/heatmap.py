@@ -12,13 +12,8 @@ from torch import Tensor
 
 from moleflow_pl._internal.files import writing
 from moleflow_pl.data.image_forms import Channels, ImageLike, as_rgb
-from moleflow_pl.inference.localisation import (
-    PictureFormat,
-    defect_mask,
-    guides_of,
-    outline,
-    pixel_map,
-)
+from moleflow_pl.inference.localisation import PictureFormat, defect_mask, outline
+from moleflow_pl.scoring.guided_map import guides_of, pixel_map
 
 if TYPE_CHECKING:
     from moleflow_pl.inference.decisions import Prediction

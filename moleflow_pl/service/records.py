@@ -10,7 +10,7 @@ from PIL import Image
 
 from moleflow_pl.data.images import to_tensor
 from moleflow_pl.inference.decisions import Prediction
-from moleflow_pl.inference.localisation import guides_of
+from moleflow_pl.scoring.guided_map import guides_of
 from moleflow_pl.service.database import Inspection, Review
 
 COLUMNS = (

@@ -7,8 +7,8 @@ import torch
 from jsonschema import validate
 
 from moleflow_pl.inference.decisions import DecisionMaker, Prediction
-from moleflow_pl.inference.localisation import guides_of, pixel_map
 from moleflow_pl.model.inspector import Inspection
+from moleflow_pl.scoring.guided_map import guides_of, pixel_map
 from moleflow_pl.tasks.calibration import Calibration
 from moleflow_pl.tasks.schedule import TaskSchedule
 from moleflow_pl.tasks.thresholds import threshold

@@ -12,7 +12,7 @@ from PIL import Image
 
 from moleflow_pl import MoLEFlow
 from moleflow_pl.callbacks import PredictionWriter
-from moleflow_pl.inference.localisation import pixel_map
+from moleflow_pl.scoring.guided_map import pixel_map
 from tests.helpers.predicting import LazyLoader, PowerFailedError, copied, predict, rows
 
 
