@@ -32,7 +32,7 @@ from benchmarks.harness.command_line import add_study_arguments, script_parser, 
 from benchmarks.harness.fits import learn
 from benchmarks.harness.lines import Line, difference, order_effects
 from benchmarks.harness.plans import BACKBONES, Backbone, beginning_with, seed_recipe
-from benchmarks.harness.products import AS_PUBLISHED, evenly, link_images
+from benchmarks.harness.products import AS_PUBLISHED, GUIDED, evenly, link_images
 from benchmarks.harness.report import Report, Row, benchmark, markdown_table
 from benchmarks.harness.study import Run, Study
 from moleflow_pl import MoLEFlow
@@ -149,6 +149,11 @@ class Judge:
         for product in masked:
             above = self.bank.mean(product, "pixel_ap") - rival.mean(product, "pixel_ap")
             self.add(f"pixel AP of {product} alone above {STRONG_BANK}", above)
+        if masked:
+            guided = self.bank.overall(GUIDED)
+            for maps, metric in (("guided", GUIDED), ("blurred", "pixel_ap")):
+                what = f"pixel AP of guided maps above {maps} maps of {STRONG_BANK}"
+                self.add(what, guided - rival.overall(metric))
 
     def orders(self) -> None:
         """How much the order of the products matters."""
@@ -213,9 +218,10 @@ def table(study: Study, lines: Mapping[str, Line]) -> Iterator[str]:
     """The table of one backbone as lines of Markdown."""
     masked = lines[BANK].with_metric("pixel_ap")
     pixel = f"pixel AP, {masked[0]}" if len(masked) == 1 else "mean pixel AP"
+    pixels = [f"{pixel}, {maps} maps" for maps in ("blurred", "guided")]
     yield from (f"## {study.backbone.name}", "")
     rows = ([name, *line.cells(study.products)] for name, line in lines.items())
-    yield from markdown_table(["image AUROC", *study.products, "mean", pixel], rows)
+    yield from markdown_table(["image AUROC", *study.products, "mean", *pixels], rows)
     yield ""
 
 

@@ -25,6 +25,9 @@ from moleflow_pl.scoring.functional import IMAGE_SCORES, TAIL_QUANTILE
 
 BATCH = 16
 METRICS = ("image_auroc", "pixel_ap")
+GUIDED = "guided_pixel_ap"  # of maps that follow the image, as those of `predict` do
+BLURRED_MAPS = EvaluationOptions()
+GUIDED_MAPS = EvaluationOptions(blur_sigma=0.0, upsampling="guided")
 IN_PACKAGE = ("solar_mono", "solar_poly")  # from the package elpv-dataset, not from a folder
 
 Scorer = Callable[[Tensor], Tensor]
@@ -172,8 +175,9 @@ class ProductFeatures:
 
         self.train, self.test = features(train, "train"), features(test, "test")
         self.defective = torch.tensor([bool(record.gt_label) for record in test])
-        # images are read small: only masks count
-        self._batches: list[dict[str, Any]] = list(loader_of(test, (8, 8), masks=True))
+        # without masks, there are no maps for the images to guide
+        size = extractor.image_size if any(record.has_masks for record in test) else (8, 8)
+        self._batches: list[dict[str, Any]] = list(loader_of(test, size, masks=True))
 
     def scores(self, scorer: Scorer) -> Tensor:
         """Patch scores (N, h, w) of the test images by a function of features (B, h, w, D)."""
@@ -187,7 +191,22 @@ class ProductFeatures:
             patches: Scores of patches.
             score: Turns them into scores of images (N,).
         """
-        gathered = TaskScores(0, EvaluationOptions())
+        values = self._evaluated(patches, score, BLURRED_MAPS)
+        return {metric: values[metric]["routed"] for metric in METRICS}
+
+    def guided_pixel_ap(self, patches: Tensor) -> float | None:
+        """Pixel AP of patch scores (N, h, w) by maps that follow the image."""
+        return self._evaluated(patches, AS_DEFAULT, GUIDED_MAPS)["pixel_ap"]["routed"]
+
+    def result(self, patches: Tensor, score: Scorer) -> dict[str, Any]:
+        """Metrics of patch scores (N, h, w), and the scores of the images."""
+        return {**self.metrics(patches, score), "scores": score(patches).double().tolist()}
+
+    def _evaluated(
+        self, patches: Tensor, score: Scorer, options: EvaluationOptions
+    ) -> dict[str, Values]:
+        """All metrics of patch scores (N, h, w), by routing mode."""
+        gathered = TaskScores(0, options)
         for batch, part in zip(self._batches, patches.split(BATCH), strict=True):
             images, zeros = score(part), torch.zeros(len(part))
             output = {
@@ -198,9 +217,4 @@ class ProductFeatures:
             output |= {f"{mode}_score": images for mode in ("routed", "oracle")}
             output |= {f"{mode}_map": part for mode in ("routed", "oracle")}
             gathered.update(batch, output)
-        values = gathered.metrics()["values"]
-        return {metric: values[metric]["routed"] for metric in METRICS}
-
-    def result(self, patches: Tensor, score: Scorer) -> dict[str, Any]:
-        """Metrics of patch scores (N, h, w), and the scores of the images."""
-        return {**self.metrics(patches, score), "scores": score(patches).double().tolist()}
+        return gathered.metrics()["values"]

@@ -27,9 +27,11 @@ from benchmarks.harness.fits import learn, load_model
 from benchmarks.harness.plans import Backbone, Recipe
 from benchmarks.harness.products import (
     BATCH,
+    GUIDED,
     ImageScore,
     ProductFeatures,
     ProductSource,
+    Scorer,
     link_images,
 )
 from moleflow_pl import MoLEFlow
@@ -65,6 +67,11 @@ class Run:
 def scores_named(name: str) -> list[PatchScore]:
     """Patch scores from the name of a column; `+` separates the parts of a sum."""
     return build_scores(name.split("+"))
+
+
+def with_guided(product: ProductFeatures, patches: Tensor, score: Scorer) -> Result:
+    """The result of patch scores (N, h, w), with the pixel AP of guided maps."""
+    return {**product.result(patches, score), GUIDED: product.guided_pixel_ap(patches)}
 
 
 class Study:
@@ -230,12 +237,13 @@ class Study:
             inspector.set_patch_scores(scores_named(score))
             chosen = iter(tasks.split(BATCH))
             patches = product.scores(lambda part: inspector.patch_scores(part, next(chosen)))  # noqa: B023
-            routed = product.result(patches, inspector.image_score)
+            routed = with_guided(product, patches, inspector.image_score)
             results[f"{score}, routed"] = results[f"{score}, oracle"] = routed
             if len(misrouted):
                 with torch.inference_mode():
                     patches[misrouted] = inspector.patch_scores(product.test[misrouted], task)
-                results[f"{score}, oracle"] = product.result(patches, inspector.image_score)
+                oracle = with_guided(product, patches, inspector.image_score)
+                results[f"{score}, oracle"] = oracle
         right = (tasks == task).double()
         results["routing"] = {
             "good": right[~product.defective].mean().item(),
@@ -265,4 +273,5 @@ class Study:
         features = self.features(product)
         groups = self.plain_model.inspector.extractor.groups
         patches = features.scores(BASELINES[name](features.train, seed, groups))
-        return {image.key: features.result(patches, image) for image in images}
+        guided = features.guided_pixel_ap(patches)
+        return {image.key: {**features.result(patches, image), GUIDED: guided} for image in images}

@@ -33,7 +33,7 @@ from moleflow_pl.inference.decisions import DecisionMaker
 from moleflow_pl.metrics.decisions import DECISION_COLUMNS, TARGET_RECALL
 from moleflow_pl.metrics.good_images import GoodImages
 from moleflow_pl.metrics.task_matrix import matrix_row, zero_shot
-from moleflow_pl.metrics.task_scores import EvaluationOptions, TaskScores
+from moleflow_pl.metrics.task_scores import EvaluationOptions, MapUpsampling, TaskScores
 from moleflow_pl.module import MoLEFlow
 from moleflow_pl.report.decisions import decision_table
 from moleflow_pl.report.facts import about, cost
@@ -41,7 +41,6 @@ from moleflow_pl.report.gallery import SuspectImage
 from moleflow_pl.report.good_images import good_images_table, is_tested, next_commands
 from moleflow_pl.report.not_evaluated import in_lines, not_evaluated
 from moleflow_pl.report.summary import summarise, summary_table, write_report
-from moleflow_pl.scoring.functional import Upsampling
 from moleflow_pl.tasks.calibration import Calibration
 from moleflow_pl.tasks.oracle_scores import OracleScores
 
@@ -58,7 +57,8 @@ class EvaluationCallback(Callback):
         map_size: Side of the square map that pixel metrics compare with the mask.
         blur_sigma: Standard deviation of the Gaussian blur on that map; 0 for none. Maps of
             `predict` and of exported files have no blur.
-        upsampling: Interpolation from patch scores to that map: `nearest`, `bilinear` or `bicubic`.
+        upsampling: Interpolation from patch scores to that map: `nearest`, `bilinear`, `bicubic`,
+            or `guided`: maps follow the image, as those of `predict` do.
         aupro_limit: False-positive rate up to which AUPRO integrates.
         evaluate_next_task: Also score each task just before it is learned, for forward transfer.
         target_recall: Recall for which the report gives the false-alarm rate.
@@ -69,7 +69,7 @@ class EvaluationCallback(Callback):
         evaluate_every_task: bool = True,
         map_size: int = 256,
         blur_sigma: float = 4.0,
-        upsampling: Upsampling = "bilinear",
+        upsampling: MapUpsampling = "bilinear",
         aupro_limit: float = 0.3,
         evaluate_next_task: bool = False,
         target_recall: float = TARGET_RECALL,

@@ -25,6 +25,7 @@ from moleflow_pl.errors import ConfigError, DataError
 from moleflow_pl.export.graph import InspectionGraph
 from moleflow_pl.export.runtimes import Format, check_packages, describe, open_file, sums_of, write
 from moleflow_pl.export.verification import verify
+from moleflow_pl.metrics.task_scores import EvaluationOptions
 from moleflow_pl.model.inspector import Inspector
 from moleflow_pl.model.restore import inspector_of
 
@@ -71,8 +72,9 @@ def export_checkpoint(
     config = run_arguments(content)
     tasks = None if product is None else [task_of(model, product)]
     evaluation = config.get("evaluation", {})
-    options = {name: evaluation[name] for name in MAP_OPTIONS if name in evaluation}
-    graph = InspectionGraph(model, tasks, **options)
+    known = {name: evaluation[name] for name in MAP_OPTIONS if name in evaluation}
+    maps = EvaluationOptions(**known)
+    graph = InspectionGraph(model, tasks, maps.map_size, maps.interpolation)
     description = describe(graph, model.schedule, product)
     trial, source = trial_images(model, graph.tasks, config.get("data", {}), images)
     with writing(output), partial_folder(output) as folder, warnings.catch_warnings():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,12 +18,14 @@ from moleflow_pl.metrics.image import auroc, average_precision, f1_max, mean_of
 from moleflow_pl.metrics.names import METRICS, PIXEL_METRICS
 from moleflow_pl.metrics.pixel import FPR_LIMIT, SAMPLE, PixelHistogram, bin_edges
 from moleflow_pl.scoring.functional import Upsampling, anomaly_map
+from moleflow_pl.scoring.guided_map import guides_of, refined
 
 ROUTING_MODES = ("routed", "oracle")
 LARGEST_MAP = 8192  # pixels of a side
 CHUNK_PIXELS = 2**21  # pixels of the maps that are made at once
 
 Values = dict[str, float | None]
+MapUpsampling = Literal["nearest", "bilinear", "bicubic", "guided"]
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,14 @@ class EvaluationOptions:
         map_size: Side of the square map that patch scores are resized to.
         blur_sigma: Standard deviation of the map's Gaussian blur, in pixels; 0 for none.
         aupro_limit: False-positive rate up to which the per-region overlap is integrated.
-        upsampling: Interpolation from patches to pixels.
+        upsampling: Interpolation from patches to pixels; `guided` maps follow the image, as those
+            of `predict` do.
     """
 
     map_size: int = 256
     blur_sigma: float = 4.0
     aupro_limit: float = FPR_LIMIT
-    upsampling: Upsampling = "bilinear"
+    upsampling: MapUpsampling = "bilinear"
 
     def __post_init__(self) -> None:
         """Check the values before the first task is learned, not at its evaluation.
@@ -51,6 +54,11 @@ class EvaluationOptions:
         require_int("map_size", self.map_size, 1, LARGEST_MAP)
         require_number("blur_sigma", self.blur_sigma, 0, LARGEST_MAP)
         require_number("aupro_limit", self.aupro_limit, 0, 1, above=True)
+
+    @property
+    def interpolation(self) -> Upsampling:
+        """How scores are interpolated after they follow the image, if they do."""
+        return "bilinear" if self.upsampling == "guided" else self.upsampling
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -78,6 +86,7 @@ class TaskScores:
         default_factory=lambda: {mode: [] for mode in ROUTING_MODES}
     )
     _masks: list[np.ndarray | None] = field(default_factory=list)
+    _guides: list[Tensor | None] = field(default_factory=list)
 
     def update(
         self,
@@ -111,6 +120,7 @@ class TaskScores:
         self._masks += [self._packed(mask) for mask in batch["gt_mask"]]
         for mode in ROUTING_MODES:
             self._patches[mode] += list(output[f"{mode}_map"].cpu())
+        self._guides += self._guides_of(batch, output["routed_map"])
 
     def gathered(self) -> TaskScores:
         """The scores of all ranks, in the order of a single process."""
@@ -121,6 +131,7 @@ class TaskScores:
             interleave([part.rows for part in parts]),
             {mode: interleave([part._patches[mode] for part in parts]) for mode in ROUTING_MODES},
             interleave([part._masks for part in parts]),
+            interleave([part._guides for part in parts]),
         )
 
     def maps(self, images: Sequence[int], mode: str = "routed") -> Iterator[tuple[Tensor, Tensor]]:
@@ -128,9 +139,10 @@ class TaskScores:
         size = max(CHUNK_PIXELS // self.options.map_size**2, 1)
         for start in range(0, len(images), size):
             chunk = images[start : start + size]
-            patches = torch.stack([self._patches[mode][i] for i in chunk])
+            of_images = [refined(self.patch_scores(i, mode), self._guides[i]) for i in chunk]
+            scores = torch.stack(of_images)
             options = self.options
-            maps = anomaly_map(patches, options.shape, options.blur_sigma, options.upsampling)
+            maps = anomaly_map(scores, options.shape, options.blur_sigma, options.interpolation)
             for i, score_map in zip(chunk, maps, strict=True):
                 yield score_map, self.mask(i)
 
@@ -155,6 +167,13 @@ class TaskScores:
             return None
         resized = F.interpolate(mask[None, None].float().cpu(), self.options.shape, mode="nearest")
         return np.packbits(resized[0, 0].numpy() > 0)
+
+    def _guides_of(self, batch: Mapping[str, Any], patches: Tensor) -> Sequence[Tensor | None]:
+        """What the maps of a batch's patch scores (B, h, w) follow; None where that is nothing."""
+        if self.options.upsampling != "guided":
+            return [None] * len(patches)
+        height, width = patches.shape[1:]
+        return list(guides_of(batch["image"].cpu(), (height, width)))
 
     def metrics(self) -> dict[str, Any]:
         """Every metric for each routing mode; None where it cannot be computed.

@@ -43,10 +43,18 @@ def pixel_map(patch_scores: Tensor, size: tuple[int, int], guide: Tensor | None 
         size: Height and width of the map.
         guide: What the map follows, as of `guides_of`; without it, the map is bilinear.
     """
+    return anomaly_map(refined(patch_scores, guide)[None], size, sigma=0)[0]
+
+
+def refined(patch_scores: Tensor, guide: Tensor | None) -> Tensor:
+    """Patch scores that follow a guide; the same scores where it is no finer, or one is not finite.
+
+    Shape: (h, w) -> that of the guide, or (h, w).
+    """
     finer = guide is not None and guide.shape[1] > len(patch_scores)
     if guide is not None and finer and patch_scores.isfinite().all():
-        patch_scores = follow(patch_scores, guide)
-    return anomaly_map(patch_scores[None], size, sigma=0)[0]
+        return follow(patch_scores, guide)
+    return patch_scores
 
 
 def follow(patch_scores: Tensor, guide: Tensor) -> Tensor:

@@ -93,7 +93,15 @@ def scored_at_1024(count: int) -> TaskScores:
     return result
 
 
-def scores_on(root: Path, products: list[str], threshold: float | None = None) -> TaskScores:
+OPTIONS = EvaluationOptions(map_size=32, blur_sigma=0.0)
+
+
+def scores_on(
+    root: Path,
+    products: list[str],
+    threshold: float | None = None,
+    options: EvaluationOptions | None = None,
+) -> TaskScores:
     """Scores of the test images of products; the map of a defective one is high in its square."""
     records = [record for product in products for record in MVTecLayout(root).test(product)]
     dataset = ImageDataset(records, 0, (48, 48), masks=True)
@@ -112,14 +120,13 @@ def scores_on(root: Path, products: list[str], threshold: float | None = None) -
         "routed_map": maps,
         "oracle_map": maps,
     }
-    scores = TaskScores(0, EvaluationOptions(map_size=48, blur_sigma=0.0))
+    scores = TaskScores(0, options or replace(OPTIONS, map_size=48))
     found = maps.amax((1, 2)).tolist()
     scores.update(batch, output, [] if threshold is None else decided(found, threshold))
     return scores
 
 
 COST = {"shared_parameters": 10, "parameters_per_task": [1, 2], "peak_memory_mb": 3.0}
-OPTIONS = EvaluationOptions(map_size=32, blur_sigma=0.0)
 SETTINGS = {
     **asdict(OPTIONS),
     "router": "pooled",

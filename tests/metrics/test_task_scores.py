@@ -10,10 +10,13 @@ import torch
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from torch import Tensor
 
+from moleflow_pl.data.images import read_image
 from moleflow_pl.metrics.names import METRICS
+from moleflow_pl.metrics.task_scores import EvaluationOptions
 from moleflow_pl.scoring.functional import anomaly_map
+from moleflow_pl.scoring.guided_map import guides_of, pixel_map
 from tests.helpers.oracles import literal_aupro, sorted_aupro
-from tests.helpers.scores import scored, scored_at_1024
+from tests.helpers.scores import scored, scored_at_1024, scores_on
 
 
 def test_image_auroc_is_sklearns_in_both_routing_modes() -> None:
@@ -97,6 +100,20 @@ def test_metrics_that_do_not_exist_are_none() -> None:
     all_good = scored(0, [0, 0], [0, 0], [1.0, 2.0]).metrics()["values"]
     assert all_good["image_auroc"] == {"routed": None, "oracle": None}
     assert set(without_masks) == set(METRICS)
+
+
+def test_guided_maps_are_those_of_predict(data_root: Path) -> None:
+    options = EvaluationOptions(map_size=48, blur_sigma=0.0, upsampling="guided")
+    scores = scores_on(data_root, ["b", "c"], options=options)
+    found = [one for one, _ in scores.maps(range(len(scores.rows)))]
+    guided = 0
+    for i, row in enumerate(scores.rows):
+        channels = read_image(Path(row["path"]), (48, 48))[None]
+        patches, (guide,) = scores.patch_scores(i), guides_of(channels, (12, 12))
+        wanted = pixel_map(patches, (48, 48), guide)
+        torch.testing.assert_close(found[i], wanted)
+        guided += not torch.allclose(wanted, pixel_map(patches, (48, 48)), atol=1e-3)
+    assert guided  # the guide matters
 
 
 def test_few_maps_are_there_at_once_and_a_mask_takes_a_bit_a_pixel(

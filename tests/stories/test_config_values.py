@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -14,14 +14,14 @@ from moleflow_pl import ContinualDataModule, LoRALinear, MoLEFlow, MoLESpatialAw
 from moleflow_pl.callbacks import EvaluationCallback, TaskSchedulerCallback
 from moleflow_pl.data.layouts.registry import task_groups
 from moleflow_pl.errors import ConfigError, DataError
-from moleflow_pl.metrics.task_scores import EvaluationOptions, TaskScores
+from moleflow_pl.metrics.task_scores import EvaluationOptions, MapUpsampling, TaskScores
 from moleflow_pl.tasks.schedule import lr_factor
 from tests.helpers.models import TINY_MODEL
 
 NUMBERS = st.floats(-2, 20) | st.sampled_from([float("nan"), float("inf"), -float("inf")])
 
 
-@given(st.integers(-3, 40), NUMBERS, NUMBERS, st.sampled_from(["nearest", "bilinear", "bicubic"]))
+@given(st.integers(-3, 40), NUMBERS, NUMBERS, st.sampled_from(get_args(MapUpsampling)))
 @settings(max_examples=60)
 def test_every_map_is_refused_or_evaluated(
     size: int, sigma: float, limit: float, upsampling: str
@@ -37,7 +37,10 @@ def test_every_map_is_refused_or_evaluated(
     numbers = torch.tensor([0.0, 1.0])
     maps = torch.arange(32.0).reshape(2, 4, 4).sin()
     scores.update(
-        {**what, "gt_label": torch.tensor([0, 1]), "gt_mask": masks},
+        {
+            **what, "gt_label": torch.tensor([0, 1]), "gt_mask": masks,
+            "image": torch.zeros(2, 3, 32, 32, dtype=torch.uint8),
+        },
         {
             "routed_task": torch.tensor([0, 0]), "router_distance": numbers,
             "distances": numbers[:, None], "routed_score": numbers, "oracle_score": numbers,

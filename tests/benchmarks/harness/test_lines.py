@@ -39,7 +39,7 @@ def test_bootstrap_is_paired_and_covers_the_difference() -> None:
 def runs_by_order() -> list[Run]:
     """Runs in which solar_mono has .1 more where it is learned first; the others do not care."""
     aurocs = {"solar_mono": (0.9, 0.8), "solar_poly": (0.7, 0.7), "magnetic_tile": (0.6, 0.6)}
-    pixel_ap = {"magnetic_tile": 0.3}
+    pixel_ap, guided = {"magnetic_tile": 0.3}, {"magnetic_tile": 0.4}
     return [
         Run(
             seed,
@@ -49,6 +49,7 @@ def runs_by_order() -> list[Run]:
                     "ours": {
                         "image_auroc": values[0 if product == first else 1],
                         "pixel_ap": pixel_ap.get(product),
+                        "guided_pixel_ap": guided.get(product),
                     }
                 }
                 for product, values in aurocs.items()
@@ -81,6 +82,7 @@ def test_products_without_masks_are_left_out_of_the_mean_pixel_ap() -> None:
     assert runs.with_metric("pixel_ap") == ["magnetic_tile"]
     assert runs.overall("pixel_ap") == pytest.approx(0.3)
     assert runs.by_run("pixel_ap") == pytest.approx([0.3] * 6)
-    without = [Run(0, (), {"a": {"ours": {"image_auroc": 1.0, "pixel_ap": None}}})]
+    none = {"image_auroc": 1.0, "pixel_ap": None, "guided_pixel_ap": None}
+    without = [Run(0, (), {"a": {"ours": none}})]
     assert math.isnan(Line(without, "ours").overall("pixel_ap"))
-    assert list(Line(without, "ours").cells(["a"])) == ["1.000 ± 0.000", "1.000", "nan"]
+    assert list(Line(without, "ours").cells(["a"])) == ["1.000 ± 0.000", "1.000", "nan", "nan"]
