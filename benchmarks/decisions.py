@@ -15,7 +15,8 @@ learned again. Exits with 1 if a figure misses its limit; a note says if the bac
 separate the products.
 
 `thresholds` prints the thresholds of finished runs by the formula that takes every calibration
-image for good, beside the robust one. Exits with 1 if false alarms leave that interval.
+image for good, beside the robust one, and beside one whose tail has the shape of those of the other
+products. Exits with 1 if false alarms leave that interval.
 
 `redrawn` draws calibration images from the test images of finished runs instead, 200 times, with
 defective ones among them, for products with at least 100 good test images. Exits with 1 if the

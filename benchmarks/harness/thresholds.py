@@ -5,29 +5,41 @@ For `run`, `thresholds`, `redrawn` and `folds` of `benchmarks.decisions`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import betabinom
+from scipy.stats import betabinom, genpareto
 
 from benchmarks.harness.report import Row
 from moleflow_pl.checkpoints.io import read_checkpoint
 from moleflow_pl.checkpoints.schema import STATE_KEY
 from moleflow_pl.tasks.oracle_scores import OracleScores
 from moleflow_pl.tasks.schedule import TaskSchedule
-from moleflow_pl.tasks.thresholds import FALSE_ALARM_RATE, limit, limit_by_all, threshold
+from moleflow_pl.tasks.thresholds import (
+    FALSE_ALARM_RATE,
+    TAIL_IMAGES,
+    TAIL_SHARE,
+    images_for,
+    limit,
+    limit_by_all,
+    threshold,
+)
 
 TAIL = 0.005  # probability on each side of an interval
 DRAWS = 200  # of calibration images
 LEAST_GOOD = 100  # good test images of a product whose calibration images are drawn
 SHARES = (0.0, 0.01, 0.05)  # of the drawn images that are defective
 LEAST_RECALL, MOST_ALARMS = 0.8, 2.0  # of that without defective images, of the rate asked for
+Formula = Callable[[Sequence[float], float], float]
 # every image taken for good, as before; and without the highest, where they lie too far out
-FORMULAS: Mapping[str, Callable[[Sequence[float], float], float]] = {
+FORMULAS: Mapping[str, Formula] = {
     "every calibration image counts": limit_by_all,
     "robust": limit,
 }
+POOLED = "tail of the run's other products"
 
 
 def alarms_by_chance(good: int, images: int, rate: float) -> tuple[float, float]:
@@ -90,11 +102,56 @@ def scores_in(run: Path) -> Iterator[tuple[str, list[float], OracleScores]]:
         yield task.name, list(task.calibration.scores), task.oracle_scores
 
 
+def tail_excesses(scores: Sequence[float]) -> tuple[float, np.ndarray]:
+    """The base of the tail of scores, and the excesses of those above it.
+
+    The tail is as large as that of a `threshold`.
+
+    Example:
+        >>> tail_excesses([0.0, 3.0, 5.0])
+        (0.0, array([3., 5.]))
+    """
+    ordered = np.sort(scores)
+    size = min(max(math.ceil(TAIL_SHARE * len(ordered)), TAIL_IMAGES), len(ordered) - 1)
+    return float(ordered[-size - 1]), ordered[-size:] - ordered[-size - 1]
+
+
+def tail_shape(products: Sequence[Sequence[float]]) -> float:
+    """Shape of one generalised Pareto tail of several products, each over its mean excess."""
+    excesses = [tail_excesses(scores)[1] for scores in products]
+    return float(genpareto.fit(np.concatenate([e / e.mean() for e in excesses]), floc=0)[0])
+
+
+def limit_by_shape(scores: Sequence[float], rate: float, shape: float) -> float:
+    """The limit by a generalised Pareto tail of a known shape, where images are too few for it.
+
+    Its mean is that of k excesses; that it is not exactly known adds 1 / k to the shape, as it does
+    to that of an exponential tail.
+    """
+    count = len(scores)
+    if count >= images_for(rate):
+        return limit(scores, rate)
+    base, excesses = tail_excesses(scores)
+    wider = shape + 1 / len(excesses)
+    odds = rate * (count + 1) / (len(excesses) + 1)
+    return base + excesses.mean() * (1 - shape) * (odds**-wider - 1) / wider
+
+
+def formulas_for(task: str, every: Mapping[str, Sequence[float]]) -> dict[str, Formula]:
+    """The formulas to compare on a task; one needs the calibration scores of the others."""
+    others = [scores for name, scores in every.items() if name != task and len(scores) > 1]
+    if not others:
+        return dict(FORMULAS)
+    return {**FORMULAS, POOLED: partial(limit_by_shape, shape=tail_shape(others))}
+
+
 def side_by_side(run: Path) -> Iterator[Row]:
     """The thresholds of a finished run, by each formula."""
-    for task, scores, tested in scores_in(run):
+    tasks = list(scores_in(run))
+    every = {task: scores for task, scores, _ in tasks}
+    for task, scores, tested in tasks:
         suspects = threshold(scores, FALSE_ALARM_RATE).suspects
-        for name, formula in FORMULAS.items():
+        for name, formula in formulas_for(task, every).items():
             value = formula(scores, FALSE_ALARM_RATE)
             row = judged(f"{task}, {name}", value, scores, tested)
             row.note += f"; {suspects} suspects" if suspects and formula is limit else ""
@@ -106,11 +163,13 @@ def redrawn(run: Path) -> Iterator[Row]:
 
     A draw has as many images as the run's own calibration, and is judged by all other test images.
     """
-    for task, scores, tested in scores_in(run):
+    tasks = list(scores_in(run))
+    every = {task: scores for task, scores, _ in tasks}
+    for task, scores, tested in tasks:
         if len(tested.good) < LEAST_GOOD:
             continue
         count = min(len(scores), len(tested.good) // 2)
-        for name, formula in FORMULAS.items():
+        for name, formula in formulas_for(task, every).items():
             means = [drawn_thresholds(tested, count, share, formula) for share in SHARES]
             least, most = None, None
             if formula is limit:
@@ -126,7 +185,7 @@ def drawn_thresholds(
     tested: OracleScores,
     count: int,
     share: float,
-    formula: Callable[[Sequence[float], float], float],
+    formula: Formula,
 ) -> tuple[float, float]:
     """Mean shares of false alarms and of defective images found, over draws of `count` images."""
     good, defective = np.array(tested.good), np.array(tested.defective)

@@ -2,18 +2,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.stats import binom, genpareto
 
 from benchmarks.harness import thresholds
 from benchmarks.harness.thresholds import (
     FORMULAS,
+    POOLED,
     alarms_by_chance,
     drawn_thresholds,
+    formulas_for,
     judged,
+    limit_by_shape,
     redrawn,
     side_by_side,
+    tail_shape,
 )
 from moleflow_pl.tasks.oracle_scores import OracleScores
+from moleflow_pl.tasks.thresholds import limit
 from tests.helpers.models import fit
 from tests.helpers.products import draw_product
 
@@ -60,12 +65,31 @@ def test_drawn_thresholds_of_a_run_are_judged_by_those_of_clean_draws(
     tested = OracleScores(good=[float(i) for i in range(100)], defective=[200.0, 5.0])
     found = [("a", [0.0] * 30, tested), ("few", [0.0] * 30, OracleScores([1.0], [2.0]))]
     monkeypatch.setattr(thresholds, "scores_in", lambda run: iter(found))
+    monkeypatch.setattr(thresholds, "formulas_for", lambda *_: FORMULAS)
     shares = iter([(0.01, 0.5), (0.01, 0.5), (0.01, 0.5), (0.01, 0.5), (0.021, 0.41), (0.0, 0.39)])
     monkeypatch.setattr(thresholds, "drawn_thresholds", lambda *_: next(shares))
     rows = list(redrawn(Path()))
     assert len(rows) == 2 * 3 * 2
     assert [row.least for row in rows[:6]] == [None] * 6
     assert [row.holds for row in rows[6:]] == [True, True, True, False, False, True]
+
+
+def test_a_tail_of_known_shape_finds_the_quantile_of_such_scores() -> None:
+    generator, wanted = np.random.default_rng(0), genpareto(-0.3).ppf(0.99)
+    draws = genpareto(-0.3).rvs((400, 60), random_state=generator)
+    limits = [limit_by_shape(scores, 0.01, -0.3) for scores in draws]
+    assert np.median(limits) == pytest.approx(wanted, rel=0.1)
+    assert np.median([limit(scores, 0.01) for scores in draws]) > 1.1 * wanted
+
+
+def test_shape_is_that_of_all_other_products_whatever_their_scale() -> None:
+    generator = np.random.default_rng(0)
+    scores = genpareto(-0.3).rvs((4, 2000), random_state=generator) * [[1], [10], [0.1], [5]]
+    assert tail_shape(scores) == pytest.approx(-0.3, abs=0.05)
+    every = {name: row.tolist() for name, row in zip("abc", scores, strict=False)}
+    pooled = formulas_for("a", every)[POOLED]
+    assert pooled.keywords == {"shape": tail_shape(scores[1:3])}  # type: ignore[attr-defined]
+    assert POOLED not in formulas_for("a", {"a": every["a"]})
 
 
 def test_a_run_is_judged_by_what_its_checkpoint_holds(data_root: Path, tmp_path: Path) -> None:
