@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
@@ -26,7 +27,7 @@ from moleflow_pl.data.masks import read_mask
 from moleflow_pl.data.splits import ProductSplits
 from moleflow_pl.inference.localisation import CONNECTED, defect_mask
 from moleflow_pl.scoring.functional import anomaly_map
-from moleflow_pl.scoring.guided_map import guides_of, pixel_map
+from moleflow_pl.scoring.guided_map import GuidedFilter, guides_of, pixel_map
 from moleflow_pl.tasks.thresholds import limit_by_all
 
 FIRST, PLAIN, USED = "blurred, highest pixel", "bilinear", "in use"
@@ -60,6 +61,13 @@ class Defect:
         """The map that is in use (H, W)."""
         guide = guides_of(self.image, self.patch_scores.shape)[0]  # type: ignore[arg-type]
         return pixel_map(self.patch_scores, self.truth.shape, guide)
+
+    def filtered(self) -> Tensor:
+        """The map of the guided filter alone, without back-projection (H, W)."""
+        guide = guides_of(self.image, self.patch_scores.shape)[0]  # type: ignore[arg-type]
+        each = guide.shape[1] // len(self.patch_scores)
+        scores = GuidedFilter(guide, each)(self.patch_scores.double().numpy())
+        return resized(torch.from_numpy(scores)[None, None].float(), self.truth.shape)
 
     def small(self) -> tuple[Tensor, Tensor]:
         """The map (1, 1, *) and the image (1, 3, *) in 0..1, both at the size of a guide."""
@@ -104,6 +112,7 @@ def ways() -> Mapping[str, Way]:
     found: dict[str, Way] = {
         USED: Defect.followed,
         PLAIN: Defect.upsampled,
+        "guided filter alone": Defect.filtered,
         "bicubic": lambda defect: defect.upsampled("bicubic"),
     }
     if find_spec("kornia") is None:

@@ -27,7 +27,7 @@ from moleflow_pl.callbacks.progress import is_trial, takes_every_batch
 from moleflow_pl.callbacks.suspects import look_at_suspects
 from moleflow_pl.checkpoints.run_folder import RunFolder, move_aside
 from moleflow_pl.data.batches import Batch
-from moleflow_pl.data.datamodule import data_of
+from moleflow_pl.data.trainer_data import data_of
 from moleflow_pl.errors import DataError
 from moleflow_pl.inference.decisions import DecisionMaker
 from moleflow_pl.metrics.decisions import DECISION_COLUMNS, TARGET_RECALL

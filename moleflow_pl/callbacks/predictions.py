@@ -38,8 +38,8 @@ from moleflow_pl.callbacks.progress import is_trial, takes_every_batch
 from moleflow_pl.checkpoints.io import plain
 from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.data.batches import Identity, PredictBatch
-from moleflow_pl.data.datamodule import data_of
 from moleflow_pl.data.predict_dataset import FoundFiles, path_key, skip_reason
+from moleflow_pl.data.trainer_data import data_of
 from moleflow_pl.inference.decisions import DecisionMaker, Prediction
 from moleflow_pl.inference.localisation import MapFormat, PictureFormat, save_map, save_mask
 from moleflow_pl.model.inspector import Inspection

@@ -17,7 +17,8 @@ from moleflow_pl._internal.logs import is_first_process
 from moleflow_pl._internal.printable import printable
 from moleflow_pl._internal.steps import Advance, can_draw, showing_steps
 from moleflow_pl.callbacks.evaluation import EvaluationCallback
-from moleflow_pl.data.datamodule import ContinualDataModule, data_of
+from moleflow_pl.data.datamodule import ContinualDataModule
+from moleflow_pl.data.trainer_data import data_of
 from moleflow_pl.tasks.schedule import TaskSchedule
 
 FEATURES, EPOCH, BANK, CALIBRATION, TEST = "features", "epoch", "bank", "calibration", "test"

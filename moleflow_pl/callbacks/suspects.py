@@ -36,35 +36,37 @@ def look_at_suspects(module: MoLEFlow, data: ContinualDataModule, task: int) -> 
     for kind, (ranked, suspects) in calibration.ranked.items():
         maps = calibration_maps if kind == "calibration" else training_maps
         highest = ranked[: min(max(suspects, FEW), MOST)]
-        for path, suspect, patch_scores in maps(module, data, task, highest):
+        for path, suspect, patch_scores, variant in maps(module, data, task, highest):
             name, score = suspect
             limits = calibration.for_product(products[name]).limits()
             looks_defective = suspect in ranked[:suspects]
             image = SuspectImage(
-                kind, looks_defective, path, name, products[name], score, limits, patch_scores
-            )
+                kind, looks_defective, path, name, products[name], score, limits, patch_scores,
+                variant,
+            )  # fmt: skip
             images.append(image)
     return images
 
 
 def calibration_maps(
     module: MoLEFlow, data: ContinualDataModule, task: int, highest: list[Suspect]
-) -> Iterator[tuple[str, Suspect, Tensor]]:
-    """Path and patch scores (h, w) of each of these calibration images that is on disk."""
+) -> Iterator[tuple[str, Suspect, Tensor, str | None]]:
+    """Path, patch scores (h, w) and variant of each of these calibration images that is on disk."""
     images, paths = calibration_images(data, task)
     named = [(path_ending_with(suspect.image, paths), suspect) for suspect in highest]
     found = [(path, suspect) for path, suspect in named if path is not None]
     if not found:
         return
-    batch = images.collate([images[paths.index(path)] for path, _ in found])
+    places = [paths.index(path) for path, _ in found]
+    batch = images.collate([images[place] for place in places])
     maps = module.inspector.patch_scores(module.inspector.features(batch), task).float().cpu()
-    for (path, suspect), patch_scores in zip(found, maps, strict=True):
-        yield path, suspect, patch_scores
+    for (path, suspect), place, patch_scores in zip(found, places, maps, strict=True):
+        yield path, suspect, patch_scores, images.records[place].variant
 
 
 def training_maps(
     module: MoLEFlow, data: ContinualDataModule, task: int, highest: list[Suspect]
-) -> Iterator[tuple[str, Suspect, Tensor | None]]:
+) -> Iterator[tuple[str, Suspect, Tensor | None, None]]:
     """Path and patch scores (h, w) of each of these training images; None if they are not known."""
     maps = module.learner.highest_training.get(task, {})
     _, others = calibration_images(data, task)
@@ -75,9 +77,9 @@ def training_maps(
     folder = next((path.removesuffix(name) for name, path in found if path is not None), None)
     for suspect in highest:
         if (path := path_ending_with(suspect.image, maps)) is not None:
-            yield path, suspect, maps[path]
+            yield path, suspect, maps[path], None
         elif folder is not None:
-            yield f"{folder}{suspect.image}", suspect, None
+            yield f"{folder}{suspect.image}", suspect, None, None
 
 
 def calibration_images(data: ContinualDataModule, task: int) -> tuple[Any, list[str]]:

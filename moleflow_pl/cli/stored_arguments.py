@@ -32,7 +32,7 @@ TRAINING = (
 )  # fmt: skip
 RESUMED = {
     **CARRIED,
-    "data": (*IMAGES, "roi", "batch_size", "cache_features", "feature_memory_gb"),
+    "data": (*IMAGES, "roi", "variants", "batch_size", "cache_features", "feature_memory_gb"),
     "schedule": None,
     "trainer": TRAINING,
 }
@@ -40,10 +40,10 @@ RESUMED = {
 MACHINE = {"devices": (1, "auto"), "num_nodes": (1,), "strategy": ("auto",)}
 # arguments that name a class to import or a place to write to
 BUILT = {
-    "data": ("feature_store", "augmentation"),
+    "data": ("feature_store",),
     "trainer": ("callbacks", "logger", "profiler", "plugins", "model_registry", "strategy"),
 }
-BY_PRODUCT = ("root", "roi")  # arguments of the data that may be a path for each product
+BY_PRODUCT = ("root", "roi", "variants")  # arguments of the data that may differ by product
 OPTIMIZERS = ("torch.optim.", "moleflow_pl.module.")
 SEED = "seed_everything"
 
@@ -114,6 +114,7 @@ def is_plain(part: str, key: str, value: Any) -> bool:
         path = str(value.get("class_path") if isinstance(value, dict) else value)
         return path.startswith(OPTIMIZERS) and home_of(path) in TRUSTED
     if part == "data" and key in BY_PRODUCT and isinstance(value, dict):
-        return "class_path" not in value and all(isinstance(file, str) for file in value.values())
+        given = [one for of in value.values() for one in (of if isinstance(of, list) else [of])]
+        return "class_path" not in value and all(isinstance(one, str) for one in given)
     items = value if isinstance(value, list) else [value]
     return not any(isinstance(item, dict) for item in items)

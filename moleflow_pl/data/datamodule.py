@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningDataModule, Trainer
-from torch import Tensor, nn
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from moleflow_pl._internal.distributed import is_first, rank_and_world
@@ -21,7 +21,6 @@ from moleflow_pl.data.datasets import (
     FeatureDataset,
     ImageDataset,
     SeededOrder,
-    SeededTransform,
     SharedBatches,
 )
 from moleflow_pl.data.feature_store import FeatureStore
@@ -37,7 +36,15 @@ from moleflow_pl.data.roi import check_roi, read_roi
 from moleflow_pl.data.splits import Part, ProductSplits, check_calibration_share
 from moleflow_pl.data.task_features import TaskDataset, TaskFeatures
 from moleflow_pl.data.unused import describe_unused
-from moleflow_pl.errors import ConfigError, DataError
+from moleflow_pl.data.variants import (
+    Variant,
+    alternating,
+    check_shapes,
+    check_variants,
+    multiplied,
+    variants_of,
+)
+from moleflow_pl.errors import DataError
 from moleflow_pl.features.extractor import image_shape
 
 logger = logging.getLogger(__name__)
@@ -75,8 +82,8 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
         feature_store: Folder that keeps features for other runs; by default they are discarded.
         roi: Mask of the region of interest, 0 outside: a file for all products, or a file by
             product; by default `roi.png` in a product's folder.
-        augmentation: Random transform of training images (3, H, W) uint8, such as one of
-            torchvision; features are then computed in every epoch.
+        variants: How good images of all products, or of each by its name, may look too: `hflip`,
+            `vflip`, `rot90`, `rot180`, `rot270`, `tilt_left`, `tilt_right`, `darker`, `brighter`.
         predict_path: Images for `predict`: a file, folder or pattern; by default the test images.
 
     Raises:
@@ -100,13 +107,14 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
         feature_memory_gb: float = 1.0,
         feature_store: str | None = None,
         roi: str | dict[str, str] | None = None,
-        augmentation: nn.Module | None = None,
+        variants: list[Variant] | dict[str, list[Variant]] | None = None,
         predict_path: str | None = None,
     ) -> None:
         super().__init__()
         self.groups = task_groups(tasks)
         LAYOUTS[layout]  # fails here for an unknown name, not in the middle of a run
         check_roi(roi, self.groups)
+        check_variants(variants, self.groups)
         check_calibration_share(val_fraction, lots)
         require_int("batch_size", batch_size, 1, LARGEST_BATCH)
         require_int("num_workers", num_workers, 0, MOST_WORKERS)
@@ -127,7 +135,7 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
         self.feature_memory_gb = feature_memory_gb
         self.feature_store = feature_store
         self.roi = roi
-        self.augmentation = augmentation
+        self.variants = variants
         self.predict_path = predict_path
         self.predicted: Mapping[str, Identity] = {}  # images that an earlier `predict` finished
         self.preview_side: int | None = None  # size of the copies that `predict` draws on
@@ -157,8 +165,7 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
         shared = self.feature_store
         folder = features_folder if shared is None else Path(shared).expanduser()
         store = FeatureStore(folder, shared is not None, int(self.feature_memory_gb * 1e9))
-        enabled = self.cache_features and self.augmentation is None
-        self._plan, self._features = plan, TaskFeatures(store, enabled)
+        self._plan, self._features = plan, TaskFeatures(store, self.cache_features)
 
     @property
     def plan(self) -> DataPlan:
@@ -230,9 +237,10 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
 
     def split_hash(self, task: int) -> str:
         """Hash of a task's images (name, content and purpose) and of its region of interest."""
-        inside = self.region(task)
-        region = [] if inside.all() else [inside]
-        return self._splits.digest(self.plan.schedule.tasks[task].products, region)
+        inside, products = self.region(task), self.plan.schedule.tasks[task].products
+        facts: list[Any] = [] if inside.all() else [inside]
+        facts += [[p, *of] for p in products if (of := variants_of(p, self.variants))]
+        return self._splits.digest(products, facts)
 
     def region(self, task: int) -> Tensor:
         """Whether each patch (h, w) of a task's images counts, bool.
@@ -242,7 +250,9 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
         """
         if task not in self._regions:
             products, grid = self.plan.schedule.tasks[task].products, self.plan.extractor.shape[:2]
-            self._regions[task] = read_roi(self._splits, products, grid, self.roi)
+            inside = read_roi(self._splits, products, grid, self.roi)
+            check_shapes(products, self.variants, self.plan.extractor.image_size, inside)
+            self._regions[task] = inside
         return self._regions[task]
 
     def train_dataloader(self) -> DataLoader | list[DataLoader]:
@@ -256,8 +266,6 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
         # a copy: settings of this epoch must not reach other users of the data set
         dataset: Any = copy.copy(self._training_set(index, "train"))
         dataset.draw = draw_of(self.region(index), self.plan.patch_fraction, seed, epoch)
-        if self.augmentation is not None:
-            dataset.augment = SeededTransform(self.augmentation, seed, epoch)
         order: Any = SeededOrder(len(dataset), seed, *epoch)
         batches = SharedBatches(order, self.batch_size, *rank_and_world())
         return self._loader(dataset, batch_sampler=batches)
@@ -291,8 +299,13 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
         return self._share(self._images(task, "test", masks=True))
 
     def train_loader_in_order(self, task: int) -> DataLoader:
-        """Training images of one task, each once, in the order of their names."""
+        """Training images of one task in the order of their names, then their variants."""
         return self._share(self._training_set(task, "train"))
+
+    def unchanged_in_order(self, task: int) -> DataLoader:
+        """Training images of one task in the order of their names, without variants."""
+        dataset = self._training_set(task, "train")
+        return self._share(dataset, sum(r.variant is None for r in dataset.records))
 
     def calibration_loader(self, task: int) -> DataLoader | None:
         """Calibration images of one task, or their stored features; None without any."""
@@ -350,7 +363,9 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
 
     def _records(self, task: int, part: Part) -> list[ImageRecord]:
         products, splits = self.plan.schedule.tasks[task].products, self._splits
-        return [record for product in products for record in splits.records(product, part)]
+        found = [record for product in products for record in splits.records(product, part)]
+        changed = {"train": multiplied, "val": alternating}.get(part)
+        return changed(found, self.variants) if changed else found
 
     def _images(self, task: int, part: Part, masks: bool = False) -> ImageDataset:
         return ImageDataset(self._records(task, part), task, self.plan.extractor.image_size, masks)
@@ -363,10 +378,10 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
             part, name, lambda: self._images(task, part), self.plan.extractor, self._loader, task
         )
 
-    def _share(self, dataset: Any) -> DataLoader:
-        """A loader of this rank's share of some images; each image goes to one rank."""
+    def _share(self, dataset: Any, count: int | None = None) -> DataLoader:
+        """A loader of this rank's share of the first images; each image goes to one rank."""
         rank, world = rank_and_world()
-        share: Any = range(rank, len(dataset), world)
+        share: Any = range(rank, len(dataset) if count is None else count, world)
         return self._loader(dataset, batch_size=self.batch_size, sampler=share)
 
     def _loader(self, dataset: Any, **options: Any) -> DataLoader:
@@ -380,18 +395,3 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
             collate_fn=dataset.collate,
             **options,
         )
-
-
-def data_of(trainer: Trainer) -> ContinualDataModule:
-    """The data module of a Trainer.
-
-    Raises:
-        ConfigError: the data module is missing, or not a `ContinualDataModule`.
-    """
-    data = getattr(trainer, "datamodule", None)
-    if not isinstance(data, ContinualDataModule):
-        raise ConfigError(
-            f"tasks are learned from a ContinualDataModule, got {type(data).__name__}: call "
-            "trainer.fit(model, datamodule=ContinualDataModule(...))"
-        )
-    return data

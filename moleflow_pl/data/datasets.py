@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from moleflow_pl._internal.seeding import derive_generator, derive_seed
+from moleflow_pl._internal.seeding import derive_generator
 from moleflow_pl.data.batches import Batch
 from moleflow_pl.data.images import read_image
 from moleflow_pl.data.layouts.base import ImageRecord
 from moleflow_pl.data.masks import read_mask
 from moleflow_pl.data.patch_sampler import PatchDraw
+from moleflow_pl.data.variants import VARIANTS
 from moleflow_pl.errors import DataError
 
 
@@ -31,27 +31,6 @@ def describe(records: Sequence[ImageRecord], task: int) -> Batch:
         "product": [record.product for record in records],
         "defect": [record.defect for record in records],
     }
-
-
-@dataclass(frozen=True)
-class SeededTransform:
-    """A random transform whose result depends only on the seed, purpose and image index.
-
-    Attributes:
-        transform: Maps an image (3, H, W) to one of equal shape, with random numbers from torch.
-        seed: Seed of the run.
-        purpose: What the transform is for, see `derive_seed`.
-    """
-
-    transform: nn.Module
-    seed: int
-    purpose: tuple[str | int, ...]
-
-    def __call__(self, index: int, image: Tensor) -> Tensor:
-        """Transform the image with this index."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self.seed, "augmentation", *self.purpose, index))
-            return self.transform(image)
 
 
 class ImageDataset(Dataset):
@@ -75,9 +54,7 @@ class ImageDataset(Dataset):
         self.task = task
         self.size = size
         self.masks = masks
-        # set for each epoch of training
-        self.draw: PatchDraw | None = None
-        self.augment: SeededTransform | None = None
+        self.draw: PatchDraw | None = None  # set for each epoch of training
 
     def __len__(self) -> int:
         return len(self.records)
@@ -85,8 +62,8 @@ class ImageDataset(Dataset):
     def __getitem__(self, index: int) -> tuple[ImageRecord, Tensor, Tensor | None, int]:
         record = self.records[index]
         image = read_image(record.path, self.size)
-        if self.augment is not None:
-            image = self.augment(index, image)
+        if record.variant is not None:
+            image = VARIANTS[record.variant](image)
         return record, image, self._mask(record) if self.masks else None, index
 
     def _mask(self, record: ImageRecord) -> Tensor | None:

@@ -223,4 +223,5 @@ def features_key(extractor: PatchExtractor, dataset: ImageDataset) -> str:
     facts = {**extractor.fingerprint(), "bfloat16": bfloat16, "reader": READER}
     digest.update(json.dumps(facts, sort_keys=True).encode())
     digest.update("".join(file_hashes(record.path for record in dataset.records)).encode())
+    digest.update(json.dumps([record.variant for record in dataset.records]).encode())
     return digest.hexdigest()

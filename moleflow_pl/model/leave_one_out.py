@@ -49,6 +49,20 @@ class OthersSearch:
         return torch.cat(distances)
 
 
+def of_unchanged(origins: Origins, unchanged: Tensor) -> Origins:
+    """Origins of vectors of variants, as the images they are variants of.
+
+    Args:
+        origins: The training images of the banks' vectors.
+        unchanged: For each training image, the number of the one it is a variant of.
+
+    Example:
+        >>> of_unchanged({"bank": [torch.tensor([0, 3])]}, torch.tensor([0, 1, 0, 1]))
+        {'bank': [tensor([0, 1])]}
+    """
+    return {part: [unchanged[bank.long()] for bank in banks] for part, banks in origins.items()}
+
+
 def can_leave_out(inspector: Inspector, origins: Origins) -> bool:
     """Whether images can be left out: all parts have banks, each with vectors of several images."""
     banks = [bank for part in origins.values() for bank in part]

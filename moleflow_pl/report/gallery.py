@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from moleflow_pl.data.images import read_rgb, shrink
+from moleflow_pl.data.variants import changed
 from moleflow_pl.errors import DataError
 from moleflow_pl.inference.heatmap import colour_ends, heat_overlay, map_on
 from moleflow_pl.metrics.decisions import ANOMALOUS, NORMAL, UNKNOWN
@@ -68,6 +69,7 @@ class SuspectImage:
         score: Its score.
         limits: The limits of the product.
         patch_scores: Patch scores (h, w); None if they are not known.
+        variant: How the image was changed before it was scored; None for unchanged.
     """
 
     kind: ImageKind
@@ -78,6 +80,7 @@ class SuspectImage:
     score: float
     limits: Limits
     patch_scores: torch.Tensor | None
+    variant: str | None = None
 
 
 def suspect_examples(suspects: Sequence[SuspectImage]) -> dict[str, dict[str, list[Example]]]:
@@ -85,11 +88,12 @@ def suspect_examples(suspects: Sequence[SuspectImage]) -> dict[str, dict[str, li
     by_product: dict[str, dict[str, list[Example]]] = {}
     for suspect in suspects:
         try:
-            picture = shrink(read_rgb(Path(suspect.path)), SIDE)
+            picture = changed(shrink(read_rgb(Path(suspect.path)), SIDE), suspect.variant)
         except DataError:
             continue  # removed or damaged since it was scored
         limits = suspect.limits
         caption = score_caption(suspect.score, limits.score)
+        caption += f", as {suspect.variant}" if suspect.variant else ""
         if suspect.patch_scores is None:
             pictures = {"image": jpeg_uri(picture)}
             caption += "; only the report of the fit has its heatmap"

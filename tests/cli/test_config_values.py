@@ -95,7 +95,7 @@ def test_the_command_refuses_it_wherever_it_is_named(
 def test_trusted_classes_are_built_with_the_option(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(
         "trainer: {callbacks: [{class_path: lightning.pytorch.callbacks.LearningRateMonitor}]}\n"
-        "data: {augmentation: {class_path: torchvision.transforms.v2.RandomHorizontalFlip}}\n"
+        "data: {variants: [hflip, darker]}\n"
         "model: {optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.1}}}\n"
     )
     config = parse("fit", "--safe-config", "--config=demo", f"--config={tmp_path / 'c.yaml'}")

@@ -59,7 +59,7 @@ def test_other_commands_take_over_the_model_and_the_images_alone(verb: str, tmp_
 
 
 def test_paths_by_product_are_taken_over_and_a_fit_takes_masks_too(tmp_path: Path) -> None:
-    data = {"root": {"a": "/a"}, "roi": {"a": "/a.png"}}
+    data = {"root": {"a": "/a"}, "roi": {"a": "/a.png"}, "variants": {"a": ["hflip"]}}
     assert stored(tmp_path, {"data": data})["data"] == data
     assert stored(tmp_path, {"data": data}, "predict")["data"] == {"root": {"a": "/a"}}
 
@@ -125,7 +125,8 @@ def test_devices_are_not_taken_over_and_a_fit_says_so(
         ("model", "optimizer", "torch.optim.optimizer.functools.partial"),
         ("model", "grid", {"class_path": "some.Class"}),
         ("data", "tasks", [{"class_path": "some.Class"}]),
-        ("data", "augmentation", {"class_path": "some.Class"}),
+        ("data", "variants", {"class_path": "some.Class"}),
+        ("data", "variants", {"a": ["hflip", {"class_path": "some.Class"}]}),
         ("data", "feature_store", "/elsewhere"),
         ("data", "roi", {"class_path": "some.Class"}),
         ("data", "root", {"a": {"class_path": "some.Class"}}),

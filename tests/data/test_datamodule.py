@@ -3,17 +3,14 @@ import shutil
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
-from torchvision.transforms import RandomErasing
 
 from moleflow_pl import ContinualDataModule, MoLEFlow
-from moleflow_pl.data.datamodule import data_of
 from moleflow_pl.data.images import ImageFile
 from moleflow_pl.data.predict_dataset import identity_of
-from moleflow_pl.errors import ConfigError, DataError, MoLEFlowError
+from moleflow_pl.errors import DataError, MoLEFlowError
 from tests.helpers.models import TINY_MODEL
 from tests.helpers.products import draw_product
 
@@ -66,25 +63,29 @@ def test_each_epoch_sees_other_patches_and_the_task_is_closed_on_all(data_root: 
     assert all(batch["features"].shape[1:] == (3, 3, 64) for batch in data.train_loader_in_order(0))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_augmented_images_differ_by_epoch_and_repeat_by_seed(data_root: Path, workers: int) -> None:
-    data = data_for(data_root, ["01"], augmentation=RandomErasing(p=1.0), num_workers=workers)
+def test_features_are_computed_once_for_each_variant_of_an_image(data_root: Path) -> None:
+    data = data_for(data_root, ["01"], variants=["hflip", "darker"], val_fraction=0.5)
+    loader = data.train_loader_in_order(0)
+    stored, extractor = loader.dataset.features, data.plan.extractor  # type: ignore[attr-defined]
+    images = torch.cat([batch["image"] for batch in data.calibration_images(0) or ()])
+    plain = data_for(data_root, ["01"], val_fraction=0.5, cache_features=False)
+    unchanged = torch.cat([batch["image"] for batch in plain.train_loader_in_order(0)])
+    count = len(unchanged)
+    assert len(stored) == 3 * count
+    for part, image in ((stored[:count], unchanged), (stored[count::2], unchanged.flip(-1))):
+        torch.testing.assert_close(part, extractor(image), atol=1e-4, rtol=1e-4)
+    assert len(next(iter(data.unchanged_in_order(0)))["path"]) == min(count, data.batch_size)
+    calibration = torch.cat([batch["image"] for batch in plain.calibration_images(0) or ()])
+    assert torch.equal(images[0], calibration[0])
+    assert torch.equal(images[1], calibration[1].flip(-1))
 
-    def images(epoch: int) -> torch.Tensor:
-        data.plan.schedule.tasks[0].epochs_done = epoch
-        batches = list(data.train_dataloader())
-        paths = [path for batch in batches for path in batch["path"]]
-        return torch.cat([batch["image"] for batch in batches])[
-            sorted(range(len(paths)), key=paths.__getitem__)
-        ]
 
-    torch.manual_seed(1)
-    first = images(0)
-    torch.manual_seed(2)
-    assert torch.equal(images(0), first)
-    assert not torch.equal(images(1), first)
-    plain = torch.cat([batch["image"] for batch in data.train_loader_in_order(0)])
-    assert plain.float().std() != first.float().std()
+def test_a_variant_of_a_product_belongs_to_its_split(data_root: Path) -> None:
+    hashes = [
+        data_for(data_root, ["01", "b"], variants=variants).split_hash(0)
+        for variants in (None, {"b": ["hflip"]}, {"01": ["hflip"]}, ["hflip"])
+    ]
+    assert hashes[0] == hashes[1] != hashes[2] == hashes[3]
 
 
 def test_features_of_a_task_are_shared_by_its_epochs_and_freed_with_the_next_task(
@@ -321,9 +322,3 @@ def test_data_module_without_a_model_says_what_to_call(data_root: Path) -> None:
     data = ContinualDataModule(str(data_root), ["b"])
     with pytest.raises(DataError, match=r"call data.follow\(model.data_plan"):
         data.train_dataloader()
-
-
-def test_trainer_without_a_continual_data_module_is_refused() -> None:
-    trainer: Any = SimpleNamespace(datamodule=None)
-    with pytest.raises(ConfigError, match="ContinualDataModule, got NoneType"):
-        data_of(trainer)

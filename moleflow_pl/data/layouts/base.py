@@ -30,6 +30,7 @@ class ImageRecord:
         mask: File of the defect's mask; None for good images and without a mask.
         has_masks: Whether the product has masks, so that all pixels of a good image are normal.
         expected_mask: Where the mask of a defective image is expected.
+        variant: How a good image is changed, see `variants`; None for unchanged.
     """
 
     path: Path
@@ -38,6 +39,7 @@ class ImageRecord:
     mask: Path | None = None
     has_masks: bool = False
     expected_mask: Path | None = None
+    variant: str | None = None
 
     @property
     def lacks_mask(self) -> bool:
