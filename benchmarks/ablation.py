@@ -7,6 +7,7 @@
     python -m benchmarks.ablation parts --root DATA --weights WEIGHTS
     python -m benchmarks.ablation image-score --root DATA --weights WEIGHTS
     python -m benchmarks.ablation draws --root DATA --weights WEIGHTS
+    python -m benchmarks.ablation variants --root DATA --weights WEIGHTS
 
 `defaults` changes how an expert learns, its features, and how patches and images are scored, mostly
 back to `configs/seed.yaml`. `patch-fraction` trains with a quarter of the patches and with fewer
@@ -22,7 +23,9 @@ The others compare on one model: DINOv2's ViT-S/14 learns all products, in their
 of their good images for calibration. `parts` compares the parts of a patch's score, alone and
 added; `image-score` compares ways from the scores of an image's patches to its own; `draws` chooses
 the memory banks again with other seeds, and exits with 1 where image AUROC spreads too far.
-`--judged` shows only some of the products: choose by these, then confirm by the others.
+`variants` learns no flow: it compares memory banks that also choose among variants of the good images
+(`data.variants`). `--judged` shows only some of the products: choose by these, then confirm by the
+others.
 
 Figures are oracle results, means over seeds. A stopped run resumes. Prints a table, and finally a
 line of JSON.
@@ -56,6 +59,7 @@ from benchmarks.harness.products import AS_DEFAULT, AS_PUBLISHED, METRICS, Image
 from benchmarks.harness.prototype_kinds import compare_kinds
 from benchmarks.harness.report import Report, Row, benchmark
 from benchmarks.harness.study import Result, Study, scores_named
+from benchmarks.harness.variant_banks import variants
 from benchmarks.literal import FEATURES
 from moleflow_pl.scoring.functional import patch_nll
 from moleflow_pl.scoring.patch_scores import BankSearch, PatchFeatures, PatchScore
@@ -92,7 +96,7 @@ SIZES = {224: 0.0, 392: 0.04}  # pixels a side, and least pixel AP above the mem
 RESOLUTION_COLUMNS = {"memory bank": f"{BANKS}, oracle", "no memory bank": "norm, oracle"}
 SEEDS = {"defaults": (0, 1), "patch-fraction": (0, 1, 2), "resolution": (0, 1, 2)}
 ON_ONE_MODEL: dict[str, Callable[..., None]] = {
-    "parts": parts, "image-score": image_score, "draws": draws,
+    "parts": parts, "image-score": image_score, "draws": draws, "variants": variants,
 }  # fmt: skip
 # where there is no choice: only the ViT has groups of levels
 BACKBONE_OF = {"patch-fraction": CNN.key, **dict.fromkeys(["resolution", *ON_ONE_MODEL], VIT.key)}

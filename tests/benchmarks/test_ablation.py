@@ -6,8 +6,10 @@ import pytest
 from benchmarks import ablation
 from benchmarks.ablation import fraction_row
 from benchmarks.harness import one_model, plans
+from benchmarks.harness.baselines import STRONG_BANK
 from benchmarks.harness.one_model import CHANGES, DEFAULT_WAY, IMAGE_WAYS, PRESETS
 from benchmarks.harness.plans import BANKS, Recipe
+from benchmarks.harness.variant_banks import SETS, UNCHANGED
 from tests.helpers.benchmarks import METHOD, TINY, last_rows, run_script
 
 
@@ -155,6 +157,18 @@ def test_draws_may_not_spread(
     for row in rows.values():
         assert row["value"] == pytest.approx(found[1] - found[0])
         assert row["note"].startswith(f"mean {sum(found) / 2:.4f}, standard deviation")
+
+
+def test_banks_with_variants_stand_beside_the_bank_without(
+    judged: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_script(ablation.main, monkeypatch, "variants", *judged) == 0
+    rows = last_rows(capsys)
+    for what in SETS:
+        assert f"{STRONG_BANK}, image_auroc, {what}: c" in rows
+        assert f"{STRONG_BANK}, pixel_ap, {what}: b" in rows
+        assert f"{STRONG_BANK}, pixel_ap, {what}: c" not in rows  # it has no masks
+    assert rows[f"{STRONG_BANK}, image_auroc, {UNCHANGED}: mean"]["note"] == ""
 
 
 def test_kinds_of_prototypes_route_the_products_of_the_command_line(
