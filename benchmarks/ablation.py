@@ -23,9 +23,9 @@ The others compare on one model: DINOv2's ViT-S/14 learns all products, in their
 of their good images for calibration. `parts` compares the parts of a patch's score, alone and
 added; `image-score` compares ways from the scores of an image's patches to its own; `draws` chooses
 the memory banks again with other seeds, and exits with 1 where image AUROC spreads too far.
-`variants` learns no flow: it compares memory banks that also choose among variants of the good images
-(`data.variants`). `--judged` shows only some of the products: choose by these, then confirm by the
-others.
+`variants` learns no flow: it compares memory banks that also choose among variants of the good
+images (`data.variants`). `--judged` shows only some of the products: choose by these, then confirm
+by the others.
 
 Figures are oracle results, means over seeds. A stopped run resumes. Prints a table, and finally a
 line of JSON.
