@@ -118,4 +118,6 @@ with (
     import timm as timm
     from FrEIA.framework import SequenceINN as SequenceINN
     from FrEIA.modules import InvertibleModule as InvertibleModule
+    from torchvision.transforms.functional import InterpolationMode as InterpolationMode
     from torchvision.transforms.functional import gaussian_blur as gaussian_blur
+    from torchvision.transforms.functional import rotate as rotate

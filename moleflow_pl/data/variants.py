@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.functional import InterpolationMode, rotate
 
+from moleflow_pl._internal.libraries import InterpolationMode, rotate
 from moleflow_pl.data.layouts.base import ImageRecord
 from moleflow_pl.errors import ConfigError, DataError
 
