@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.harness.parts import DRAW_IMAGES, NEAREST, aurocs_of_draws, part_maps
 from benchmarks.harness.plans import BANKS, calibrated
-from benchmarks.harness.products import METRICS
+from benchmarks.harness.products import GUIDED, METRICS
 from benchmarks.harness.report import Report, Row
 from benchmarks.harness.study import Study
 from moleflow_pl.metrics.image import auroc
@@ -111,12 +111,12 @@ def mean_of(values: Sequence[float | None]) -> float | None:
 def parts(report: Report, study: Study, seeds: Sequence[int], judged: Sequence[str]) -> None:
     """What each part of a patch's score is worth."""
     recipe = calibrated(study.backbone.method)
-    figures: dict[str, dict[str, dict[str, float]]] = {metric: {} for metric in METRICS}
+    figures: dict[str, dict[str, dict[str, float]]] = {metric: {} for metric in (*METRICS, GUIDED)}
     for product in judged:
         maps, features = [part_maps(study, recipe, s, product) for s in seeds], study.features
         for what, names in CHANGES.items():
             totals = [one.total(names)[0] for one in maps]
-            found = [features(product).metrics(total, study.image_score) for total in totals]
+            found = [features(product).both_maps(total, study.image_score) for total in totals]
             for metric, of in figures.items():
                 if (mean := mean_of([one[metric] for one in found])) is not None:
                     of.setdefault(what, {})[product] = mean

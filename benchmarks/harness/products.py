@@ -198,6 +198,10 @@ class ProductFeatures:
         """Pixel AP of patch scores (N, h, w) by maps that follow the image."""
         return self._evaluated(patches, AS_DEFAULT, GUIDED_MAPS)["pixel_ap"]["routed"]
 
+    def both_maps(self, patches: Tensor, score: Scorer) -> Values:
+        """The metrics, with the pixel AP of guided maps too."""
+        return {**self.metrics(patches, score), GUIDED: self.guided_pixel_ap(patches)}
+
     def result(self, patches: Tensor, score: Scorer) -> dict[str, Any]:
         """Metrics of patch scores (N, h, w), and the scores of the images."""
         return {**self.metrics(patches, score), "scores": score(patches).double().tolist()}
