@@ -119,7 +119,8 @@ def tail_excesses(scores: Sequence[float]) -> tuple[float, np.ndarray]:
 def tail_shape(products: Sequence[Sequence[float]]) -> float:
     """Shape of one generalised Pareto tail of several products, each over its mean excess."""
     excesses = [tail_excesses(scores)[1] for scores in products]
-    return float(genpareto.fit(np.concatenate([e / e.mean() for e in excesses]), floc=0)[0])
+    scaled = [e / e.mean() for e in excesses if e.any()]
+    return float(genpareto.fit(np.concatenate(scaled), floc=0)[0])
 
 
 def limit_by_shape(scores: Sequence[float], rate: float, shape: float) -> float:
@@ -132,9 +133,10 @@ def limit_by_shape(scores: Sequence[float], rate: float, shape: float) -> float:
     if count >= images_for(rate):
         return limit(scores, rate)
     base, excesses = tail_excesses(scores)
-    wider = shape + 1 / len(excesses)
+    wider = shape + 1 / len(excesses) or np.finfo(float).eps
     odds = rate * (count + 1) / (len(excesses) + 1)
-    return base + excesses.mean() * (1 - shape) * (odds**-wider - 1) / wider
+    value = base + excesses.mean() * (1 - shape) * (odds**-wider - 1) / wider
+    return max(value, max(scores))  # as without a shape
 
 
 def formulas_for(task: str, every: Mapping[str, Sequence[float]]) -> dict[str, Formula]:

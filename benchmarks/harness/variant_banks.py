@@ -1,7 +1,7 @@
 """What variants of good images are worth to a memory bank.
 
-For `variants` of `benchmarks.ablation`. The strong memory bank stands for the method's: it needs no
-training, so that many variants can be compared.
+For `variants` of `benchmarks.ablation`. The strong memory bank needs no training, so that many
+variants can be compared; its size stays the same.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class EvaluationCallback(Callback):
         blur_sigma: Standard deviation of the Gaussian blur on that map; 0 for none. Maps of
             `predict` and of exported files have no blur.
         upsampling: Interpolation from patch scores to that map: `nearest`, `bilinear`, `bicubic`,
-            or `guided`: maps follow the image, as those of `predict` do.
+            or `guided`: maps follow the image; with `blur_sigma` 0 they are those of `predict`.
         aupro_limit: False-positive rate up to which AUPRO integrates.
         evaluate_next_task: Also score each task just before it is learned, for forward transfer.
         target_recall: Recall for which the report gives the false-alarm rate.

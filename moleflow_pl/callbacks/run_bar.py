@@ -19,6 +19,7 @@ from moleflow_pl._internal.steps import Advance, can_draw, showing_steps
 from moleflow_pl.callbacks.evaluation import EvaluationCallback
 from moleflow_pl.data.datamodule import ContinualDataModule
 from moleflow_pl.data.trainer_data import data_of
+from moleflow_pl.data.variants import variants_of
 from moleflow_pl.tasks.schedule import TaskSchedule
 
 FEATURES, EPOCH, BANK, CALIBRATION, TEST = "features", "epoch", "bank", "calibration", "test"
@@ -106,12 +107,16 @@ def work_of(
     for index in todo:
         task = schedule.tasks[index]
         parts = [counts[product] for product in task.products]
-        train, val = (sum(part[name] for part in parts) for name in ("train", "val"))
+        train = sum(
+            counts[name]["train"] * (1 + len(variants_of(name, data.variants)))
+            for name in task.products
+        )
+        unchanged, val = (sum(part[name] for part in parts) for name in ("train", "val"))
         tested[index] = sum(part["test_good"] + part["test_defective"] for part in parts)
         work[FEATURES] += train + val
         work[EPOCH] += train * (task.epochs - task.epochs_done)
         work[BANK] += train
-        work[CALIBRATION] += val + (train if training_scored else 0)
+        work[CALIBRATION] += val + (unchanged if training_scored else 0)
         if evaluation and (evaluation.evaluate_every_task or index == todo[-1]):
             work[TEST] += sum(tested.values())
     return work

@@ -252,7 +252,7 @@ class CountedBatches:
 
 def size_of(loader: DataLoader) -> int:
     """Number of images that a loader reads."""
-    return len(loader.dataset)  # type: ignore[arg-type]
+    return len(loader.sampler)  # type: ignore[arg-type]
 
 
 def current_task(schedule: TaskSchedule) -> tuple[int, Task]:

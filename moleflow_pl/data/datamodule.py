@@ -82,7 +82,7 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
         feature_store: Folder that keeps features for other runs; by default they are discarded.
         roi: Mask of the region of interest, 0 outside: a file for all products, or a file by
             product; by default `roi.png` in a product's folder.
-        variants: How good images of all products, or of each by its name, may look too: `hflip`,
+        variants: Other looks of good images, of all products or of each by its name: `hflip`,
             `vflip`, `rot90`, `rot180`, `rot270`, `tilt_left`, `tilt_right`, `darker`, `brighter`.
         predict_path: Images for `predict`: a file, folder or pattern; by default the test images.
 
@@ -364,8 +364,8 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
     def _records(self, task: int, part: Part) -> list[ImageRecord]:
         products, splits = self.plan.schedule.tasks[task].products, self._splits
         found = [record for product in products for record in splits.records(product, part)]
-        changed = {"train": multiplied, "val": alternating}.get(part)
-        return changed(found, self.variants) if changed else found
+        expand = {"train": multiplied, "val": alternating}.get(part)
+        return expand(found, self.variants) if expand else found
 
     def _images(self, task: int, part: Part, masks: bool = False) -> ImageDataset:
         return ImageDataset(self._records(task, part), task, self.plan.extractor.image_size, masks)

@@ -223,5 +223,7 @@ def features_key(extractor: PatchExtractor, dataset: ImageDataset) -> str:
     facts = {**extractor.fingerprint(), "bfloat16": bfloat16, "reader": READER}
     digest.update(json.dumps(facts, sort_keys=True).encode())
     digest.update("".join(file_hashes(record.path for record in dataset.records)).encode())
-    digest.update(json.dumps([record.variant for record in dataset.records]).encode())
+    variants = [record.variant for record in dataset.records]
+    if any(variants):
+        digest.update(json.dumps(variants).encode())
     return digest.hexdigest()

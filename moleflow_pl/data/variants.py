@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -21,21 +21,23 @@ Variant = Literal[
 ]  # fmt: skip
 Variants = Sequence[Variant] | Mapping[str, Sequence[Variant]]  # of all products, or by product
 TILT = 5.0  # degrees
-DARKER, BRIGHTER = 0.8, 1.2  # times the light
+DARKER, BRIGHTER = 0.8, 1.2  # times the brightness
 QUARTERS = ("rot90", "rot270")  # turns that swap height and width
 
 
 def tilt(image: Tensor, degrees: float) -> Tensor:
     """Rotate an image (3, H, W) counter-clockwise; its mirror image fills the corners."""
-    sides = [side // 8 for side in image.shape[:0:-1] for _ in range(2)]
-    wide = F.pad(image[None].float(), sides, mode="reflect")
-    turned = rotate(wide, degrees, InterpolationMode.BILINEAR)[0].round().to(image.dtype)
-    left, top = sides[0], sides[2]
-    return turned[:, top : top + image.shape[1], left : left + image.shape[2]]
+    height, width = image.shape[1:]
+    # how far a corner moves; numpy mirrors as often as it takes
+    down, across = (math.ceil(math.sin(math.radians(TILT)) * side) for side in (width, height))
+    wide = np.pad(image.numpy(), ((0, 0), (down, down), (across, across)), mode="symmetric")
+    turned = rotate(torch.from_numpy(wide)[None].float(), degrees, InterpolationMode.BILINEAR)[0]
+    inside = turned[:, down : down + height, across : across + width]
+    return inside.round().clamp(0, 255).to(image.dtype)
 
 
 def lit(image: Tensor, factor: float) -> Tensor:
-    """An image (3, H, W), uint8, in a multiple of its light."""
+    """An image (3, H, W), uint8, of another brightness."""
     return (image.float() * factor).round().clamp(0, 255).to(image.dtype)
 
 
@@ -52,7 +54,7 @@ VARIANTS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def changed(rgb: Image.Image, variant: str | None) -> Image.Image:
+def apply_variant(rgb: Image.Image, variant: str | None) -> Image.Image:
     """A picture as a variant of it; the same without one."""
     if variant is None:
         return rgb
@@ -143,12 +145,12 @@ def check_shapes(
         for variant in variants_of(product, variants):
             if variant in QUARTERS and size[0] != size[1]:
                 raise DataError(
-                    f"data.variants {variant} of {product!r} needs square images, got {size[0]} x "
-                    f"{size[1]}: set model.image_size to one number, or leave the variant out"
+                    f"the variant {variant} of {product!r} needs square images, got {size[0]} x "
+                    f"{size[1]} (model.image_size): leave it out of data.variants"
                 )
             shown = inside[None].expand(3, -1, -1).byte() * 255
             if not inside.all() and not VARIANTS[variant](shown).gt(0).equal(shown.gt(0)):
                 raise DataError(
-                    f"data.variants {variant} of {product!r} moves its region of interest: leave "
-                    "the variant out, or the mask (data.roi, roi.png)"
+                    f"the variant {variant} of {product!r} moves its region of interest: leave it "
+                    "out of data.variants, or do without the mask (data.roi, roi.png)"
                 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -139,12 +139,19 @@ class TaskScores:
         size = max(CHUNK_PIXELS // self.options.map_size**2, 1)
         for start in range(0, len(images), size):
             chunk = images[start : start + size]
-            of_images = [refined(self.patch_scores(i, mode), self._guides[i]) for i in chunk]
-            scores = torch.stack(of_images)
-            options = self.options
-            maps = anomaly_map(scores, options.shape, options.blur_sigma, options.interpolation)
-            for i, score_map in zip(chunk, maps, strict=True):
+            for i, score_map in zip(chunk, self._maps_of(chunk, mode), strict=True):
                 yield score_map, self.mask(i)
+
+    def _maps_of(self, images: Sequence[int], mode: str) -> Iterable[Tensor]:
+        """Maps (H, W) of a few images by index."""
+        options, patches = self.options, [self.patch_scores(i, mode) for i in images]
+        form = options.shape, options.blur_sigma, options.interpolation
+        if options.upsampling != "guided":
+            return anomaly_map(torch.stack(patches), *form)
+        # one by one: what cannot follow an image stays as small as it is
+        guides = [self._guides[i] for i in images]
+        pairs = zip(patches, guides, strict=True)
+        return (anomaly_map(refined(*pair)[None], *form)[0] for pair in pairs)
 
     def patch_scores(self, image: int, mode: str = "routed") -> Tensor:
         """Patch scores (h, w) of an image by index."""
@@ -173,7 +180,9 @@ class TaskScores:
         if self.options.upsampling != "guided":
             return [None] * len(patches)
         height, width = patches.shape[1:]
-        return list(guides_of(batch["image"].cpu(), (height, width)))
+        guides = guides_of(batch["image"].cpu(), (height, width))
+        # only images with masks are compared with maps
+        return [None if m is None else g for m, g in zip(batch["gt_mask"], guides, strict=True)]
 
     def metrics(self) -> dict[str, Any]:
         """Every metric for each routing mode; None where it cannot be computed.

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from moleflow_pl.data.images import read_rgb, shrink
-from moleflow_pl.data.variants import changed
+from moleflow_pl.data.variants import apply_variant
 from moleflow_pl.errors import DataError
 from moleflow_pl.inference.heatmap import colour_ends, heat_overlay, map_on
 from moleflow_pl.metrics.decisions import ANOMALOUS, NORMAL, UNKNOWN
@@ -88,12 +88,12 @@ def suspect_examples(suspects: Sequence[SuspectImage]) -> dict[str, dict[str, li
     by_product: dict[str, dict[str, list[Example]]] = {}
     for suspect in suspects:
         try:
-            picture = changed(shrink(read_rgb(Path(suspect.path)), SIDE), suspect.variant)
+            picture = apply_variant(shrink(read_rgb(Path(suspect.path)), SIDE), suspect.variant)
         except DataError:
             continue  # removed or damaged since it was scored
         limits = suspect.limits
         caption = score_caption(suspect.score, limits.score)
-        caption += f", as {suspect.variant}" if suspect.variant else ""
+        caption += f", scored as {suspect.variant}" if suspect.variant else ""
         if suspect.patch_scores is None:
             pictures = {"image": jpeg_uri(picture)}
             caption += "; only the report of the fit has its heatmap"

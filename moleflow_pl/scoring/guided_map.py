@@ -61,8 +61,8 @@ def follow(patch_scores: Tensor, guide: Tensor) -> Tensor:
     """Upsample finite patch scores (h, w) so that they follow an image (3, n h, n w).
 
     A guided filter makes the map end where the defect does, not where a patch does. But it flattens
-    small peaks, so what a patch's mean in the map lacks of its score is filtered too, and added:
-    back-projection.
+    small peaks, so the difference between each patch's score and its mean in the map is filtered
+    too, and added: back-projection.
 
     Shape: (n h, n w).
 
@@ -74,7 +74,10 @@ def follow(patch_scores: Tensor, guide: Tensor) -> Tensor:
     scores = patch_scores.double().numpy()
     followed = guided(scores)
     followed += guided(scores - patch_means(followed, each))
-    return torch.from_numpy(followed.clip(scores.min())).to(patch_scores.dtype)
+    # far from all others, such as beyond a region of interest, the lowest score stays
+    near = ndimage.maximum_filter(scores > scores.min(), 3).repeat(each, 0).repeat(each, 1)
+    followed = np.where(near, followed, scores.min()).clip(scores.min())
+    return torch.from_numpy(followed).to(patch_scores.dtype)
 
 
 class GuidedFilter:

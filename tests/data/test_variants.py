@@ -11,7 +11,7 @@ from moleflow_pl.data.variants import (
     VARIANTS,
     Variant,
     alternating,
-    changed,
+    apply_variant,
     check_shapes,
     check_variants,
     multiplied,
@@ -68,6 +68,12 @@ def test_a_tilt_turns_about_the_middle_and_leaves_no_black_corner() -> None:
         assert found[[0, 0, -1, -1], [0, -1, 0, -1]].min() > 150
 
 
+@pytest.mark.parametrize("size", [(400, 16), (16, 400), (7, 7)])
+def test_a_tilt_of_an_oblong_image_leaves_no_black_corner(size: tuple[int, int]) -> None:
+    image = torch.full((3, *size), 200, dtype=torch.uint8)
+    assert VARIANTS["tilt_left"](image).equal(image)
+
+
 def test_training_images_come_first_and_then_all_their_variants() -> None:
     found = multiplied([*records(2), *records(1, "b")], {"a": ["hflip", "darker"]})
     assert [(r.path.name, r.variant) for r in found] == [
@@ -115,8 +121,8 @@ def test_a_variant_must_leave_the_region_of_interest_where_it_is() -> None:
 def test_a_picture_is_shown_as_the_variant_that_was_scored() -> None:
     image = noise(30, 50).permute(1, 2, 0).numpy()
     picture = Image.fromarray(image)
-    assert changed(picture, None) is picture
-    assert np.array_equal(np.asarray(changed(picture, "hflip")), np.fliplr(image))
+    assert apply_variant(picture, None) is picture
+    assert np.array_equal(np.asarray(apply_variant(picture, "hflip")), np.fliplr(image))
 
 
 def test_a_fit_learns_from_variants_and_leaves_all_of_an_image_out(tmp_path: Path) -> None:

@@ -110,10 +110,14 @@ def test_guided_maps_are_those_of_predict(data_root: Path) -> None:
     for i, row in enumerate(scores.rows):
         channels = read_image(Path(row["path"]), (48, 48))[None]
         patches, (guide,) = scores.patch_scores(i), guides_of(channels, (12, 12))
-        wanted = pixel_map(patches, (48, 48), guide)
+        wanted = pixel_map(patches, (48, 48), guide if scores.has_mask(i) else None)
         torch.testing.assert_close(found[i], wanted)
         guided += not torch.allclose(wanted, pixel_map(patches, (48, 48)), atol=1e-3)
     assert guided  # the guide matters
+    scores.patch_scores(1)[0, 0] = torch.nan  # such a map cannot follow the image
+    broken = [one for one, _ in scores.maps(range(len(scores.rows)))][1]
+    assert broken.isnan().any()
+    assert not broken.isnan().all()
 
 
 def test_few_maps_are_there_at_once_and_a_mask_takes_a_bit_a_pixel(
