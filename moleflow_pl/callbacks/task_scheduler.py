@@ -30,9 +30,9 @@ from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.data.batches import Batch
 from moleflow_pl.data.datamodule import ContinualDataModule
 from moleflow_pl.data.trainer_data import data_of
-from moleflow_pl.data.variants import unchanged_of
+from moleflow_pl.data.variants import originals_of
 from moleflow_pl.errors import ConfigError
-from moleflow_pl.model.leave_one_out import of_unchanged
+from moleflow_pl.model.leave_one_out import with_originals
 from moleflow_pl.module import MoLEFlow
 from moleflow_pl.tasks.schedule import Task, TaskSchedule, lr_factor, minute_in_utc
 from moleflow_pl.tasks.thresholds import FALSE_ALARM_RATE, check_rate, images_for
@@ -215,8 +215,8 @@ class TaskSchedulerCallback(Callback):
             counted = CountedBatches(train, advance)
             origins = module.learner.finish_task(task, counted, calibration)
         if calibration is not None:
-            origins = of_unchanged(origins, unchanged_of(train.dataset.records))  # type: ignore[attr-defined]
-            train = data.unchanged_in_order(task)
+            origins = with_originals(origins, originals_of(train.dataset.records))  # type: ignore[attr-defined]
+            train = data.originals_in_order(task)
             scored = size_of(train) if module.inspector.score.all_have_banks else 0
             count = scored + size_of(calibration)
             with step(f"calibration of {name}", "calibration", count) as advance:

@@ -302,7 +302,7 @@ class ContinualDataModule(TasksOnHost, LightningDataModule):
         """Training images of one task in the order of their names, then their variants."""
         return self._share(self._training_set(task, "train"))
 
-    def unchanged_in_order(self, task: int) -> DataLoader:
+    def originals_in_order(self, task: int) -> DataLoader:
         """Training images of one task in the order of their names, without variants."""
         dataset = self._training_set(task, "train")
         return self._share(dataset, sum(r.variant is None for r in dataset.records))

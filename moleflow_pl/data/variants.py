@@ -62,12 +62,12 @@ def apply_variant(rgb: Image.Image, variant: str | None) -> Image.Image:
     return Image.fromarray(channels.permute(1, 2, 0).numpy())
 
 
-def unchanged_of(records: Sequence[ImageRecord]) -> Tensor:
-    """For each training image, the number of the one that it is a variant of.
+def originals_of(records: Sequence[ImageRecord]) -> Tensor:
+    """For each training image, the index of the image that it is a variant of, or its own.
 
     Example:
         >>> from pathlib import Path
-        >>> unchanged_of(multiplied([ImageRecord(Path(p), "x") for p in "ab"], ["hflip"]))
+        >>> originals_of(multiplied([ImageRecord(Path(p), "x") for p in "ab"], ["hflip"]))
         tensor([0, 1, 0, 1])
     """
     first = {record.path: i for i, record in enumerate(records) if record.variant is None}

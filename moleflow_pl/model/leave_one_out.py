@@ -49,18 +49,19 @@ class OthersSearch:
         return torch.cat(distances)
 
 
-def of_unchanged(origins: Origins, unchanged: Tensor) -> Origins:
-    """Origins of vectors of variants, as the images they are variants of.
+def with_originals(origins: Origins, originals: Tensor) -> Origins:
+    """Origins in which each variant is replaced by its original.
 
     Args:
         origins: The training images of the banks' vectors.
-        unchanged: For each training image, the number of the one it is a variant of.
+        originals: For each training image, the index of the image that it is a variant of, or its
+            own.
 
     Example:
-        >>> of_unchanged({"bank": [torch.tensor([0, 3])]}, torch.tensor([0, 1, 0, 1]))
+        >>> with_originals({"bank": [torch.tensor([0, 3])]}, torch.tensor([0, 1, 0, 1]))
         {'bank': [tensor([0, 1])]}
     """
-    return {part: [unchanged[bank.long()] for bank in banks] for part, banks in origins.items()}
+    return {part: [originals[bank.long()] for bank in banks] for part, banks in origins.items()}
 
 
 def can_leave_out(inspector: Inspector, origins: Origins) -> bool:

@@ -74,8 +74,9 @@ def follow(patch_scores: Tensor, guide: Tensor) -> Tensor:
     scores = patch_scores.double().numpy()
     followed = guided(scores)
     followed += guided(scores - patch_means(followed, each))
-    # far from all others, such as beyond a region of interest, the lowest score stays
-    near = ndimage.maximum_filter(scores > scores.min(), 3).repeat(each, 0).repeat(each, 1)
+    # the lowest score, such as that beyond a region of interest, stays where a bilinear map has it
+    above = (scores > scores.min()).repeat(each, 0).repeat(each, 1)
+    near = ndimage.maximum_filter(above, each - 1)
     followed = np.where(near, followed, scores.min()).clip(scores.min())
     return torch.from_numpy(followed).to(patch_scores.dtype)
 

@@ -74,7 +74,7 @@ def test_features_are_computed_once_for_each_variant_of_an_image(data_root: Path
     assert len(stored) == 3 * count
     for part, image in ((stored[:count], unchanged), (stored[count::2], unchanged.flip(-1))):
         torch.testing.assert_close(part, extractor(image), atol=1e-4, rtol=1e-4)
-    assert len(next(iter(data.unchanged_in_order(0)))["path"]) == min(count, data.batch_size)
+    assert len(next(iter(data.originals_in_order(0)))["path"]) == min(count, data.batch_size)
     calibration = torch.cat([batch["image"] for batch in plain.calibration_images(0) or ()])
     assert torch.equal(images[0], calibration[0])
     assert torch.equal(images[1], calibration[1].flip(-1))
