@@ -1,5 +1,7 @@
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -116,16 +118,22 @@ def test_pixels_of_a_finer_grid_are_judged_against_the_bank(
     assert all("memory bank, pixel_ap above it" in what for what in missed)
 
 
+def require_judged(rows: dict[str, Any], title: str, compared: Iterable[str]) -> None:
+    """Check that all that is compared has figures of the judged products, and of no other."""
+    for what in compared:
+        assert f"{title}, image_auroc, {what}: b" in rows
+        assert f"{title}, image_auroc, {what}: c" in rows
+        assert f"{title}, pixel_ap, {what}: b" in rows
+        assert f"{title}, pixel_ap, {what}: c" not in rows  # it has no masks
+        assert f"{title}, image_auroc, {what}: 01" not in rows
+
+
 def test_parts_stand_beside_the_presets(
     judged: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_script(ablation.main, monkeypatch, "parts", *judged) == 0
     rows = last_rows(capsys)
-    for change in CHANGES:
-        assert f"{TINY.name}, image_auroc, {change}: b" in rows
-        assert f"{TINY.name}, pixel_ap, {change}: b" in rows
-        assert f"{TINY.name}, pixel_ap, {change}: c" not in rows  # it has no masks
-        assert f"{TINY.name}, image_auroc, {change}: 01" not in rows
+    require_judged(rows, TINY.name, CHANGES)
     first = rows[f"{TINY.name}, pixel_ap, {PRESETS}: b"]["value"]
     other = rows[f"{TINY.name}, pixel_ap, no memory bank: b"]
     assert other["note"] == f"{other['value'] - first:+.4f}"
@@ -164,10 +172,7 @@ def test_banks_with_variants_stand_beside_the_bank_without(
 ) -> None:
     assert run_script(ablation.main, monkeypatch, "variants", *judged) == 0
     rows = last_rows(capsys)
-    for what in SETS:
-        assert f"{STRONG_BANK}, image_auroc, {what}: c" in rows
-        assert f"{STRONG_BANK}, pixel_ap, {what}: b" in rows
-        assert f"{STRONG_BANK}, pixel_ap, {what}: c" not in rows  # it has no masks
+    require_judged(rows, STRONG_BANK, SETS)
     assert rows[f"{STRONG_BANK}, image_auroc, {UNCHANGED}: mean"]["note"] == ""
 
 
