@@ -13,6 +13,7 @@ from moleflow_pl._internal.distributed import is_first
 from moleflow_pl._internal.printable import printable
 from moleflow_pl.data.images import ImageFile, size_of
 from moleflow_pl.data.layouts.base import ROI, RootedLayout
+from moleflow_pl.data.layouts.registry import require_products
 from moleflow_pl.data.masks import read_mask
 from moleflow_pl.data.splits import ProductSplits
 from moleflow_pl.errors import ConfigError, DataError
@@ -30,12 +31,8 @@ def check_roi(roi: Roi | None, groups: Sequence[Sequence[str]]) -> None:
     Raises:
         ConfigError: a product is unknown.
     """
-    products = [name for group in groups for name in group]
-    unknown = [name for name in roi if name not in products] if isinstance(roi, Mapping) else []
-    if unknown and products:
-        raise ConfigError(
-            f"data.roi has masks for {unknown}, which are not among the products {products}"
-        )
+    if isinstance(roi, Mapping):
+        require_products("data.roi has masks for", roi, groups)
 
 
 def roi_path(splits: ProductSplits, product: str, roi: Roi | None = None) -> Path | None:

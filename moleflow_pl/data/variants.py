@@ -14,6 +14,7 @@ from torch import Tensor
 
 from moleflow_pl._internal.libraries import InterpolationMode, rotate
 from moleflow_pl.data.layouts.base import ImageRecord
+from moleflow_pl.data.layouts.registry import require_products
 from moleflow_pl.errors import ConfigError, DataError
 
 Variant = Literal[
@@ -80,14 +81,9 @@ def check_variants(variants: Variants | None, groups: Sequence[Sequence[str]]) -
     Raises:
         ConfigError: a variant or a product is unknown, or a variant is repeated.
     """
-    products = [name for group in groups for name in group]
-    by_product = variants if isinstance(variants, Mapping) else {"": variants or ()}
-    unknown = [name for name in by_product if name and name not in products]
-    if unknown and products:
-        raise ConfigError(
-            f"data.variants names {unknown}, which are not among the products {products}"
-        )
-    for given in by_product.values():
+    by_product = variants if isinstance(variants, Mapping) else {}
+    require_products("data.variants names", by_product, groups)
+    for given in by_product.values() if by_product else [variants or ()]:
         wrong = isinstance(given, str) or [v for v in given if v not in get_args(Variant)]
         if wrong or len({*given}) < len(given):
             raise ConfigError(

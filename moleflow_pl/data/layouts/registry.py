@@ -9,7 +9,7 @@ from typing import Any
 from moleflow_pl._internal.names import LONGEST_NAME, check_name
 from moleflow_pl._internal.registry import Registry
 from moleflow_pl.data.layouts.base import Layout
-from moleflow_pl.errors import DataError
+from moleflow_pl.errors import ConfigError, DataError
 from moleflow_pl.tasks.schedule import GROUP_JOINT, MOST_PRODUCTS
 
 # builds a layout from `data.root`: a folder, or a folder by product
@@ -63,3 +63,18 @@ def task_groups(tasks: Iterable[str | int | list[str | int]]) -> list[list[str]]
             f"two tasks of data.tasks have the same name: {task_names}; rename a product"
         )
     return groups
+
+
+def require_products(what: str, named: Iterable[str], groups: Iterable[Iterable[str]]) -> None:
+    """Check that an argument by product names products of the task list, if there is one.
+
+    Raises:
+        ConfigError: a product is unknown.
+
+    Example:
+        >>> require_products("data.roi has masks for", ["a"], [["a"], ["b"]])
+    """
+    products = [name for group in groups for name in group]
+    unknown = [name for name in named if name not in products]
+    if unknown and products:
+        raise ConfigError(f"{what} {unknown}, which are not among the products {products}")
