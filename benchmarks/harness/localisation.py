@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -53,25 +53,28 @@ class Defect:
     image: Tensor
     truth: np.ndarray
 
+    @cached_property
+    def guide(self) -> Tensor:
+        """What the map follows (3, *), uint8."""
+        return guides_of(self.image, self.patch_scores.shape)[0]  # type: ignore[arg-type]
+
     def upsampled(self, mode: str = "bilinear") -> Tensor:
         """The map at the size of the image (H, W)."""
         return resized(self.patch_scores[None, None], self.truth.shape, mode)
 
     def followed(self) -> Tensor:
         """The map that is in use (H, W)."""
-        guide = guides_of(self.image, self.patch_scores.shape)[0]  # type: ignore[arg-type]
-        return pixel_map(self.patch_scores, self.truth.shape, guide)
+        return pixel_map(self.patch_scores, self.truth.shape, self.guide)
 
     def filtered(self) -> Tensor:
         """The map of the guided filter alone, without back-projection (H, W)."""
-        guide = guides_of(self.image, self.patch_scores.shape)[0]  # type: ignore[arg-type]
-        each = guide.shape[1] // len(self.patch_scores)
-        scores = GuidedFilter(guide, each)(self.patch_scores.double().numpy())
+        each = self.guide.shape[1] // len(self.patch_scores)
+        scores = GuidedFilter(self.guide, each)(self.patch_scores.double().numpy())
         return resized(torch.from_numpy(scores)[None, None].float(), self.truth.shape)
 
     def small(self) -> tuple[Tensor, Tensor]:
         """The map (1, 1, *) and the image (1, 3, *) in 0..1, both at the size of a guide."""
-        image = guides_of(self.image, self.patch_scores.shape) / 255  # type: ignore[arg-type]
+        image = self.guide[None] / 255
         return resized(self.patch_scores[None, None], image.shape[2:])[None, None], image
 
 

@@ -5,7 +5,6 @@ For `run`, `thresholds`, `redrawn` and `folds` of `benchmarks.decisions`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,11 +19,10 @@ from moleflow_pl.tasks.oracle_scores import OracleScores
 from moleflow_pl.tasks.schedule import TaskSchedule
 from moleflow_pl.tasks.thresholds import (
     FALSE_ALARM_RATE,
-    TAIL_IMAGES,
-    TAIL_SHARE,
     images_for,
     limit,
     limit_by_all,
+    tail_size,
     threshold,
 )
 
@@ -112,7 +110,7 @@ def tail_excesses(scores: Sequence[float]) -> tuple[float, np.ndarray]:
         (0.0, array([3., 5.]))
     """
     ordered = np.sort(scores)
-    size = min(max(math.ceil(TAIL_SHARE * len(ordered)), TAIL_IMAGES), len(ordered) - 1)
+    size = min(tail_size(len(ordered)), len(ordered) - 1)
     return float(ordered[-size - 1]), ordered[-size:] - ordered[-size - 1]
 
 

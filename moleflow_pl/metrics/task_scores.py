@@ -25,7 +25,7 @@ LARGEST_MAP = 8192  # pixels of a side
 CHUNK_PIXELS = 2**21  # pixels of the maps that are made at once
 
 Values = dict[str, float | None]
-MapUpsampling = Literal["nearest", "bilinear", "bicubic", "guided"]
+MapUpsampling = Literal[Upsampling, "guided"]
 
 
 @dataclass(frozen=True)

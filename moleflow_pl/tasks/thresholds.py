@@ -189,7 +189,7 @@ def _quantile(ordered: np.ndarray, rate: float) -> float:
 def _robust_quantile(ordered: np.ndarray, rate: float, censored: int) -> float:
     """The limit by the scores below those that are censored, where the rate lies in their tail."""
     count, plain = len(ordered), _quantile(ordered, rate)
-    if not censored or rate * (count + 1) >= censored + _tail_size(count) + 1:
+    if not censored or rate * (count + 1) >= censored + tail_size(count) + 1:
         return plain
     return min(_tail_quantile(ordered, rate, censored), plain)
 
@@ -203,7 +203,7 @@ def _censored(ordered: np.ndarray) -> int:
     """
     count = len(ordered)
     doubtful = math.ceil(DEFECTIVE_SHARE * count)
-    size = doubtful + _tail_size(count)
+    size = doubtful + tail_size(count)
     if size >= count:
         return 0
     spacings = _spacings(ordered, size)
@@ -232,7 +232,7 @@ def check_rate(rate: float) -> None:
         )
 
 
-def _tail_size(count: int) -> int:
+def tail_size(count: int) -> int:
     """Number of `count` scores that form the tail."""
     return max(math.ceil(TAIL_SHARE * count), TAIL_IMAGES)
 
@@ -257,7 +257,7 @@ def _tail_quantile(ordered: np.ndarray, rate: float, censored: int = 0) -> float
         censored: Number of the highest scores of which only the rank counts.
     """
     count = len(ordered)
-    size = min(_tail_size(count) + censored, count - 1)
+    size = min(tail_size(count) + censored, count - 1)
     if size < 1:
         return float(ordered[-1])
     k = size - censored
