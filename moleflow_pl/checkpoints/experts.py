@@ -18,7 +18,8 @@ from moleflow_pl._internal.hashing import content_hash
 from moleflow_pl._internal.schema import SEAL, require_seal, stamp, validate
 from moleflow_pl._internal.signing import SIGNATURE, require_signature, sign
 from moleflow_pl._internal.upgrade import Kind, require_readable, upgrade
-from moleflow_pl.checkpoints.schema import one_line, require_finite, validate_tasks
+from moleflow_pl.checkpoints.finite import require_finite
+from moleflow_pl.checkpoints.schema import one_line, validate_tasks
 from moleflow_pl.errors import CheckpointError, MoLEFlowError, raise_if_out_of_memory
 from moleflow_pl.tasks.schedule import Task, TaskSchedule
 

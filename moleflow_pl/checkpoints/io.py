@@ -21,11 +21,11 @@ from moleflow_pl._internal.schema import SEAL, require_seal
 from moleflow_pl._internal.signing import SIGNATURE, require_signature, sign
 from moleflow_pl._internal.torch_files import load_plain, require_plain, require_stored
 from moleflow_pl._internal.upgrade import Kind, upgrade
+from moleflow_pl.checkpoints.finite import require_finite
 from moleflow_pl.checkpoints.run_folder import LAST, RunFolder
 from moleflow_pl.checkpoints.schema import (
     STATE_KEY,
     one_line,
-    require_finite,
     unsealed,
     validate_contents,
 )

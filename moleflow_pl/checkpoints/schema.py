@@ -335,20 +335,6 @@ def require_tensors(stored: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> 
         )
 
 
-def require_finite(tensors: Mapping[str, Any]) -> None:
-    """Check that no tensor holds NaN or infinity; other values are passed over.
-
-    Raises:
-        CheckpointError: a tensor holds NaN or infinity; the message names it.
-    """
-    for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or not tensor.numel():
-            continue
-        # a sum shows NaN and infinity in one fast pass; of very large numbers, it overflows
-        if not tensor.sum().isfinite() and not tensor.isfinite().all():
-            raise CheckpointError(f"its tensor {name} holds NaN or infinity")
-
-
 def shorten(text: str, longest: int = 300) -> str:
     """Cut a long text.
 

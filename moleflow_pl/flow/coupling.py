@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from moleflow_pl._internal.libraries import InvertibleModule
 from moleflow_pl.flow.autograd import AffineCoupling, ScaledRotation
 from moleflow_pl.flow.lora import MoLESubnet
-from moleflow_pl.flow.merged import MergedBlock, SharedAffine
+from moleflow_pl.flow.scoring_pass import ScoringBlock, SharedAffine
 
 SUBNET_GAIN = 0.1  # FrEIA scales the output of a subnet down: a coupling starts near identity
 SOFTPLUS_BETA = 0.5
@@ -108,10 +108,15 @@ class MoLECoupling(InvertibleModule):
         offset = self.w_perm @ self.global_offset.detach()[0]
         return SharedAffine(self.w_perm * scale, offset, scale.log().sum())
 
-    def merged(self, task: int, shared_affine: SharedAffine) -> MergedBlock:
+    def merged(self, task: int, shared_affine: SharedAffine) -> ScoringBlock:
         """The block of the expert of `task` in dense matrices, without gradients."""
         hidden, coefficients = self.subnet.layer1.merged(task), self.subnet.layer2.merged(task)
-        return MergedBlock(hidden, coefficients, shared_affine, self.clamp, SUBNET_GAIN)
+        return ScoringBlock(hidden, coefficients, shared_affine, self.clamp, SUBNET_GAIN)
+
+    def mixed(self, tasks: Sequence[int], shared_affine: SharedAffine) -> ScoringBlock:
+        """The block for a batch whose images have the experts of `tasks`, without gradients."""
+        hidden, coefficients = self.subnet.layer1.mixed(tasks), self.subnet.layer2.mixed(tasks)
+        return ScoringBlock(hidden, coefficients, shared_affine, self.clamp, SUBNET_GAIN)
 
     def output_dims(self, input_dims: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
         """A coupling keeps the shape."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moleflow_pl._internal.validation import require_int, require_number
 from moleflow_pl.flow.autograd import MergedLinear
+from moleflow_pl.flow.scoring_pass import MergedLayer, MixedLayer
 
 LARGEST_RANK = 4096
 LARGEST_ALPHA = 1e6
@@ -93,10 +96,27 @@ class LoRALinear(nn.Module):
         rows = MergedLinear.apply(x.flatten(0, -2), weight, down, up, bias, self.scaling)
         return rows.unflatten(0, x.shape[:-1])
 
-    def merged(self, task: int) -> tuple[Tensor, Tensor | None]:
-        """Dense weight and bias of a task, without gradients."""
+    def merged(self, task: int) -> MergedLayer:
+        """The layer of a task in dense weights, without gradients."""
         bias = self._bias(task)
-        return self.get_merged_weight(task), None if bias is None else bias.detach()
+        return MergedLayer(self.get_merged_weight(task), None if bias is None else bias.detach())
+
+    @torch.no_grad()
+    def mixed(self, tasks: Sequence[int]) -> MixedLayer:
+        """The layer for a batch whose images have the experts of `tasks`, without gradients."""
+        weight, bias = self.base_linear.weight, self.base_linear.bias
+        base = weight.new_zeros(len(weight)) if bias is None else bias
+
+        def stacked(owner: nn.ParameterDict) -> Tensor:
+            return torch.stack([owner[str(task)] for task in tasks])
+
+        biases = (
+            base + stacked(self.task_biases)
+            if self.use_task_bias
+            else base[None].expand(len(tasks), -1)
+        )
+        factors = (stacked(self.lora_A), stacked(self.lora_B)) if self.use_lora else None
+        return MixedLayer(weight, biases[:, None], factors, self.scaling)
 
     def get_merged_weight(self, task: int) -> Tensor:
         """Dense weight of a task, W + s B_t A_t, shape (D_out, D_in)."""

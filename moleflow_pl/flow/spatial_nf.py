@@ -7,6 +7,7 @@ each patch: log p(x) = log N(z; 0, I) + log_det.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import torch
@@ -18,7 +19,7 @@ from moleflow_pl._internal.validation import WIDEST, require_int, require_number
 from moleflow_pl.flow.adapters import ADAPTERS, InputAdapter
 from moleflow_pl.flow.coupling import MoLECoupling
 from moleflow_pl.flow.lora import LARGEST_ALPHA, LARGEST_RANK, MoLESubnet
-from moleflow_pl.flow.merged import MergedExpert, SharedAffine
+from moleflow_pl.flow.scoring_pass import MIXED_CPU_ROWS, ScoringPass, SharedAffine
 
 MOST_LAYERS = 256
 CACHED_EXPERTS = 16  # experts whose merged weights are kept
@@ -157,7 +158,11 @@ class MoLESpatialAwareNF(nn.Module):
         Raises:
             KeyError: a task was never added.
         """
-        return self._by_expert(self._forward, features, task)
+        if torch.is_grad_enabled():
+            return self._by_expert(self._forward, features, task)
+        adapted, adapter_log_det = self._by_expert(self._adapt, features, task)
+        latent, log_det = self._score(adapted, task, slice(None))
+        return latent, log_det + adapter_log_det
 
     @torch.no_grad()
     def encode_half(self, features: Tensor, task: int | Tensor) -> Tensor:
@@ -170,12 +175,13 @@ class MoLESpatialAwareNF(nn.Module):
         Raises:
             KeyError: a task was never added.
         """
-        return self._by_expert(self._encode_half, features, task)[0]
+        adapted, _ = self._by_expert(self._adapt, features, task)
+        return self._score(adapted, task, slice(self._middle))[0]
 
     @torch.no_grad()
     def finish(self, latent: Tensor, task: int | Tensor) -> Tensor:
         """Pass the result of `encode_half` (B, h, w, D) through the second half of the blocks."""
-        return self._by_expert(self._finish, latent, task)[0]
+        return self._score(latent, task, slice(self._middle, None))[0]
 
     def inverse(self, latent: Tensor, task: int | Tensor) -> Tensor:
         """Map a latent (B, h, w, D) back to features.
@@ -191,44 +197,57 @@ class MoLESpatialAwareNF(nn.Module):
         return self._by_expert(inverse, latent, task)[0]
 
     def _forward(self, features: Tensor, task: int) -> tuple[Tensor, Tensor]:
-        latent, log_det = self._run_blocks(self._adapted(features, task), task)
+        adapted, adapter_log_det = self._adapt(features, task)
+        latent, log_det = self._run(adapted, task)
+        return latent, log_det + adapter_log_det
+
+    def _adapt(self, features: Tensor, task: int) -> tuple[Tensor, Tensor]:
+        """Features after the input adapter, and its log-determinant, () or of each patch."""
         adapter = self.adapter_of(task)
-        return latent, log_det if adapter is None else log_det + adapter.log_det()
+        if adapter is None:
+            return features, features.new_zeros(())
+        return adapter(features), adapter.log_det()
 
-    def _encode_half(self, features: Tensor, task: int) -> tuple[Tensor, Tensor]:
-        return self._merged_run(self._expert(task).halves[0], self._adapted(features, task))
+    @property
+    def _middle(self) -> int:
+        """Number of blocks in the first half."""
+        return len(self.flow) // 2
 
-    def _finish(self, latent: Tensor, task: int) -> tuple[Tensor, Tensor]:
-        return self._merged_run(self._expert(task).halves[1], latent)
+    def _score(self, x: Tensor, task: int | Tensor, blocks: slice) -> tuple[Tensor, Tensor]:
+        """Pass adapted features through some of the blocks, without gradients."""
+        # to merge an expert pays from two images on
+        if isinstance(task, Tensor) and 2 * len(task.unique()) > max(len(task), 2):
+            return self._mixed_pass(x, task, blocks)
+        return self._by_expert(partial(self._merged_pass, blocks=blocks), x, task)
 
-    def _adapted(self, features: Tensor, task: int) -> Tensor:
-        adapter = self.adapter_of(task)
-        return features if adapter is None else adapter(features)
+    def _merged_pass(self, x: Tensor, task: int, blocks: slice) -> tuple[Tensor, Tensor]:
+        tensors = self.base_parameters() + self.expert_parameters(task)
+        return through(self._merged.get(task, tensors).part(blocks), x)
 
-    def _run_blocks(self, adapted: Tensor, task: int) -> tuple[Tensor, Tensor]:
-        """Run all blocks, with merged weights where no gradient is needed."""
-        if torch.is_grad_enabled():
-            return self._run(adapted, task)
-        return self._merged_run(self._expert(task), adapted)
+    def _mixed_pass(self, x: Tensor, tasks: Tensor, blocks: slice) -> tuple[Tensor, Tensor]:
+        pairs = list(zip(self.flow, self._affines(), strict=True))[blocks]
+        on_cpu = x.device.type == "cpu"
+        images = max(MIXED_CPU_ROWS // x[0, ..., 0].numel(), 1) if on_cpu else len(x)
+        passed = []
+        with torch.autocast(x.device.type, enabled=False):
+            for part, these in zip(x.split(images), tasks.split(images), strict=True):
+                mixed = [block.mixed(these.tolist(), affine) for block, affine in pairs]
+                passed.append(through(ScoringPass(mixed, MIXED_CPU_ROWS), part))
+        latents, log_dets = zip(*passed, strict=True)
+        return torch.cat(latents), torch.cat(log_dets)
 
-    def _merged_run(self, expert: MergedExpert, x: Tensor) -> tuple[Tensor, Tensor]:
-        latent, log_det = expert(x.reshape(-1, self.embed_dim))
-        return latent.reshape(x.shape), log_det.reshape(x.shape[:-1])
-
-    def _expert(self, task: int) -> MergedExpert:
-        return self._merged.get(task, self.base_parameters() + self.expert_parameters(task))
+    def _affines(self) -> list[SharedAffine]:
+        return self._shared_affines.get(0, self.base_parameters())
 
     def _build_shared_affines(self, _: int) -> list[SharedAffine]:
         return [block.shared_affine() for block in self.flow]
 
-    def _merge(self, task: int) -> MergedExpert:
-        shared_affines = self._shared_affines.get(0, self.base_parameters())
-        pairs = zip(self.flow, shared_affines, strict=True)
-        return MergedExpert([block.merged(task, shared_affine) for block, shared_affine in pairs])
+    def _merge(self, task: int) -> ScoringPass:
+        pairs = zip(self.flow, self._affines(), strict=True)
+        return ScoringPass([block.merged(task, affine) for block, affine in pairs])
 
     def _run(self, x: Tensor, task: int, rev: bool = False) -> tuple[Tensor, Tensor]:
-        rows, log_det = self.flow(x.reshape(-1, self.embed_dim), c=[task], rev=rev)
-        return rows.reshape(x.shape), log_det.reshape(x.shape[:-1])
+        return through(lambda rows: self.flow(rows, c=[task], rev=rev), x)
 
     def _by_expert(
         self,
@@ -241,15 +260,16 @@ class MoLESpatialAwareNF(nn.Module):
         Autocast is off: in half precision a log-density has a larger error than its spread over
         patches.
         """
+        tasks = task.unique().tolist() if isinstance(task, Tensor) else [task]
+        for index in tasks:
+            self._require_task(index)
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(self.reference_mean.dtype)
-            if not isinstance(task, Tensor):
-                self._require_task(task)
-                return run(x, task)
+            if len(tasks) == 1:
+                return run(x, tasks[0])
             output, log_det = torch.empty_like(x), x.new_empty(x.shape[:-1])
-            for index in task.unique().tolist():
-                self._require_task(index)
-                rows = (task == index).to(x.device)
+            for index in tasks:
+                rows = places_of(index, cast(Tensor, task), x.device)
                 output[rows], log_det[rows] = run(x[rows], index)
             return output, log_det
 
@@ -264,3 +284,22 @@ class MoLESpatialAwareNF(nn.Module):
             raise KeyError(
                 f"no expert for task {task}: the flow has {self.tasks}; call add_task first"
             )
+
+
+def through(blocks: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Latents (B, h, w, D) and log-determinants (B, h, w) of patches (B, h, w, D), row by row."""
+    rows, log_det = blocks(x.reshape(-1, x.shape[-1]))
+    return rows.reshape(x.shape), log_det.reshape(x.shape[:-1])
+
+
+def places_of(task: int, tasks: Tensor, device: torch.device) -> slice | Tensor:
+    """Where a task is among those of images (B,): a slice, which copies nothing, or indices.
+
+    Example:
+        >>> places_of(3, torch.tensor([1, 3, 3]), torch.device("cpu"))
+        slice(1, 3, None)
+    """
+    places = (tasks == task).nonzero()[:, 0]
+    first, last = int(places[0]), int(places[-1])
+    together = last - first + 1 == len(places)
+    return slice(first, last + 1) if together else places.to(device)

@@ -294,7 +294,6 @@ class Inspector(nn.Module):
         """Add two empty prototypes of a task, for the router and for novelty."""
         routed = TaskPrototype(self.extractor.dim, self.regions).to(self.device)
         ordinary = TaskPrototype(self.extractor.dim).to(self.device)
-        self.add_interest(task)
         self.router.add_prototype(task, routed)
         self.novelty_router.add_prototype(task, ordinary)
         return routed, ordinary

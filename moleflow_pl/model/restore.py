@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from moleflow_pl._internal.devices import usual_device
+from moleflow_pl._internal.torch_threads import one_thread
 from moleflow_pl.checkpoints.io import reading_checkpoint, restoring, validate_checkpoint
 from moleflow_pl.checkpoints.schema import (
     CONTAINERS_KEY,
@@ -196,7 +197,8 @@ def load_inspector(path: Path, device: str | torch.device = "cpu", **overrides: 
     Raises:
         CheckpointError: the file cannot be used, or is of another backbone.
     """
-    with reading_checkpoint(path) as checkpoint:  # its hash takes as long as the backbone
+    # another thread computes its hash, and takes as long as the backbone
+    with one_thread(), reading_checkpoint(path) as checkpoint:
         return inspector_of(checkpoint, path, device, **overrides)
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from moleflow_pl._internal.hashing import file_hash
+from moleflow_pl._internal.torch_threads import one_thread
 from moleflow_pl.checkpoints.run_folder import LAST
 from moleflow_pl.errors import CheckpointError
 from moleflow_pl.inference.predictor import Predictor
@@ -73,10 +70,6 @@ def stamp_of(file: Path) -> Stamp | None:
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
-# building a model draws random numbers of the process, which two threads must not interleave
-BUILDING = threading.Lock()
-
-
 def load(
     path: str | Path, device: str = "auto", backbone_weights: str | None = None
 ) -> LoadedModel:
@@ -88,34 +81,12 @@ def load(
     file = checkpoint_of(Path(path))
     for _ in range(LOADS):
         stamp = stamp_of(file)
-        with building():
+        with one_thread():
             predictor = Predictor.load(file, device=device, backbone_weights=backbone_weights)
         model = LoadedModel(predictor, file_hash(file))
         if stamp_of(file) == stamp:
             return model
     raise CheckpointError(f"{file} changes while it is loaded: wait until it is complete")
-
-
-@contextmanager
-def building() -> Iterator[None]:
-    """Build a model, or change one, while no other thread does, and with one thread of torch."""
-    with BUILDING, one_thread():
-        yield
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let this thread compute without others.
-
-    Otherwise OpenMP would keep threads for it, more than there are cores, and the threads of the
-    lanes would sleep at every barrier.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def newest(session: Session) -> Model | None:

@@ -12,6 +12,7 @@ from typing import cast
 from sqlalchemy import ColumnElement, select, update
 
 from moleflow_pl._internal.hashing import file_hash
+from moleflow_pl._internal.torch_threads import one_thread
 from moleflow_pl.checkpoints.io import read_checkpoint
 from moleflow_pl.checkpoints.schema import STATE_KEY
 from moleflow_pl.errors import ConfigError
@@ -25,7 +26,7 @@ from moleflow_pl.service.database import Database, Inspection, Review
 from moleflow_pl.service.images import ImageStore
 from moleflow_pl.service.locks import exclusive, require_held
 from moleflow_pl.service.machine import this_machine
-from moleflow_pl.service.models import USUAL, Building, building, newest
+from moleflow_pl.service.models import USUAL, Building, newest
 from moleflow_pl.service.tables import Application
 
 PAST = 200  # last decisions that a preview compares with
@@ -156,7 +157,7 @@ def apply_reviews(
                 require_held(session, LOCK, holder)
                 session.add_all(rows)
 
-        with building():
+        with one_thread():
             reviews = [item.review for item in items]
             tasks = library.apply(
                 path, reviews, device=options.device, before_write=note, **options.overrides
@@ -209,7 +210,7 @@ def preview_reviews(database: Database, store: ImageStore, options: Building = U
         for row in rows
     ]
     place = auto_device() if options.device == "auto" else options.device
-    with building():
+    with one_thread():
         checkpoint = read_checkpoint(path)
         inspector = inspector_of(checkpoint, path, place, **options.overrides)
         seed = checkpoint[STATE_KEY]["seed"]

@@ -7,15 +7,15 @@ from torch import nn
 
 from moleflow_pl._internal.tensor_cache import TensorCache
 from moleflow_pl._internal.torch_compat import write_count
-from moleflow_pl.flow.merged import MergedExpert
+from moleflow_pl.flow.scoring_pass import ScoringPass
 
 
 def test_cache_keeps_the_experts_used_last() -> None:
     built: list[int] = []
 
-    def build(task: int) -> MergedExpert:
+    def build(task: int) -> ScoringPass:
         built.append(task)
-        return MergedExpert([])
+        return ScoringPass([])
 
     cache = TensorCache(build, size=2)
     weights = [nn.Parameter(torch.zeros(1))]

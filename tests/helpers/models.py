@@ -92,6 +92,7 @@ def some_tasks(model: MoLEFlow, count: int) -> MoLEFlow:
     dim = model.inspector.extractor.dim
     for task in range(count):
         model.inspector.flow.add_task(task)
+        model.inspector.add_interest(task)
         adapter, patches = model.inspector.flow.adapter_of(task), FeatureStatistics(dim)
         patches.update(torch.randn(2 * dim, dim) * (task + 1) + task)
         if adapter is not None:

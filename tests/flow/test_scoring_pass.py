@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from moleflow_pl import MoLESpatialAwareNF
-from moleflow_pl.flow.merged import CPU_ROWS
+from moleflow_pl.flow.scoring_pass import CPU_ROWS
 from tests.helpers.models import wake
 
 
@@ -28,6 +28,43 @@ def test_merged_expert_scores_as_the_unmerged(switch: str) -> None:
             merged = flow(features, task)
         for one, other in zip(merged, expected, strict=True):
             assert_close(one, other.detach(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("switch", ["", "use_lora", "use_task_bias", "use_task_adapter"])
+# all images at once, four, less than one
+@pytest.mark.parametrize("grid", [(4, 4), (20, 50), (60, 70)])
+def test_each_image_of_a_mixed_batch_scores_by_its_own_expert(
+    switch: str, grid: tuple[int, int]
+) -> None:
+    flow = awake_flow(4, **({switch: False} if switch else {}))
+    features, tasks = torch.randn(6, *grid, 12), torch.tensor([3, 0, 1, 2, 0, 3])
+    images = list(zip(features, tasks.tolist(), strict=True))
+    with torch.no_grad():
+        latent, log_det = flow(features, tasks)
+        middle = flow.encode_half(features, tasks)
+        latent_after_both = flow.finish(middle, tasks)
+    one_by_one = [flow(image[None], task) for image, task in images]
+    assert_close(latent, torch.cat([z for z, _ in one_by_one]).detach(), rtol=1e-5, atol=1e-5)
+    assert_close(log_det, torch.cat([ld for _, ld in one_by_one]).detach(), rtol=1e-5, atol=1e-5)
+    assert_close(latent_after_both, latent)
+
+
+def test_mixed_batch_is_scored_in_single_precision_under_autocast() -> None:
+    flow = awake_flow(3)
+    features, tasks = torch.randn(3, 4, 4, 12), torch.arange(3)
+    with torch.no_grad():
+        expected = flow(features, tasks)[0]
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(flow(features, tasks)[0], expected)
+            assert torch.equal(flow.finish(flow.encode_half(features, tasks), tasks), expected)
+
+
+def test_mixed_batch_merges_no_expert(monkeypatch: pytest.MonkeyPatch) -> None:
+    flow = awake_flow(4)
+    features = torch.randn(4, 4, 4, 12)
+    monkeypatch.setattr(flow, "_merged", None)
+    with torch.no_grad():
+        assert flow(features, torch.arange(4))[0].isfinite().all()
 
 
 def test_scoring_leaves_the_features_as_they_are() -> None:
