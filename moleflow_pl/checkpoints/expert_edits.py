@@ -20,6 +20,7 @@ from moleflow_pl._internal.names import is_file_name
 from moleflow_pl._internal.provenance import versions
 from moleflow_pl.checkpoints.experts import PLACEHOLDER, TASK_LISTS, Expert
 from moleflow_pl.checkpoints.schema import (
+    BY_PRODUCT,
     CONFIG_KEY,
     CONTAINERS_KEY,
     STATE_KEY,
@@ -233,13 +234,24 @@ def remove(checkpoint: Checkpoint, name: str) -> None:
     for later in tasks[removed:]:
         later.evaluation = None  # its rows and columns count the removed task
     set_schedule(checkpoint, TaskSchedule(tasks))
+    edit_arguments(checkpoint, dict.fromkeys(schedule.tasks[removed].products))
 
 
 def rename(checkpoint: Checkpoint, old: str, new: str) -> None:
-    """Give a product another name.
+    """Give a product another name, also in the arguments of the run.
 
     Raises:
         ConfigError: there is no such product, or the new name is taken or invalid.
+    """
+    rename_product(checkpoint, old, new)
+    edit_arguments(checkpoint, {old: new})
+
+
+def rename_product(checkpoint: Checkpoint, old: str, new: str) -> None:
+    """Give a product another name in the tasks alone.
+
+    Raises:
+        ConfigError: as for `rename`.
     """
     schedule = learned_schedule(checkpoint)
     task = schedule.find(old)
@@ -266,7 +278,7 @@ def set_aside(checkpoint: Checkpoint, products: Sequence[str], number: int) -> s
         The new name of the expert.
     """
     for product in products:
-        rename(checkpoint, product, f"{product}~{number}")
+        rename_product(checkpoint, product, f"{product}~{number}")
     name = GROUP_JOINT.join(f"{product}~{number}" for product in products)
     schedule = learned_schedule(checkpoint)
     schedule.tasks[index_of(schedule, name)].replaced = True
@@ -329,4 +341,25 @@ def set_schedule(checkpoint: Checkpoint, schedule: TaskSchedule) -> None:
     if "data" in config:
         groups = [task.products for task in schedule.tasks]
         config["data"]["tasks"] = [group[0] if len(group) == 1 else group for group in groups]
+        checkpoint[CONFIG_KEY] = yaml.safe_dump(config, sort_keys=False)
+
+
+def edit_arguments(checkpoint: Checkpoint, names: Mapping[str, str | None]) -> None:
+    """Rename products in the arguments of the run that differ by product.
+
+    Args:
+        checkpoint: The model.
+        names: From old to new names, or to None for products that were removed.
+    """
+    config = run_arguments(checkpoint)
+    data = config.get("data", {})
+    for key in BY_PRODUCT:
+        if not isinstance(by_product := data.get(key), dict):
+            continue
+        data[key] = {
+            new: by_product[old] for old in by_product if (new := names.get(old, old)) is not None
+        }
+        if not data[key]:
+            del data[key]  # the default
+    if data:
         checkpoint[CONFIG_KEY] = yaml.safe_dump(config, sort_keys=False)

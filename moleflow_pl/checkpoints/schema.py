@@ -25,6 +25,7 @@ STATE_KEY = "moleflow"
 CONFIG_KEY = "moleflow_config"
 CONTAINERS_KEY = "per_task"
 GROUPS = ("model", "data", "schedule", "trainer", "evaluation")  # groups of arguments in use
+BY_PRODUCT = ("root", "roi", "variants")  # arguments of the data that may differ by product
 MOST_CONTAINERS = 4096
 LONGEST_NAME = 500  # characters of a tensor's name
 Values = list[float | None]  # one for each task

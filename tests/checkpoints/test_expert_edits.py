@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from moleflow_pl import MoLEFlow
 from moleflow_pl.checkpoints.expert_edits import (
@@ -13,11 +14,12 @@ from moleflow_pl.checkpoints.expert_edits import (
     learned_schedule,
     remove,
     rename,
+    set_aside,
     with_product_renamed,
 )
 from moleflow_pl.checkpoints.experts import Expert
 from moleflow_pl.checkpoints.io import write_checkpoint
-from moleflow_pl.checkpoints.schema import STATE_KEY
+from moleflow_pl.checkpoints.schema import CONFIG_KEY, STATE_KEY
 from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.tasks.calibration import Calibration
 from moleflow_pl.tasks.schedule import Task
@@ -185,6 +187,43 @@ def test_renaming_changes_a_name_and_no_tensor(three: Checkpoint, tmp_path: Path
     assert all(torch.equal(after[key], tensor) for key, tensor in before.items())
     for task in changed[STATE_KEY]["tasks"][1:]:
         assert list(task["evaluation"]["decisions"][1]) == ["bolt"]
+
+
+def with_arguments(checkpoint: Checkpoint, data: dict[str, Any]) -> Checkpoint:
+    """A copy of a checkpoint with other arguments of the data."""
+    changed = copy.deepcopy(checkpoint)
+    changed[CONFIG_KEY] = yaml.safe_dump({"seed_everything": 1, "data": data})
+    return changed
+
+
+def data_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    return yaml.safe_load(checkpoint[CONFIG_KEY])["data"]
+
+
+def test_arguments_of_a_product_follow_its_name_and_leave_with_it(three: Checkpoint) -> None:
+    masks = {"01": "/m/01.png", "b": "/m/b.png"}
+    given = {"root": "/images", "roi": masks, "variants": {"b": ["hflip"]}, "layout": "folder"}
+    changed = with_arguments(three, given)
+    rename(changed, "b", "bolt")
+    assert data_of(changed) == {
+        "root": "/images",
+        "roi": {"01": "/m/01.png", "bolt": "/m/b.png"},
+        "variants": {"bolt": ["hflip"]},
+        "layout": "folder",
+        "tasks": ["01", "bolt", "c"],
+    }
+    remove(changed, "bolt")
+    kept = {"root": "/images", "roi": {"01": "/m/01.png"}, "layout": "folder"}
+    assert data_of(changed) == {**kept, "tasks": ["01", "c"]}
+
+
+def test_a_new_version_of_a_product_keeps_its_arguments(three: Checkpoint) -> None:
+    changed = with_arguments(three, {"variants": {"b": ["hflip"]}})
+    expert = extract(three, "b")
+    aside = set_aside(changed, ["b"], 1)
+    add(changed, expert)
+    remove(changed, aside)
+    assert data_of(changed)["variants"] == {"b": ["hflip"]}
 
 
 def test_a_product_of_a_group_keeps_its_threshold_under_another_name() -> None:

@@ -6,10 +6,8 @@ import pytest
 import yaml
 
 from moleflow_pl import ContinualDataModule
-from moleflow_pl.checkpoints.schema import STATE_KEY
-from moleflow_pl.cli.stored_arguments import of_known_products, stored_config
+from moleflow_pl.cli.stored_arguments import stored_config
 from moleflow_pl.errors import CheckpointError
-from moleflow_pl.tasks.schedule import Task, TaskSchedule
 from tests.helpers.checkpoints import bare_checkpoint
 
 CONFIG = {
@@ -65,14 +63,6 @@ def test_paths_by_product_are_taken_over_and_a_fit_takes_masks_too(tmp_path: Pat
     assert stored(tmp_path, {"data": data})["data"] == data
     images = {name: data[name] for name in ("root", "variants")}
     assert stored(tmp_path, {"data": data}, "predict")["data"] == images
-
-
-def test_variants_of_a_product_that_was_removed_are_left_out(tmp_path: Path) -> None:
-    data = {"variants": {"a": ["hflip"], "gone": ["vflip"]}, "tasks": ["a", "gone"]}
-    schedule = TaskSchedule([Task(["a"], 1, 1)])
-    content = {"hyper_parameters": {}, STATE_KEY: {"tasks": schedule.state()}}
-    assert of_known_products(data, content)["variants"] == {"a": ["hflip"]}
-    assert of_known_products(data, {}) == data
 
 
 def test_every_argument_of_the_data_that_decides_a_fit_is_taken_over_or_named_in_a_warning(
