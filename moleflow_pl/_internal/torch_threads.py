@@ -8,26 +8,26 @@ from contextlib import contextmanager
 
 import torch
 
-# else two threads could restore each other's limit, or, while they build models, interleave the
-# random numbers of the process
-LIMITED = threading.RLock()
+LOCK = threading.RLock()  # else two threads could restore each other's limit
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Within the block, let torch compute in the calling thread alone; one block at a time.
 
-    By default an operation is shared among as many threads as there are cores, and ends when the
-    last of them does. If another thread of the process is busy, that one has to wait for a core.
+    By default torch shares an operation among as many threads as there are cores, and waits for all
+    of them. If other work needs a core, the operation waits for that work too.
 
-    A thread that computes for the first time while another is in the block stays limited too.
+    Since there is one block at a time, threads that build models in it do not interleave the random
+    numbers of the process. A thread that computes for the first time while another is in the block
+    stays limited too.
 
     Example:
         >>> with one_thread():
         ...     torch.get_num_threads()
         1
     """
-    with LIMITED:
+    with LOCK:
         before = torch.get_num_threads()
         torch.set_num_threads(1)
         try:

@@ -234,7 +234,6 @@ def remove(checkpoint: Checkpoint, name: str) -> None:
     for later in tasks[removed:]:
         later.evaluation = None  # its rows and columns count the removed task
     set_schedule(checkpoint, TaskSchedule(tasks))
-    edit_arguments(checkpoint, dict.fromkeys(schedule.tasks[removed].products))
 
 
 def rename(checkpoint: Checkpoint, old: str, new: str) -> None:
@@ -243,11 +242,11 @@ def rename(checkpoint: Checkpoint, old: str, new: str) -> None:
     Raises:
         ConfigError: there is no such product, or the new name is taken or invalid.
     """
-    rename_product(checkpoint, old, new)
-    edit_arguments(checkpoint, {old: new})
+    rename_in_tasks(checkpoint, old, new)
+    rename_in_arguments(checkpoint, old, new)
 
 
-def rename_product(checkpoint: Checkpoint, old: str, new: str) -> None:
+def rename_in_tasks(checkpoint: Checkpoint, old: str, new: str) -> None:
     """Give a product another name in the tasks alone.
 
     Raises:
@@ -269,6 +268,8 @@ def rename_product(checkpoint: Checkpoint, old: str, new: str) -> None:
 def set_aside(checkpoint: Checkpoint, products: Sequence[str], number: int) -> str:
     """Set an expert aside for a newer version: rename it, and route no image to it.
 
+    The arguments of the run keep its name: they are those of the newer version.
+
     Args:
         checkpoint: The model.
         products: The expert's products.
@@ -278,7 +279,7 @@ def set_aside(checkpoint: Checkpoint, products: Sequence[str], number: int) -> s
         The new name of the expert.
     """
     for product in products:
-        rename_product(checkpoint, product, f"{product}~{number}")
+        rename_in_tasks(checkpoint, product, f"{product}~{number}")
     name = GROUP_JOINT.join(f"{product}~{number}" for product in products)
     schedule = learned_schedule(checkpoint)
     schedule.tasks[index_of(schedule, name)].replaced = True
@@ -344,22 +345,12 @@ def set_schedule(checkpoint: Checkpoint, schedule: TaskSchedule) -> None:
         checkpoint[CONFIG_KEY] = yaml.safe_dump(config, sort_keys=False)
 
 
-def edit_arguments(checkpoint: Checkpoint, names: Mapping[str, str | None]) -> None:
-    """Rename products in the arguments of the run that differ by product.
-
-    Args:
-        checkpoint: The model.
-        names: From old to new names, or to None for products that were removed.
-    """
+def rename_in_arguments(checkpoint: Checkpoint, old: str, new: str) -> None:
+    """Give a product another name where the arguments of the run differ by product."""
     config = run_arguments(checkpoint)
     data = config.get("data", {})
     for key in BY_PRODUCT:
-        if not isinstance(by_product := data.get(key), dict):
-            continue
-        data[key] = {
-            new: by_product[old] for old in by_product if (new := names.get(old, old)) is not None
-        }
-        if not data[key]:
-            del data[key]  # the default
-    if data:
-        checkpoint[CONFIG_KEY] = yaml.safe_dump(config, sort_keys=False)
+        by_product = data.get(key)
+        if isinstance(by_product, dict) and old in by_product:
+            by_product[new] = by_product.pop(old)  # in place of a removed product of that name
+            checkpoint[CONFIG_KEY] = yaml.safe_dump(config, sort_keys=False)

@@ -34,12 +34,17 @@ def require_finite(tensors: Mapping[str, Any]) -> None:
 
 def sums_are_finite(tensors: Iterable[Tensor]) -> bool:
     """Whether sums over all values are finite: one pass over many small tensors together."""
-    by_type: defaultdict[torch.dtype, list[Tensor]] = defaultdict(list)
+    by_type: defaultdict[np.dtype, list[Tensor]] = defaultdict(list)
     for tensor in tensors:
-        by_type[tensor.dtype].append(tensor)
-    return all(
-        np.isfinite(np.frombuffer(block, kind).sum(dtype=np.promote_types(kind, np.float32)))
-        for alike in by_type.values()
-        for kind in [alike[0].new_empty(0).numpy(force=True).dtype]
-        for block in joined(alike)
-    )
+        by_type[tensor.numpy(force=True).dtype].append(tensor)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return all(
+            np.isfinite(sum_of(np.frombuffer(block, kind)))
+            for kind, alike in by_type.items()
+            for block in joined(alike)
+        )
+
+
+def sum_of(values: np.ndarray) -> np.floating:
+    """The sum in single precision or better."""
+    return values.sum(dtype=np.promote_types(values.dtype, np.float32))

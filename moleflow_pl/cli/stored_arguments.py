@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 import yaml
 
 from moleflow_pl.checkpoints.run_folder import RunFolder
-from moleflow_pl.checkpoints.schema import BY_PRODUCT, run_arguments
+from moleflow_pl.checkpoints.schema import BY_PRODUCT, STATE_KEY, run_arguments
 from moleflow_pl.cli.config_values import TRUSTED, home_of
 from moleflow_pl.errors import CheckpointError
+from moleflow_pl.tasks.schedule import TaskSchedule
 
 logger = logging.getLogger(__name__)
 
@@ -68,9 +70,26 @@ def stored_config(checkpoint: Path, content: Mapping[str, Any], subcommand: str)
         raise CheckpointError(f"{checkpoint} cannot be used: {error}") from error
     groups = RESUMED if subcommand == "fit" else CARRIED
     parts = {key: listed(key, names, stored[key]) for key, names in groups.items() if key in stored}
+    if "data" in parts:
+        parts["data"] = of_known_products(parts["data"], content)
     seed = {SEED: stored[SEED]} if isinstance(stored.get(SEED), (int, bool)) else {}
     place = {"default_root_dir": str(RunFolder.of(checkpoint).root)}
     return yaml.safe_dump({**seed, **parts, "trainer": {**parts.get("trainer", {}), **place}})
+
+
+def of_known_products(data: dict[str, Any], content: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the data without masks and variants of products that the model does not know.
+
+    A product that is being learned again counts as known, although its expert is set aside.
+    """
+    tasks = content.get(STATE_KEY, {}).get("tasks")
+    if not tasks:
+        return data
+    products = [name for task in TaskSchedule.from_state(tasks).tasks for name in task.products]
+    known = {re.sub(r"~\d+$", "", name) for name in products} | {*products}
+    by_product = {k: v for k in ("roi", "variants") if isinstance(v := data.get(k), dict)}
+    kept = {k: {name: of[name] for name in of if name in known} for k, of in by_product.items()}
+    return {**data, **kept}
 
 
 def listed(part: str, names: tuple[str, ...] | None, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -157,6 +157,7 @@ class MoLESpatialAwareNF(nn.Module):
 
         Raises:
             KeyError: a task was never added.
+            ValueError: the tasks are not as many as the images.
         """
         if torch.is_grad_enabled():
             return self._by_expert(self._forward, features, task)
@@ -216,7 +217,8 @@ class MoLESpatialAwareNF(nn.Module):
     def _score(self, x: Tensor, task: int | Tensor, blocks: slice) -> tuple[Tensor, Tensor]:
         """Pass adapted features through some of the blocks, without gradients."""
         # to merge an expert pays from two images on
-        if isinstance(task, Tensor) and 2 * len(task.unique()) > max(len(task), 2):
+        mixed = 2 * len(self._tasks_of(x, task)) > max(len(x), 2)
+        if isinstance(task, Tensor) and mixed:
             return self._mixed_pass(x, task, blocks)
         return self._by_expert(partial(self._merged_pass, blocks=blocks), x, task)
 
@@ -230,6 +232,7 @@ class MoLESpatialAwareNF(nn.Module):
         images = max(MIXED_CPU_ROWS // x[0, ..., 0].numel(), 1) if on_cpu else len(x)
         passed = []
         with torch.autocast(x.device.type, enabled=False):
+            x = x.to(self.reference_mean.dtype)
             for part, these in zip(x.split(images), tasks.split(images), strict=True):
                 mixed = [block.mixed(these.tolist(), affine) for block, affine in pairs]
                 passed.append(through(ScoringPass(mixed, MIXED_CPU_ROWS), part))
@@ -260,9 +263,7 @@ class MoLESpatialAwareNF(nn.Module):
         Autocast is off: in half precision a log-density has a larger error than its spread over
         patches.
         """
-        tasks = task.unique().tolist() if isinstance(task, Tensor) else [task]
-        for index in tasks:
-            self._require_task(index)
+        tasks = self._tasks_of(x, task)
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(self.reference_mean.dtype)
             if len(tasks) == 1:
@@ -278,6 +279,15 @@ class MoLESpatialAwareNF(nn.Module):
         if not self.use_task_adapter:
             return None
         return cast(InputAdapter, self.input_adapters[str(task)])
+
+    def _tasks_of(self, x: Tensor, task: int | Tensor) -> list[int]:
+        """The distinct tasks of a batch, all of which have an expert."""
+        if isinstance(task, Tensor) and task.shape != x.shape[:1]:
+            raise ValueError(f"give each of {len(x)} images a task, not {tuple(task.shape)} tasks")
+        tasks = task.unique().tolist() if isinstance(task, Tensor) else [task]
+        for index in tasks:
+            self._require_task(index)
+        return tasks
 
     def _require_task(self, task: int) -> None:
         if task not in self.tasks:

@@ -200,21 +200,24 @@ def data_of(checkpoint: Checkpoint) -> dict[str, Any]:
     return yaml.safe_load(checkpoint[CONFIG_KEY])["data"]
 
 
-def test_arguments_of_a_product_follow_its_name_and_leave_with_it(three: Checkpoint) -> None:
+def test_arguments_of_a_product_follow_its_name(three: Checkpoint) -> None:
     masks = {"01": "/m/01.png", "b": "/m/b.png"}
-    given = {"root": "/images", "roi": masks, "variants": {"b": ["hflip"]}, "layout": "folder"}
+    variants = {"bolt": ["vflip"], "b": ["hflip"]}  # the former of a product that was removed
+    given = {"root": "/images", "roi": masks, "variants": variants, "layout": "folder"}
     changed = with_arguments(three, given)
     rename(changed, "b", "bolt")
-    assert data_of(changed) == {
+    expected = {
         "root": "/images",
         "roi": {"01": "/m/01.png", "bolt": "/m/b.png"},
         "variants": {"bolt": ["hflip"]},
         "layout": "folder",
         "tasks": ["01", "bolt", "c"],
     }
+    assert data_of(changed) == expected
+    expert = extract(changed, "bolt")
     remove(changed, "bolt")
-    kept = {"root": "/images", "roi": {"01": "/m/01.png"}, "layout": "folder"}
-    assert data_of(changed) == {**kept, "tasks": ["01", "c"]}
+    add(changed, expert)
+    assert data_of(changed) == {**expected, "tasks": ["01", "c", "bolt"]}
 
 
 def test_a_new_version_of_a_product_keeps_its_arguments(three: Checkpoint) -> None:

@@ -1,4 +1,5 @@
 import re
+from dataclasses import asdict
 from inspect import signature
 from pathlib import Path
 
@@ -6,8 +7,10 @@ import pytest
 import yaml
 
 from moleflow_pl import ContinualDataModule
-from moleflow_pl.cli.stored_arguments import stored_config
+from moleflow_pl.checkpoints.schema import STATE_KEY
+from moleflow_pl.cli.stored_arguments import of_known_products, stored_config
 from moleflow_pl.errors import CheckpointError
+from moleflow_pl.tasks.schedule import Task
 from tests.helpers.checkpoints import bare_checkpoint
 
 CONFIG = {
@@ -63,6 +66,19 @@ def test_paths_by_product_are_taken_over_and_a_fit_takes_masks_too(tmp_path: Pat
     assert stored(tmp_path, {"data": data})["data"] == data
     images = {name: data[name] for name in ("root", "variants")}
     assert stored(tmp_path, {"data": data}, "predict")["data"] == images
+
+
+def test_masks_and_variants_of_unknown_products_are_left_out(tmp_path: Path) -> None:
+    data = {"variants": {"a": ["hflip"], "gone": ["vflip"]}, "roi": {"gone": "/m"}, "tasks": ["a"]}
+    content = {"hyper_parameters": {}, STATE_KEY: {"tasks": [asdict(Task(["a"], 1, 1))]}}
+    assert of_known_products(data, content) == {**data, "variants": {"a": ["hflip"]}, "roi": {}}
+    assert of_known_products(data, {}) == data
+
+
+def test_a_product_that_is_learned_again_keeps_its_mask_and_variants() -> None:
+    data = {"variants": {"a": ["hflip"]}, "roi": {"a": "/a.png"}}
+    aside = Task(["a~2"], 1, 1, replaced=True)
+    assert of_known_products(data, {STATE_KEY: {"tasks": [asdict(aside)]}}) == data
 
 
 def test_every_argument_of_the_data_that_decides_a_fit_is_taken_over_or_named_in_a_warning(

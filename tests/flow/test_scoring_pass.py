@@ -59,6 +59,14 @@ def test_mixed_batch_is_scored_in_single_precision_under_autocast() -> None:
             assert torch.equal(flow.finish(flow.encode_half(features, tasks), tasks), expected)
 
 
+@pytest.mark.parametrize("tasks", [[0, 1, 2], [0, 0, 0]])
+def test_latents_of_another_precision_are_finished_in_that_of_the_flow(tasks: list[int]) -> None:
+    flow = awake_flow(3)
+    middle = flow.encode_half(torch.randn(3, 4, 4, 12), torch.tensor(tasks))
+    expected = flow.finish(middle, torch.tensor(tasks))
+    assert torch.equal(flow.finish(middle.double(), torch.tensor(tasks)), expected)
+
+
 def test_mixed_batch_merges_no_expert(monkeypatch: pytest.MonkeyPatch) -> None:
     flow = awake_flow(4)
     features = torch.randn(4, 4, 4, 12)

@@ -230,11 +230,23 @@ def test_half_precision_autocast_does_not_reach_the_density() -> None:
         assert torch.equal(one, other)
 
 
-def test_unknown_task_is_an_error_that_lists_the_known() -> None:
-    flow = awake_flow(tasks=2)
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("call", ["forward", "encode_half", "finish", "inverse"])
+def test_unknown_task_is_an_error_that_lists_the_known(call: str, grad: bool) -> None:
+    flow = awake_flow(tasks=2, use_lora=False, use_task_bias=False)
+    x = torch.zeros(2, 1, 1, 12, dtype=torch.float64)
     for task in (7, torch.tensor([0, 7])):
-        with pytest.raises(KeyError, match=r"task 7: the flow has \[0, 1\]"):
-            flow(torch.zeros(2, 1, 1, 12, dtype=torch.float64), task)
+        with torch.set_grad_enabled(grad), pytest.raises(KeyError, match=r"the flow has \[0, 1\]"):
+            getattr(flow, call)(x, task)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("tasks", [[0], [0, 1], [0, 0, 1, 1, 1], []])
+def test_tasks_that_are_not_as_many_as_the_images_are_refused(tasks: list[int], grad: bool) -> None:
+    flow = awake_flow(tasks=2)
+    x = torch.zeros(4, 1, 1, 12, dtype=torch.float64)
+    with torch.set_grad_enabled(grad), pytest.raises(ValueError, match="each of 4 images a task"):
+        flow(x, torch.tensor(tasks, dtype=torch.long))
 
 
 def test_a_task_is_added_once() -> None:

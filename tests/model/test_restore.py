@@ -89,6 +89,17 @@ def test_products_on_disk_answer_as_those_in_memory_to_the_bit(
     assert all(map(equal, expected, [answers(stored, *batch) for batch in given]))
 
 
+def test_loading_runs_no_image_through_the_backbone(
+    of_five: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("an image went through the backbone")
+
+    monkeypatch.setattr("moleflow_pl.features.extractor.feature_maps", refuse)
+    monkeypatch.setattr("moleflow_pl.features.extractor.checked_maps", refuse)
+    assert load_inspector(of_five).interest.tasks.keys() == {"0", "1", "2", "3", "4"}
+
+
 def test_two_products_of_those_on_disk_are_ready_at_a_time(
     of_five: Path, from_disk: Callable[[Path], Inspector], monkeypatch: pytest.MonkeyPatch
 ) -> None:
