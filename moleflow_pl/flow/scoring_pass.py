@@ -78,14 +78,14 @@ class MixedLayer:
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Map rows (B n, D_in), in the order of the images, to (B n, D_out)."""
-        images = rows.unflatten(0, (len(self.bias), -1))
-        if self.factors is None:
-            added = self.bias.repeat(1, images.shape[1], 1)
-        else:
+        out = F.linear(rows, self.weight)
+        by_image = out.unflatten(0, (len(self.bias), -1)).add_(self.bias)
+        if self.factors is not None:
             down, up = self.factors
+            images = rows.unflatten(0, (len(self.bias), -1))
             narrow = torch.bmm(images, down.transpose(1, 2))
-            added = torch.baddbmm(self.bias, narrow, up.transpose(1, 2), alpha=self.scaling)
-        return added.flatten(0, 1).addmm_(rows, self.weight.T)
+            by_image.baddbmm_(narrow, up.transpose(1, 2), alpha=self.scaling)
+        return out
 
 
 @dataclass
