@@ -1,8 +1,8 @@
 """The flow without gradients: the same numbers in fewer, larger matrix products.
 
 One expert for many images is merged into dense weights. If most images of a batch have an expert
-of their own, merging costs more than it saves: all images share the product with the base's
-weights, and each adds the product with its own low-rank factors.
+of their own, and these are too many to stay cached, merging costs more than it saves: all images
+share the product with the base's weights, and each adds the product with its low-rank factors.
 """
 
 from __future__ import annotations

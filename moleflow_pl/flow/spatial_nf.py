@@ -203,7 +203,7 @@ class MoLESpatialAwareNF(nn.Module):
         return latent, log_det + adapter_log_det
 
     def _adapt(self, features: Tensor, task: int) -> tuple[Tensor, Tensor]:
-        """Features after the input adapter, and its log-determinant, () or of each patch."""
+        """Features after the input adapter, and its log-determinant ()."""
         adapter = self.adapter_of(task)
         if adapter is None:
             return features, features.new_zeros(())
@@ -216,9 +216,10 @@ class MoLESpatialAwareNF(nn.Module):
 
     def _score(self, x: Tensor, task: int | Tensor, blocks: slice) -> tuple[Tensor, Tensor]:
         """Pass adapted features through some of the blocks, without gradients."""
-        # to merge an expert pays from two images on
-        mixed = 2 * len(self._tasks_of(x, task)) > max(len(x), 2)
-        if isinstance(task, Tensor) and mixed:
+        tasks = self._tasks_of(x, task)
+        # merging an expert pays from two images on, or if it stays cached
+        merged = len(self.tasks) <= self._merged.size or 2 * len(tasks) <= max(len(x), 2)
+        if isinstance(task, Tensor) and not merged:
             return self._mixed_pass(x, task, blocks)
         return self._by_expert(partial(self._merged_pass, blocks=blocks), x, task)
 

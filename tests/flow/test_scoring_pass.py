@@ -5,8 +5,15 @@ import torch
 from torch.testing import assert_close
 
 from moleflow_pl import MoLESpatialAwareNF
+from moleflow_pl.flow import spatial_nf
 from moleflow_pl.flow.scoring_pass import CPU_ROWS
 from tests.helpers.models import wake
+
+
+@pytest.fixture
+def one_cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flows keep one merged expert: with more, batches of few images for each are mixed."""
+    monkeypatch.setattr(spatial_nf, "CACHED_EXPERTS", 1)
 
 
 def awake_flow(tasks: int = 2, **options: bool) -> MoLESpatialAwareNF:
@@ -30,6 +37,7 @@ def test_merged_expert_scores_as_the_unmerged(switch: str) -> None:
             assert_close(one, other.detach(), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.usefixtures("one_cached")
 @pytest.mark.parametrize("switch", ["", "use_lora", "use_task_bias", "use_task_adapter"])
 # all images at once, four, less than one
 @pytest.mark.parametrize("grid", [(4, 4), (20, 50), (60, 70)])
@@ -49,6 +57,7 @@ def test_each_image_of_a_mixed_batch_scores_by_its_own_expert(
     assert_close(latent_after_both, latent)
 
 
+@pytest.mark.usefixtures("one_cached")
 def test_mixed_batch_is_scored_in_single_precision_under_autocast() -> None:
     flow = awake_flow(3)
     features, tasks = torch.randn(3, 4, 4, 12), torch.arange(3)
@@ -59,6 +68,7 @@ def test_mixed_batch_is_scored_in_single_precision_under_autocast() -> None:
             assert torch.equal(flow.finish(flow.encode_half(features, tasks), tasks), expected)
 
 
+@pytest.mark.usefixtures("one_cached")
 @pytest.mark.parametrize("tasks", [[0, 1, 2], [0, 0, 0]])
 def test_latents_of_another_precision_are_finished_in_that_of_the_flow(tasks: list[int]) -> None:
     flow = awake_flow(3)
@@ -67,6 +77,17 @@ def test_latents_of_another_precision_are_finished_in_that_of_the_flow(tasks: li
     assert torch.equal(flow.finish(middle.double(), torch.tensor(tasks)), expected)
 
 
+def test_experts_that_all_stay_cached_are_merged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    flow = awake_flow(4)
+    features, tasks = torch.randn(4, 4, 4, 12), torch.arange(4)
+    with torch.no_grad():
+        expected = flow(features, tasks)
+        monkeypatch.setattr(flow._merged, "build", None)
+        monkeypatch.setattr(flow, "_mixed_pass", None)
+        assert all(map(torch.equal, flow(features, tasks), expected))
+
+
+@pytest.mark.usefixtures("one_cached")
 def test_mixed_batch_merges_no_expert(monkeypatch: pytest.MonkeyPatch) -> None:
     flow = awake_flow(4)
     features = torch.randn(4, 4, 4, 12)
