@@ -348,9 +348,11 @@ def set_schedule(checkpoint: Checkpoint, schedule: TaskSchedule) -> None:
 def rename_in_arguments(checkpoint: Checkpoint, old: str, new: str) -> None:
     """Give a product another name where the arguments of the run differ by product."""
     config = run_arguments(checkpoint)
-    data = config.get("data", {})
-    for key in BY_PRODUCT:
-        by_product = data.get(key)
-        if isinstance(by_product, dict) and old in by_product:
-            by_product[new] = by_product.pop(old)  # in place of a removed product of that name
-            checkpoint[CONFIG_KEY] = yaml.safe_dump(config, sort_keys=False)
+    given = [config.get("data", {}).get(key) for key in BY_PRODUCT]
+    named = [
+        by_product for by_product in given if isinstance(by_product, dict) and old in by_product
+    ]
+    for by_product in named:
+        by_product[new] = by_product.pop(old)  # in place of a removed product of that name
+    if named:
+        checkpoint[CONFIG_KEY] = yaml.safe_dump(config, sort_keys=False)

@@ -86,6 +86,7 @@ def test_products_on_disk_answer_as_those_in_memory_to_the_bit(
     monkeypatch.setattr(spatial_nf, "CACHED_EXPERTS", 2)  # mixed batches for both
     held, stored = load_inspector(of_five), from_disk(of_five)
     given = batches(held)
+    assert all(len(tasks.unique()) > 1 for _, tasks in given)
     expected = [answers(held, *batch) for batch in given]
     assert all(map(equal, expected, [answers(stored, *batch) for batch in given]))
 
