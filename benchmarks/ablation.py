@@ -19,8 +19,8 @@ is too close to a memory bank's.
 (test images, if there are no others), whole, damaged and in other light, which choose a kind; and
 on defective test images, which confirm the choice.
 
-The others compare on one model: DINOv2's ViT-S/14 learns all products, in their order, with a fifth
-of their good images for calibration. `parts` compares the parts of a patch's score, alone and
+The others compare on one model of each backbone, which learns all products, in their order, with a
+fifth of their good images for calibration. `parts` compares the parts of a patch's score, alone and
 added; `image-score` compares ways from the scores of an image's patches to its own; `draws` chooses
 the memory banks again with other seeds, and exits with 1 where image AUROC spreads too far.
 `variants` learns no flow: it compares memory banks that also choose among variants of the good
@@ -54,7 +54,7 @@ from benchmarks.harness.command_line import (
     subject_parsers,
 )
 from benchmarks.harness.one_model import draws, image_score, parts
-from benchmarks.harness.plans import BANKS, CNN, VIT, Backbone, Recipe
+from benchmarks.harness.plans import CNN, VIT, Backbone, Recipe
 from benchmarks.harness.products import AS_DEFAULT, AS_PUBLISHED, METRICS, ImageScore
 from benchmarks.harness.prototype_kinds import compare_kinds
 from benchmarks.harness.report import Report, Row, benchmark
@@ -85,21 +85,20 @@ IMAGE_SCORES = {
     "images scored by the highest 1 %": ImageScore("tail", 0.99),
     "images scored by the highest patch": ImageScore("tail", 1.0),
 }
-DEPTHS = Recipe("depths", {"score": "depths"}, scores=("depths",))
-POSITION = Recipe("position", VIT.method.model | {"use_position": True}, scores=(BANKS,))
-END = Recipe("end", VIT.method.model | {"score": "bank"}, scores=("bank",))
+END = Recipe("end", {"score": "bank"}, scores=("bank",))
+DEPTHS = Recipe("depths", {"score": ["depths", "groups"]}, scores=("depths", "depths+groups"))
+POSITION = Recipe("position", VIT.method.model | {"use_position": True}, scores=(VIT.score,))
 FRACTION_EPOCHS = 40
 FRACTIONS = [(0.25, 40), (0.25, 20), (0.25, 10)]  # share of the patches, epochs
 FRACTION_COLUMNS = ("norm, oracle", "bank, oracle")
 FRACTION_COST = -0.005
 SIZES = {224: 0.0, 392: 0.04}  # pixels a side, and least pixel AP above the memory bank's
-RESOLUTION_COLUMNS = {"memory bank": f"{BANKS}, oracle", "no memory bank": "norm, oracle"}
+RESOLUTION_COLUMNS = {"memory bank": f"{VIT.score}, oracle", "no memory bank": "norm, oracle"}
 SEEDS = {"defaults": (0, 1), "patch-fraction": (0, 1, 2), "resolution": (0, 1, 2)}
 ON_ONE_MODEL: dict[str, Callable[..., None]] = {
     "parts": parts, "image-score": image_score, "draws": draws, "variants": variants,
 }  # fmt: skip
-# where there is no choice: only the ViT has groups of levels
-BACKBONE_OF = {"patch-fraction": CNN.key, **dict.fromkeys(["resolution", *ON_ONE_MODEL], VIT.key)}
+BACKBONE_OF = {"patch-fraction": CNN.key, "resolution": VIT.key}  # where there is no choice
 
 
 class AveragedNll(PatchScore):
@@ -197,11 +196,13 @@ def cnn_defaults(report: Report, seeds: Sequence[int], study_of: StudyOf) -> Non
         *image_changes(study, FLOW, "norm"),
     ]
     bank = [
-        Change("memory bank, as in the demo", study, method, "bank"),
+        Change("memory banks, as in the demo", study, method, CNN.score),
         Change("no memory bank", study, method, "norm"),
-        Change("bank half-way through the flow too", study, DEPTHS, "depths"),
-        Change("features not averaged", others["not averaged"], method, "bank"),
-        *image_changes(study, method, "bank"),
+        Change("bank at the flow's end alone", study, END, "bank"),
+        Change("bank half-way through the flow too", study, DEPTHS, "depths+groups"),
+        Change("the same, no banks of groups", study, DEPTHS, "depths"),
+        Change("features not averaged", others["not averaged"], method, CNN.score),
+        *image_changes(study, method, CNN.score),
     ]
     compare(report, f"{CNN.name}, no memory bank", seeds, flow)
     compare(report, f"{CNN.name}, memory bank", seeds, bank)
@@ -213,15 +214,15 @@ def vit_defaults(report: Report, seeds: Sequence[int], study_of: StudyOf) -> Non
     last = study_of(VIT.with_features("blocks 8 to 11", layers=FEATURES["layers"]))
     averaged = study_of(VIT.with_features("averaged", smooth=3))
     bank = [
-        Change("memory bank, as in the presets", study, method, BANKS),
+        Change("memory bank, as in the presets", study, method, VIT.score),
         Change("bank at the flow's end alone", study, END, "bank"),
         Change("no memory bank", study, method, "norm"),
         Change("bank in the flow's depths alone", study, method, "depths"),
         Change("banks of groups of blocks alone", study, method, "groups"),
-        Change("position code", study, POSITION, BANKS),
-        Change("blocks 8 to 11", last, method, BANKS),
-        Change("features averaged", averaged, method, BANKS),
-        *image_changes(study, method, BANKS),
+        Change("position code", study, POSITION, VIT.score),
+        Change("blocks 8 to 11", last, method, VIT.score),
+        Change("features averaged", averaged, method, VIT.score),
+        *image_changes(study, method, VIT.score),
     ]
     flow = [
         Change("the defaults", study, method, "norm"),
@@ -323,8 +324,11 @@ def parts_of(given: argparse.Namespace) -> Sequence[Callable[[Report], None]]:
         return [partial(compare_kinds, study=study) for study in studies_of(given)]
     seeds = given.seeds or SEEDS.get(given.subject, (0,))
     if compare_scores := ON_ONE_MODEL.get(given.subject):
-        study, judged = study_of(VIT, given), given.judged or given.products
-        return [partial(compare_scores, study=study, seeds=seeds, judged=judged)]
+        judged = given.judged or given.products
+        return [
+            partial(compare_scores, study=study, seeds=seeds, judged=judged)
+            for study in studies_of(given)
+        ]
     sources = sources_of(given)
     if given.subject == "resolution":
         sources = sources[-1:]

@@ -29,7 +29,7 @@ CHUNK = 2048  # patches whose distances are computed at once
 RANDOM_BANK = "memory bank (random subsampling)"
 CORESET_BANK = "memory bank (coreset)"
 WHITENED_BANK = "memory bank (whitened, random subsampling)"
-STRONG_BANK = "strong memory bank (groups apart, L2, coreset, soft projection)"
+STRONG_BANK = "strong memory bank (groups apart, normalised, coreset, soft projection)"
 GAUSSIAN = "Gaussian"
 
 Baseline = Callable[[Tensor, int, FeatureGroups], Scorer]

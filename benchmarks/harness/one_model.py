@@ -13,8 +13,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.harness.parts import DRAW_IMAGES, NEAREST, aurocs_of_draws, part_maps
-from benchmarks.harness.plans import BANKS, calibrated
+from benchmarks.harness.parts import (
+    DRAW_IMAGES,
+    NEAREST,
+    aurocs_of_draws,
+    part_maps,
+    parts_of,
+)
+from benchmarks.harness.plans import calibrated
 from benchmarks.harness.products import GUIDED, METRICS
 from benchmarks.harness.report import Report, Row
 from benchmarks.harness.study import Study
@@ -22,14 +28,6 @@ from moleflow_pl.metrics.image import auroc
 from moleflow_pl.scoring.functional import TAIL_QUANTILE, anomaly_map, tail_mean
 
 PRESETS = "as in the presets"
-CHANGES = {
-    PRESETS: ("depths", "groups"),
-    "the norm added": ("norm", "depths", "groups"),
-    "bank in the flow's depths alone": ("depths",),
-    "banks of groups of blocks alone": ("groups",),
-    "no memory bank": ("norm",),
-    "no soft projection": ("depths" + NEAREST, "groups" + NEAREST),
-}
 DRAWS = 10
 MOST_SPREAD = 0.004  # from the worst image AUROC of a draw to the best
 SHARES = (0.005, 0.01, 0.02, 0.05)  # of the patches or pixels that count
@@ -89,6 +87,18 @@ IMAGE_WAYS: dict[str, ImageWay] = {
 DEFAULT_WAY = f"highest {1 - TAIL_QUANTILE:.1%} of the patches"
 
 
+def changes_of(study: Study) -> dict[str, tuple[str, ...]]:
+    """What is compared: the parts of a score, by its name in the table."""
+    norm, *banks = parts_of(study)
+    return {
+        PRESETS: (*banks,),
+        "the norm added": (norm, *banks),
+        **{f"{name} alone": (name,) for name in banks},
+        "no memory bank": (norm,),
+        "no soft projection": tuple(name + NEAREST for name in banks),
+    }
+
+
 def add_differences(report: Report, title: str, figures: Figures, first: str) -> None:
     """Figures beside those of the first, then their means, and the worst difference of each."""
     for what, found in figures.items():
@@ -114,7 +124,7 @@ def parts(report: Report, study: Study, seeds: Sequence[int], judged: Sequence[s
     figures: dict[str, dict[str, dict[str, float]]] = {metric: {} for metric in (*METRICS, GUIDED)}
     for product in judged:
         maps, features = [part_maps(study, recipe, s, product) for s in seeds], study.features
-        for what, names in CHANGES.items():
+        for what, names in changes_of(study).items():
             totals = [one.total(names)[0] for one in maps]
             found = [features(product).both_maps(total, study.image_score) for total in totals]
             for metric, of in figures.items():
@@ -127,7 +137,7 @@ def parts(report: Report, study: Study, seeds: Sequence[int], judged: Sequence[s
 
 def image_score(report: Report, study: Study, seeds: Sequence[int], judged: Sequence[str]) -> None:
     """Ways from the scores of an image's patches to that of the image."""
-    recipe, names = calibrated(study.backbone.method), BANKS.split("+")
+    recipe, names = calibrated(study.backbone.method), study.backbone.score.split("+")
     figures: dict[str, dict[str, float]] = {way: {} for way in IMAGE_WAYS}
     for product in judged:
         labels = study.features(product).defective.long()

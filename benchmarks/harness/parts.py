@@ -23,7 +23,6 @@ from moleflow_pl.model.task_statistics import TaskStatistics
 from moleflow_pl.scoring.bank_search import nearest_places, soft_projection_distance
 from moleflow_pl.scoring.memory_bank import MemoryBank
 
-PARTS = ("norm", "depths", "groups")
 NEAREST = ", the nearest"  # after a part's name: the distance to the nearest vector of its banks
 DRAW_IMAGES = 150  # test images of a product that every draw of its banks scores
 
@@ -88,13 +87,18 @@ def scored_apart(inspector: Inspector, features: Tensor, task: int) -> Iterator[
         yield scores | {name + NEAREST: values for name, values in search.nearest.items()}
 
 
+def parts_of(study: Study) -> tuple[str, ...]:
+    """The parts of the method's score, after the norm, which needs no memory bank."""
+    return ("norm", *study.backbone.score.split("+"))
+
+
 def part_maps(study: Study, recipe: Recipe, seed: int, product: str) -> PartMaps:
     """Scores of a product's patches by every part, of a model that has learned all products."""
 
     def compute() -> dict[str, Tensor]:
         study.learn(recipe, seed, study.products)
         inspector, found = study.load(recipe, seed, study.products).inspector, {}
-        inspector.set_patch_scores(build_scores(PARTS))
+        inspector.set_patch_scores(build_scores(parts_of(study)))
         task = study.products.index(product)
         kinds = {"test": study.features(product).test, "good": study.split(recipe, product)[1]}
         with torch.inference_mode():

