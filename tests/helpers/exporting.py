@@ -23,10 +23,10 @@ MODELS = {
         "layers": [[0], [1]], "image_size": [48, 112], "score": ["depths", "groups"],
     },
     "tiled cnn": {
-        "backbone": "test_efficientnet", "layers": [1, 2], "image_size": [64, 96], "smooth": 3,
-        "grid": 4, "tile": 64, "tile_overlap": 32, "router": "mahalanobis",
-        "adapter": "film", "score": "bank", "prototype": "mean",
-        "image_score": "quantile", "image_quantile": 0.99,
+        "backbone": "test_efficientnet", "layers": [[1], [2]], "group_norm": "layer_norm",
+        "image_size": [64, 96], "smooth": 3, "grid": 4, "tile": 64, "tile_overlap": 32,
+        "router": "mahalanobis", "adapter": "film", "prototype": "mean",
+        "score": ["bank", "groups"], "image_score": "quantile", "image_quantile": 0.99,
     },
 }  # fmt: skip
 REGIONS = {"vit": (1,), "tiled cnn": (0, 2)}  # tasks that have a region of interest
