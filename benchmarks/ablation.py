@@ -77,7 +77,7 @@ LEARNING = {
 }
 CNN_FEATURES: dict[str, dict[str, Any]] = {
     "not averaged": {"smooth": 1},
-    "96 channels": {"target_embed_dim": 96},
+    "96 channels": {"layers": [2, 3], "target_embed_dim": 96},  # more than a single level has
 }
 IMAGE_SCORES = {
     "images scored by the .99 quantile": AS_PUBLISHED,
@@ -244,7 +244,7 @@ def defaults(
 
 def fraction_recipe(share: float, epochs: int) -> Recipe:
     """The defaults with a share of the patches in each step."""
-    model = {"score": "bank", "patch_fraction": share}
+    model = {"score": "bank", "patch_fraction": share}  # one bank, since this is about the flow
     return Recipe(f"share{share}-{epochs}", model, epochs, scores=("norm", "bank"))
 
 

@@ -60,7 +60,7 @@ def fit_all(
     """All fits and baselines of a backbone, as the lines of its table."""
     orders, seeds, method = list(orders), list(seeds), study.backbone.method
     runs = [study.run(method, seed, order) for seed in seeds for order in orders]
-    score = method.scores[-1]
+    score = study.backbone.score
     lines = {
         BANK: Line(runs, f"{score}, routed"),
         FLOW: Line(runs, "norm, routed"),
@@ -225,12 +225,15 @@ def table(study: Study, lines: Mapping[str, Line]) -> Iterator[str]:
     yield ""
 
 
-def page(tables: Sequence[str], report: Report, seeds: Sequence[int]) -> str:
-    """The page that the command writes."""
+def page(
+    backbones: Sequence[str], tables: Sequence[str], report: Report, seeds: Sequence[int]
+) -> str:
+    """The page that the command writes, about backbones of these keys."""
+    title = f"# Accuracy, {' and '.join(BACKBONES[key].name for key in backbones)}"
     facts = ", ".join(f"{key} {value}" for key, value in (hardware() | versions()).items())
     foot = f"Seeds {', '.join(map(str, seeds))}. {facts}."
     limits = ["## Figures and their limits", "", *report.markdown(), ""]
-    return "\n".join([HEAD.read_text().rstrip(), "", *tables, *limits, foot, ""])
+    return "\n".join([title, "", HEAD.read_text().rstrip(), "", *tables, *limits, foot, ""])
 
 
 def parse() -> argparse.Namespace:
@@ -270,7 +273,7 @@ def main() -> int:
         return benchmark("accuracy --run", partial(beside_run, checkpoint=given.run))
     tables = [line for key in given.backbones for line in measure(report, given, BACKBONES[key])]
     code = report.finish()
-    given.output.write_text(page(tables, report, given.seeds or SEEDS))
+    given.output.write_text(page(given.backbones, tables, report, given.seeds or SEEDS))
     return code
 
 

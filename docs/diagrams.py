@@ -161,7 +161,7 @@ def image() -> tuple[tuple[int, int], list[Part]]:
         ("frozen", ["features", "16 x 16 x 152", "one pass"]),
         ("task", ["whitened", "16 x 16 x 152", "input adapter"]),
         ("shared", ["latent", "16 x 16 x 152", "eight blocks"]),
-        ("task", ["patch scores", "16 x 16", "memory bank"]),
+        ("task", ["patch scores", "16 x 16", "memory banks"]),
         ("plain", ["map, score", "256 x 256, one", "and a decision"]),
     ]
     return (890, 92), chain(10, boxes, 118)

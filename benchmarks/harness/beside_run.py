@@ -111,11 +111,16 @@ def compare(
     model: MoLEFlow, products: Sequence[ProductFeatures], epochs: int
 ) -> dict[str, list[Values]]:
     """Metrics of every baseline by product, with images scored as the model scores them."""
-    scorers = dict(flow_baselines(model, products, epochs))
-    scorers[MEMORY_BANK] = [nearest_in(sample_patches(product.train, 0)) for product in products]
+    scorers, joined = dict(flow_baselines(model, products, epochs)), model.inspector.joined
+    scorers[MEMORY_BANK] = [
+        nearest_in(sample_patches(joined(product.train), 0)) for product in products
+    ]
     return {
         name: [
-            product.metrics(product.scores(scorer), model.inspector.image_score)
+            product.metrics(
+                product.scores(lambda part: scorer(joined(part))),  # noqa: B023
+                model.inspector.image_score,
+            )
             for product, scorer in zip(products, of_products, strict=True)
         ]
         for name, of_products in scorers.items()

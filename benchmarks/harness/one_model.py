@@ -13,13 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.harness.parts import (
-    DRAW_IMAGES,
-    NEAREST,
-    aurocs_of_draws,
-    part_maps,
-    parts_of,
-)
+from benchmarks.harness.parts import DRAW_IMAGES, NEAREST, aurocs_of_draws, part_maps
 from benchmarks.harness.plans import calibrated
 from benchmarks.harness.products import GUIDED, METRICS
 from benchmarks.harness.report import Report, Row
@@ -89,12 +83,12 @@ DEFAULT_WAY = f"highest {1 - TAIL_QUANTILE:.1%} of the patches"
 
 def changes_of(study: Study) -> dict[str, tuple[str, ...]]:
     """What is compared: the parts of a score, by its name in the table."""
-    norm, *banks = parts_of(study)
+    banks = study.backbone.parts
     return {
         PRESETS: (*banks,),
-        "the norm added": (norm, *banks),
+        "the norm added": ("norm", *banks),
         **{f"{name} alone": (name,) for name in banks},
-        "no memory bank": (norm,),
+        "no memory bank": ("norm",),
         "no soft projection": tuple(name + NEAREST for name in banks),
     }
 
@@ -137,7 +131,7 @@ def parts(report: Report, study: Study, seeds: Sequence[int], judged: Sequence[s
 
 def image_score(report: Report, study: Study, seeds: Sequence[int], judged: Sequence[str]) -> None:
     """Ways from the scores of an image's patches to that of the image."""
-    recipe, names = calibrated(study.backbone.method), study.backbone.score.split("+")
+    recipe, names = calibrated(study.backbone.method), study.backbone.parts
     figures: dict[str, dict[str, float]] = {way: {} for way in IMAGE_WAYS}
     for product in judged:
         labels = study.features(product).defective.long()

@@ -87,18 +87,13 @@ def scored_apart(inspector: Inspector, features: Tensor, task: int) -> Iterator[
         yield scores | {name + NEAREST: values for name, values in search.nearest.items()}
 
 
-def parts_of(study: Study) -> tuple[str, ...]:
-    """The parts of the method's score, after the norm, which needs no memory bank."""
-    return ("norm", *study.backbone.score.split("+"))
-
-
 def part_maps(study: Study, recipe: Recipe, seed: int, product: str) -> PartMaps:
     """Scores of a product's patches by every part, of a model that has learned all products."""
 
     def compute() -> dict[str, Tensor]:
         study.learn(recipe, seed, study.products)
         inspector, found = study.load(recipe, seed, study.products).inspector, {}
-        inspector.set_patch_scores(build_scores(parts_of(study)))
+        inspector.set_patch_scores(build_scores(["norm", *study.backbone.parts]))
         task = study.products.index(product)
         kinds = {"test": study.features(product).test, "good": study.split(recipe, product)[1]}
         with torch.inference_mode():

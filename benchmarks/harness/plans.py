@@ -86,6 +86,11 @@ class Backbone:
         """The column of the method's score: its parts, joined by `+`."""
         return self.method.scores[-1]
 
+    @property
+    def parts(self) -> list[str]:
+        """The parts of the method's score."""
+        return self.score.split("+")
+
     def with_features(self, what: str, **arguments: Any) -> Backbone:
         """A copy with other arguments."""
         name = f"{self.name}, {what}"

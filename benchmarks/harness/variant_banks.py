@@ -63,4 +63,5 @@ def variants(report: Report, study: Study, seeds: Sequence[int], judged: Sequenc
                     figures[metric].setdefault(what, {})[product] = value
     for metric, of in figures.items():
         if of:
-            add_differences(report, f"{STRONG_BANK}, {metric}", of, UNCHANGED)
+            title = f"{study.backbone.name}, {STRONG_BANK}, {metric}"
+            add_differences(report, title, of, UNCHANGED)

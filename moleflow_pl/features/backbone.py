@@ -379,8 +379,9 @@ def fixed_projections(widths: Sequence[int], target: int | None) -> nn.ModuleLis
         return nn.ModuleList()
     if target > min(widths):
         raise ConfigError(
-            f"target_embed_dim {target} exceeds the backbone's {min(widths)} channels: such "
-            f"features have no density; set at most {min(widths)}, or null"
+            f"target_embed_dim {target} exceeds the {min(widths)} channels of a group of layers: "
+            f"such features have no density; set at most {min(widths)} or null, or put the layers "
+            "into one group"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(FIXED_SEED)

@@ -12,6 +12,7 @@ from benchmarks.harness.baselines import STRONG_BANK
 from benchmarks.harness.one_model import DEFAULT_WAY, IMAGE_WAYS, PRESETS
 from benchmarks.harness.plans import Recipe
 from benchmarks.harness.variant_banks import SETS, UNCHANGED
+from moleflow_pl import MoLEFlow
 from tests.helpers.benchmarks import METHOD, TINY, last_rows, run_script
 
 PARTS = {"cnn": "bank", "vit": "depths"}  # beside the groups, by key of the backbone
@@ -69,7 +70,17 @@ def test_every_change_stands_beside_the_defaults(
     ):  # fmt: skip
         row = rows[f"{CNN}, no memory bank, {what}: b, image_auroc"]
         assert row["note"] == f"{row['value'] - first['value']:+.3f}"
-    assert f"{CNN}, memory bank, no memory bank: b, pixel_ap" in rows
+    for what in (
+        "no memory bank", "bank at the flow's end alone", "bank half-way through the flow too",
+        "the same, no banks of groups", "features not averaged",
+    ):  # fmt: skip
+        assert rows[f"{CNN}, memory bank, {what}: b, pixel_ap"]["note"]
+
+
+def test_features_of_the_cnns_table_can_be_built() -> None:
+    for what, changed in ablation.CNN_FEATURES.items():
+        arguments = {**plans.CNN.arguments, **changed, "backbone_weights": "random"}
+        assert MoLEFlow(**arguments).hparams["backbone"] == "tf_efficientnet_lite0", what
 
 
 @pytest.mark.slow  # the small CNN's table is made likewise
@@ -178,10 +189,11 @@ def test_draws_may_not_spread(
 def test_banks_with_variants_stand_beside_the_bank_without(
     judged: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_script(ablation.main, monkeypatch, "variants", *judged, "--backbones=vit") == 0
+    assert run_script(ablation.main, monkeypatch, "variants", *judged) == 0
     rows = last_rows(capsys)
-    require_judged(rows, STRONG_BANK, SETS)
-    assert rows[f"{STRONG_BANK}, image_auroc, {UNCHANGED}: mean"]["note"] == ""
+    for backbone in (CNN, VIT):
+        require_judged(rows, f"{backbone}, {STRONG_BANK}", SETS)
+        assert rows[f"{backbone}, {STRONG_BANK}, image_auroc, {UNCHANGED}: mean"]["note"] == ""
 
 
 def test_kinds_of_prototypes_route_the_products_of_the_command_line(

@@ -115,7 +115,7 @@ def test_projection_is_the_same_in_every_run_and_saved() -> None:
 
 
 def test_projection_to_more_channels_is_refused() -> None:
-    with pytest.raises(ConfigError, match="exceeds the backbone's 64 channels"):
+    with pytest.raises(ConfigError, match="exceeds the 64 channels of a group of layers"):
         vit(target_embed_dim=65)
 
 
