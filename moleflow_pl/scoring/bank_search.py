@@ -18,6 +18,7 @@ from moleflow_pl.scoring.functional import lower_median
 NEIGHBOURS = 5  # vectors of a bank that a latent is projected on
 CPU_ROWS, CPU_VECTORS = 512, 1024  # compared at once on a CPU: the distances stay in its caches
 GPU_ROWS = 8192
+TIED = 1e-6  # difference of two squared distances, relative to squared lengths, that is rounding
 
 
 class BankVectors:
@@ -110,6 +111,31 @@ def nearest_places(rows: Tensor, bank: BankVectors) -> Tensor:
     joined = [[torch.cat(parts, 1) for parts in zip(*best, strict=True)] for best in found]
     order = [values.topk(count, largest=False).indices for values, _ in joined]
     return torch.cat([places.gather(1, o) for (_, places), o in zip(joined, order, strict=True)])
+
+
+def tied(vectors: Tensor, bank: BankVectors) -> Tensor:
+    """Whether rounding decides which vector of a bank is the last that a latent is projected on.
+
+    The soft projection is not continuous there: the vector and the next, another one, are equally
+    far.
+
+    Shape: (..., C) -> (...), bool.
+
+    Example:
+        >>> bank = BankVectors(torch.tensor([[1.0], [2.0], [3.0], [4.0], [5.0], [-5.0]]))
+        >>> tied(torch.tensor([[0.0], [0.1]]), bank)
+        tensor([ True, False])
+    """
+    if len(bank) <= NEIGHBOURS:
+        return torch.zeros(vectors.shape[:-1], dtype=torch.bool)
+    found, stored = [], bank[:].double()
+    for rows in vectors.flatten(0, -2).double().split(CPU_ROWS):
+        nearest = torch.cdist(rows, stored).topk(NEIGHBOURS + 1, largest=False)
+        least = TIED * (rows.square().sum(1) + stored.square().sum(1).amax())
+        last, after = nearest.values[:, -2:].square().unbind(1)
+        apart = (stored[nearest.indices[:, -1]] - stored[nearest.indices[:, -2]]).square().sum(1)
+        found.append((after - last <= least) & (apart > least))
+    return torch.cat(found).reshape(vectors.shape[:-1])
 
 
 def temperature_of(squared: Tensor, counted: Tensor | None = None) -> Tensor:

@@ -3,7 +3,12 @@ import pytest
 import torch
 
 from moleflow_pl.scoring import bank_search
-from moleflow_pl.scoring.bank_search import BankVectors, nearest_places, projection_distance
+from moleflow_pl.scoring.bank_search import (
+    BankVectors,
+    nearest_places,
+    projection_distance,
+    tied,
+)
 from moleflow_pl.scoring.memory_bank import MemoryBank
 from tests.helpers.oracles import literal_distances
 
@@ -101,3 +106,23 @@ def test_a_defect_in_an_image_that_is_in_the_bank_keeps_its_distance() -> None:
 def test_no_image_has_no_distances() -> None:
     bank = BankVectors(torch.randn(9, 8))
     assert projection_distance(torch.empty(0, 4, 5, 8), bank).shape == (0, 4, 5)
+
+
+def test_a_tie_of_two_vectors_counts_where_it_decides() -> None:
+    near = torch.tensor([[0.1], [0.2], [0.3], [0.4]])
+    rows = torch.zeros(1, 1)
+    for others, expected in (
+        ([[5.0], [-5.0]], True),  # the fifth and the sixth
+        ([[5.0], [-5.0], [1.0]], False),  # the sixth and the seventh
+        ([[5.0], [5.0]], False),  # either gives the same
+        ([[5.0], [5.1]], False),
+        ([[5.0]], False),
+    ):
+        bank = BankVectors(torch.cat((near, torch.tensor(others))))
+        assert tied(rows, bank).tolist() == [expected], others
+
+
+def test_rounding_moves_a_score_far_at_a_tie() -> None:
+    bank = BankVectors(torch.tensor([[0.1], [0.2], [0.3], [0.4], [0.5], [-0.5]]))
+    moved = [projection_distance(torch.full((1, 1, 1, 1), x), bank) for x in (1e-6, -1e-6)]
+    assert (moved[0] - moved[1]).abs() > 1e-3
