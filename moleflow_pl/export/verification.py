@@ -15,7 +15,6 @@ from moleflow_pl.data.images import to_tensor
 from moleflow_pl.errors import ExportError
 from moleflow_pl.export.graph import InspectionGraph
 from moleflow_pl.export.runtimes import Answers, Runner
-from moleflow_pl.export.ties import settled, tied_patches
 from moleflow_pl.model.inspector import Inspector
 from moleflow_pl.scoring.functional import anomaly_map
 
@@ -96,8 +95,7 @@ def verify(
 ) -> dict[str, float]:
     """Compare a file with the model: on a batch, on images of their own size, by every expert.
 
-    The images show few products, so every expert of the graph scores all of them. Patches at which
-    rounding decides between two vectors of a memory bank are not compared.
+    The images show few products, so every expert of the graph scores all of them.
 
     Args:
         run: Runs the file.
@@ -113,28 +111,19 @@ def verify(
         ExportError: a difference exceeds the tolerance.
     """
     images = torch.stack([to_tensor(image, model.extractor.image_size) for image in originals])
-    features = model.extractor(images)
-    expected, joined = answers_to(model, features, graph), model.joined(features)
-    ties = torch.stack([tied_patches(model, features, task) for task in graph.tasks])
-    rows, products = torch.arange(len(images)), expected["product"]
-    patches = model.patch_scores(features, torch.tensor(graph.tasks)[products])
-
-    def compare(actual: Answers, chosen: slice) -> dict[str, float]:
-        own = {key: value[chosen] for key, value in expected.items()}
-        of_product = ties[products, rows][chosen]
-        return difference(settled(actual, own, patches[chosen], of_product, graph), own)
-
+    expected = answers(model, images, graph)
     with step("comparing it with the model", total=1 + len(graph.tasks), unit="part") as advance:
-        trials = [compare(run(images.permute(0, 2, 3, 1).contiguous()), slice(None))]
+        trials = [difference(run(images.permute(0, 2, 3, 1).contiguous()), expected)]
         for i, original in enumerate(originals[:ALONE]):
-            actual = run(torch.from_numpy(np.array(original))[None])
-            trials.append(compare(actual, slice(i, i + 1)))
+            own = {key: value[i : i + 1] for key, value in expected.items()}
+            trials.append(difference(run(torch.from_numpy(np.array(original))[None]), own))
         advance(1)
+        features = model.extractor(images)
+        joined = model.joined(features)
         for index, task in enumerate(graph.tasks):
             wanted = model.patch_scores(features, task)
-            scored = graph.patch_scores(features, joined, torch.full((len(images),), index))
-            apart = (scored - wanted).abs().masked_fill(ties[index], 0)
-            trials.append({"experts": (apart.max() / wanted.abs().max()).item()})
+            actual = graph.patch_scores(features, joined, torch.full((len(images),), index))
+            trials.append({"experts": ((actual - wanted).abs().max() / wanted.abs().max()).item()})
             advance(1)
     # `not <=`, so that NaN does not pass
     above = {k: v for trial in trials for k, v in trial.items() if not v <= tolerance}

@@ -111,6 +111,11 @@ class RegionsOfInterest(nn.Module):
             self._found = self._find()
         return self._found.get(task)
 
+    def places(self, task: int) -> Tensor | None:
+        """Row-major indices of a task's patches of interest; None where all patches count."""
+        region = self.for_task(task)
+        return None if region is None else region.places
+
     def for_tasks(self, tasks: Sequence[int]) -> list[Region | None]:
         """The regions of tasks, or [None] where all patches count for every task."""
         if self._found is None:

@@ -271,8 +271,7 @@ class Inspector(nn.Module):
 
     def _bank_distance(self, name: str, vectors: Tensor, task: int | Tensor, bank: int) -> Tensor:
         if not isinstance(task, Tensor):
-            region = self.interest.for_task(task)
-            counted = None if region is None else region.places
+            counted = self.interest.places(task)
             return projection_distance(vectors, self.search_banks(task)[name][bank], counted)
         scores = vectors.new_empty(vectors.shape[:-1])
         for index in task.unique().tolist():

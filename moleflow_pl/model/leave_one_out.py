@@ -34,8 +34,7 @@ class OthersSearch:
     def __init__(
         self, inspector: Inspector, task: int, origins: Origins, images: list[int]
     ) -> None:
-        region = inspector.interest.for_task(task)
-        self.counted = None if region is None else region.places
+        self.counted = inspector.interest.places(task)
         self.banks = inspector.search_banks(task)
         self.origins, self.images = origins, images
 
