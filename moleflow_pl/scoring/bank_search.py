@@ -85,20 +85,67 @@ def projection_distance(
         >>> projection_distance(torch.tensor([[[[3.0, 4.0]]]]), bank)
         tensor([[[5.]]])
     """
-    images = latents.flatten(1, -2)
-    distances = latents.new_empty(images.shape[:2])
     with torch.autocast(latents.device.type, enabled=False):
-        places = nearest_places(images.flatten(0, 1), bank).unflatten(0, images.shape[:2])
+        places = nearest_places(latents.flatten(0, -2), bank)
+    return distances_to_places(latents, bank, places, counted)
+
+
+def projection_range(
+    latents: Tensor, bank: BankVectors, counted: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The least and the largest of the distances (B, h, w) that rounding chooses between.
+
+    Where the last vector that a latent is projected on and the next are equally far, the last bit
+    of a feature decides which of them counts, and the distance jumps. Elsewhere, both are equal.
+
+    Args:
+        latents: Of the patches (B, h, w, C).
+        bank: The vectors.
+        counted: As in `projection_distance`.
+
+    Example:
+        >>> bank = BankVectors(torch.tensor([[0.1], [0.2], [0.3], [0.4], [0.5], [-0.5]]))
+        >>> projection_range(torch.tensor([[[[0.0], [0.1]]]]), bank)
+        (tensor([[[0.1489, 0.0839]]]), tensor([[[0.1504, 0.0839]]]))
+    """
+    rows = latents.flatten(0, -2)
+    with torch.autocast(latents.device.type, enabled=False):
+        places = nearest_places(rows, bank, NEIGHBOURS + 1)
+    chosen = places[:, :NEIGHBOURS]
+    swapped = torch.cat((chosen[:, :-1], places[:, -1:]), 1)
+    last, after = (bank[places[:, i]].double() for i in (chosen.shape[1] - 1, -1))
+    gap = (rows - after).square().sum(1) - (rows - last).square().sum(1)
+    is_tied = gap <= TIED * (rows.double().square().sum(1) + last.square().sum(1))
+    ends = [
+        distances_to_places(latents, bank, of, counted)
+        for of in (chosen, torch.where(is_tied[:, None], swapped, chosen))
+    ]
+    return torch.minimum(*ends), torch.maximum(*ends)
+
+
+def distances_to_places(
+    latents: Tensor, bank: BankVectors, places: Tensor, counted: Tensor | None
+) -> Tensor:
+    """Distances (B, h, w) of latents (B, h, w, C) to their projections on given vectors.
+
+    Args:
+        latents: Of the patches.
+        bank: The vectors.
+        places: Indices of the vectors of each latent (B h w, k).
+        counted: As in `projection_distance`.
+    """
+    images = latents.flatten(1, -2)
+    distances, places = latents.new_empty(images.shape[:2]), places.unflatten(0, images.shape[:2])
+    temperature = partial(temperature_of, counted=counted)
+    with torch.autocast(latents.device.type, enabled=False):
         for i, rows in enumerate(images):  # the vectors nearest to all would fill the memory
-            distances[i] = soft_projection_distance(
-                rows[None], bank[places[i]][None], partial(temperature_of, counted=counted)
-            )[0]
+            distances[i] = soft_projection_distance(rows[None], bank[places[i]][None], temperature)
     return distances.reshape(latents.shape[:-1])
 
 
-def nearest_places(rows: Tensor, bank: BankVectors) -> Tensor:
+def nearest_places(rows: Tensor, bank: BankVectors, count: int = NEIGHBOURS) -> Tensor:
     """Indices (N, k) of the vectors of a bank nearest to latents (N, C), nearest first."""
-    on_cpu, count = rows.device.type == "cpu", min(NEIGHBOURS, len(bank))
+    on_cpu, count = rows.device.type == "cpu", min(count, len(bank))
     step = CPU_VECTORS if on_cpu else len(bank)
     parts = rows.split(CPU_ROWS if on_cpu else GPU_ROWS)
     found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in parts]
@@ -111,31 +158,6 @@ def nearest_places(rows: Tensor, bank: BankVectors) -> Tensor:
     joined = [[torch.cat(parts, 1) for parts in zip(*best, strict=True)] for best in found]
     order = [values.topk(count, largest=False).indices for values, _ in joined]
     return torch.cat([places.gather(1, o) for (_, places), o in zip(joined, order, strict=True)])
-
-
-def tied(vectors: Tensor, bank: BankVectors) -> Tensor:
-    """Whether rounding decides which vector of a bank is the last that a latent is projected on.
-
-    The soft projection is not continuous there: the vector and the next, another one, are equally
-    far.
-
-    Shape: (..., C) -> (...), bool.
-
-    Example:
-        >>> bank = BankVectors(torch.tensor([[1.0], [2.0], [3.0], [4.0], [5.0], [-5.0]]))
-        >>> tied(torch.tensor([[0.0], [0.1]]), bank)
-        tensor([ True, False])
-    """
-    if len(bank) <= NEIGHBOURS:
-        return torch.zeros(vectors.shape[:-1], dtype=torch.bool)
-    found, stored = [], bank[:].double()
-    for rows in vectors.flatten(0, -2).double().split(CPU_ROWS):
-        nearest = torch.cdist(rows, stored).topk(NEIGHBOURS + 1, largest=False)
-        least = TIED * (rows.square().sum(1) + stored.square().sum(1).amax())
-        last, after = nearest.values[:, -2:].square().unbind(1)
-        apart = (stored[nearest.indices[:, -1]] - stored[nearest.indices[:, -2]]).square().sum(1)
-        found.append((after - last <= least) & (apart > least))
-    return torch.cat(found).reshape(vectors.shape[:-1])
 
 
 def temperature_of(squared: Tensor, counted: Tensor | None = None) -> Tensor:

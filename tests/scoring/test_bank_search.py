@@ -7,7 +7,7 @@ from moleflow_pl.scoring.bank_search import (
     BankVectors,
     nearest_places,
     projection_distance,
-    tied,
+    projection_range,
 )
 from moleflow_pl.scoring.memory_bank import MemoryBank
 from tests.helpers.oracles import literal_distances
@@ -108,21 +108,28 @@ def test_no_image_has_no_distances() -> None:
     assert projection_distance(torch.empty(0, 4, 5, 8), bank).shape == (0, 4, 5)
 
 
-def test_a_tie_of_two_vectors_counts_where_it_decides() -> None:
+def test_a_tie_has_a_range_where_it_decides() -> None:
     near = torch.tensor([[0.1], [0.2], [0.3], [0.4]])
-    rows = torch.zeros(1, 1)
-    for others, expected in (
-        ([[5.0], [-5.0]], True),  # the fifth and the sixth
-        ([[5.0], [-5.0], [1.0]], False),  # the sixth and the seventh
-        ([[5.0], [5.0]], False),  # either gives the same
-        ([[5.0], [5.1]], False),
-        ([[5.0]], False),
+    rows = torch.zeros(1, 1, 1, 1)
+    for others, tied in (
+        ([[0.5], [-0.5]], True),  # the fifth and the sixth
+        ([[0.5], [-0.5], [0.45]], False),  # the sixth and the seventh
+        ([[0.5], [0.5]], False),  # either gives the same
+        ([[0.5], [0.51]], False),
+        ([[0.5]], False),
+        ([], False),
     ):
-        bank = BankVectors(torch.cat((near, torch.tensor(others))))
-        assert tied(rows, bank).tolist() == [expected], others
+        bank = BankVectors(torch.cat((near, torch.tensor(others).reshape(-1, 1))))
+        least, largest = projection_range(rows, bank)
+        assert (largest > least + 1e-3).tolist() == [[[tied]]], others
+        if not tied:
+            plain = projection_distance(rows, bank)
+            assert torch.equal(least, plain)
+            assert torch.equal(largest, plain)
 
 
-def test_rounding_moves_a_score_far_at_a_tie() -> None:
+def test_rounding_chooses_between_the_ends_of_the_range() -> None:
     bank = BankVectors(torch.tensor([[0.1], [0.2], [0.3], [0.4], [0.5], [-0.5]]))
+    least, largest = projection_range(torch.zeros(1, 1, 1, 1), bank)
     moved = [projection_distance(torch.full((1, 1, 1, 1), x), bank) for x in (1e-6, -1e-6)]
-    assert (moved[0] - moved[1]).abs() > 1e-3
+    torch.testing.assert_close(sorted(moved), [least, largest], atol=1e-5, rtol=0)
