@@ -14,9 +14,10 @@ from moleflow_pl._internal.registry import Registry
 from moleflow_pl._internal.tensor_cache import TensorCache
 from moleflow_pl.errors import CheckpointError
 from moleflow_pl.routing.prototypes import PRECISIONS, TaskPrototype
+from moleflow_pl.routing.triangles import fold, unfold
 
 NEAREST = 4  # tasks whose distances from an image are computed in float64
-CACHED_ROOTS = 640 * 2**20  # bytes of the roots that are cached: 1,100 of 384 channels
+CACHED_ROOTS = 320 * 2**20  # bytes of the roots that are cached: 1,100 of 384 channels
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class PrototypeRouter(nn.Module):
     def add_prototype(self, task: int, prototype: TaskPrototype) -> None:
         """Add the prototype of `task`, or replace it."""
         self.prototypes[str(task)] = prototype
-        self._roots.size = max(1, CACHED_ROOTS // prototype.scatter.nbytes)
+        self._roots.size = max(1, 2 * CACHED_ROOTS // prototype.scatter.nbytes)  # two in the room of one
         self.forget()
 
     def hide(self, tasks: Iterable[int]) -> None:
@@ -160,15 +161,16 @@ class PrototypeRouter(nn.Module):
         return torch.linalg.vector_norm(rotated, dim=-1)
 
     def root(self, task: int) -> Tensor:
-        """Root L of the precision L L^T of one task, (D, D), in float32."""
+        """Root L of the precision L L^T of one task, (D, D), lower triangular, in float32."""
         prototype: Any = self.prototypes[str(task)]
-        return self._roots.get(task, [prototype.mean, prototype.scatter])
+        folded = self._roots.get(task, [prototype.mean, prototype.scatter])
+        return unfold(folded, len(prototype.scatter))
 
     def _compute_root(self, task: int) -> Tensor:
         prototype: Any = self.prototypes[str(task)]
         with of_whole_prototypes([task]):
             root = require_numbers(torch.linalg.cholesky(self._precisions([prototype])[0]))
-        return root.to(prototype.mean.device, torch.float32)
+        return fold(root.to(prototype.mean.device, torch.float32))
 
     def route(self, features: Tensor) -> Tensor:
         """Task ids (N,) of features (N, D) or (N, R, D)."""
