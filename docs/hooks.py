@@ -21,7 +21,7 @@ from mkdocs.structure.files import File, Files
 
 import moleflow_pl
 from moleflow_pl.cli import help
-from moleflow_pl.cli.main import VERBS
+from moleflow_pl.cli.main import EVERYWHERE, VERBS
 
 ROOT = Path(__file__).parents[1]
 # page of the site: the file above docs/ that it shows
@@ -33,6 +33,8 @@ ABOVE = {
 }
 PICTURE = re.compile(r"<picture>.*?</picture>", re.DOTALL)
 PRIVATE = "moleflow_pl._internal"
+# a search finds the pages that people wrote first
+API_PAGE = "---\ntitle: {module}\nsearch:\n  boost: 0.2\n---\n\n::: {module}\n"
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -77,7 +79,7 @@ def pages() -> Iterator[tuple[str, str]]:
     yield "reference/cli.md", command_line()
     yield "reference/python/index.md", python_index()
     for module in modules():
-        yield f"reference/python/{module}.md", f"---\ntitle: {module}\n---\n\n::: {module}\n"
+        yield f"reference/python/{module}.md", API_PAGE.format(module=module)
     for page, file in ABOVE.items():
         yield page, (ROOT / file).read_text(encoding="utf-8").replace("](docs/", "](../")
     for source in sorted((ROOT / "docs" / "notebooks").glob("*.py")):
@@ -108,6 +110,8 @@ def command_line() -> str:
     """The page of all verbs and options."""
     lines = ["# Command line", "", "Each option is written in full.", ""]
     lines += table(("verb", "does"), [(f"`{verb}`", text) for verb, (_, text) in VERBS.items()])
+    rows = [(f"`{option}`", text) for option, text in EVERYWHERE.items()]
+    lines += ["With every verb:", "", *table(("option", "meaning"), rows)]
     for verb in VERBS:
         lines += [f"## moleflow {verb}", ""]
         if verb in help.VERBS:
@@ -130,7 +134,8 @@ def command_line() -> str:
 
 def parser_lines(parser: argparse.ArgumentParser) -> Iterator[str]:
     """Yield the lines on a verb that has a parser of its own, and on its actions."""
-    yield from ((parser.description or "").strip(), "")
+    usage = parser.format_usage().strip().removeprefix("usage: ")
+    yield from ((parser.description or "").strip(), "", "```text", usage, "```", "")
     rows: list[tuple[str, ...]] = []
     actions: Mapping[str, argparse.ArgumentParser] = {}
     for action in parser._actions:

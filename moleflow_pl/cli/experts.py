@@ -39,6 +39,11 @@ CAPTION = (
     "of its test images, in the last evaluation that had them; versions: saved ones, for rollback"
 )
 LONGEST_NAME = 30
+POSITIONALS = {
+    "name": "the product",
+    "new_name": "its new name",
+    "file": "an expert that `experts export` wrote",
+}
 OUTPUT_HELP = "default: experts/NAME.safetensors in the run folder"
 # action: (what it does, its positional arguments, its own options with their settings)
 ACTIONS: dict[str, tuple[str, tuple[str, ...], dict[str, dict[str, Any]]]] = {
@@ -86,7 +91,9 @@ def make_parser() -> argparse.ArgumentParser:
             name, help=text, description=text, usage=usage, takes_others=name == "update"
         )
         for positional in positionals:
-            action.add_argument(positional)
+            action.add_argument(
+                positional, metavar=positional.upper(), help=POSITIONALS[positional]
+            )
         action.add_argument(CHECKPOINT, **SETTINGS)
         action.set_defaults(parser=action)
         if name != "update":  # which takes the option from fit

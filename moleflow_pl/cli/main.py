@@ -7,7 +7,7 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from importlib import import_module
@@ -42,6 +42,10 @@ VERBS = {
     "review": ("moleflow_pl.cli.review", "improve a model by reviews of its decisions"),
     "report": ("moleflow_pl.cli.report", "compare several runs"),
 }
+EVERYWHERE = {
+    "--key-file FILE": "sign the models that are written with the key in a file",
+    "--require-signature": "with --key-file: read only models that are signed with it",
+}
 HELP = """\
 usage: moleflow VERB [options]
 
@@ -51,8 +55,10 @@ which product a new image shows.
 verbs:
 {verbs}
 
-moleflow VERB --help shows a verb's options with examples. With --key-file FILE, every verb signs
-the models that it writes; with --require-signature as well, it reads only signed ones.
+moleflow VERB --help shows a verb's options with examples.
+
+options of every verb:
+{everywhere}
 
 examples:
   moleflow fit --config demo
@@ -76,8 +82,14 @@ def help_text() -> str:
         >>> print(help_text().splitlines()[0])
         usage: moleflow VERB [options]
     """
-    width = max(map(len, VERBS))
-    return HELP.format(verbs="\n".join(f"  {v:<{width}}  {does}" for v, (_, does) in VERBS.items()))
+    verbs = columns({verb: does for verb, (_, does) in VERBS.items()})
+    return HELP.format(verbs=verbs, everywhere=columns(EVERYWHERE))
+
+
+def columns(meanings: Mapping[str, str]) -> str:
+    """Words and what they mean, in two columns."""
+    width = max(map(len, meanings))
+    return "\n".join(f"  {word:<{width}}  {does}" for word, does in meanings.items())
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -189,6 +189,9 @@ def test_the_page_of_the_command_line_names_every_verb_and_group_of_options() ->
     assert "| `--model.lora_rank` | `32` |" in page
     assert "| `--false-alarm-rate` |" in page
     assert "### moleflow experts rollback" in page
+    assert "moleflow experts rename RUN NAME NEW_NAME [options]" in page
+    assert "| `--key-file FILE` |" in page
+    assert "|  |\n" not in page, "an option without a meaning"
 
 
 def test_a_run_s_summary_is_what_its_json_schema_says(story: Story) -> None:
