@@ -6,7 +6,7 @@
 DATA holds `magnetic_tile`, or the products that `--products` names, in the layout of MVTec AD; the
 solar cells come from a package. The method routes every image; its baselines know the product. A
 full run takes hours on a CPU, and a stopped run resumes (`--folder`). Writes the tables to
-docs/accuracy.md; exits with 1 if a figure misses its limit.
+docs/accuracy.md, in place of those there (`--output`); exits with 1 if a figure misses its limit.
 
 With `--run`, a finished run is compared with the usual baselines on its products instead: with
 naive fine-tuning of one flow, with a flow for each product, and with a memory bank for each
@@ -17,6 +17,7 @@ JSON.
 from __future__ import annotations
 
 import argparse
+import shlex
 import statistics
 import sys
 import tempfile
@@ -225,15 +226,28 @@ def table(study: Study, lines: Mapping[str, Line]) -> Iterator[str]:
     yield ""
 
 
-def page(
-    backbones: Sequence[str], tables: Sequence[str], report: Report, seeds: Sequence[int]
-) -> str:
-    """The page that the command writes, about backbones of these keys."""
-    title = f"# Accuracy, {' and '.join(BACKBONES[key].name for key in backbones)}"
+def command(given: argparse.Namespace) -> str:
+    """The command that writes the page, without the places of its files."""
+    chosen = {
+        "weights": ["FILE"] if given.weights else None,
+        "backbones": given.backbones,
+        "products": given.products,
+        "seeds": given.seeds,
+        "orders": [given.orders] if given.orders else None,
+        "seed-method": given.seed_method,
+    }
+    options = [["--" + name, *map(str, of)] for name, of in chosen.items() if of is not None]
+    return " \\\n    ".join(["python -m benchmarks.accuracy --root DATA", *map(shlex.join, options)])
+
+
+def page(given: argparse.Namespace, tables: Sequence[str], report: Report) -> str:
+    """The page that the command writes."""
+    title = f"# Accuracy, {' and '.join(BACKBONES[key].name for key in given.backbones)}"
     facts = ", ".join(f"{key} {value}" for key, value in (hardware() | versions()).items())
-    foot = f"Seeds {', '.join(map(str, seeds))}. {facts}."
+    foot = f"Seeds {', '.join(map(str, given.seeds or SEEDS))}. {facts}."
+    head = ["This page was written by:", "", "```bash", command(given), "```", "", HEAD.read_text()]
     limits = ["## Figures and their limits", "", *report.markdown(), ""]
-    return "\n".join([title, "", HEAD.read_text().rstrip(), "", *tables, *limits, foot, ""])
+    return "\n".join([title, "", *head, *tables, *limits, foot, ""])
 
 
 def parse() -> argparse.Namespace:
@@ -273,7 +287,7 @@ def main() -> int:
         return benchmark("accuracy --run", partial(beside_run, checkpoint=given.run))
     tables = [line for key in given.backbones for line in measure(report, given, BACKBONES[key])]
     code = report.finish()
-    given.output.write_text(page(given.backbones, tables, report, given.seeds or SEEDS))
+    given.output.write_text(page(given, tables, report))
     return code
 
 

@@ -276,7 +276,7 @@ class Calibration:
 
     @property
     def pixel_threshold(self) -> float:
-        """The score that 1 % of a typical good image's pixels exceed: the median over the images.
+        """The score that 1 % of a typical good image's patches exceed: the median over the images.
 
         It localises the defect in an anomalous image; it does not decide whether it is anomalous.
         """

@@ -39,6 +39,7 @@ def test_page_has_a_line_for_each_method_and_every_figure_with_its_limit(
     assert run(TINY, folder, data_root, monkeypatch) == 0
     page = (folder / "page.md").read_text()
     assert page.startswith("# Accuracy")
+    assert "python -m benchmarks.accuracy --root DATA \\\n    --backbones tiny \\\n" in page
     for name in (BANK, FLOW, *BASELINES, *(f"{name}{ALIKE}" for name in BASELINES)):
         assert f"| {name}" in page
     assert "| the method as first written down (1 seed), oracle |" in page
