@@ -237,7 +237,9 @@ def command(given: argparse.Namespace) -> str:
         "seed-method": given.seed_method,
     }
     options = [["--" + name, *map(str, of)] for name, of in chosen.items() if of is not None]
-    return " \\\n    ".join(["python -m benchmarks.accuracy --root DATA", *map(shlex.join, options)])
+    return " \\\n    ".join(
+        ["python -m benchmarks.accuracy --root DATA", *map(shlex.join, options)]
+    )
 
 
 def page(given: argparse.Namespace, tables: Sequence[str], report: Report) -> str:

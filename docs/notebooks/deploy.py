@@ -55,9 +55,11 @@ for path in sorted(given.images.rglob("*.png"))[:8]:
 
 # %% [markdown]
 # ## 4. Where the defect is
-# The map holds raw scores. The pixel threshold is stored next to the threshold of the image score.
+# The map holds raw scores. In an anomalous image, pixels above the product's pixel threshold show where the defect is.
 
 # %%
 (map_,) = session.run(["map"], {"image": pixels})
+limit = about["thresholds"][product]["pixel"]
 row, column = np.unravel_index(map_[0].argmax(), map_[0].shape)
-print(f"{path.name}: highest at row {row}, column {column} of {map_[0].shape}")
+print(f"{path.name}: {(map_[0] > limit).mean():.1%} of the pixels above {limit:.2f}")
+print(f"highest at row {row}, column {column} of {map_[0].shape}")

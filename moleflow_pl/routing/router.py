@@ -115,7 +115,8 @@ class PrototypeRouter(nn.Module):
     def add_prototype(self, task: int, prototype: TaskPrototype) -> None:
         """Add the prototype of `task`, or replace it."""
         self.prototypes[str(task)] = prototype
-        self._roots.size = max(1, 2 * CACHED_ROOTS // prototype.scatter.nbytes)  # two in the room of one
+        # a folded root takes half of the room of a scatter matrix
+        self._roots.size = max(1, 2 * CACHED_ROOTS // prototype.scatter.nbytes)
         self.forget()
 
     def hide(self, tasks: Iterable[int]) -> None:
