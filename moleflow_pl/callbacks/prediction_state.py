@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from moleflow_pl._internal.files import read_json, regular, require_folder, write_text
 from moleflow_pl._internal.hashing import file_hash
+from moleflow_pl._internal.printable import write_cells
 from moleflow_pl._internal.result_names import (
     BOXES_FILE,
     HEATMAPS,
@@ -127,14 +129,31 @@ def read_stopped(folder: Path) -> EarlierPredictions:
     Raises:
         DataError: a table is damaged.
     """
-    rows = rows_of(folder / TABLE_FILE)[:-1]
-    images = [identity_from(row) for row in rows_of(folder / IMAGES_FILE)[: len(rows)]]
-    return EarlierPredictions(
-        {image.path: row for image, row in zip(images, rows, strict=False)},
-        {image.path: image for image in images},
-        rows_of(folder / BOXES_FILE),
-        read_names(folder),
-    )
+    # a stop may leave the last row of each table incomplete
+    rows, images = rows_of(folder / TABLE_FILE)[:-1], rows_of(folder / IMAGES_FILE)[:-1]
+    earlier = EarlierPredictions(boxes=rows_of(folder / BOXES_FILE), names=read_names(folder))
+    boxes = by_path(earlier.boxes)
+    for row, (*fields, seal) in zip(rows, images, strict=False):
+        image = identity_from(fields)
+        if seal != seal_of(image, row, boxes.get(row[0], [])):
+            raise DataError(f"{TABLE_FILE} is damaged: its row for {row[0]} has changed")
+        earlier.rows[image.path], earlier.images[image.path] = row, image
+    return earlier
+
+
+def by_path(rows: Iterable[Sequence[Any]]) -> dict[str, list[Sequence[Any]]]:
+    """The rows of each image, whose path they begin with."""
+    found: dict[str, list[Sequence[Any]]] = {}
+    for row in rows:
+        found.setdefault(row[0], []).append(row)
+    return found
+
+
+def seal_of(image: Identity, row: Sequence[Any], boxes: Iterable[Sequence[Any]]) -> str:
+    """SHA-256 over what the tables say of an image: its identity, its decision and its boxes."""
+    written = io.StringIO()
+    write_cells(written, [image, row, *boxes])
+    return hashlib.sha256(written.getvalue().encode()).hexdigest()
 
 
 def identity_from(row: list[str]) -> Identity:

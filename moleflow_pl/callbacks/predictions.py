@@ -6,7 +6,7 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -33,7 +33,14 @@ from moleflow_pl._internal.result_names import (
 )
 from moleflow_pl.callbacks.last_messages import decisions_table, places
 from moleflow_pl.callbacks.prediction_pictures import remove_pictures, write_names
-from moleflow_pl.callbacks.prediction_state import make_room, model_hash, read_earlier, write_state
+from moleflow_pl.callbacks.prediction_state import (
+    by_path,
+    make_room,
+    model_hash,
+    read_earlier,
+    seal_of,
+    write_state,
+)
 from moleflow_pl.callbacks.progress import is_trial, takes_every_batch
 from moleflow_pl.checkpoints.io import plain
 from moleflow_pl.checkpoints.run_folder import RunFolder
@@ -57,7 +64,7 @@ COLUMNS = (
 BOX_COLUMNS = ("path", "left", "top", "width", "height", "peak", "pixel_threshold")
 SKIPPED_COLUMNS = ("path", "reason")
 PRODUCT, LABEL = COLUMNS.index("product"), COLUMNS.index("label")
-IMAGE_COLUMNS = Identity._fields
+IMAGE_COLUMNS = (*Identity._fields, "seal")
 PREVIEW_SIDE = 512  # largest side of a heatmap, in pixels
 NAMED = 3  # skipped files to name
 
@@ -165,7 +172,8 @@ class PredictionWriter(BasePredictionWriter):
         self._counts = Counter((row[PRODUCT], row[LABEL]) for row in rows)
         # files that are not images are checked again
         self._open(TABLE_FILE, COLUMNS, rows)
-        self._open(IMAGES_FILE, IMAGE_COLUMNS, [earlier.images[key] for key in resumed])
+        identities = [earlier.images[key] for key in resumed]
+        self._open(IMAGES_FILE, IMAGE_COLUMNS, sealed(identities, rows, earlier.boxes))
         self._open(SKIPPED_FILE, SKIPPED_COLUMNS, [])
         if self.boxes:
             done = {row[0] for row in rows}
@@ -194,15 +202,18 @@ class PredictionWriter(BasePredictionWriter):
             return
         results = self._decisions.decide(prediction, batch["size"], batch["image"])
         decided = list(zip(batch["path"], results, strict=True))
-        previews = iter(batch["preview"])
+        previews, boxes = iter(batch["preview"]), []
         for path, result in decided:
             self._write_pictures(path, result, next(previews, None))
             if self.boxes:
-                boxes = [[path, *vars(b).values(), result.pixel_threshold] for b in result.boxes]
-                self._add(BOXES_FILE, boxes)
+                boxes += [[path, *vars(b).values(), result.pixel_threshold] for b in result.boxes]
         self._counts.update((result.product, result.label or "") for _, result in decided)
-        self._add(TABLE_FILE, [[path, *row_of(result)] for path, result in decided])
-        self._add(IMAGES_FILE, batch["identity"])  # last: every image listed here has a row
+        rows = [[path, *row_of(result)] for path, result in decided]
+        if self.boxes:
+            self._add(BOXES_FILE, boxes)
+        self._add(TABLE_FILE, rows)
+        # last: every image listed here has a row
+        self._add(IMAGES_FILE, sealed(batch["identity"], rows, boxes))
 
     def on_predict_end(self, trainer: Trainer, pl_module: MoLEFlow) -> None:  # type: ignore[override]
         """Close the tables; log the decisions, the outputs, and the skipped files."""
@@ -232,8 +243,7 @@ class PredictionWriter(BasePredictionWriter):
 
     def _place_of(self, row: Sequence[Any]) -> int:
         """Position of a row; files that are not images by their name come first."""
-        key = row.path if isinstance(row, Identity) else path_key(row[0])
-        return self._places.get(key, -1)
+        return self._places.get(path_key(row[0]), -1)
 
     def _write_pictures(self, path: str, result: Prediction, preview: np.ndarray | None) -> None:
         def target(kind: str) -> Path:
@@ -272,6 +282,17 @@ class PredictionWriter(BasePredictionWriter):
         with writing(table.name):
             write_cells(table, rows)
             table.flush()  # so that rows survive a stop
+
+
+def sealed(
+    identities: Sequence[Identity], rows: Sequence[Sequence[Any]], boxes: Iterable[Sequence[Any]]
+) -> list[Sequence[Any]]:
+    """Rows of `images.csv` for rows of the other tables: what they say cannot change unseen."""
+    boxes_of = by_path(boxes)
+    return [
+        [*identity, seal_of(identity, row, boxes_of.get(row[0], []))]
+        for identity, row in zip(identities, rows, strict=True)
+    ]
 
 
 def log_left_out(files: FoundFiles) -> None:

@@ -9,8 +9,10 @@ from moleflow_pl.callbacks.prediction_state import (
     EarlierPredictions,
     make_room,
     read_earlier,
+    seal_of,
     write_state,
 )
+from moleflow_pl.data.batches import Identity
 from moleflow_pl.errors import OutputError
 
 REQUEST = {"model": "abc", "images": "/in", "boxes": False}
@@ -18,9 +20,13 @@ REQUEST = {"model": "abc", "images": "/in", "boxes": False}
 
 def predictions(folder: Path, complete: bool) -> Path:
     folder.mkdir()
-    write(folder / "predictions.csv", ["path", "score"], ["a.png", 1], ["b.png", 2], ["c.p"])
-    write(folder / "images.csv", ["path", "size", "modified", "digest"],
-          *([f"/{name}.png", 5, 7, "x"] for name in "abc"))  # fmt: skip
+    rows, box = [["a.png", 1], ["b.png", 2], ["c.p"]], ["a.png", 3, 4]
+    images = [Identity(f"/{name}.png", 5, 7, "x") for name in "abc"]
+    seals = [seal_of(images[0], rows[0], [box]), seal_of(images[1], rows[1], []), "…"]
+    write(folder / "predictions.csv", ["path", "score"], *rows)
+    write(folder / "boxes.csv", ["path", "left", "top"], box)
+    write(folder / "images.csv", [*Identity._fields, "seal"],
+          *([*image, seal] for image, seal in zip(images, seals, strict=True)))  # fmt: skip
     write_state(folder, REQUEST, complete)
     return folder
 
@@ -69,7 +75,7 @@ def test_predictions_of_another_request_are_moved_aside(other: dict, tmp_path: P
         ("predictions.csv", b""),
         ("predictions.csv", b"path,score\na\nb\nc\n"),
         ("predictions.csv", b"path\n" + b"x" * 200_000),
-        ("images.csv", b"path,size,modified,digest\na,b,c,d\na,b,c,d\n"),
+        ("images.csv", b"path,size,modified,digest,seal\na,b,c,d,e\na,b,c,d,e\n"),
     ],
 )
 def test_a_damaged_file_makes_room_in_one_sentence(
@@ -86,6 +92,30 @@ def test_a_damaged_file_makes_room_in_one_sentence(
     assert "is damaged" in message
     assert "\n" not in message
     assert (tmp_path / "predictions~1").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("predictions.csv", b"a.png,1\r\n", b"a.png,0\r\n"),
+        ("predictions.csv", b"a.png,1\r\n", b""),
+        ("predictions.csv", b"a.png,1\r\nb.png,2\r\n", b"b.png,2\r\na.png,1\r\n"),
+        ("boxes.csv", b"a.png,3,4\r\n", b"a.png,3,5\r\n"),
+        ("boxes.csv", b"a.png,3,4\r\n", b""),
+        ("images.csv", b"/a.png,5", b"/b.png,5"),
+    ],
+)
+def test_a_changed_decision_is_not_believed(
+    name: str, old: bytes, new: bytes, tmp_path: Path
+) -> None:
+    folder = predictions(tmp_path / "predictions", complete=False)
+    content = (folder / name).read_bytes()
+    assert old in content
+    (folder / name).write_bytes(content.replace(old, new))
+    earlier = read_earlier(folder, REQUEST)
+    assert earlier.rows == {}
+    assert earlier.reason is not None
+    assert "is damaged" in earlier.reason
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
