@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 from torch import Tensor
 
 from moleflow_pl._internal.files import regular
@@ -25,7 +26,6 @@ READER = 2  # increased by a change that alters pixels, so that stored features 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "AVIF", "HEIF")
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis")
 DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
-DEEPEST = 65535
 DEEP_TO_BYTE = 257  # 65535 / 255
 UNSCALED_MODE = "F"
 ORIENTATION = 0x0112  # EXIF tag
@@ -166,10 +166,11 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     """Convert any PIL image to 8-bit RGB, rotated as its EXIF data says.
 
     Raises:
-        ValueError: the image has no pixels, or as for `to_rgb`.
+        ValueError: the image has no pixels, or as for `check_scale` and `to_rgb`.
     """
     if 0 in image.size:
         raise ValueError(f"the image has no pixels, its size is {image.width} x {image.height}")
+    check_scale(image)
     return to_rgb(upright(image))
 
 
@@ -180,11 +181,12 @@ def size_of(file: ImageFile) -> tuple[int, int]:
         DataError: as for `read_image`.
     """
     with file.open() as image:
-        width, height = image.size
-        sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
+        whole = image.size
         # decoding a JPEG at a small size reads the whole file for less work
-        image.draft("RGB", (1, 1))
-        image.load()
+        is_small = image.draft("RGB", (1, 1)) is not None
+        image.load()  # Pillow rotates a TIFF here, and then drops its orientation
+        width, height = whole if is_small else image.size
+        sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
         check_scale(image)
         to_rgb(image.crop((0, 0, 1, 1)))
         return (height, width) if sideways else (width, height)
@@ -197,28 +199,46 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def check_scale(image: Image.Image) -> None:
-    """Check that an image can be converted to 8-bit RGB.
+    """Check that an image, as it was opened or given, can be converted to 8-bit RGB.
 
     Raises:
-        ValueError: the image has LAB colours, floating-point values, or integers beyond 16 bits.
+        ValueError: the image has LAB colours, floating-point or 32-bit values, or negative ones.
     """
     if image.mode == "LAB":
         raise ValueError("LAB colours: save it as RGB")  # Pillow would use the lightness alone
     if image.mode == UNSCALED_MODE:
-        raise ValueError("floating-point pixels have no known scale: save it with 8 or 16 bits")
+        raise ValueError("floating-point pixels have no known scale: convert it to 8 or 16 bits")
     if image.mode == "I":
         low, high = image.getextrema()
-        if low < 0 or high > DEEPEST:  # type: ignore[operator]
-            raise ValueError(f"pixels from {low} to {high}: save it with 8 or 16 bits")
+        if not has_16_bits(image):
+            raise ValueError(
+                f"32-bit pixels from {low} to {high} have no known scale: convert it to 8 or 16 "
+                "bits"
+            )
+        if low < 0:  # type: ignore[operator]
+            raise ValueError(f"pixels from {low} to {high}: convert it to values from 0 on")
+
+
+def has_16_bits(image: Image.Image) -> bool:
+    """Whether an image that Pillow holds in 32 bits has 16 in its file.
+
+    Those are signed values in a TIFF, and a PNG in some versions of Pillow. A copy, such as a
+    rotated one, no longer says so.
+    """
+    if isinstance(image, TiffImageFile):
+        return image.tag_v2[BITSPERSAMPLE] == (16,)
+    return image.format == "PNG"  # which has 16 at most
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any PIL image to 8-bit RGB; 16-bit grey values are scaled, not clipped.
+    """Convert an image to 8-bit RGB; 16-bit grey values are scaled, not clipped.
+
+    Args:
+        image: Any PIL image that `check_scale` accepts, or a copy of one.
 
     Raises:
-        ValueError: its values have no known scale, or its colours cannot be converted.
+        ValueError: its colours cannot be converted.
     """
-    check_scale(image)
     if image.mode in DEEP_MODES:
         image = Image.fromarray(deep_to_bytes(np.asarray(image)))
     return image.convert("RGB")

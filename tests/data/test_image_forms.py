@@ -106,6 +106,7 @@ def test_lists_generators_and_batches_are_several() -> None:
         (np.full((4, 4), np.nan), r"floats must lie in \[0, 1\], got nan"),
         (np.zeros((4, 4), np.int64), "got int64"),
         (Image.new("F", (4, 4)), "floating-point pixels have no known scale"),
+        (Image.new("I", (4, 4), 250), "32-bit pixels from 250 to 250 have no known scale: convert"),
     ],
 )
 def test_what_is_no_image_is_refused_in_words(image: ImageLike, message: str) -> None:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from PIL import Image, features
+from PIL import Image, TiffImagePlugin, features
 
 from moleflow_pl.data.image_forms import as_rgb
 from moleflow_pl.data.images import (
@@ -51,6 +51,53 @@ def test_grey_sixteen_bit_is_scaled_not_clipped(tmp_path: Path) -> None:
     image = read_image(save(tmp_path / "a.png", array), (2, 2))
     assert image[0].tolist() == [[0, 100], [200, 255]]
     assert torch.equal(image[0], image[2])
+
+
+@pytest.mark.parametrize("scale", [1, 257])
+def test_32_bit_values_are_refused_whatever_they_are(tmp_path: Path, scale: int) -> None:
+    values = (np.arange(251, dtype=np.int32) * scale)[None]
+    path = save(tmp_path / "a.tiff", values)
+    for read in (lambda: read_image(path, (4, 4)), lambda: size_found(path)):
+        with pytest.raises(DataError, match=rf"32-bit pixels from 0 to {250 * scale} have no known "
+                           "scale: convert it to 8 or 16 bits"):  # fmt: skip
+            read()
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PNG", "JPEG"])
+def test_the_size_found_is_that_of_the_rotated_image(tmp_path: Path, kind: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # on its side
+    Image.new("L", (64, 48)).save(tmp_path / "a", kind, exif=exif)
+    assert size_found(tmp_path / "a") == ImageFile.read(tmp_path / "a").rgb().size == (48, 64)
+
+
+def signed_16_bit(path: Path, array: np.ndarray) -> Path:
+    """Save a TIFF of signed 16-bit values, which Pillow reads as 32-bit ones."""
+    signed = TiffImagePlugin.ImageFileDirectory_v2()
+    signed[TiffImagePlugin.SAMPLEFORMAT] = 2
+    signed[0x0112] = 6  # rotated: a rotated copy does not say what the file held
+    Image.fromarray(array.astype(np.uint16)).save(path, tiffinfo=signed)
+    return path
+
+
+def test_16_bit_values_that_pillow_holds_in_32_are_scaled(tmp_path: Path) -> None:
+    path = signed_16_bit(tmp_path / "a.tiff", np.array([[0, 257 * 100]]))
+    with Image.open(path) as image:
+        assert image.mode == "I"
+    assert read_image(path, (2, 1))[0].flatten().tolist() == [0, 100]
+    assert size_found(path) == (1, 2)
+    path = signed_16_bit(tmp_path / "b.tiff", np.array([[-1, 2]], np.int16))
+    with pytest.raises(DataError, match="pixels from -1 to 2: convert it to values from 0 on"):
+        read_image(path, (2, 1))
+
+
+def test_a_16_bit_png_is_scaled_as_any_pillow_opens_it(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", np.array([[0, 257 * 100]], dtype=np.uint16))
+    with Image.open(path) as image:
+        image.load()
+        held = Image.fromarray(np.asarray(image).astype(np.int32))  # as older ones do
+        held.format = image.format
+    assert np.asarray(as_rgb(held))[0, :, 0].tolist() == [0, 100]
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])

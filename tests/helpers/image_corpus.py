@@ -20,8 +20,6 @@ def flat(mode: str, size: tuple[int, int] = SIZE) -> Image.Image:
     """An image of one grey value, in any mode."""
     if mode == "I;16":
         return Image.fromarray(np.full(size[::-1], GREY * 257, np.uint16))
-    if mode == "I":
-        return Image.fromarray(np.full(size[::-1], GREY * 257, np.int32))
     grey = Image.new("L", size, GREY)
     # from RGB, Pillow would pick from a fixed palette, and dither
     return grey.convert("P") if mode == "P" else grey.convert("RGB").convert(mode)
@@ -95,7 +93,7 @@ def linked(path: Path) -> None:
 MODES = {
     "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
     "JPEG": ("L", "RGB", "CMYK"),
-    "TIFF": ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I"),
+    "TIFF": ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"),
     "BMP": ("1", "L", "P", "RGB"),
     "WEBP": ("RGB", "RGBA"),
 }
@@ -171,7 +169,8 @@ UNREADABLE: dict[str, tuple[Make, str]] = {
     "dangling.png": (dangling, "No such file"),
     "huge.png": (save("PNG", Image.new("1", (20000, 20000))), "exceeds limit"),
     "float.tif": (save("TIFF", Image.new("F", SIZE, 0.5)), "no known scale"),
-    "deep.tif": (save("TIFF", Image.new("I", SIZE, 70000)), "pixels from 70000 to 70000"),
+    "bytes.tif": (save("TIFF", Image.new("I", SIZE, 250)), "32-bit pixels from 250 to 250"),
+    "deep.tif": (save("TIFF", Image.new("I", SIZE, 70000)), "32-bit pixels from 70000 to 70000"),
     "minus.tif": (save("TIFF", Image.new("I", SIZE, -1)), "pixels from -1 to -1"),
     "lab.tif": (save("TIFF", Image.new("LAB", SIZE)), "save it as RGB"),
 }
