@@ -43,6 +43,8 @@ THRESHOLD_COLUMNS = {
 TEX_ESCAPES = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    # at the start of a row, these would belong to the \\ before it: \\[length] and \\*
+    "[": "{[}", "*": "{*}",
 }  # fmt: skip
 
 

@@ -248,3 +248,9 @@ def test_file_in_the_place_of_the_output_is_named_before_a_run_is_read(tmp_path:
     (tmp_path / "out").touch()
     with pytest.raises(OutputError, match="out: it is a file; move it away"):
         compare([tmp_path / "missing"], tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["[2cm]", "*"])
+def test_a_name_is_no_argument_of_the_line_break_before_it(name: str) -> None:
+    assert tex(name).startswith("{")
+    assert tex(name).replace("{", "").replace("}", "") == name
