@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any
 from zipfile import ZIP_STORED, ZipFile, is_zipfile
 
@@ -42,9 +43,36 @@ def load_plain(file: Path | str | IO[bytes], mmap: bool = True) -> Any:
         OSError: the file cannot be read.
     """
     require_stored(file)
-    content = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+    with utf8_name(file) as named:
+        content = torch.load(named, map_location="cpu", weights_only=True, mmap=mmap)
     require_plain(content, size_of(file))
     return content
+
+
+@contextmanager
+def utf8_name(file: Path | str | IO[bytes]) -> Iterator[Path | str | IO[bytes]]:
+    """The same file for libraries that open paths of UTF-8 alone: a link, where it has another."""
+    if not isinstance(file, (Path, str)) or is_utf8(str(file)):
+        yield file
+        return
+    with TemporaryDirectory() as folder:
+        link = Path(folder) / f"file{Path(file).suffix}"
+        link.symlink_to(Path(file).absolute())
+        yield link
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name can be written in UTF-8, which all bytes of file names cannot.
+
+    Example:
+        >>> is_utf8("ä"), is_utf8("\udcff")
+        (True, False)
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def load_weights(path: Path) -> Any:
@@ -55,9 +83,9 @@ def load_weights(path: Path) -> Any:
             tensors and plain data.
         OSError: the file cannot be read.
     """
-    with undamaged():
-        if regular(path).suffix == SAFETENSORS:
-            return load_file(path)
+    with undamaged(), utf8_name(regular(path)) as named:
+        if path.suffix == SAFETENSORS:
+            return load_file(named)  # type: ignore[arg-type]
         if is_zipfile(path):
             require_stored(path)
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -73,7 +101,8 @@ def check_weights(path: Path) -> None:
     if regular(path).suffix != SAFETENSORS:
         load_weights(path)
         return
-    with undamaged(), safe_open(path, "pt"):  # its header tells how long the file is
+    # its header tells how long the file is
+    with undamaged(), utf8_name(path) as named, safe_open(named, "pt"):
         pass
 
 

@@ -17,6 +17,7 @@ from moleflow_pl._internal.files import regular, replacing
 from moleflow_pl._internal.hashing import content_hash
 from moleflow_pl._internal.schema import SEAL, require_seal, stamp, validate
 from moleflow_pl._internal.signing import SIGNATURE, require_signature, sign
+from moleflow_pl._internal.torch_files import utf8_name
 from moleflow_pl._internal.upgrade import Kind, require_readable, upgrade
 from moleflow_pl.checkpoints.finite import require_finite
 from moleflow_pl.checkpoints.schema import one_line, validate_tasks
@@ -90,7 +91,7 @@ class Expert:
         """
         try:
             require_short_header(path)
-            with safe_open(path, framework="pt") as file:
+            with utf8_name(path) as named, safe_open(named, framework="pt") as file:
                 text = file.metadata() or {}
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except Exception as error:  # a file of another program can break a reader in any way

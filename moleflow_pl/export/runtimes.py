@@ -7,6 +7,7 @@ import importlib.util
 import io
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from moleflow_pl._internal.files import regular, write_text
+from moleflow_pl._internal.files import regular, replacing
 from moleflow_pl._internal.hashing import file_hash
 from moleflow_pl._internal.printable import printable
 from moleflow_pl._internal.schema import stamp
@@ -140,7 +141,9 @@ def sums_of(path: Path) -> Path:
 def write_sums(path: Path) -> None:
     """Write the SHA-256 of an exported file, and of a separate file of large weights."""
     files = [path, *path.parent.glob(f"{glob.escape(path.name)}.data")]
-    write_text(sums_of(path), "".join(f"{file_hash(file)}  {file.name}\n" for file in files))
+    lines = "".join(f"{file_hash(file)}  {file.name}\n" for file in files)
+    with replacing(sums_of(path), "wb") as sums:
+        sums.write(os.fsencode(lines))  # a name need not be UTF-8
 
 
 def require_sums(path: Path) -> None:
@@ -150,7 +153,7 @@ def require_sums(path: Path) -> None:
         ExportError: a file has changed, or there are no checksums.
     """
     try:
-        lines = regular(sums_of(path)).read_text(encoding="utf-8").splitlines()
+        lines = os.fsdecode(regular(sums_of(path)).read_bytes()).splitlines()
         sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
         wrong = [name for name in sums if file_hash(path.with_name(name)) != sums[name]]
     except (OSError, ValueError) as error:

@@ -1,5 +1,6 @@
 import io
 import os
+import sys
 import time
 import zipfile
 from collections.abc import Callable
@@ -39,6 +40,15 @@ def test_what_torch_writes_is_read(mmap: bool, tmp_path: Path) -> None:
     assert content["weights"].equal(CONTENT["weights"])
     assert content["scores"] == CONTENT["scores"]
     assert content["names"] == CONTENT["names"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
+@pytest.mark.parametrize("mmap", [True, False])
+def test_a_file_whose_name_is_not_utf8_is_read(mmap: bool, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"\xff.ckpt")
+    torch.save({"a": torch.ones(2)}, path.open("wb"))
+    assert load_plain(path, mmap)["a"].tolist() == [1, 1]
+    assert load_weights(path)["a"].tolist() == [1, 1]
 
 
 def test_an_open_file_is_read_from_its_start_and_left_open() -> None:

@@ -1,4 +1,6 @@
 import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,17 @@ LISTS = ("scores", "high_patch_scores", "median_patch_scores", "novelty_distance
 
 def expert_of(learned: tuple[Path, MoLEFlow], name: str) -> Expert:
     return extract(read_checkpoint(learned[0] / "last.ckpt"), name)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
+def test_a_file_whose_name_is_not_utf8_is_read_back(
+    learned: tuple[Path, MoLEFlow], tmp_path: Path
+) -> None:
+    path, expert = tmp_path / os.fsdecode(b"\xfe"), expert_of(learned, "b")
+    expert.save(path)
+    read = Expert.load(path)
+    assert read.task == expert.task
+    assert all(torch.equal(read.tensors[key], value) for key, value in expert.tensors.items())
 
 
 def test_the_file_holds_the_experts_tensors_and_says_what_they_are(
