@@ -28,6 +28,11 @@ def is_file_name(name: str) -> bool:
     return name == name.strip() and in_folder and printable and encodable
 
 
+def is_short_name(name: str) -> bool:
+    """Whether a text can be part of a file name, with room for a suffix."""
+    return is_file_name(name) and len(name.encode()) <= LONGEST_NAME
+
+
 def check_name(name: str) -> None:
     """Check that a product name can name a folder and be part of a file name.
 
@@ -38,7 +43,7 @@ def check_name(name: str) -> None:
     Example:
         >>> check_name("Schraube M3 <b>'neu'</b>".replace("/", "|"))
     """
-    if not (is_file_name(name) and len(name.encode()) <= LONGEST_NAME):
+    if not is_short_name(name):
         excerpt = name if len(name) <= 40 else f"{name[:40]}…"
         raise DataError(
             f"{excerpt!r} is not a valid product name: it must name a folder in at most "

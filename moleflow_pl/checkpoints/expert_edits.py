@@ -16,7 +16,7 @@ import yaml
 from torch import Tensor
 
 from moleflow_pl._internal.hashing import content_hash
-from moleflow_pl._internal.names import is_file_name
+from moleflow_pl._internal.names import LONGEST_NAME, is_short_name
 from moleflow_pl._internal.provenance import versions
 from moleflow_pl.checkpoints.experts import PLACEHOLDER, TASK_LISTS, Expert
 from moleflow_pl.checkpoints.schema import (
@@ -302,16 +302,19 @@ def with_product_renamed(task: Task, old: str, new: str) -> Task:
     """A task with one product renamed.
 
     Raises:
-        ConfigError: the task covers several products and none has the old name.
+        ConfigError: the task covers several products and none has the old name, or the new name
+            is not one of a product.
     """
-    if not is_file_name(new) or GROUP_JOINT in new:
-        raise ConfigError(
-            f"{new!r} cannot be a product's name: it must be a valid folder name without "
-            f"{GROUP_JOINT!r}"
-        )
     if old not in task.products:
         raise ConfigError(f"{old!r} is a group of {task.products}: rename one of these products")
-    return with_products(task, {old: new})
+    renamed = with_products(task, {old: new})
+    if GROUP_JOINT in new or not (is_short_name(new) and is_short_name(renamed.name)):
+        raise ConfigError(
+            f"{new[:40]!r} cannot be a product's name: it must be a valid folder name without "
+            f"{GROUP_JOINT!r}, of at most {LONGEST_NAME} bytes with those of all products of its "
+            "task"
+        )
+    return renamed
 
 
 def require_new_products(schedule: TaskSchedule, products: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Earlier versions of an expert: numbered files in the run folder, `experts/NAME~N.safetensors`."""
+"""Earlier versions of an expert: files of the run, `experts/versions/NAME~N.safetensors`."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 
 def versions_of(run: RunFolder, name: str) -> list[int]:
     """Return the numbers of an expert's saved versions, in ascending order."""
-    numbers = [path.stem.removeprefix(f"{name}~") for path in run.experts.glob("*~*.safetensors")]
-    return sorted(int(number) for number in numbers if number.isdigit())
+    parts = [path.stem.rpartition("~") for path in run.versions.glob("*~*.safetensors")]
+    return sorted(int(n) for of, _, n in parts if of == name and n.isascii() and n.isdecimal())
 
 
 def free_version(run: RunFolder, name: str) -> int:
@@ -44,7 +44,8 @@ def version_number(run: RunFolder, name: str, number: int | None) -> int:
     chosen = versions[-1] if number is None and versions else number
     if chosen not in versions:
         raise ConfigError(
-            f"no version {number or ''} of {name!r} in {run.experts}: the saved ones are {versions}"
+            f"no version {number or ''} of {name!r} in {run.versions}: the saved ones are "
+            f"{versions}"
         )
     return chosen
 

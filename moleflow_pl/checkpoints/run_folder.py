@@ -96,12 +96,19 @@ class RunFolder:
 
     @property
     def experts(self) -> Path:
-        """Folder of exported experts and of earlier versions."""
+        """Folder of exported experts."""
         return self.root / "experts"
+
+    @property
+    def versions(self) -> Path:
+        """Folder of earlier versions of experts; a product named `b~1` is none of `b`."""
+        return self.experts / "versions"
 
     def expert(self, name: str, version: int | None = None) -> Path:
         """File of an exported expert, or of one of its earlier versions."""
-        return self.experts / f"{name if version is None else f'{name}~{version}'}.safetensors"
+        if version is None:
+            return self.experts / f"{name}.safetensors"
+        return self.versions / f"{name}~{version}.safetensors"
 
     def update(self, name: str, version: int) -> RunFolder:
         """The run that learns a product again."""

@@ -245,6 +245,8 @@ def test_invalid_names_are_refused(three: Checkpoint) -> None:
         ("x", "y", r"no product 'x' in this model: it knows \['01', 'b', 'c'\]"),
         ("b", "a/b", "must be a valid folder name"),
         ("b", " ", "must be a valid folder name"),
+        ("b", "a" * 201, "of at most 200 bytes"),
+        ("b", "ä" * 101, "of at most 200 bytes"),
     ):
         with pytest.raises(ConfigError, match=message):
             rename(changed, old, new)

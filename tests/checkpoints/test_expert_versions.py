@@ -13,9 +13,9 @@ from moleflow_pl.errors import ConfigError
 
 
 def test_versions_are_numbered_and_found(tmp_path: Path) -> None:
-    run, folder = RunFolder(tmp_path), tmp_path / "experts"
-    folder.mkdir()
-    for name in ("a~1", "a~10", "a~2", "b~1", "a", "a~b~3"):
+    run, folder = RunFolder(tmp_path), tmp_path / "experts" / "versions"
+    folder.mkdir(parents=True)
+    for name in ("a~1", "a~10", "a~2", "b~1", "a", "a~b~3", "a~\u00b25"):
         (folder / f"{name}.safetensors").touch()
     assert versions_of(run, "a") == [1, 2, 10]
     assert versions_of(run, "a~b") == [3]
@@ -29,11 +29,22 @@ def test_versions_are_numbered_and_found(tmp_path: Path) -> None:
 
 
 def test_versions_follow_a_new_name_after_those_that_have_it(tmp_path: Path) -> None:
-    run, folder = RunFolder(tmp_path), tmp_path / "experts"
-    folder.mkdir()
-    for name in ("a~1", "a~3", "x~2", "a"):
+    run, folder = RunFolder(tmp_path), tmp_path / "experts" / "versions"
+    folder.mkdir(parents=True)
+    run.expert("a").touch()
+    for name in ("a~1", "a~3", "x~2"):
         (folder / f"{name}.safetensors").write_text(name)
     assert move_versions(run, "a", "x") == [3, 4]
     assert versions_of(run, "a") == []
     assert [run.expert("x", n).read_text() for n in (2, 3, 4)] == ["x~2", "a~1", "a~3"]
     assert run.expert("a").exists()  # an exported file is the user's
+
+
+def test_the_exported_expert_of_another_product_is_no_version(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.expert("b", 1).parent.mkdir(parents=True)
+    run.expert("b", 1).touch()
+    run.expert("b~7").touch()  # of a product of this name
+    run.expert("b~7", 2).touch()
+    assert versions_of(run, "b") == [1]
+    assert versions_of(run, "b~7") == [2]

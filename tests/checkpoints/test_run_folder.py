@@ -19,7 +19,8 @@ def test_paths_are_those_of_the_contract() -> None:
     ]  # fmt: skip
     assert [str(path.relative_to("runs/x")) for path in paths] == [
         "last.ckpt", "tasks/03-a+b.ckpt", "config.yaml", "metrics.csv", "report/summary.json",
-        "predictions", "experts/a.safetensors", "experts/a~2.safetensors", "updates/a~1/last.ckpt",
+        "predictions", "experts/a.safetensors", "experts/versions/a~2.safetensors",
+        "updates/a~1/last.ckpt",
     ]  # fmt: skip
 
 

@@ -178,7 +178,7 @@ def test_experts_travel_and_all_others_stay_equal_to_the_bit(
     assert oracle_scores(path, images, "mono") == before["solar_mono"]
     assert oracle_scores(path, images, "poly") == before["solar_poly"]
     # a second import, of the copy that `remove` kept, under a name that is there
-    kept = path.parent / "experts" / "solar_poly~1.safetensors"
+    kept = path.parent / "experts" / "versions" / "solar_poly~1.safetensors"
     said = failure(tmp_path, "experts", "import", kept, *options, "--name", "mono")
     assert "the model already knows ['mono']" in said
 

@@ -35,6 +35,6 @@ def test_products_that_are_renamed_updated_and_imported_again_keep_their_variant
     assert variants_of(tmp_path / "run") == expected
     run_here(tmp_path, "experts", "remove", "run", "bolt")
     run_here(tmp_path, "test", "run")  # with variants of a product that is gone
-    run_here(tmp_path, "experts", "import", "run", "run/experts/bolt~2.safetensors")
+    run_here(tmp_path, "experts", "import", "run", "run/experts/versions/bolt~2.safetensors")
     run_here(tmp_path, "test", "run")
     assert variants_of(tmp_path / "run") == expected
