@@ -7,6 +7,7 @@ that a spreadsheet runs. `printable` is for messages, `cell` for tables.
 from __future__ import annotations
 
 import csv
+import shlex
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import IO, Any
@@ -44,6 +45,33 @@ def printable_lines(text: object) -> str:
         'a\n\\x07b'
     """
     return "\n".join(map(printable, str(text).split("\n")))
+
+
+def command_line(words: Iterable[str]) -> str:
+    r"""Words of a command as a shell reads them, safe to print.
+
+    Example:
+        >>> command_line(["rm", "a b", "\x1b[31m\udcff'"])
+        "rm 'a b' $'\\x1b[31m\\xff\\x27'"
+    """
+    return " ".join(map(quoted, words))
+
+
+def quoted(word: str) -> str:
+    """A word as a shell reads it; with unprintable characters, as bash, zsh and ksh read it."""
+    if word.isprintable():
+        return shlex.quote(word)
+    return "$'" + "".join(c if is_plain(c) else escaped(c) for c in word) + "'"
+
+
+def is_plain(character: str) -> bool:
+    """Whether a character stands for itself in `$'…'`."""
+    return character.isprintable() and character not in "\\'"
+
+
+def escaped(character: str) -> str:
+    """The bytes of a character in a file name, as `$'…'` writes them."""
+    return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogateescape"))
 
 
 def cell(value: Any) -> Any:

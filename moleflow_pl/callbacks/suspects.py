@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from moleflow_pl._internal.printable import printable
+from moleflow_pl._internal.printable import printable, quoted
 from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.data.datamodule import ContinualDataModule
 from moleflow_pl.module import MoLEFlow
@@ -122,7 +121,7 @@ def suspects_warning(task: Task, run: str) -> str | None:
     if task.calibration is None or not suspects:
         return None
     good = task.calibration.scores + task.calibration.training.scores
-    changed = shlex.quote(str(RunFolder(Path(run)).updated.root))
+    changed = quoted(str(RunFolder(Path(run)).updated.root))
     kinds = task.calibration.ranked.items()
     names = "; ".join(f"for {kind} {named(ranked)}" for kind, ranked in kinds if ranked.suspects)
     return (

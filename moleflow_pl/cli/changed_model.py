@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import shlex
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moleflow_pl._internal.printable import command_line
 from moleflow_pl.cli.export import SUFFIXES
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def outdated(path: Path, checkpoint: Checkpoint) -> Iterator[str]:
     for file in exported:
         yield f"{file} holds the old model{renewal(file, model, names)}"
     if run.page.exists():
-        test = shlex.join(["moleflow", "test", str(model)]) + options_to_test(checkpoint)
+        test = command_line(["moleflow", "test", str(model)]) + options_to_test(checkpoint)
         yield f"{run.page} shows the old thresholds: {test} writes it anew"
 
 
@@ -85,7 +85,7 @@ def renewal(file: Path, model: Path, names: Collection[str]) -> str:
     elif file.stem != WHOLE:
         words += ["--output", str(file)]
         added = ", with --product NAME if it held one product,"
-    return f": {shlex.join(words)}{added} writes it anew"
+    return f": {command_line(words)}{added} writes it anew"
 
 
 def options_to_test(checkpoint: Checkpoint) -> str:

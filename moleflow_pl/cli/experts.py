@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import shlex
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moleflow_pl._internal.printable import command_line
 from moleflow_pl.cli import moved_weights
 from moleflow_pl.cli.changed_model import save_changed
 from moleflow_pl.cli.mistakes import UNKNOWN_WORDS, VerbParser
@@ -58,7 +58,7 @@ ACTIONS: dict[str, tuple[str, tuple[str, ...], dict[str, dict[str, Any]]]] = {
         ("file",),
         {"--name": {"help": "the product's name in this model"}},
     ),
-    "remove": ("remove an expert; a copy is saved in the run's experts/", ("name",), {}),
+    "remove": ("remove an expert; a copy is saved in the run's experts/versions/", ("name",), {}),
     "rename": ("rename a product", ("name", "new_name"), {}),
     "update": (
         "learn a product again on the same base and save the old version; accepts the options of "
@@ -180,7 +180,7 @@ def change(checkpoint: Checkpoint, run: RunFolder, options: argparse.Namespace) 
     elif options.action == "remove":
         saved = save_version(extract(checkpoint, options.name), run)
         remove(checkpoint, options.name)
-        restore = shlex.join(["moleflow", "experts", "import", str(run.root), str(saved)])
+        restore = command_line(["moleflow", "experts", "import", str(run.root), str(saved)])
         logger.info(f"removed {options.name}; to restore it: {restore}")
     else:
         roll_back(checkpoint, options.name, options.version, run)
@@ -236,8 +236,9 @@ def update(path: Path, name: str, fit_options: Sequence[str]) -> list[str]:
     try:
         lightning.main(["fit", "--ckpt_path", str(work), tasks, *fit_options])
     except StoppedError as error:
-        # the same command resumes the update
-        raise StoppedError(f"the update of {name} is stopped", error.signum) from error
+        # the same command resumes the update, without the limits that stopped it
+        changes = {option: v for option, v in error.changes.items() if option != CHECKPOINT}
+        raise StoppedError(f"the update of {name} is stopped", error.signum, changes) from error
     expert = extract(read_checkpoint(work), name)
     checkpoint = read_checkpoint(path)
     replace(checkpoint, expert, run)

@@ -50,7 +50,7 @@ from moleflow_pl.cli.help import ALL_GROUPS
 from moleflow_pl.cli.mistakes import Mistake, explain, options_of
 from moleflow_pl.cli.stopping import stopped_by
 from moleflow_pl.cli.stored_arguments import stored_config
-from moleflow_pl.cli.trainer_options import check_options, refused_value
+from moleflow_pl.cli.trainer_options import check_options, check_seed, refused_value
 from moleflow_pl.cli.validation import validation_table
 from moleflow_pl.cli.yaml_names import quote_tasks
 from moleflow_pl.errors import CheckpointError, ConfigError, StoppedError
@@ -111,6 +111,7 @@ class MoLEFlowCLI(CheckpointFirstCLI):
             known = options_of(self.verb_parser(args[0]).format_usage())
             message = explain(str(error), f"moleflow {args[0]}", known, f" {ALL_GROUPS}")
             raise ConfigError(message) from error
+        check_seed(self.config[f"{self.config.subcommand}.seed_everything"])
 
     def before_instantiate_classes(self) -> None:
         trainer = self.parsed("trainer")
@@ -187,7 +188,7 @@ class MoLEFlowCLI(CheckpointFirstCLI):
                 self.lock.acquire()
             with showing_steps(self.show):
                 super().run_subcommand(subcommand)
-        except (KeyboardInterrupt, SystemExit, BrokenPipeError) as error:
+        except (KeyboardInterrupt, SystemExit, BrokenPipeError, RuntimeError) as error:
             stopped = stopped_by(error, progress(self.model.schedule))
             if stopped is None or subcommand != "fit":
                 raise

@@ -67,7 +67,10 @@ examples:
   moleflow predict runs/demo 'new/*.png'
   moleflow export runs/demo"""
 # system errors that a user can fix
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+DISK_ERRORS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ELOOP,
+    errno.ENAMETOOLONG,
+)  # fmt: skip
 ROOMY = 2**33  # bytes of address space that torch and its threads hardly ever need
 NO_MEMORY = (
     "there is not enough memory: close other programs, or reduce data.batch_size or "
@@ -201,7 +204,7 @@ def stops_as_errors() -> Iterator[None]:
     try:
         yield
         sys.stdout.flush()  # so that a closed pipe is noticed now, not at exit
-    except (KeyboardInterrupt, SystemExit, BrokenPipeError) as error:
+    except (KeyboardInterrupt, SystemExit, BrokenPipeError, RuntimeError) as error:
         stopped = stopped_by(error)
         if stopped is None:
             raise

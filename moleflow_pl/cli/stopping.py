@@ -7,7 +7,6 @@ Each prints one line on standard error with the command that resumes, and sets a
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import sys
 import threading
@@ -16,10 +15,12 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from moleflow_pl._internal.logs import is_first_process
+from moleflow_pl._internal.printable import command_line
 from moleflow_pl.cli.arguments import without
 from moleflow_pl.errors import StoppedError
 
 SIGPIPE = 13  # Windows has none
+WORKER_ENDED = "killed by signal: Terminated"  # in torch's error
 NAMES = {int(signal.SIGINT): "ctrl-C", int(signal.SIGTERM): "SIGTERM", SIGPIPE: "a closed pipe"}
 
 
@@ -59,6 +60,9 @@ def signal_behind(error: BaseException) -> int | None:
     # Lightning's `SIGTERMException`, recognised by name: importing it takes seconds
     if isinstance(shown, Terminated) or type(shown).__name__ == "SIGTERMException":
         return int(signal.SIGTERM)
+    # systemd and others also send it to the processes that load images
+    if isinstance(shown, RuntimeError) and WORKER_ENDED in str(shown):
+        return int(signal.SIGTERM)
     return None
 
 
@@ -82,7 +86,8 @@ def resuming_command(args: Sequence[str], error: StoppedError) -> str:
     """
     for name in error.changes:
         args = without(args, name)
-    return shlex.join(["moleflow", *args, *(f"{k}={v}" for k, v in error.changes.items())])
+    words = ["moleflow", *args, *(f"{k}={v}" for k, v in error.changes.items())]
+    return command_line(words)
 
 
 def exit_stopped(error: StoppedError, args: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from moleflow_pl.errors import ConfigError
 
 COUNTS = ("accumulate_grad_batches", "check_val_every_n_epoch")  # Lightning divides by them
+HIGHEST_SEED = 2**32 - 1  # of numpy
 REASON = re.compile(r"^Errors:\s+- (.+)$", re.MULTILINE)
 
 
@@ -36,6 +37,12 @@ def check_options(trainer: Any) -> None:
             "trainer.callbacks: Timer has settings that no configuration file can hold: set "
             "trainer.max_time instead, such as 00:01:30:00 for 90 minutes"
         )
+
+
+def check_seed(seed: Any) -> None:
+    """Raise ConfigError for a seed that Lightning and numpy cannot use."""
+    if not 0 <= (seed or 0) <= HIGHEST_SEED:
+        raise ConfigError(f"seed_everything {seed}: it must be 0 to {HIGHEST_SEED}")
 
 
 def check_interval(trainer: Any) -> None:

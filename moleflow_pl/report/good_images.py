@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 from moleflow_pl._internal.console import NamesTable
+from moleflow_pl._internal.printable import quoted
 from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.metrics.good_images import GoodImages
 from moleflow_pl.report.decisions import format_rate
@@ -115,7 +115,7 @@ def next_commands(run: RunFolder, tasks: Sequence[Task], tested: bool = False) -
         tasks: Its learned tasks.
         tested: Whether it was tested, or learned from good images alone.
     """
-    folder = shlex.quote(str(run.updated.root))
+    folder = quoted(str(run.updated.root))
     commands, calibrate = first_commands(run, tasks), f"moleflow calibrate {folder}"
     if tested:
         if any(task.calibration is not None for task in tasks):
@@ -129,7 +129,7 @@ def next_commands(run: RunFolder, tasks: Sequence[Task], tested: bool = False) -
 
 def first_commands(run: RunFolder, tasks: Sequence[Task]) -> dict[str, str]:
     """Next commands for any model, by purpose; without a threshold there are no decisions."""
-    folder = shlex.quote(str(run.updated.root))
+    folder = quoted(str(run.updated.root))
     predict = f"moleflow predict {folder} IMAGES"
     if are_calibrated(tasks):
         return {"decide about new images": predict}

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from moleflow_pl import MoLEFlow
+from moleflow_pl import MoLEFlow, errors
 from moleflow_pl._internal.schema import SCHEMA
 from moleflow_pl.checkpoints.expert_edits import extract, learned_schedule
 from moleflow_pl.checkpoints.io import read_checkpoint, write_checkpoint
+from moleflow_pl.checkpoints.run_folder import RunFolder
 from moleflow_pl.checkpoints.schema import STATE_KEY
 from moleflow_pl.cli import main as cli
 from moleflow_pl.cli.experts import main
@@ -59,7 +60,7 @@ def test_a_version_is_restored_under_the_name_that_its_product_has_by_then(
     path, named = run / "last.ckpt", ["--ckpt_path", str(run / "last.ckpt")]
     expert = extract(read_checkpoint(path), "b")
     expert.task.epochs = expert.task.epochs_done = 7
-    expert.save(run / "experts" / "b~1.safetensors")
+    expert.save(run / "experts" / "versions" / "b~1.safetensors")
     with caplog.at_level(logging.INFO, "moleflow_pl"):
         main(["rename", "b", "x", *named])
         main(["rollback", "x", *named])
@@ -69,10 +70,10 @@ def test_a_version_is_restored_under_the_name_that_its_product_has_by_then(
     for words in (
         "renamed b to x", f"saved: {path}", "saved versions of x: 1",
         "x is version 1 again, learned 2",
-        f"saved the x expert that was in the model as {run / 'experts' / 'x~2.safetensors'}",
+        f"saved the x expert that was in the model as {RunFolder(run).expert('x', 2)}",
     ):  # fmt: skip
         assert words in said
-    assert not (run / "experts" / "b~1.safetensors").exists()
+    assert not (run / "experts" / "versions" / "b~1.safetensors").exists()
 
 
 def test_what_comes_and_goes_is_confirmed(
@@ -80,7 +81,7 @@ def test_what_comes_and_goes_is_confirmed(
 ) -> None:
     run = shutil.copytree(learned[0], tmp_path / "run")
     named = ["--ckpt_path", str(run / "last.ckpt")]
-    saved = run / "experts" / "b~1.safetensors"
+    saved = run / "experts" / "versions" / "b~1.safetensors"
     with caplog.at_level(logging.INFO, "moleflow_pl"):
         main(["remove", "b", *named])
         main(["import", str(saved), "--name=y", *named])
@@ -150,6 +151,21 @@ def test_a_stopped_update_goes_on_as_it_was_asked_and_begins_anew_otherwise(
     assert (work.parent / "b~1~1" / "half learned").exists()
 
 
+def test_an_update_that_a_limit_stopped_resumes_without_the_limit(
+    learned: tuple[Path, MoLEFlow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = shutil.copytree(learned[0], tmp_path / "run") / "last.ckpt"
+
+    def stop(args: list[str]) -> None:
+        changes = {"--trainer.max_steps": "-1", "--ckpt_path": "run/updates/b~1/last.ckpt"}
+        raise errors.StoppedError("0 of 1 tasks learned", None, changes)
+
+    monkeypatch.setattr("moleflow_pl.cli.lightning.main", stop)
+    with pytest.raises(errors.StoppedError) as stopped:
+        main(["update", "b", "--ckpt_path", str(path), "--trainer.max_steps=1"])
+    assert stopped.value.changes == {"--trainer.max_steps": "-1"}
+
+
 def test_options_of_a_fit_belong_to_update_alone() -> None:
     with pytest.raises(ConfigError, match="moleflow experts list has no option --data.root"):
         main(["list", "--ckpt_path", "x.ckpt", "--data.root=y"])
@@ -160,7 +176,7 @@ def test_file_that_cannot_be_taken_over_is_named_and_the_model_stays(
     action: str, learned: tuple[Path, MoLEFlow], tmp_path: Path
 ) -> None:
     run = shutil.copytree(learned[0], tmp_path / "run")
-    path, file = run / "last.ckpt", run / "experts" / "b~1.safetensors"
+    path, file = run / "last.ckpt", run / "experts" / "versions" / "b~1.safetensors"
     before = path.read_bytes()
     expert = extract(read_checkpoint(path), "b")
     expert.task.calibration.false_alarm_rate = 0.5  # type: ignore[union-attr]

@@ -72,6 +72,9 @@ def test_what_lightning_and_rich_make_of_a_signal_is_seen_through() -> None:
         outer = SystemExit(1)
         outer.__context__ = inner
         assert signal_behind(outer) == signum
+    worker = RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated. ")
+    assert signal_behind(worker) == signal.SIGTERM
+    assert stopped_by(RuntimeError("an error that was told")) is None
     assert stopped_by(SystemExit("an error that was told")) is None
     assert stopped_by(ValueError()) is None
 
@@ -80,6 +83,14 @@ def test_options_that_change_replace_those_of_the_command() -> None:
     error = StoppedError("", None, {"--a": "2", "--b": "x y"})
     command = resuming_command(["fit", "--a=1", "--c", "3"], error)
     assert command == "moleflow fit --c 3 --a=2 '--b=x y'"
+
+
+def test_the_command_to_resume_is_safe_to_print_and_means_the_same_to_a_shell() -> None:
+    name = os.fsdecode(b"i\x1b]0;PWN\x07'\xff")
+    command = resuming_command(["predict", name, "a b"], StoppedError(""))
+    assert command.isprintable()
+    words = subprocess.check_output(["bash", "-c", f"printf '%s\\0' {command}"]).split(b"\0")
+    assert words[:4] == [b"moleflow", b"predict", os.fsencode(name), b"a b"]
 
 
 def with_closed_pipe(program: list[str]) -> tuple[int, str]:

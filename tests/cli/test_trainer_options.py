@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from moleflow_pl.cli.trainer_options import check_options, refused_value
+from moleflow_pl.cli.trainer_options import check_options, check_seed, refused_value
 from moleflow_pl.errors import ConfigError
 
 DEFAULTS = {
@@ -23,6 +23,17 @@ DEFAULTS = {
 )
 def test_options_that_work_are_taken(options: dict) -> None:
     check_options(SimpleNamespace(**{**DEFAULTS, **options}))
+
+
+@pytest.mark.parametrize("seed", [0, 2**32 - 1, True, False, None])
+def test_a_seed_of_numpy_is_taken(seed: int | None) -> None:
+    check_seed(seed)
+
+
+@pytest.mark.parametrize("seed", [-5, 2**32])
+def test_another_seed_is_refused_in_words(seed: int) -> None:
+    with pytest.raises(ConfigError, match=f"seed_everything {seed}: it must be 0 to 4294967295"):
+        check_seed(seed)
 
 
 @pytest.mark.parametrize(
