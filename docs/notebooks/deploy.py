@@ -55,7 +55,8 @@ for path in sorted(given.images.rglob("*.png"))[:8]:
 
 # %% [markdown]
 # ## 4. Where the defect is
-# The map holds raw scores. In an anomalous image, pixels above the product's pixel threshold show where the defect is.
+# The map holds raw scores. In an anomalous image, pixels above the product's pixel threshold show
+# where the defect is.
 
 # %%
 (map_,) = session.run(["map"], {"image": pixels})
