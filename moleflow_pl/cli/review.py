@@ -190,7 +190,7 @@ def past_decisions(options: argparse.Namespace) -> list[PastDecision]:
     """Return the decisions of a table of predictions; none if the run has no such table.
 
     Raises:
-        DataError: the given table cannot be read.
+        DataError: the table cannot be read, or is damaged.
     """
     import csv
 
@@ -203,14 +203,20 @@ def past_decisions(options: argparse.Namespace) -> list[PastDecision]:
     if options.past is None and not table.exists():
         return []
     try:
-        rows = list(csv.DictReader(regular(table).read_text(encoding="utf-8").splitlines()))
-        return [PastDecision(Path(row["path"]), row["product"], row["label"]) for row in rows]
-    except (OSError, UnicodeDecodeError, KeyError) as error:
+        with regular(table).open(newline="", encoding="utf-8") as file:
+            names, *rows = filter(None, csv.reader(file))
+        path, product, label = map(names.index, ("path", "product", "label"))
+        if any(len(row) != len(names) for row in rows):
+            raise ValueError("a row is cut off")
+        return [PastDecision(Path(row[path]), row[product], row[label]) for row in rows]
+    except (OSError, ValueError, csv.Error) as error:
         reason = (
-            error.strerror if isinstance(error, OSError) else "it is not a table of predictions"
+            error.strerror
+            if isinstance(error, OSError)
+            else "it is not a whole table of predictions"
         )
         raise DataError(
-            f"cannot read the past decisions {table}: {reason}; give a predictions.csv"
+            f"cannot read the past decisions {table}: {reason}; give a predictions.csv with --past"
         ) from error
 
 

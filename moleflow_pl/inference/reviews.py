@@ -81,14 +81,14 @@ def read_reviews(table: Path) -> list[Review]:
         DataError: the file cannot be read, or a row is invalid.
     """
     try:
-        text = regular(table).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        reader = csv.DictReader(regular(table).read_text(encoding="utf-8-sig").splitlines())
+        names, rows = reader.fieldnames or (), list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is damaged, or not UTF-8"
         raise DataError(
             f"cannot read the reviews {table}: {reason}; give a CSV file with {list(COLUMNS)}"
         ) from error
-    rows = csv.DictReader(text.splitlines())
-    missing = set(COLUMNS) - set(rows.fieldnames or ())
+    missing = set(COLUMNS) - set(names)
     if missing:
         raise DataError(f"{table} has no columns {sorted(missing)}: it needs {list(COLUMNS)}")
     reviews = (review_of(row, table, line) for line, row in enumerate(rows, start=2))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
@@ -17,22 +17,14 @@ from moleflow_pl._internal.torch_threads import one_thread
 from moleflow_pl.checkpoints.io import reading_checkpoint, restoring, validate_checkpoint
 from moleflow_pl.checkpoints.schema import (
     CONTAINERS_KEY,
-    STATE_KEY,
     require_match,
     require_tensors,
     task_containers,
 )
-from moleflow_pl.errors import CheckpointError, ConfigError, MoLEFlowError
-from moleflow_pl.features.backbone import RANDOM
+from moleflow_pl.errors import CheckpointError, ConfigError
 from moleflow_pl.features.extractor import PatchExtractor
 from moleflow_pl.model.arguments import ModelArguments
-from moleflow_pl.model.build import (
-    build_extractor,
-    build_flow,
-    build_inspector,
-    plain_tensors,
-    without_values,
-)
+from moleflow_pl.model.build import build_inspector, plain_tensors, without_values
 from moleflow_pl.model.inspector import Inspector
 from moleflow_pl.tasks.schedule import TaskSchedule
 
@@ -218,11 +210,11 @@ def inspector_of(
 ) -> Inspector:
     """As `load_inspector`, from the result of `read_checkpoint`."""
     with restoring(path), plain_tensors(), usual_device():
-        arguments = ModelArguments(**{**stored_arguments(checkpoint), **overrides})
-        weights = inspector_tensors(checkpoint)
         with without_values():
-            require_backbone(checkpoint, arguments, weights)
-            inspector = build_inspector(arguments)
+            inspector = build_inspector(
+                ModelArguments(**{**stored_arguments(checkpoint), **overrides})
+            )
+        weights = inspector_tensors(checkpoint)
         # valid already, since it was read
         fingerprint = inspector.extractor.fingerprint()
         state = require_match(checkpoint, fingerprint, structure(inspector))
@@ -233,35 +225,6 @@ def inspector_of(
         require_tensors({**weights, **backbone}, own)
         inspector.load_state_dict({**held(weights, own), **backbone}, assign=True)
     return inspector.to(device).eval()
-
-
-def require_backbone(
-    checkpoint: Mapping[str, Any], arguments: ModelArguments, tensors: Mapping[str, Tensor]
-) -> None:
-    """Refuse a file whose tensors are of another backbone, before a large one fills the memory.
-
-    To be called in `without_values`, where a backbone takes neither memory nor seconds.
-
-    Args:
-        checkpoint: A valid checkpoint.
-        arguments: Those of the model to be built.
-        tensors: Those of the inspector, by their names in its state dict.
-
-    Raises:
-        CheckpointError: the file was written with another backbone, or its flow has other tensors.
-        ConfigError: the backbone does not fit the other arguments.
-    """
-    try:
-        outline = build_extractor(replace(arguments, backbone_weights=RANDOM))
-    except MoLEFlowError:
-        raise
-    except Exception:  # older versions of timm compute with values while they build a ViT
-        return
-    state = checkpoint[STATE_KEY]
-    named = {"backbone": outline.name, "dim": outline.dim, "image_size": [*outline.image_size]}
-    require_match(checkpoint, {**state["backbone"], **named}, state["structure"])
-    own = build_flow(arguments, outline.dim).state_dict(prefix="flow.")
-    require_tensors({name: tensors[name] for name in own if name in tensors}, own)
 
 
 def held(stored: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from moleflow_pl._internal.printable import printable_lines
 from moleflow_pl.service.database import Database
 from moleflow_pl.service.locks import BusyError, exclusive
 from moleflow_pl.service.machine import this_machine
@@ -41,6 +42,7 @@ class Health:
 
     def set_state(self, ok: bool, detail: str) -> None:
         """Set the state, and log a change."""
+        detail = printable_lines(detail)  # databases do not accept surrogates
         if ok != self.ok:
             logger.info("%s: %s", self.name, detail)
             self.since = time.time()

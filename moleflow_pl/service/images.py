@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from moleflow_pl._internal.files import token, writing
+from moleflow_pl._internal.printable import printable
 from moleflow_pl.data.image_forms import as_data_error
 from moleflow_pl.data.images import open_content, upright_rgb
 from moleflow_pl.errors import DataError
@@ -99,7 +100,9 @@ def client_name(name: str | None) -> str:
     Example:
         >>> client_name("../../etc/passwd"), client_name("C:\\a\\b.png"), client_name(None)
         ('passwd', 'b.png', '')
+        >>> client_name("\udcff.png")
+        '\\udcff.png'
     """
     last = (name or "").replace("\\", "/").rpartition("/")[2]
     # databases accept neither zero bytes nor surrogates
-    return last.replace("\0", "").encode("utf-8", "replace").decode("utf-8")[:LONGEST_NAME]
+    return printable(last.replace("\0", ""))[:LONGEST_NAME]

@@ -91,9 +91,9 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
 
 def announce(place: socket.socket, settings: Settings) -> None:
     """Log the address of the service once it answers."""
-    port = place.getsockname()[1]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
     with suppress(OSError, http.client.HTTPException):
+        port = place.getsockname()[1]  # fails once the service has ended
         connection = http.client.HTTPConnection(host, port, timeout=START_SECONDS)
         connection.request("GET", "/healthz")
         connection.getresponse().read()

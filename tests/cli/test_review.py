@@ -117,6 +117,37 @@ def test_past_decisions_that_are_none_are_named(
         main(["preview", *words, "--past", str(tmp_path / "past.csv")])
 
 
+WHOLE = "path,product,label,verdict,note\na.png,b,normal,right,x\n"
+DAMAGED = {
+    "empty": "",
+    "zeros": "\0" * 4096,
+    "cut row": WHOLE + "b.png",
+    "zeros at the end": WHOLE + "\0" * 4096,
+    "long cell": f"{WHOLE}b.png,b,normal,right,{'x' * 200_000}\n",
+    "long header": "x" * 200_000,
+}
+
+
+@pytest.mark.parametrize("text", DAMAGED.values(), ids=DAMAGED)
+def test_damaged_tables_are_refused_in_one_sentence_that_says_what_to_give(
+    text: str, words: list[str], tmp_path: Path
+) -> None:
+    table = tmp_path / "run" / "predictions" / "predictions.csv"
+    for damaged, more, told in (
+        (tmp_path / "past.csv", ["--past", str(tmp_path / "past.csv")], "--past"),
+        (table, [], "--past"),
+        (tmp_path / "reviews.csv", [], "product"),
+    ):
+        damaged.parent.mkdir(exist_ok=True)
+        damaged.write_text(text)
+        with pytest.raises(DataError) as error:
+            main(["preview", *words, *more])
+        said = str(error.value)
+        assert str(damaged) in said
+        assert told in said
+        assert "\n" not in said
+
+
 def test_file_in_the_place_of_the_exported_images_is_named(tmp_path: Path) -> None:
     (tmp_path / "out").touch()
     with pytest.raises(OutputError, match="out: it is a file; move it away"):

@@ -7,7 +7,6 @@ from typing import Any
 from weakref import ref
 
 import pytest
-import timm
 import torch
 from torch import Tensor
 
@@ -263,66 +262,6 @@ def test_a_small_file_makes_no_large_model(
     with pytest.raises(CheckpointError, match=r"it holds \d+ values, and its tasks need \d+"):
         load_inspector(tmp_path / "x.ckpt")
     assert calls == added
-
-
-GIANT = "vit_giant_patch14_dinov2"
-
-
-def builds_without_values() -> bool:
-    """Whether this timm builds a ViT without values; older ones compute with them."""
-    try:
-        with torch.device("meta"):
-            timm.create_model("test_vit")
-    except RuntimeError:
-        return False
-    return True
-
-
-@pytest.mark.skipif(not builds_without_values(), reason="this timm needs values")
-@pytest.mark.parametrize(
-    ("image_size", "stored", "message"),
-    [
-        (SIZE, {}, "is not a multiple of the 14 x 14 patches"),
-        (56, {}, "another backbone .*dim: file 64, model 1536"),
-        (56, {"backbone": GIANT, "image_size": [56, 56], "dim": 1536}, "tensors differ"),
-    ],
-)
-def test_a_file_that_names_a_backbone_it_was_not_written_with_builds_none(
-    image_size: int,
-    stored: dict[str, Any],
-    message: str,
-    learned: tuple[Path, MoLEFlow],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    checkpoint = torch.load(learned[0] / "last.ckpt", weights_only=True)
-    checkpoint[HYPER_PARAMETERS] |= {"backbone": GIANT, "image_size": image_size}
-    checkpoint["moleflow"]["backbone"] |= stored
-    save_sealed(checkpoint, tmp_path / "x.ckpt")
-    create, values = timm.create_model, []
-
-    def created(*arguments: Any, **options: Any) -> Any:
-        model = create(*arguments, **options)
-        values.extend(tensor for tensor in model.state_dict().values() if not tensor.is_meta)
-        return model
-
-    monkeypatch.setattr(timm, "create_model", created)
-    with pytest.raises((CheckpointError, ConfigError), match=message):
-        load_inspector(tmp_path / "x.ckpt")
-    assert not values
-
-
-def test_a_backbone_that_needs_values_to_be_built_is_built_once(
-    of_five: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    create = timm.create_model
-
-    def created(*arguments: Any, **options: Any) -> Any:
-        torch.ones(1).item()  # not possible without values
-        return create(*arguments, **options)
-
-    monkeypatch.setattr(timm, "create_model", created)
-    assert len(load_inspector(of_five).flow.tasks) == PRODUCTS
 
 
 def test_file_without_the_models_arguments_is_refused(

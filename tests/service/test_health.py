@@ -131,3 +131,9 @@ def test_parts_that_hang_at_the_database_hold_up_no_other(tmp_path: Path) -> Non
         return answer
 
     assert asyncio.run(beside()) == 1
+
+
+def test_any_database_takes_what_a_part_tells() -> None:
+    health = Health("folder:/in")
+    health.set_state(False, "\udcff.png\nis gone")
+    assert health.detail == "\\udcff.png\nis gone"

@@ -1,11 +1,13 @@
 """Images as they come in."""
 
 import io
+import os
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from moleflow_pl._internal.printable import cell
 from moleflow_pl.errors import DataError, OutputError
 from moleflow_pl.service.images import ImageStore, client_name
 
@@ -50,3 +52,10 @@ def test_a_clients_name_is_its_last_part_and_any_database_takes_it() -> None:
     assert client_name("../../a/b\0.png") == "b.png"
     assert client_name("\udcff.png").encode()
     assert len(client_name("x" * 1000)) == 255
+
+
+def test_names_that_are_not_utf8_stay_apart_and_are_shown_as_predict_shows_them() -> None:
+    names = [os.fsdecode(name) for name in (b"\xfe.png", b"\xff.png")]
+    assert [client_name(name) for name in names] == [r"\udcfe.png", r"\udcff.png"]
+    assert [client_name(name) for name in names] == [cell(name) for name in names]
+    assert len(client_name("\udcff" * 1000)) == 255

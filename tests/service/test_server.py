@@ -57,6 +57,12 @@ def test_a_port_that_is_taken_is_told() -> None:
         pass
 
 
+def test_service_that_ends_before_it_answers_is_not_announced() -> None:
+    with listening("127.0.0.1", 0) as place:
+        pass
+    module.announce(place, Settings("run"))  # raises nothing
+
+
 def test_process_that_takes_long_to_import_is_not_replaced() -> None:
     assert configure("a:b", Settings("run", workers=2)).timeout_worker_healthcheck >= 60
 

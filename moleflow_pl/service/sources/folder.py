@@ -13,6 +13,7 @@ from pathlib import Path
 from sqlalchemy import select
 from watchfiles import awatch
 
+from moleflow_pl._internal.printable import printable
 from moleflow_pl.checkpoints.run_folder import free_name
 from moleflow_pl.data.images import ImageFile
 from moleflow_pl.errors import ConfigError, DataError
@@ -27,6 +28,8 @@ SETTLED = 0.3  # seconds without a change before a file is read
 PATIENCE = 10.0  # seconds after which a file that cannot be decoded counts as complete
 TICK = 0.1
 SCAN_SECONDS = 30.0  # between scans, since some disks do not report new files
+SOON = 1.0  # seconds until the scan after the start of a watch
+UNREADABLE = "Unable to decode path"  # what watchfiles says of a name that is not UTF-8
 INSPECTED = "inspected"
 PARTIAL = (".part", ".partial", ".tmp", ".filepart", ".crdownload")
 
@@ -74,6 +77,7 @@ class FolderSource(Source):
         # with the moment at which that state was first seen, the oldest first
         self._waiting: dict[Path, tuple[FileState, float]] = {}
         self._changed: set[Path] = set()  # since the last look
+        self._next_scan = float("inf")  # on the monotonic clock
         self._seen: set[tuple[str, int, int]] = set()
 
     async def run(self) -> None:
@@ -83,13 +87,11 @@ class FolderSource(Source):
         self.health.set_state(True, "watching")
         watcher = asyncio.create_task(self._watch())
         try:
-            # scan again soon for files that arrived before the watch began
-            scanned = time.monotonic() - SCAN_SECONDS + 1
             while not watcher.done():
                 await self._inspect_settled()
-                if time.monotonic() - scanned > SCAN_SECONDS:
+                if time.monotonic() > self._next_scan:
+                    self._next_scan = time.monotonic() + SCAN_SECONDS
                     await self.thread.call(self._scan)
-                    scanned = time.monotonic()
                 await asyncio.sleep(TICK)
             watcher.result()
             raise OSError(f"{self.folder} is gone")
@@ -97,8 +99,18 @@ class FolderSource(Source):
             watcher.cancel()
 
     async def _watch(self) -> None:
-        async for changes in awatch(self.folder, recursive=False, step=20, debounce=200):
-            self._changed |= {Path(path) for _, path in changes}
+        """Note changed files; names that are not text end a watch, and the next one begins."""
+        while True:
+            # for files that arrive before the watch begins
+            self._next_scan = min(self._next_scan, time.monotonic() + SOON)
+            try:
+                async for changes in awatch(self.folder, recursive=False, step=20, debounce=200):
+                    self._changed |= {Path(path) for _, path in changes}
+                return
+            except* RuntimeError as group:
+                if not all(UNREADABLE in str(error) for error in group.exceptions):
+                    raise
+            await asyncio.sleep(TICK)
 
     def _scan(self) -> None:
         """Look at all files."""
@@ -153,7 +165,7 @@ class FolderSource(Source):
             if state.age < PATIENCE:  # it may be incomplete
                 self._wait(state)
                 return
-            row = self._seen_row(state, error=str(error))
+            row = self._seen_row(state, error=printable(error))
             with suppress(TakenError):
                 await asyncio.shield(asyncio.wrap_future(self.line.recorder.add(row)))
             self.health.set_state(False, str(error))

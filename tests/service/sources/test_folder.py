@@ -1,7 +1,9 @@
 """A watched folder."""
 
 import asyncio
+import logging
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,18 @@ from sqlalchemy import select
 
 from moleflow_pl import MoLEFlow
 from moleflow_pl.errors import ConfigError
-from moleflow_pl.service.database import Database, Inspection, SeenFile, Setting
+from moleflow_pl.service.database import Database, Inspection, SeenFile
+from moleflow_pl.service.parts import Reporter
 from moleflow_pl.service.sources import folder as module
 from moleflow_pl.service.state import Service
-from tests.helpers.service import client_of, count, picture, settings_for, wait_until
+from tests.helpers.service import (
+    an_inspection,
+    client_of,
+    count,
+    picture,
+    settings_for,
+    wait_until,
+)
 
 Learned = tuple[Path, MoLEFlow]
 
@@ -151,7 +161,7 @@ def test_source_that_ends_while_it_records_leaves_the_recorder_alive(
 
     async def ended() -> None:
         with service.database.writing():
-            add(Setting(name="first", value="x"))  # what the recorder is busy with
+            add(an_inspection())  # what the recorder is busy with
             running = asyncio.create_task(service.sources[0].run())
             while not added:
                 await asyncio.sleep(0.01)
@@ -159,7 +169,7 @@ def test_source_that_ends_while_it_records_leaves_the_recorder_alive(
             await asyncio.gather(running, return_exceptions=True)
 
     asyncio.run(ended())
-    recorder.add(Setting(name="a", value="b")).result(60)
+    recorder.add(an_inspection()).result(60)
     assert recorder.alive
     service.line.stop()
 
@@ -177,3 +187,29 @@ def test_file_that_cannot_be_moved_is_reported_and_holds_up_nobody(
         wait_until(lambda: "cannot be moved" in service.sources[0].health.detail)
         (inbox / "c.png").write_bytes(picture(data_root))
         wait_until(lambda: len(names(service.database)) == 3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_files_whose_names_are_not_utf8_are_inspected_once_without_an_error(
+    tmp_path: Path, inbox: Path, learned: Learned, data_root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = picture(data_root)
+    settings = settings_for(tmp_path, learned[0], sources=[f"folder:{inbox}"])
+    caplog.set_level(logging.INFO, "moleflow_pl")
+    with client_of(settings) as client:
+        service = client.service  # type: ignore[attr-defined]
+        time.sleep(module.SOON + 0.5)  # later a file is noticed by the watch alone
+        for i, name in enumerate((b"\xfe.png", b"\xff.png"), start=1):
+            (inbox / os.fsdecode(name)).write_bytes(content)
+            wait_until(lambda i=i: len(names(service.database)) == i)  # type: ignore[misc]
+        (inbox / "a.png").write_bytes(content)
+        wait_until(lambda: len(names(service.database)) == 3)
+        health = service.sources[0].health
+        assert health.ok
+        Reporter(service.database, {"sources": [health]}).look()
+    with client_of(settings) as client:
+        service = client.service  # type: ignore[attr-defined]
+        (inbox / "b.png").write_bytes(content)
+        wait_until(lambda: "b.png" in names(service.database))
+        assert names(service.database) == [r"\udcfe.png", r"\udcff.png", "a.png", "b.png"]
+    assert not [said for said in caplog.messages if "folder:" in said]
