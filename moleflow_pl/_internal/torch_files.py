@@ -62,7 +62,7 @@ def utf8_name(file: Path | str | IO[bytes]) -> Iterator[Path | str | IO[bytes]]:
 
 
 def is_utf8(name: str) -> bool:
-    """Whether a name can be written in UTF-8, which all bytes of file names cannot.
+    r"""Whether a name can be written in UTF-8; on some systems, file names may hold other bytes.
 
     Example:
         >>> is_utf8("ä"), is_utf8("\udcff")

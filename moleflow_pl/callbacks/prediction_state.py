@@ -129,15 +129,16 @@ def read_stopped(folder: Path) -> EarlierPredictions:
     Raises:
         DataError: a table is damaged.
     """
-    # a stop may leave the last row of each table incomplete
-    rows, images = rows_of(folder / TABLE_FILE)[:-1], rows_of(folder / IMAGES_FILE)[:-1]
+    rows, images = rows_of(folder / TABLE_FILE)[:-1], rows_of(folder / IMAGES_FILE)
     earlier = EarlierPredictions(boxes=rows_of(folder / BOXES_FILE), names=read_names(folder))
     boxes = by_path(earlier.boxes)
-    for row, (*fields, seal) in zip(rows, images, strict=False):
-        image = identity_from(fields)
-        if seal != seal_of(image, row, boxes.get(row[0], [])):
-            raise DataError(f"{TABLE_FILE} is damaged: its row for {row[0]} has changed")
-        earlier.rows[image.path], earlier.images[image.path] = row, image
+    for row, image in zip(rows, images, strict=False):
+        if image[-1:] == [seal_of(image[:-1], row, boxes.get(row[0], []))]:
+            identity = identity_from(image[:-1])
+            earlier.rows[identity.path], earlier.images[identity.path] = row, identity
+        elif image is not images[-1]:  # which a stop may leave incomplete
+            names = f"{TABLE_FILE}, {BOXES_FILE} or {IMAGES_FILE}"
+            raise DataError(f"{names} is damaged: they disagree about {row[0]}")
     return earlier
 
 
@@ -149,7 +150,7 @@ def by_path(rows: Iterable[Sequence[Any]]) -> dict[str, list[Sequence[Any]]]:
     return found
 
 
-def seal_of(image: Identity, row: Sequence[Any], boxes: Iterable[Sequence[Any]]) -> str:
+def seal_of(image: Sequence[Any], row: Sequence[Any], boxes: Iterable[Sequence[Any]]) -> str:
     """SHA-256 over what the tables say of an image: its identity, its decision and its boxes."""
     written = io.StringIO()
     write_cells(written, [image, row, *boxes])

@@ -36,7 +36,7 @@ def test_a_file_whose_name_is_not_utf8_is_read_back(
     path, expert = tmp_path / os.fsdecode(b"\xfe"), expert_of(learned, "b")
     expert.save(path)
     read = Expert.load(path)
-    assert read.task == expert.task
+    assert read.task.calibration == expert.task.calibration
     assert all(torch.equal(read.tensors[key], value) for key, value in expert.tensors.items())
 
 

@@ -161,5 +161,5 @@ def test_a_missing_option_is_named_where_nothing_is_mistyped() -> None:
     for words in ([], ["--output", "x"]):
         with pytest.raises(ConfigError, match="required: --run\nall options"):
             parser_of("report").parse_args(words)
-    with pytest.raises(ConfigError, match="required: name, --ckpt_path"):
+    with pytest.raises(ConfigError, match="required: NAME, --ckpt_path"):
         parser_of("experts").parse_known_args(["update", "--schedule.epochs_per_task=3"])
