@@ -41,6 +41,7 @@ from moleflow_pl._internal.provenance import hardware, versions
 from moleflow_pl.checkpoints.expert_edits import extract
 from moleflow_pl.checkpoints.io import read_checkpoint
 from moleflow_pl.checkpoints.run_folder import TASKS
+from moleflow_pl.features.backbone import PRETRAINED
 
 HEAD = Path(__file__).with_name("accuracy.md")
 SEEDS = (0, 1, 2)
@@ -229,7 +230,7 @@ def table(study: Study, lines: Mapping[str, Line]) -> Iterator[str]:
 def command(given: argparse.Namespace) -> str:
     """The command that writes the page, without the places of its files."""
     chosen = {
-        "weights": ["FILE"] if given.weights else None,
+        "weights": None if given.weights == PRETRAINED else ["FILE"],
         "backbones": given.backbones,
         "products": given.products,
         "seeds": given.seeds,

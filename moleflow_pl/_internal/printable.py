@@ -7,6 +7,7 @@ that a spreadsheet runs. `printable` is for messages, `cell` for tables.
 from __future__ import annotations
 
 import csv
+import os
 import shlex
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -71,7 +72,7 @@ def is_plain(character: str) -> bool:
 
 def escaped(character: str) -> str:
     """The bytes of a character in a file name, as `$'…'` writes them."""
-    return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogateescape"))
+    return "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))
 
 
 def cell(value: Any) -> Any:

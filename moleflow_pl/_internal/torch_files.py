@@ -56,7 +56,7 @@ def utf8_name(file: Path | str | IO[bytes]) -> Iterator[Path | str | IO[bytes]]:
         yield file
         return
     with TemporaryDirectory() as folder:
-        link = Path(folder) / f"file{Path(file).suffix}"
+        link = Path(folder) / "file"
         link.symlink_to(Path(file).absolute())
         yield link
 

@@ -59,8 +59,7 @@ class EarlierPredictions:
     """The results of an earlier `predict` in a folder.
 
     Attributes:
-        rows: Rows of the same `predict`, if it was stopped, by the keys of their images. The last
-            row is left out, since it may be incomplete.
+        rows: Whole rows of the same `predict`, if it was stopped, by the keys of their images.
         images: Identities of the images of these rows.
         boxes: Rows of `boxes.csv`; the last one may be incomplete.
         names: Names of the pictures of all images that it began with, by the keys of the images.
@@ -129,7 +128,7 @@ def read_stopped(folder: Path) -> EarlierPredictions:
     Raises:
         DataError: a table is damaged.
     """
-    rows, images = rows_of(folder / TABLE_FILE)[:-1], rows_of(folder / IMAGES_FILE)
+    rows, images = rows_of(folder / TABLE_FILE), rows_of(folder / IMAGES_FILE)
     earlier = EarlierPredictions(boxes=rows_of(folder / BOXES_FILE), names=read_names(folder))
     boxes = by_path(earlier.boxes)
     for row, image in zip(rows, images, strict=False):
@@ -180,7 +179,7 @@ def rows_of(path: Path) -> list[list[str]]:
         return []
     try:
         with regular(path).open(newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file)
+            header, *rows = filter(None, csv.reader(file))
     except (ValueError, csv.Error) as error:
         raise DataError(f"{path} is damaged: {error}") from error
     if any(len(row) != len(header) for row in rows[:-1]):

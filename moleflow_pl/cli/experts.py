@@ -243,6 +243,7 @@ def update(path: Path, name: str, fit_options: Sequence[str]) -> list[str]:
     checkpoint = read_checkpoint(path)
     replace(checkpoint, expert, run)
     save_changed(checkpoint, path)
+    (work.parent / OPTIONS_FILE).unlink(missing_ok=True)  # no later update resumes this one
     return update_ending(run, RunFolder.of(work), learned_schedule(checkpoint).tasks)
 
 
@@ -275,8 +276,10 @@ def can_resume(folder: Path, fit_options: Sequence[str]) -> bool:
     if file.is_file() and regular(file).read_bytes() == text.encode():
         return (folder / LAST).exists()
     if folder.exists():
-        aside = move_aside(folder)
-        logger.info(f"moved the stopped update, which had other options, to {aside}: starting anew")
+        which = (
+            "the stopped update, which had other options," if file.is_file() else "an old update"
+        )
+        logger.info(f"moved {which} to {move_aside(folder)}: starting anew")
     write_text(file, text)
     return False
 

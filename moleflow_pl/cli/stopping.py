@@ -61,7 +61,8 @@ def signal_behind(error: BaseException) -> int | None:
     if isinstance(shown, Terminated) or type(shown).__name__ == "SIGTERMException":
         return int(signal.SIGTERM)
     # systemd and others also send it to the processes that load images
-    if isinstance(shown, RuntimeError) and WORKER_ENDED in str(shown):
+    told = f"{shown} {shown.__cause__}" if isinstance(shown, RuntimeError) else ""
+    if WORKER_ENDED in told:
         return int(signal.SIGTERM)
     return None
 

@@ -223,10 +223,10 @@ def has_16_bits(image: Image.Image) -> bool:
     """Whether an image that Pillow holds in 32 bits has 16 in its file.
 
     Those are signed values in a TIFF, and a PNG in some versions of Pillow. A copy, such as a
-    rotated one, no longer says so.
+    rotated or pickled one, no longer says so.
     """
     if isinstance(image, TiffImageFile):
-        return image.tag_v2[BITSPERSAMPLE] == (16,)
+        return getattr(image, "tag_v2", {}).get(BITSPERSAMPLE) == (16,)
     return image.format == "PNG"  # which has 16 at most
 
 

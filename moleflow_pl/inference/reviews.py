@@ -209,7 +209,7 @@ def apply(
     """Replace the expert of each reviewed product by its next version.
 
     Args:
-        path: A checkpoint to update; earlier versions are saved in `experts/` of its run.
+        path: A checkpoint to update; earlier versions are saved in `experts/versions/` of its run.
         reviews: The reviews.
         product: The only product to update; by default all.
         device: Where to compute.

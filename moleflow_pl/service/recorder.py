@@ -105,7 +105,9 @@ def insert_row(connection: Connection, row: Any) -> None:
     Without the session's unit of work, which takes longer than the commit.
     """
     given, table = vars(row), row.__table__
-    values = {column.key: given[column.key] for column in table.columns if column.key in given}
+    # without the number of an attempt that failed: another process may have it by now
+    names = {column.key for column in table.columns} - {"id"}
+    values = {name: given[name] for name in names & given.keys()}
     if given.get("inspection") is not None:
         values["inspection_id"] = given["inspection"].id
     inserted: Any = connection.execute(insert(table), values).inserted_primary_key

@@ -43,9 +43,10 @@ def test_what_torch_writes_is_read(mmap: bool, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
+@pytest.mark.parametrize("name", [b"\xff.ckpt", b"a.\xff"])
 @pytest.mark.parametrize("mmap", [True, False])
-def test_a_file_whose_name_is_not_utf8_is_read(mmap: bool, tmp_path: Path) -> None:
-    path = tmp_path / os.fsdecode(b"\xff.ckpt")
+def test_a_file_whose_name_is_not_utf8_is_read(mmap: bool, name: bytes, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(name)
     torch.save({"a": torch.ones(2)}, path.open("wb"))
     assert load_plain(path, mmap)["a"].tolist() == [1, 1]
     assert load_weights(path)["a"].tolist() == [1, 1]

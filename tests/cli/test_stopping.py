@@ -74,6 +74,10 @@ def test_what_lightning_and_rich_make_of_a_signal_is_seen_through() -> None:
         assert signal_behind(outer) == signum
     worker = RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated. ")
     assert signal_behind(worker) == signal.SIGTERM
+    outer = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
+    assert signal_behind(outer) is None
+    outer.__cause__ = worker
+    assert signal_behind(outer) == signal.SIGTERM
     assert stopped_by(RuntimeError("an error that was told")) is None
     assert stopped_by(SystemExit("an error that was told")) is None
     assert stopped_by(ValueError()) is None
