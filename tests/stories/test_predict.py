@@ -31,7 +31,7 @@ def test_a_stopped_predict_keeps_no_row_of_an_image_that_was_replaced_or_is_gone
     copied(data_root, folder, "square")
     (folder / "0.png").unlink()
     predict(tmp_path, model, folder)
-    assert "removed 3 earlier rows: their images have changed or are gone" in caplog.text
+    assert "removed 4 earlier rows: their images have changed or are gone" in caplog.text
     found = rows(tmp_path / "predictions" / "predictions.csv")
     assert [Path(row["path"]).name for row in found] == [f"{i}.png" for i in range(1, 6)]
     assert {row["label"] for row in found} <= {"anomalous", "unknown_product"}
@@ -97,7 +97,7 @@ def test_a_predict_goes_on_from_another_working_directory(
     (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path / "other")
     predict(tmp_path / "run", model, "../in")
-    assert "resuming after 3 images" in caplog.text
+    assert "resuming after 4 images" in caplog.text
     assert len(rows(tmp_path / "run" / "predictions" / "predictions.csv")) == 6
 
 
