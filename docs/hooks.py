@@ -110,8 +110,8 @@ def command_line() -> str:
     """The page of all verbs and options."""
     lines = ["# Command line", "", "Each option is written in full.", ""]
     lines += table(("verb", "does"), [(f"`{verb}`", text) for verb, (_, text) in VERBS.items()])
-    rows = [(f"`{option}`", text) for option, text in EVERYWHERE.items()]
-    lines += ["With every verb:", "", *table(("option", "meaning"), rows)]
+    everywhere = [(f"`{option}`", text) for option, text in EVERYWHERE.items()]
+    lines += ["With every verb:", "", *table(("option", "meaning"), everywhere)]
     for verb in VERBS:
         lines += [f"## moleflow {verb}", ""]
         if verb in help.VERBS:
