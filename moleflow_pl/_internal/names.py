@@ -23,9 +23,22 @@ def is_file_name(name: str) -> bool:
         (True, False, False)
     """
     printable = all(unicodedata.category(character) != "Cc" for character in name)
-    encodable = not any(0xD800 <= ord(character) <= 0xDFFF for character in name)
     in_folder = name not in {"", ".", ".."} and not set(name) & set("/\\")
-    return name == name.strip() and in_folder and printable and encodable
+    return name == name.strip() and in_folder and printable and is_utf8(name)
+
+
+def is_utf8(name: str) -> bool:
+    r"""Whether a name can be written in UTF-8; on some systems, file names may hold other bytes.
+
+    Example:
+        >>> is_utf8("ä"), is_utf8("\udcff")
+        (True, False)
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_short_name(name: str) -> bool:

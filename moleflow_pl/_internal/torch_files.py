@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from moleflow_pl._internal.files import regular
+from moleflow_pl._internal.names import is_utf8
 from moleflow_pl.errors import CheckpointError, MoLEFlowError, raise_if_out_of_memory
 
 MOST_PLAIN = 2**26  # bytes of plain data: 45 for a calibration image, 10,000 for a product's names
@@ -59,20 +60,6 @@ def utf8_name(file: Path | str | IO[bytes]) -> Iterator[Path | str | IO[bytes]]:
         link = Path(folder) / "file"
         link.symlink_to(Path(file).absolute())
         yield link
-
-
-def is_utf8(name: str) -> bool:
-    r"""Whether a name can be written in UTF-8; on some systems, file names may hold other bytes.
-
-    Example:
-        >>> is_utf8("ä"), is_utf8("\udcff")
-        (True, False)
-    """
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def load_weights(path: Path) -> Any:
